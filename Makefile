@@ -1,0 +1,54 @@
+# `make train` and `make test` need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/digits.py
+WORKDIR ?= runs/digits
+ARGS ?=
+
+BIN := $(VENV)/bin
+FAST := not slow and not gpu
+
+.PHONY: help train sample test test-slow test-all lint format
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train      train CONFIG=$(CONFIG) into WORKDIR=$(WORKDIR), or resume it"
+	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
+	@echo "make test       the fast tests        make test-slow  the slow ones"
+	@echo "make test-all   all tests             make lint       ruff, nothing changed"
+	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
+
+train: $(VENV)/.train
+	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+sample: $(VENV)/.train
+	$(BIN)/python -m experiments.sample --workdir=$(WORKDIR) $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m '$(FAST)' $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'slow and not gpu' $(ARGS)
+
+test-all: test test-slow
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is missing or older than 3.11;" \
+	    "choose another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,test]'
+	@touch $@
