@@ -1,0 +1,1 @@
+"""The application: training, sampling and what they need beyond the library."""
