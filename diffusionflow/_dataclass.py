@@ -1,10 +1,12 @@
-"""Registered dataclasses: the one way schedules, samplers and the rest are values.
+"""Registered dataclasses: how schedules, samplers and objectives are values.
 
 Fields are pytree leaves, so changing, vmapping or learning one costs no retrace;
 fields made with `static()` (strings, ints, bools) are part of the program.
 """
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from typing import Any, dataclass_transform
 
 import jax
@@ -21,21 +23,32 @@ def register(cls: type) -> type:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
-def check(ok: Any, message: str) -> None:
-    """Raises `ValueError(message)` if `ok` is a Python bool and False.
+def check_bound(
+    name: str, value: Any, holds: Any, bound: str, way_out: str = ""
+) -> None:
+    """Raises a `ValueError` naming `value` and `bound` where `holds(value)` is False.
 
-    A comparison of a traced or batched field is no Python bool: it passes, because
-    pytrees are rebuilt with tracers inside `jit`.
+    Only Python numbers are compared: pytrees are rebuilt around tracers in `jit`.
     """
-    if isinstance(ok, bool) and not ok:
-        raise ValueError(message)
+    if isinstance(value, (int, float)) and not holds(value):
+        hint = f"; {way_out}" if way_out else ""
+        raise ValueError(f"{name}={value!r}: must be {bound}{hint}")
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises a `ValueError` with the nearest known name where `name` is not `known`."""
+    known = tuple(known)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
 
 
 def as_callable(fn: Any) -> Any:
-    """`fn` if it is a pytree, else `fn` as a static leafless `Partial`."""
+    """`fn` if it is a pytree, else `fn` in a `Partial` without leaves."""
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
 def is_traced(*trees: Any) -> bool:
-    """Whether any leaf of `trees` is known only while tracing."""
+    """Whether a leaf of `trees` is known only while tracing."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

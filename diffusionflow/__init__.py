@@ -1,0 +1,39 @@
+"""diffusionflow: diffusion and Gaussian flow matching as one thing.
+
+A method is a choice of noise schedule (`schedules`), network output (`predictions`),
+objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`, `grids`,
+`guidance`); they compose freely. The conventions stand in `schedules`.
+
+The package needs jax and chex; `diffusionflow.networks` needs flax as well and is imported
+by name.
+"""
+
+from diffusionflow import (
+    analytic,
+    ema,
+    grids,
+    guidance,
+    losses,
+    objectives,
+    predictions,
+    random,
+    samplers,
+    schedules,
+    times,
+    weightings,
+)
+
+__all__ = [
+    "analytic",
+    "ema",
+    "grids",
+    "guidance",
+    "losses",
+    "objectives",
+    "predictions",
+    "random",
+    "samplers",
+    "schedules",
+    "times",
+    "weightings",
+]

@@ -1,0 +1,157 @@
+"""Data with exact answers: Gaussians and Gaussian mixtures at every noise level.
+
+Data of mean m and variance v has `z ~ N(alpha m, V)` with `V = alpha^2 v + sigma^2`, and
+
+    x_hat = m + alpha v (z - alpha m) / V,    eps_hat = sigma (z - alpha m) / V.
+
+A mixture averages these over the posterior of its components. Neither form divides by
+alpha or sigma.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import Denoised, per_event
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Mixture:
+    """`x ~ sum_k weights_k N(means_k, diag(variances_k))`.
+
+    Args:
+      weights: positive, `[K]`; they are normalised.
+      means: `[K, *event]`.
+      variances: of each coordinate, broadcast to `means`; 0 is a point mass.
+    """
+
+    weights: Any
+    means: Any
+    variances: Any
+
+    def denoised(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Denoised:
+        """`E[x | z]` and `E[eps | z]`.
+
+        Args:
+          z: `[*batch, *event]`.
+          alpha: scalar or `[*batch]`.
+          sigma: scalar or `[*batch]`, positive where a variance is 0.
+
+        Returns:
+          `Denoised`, of the shape of `z`.
+        """
+        post = _Posterior.of(self, z, alpha, sigma)
+        share = post.share()
+        x = post.means + post.alpha * post.variances * post.offset / post.total
+        eps = post.sigma * post.offset / post.total
+        return Denoised(jnp.sum(share * x, axis=0), jnp.sum(share * eps, axis=0))
+
+    def score(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
+        """`grad log p(z)`, like `z`; arguments as `denoised`."""
+        post = _Posterior.of(self, z, alpha, sigma)
+        return -jnp.sum(post.share() * post.offset / post.total, axis=0)
+
+    def log_density(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
+        """`log p(z)` in nats, summed over the event: `[*batch]`."""
+        return jax.nn.logsumexp(
+            _Posterior.of(self, z, alpha, sigma).log_joint(), axis=0
+        )
+
+    def denoise_fn(self, schedule: Schedule) -> "Exact":
+        """The exact `(z, t) -> Denoised` on a schedule."""
+        return Exact(self, schedule)
+
+    def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Independent draws, `[*shape, *event]`; `key` is scalar."""
+        pick_key, noise_key = jax.random.split(key)
+        weights, means, variances = _broadcast(self)
+        share = weights / jnp.sum(weights)
+        pick = jax.random.choice(pick_key, weights.shape[0], shape, p=share)
+        noise = jax.random.normal(noise_key, (*shape, *means.shape[1:]), means.dtype)
+        return means[pick] + jnp.sqrt(variances)[pick] * noise
+
+
+def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
+    """`x ~ N(mean, diag(variance))`, a mixture of one component.
+
+    Args:
+      mean: `[*event]`.
+      variance: broadcast to `mean`.
+    """
+    mean = at_least_float32(mean)
+    variance = jnp.broadcast_to(at_least_float32(variance), mean.shape)
+    return Mixture(jnp.ones((1,), mean.dtype), mean[None], variance[None])
+
+
+@register
+class Exact:
+    """The exact denoiser of a mixture on a schedule."""
+
+    data: Mixture
+    schedule: Any
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        return self.data.denoised(z, self.schedule.alpha(t), self.schedule.sigma(t))
+
+
+class _Posterior(NamedTuple):
+    """Arrays of shape `[K, *batch, *event]`, or broadcasting to it by rank."""
+
+    log_weights: Array  # [K, 1...]
+    means: Array
+    variances: Array
+    alpha: Array
+    sigma: Array
+    offset: Array  # z - alpha m
+    total: Array  # V
+    event_ndim: int
+
+    @classmethod
+    def of(
+        cls, data: Mixture, z: Array, alpha: ArrayLike, sigma: ArrayLike
+    ) -> "_Posterior":
+        z = at_least_float32(z)
+        weights, means, variances = (part.astype(z.dtype) for part in _broadcast(data))
+        event_ndim = means.ndim - 1
+        batch_axes = (1,) * (z.ndim - event_ndim)
+        expand = lambda part: part.reshape(part.shape[:1] + batch_axes + part.shape[1:])
+        means, variances = expand(means), expand(variances)
+        alpha = per_event(at_least_float32(alpha), z)[None]
+        sigma = per_event(at_least_float32(sigma), z)[None]
+        log_weights = jnp.log(weights / jnp.sum(weights))
+        return cls(
+            log_weights.reshape(log_weights.shape + batch_axes),
+            means,
+            variances,
+            alpha,
+            sigma,
+            z[None] - alpha * means,
+            alpha**2 * variances + sigma**2,
+            event_ndim,
+        )
+
+    def log_joint(self) -> Array:
+        """`log (weights_k N(z; alpha m_k, V_k))`, `[K, *batch]`."""
+        log_normal = (
+            -(self.offset**2 / self.total + jnp.log(2 * jnp.pi * self.total)) / 2
+        )
+        event = tuple(range(log_normal.ndim - self.event_ndim, log_normal.ndim))
+        return self.log_weights + jnp.sum(log_normal, axis=event)
+
+    def share(self) -> Array:
+        """Posterior probabilities of the components, `[K, *batch, 1...]`."""
+        joint = self.log_joint()
+        share = jax.nn.softmax(joint, axis=0)
+        return share.reshape(joint.shape + (1,) * self.event_ndim)
+
+
+def _broadcast(data: Mixture) -> tuple[Array, Array, Array]:
+    means = at_least_float32(data.means)
+    variances = jnp.broadcast_to(at_least_float32(data.variances), means.shape)
+    return at_least_float32(data.weights), means, variances

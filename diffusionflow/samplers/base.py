@@ -1,0 +1,331 @@
+"""Plan, run, sample: what all samplers share.
+
+A sampler has `num_noises` and four methods:
+
+- `plan(t, s, schedule)`: the steps from times `t` to `s`, `[num_steps]` each, as a
+  pytree of arrays with leading axis `num_steps`. A column `calls` counts the evaluations
+  of `denoise_fn` in each step; without it there is one.
+- `init(z)`: the state that `run` carries, made from the first `z`.
+- `step(state, row, noise, denoise_fn)`: one step with its row of the plan and noise
+  `[num_noises, *z.shape]`.
+- `output(state)`: the `z` in a state.
+
+The plan is data: one compiled `run` serves every schedule, grid and coefficient.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import grids, predictions, random
+from diffusionflow._dataclass import is_traced
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn
+from diffusionflow.schedules import Schedule
+
+
+class Sampler(Protocol):
+    """See the module."""
+
+    num_noises: int
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Any: ...
+
+    def init(self, z: Array) -> Any: ...
+
+    def step(
+        self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn
+    ) -> Any: ...
+
+    def output(self, state: Any) -> Array: ...
+
+
+class Result(NamedTuple):
+    """What a sampler returns.
+
+    Fields:
+      x: the samples, `[*batch, *event]`.
+      nfe: network calls, guidance and second stages included.
+      trajectory: the states from the first `z` to `x`, `[num_states, *batch, *event]`,
+        or None.
+    """
+
+    x: Array
+    nfe: ArrayLike
+    trajectory: Array | None
+
+
+def prior(
+    key: Array, shape: tuple[int, ...], *, schedule: Schedule, t: ArrayLike = 1.0
+) -> Array:
+    """The noise that samplers start from: `sigma_t N(0, I)`.
+
+    Args:
+      key: scalar, or typed keys `[*batch]` where `shape` is `[*batch, *event]`.
+      shape: of the result.
+      schedule: gives sigma.
+      t: scalar, the first time of the grid.
+
+    Returns:
+      Array of `shape`. Where `alpha_t > 0` this is not exactly the law of `z_t`: the
+      data's share `alpha_t x` is left out.
+    """
+    noise = random.normal(key, shape)
+    return schedule.sigma(t).astype(noise.dtype) * noise
+
+
+def plan(sampler: Sampler, times: ArrayLike, schedule: Schedule) -> Any:
+    """Every coefficient and level of every step.
+
+    Args:
+      sampler: any.
+      times: a grid, `[num_steps + 1]`, falling.
+      schedule: any.
+
+    Returns:
+      A pytree with leading axis `num_steps`: NumPy float64 where all is concrete, traced
+      arrays elsewhere.
+
+    Raises:
+      ValueError: `times` is no grid.
+    """
+    grids.check_grid(times)
+    steps = lambda sampler, times, schedule: sampler.plan(
+        times[:-1], times[1:], schedule
+    )
+    return in_float64(steps, sampler, times, schedule)
+
+
+def run(
+    key: Array | None,
+    denoise_fn: DenoiseFn,
+    z: Array,
+    rows: Any,
+    *,
+    sampler: Sampler,
+    noise: Any = None,
+    trajectory: bool = False,
+) -> Result:
+    """Applies a plan, one scan over its rows.
+
+    Args:
+      key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
+      denoise_fn: `(z, t) -> Denoised`.
+      z: start, `[*batch, *event]`.
+      rows: from `plan`; cast to the type of `z`.
+      sampler: the one that made `rows`.
+      noise: `random.Independent()` if None, or another source.
+      trajectory: whether to return all states.
+
+    Returns:
+      `Result`.
+
+    Raises:
+      ValueError: a key is missing.
+    """
+    z = at_least_float32(z)
+    num_steps = jax.tree.leaves(rows)[0].shape[0]
+    source = random.Independent() if noise is None else noise
+    if key is None and sampler.num_noises and noise is None:
+        raise ValueError(f"{sampler} draws noise: key=None must be a key")
+
+    def step(state: Any, numbered_row: Any) -> tuple[Any, Array | None]:
+        number, row = numbered_row
+        draws = jnp.zeros((0, *z.shape), z.dtype)
+        if sampler.num_noises:
+            draws = source.draw(key, number, sampler.num_noises, z)
+        state = sampler.step(state, row, draws, denoise_fn)
+        return state, sampler.output(state) if trajectory else None
+
+    numbered = (jnp.arange(num_steps), jax.tree.map(lambda a: _like(a, z), rows))
+    state, outputs = jax.lax.scan(step, sampler.init(z), numbered)
+    if trajectory:
+        outputs = jnp.concatenate([z[None], outputs])
+    return Result(sampler.output(state), _calls(rows) * _cost(denoise_fn), outputs)
+
+
+def sample(
+    key: Array | None,
+    denoise_fn: DenoiseFn,
+    z: Array,
+    times: ArrayLike,
+    *,
+    sampler: Sampler,
+    schedule: Schedule,
+    noise: Any = None,
+    to_data: bool = True,
+    trajectory: bool = False,
+) -> Result:
+    """`plan`, then `run`, then to the data where the grid ends short of it.
+
+    Args:
+      key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
+      denoise_fn: `(z, t) -> Denoised`.
+      z: start, such as `prior(...)`, `[*batch, *event]`.
+      times: a grid, `[num_steps + 1]`, falling.
+      sampler: any.
+      schedule: the one of `denoise_fn`.
+      noise: as in `run`.
+      to_data: whether to step on to sigma = 0 where `sigma > 0` at the last time. That
+        step is DDIM's and returns `x_hat`; it costs one more evaluation.
+      trajectory: as in `run`.
+
+    Returns:
+      `Result`.
+
+    Raises:
+      ValueError: `times` is no grid, or `denoise_fn` is singular on it (eps at
+        alpha = 0).
+    """
+    if hasattr(denoise_fn, "check"):
+        denoise_fn.check(times[:-1])
+    rows = plan(sampler, times, schedule)
+    result = run(
+        key, denoise_fn, z, rows, sampler=sampler, noise=noise, trajectory=trajectory
+    )
+    return _to_data(result, denoise_fn, times[-1], schedule) if to_data else result
+
+
+def _to_data(
+    result: Result, denoise_fn: DenoiseFn, t: ArrayLike, schedule: Schedule
+) -> Result:
+    sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
+    cost = _cost(denoise_fn)
+    level = jnp.asarray(t, result.x.dtype)
+    if not is_traced(sigma):
+        if sigma == 0:
+            return result
+        x, nfe = denoise_fn(result.x, level).x, result.nfe + cost
+    else:
+        last = lambda z: denoise_fn(z, level).x
+        x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
+        nfe = result.nfe + cost * (sigma > 0)
+    states = result.trajectory
+    if states is not None:
+        states = jnp.concatenate([states, x[None]])
+    return Result(x, nfe, states)
+
+
+class Coefficients(NamedTuple):
+    """A sampler as a linear map of predictions and noise:
+
+    `z_end = initial z_start + sum_ij h_ij p_ij + sum_ij c_ij xi_ij`.
+
+    Fields:
+      h: weights of the predictions, `[num_steps, calls]`.
+      c: weights of the noise, `[num_steps, num_noises]`.
+      initial: weight of the first z, `[]`.
+    """
+
+    h: ArrayLike
+    c: ArrayLike
+    initial: ArrayLike
+
+
+def coefficients(
+    sampler: Sampler, times: ArrayLike, *, schedule: Schedule, kind: AnyKind
+) -> Coefficients:
+    """The weights with which predictions and noise enter the result of `run`.
+
+    They are the derivative of `run` itself, with prediction j of step i of the given kind
+    replaced by an independent variable; the sampler must be linear in them.
+
+    Args:
+      sampler: any linear one.
+      times: a grid, `[num_steps + 1]`, falling.
+      schedule: any.
+      kind: of the predictions that are weighed.
+
+    Returns:
+      `Coefficients`, NumPy float64 where all is concrete. A call that a step skips has
+      weight 0.
+
+    Raises:
+      ValueError: `times` is no grid, or `kind` is singular on it.
+    """
+    predictions.refuse_singular(kind, times[:-1], schedule=schedule)
+    grids.check_grid(times)
+    return in_float64(
+        _coefficients, sampler, times, schedule, predictions.as_kind(kind)
+    )
+
+
+def _coefficients(sampler, times, schedule, kind) -> Coefficients:
+    rows = plan(sampler, times, schedule)
+    zero = jnp.zeros((), jnp.result_type(float))
+    num_steps = times.shape[0] - 1
+
+    def end(z, values, noise):
+        prescribed = _Prescribed(sampler, kind, schedule)
+        source = random.Recorded(noise)
+        result = run(None, None, z, (rows, values), sampler=prescribed, noise=source)
+        return result.x
+
+    calls = _stages(sampler, rows, zero)
+    values = jnp.zeros((num_steps, calls), zero.dtype)
+    noise = jnp.zeros((num_steps, sampler.num_noises), zero.dtype)
+    initial, h, c = jax.grad(end, argnums=(0, 1, 2))(zero, values, noise)
+    return Coefficients(h, c, initial)
+
+
+class _Prescribed(NamedTuple):
+    """A sampler whose step i sees `values[i, j]` as the prediction of its j-th call."""
+
+    sampler: Any
+    kind: Any
+    schedule: Any
+
+    @property
+    def num_noises(self) -> int:
+        return self.sampler.num_noises
+
+    def init(self, z: Array) -> Any:
+        return self.sampler.init(z)
+
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+        del denoise_fn
+        row, values = row
+        stage = iter(range(values.shape[0]))
+        prescribed = lambda z, t: predictions.to_denoised(
+            values[next(stage)], kind=self.kind, z=z, t=t, schedule=self.schedule
+        )
+        return self.sampler.step(state, row, noise, prescribed)
+
+    def output(self, state: Any) -> Array:
+        return self.sampler.output(state)
+
+
+def _stages(sampler: Sampler, rows: Any, z: Array) -> int:
+    """Evaluations of `denoise_fn` that one step of the program contains."""
+    count = 0
+
+    def counting(z: Array, t: Array) -> Denoised:
+        nonlocal count
+        count += 1
+        return Denoised(z, z)
+
+    noise = jnp.zeros((sampler.num_noises, *z.shape), z.dtype)
+    first = jax.tree.map(lambda column: jnp.asarray(column)[0], rows)
+    step = lambda z, row: sampler.step(sampler.init(z), row, noise, counting)
+    jax.eval_shape(step, z, first)
+    return count
+
+
+def _like(column: ArrayLike, z: Array) -> Array:
+    column = jnp.asarray(column)
+    return column.astype(z.dtype) if jnp.issubdtype(column, jnp.floating) else column
+
+
+def _calls(rows: Any) -> ArrayLike:
+    calls = rows.get("calls") if isinstance(rows, dict) else None
+    if calls is None:
+        return jax.tree.leaves(rows)[0].shape[0]
+    return jnp.sum(calls) if is_traced(calls) else int(np.sum(calls))
+
+
+def _cost(denoise_fn: DenoiseFn) -> int:
+    return getattr(denoise_fn, "cost", 1)
