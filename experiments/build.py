@@ -1,0 +1,186 @@
+"""The only registry: from config values to objects.
+
+Objects of the library are written in a config as call strings, such as
+`"cosine(logsnr_min=-15.0)"`, `"uniform"` or `"stratified(logit_normal(std=1.2))"`; data
+set, network and optimizer are sections whose `name` chooses and whose other entries are
+arguments. Adding one more schedule, weighting or sampler is one line here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusionflow import (
+    ema,
+    grids,
+    networks,
+    objectives,
+    predictions,
+    samplers,
+    schedules,
+    times,
+    weightings,
+)
+from experiments import data, devices
+from experiments.errors import check_bound, check_name, naming
+from experiments.parsing import from_section, parse
+
+SCHEDULES = {
+    "flow_matching": schedules.FlowMatching,
+    "cosine": schedules.Cosine,
+    "linear_beta": schedules.LinearBeta,
+}
+WEIGHTINGS = {"mse": weightings.Mse}
+TIMES = {
+    "uniform": times.Uniform,
+    "logit_normal": times.LogitNormal,
+    "stratified": times.Stratified,
+}
+KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES}
+KINDS["edm_f"] = predictions.edm_f
+GRIDS = {"uniform": grids.uniform, "logsnr_uniform": grids.logsnr_uniform}
+SAMPLERS = {
+    "ddim": samplers.ddim,
+    "ddpm": samplers.ddpm,
+    "churn": samplers.Churn,
+    "euler": samplers.Euler,
+    "heun": samplers.Heun,
+}
+DATASETS = {
+    "digits": data.digits,
+    "moons": data.moons,
+    "checkerboard": data.checkerboard,
+    "mixture": data.mixture,
+}
+NETWORKS = {"unet": networks.UNet}
+LEARNING_RATES = ("constant", "cosine")
+MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
+AT_LEAST = {
+    "num_steps": 1,
+    "log.every": 1,
+    "log.num_bins": 1,
+    "eval.every": 0,  # 0 is never
+    "eval.draws": 1,
+    "sampler.num_steps": 1,
+    "samples.every": 0,
+    "samples.per_class": 1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+}
+
+
+def objective(section: Mapping[str, Any]) -> objectives.Objective:
+    """The objective of a section `schedule, kind, weighting, times, proposal`.
+
+    An empty `proposal` means that times are drawn from `times` itself.
+
+    Raises:
+      UsageError: a name or an argument is unknown, or a value is out of bounds.
+    """
+    proposal = section["proposal"]
+    return objectives.Objective(
+        schedule=parse("objective.schedule", section["schedule"], SCHEDULES),
+        kind=parse("objective.kind", section["kind"], KINDS),
+        weighting=parse("objective.weighting", section["weighting"], WEIGHTINGS),
+        times=parse("objective.times", section["times"], TIMES),
+        proposal=parse("objective.proposal", proposal, TIMES) if proposal else None,
+    )
+
+
+def sampler(section: Mapping[str, Any]) -> Any:
+    """The sampler of a section `name, num_steps, grid`."""
+    return parse("sampler.name", section["name"], SAMPLERS)
+
+
+def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray:
+    """Sampling times, float64 [num_steps + 1], of a section `name, num_steps, grid`."""
+    known = {"num_steps": section["num_steps"], "schedule": schedule}
+    return parse("sampler.grid", section["grid"], GRIDS, **known)
+
+
+def dataset(section: Mapping[str, Any]) -> data.DataSet:
+    """The data set of a section `name` and arguments."""
+    return from_section("data", section, DATASETS)
+
+
+def network(section: Mapping[str, Any], num_classes: int) -> Any:
+    """The Flax module of a section `name` and arguments."""
+    return from_section("network", section, NETWORKS, num_classes=num_classes)
+
+
+def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
+    """Linear warm-up, then constant, or a cosine that ends at zero at `num_steps`.
+
+    Raises:
+      UsageError: if the name is unknown, or the warm-up is as long as the run.
+    """
+    name, peak = section["schedule"], section["learning_rate"]
+    check_name("optimizer.schedule", name, LEARNING_RATES)
+    warmup = section["warmup_steps"]
+    inside = 0 <= warmup < num_steps
+    bound = f"in [0, num_steps={num_steps})"
+    check_bound("optimizer.warmup_steps", warmup, inside, bound)
+    after = (
+        optax.constant_schedule(peak)
+        if name == "constant"
+        else optax.cosine_decay_schedule(peak, num_steps - warmup)
+    )
+    return optax.join_schedules(
+        [optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup]
+    )
+
+
+def optimizer(
+    section: Mapping[str, Any], num_steps: int
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; weight decay on arrays of rank >= 2.
+
+    Args:
+      section: `learning_rate`, `warmup_steps`, `schedule` ("constant" or "cosine"),
+        `b1`, `b2`, `weight_decay`, `clip_norm` (0 for no clipping).
+      num_steps: of the whole run.
+    """
+    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    adamw = optax.adamw(
+        learning_rate(section, num_steps),
+        b1=section["b1"],
+        b2=section["b2"],
+        weight_decay=section["weight_decay"],
+        mask=matrices,
+    )
+    clip_norm = section["clip_norm"]
+    if not clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Looks at every value of a config that can be judged without data and network.
+
+    Raises:
+      UsageError: if a name is unknown or a value out of bounds.
+    """
+    for name, least in AT_LEAST.items():
+        value = config
+        for key in name.split("."):
+            value = value[key]
+        check_bound(name, value, value >= least, f"at least {least}")
+    dropout = config["label_dropout"]
+    check_bound("label_dropout", dropout, 0 <= dropout <= 1, "in [0, 1]")
+    check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
+    devices.check_batch("batch_size", config["batch_size"])
+    schedule = objective(config["objective"]).schedule
+    sampler(config["sampler"])
+    grid(config["sampler"], schedule)
+    optimizer(config["optimizer"], config["num_steps"])
+    average = config["ema"]
+    with naming("ema"):
+        ema.decay(0, limit=average["limit"], warmup=average["warmup"])
+    with naming("sigma_data"):
+        predictions.precondition(
+            jnp.zeros_like, schedule=schedule, sigma_data=config["sigma_data"]
+        )

@@ -1,0 +1,131 @@
+"""What the mains share: flags, start-up of JAX, and errors of one line.
+
+A mistake of the user ends the program with one line on standard error, the nearest
+valid name in it, and exit code 2.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import jax
+import jaxlib
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.errors import UsageError
+
+_BACKEND = flags.DEFINE_enum(
+    "require_backend",
+    None,
+    ["cpu", "gpu", "tpu"],
+    "Fail if JAX runs on anything else.",
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    'Directory of compiled programs, "off" for none; by default a directory for this '
+    "host in the user's cache, or JAX_COMPILATION_CACHE_DIR.",
+)
+
+
+def define_config() -> flags.FlagHolder:
+    """The flag `--config=FILE`, and `--config.a.b=value` for every entry of it."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file; --config.a.b=1 overrides an entry.",
+        lock_config=True,
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Parses the flags, starts JAX, and calls `main`; never returns."""
+
+    def started(argv: list[str]) -> None:
+        with usage_errors():
+            if len(argv) > 1:
+                raise UsageError(
+                    f"unexpected argument {argv[1]!r}; flags look like --name=value, "
+                    "entries of the config like --config.a.b=value"
+                )
+            start_jax()
+            main()
+
+    app.run(started, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; exits with one line where absl would not."""
+    app.define_help_flags()
+    with usage_errors():
+        try:
+            rest = flags.FLAGS(argv)
+            if flags.FLAGS["verbosity"].using_default_value:
+                flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
+            _load_config()
+        except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+            raise UsageError(_first_argument(error)) from error
+        except (OSError, ImportError, SyntaxError) as error:
+            raise UsageError(f"--config: {error}") from error
+    if flags.FLAGS["help"].present or flags.FLAGS["helpfull"].present:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
+    return rest
+
+
+def _load_config() -> None:
+    """Reads the file now: a missing one would show only on first use."""
+    if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+        flags.FLAGS["config"].value.keys()
+
+
+def _first_argument(error: Exception) -> str:
+    """The message without the quotes that `str` puts around that of a KeyError."""
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turns a `UsageError` inside into a message on standard error and exit code 2."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def start_jax() -> None:
+    """Sets what must be set before the first array; checks the backend."""
+    directory = cache_directory()
+    if directory is not None:
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    wanted = _BACKEND.value
+    if wanted is not None and jax.default_backend() != wanted:
+        raise UsageError(
+            f"--require_backend={wanted}: JAX {jax.__version__} found only "
+            f"{jax.default_backend()!r}; install jax for that device, for an NVIDIA "
+            "GPU with: pip install 'diffusionflow[cuda12]'"
+        )
+
+
+def cache_directory() -> pathlib.Path | None:
+    """Where compiled programs are kept; None for nowhere.
+
+    By default it is named by host and jaxlib, because programs of another machine or
+    version can crash.
+    """
+    if _CACHE.value is not None:
+        return None if _CACHE.value == "off" else pathlib.Path(_CACHE.value)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    name = f"{socket.gethostname()}-jaxlib{jaxlib.__version__}"
+    return pathlib.Path(home) / "diffusionflow" / "compiled" / name

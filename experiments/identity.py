@@ -1,0 +1,110 @@
+"""The identity of a run: what the numbers of its checkpoints mean.
+
+Every checkpoint carries it, so that sampling needs nothing else and a resume with other
+settings is noticed instead of being carried out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import report
+from experiments.errors import UsageError
+from experiments.model import Model
+
+FORMAT = 1
+CONVENTIONS = {
+    "time": "t = 0 is data, t = 1 is noise; z_t = alpha_t x + sigma_t eps",
+    "network_input": "z / sqrt(sigma_data^2 alpha^2 + sigma^2)",
+    "network_time": "sigma / (alpha + sigma)",
+    "null_label": "num_classes",
+}
+# May change on a resume: nothing of the trained numbers depends on them.
+FREE = (
+    "versions",
+    "config.checkpoint",
+    "config.eval",
+    "config.guidance",
+    "config.sampler",
+    "config.samples",
+)
+
+
+def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """The identity of a run, as plain JSON values.
+
+    Args:
+      config: of the run, as plain values.
+      model: built from it.
+    """
+    objective = model.objective
+    return {
+        "format": FORMAT,
+        "conventions": CONVENTIONS,
+        "objective": {
+            "schedule": repr(objective.schedule),
+            "kind": str(objective.kind),
+            "weighting": repr(objective.weighting),
+            "times": repr(objective.times),
+            "proposal": repr(objective.proposal),
+        },
+        "data": {
+            "event_shape": list(model.event_shape),
+            "levels": model.transform.levels,
+            "num_classes": model.num_classes,
+        },
+        "config": config,
+        "versions": report.versions(),
+    }
+
+
+def check_format(identity: Mapping[str, Any]) -> None:
+    """Raises a `UsageError` if this code cannot read the checkpoint's format."""
+    if identity.get("format") != FORMAT:
+        raise UsageError(
+            f"checkpoint format {identity.get('format')}: this version reads format "
+            f"{FORMAT}; the checkpoint was written by {identity.get('versions')}"
+        )
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What changed since a checkpoint, a line per entry; free entries are left out."""
+    saved, current = _flat(saved), _flat(current)
+    free = set(FREE)
+    if current.get("config.optimizer.schedule") == "constant":
+        free.add("config.num_steps")  # then only the end of the run depends on it
+    lines = []
+    for name in sorted(saved.keys() | current.keys()):
+        there, here = saved.get(name, "nothing"), current.get(name, "nothing")
+        if there != here and not any(_within(name, prefix) for prefix in free):
+            lines.append(f"{name}: {there!r} in the checkpoint, {here!r} now")
+    return lines
+
+
+def check_same(saved: Mapping[str, Any], current: Mapping[str, Any], step: int) -> None:
+    """Refuses a resume with other settings.
+
+    Raises:
+      UsageError: with the list of differences.
+    """
+    lines = differences(saved, current)
+    if lines:
+        listed = "\n  ".join(lines)
+        raise UsageError(
+            f"the checkpoint of step {step} belongs to another run:\n  {listed}\n"
+            "resume with the old settings, or choose another --workdir"
+        )
+
+
+def _within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

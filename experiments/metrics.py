@@ -1,0 +1,104 @@
+"""The record of a run: `metrics.jsonl`, and TensorBoard events as a view of it.
+
+`metrics.jsonl` has one line per logged step, steps strictly increasing, and holds
+only numbers that a repetition of the run reproduces; wall-clock figures go to
+TensorBoard alone. After a resume the lines beyond the restored step are dropped, so an
+interrupted run leaves the same bytes as an uninterrupted one.
+"""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+FILE_NAME = "metrics.jsonl"
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a torn last line is left out.
+
+    Raises:
+      ValueError: if a line before the last one is damaged.
+    """
+    return [row for _, row in _complete_lines(path)]
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+    """Removes the rows beyond `step` and a torn last line, if there are any."""
+    if not path.exists():
+        return
+    kept = [line for line, row in _complete_lines(path) if row["step"] <= step]
+    replacement = path.with_suffix(".jsonl.tmp")
+    replacement.write_bytes(b"".join(kept))
+    os.replace(replacement, path)
+
+
+def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Every whole line with its row."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append((line, json.loads(line)))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number} is no JSON; repair or remove the file"
+            ) from error
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """Arrays and scalars as JSON values: 9 digits (float32), None for non-finite."""
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (list, tuple)) or np.ndim(value):
+        return [plain(item) for item in value]
+    if isinstance(value, int) or np.issubdtype(np.asarray(value).dtype, np.integer):
+        return int(value)
+    return float(f"{float(value):.9g}") if math.isfinite(value) else None
+
+
+class Log:
+    """Writes one row per logged step to both places.
+
+    Args:
+      workdir: the run's directory.
+      step: the restored step; later rows of an earlier attempt are dropped.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self.path = workdir / FILE_NAME
+        drop_after(self.path, step)
+        self._file = self.path.open("ab")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(
+        self, step: int, row: dict[str, Any], wall_clock: dict[str, float]
+    ) -> None:
+        """Adds the row of `step`.
+
+        Args:
+          step: larger than every step written before.
+          row: reproducible numbers; scalars, or vectors with one entry per bin.
+          wall_clock: numbers for TensorBoard alone.
+        """
+        line = json.dumps({"step": step} | {k: plain(v) for k, v in row.items()})
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        for name, value in (row | wall_clock).items():
+            if np.ndim(value):
+                for index, item in enumerate(value):
+                    self._board.add_scalar(f"{name}/{index:02d}", item, step)
+            else:
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._board.close()

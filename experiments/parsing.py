@@ -1,0 +1,103 @@
+"""From text and config sections to calls of registered constructors."""
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments.errors import UsageError, check_name
+
+Registry = Mapping[str, Callable[..., Any]]
+
+
+def from_section(
+    where: str, section: Mapping[str, Any], registry: Registry, **known: Any
+) -> Any:
+    """Calls the entry named `section["name"]` with the rest of the section.
+
+    Args:
+      where: name of the section, for errors.
+      section: `name` and arguments; lists become tuples.
+      registry: names to callables.
+      **known: arguments that are passed to callables that take them.
+
+    Raises:
+      UsageError: the name or an argument is unknown.
+    """
+    arguments = {key: _frozen(section[key]) for key in section if key != "name"}
+    check_name(f"{where}.name", section["name"], registry)
+    return _call(where, section["name"], registry, [], arguments, known)
+
+
+def parse(where: str, text: str, registry: Registry, **known: Any) -> Any:
+    """The object that a call string describes; nothing is evaluated.
+
+    Args:
+      where: config key, for errors.
+      text: `name`, `name(key=literal)` or `name(other_name(...))`.
+      registry: names to callables.
+      **known: arguments that are passed to callables that take them.
+
+    Raises:
+      UsageError: the text is no call string, or a name or an argument is unknown.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        tree = None
+    if not isinstance(tree, (ast.Name, ast.Call)):
+        raise UsageError(
+            f"{where}={text!r}: must be a name, with arguments in brackets if any, "
+            f"such as {next(iter(registry))!r}; known: {', '.join(registry)}"
+        )
+    return _evaluate(where, tree, registry, known)
+
+
+def _evaluate(where: str, node: ast.expr, registry: Registry, known: Mapping) -> Any:
+    """A name or call from the registry, or a literal."""
+    if isinstance(node, ast.Name):
+        node = ast.Call(func=node, args=[], keywords=[])
+    if not isinstance(node, ast.Call):
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise UsageError(
+                f"{where}: {ast.unparse(node)!r} is no number, string, bool, None or "
+                "tuple of them"
+            ) from None
+    name = ast.unparse(node.func)
+    check_name(where, name, registry)
+    positional = [_evaluate(where, item, registry, known) for item in node.args]
+    keywords = {
+        item.arg: _evaluate(where, item.value, registry, known)
+        for item in node.keywords
+        if item.arg is not None
+    }
+    return _call(where, name, registry, positional, keywords, known)
+
+
+def _call(
+    where: str,
+    name: str,
+    registry: Registry,
+    positional: list[Any],
+    keywords: Mapping[str, Any],
+    known: Mapping[str, Any],
+) -> Any:
+    """Calls `registry[name]`, with errors that name the config key."""
+    parameters = inspect.signature(registry[name]).parameters
+    offered = [key for key in parameters if key not in {"parent", "name", *known}]
+    for key in keywords:
+        check_name(f"argument of {where} {name!r}", key, offered)
+    filled = {key: value for key, value in known.items() if key in parameters}
+    try:
+        return registry[name](*positional, **keywords, **filled)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {name}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, and what JSON made of tuples, as tuples."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    return value

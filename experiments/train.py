@@ -1,0 +1,26 @@
+"""Trains a model, or resumes its training.
+
+python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+"""
+
+from absl import flags
+
+from experiments import cli
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the run; a run that is there is resumed.",
+    required=True,
+)
+
+
+def main() -> None:
+    from experiments import loop  # slow to import, and not needed for a wrong flag
+
+    loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
