@@ -139,7 +139,16 @@ def same_kind(a: AnyKind, b: AnyKind) -> bool:
 
 
 def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """`D = b alpha - a sigma`, of the shape of `t`; zero where `kind` says too little."""
+    """`D = b alpha - a sigma`; zero where `kind` does not determine x and eps.
+
+    Args:
+      kind: any kind, with `(a, b)` from its `plane`.
+      t: times, any shape.
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`.
+    """
     a, b = as_kind(kind).plane(schedule, t)
     return b * schedule.alpha(t) - a * schedule.sigma(t)
 

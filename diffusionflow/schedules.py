@@ -101,6 +101,7 @@ class FlowMatching:
         return jax.nn.sigmoid(-at_least_float32(logsnr) / 2)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
         one = jnp.ones_like(at_least_float32(t))
         return -one, one
 
@@ -156,6 +157,7 @@ class Cosine:
         return (jnp.arctan(jnp.exp(-at_least_float32(logsnr) / 2)) - data_end) / width
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
         width = self._angles()[2]
         return -width * self.sigma(t), width * self.alpha(t)
 
@@ -207,6 +209,7 @@ class LinearBeta:
         return 2 * integral / (self.beta_min + root)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
         beta = self.beta_min + (self.beta_max - self.beta_min) * at_least_float32(t)
         alpha = self.alpha(t)
         return -beta * alpha / 2, beta * alpha**2 / (2 * self.sigma(t))

@@ -203,7 +203,7 @@ def _to_data(
     else:
         last = lambda z: denoise_fn(z, level).x
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
-        nfe = result.nfe + cost * (sigma > 0)
+        nfe = result.nfe + jnp.where(sigma > 0, cost, 0)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])
@@ -317,7 +317,7 @@ def _stages(sampler: Sampler, rows: Any, z: Array) -> int:
 
 def _like(column: ArrayLike, z: Array) -> Array:
     column = jnp.asarray(column)
-    return column.astype(z.dtype) if jnp.issubdtype(column, jnp.floating) else column
+    return column.astype(z.dtype) if jnp.issubdtype(column.dtype, jnp.floating) else column
 
 
 def _calls(rows: Any) -> ArrayLike:

@@ -1,0 +1,47 @@
+"""Every public name is documented."""
+
+import inspect
+
+import pytest
+
+import diffusionflow
+from diffusionflow import samplers, schedules
+
+PROTOCOLS = (samplers.Sampler, schedules.Schedule)
+
+
+def public():
+    for module_name in diffusionflow.__all__:
+        module = getattr(diffusionflow, module_name)
+        names = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isclass(value) or inspect.isfunction(value))
+            and value.__module__ == module.__name__
+        ]
+        for name in names:
+            yield pytest.param(getattr(module, name), id=f"{module_name}.{name}")
+
+
+@pytest.mark.parametrize("value", list(public()))
+def test_public_names_have_docstrings(value):
+    assert value.__doc__ and not value.__doc__.startswith(f"{value.__name__}(")
+    if not inspect.isclass(value):
+        return
+    promised = {name for protocol in PROTOCOLS for name in vars(protocol)}
+    for name, member in vars(value).items():
+        if inspect.isfunction(member) and not name.startswith("_"):
+            assert member.__doc__ or name in promised, f"{value.__name__}.{name}"
+
+
+@pytest.mark.parametrize("value", list(public()))
+def test_arguments_are_named_in_the_docstring(value):
+    """Functions with more than two arguments say what each is, or where it is said."""
+    if not inspect.isfunction(value):
+        return
+    names = [name for name in inspect.signature(value).parameters if name != "self"]
+    text = value.__doc__
+    if len(names) > 2 and "rguments" not in text:
+        missing = [name for name in names if f"{name}:" not in text]
+        assert not missing, f"{value.__name__}: {missing}"

@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import (
+    analytic,
+    losses,
+    objectives,
+    predictions,
+    random,
+    schedules,
+    times,
+    weightings,
+)
+from tests.test_predictions import KINDS, SCHEDULES, case, exact
+
+FLOW = schedules.FlowMatching()
+
+
+def net(z, t):
+    """Any function of z and t that is no solution."""
+    return jnp.sin(z) * predictions.per_event(1 + t, z)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_plain_losses_are_their_definition(schedule, kind):
+    t = np.array([0.1, 0.4, 0.9])
+    x, eps, z, levels = case(schedule, t, (3, 2, 3))
+    error = np.sin(z) * (1 + t)[:, None, None] - exact(kind, x, eps, *levels)
+    with jax.enable_x64(True):
+        loss = losses.kind_loss(net, x, t, eps, kind=kind, schedule=schedule)
+        np.testing.assert_allclose(loss, (error**2).mean((1, 2)), rtol=1e-9)
+        named = {
+            "dz_dt": losses.cfm_loss,
+            "eps": losses.ddpm_loss,
+            "score": losses.dsm_loss,
+        }
+        if str(kind) in named:
+            same = named[str(kind)](net, x, t, eps, schedule=schedule)
+            np.testing.assert_array_equal(loss, same)
+
+
+@pytest.mark.parametrize("weighted", ["x", "eps", "v", "u"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_objective_terms_weigh_the_error_of_another_kind(kind, weighted):
+    """The loss equals the error of the converted prediction, whatever is predicted."""
+    t = np.array([0.1, 0.4, 0.9])
+    for schedule in SCHEDULES:
+        x, eps, z, levels = case(schedule, t, (3, 2, 3))
+        objective = objectives.Objective(
+            schedule, kind, weightings.Mse(weighted), times.Uniform()
+        )
+        with jax.enable_x64(True):
+            terms = losses.objective_terms(
+                None, net, x, objective=objective, t=t, eps=eps
+            )
+            errors = {}
+            for target in (weighted, "eps"):
+                moved = predictions.convert(
+                    net(z, t), source=kind, target=target, z=z, t=t, schedule=schedule
+                )
+                wrong = (np.asarray(moved) - exact(target, x, eps, *levels)) ** 2
+                errors[target] = wrong.mean((1, 2))
+            logsnr = schedule.logsnr(t)
+        np.testing.assert_allclose(terms.loss, errors[weighted], rtol=1e-8)
+        np.testing.assert_allclose(terms.eps_mse, errors["eps"], rtol=1e-8)
+        np.testing.assert_allclose(terms.logsnr, logsnr)
+
+
+def test_the_exact_denoiser_has_the_irreducible_error():
+    """Flow matching on N(0, v): E loss = pi / 2 sqrt(v) (math of FM against CFM)."""
+    variance, count = 0.37, 200_000
+    data = analytic.gaussian(np.zeros(1), variance)
+    key, data_key = jax.random.split(jax.random.key(0))
+    x = data.sample(data_key, (count,))
+
+    def predict_fn(z, t):
+        denoised = data.denoise_fn(FLOW)(z, t)
+        return predictions.from_denoised(denoised, kind="u", t=t, schedule=FLOW)
+
+    loss = losses.objective_loss(
+        key, predict_fn, x, objective=objectives.flow_matching()
+    )
+    error = np.std(loss) / np.sqrt(count)
+    np.testing.assert_allclose(
+        loss.mean(), np.pi / 2 * np.sqrt(variance), atol=4 * error
+    )
+
+
+def test_a_proposal_leaves_the_mean_and_is_importance_weighted():
+    base = objectives.Objective(
+        FLOW, "u", weightings.Mse("u"), times.LogitNormal(0.3, 0.8)
+    )
+    proposed = objectives.Objective(
+        FLOW, "u", base.weighting, base.times, proposal=times.Uniform()
+    )
+    x = jax.random.normal(jax.random.key(1), (100_000, 1))
+    plain = losses.objective_terms(jax.random.key(2), net, x, objective=base)
+    moved = losses.objective_terms(jax.random.key(3), net, x, objective=proposed)
+    np.testing.assert_array_equal(plain.importance, 1)
+    assert abs(moved.t.mean() - 0.5) < 0.01 < abs(plain.t.mean() - 0.5)
+    spread = np.hypot(np.std(plain.loss), np.std(moved.loss)) / np.sqrt(len(x))
+    assert abs(plain.loss.mean() - moved.loss.mean()) < 4 * spread
+
+
+@pytest.mark.parametrize("kind", ["x", "u", "v", "eps"])
+def test_loss_and_gradient_are_finite_at_both_ends(kind):
+    t = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
+    x = np.ones((4, 3), np.float32)
+    for schedule in SCHEDULES:
+        objective = objectives.Objective(
+            schedule, kind, weightings.Mse(kind), times.Uniform()
+        )
+
+        def total(scale, objective=objective):
+            predict_fn = lambda z, t: scale * z
+            terms = losses.objective_terms(
+                None, predict_fn, x, objective=objective, t=t, eps=2 * x
+            )
+            return terms.loss.sum()
+
+        value, slope = jax.value_and_grad(total)(0.5)
+        assert np.isfinite(value) and np.isfinite(slope)
+
+
+def test_batches_of_one_two_three_and_the_equal_axes_trap():
+    objective = objectives.flow_matching()
+    for batch in (1, 2, 3):
+        x = np.ones((batch, 3, 3, 3), np.float32)
+        loss = losses.objective_loss(jax.random.key(0), net, x, objective=objective)
+        assert loss.shape == (batch,)
+    keys = random.example_keys(0, np.arange(3))
+    x = jax.random.normal(jax.random.key(5), (3, 3, 3, 3))
+    batched = losses.objective_loss(keys, net, x, objective=objective)
+    single = lambda key, x: losses.objective_loss(
+        key, net, x, objective=objective, batch_ndim=0
+    )
+    one_by_one = [single(key, example) for key, example in zip(keys, x, strict=True)]
+    np.testing.assert_allclose(batched, one_by_one, rtol=1e-5)
+    np.testing.assert_allclose(batched, jax.vmap(single)(keys, x), rtol=1e-5)
+    jitted = jax.jit(losses.objective_loss, static_argnums=1)
+    np.testing.assert_allclose(
+        batched, jitted(keys, net, x, objective=objective), rtol=1e-5
+    )
+
+
+def test_bad_shapes_and_missing_keys_raise():
+    x = np.ones((4, 2), np.float32)
+    objective = objectives.flow_matching()
+    with pytest.raises(ValueError, match="key=None needs both t and eps"):
+        losses.objective_loss(None, net, x, objective=objective, t=np.full(4, 0.5))
+    with pytest.raises(ValueError, match="must be scalar or"):
+        losses.objective_loss(
+            None, net, x, objective=objective, t=np.full((4, 1), 0.5), eps=x
+        )
+    with pytest.raises(AssertionError):
+        losses.objective_loss(
+            None, net, x, objective=objective, t=np.full(4, 0.5), eps=x[:, :1]
+        )
+    with pytest.raises(AssertionError):
+        losses.cfm_loss(lambda z, t: z[:, :1], x, np.full(4, 0.5), x, schedule=FLOW)

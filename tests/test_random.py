@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusionflow import random
+
+
+def test_an_example_is_the_same_in_every_batch():
+    whole = random.normal(random.example_keys(7, np.arange(64)), (64, 3, 2))
+    part = random.normal(random.example_keys(7, np.arange(40, 47)), (7, 3, 2))
+    alone = random.normal(random.example_keys(7, 41), (3, 2))
+    np.testing.assert_array_equal(whole[40:47], part)
+    np.testing.assert_array_equal(whole[41], alone)
+    grid = random.normal(
+        random.example_keys(7, np.arange(64).reshape(8, 8)), (8, 8, 3, 2)
+    )
+    np.testing.assert_array_equal(grid.reshape(whole.shape), whole)
+
+
+def test_seeds_and_folded_keys_differ():
+    index = np.arange(1000)
+    a, b = (random.uniform(random.example_keys(s, index), (1000,)) for s in (0, 1))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
+    stepped = random.example_keys(jax.random.fold_in(jax.random.key(0), 5), index)
+    assert not np.array_equal(random.uniform(stepped, (1000,)), a)
+
+
+def test_split_and_fold_in_work_per_example():
+    keys = random.example_keys(0, np.arange(6).reshape(2, 3))
+    first, second = random.split(keys)
+    assert first.shape == second.shape == (2, 3)
+    flat = [jax.random.fold_in(key, 1) for key in keys.reshape(-1)]
+    np.testing.assert_array_equal(
+        jax.random.key_data(second).reshape(6, -1),
+        np.stack([jax.random.key_data(key) for key in flat]),
+    )
+    per_key = random.fold_in(keys, np.arange(3))
+    np.testing.assert_array_equal(
+        jax.random.key_data(per_key[1, 2]),
+        jax.random.key_data(jax.random.fold_in(keys[1, 2], 2)),
+    )
+
+
+def test_uniform_is_open_and_uniform():
+    ends = random.from_lattice(jnp.array([0, random.LATTICE - 1], jnp.uint32))
+    assert 0 < ends[0] < ends[1] < 1
+    draws = random.uniform(jax.random.key(3), (20_000,))
+    assert stats.kstest(draws, "uniform").pvalue > 1e-3
+
+
+def test_normal_is_normal():
+    draws = random.normal(random.example_keys(1, np.arange(20_000)), (20_000,))
+    assert stats.kstest(draws, "norm").pvalue > 1e-3
+
+
+def test_noise_sources():
+    z = jnp.zeros((4, 2))
+    keys = random.example_keys(0, np.arange(4))
+    source = random.Independent()
+    noise = source.draw(keys, 3, 2, z)
+    assert noise.shape == (2, 4, 2)
+    assert not np.array_equal(noise[0], noise[1])
+    assert not np.array_equal(noise, source.draw(keys, 4, 2, z))
+    np.testing.assert_array_equal(noise[:, 1:3], source.draw(keys[1:3], 3, 2, z[1:3]))
+    values = np.arange(5 * 2 * 8, dtype=np.float32).reshape(5, 2, 4, 2)
+    recorded = random.Recorded(values)
+    np.testing.assert_array_equal(recorded.draw(None, 3, 2, z), values[3])
+    with pytest.raises(ValueError, match=r"recorded noise has shape \(5, 2, 4, 2\)"):
+        recorded.draw(None, 3, 1, z)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        (lambda: jnp.zeros(2, jnp.uint32), (3,), "typed key"),
+        (lambda: random.example_keys(0, np.arange(3)), (4, 2), "must begin"),
+        (
+            lambda: jax.random.split(jax.random.key(0, impl="rbg"), 4),
+            (4, 2),
+            "threefry",
+        ),
+    ],
+)
+def test_bad_keys_are_refused(key, shape, words):
+    with pytest.raises(ValueError, match=words):
+        random.normal(key(), shape)

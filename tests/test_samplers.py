@@ -1,0 +1,340 @@
+"""What holds for every sampler. One list: a new sampler joins it and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusionflow import (
+    analytic,
+    grids,
+    guidance,
+    predictions,
+    random,
+    samplers,
+    schedules,
+)
+from tests import oracles
+
+VARIABLES = ("x", "eps", "u", "v", "dz_dt")
+DETERMINISTIC = {  # name: sampler, nominal order
+    "ddim": (samplers.ddim(), 1),
+    **{f"euler-{v}": (samplers.Euler(v), 1) for v in VARIABLES},
+    **{f"heun-{v}": (samplers.Heun(v), 2) for v in VARIABLES},
+}
+STOCHASTIC = {
+    "ddpm": samplers.ddpm(),
+    "churn-0.2": samplers.Churn(0.2),
+    "churn-0.8": samplers.Churn(0.8),
+}
+EVERY = {name: sampler for name, (sampler, _) in DETERMINISTIC.items()} | STOCHASTIC
+SCHEDULES = {
+    "flow": schedules.FlowMatching(),
+    "cosine": schedules.Cosine(),
+    "truncated": schedules.Cosine(-15.0, 15.0),
+    "linear_beta": schedules.LinearBeta(),
+}
+every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
+
+
+def levels(schedule, times):
+    with jax.enable_x64(True):
+        return np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
+
+
+def variance(levels, data_variance):
+    return levels[0] ** 2 * data_variance + levels[1] ** 2
+
+
+def exact_endpoint(z, schedule, times, data_variance=0.25):
+    """Where the probability-flow ODE takes z on N(0, v): z sqrt(V_end / V_start)."""
+    start, end = (variance(levels(schedule, t), data_variance) for t in times[[0, -1]])
+    return z * np.sqrt(end / start)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@each_schedule
+def test_order_of_convergence(name, schedule):
+    sampler, nominal = DETERMINISTIC[name]
+    data = analytic.gaussian(np.zeros(1), 0.25)
+    num_steps, errors = (24, 48, 96), []
+    with jax.enable_x64(True):
+        for count in num_steps:
+            times = grids.logsnr_uniform(
+                count, schedule, logsnr_min=-4.0, logsnr_max=4.0
+            )
+            z = np.ones((1, 1))
+            x = samplers.sample(
+                jax.random.key(0),
+                data.denoise_fn(schedule),
+                z,
+                times,
+                sampler=sampler,
+                schedule=schedule,
+                to_data=False,
+            ).x
+            errors.append(np.abs(x - exact_endpoint(z, schedule, times)).max())
+    assert oracles.order(errors, num_steps) >= nominal - 0.15
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+@each_schedule
+def test_law_on_gaussian_data_is_the_recursion(name, schedule):
+    """Mean and variance to 1e-10: the result is linear in the start and the noise."""
+    sampler, count, data_variance = STOCHASTIC[name], 12, 0.25
+    data = analytic.gaussian(np.zeros(()), data_variance)
+    times = grids.uniform(count)
+    with jax.enable_x64(True):
+        rows = samplers.plan(sampler, times, schedule)
+
+        def end(z, noise):
+            source = random.Recorded(noise)
+            return samplers.run(
+                None, data.denoise_fn(schedule), z, rows, sampler=sampler, noise=source
+            ).x
+
+        noise = jnp.zeros((count, 1))
+        factor, spread = jax.grad(end, argnums=(0, 1))(jnp.zeros(()), noise)
+        start = schedule.sigma(1.0) ** 2
+        ours = factor**2 * start + jnp.sum(spread**2)
+        assert end(jnp.zeros(()), noise) == 0
+    law = oracles.churn_law(levels(schedule, times), sampler.churn, data_variance)
+    np.testing.assert_allclose(ours, law[-1], rtol=1e-10)
+
+
+def test_monte_carlo_law_of_the_churn_family():
+    schedule, count, size = SCHEDULES["cosine"], 8, 20_000
+    times, keys = grids.uniform(count), random.example_keys(0, np.arange(size))
+    data = analytic.gaussian(np.zeros(1), 0.25)
+    prior_key, run_key = random.split(keys)
+    z = samplers.prior(prior_key, (size, 1), schedule=schedule)
+    x = samplers.sample(
+        run_key,
+        data.denoise_fn(schedule),
+        z,
+        times,
+        sampler=samplers.ddpm(),
+        schedule=schedule,
+    ).x
+    law = oracles.churn_law(levels(schedule, times), 0.5, 0.25)[-1]
+    assert stats.kstest(np.ravel(x), stats.norm(0, np.sqrt(law)).cdf).pvalue > 1e-3
+
+
+@every
+@each_schedule
+def test_any_number_of_steps_from_pure_noise(sampler, schedule):
+    key, run_key = jax.random.split(jax.random.key(0))
+    z = samplers.prior(key, (3, 2), schedule=schedule)
+    for count in (1, 2, 3, 5, 11, 14, 50):
+        with jax.disable_jit():  # a compilation for every count would take minutes
+            result = samplers.sample(
+                run_key,
+                DATA.denoise_fn(schedule),
+                z,
+                grids.uniform(count),
+                sampler=sampler,
+                schedule=schedule,
+                trajectory=True,
+            )
+        assert result.x.shape == z.shape and result.x.dtype == z.dtype
+        assert np.isfinite(result.trajectory).all()
+        np.testing.assert_array_equal(result.trajectory[0], z)
+        np.testing.assert_array_equal(result.trajectory[-1], result.x)
+
+
+@every
+@each_schedule
+def test_a_point_mass_comes_back(sampler, schedule):
+    """Exactly, where one Euler step is exact for constant x and eps."""
+    point = np.array([0.7, -1.3], np.float32)
+    data = analytic.Mixture(np.ones(1), point[None], 0.0)
+    z = samplers.prior(jax.random.key(1), (4, 2), schedule=schedule)
+    errors = []
+    for count in (2, 20):
+        with jax.disable_jit():
+            x = samplers.sample(
+                jax.random.key(2),
+                data.denoise_fn(schedule),
+                z,
+                grids.uniform(count),
+                sampler=sampler,
+                schedule=schedule,
+            ).x
+        errors.append(np.abs(np.asarray(x) - point).max())
+    variable = getattr(sampler, "variable", "x")
+    exact = (
+        variable not in ("v", "dz_dt")
+        or (variable == "dz_dt" and schedule == SCHEDULES["flow"])
+        or schedule == SCHEDULES["truncated"]  # the step to the data returns x_hat
+    )
+    if not exact:
+        assert errors[1] < errors[0] / 3
+    else:
+        assert max(errors) < 5e-6
+
+
+@every
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULES["flow"], SCHEDULES["truncated"]], ids=str
+)
+def test_calls_are_counted(sampler, schedule):
+    calls = []
+
+    def predict_fn(z, t):
+        calls.append(float(t))
+        return 0.5 * z
+
+    denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
+    guided = guidance.classifier_free(denoise_fn, denoise_fn, 2.0)
+    for fn in (denoise_fn, guided):
+        calls.clear()
+        with jax.disable_jit():
+            result = samplers.sample(
+                jax.random.key(0),
+                fn,
+                np.ones((2, 2), np.float32),
+                grids.uniform(5),
+                sampler=sampler,
+                schedule=schedule,
+            )
+        assert result.nfe == len(calls)
+        assert all(np.diff(calls) <= 0)
+
+
+@every
+def test_a_sample_is_the_same_in_every_batch(sampler):
+    schedule = SCHEDULES["flow"]
+
+    def draw(index):
+        prior_key, run_key = random.split(random.example_keys(3, index))
+        z = samplers.prior(prior_key, (len(index), 2), schedule=schedule)
+        return samplers.sample(
+            run_key,
+            DATA.denoise_fn(schedule),
+            z,
+            grids.uniform(6),
+            sampler=sampler,
+            schedule=schedule,
+        ).x
+
+    whole = draw(np.arange(64))
+    np.testing.assert_allclose(whole[5:12], draw(np.arange(5, 12)), atol=1e-5)
+    np.testing.assert_allclose(whole[41:42], draw(np.array([41])), atol=1e-5)
+
+
+@every
+def test_host_and_traced_plans_agree(sampler):
+    """Concrete: float64 on the host. Traced: the same code in float32."""
+    for schedule in (SCHEDULES["truncated"], SCHEDULES["linear_beta"]):
+        times = grids.uniform(10)
+        host = samplers.plan(sampler, times, schedule)
+        traced = jax.jit(samplers.plan)(sampler, times.astype(np.float32), schedule)
+        for column in host:
+            assert isinstance(host[column], np.ndarray)
+            np.testing.assert_allclose(
+                traced[column], host[column], rtol=2e-3, atol=2e-5
+            )
+
+
+def test_one_compilation_for_every_number():
+    traces = []
+
+    def predict_fn(scale, z, t):
+        traces.append(None)
+        return scale * z
+
+    run = jax.jit(samplers.run)
+    for number, schedule in enumerate(SCHEDULES.values()):
+        fn = jax.tree_util.Partial(predict_fn, jnp.float32(number))
+        sampler = samplers.Churn(0.1 * number)
+        rows = samplers.plan(
+            sampler, grids.uniform(4, t_max=0.9 + 0.01 * number), schedule
+        )
+        flow = SCHEDULES["flow"]
+        denoise_fn = guidance.classifier_free(
+            predictions.denoiser(fn, kind="u", schedule=flow),
+            predictions.denoiser(fn, kind="u", schedule=flow),
+            float(number),
+        )
+        run(
+            jax.random.key(number),
+            denoise_fn,
+            np.ones((2, 2), np.float32),
+            rows,
+            sampler=sampler,
+        )
+    assert len(traces) == 2  # once for each of the two networks
+
+
+def test_vmap_over_the_sampler_and_grad_through_it():
+    schedule, times = SCHEDULES["flow"], grids.uniform(5)
+    z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
+    draw = lambda churn: (
+        samplers.sample(
+            jax.random.key(1),
+            DATA.denoise_fn(schedule),
+            z,
+            times,
+            sampler=samplers.Churn(churn),
+            schedule=schedule,
+        ).x
+    )
+    many = jax.vmap(draw)(jnp.array([0.2, 0.5]))
+    np.testing.assert_allclose(many[1], draw(0.5), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
+
+
+def test_to_data():
+    schedule = SCHEDULES["truncated"]
+    z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
+    settings = dict(sampler=samplers.ddim(), schedule=schedule, trajectory=True)
+    denoise_fn, times = DATA.denoise_fn(schedule), grids.uniform(4)
+    short = samplers.sample(
+        jax.random.key(0), denoise_fn, z, times, to_data=False, **settings
+    )
+    full = samplers.sample(jax.random.key(0), denoise_fn, z, times, **settings)
+    assert (short.nfe, full.nfe) == (4, 5)
+    assert (len(short.trajectory), len(full.trajectory)) == (5, 6)
+    np.testing.assert_allclose(full.x, denoise_fn(short.x, 0.0).x, rtol=1e-6)
+    traced = jax.jit(
+        lambda schedule: samplers.sample(
+            jax.random.key(0),
+            DATA.denoise_fn(schedule),
+            z,
+            times,
+            sampler=samplers.ddim(),
+            schedule=schedule,
+        )
+    )(schedule)
+    np.testing.assert_allclose(traced.x, full.x, rtol=1e-3, atol=1e-4)
+    assert traced.nfe == 5
+
+
+def test_refusals():
+    z, schedule = np.ones((2, 2), np.float32), SCHEDULES["flow"]
+    by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
+    sample = lambda fn, times, sampler=samplers.ddim(): samplers.sample(
+        jax.random.key(0), fn, z, times, sampler=sampler, schedule=schedule
+    )
+    with pytest.raises(ValueError, match=r"eps does not determine .* at t=1\.0"):
+        sample(by_eps, grids.uniform(3))
+    assert np.isfinite(sample(by_eps, grids.uniform(3, t_max=0.99)).x).all()
+    with pytest.raises(ValueError, match="each time must be below"):
+        sample(by_eps, np.array([0.5, 0.7]))
+    rows = samplers.plan(samplers.ddpm(), grids.uniform(2), schedule)
+    with pytest.raises(ValueError, match="key=None must be a key"):
+        samplers.run(None, by_eps, z, rows, sampler=samplers.ddpm())
+    for churn in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"churn={churn}.*\[0, 1\)"):
+            samplers.Churn(churn)
+    with pytest.raises(ValueError, match="did you mean 'eps'"):
+        samplers.Heun("epss")
+
+
+def test_prior_has_the_noise_level():
+    wide = schedules.LinearBeta(beta_max=1.0)
+    z = samplers.prior(jax.random.key(0), (50_000,), schedule=wide)
+    np.testing.assert_allclose(z.std(), wide.sigma(1.0), rtol=0.02)
