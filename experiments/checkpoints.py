@@ -54,14 +54,14 @@ class Checkpoints:
             )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAY_ITEMS}
         handlers["identity"] = ocp.JsonCheckpointHandler()
-        options = ocp.CheckpointManagerOptions(
-            save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-            preservation_policy=checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
         with _quiet():
+            options = ocp.CheckpointManagerOptions(
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                preservation_policy=checkpoint_managers.LatestN(keep),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(
                 self.directory, item_handlers=handlers, options=options
             )

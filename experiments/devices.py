@@ -39,3 +39,11 @@ def place(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree
     )
+
+
+def abstract(shapes: Any) -> Any:
+    """Shapes and dtypes of a pytree as a target for restoring, on every device."""
+    same = replicated(data_mesh())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same), shapes
+    )

@@ -85,12 +85,8 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        same = devices.replicated(self.mesh)
-        shapes = jax.eval_shape(self.init_fn, step.stream(0, step.INIT))
-        placed = lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=same
-        )
-        return jax.tree.map(placed, shapes)
+        key = step.stream(self.config.seed, step.INIT)
+        return devices.abstract(jax.eval_shape(self.init_fn, key))
 
     def batches(self, start: int) -> Iterator[data.Examples]:
         """This process's part of the batches from number `start` on."""

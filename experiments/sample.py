@@ -1,0 +1,41 @@
+"""Draws samples from a run's newest checkpoint: a PNG grid and an .npz.
+
+    python -m experiments.sample --workdir=runs/digits --num_samples=100 \
+        --sampler.name=ddim --sampler.num_steps=50 --guidance=2
+
+Without optimizer and data set; whatever is not given is what the run's config says.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+flags.DEFINE_integer("num_samples", 100, "How many.", lower_bound=1)
+flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
+flags.DEFINE_integer("seed", 0, "Sample i of a seed is the same for every batch size.")
+flags.DEFINE_integer("batch_size", 128, "Samples drawn at once.", lower_bound=1)
+flags.DEFINE_float(
+    "guidance", None, "1: conditional, 0: unconditional, more: stronger."
+)
+flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
+flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
+flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
+flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
+flags.DEFINE_integer("sampler.num_steps", None, "Steps.", lower_bound=1)
+flags.DEFINE_string("sampler.grid", None, "Sampling times, such as uniform.")
+
+
+def main() -> None:
+    from experiments import sampling  # slow to import, and not needed for a wrong flag
+
+    values = flags.FLAGS.flag_values_dict()
+    sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
+    given = {key: value for key, value in sampler.items() if value is not None}
+    plain = {key: values[key] for key in sampling.Request._fields if key in values}
+    request = sampling.Request(**plain, sampler=given)
+    sampling.sample_run(WORKDIR.value, request)
+
+
+if __name__ == "__main__":
+    cli.run(main)
