@@ -67,11 +67,14 @@ def _evaluate(where: str, node: ast.expr, registry: Registry, known: Mapping) ->
             ) from None
     name = ast.unparse(node.func)
     check_name(where, name, registry)
+    if any(item.arg is None for item in node.keywords):
+        raise UsageError(
+            f"{where}: {ast.unparse(node)}: write the arguments without **"
+        )
     positional = [_evaluate(where, item, registry, known) for item in node.args]
     keywords = {
         item.arg: _evaluate(where, item.value, registry, known)
         for item in node.keywords
-        if item.arg is not None
     }
     return _call(where, name, registry, positional, keywords, known)
 

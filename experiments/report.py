@@ -64,17 +64,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def banner(
-    *, num_parameters: int, objective: str, step: int, num_steps: int, workdir: Any
+    *, num_parameters: int, objective: dict, step: int, num_steps: int, workdir: Any
 ) -> str:
     """The lines printed before training."""
     devices = jax.devices()
     start = f"resuming at step {step:,}" if step else "starting at step 0"
+    chosen = ", ".join(
+        f"{name}={value!r}" for name, value in objective.items() if value
+    )
     return "\n".join(
         [
             f"backend     {jax.default_backend()}, {len(devices)} x "
             f"{devices[0].device_kind}, jax {jax.__version__}",
             f"parameters  {num_parameters:,}",
-            f"objective   {objective}",
+            f"objective   {chosen}",
             f"steps       {start} of {num_steps:,}",
             f"directory   {workdir}",
         ]

@@ -51,7 +51,7 @@ def test_digits():
 def test_the_split_of_the_digits_is_counted_by_hand():
     bunch = load_digits()
     seen, held_out = collections.Counter(), []
-    for image, label in zip(bunch.images, bunch.target):
+    for image, label in zip(bunch.images, bunch.target, strict=True):
         seen[label] += 1
         if seen[label] % 9 == 0:
             held_out.append((label, image))
@@ -90,7 +90,7 @@ def test_the_checkerboard_lies_on_squares_of_one_colour():
     cell = np.floor((points.values / np.sqrt(3) + 1) * 2).astype(int)
     assert np.all((cell >= 0) & (cell <= 3))
     assert np.all(cell.sum(1) % 2 == 0)
-    assert len({(tuple(c), k) for c, k in zip(cell, points.labels)}) == 8
+    assert len({(tuple(c), k) for c, k in zip(cell, points.labels, strict=True)}) == 8
 
 
 def test_the_mixture_has_its_means_and_deviation():
@@ -117,7 +117,10 @@ def examples():
 
 def test_batch_k_depends_on_seed_and_k_alone(examples):
     batches = data.batches(examples, seed=3, batch_size=16)
-    straight = [batch.labels for _, batch in zip(range(20), data.iterate(batches, 0))]
+    straight = [
+        batch.labels
+        for _, batch in zip(range(20), data.iterate(batches, 0), strict=False)
+    ]
     for start in (0, 1, 7, 13):  # 7 begins in the second epoch, in mid-batch
         resumed = data.iterate(data.batches(examples, seed=3, batch_size=16), start)
         for k in range(start, 20):
@@ -152,13 +155,13 @@ def test_processes_share_one_global_batch(examples, count):
             np.testing.assert_array_equal(part[k].labels, whole[k].labels[index::count])
 
 
-@pytest.mark.parametrize("batch_size, count", [(0, 1), (-8, 2), (9, 2)])
+@pytest.mark.parametrize(("batch_size", "count"), [(0, 1), (-8, 2), (9, 2)])
 def test_a_batch_that_cannot_be_shared_is_refused(examples, batch_size, count):
     with pytest.raises(ValueError, match=f"batch_size = {batch_size} must be"):
         data.batches(examples, seed=0, batch_size=batch_size, process_count=count)
 
 
-@pytest.mark.parametrize("count, batch_size", [(1, 4), (8, 4), (11, 4), (3, 8)])
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (11, 4), (3, 8)])
 def test_padding_counts_every_example_once(count, batch_size):
     examples = data.Examples(np.arange(count), np.arange(count))
     seen = []

@@ -1,0 +1,190 @@
+"""From config values to objects: `experiments/build.py`, `parsing.py`, `errors.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusionflow import predictions, samplers, schedules, times, weightings
+from experiments import build, parsing
+from experiments.errors import UsageError
+
+OBJECTIVE = dict(
+    schedule="flow_matching",
+    kind="u",
+    weighting="mse(kind='u')",
+    times="uniform",
+    proposal="",
+)
+OPTIMIZER = dict(
+    learning_rate=0.1,
+    warmup_steps=4,
+    schedule="constant",
+    b1=0.9,
+    b2=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "registry", "expected"),
+    [
+        ("flow_matching", build.SCHEDULES, schedules.FlowMatching()),
+        ("flow_matching()", build.SCHEDULES, schedules.FlowMatching()),
+        (" cosine ", build.SCHEDULES, schedules.Cosine()),
+        (
+            "cosine(logsnr_min=-15, logsnr_max=1.5e1)",
+            build.SCHEDULES,
+            schedules.Cosine(-15, 15.0),
+        ),
+        ("mse(kind='eps')", build.WEIGHTINGS, weightings.Mse("eps")),
+        (
+            "stratified(logit_normal(std=2.0))",
+            build.TIMES,
+            times.Stratified(times.LogitNormal(std=2.0)),
+        ),
+        ("stratified(base=uniform)", build.TIMES, times.Stratified(times.Uniform())),
+        ("ddpm", build.SAMPLERS, samplers.ddpm()),
+        ("churn(0.25)", build.SAMPLERS, samplers.Churn(0.25)),
+        ("heun(variable='v')", build.SAMPLERS, samplers.Heun("v")),
+        ("v", build.KINDS, predictions.Kind("v")),
+        ("edm_f(sigma_data=0.7)", build.KINDS, predictions.edm_f(0.7)),
+    ],
+)
+def test_call_strings(text, registry, expected):
+    assert parsing.parse("here", text, registry) == expected
+
+
+@pytest.mark.parametrize("registry", [build.SCHEDULES, build.SAMPLERS, build.KINDS])
+def test_every_registered_name_builds(registry):
+    for name in registry:
+        assert parsing.parse("here", name, registry) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cosin", "here: unknown name 'cosin'; did you mean 'cosine'"),
+        ("zzz", "here: unknown name 'zzz'; known: flow_matching, cosine"),
+        ("cosine(logsnr_mn=1)", "'cosine': unknown name 'logsnr_mn'; did you mean 'lo"),
+        ("flow_matching(a=1)", "unknown name 'a'; known: none"),
+        ("flow_matching(1)", "here: flow_matching: .*positional"),
+        ("cosine(logsnr_min=2.0, logsnr_max=1.0)", "here: cosine: logsnr_min=2.0"),
+        ("", "here='': must be a name"),
+        ("cosine(", r"here='cosine\(': must be a name"),
+        ("3.0", "here='3.0': must be a name"),
+        ("cosine(logsnr_min=1+x)", "'1 [+] x' is no number"),
+        ("cosine(logsnr_min=open('f'))", "here: unknown name 'open'"),
+        ("__import__('os').system('true')", "here: unknown name"),
+        ("cosine(**{'logsnr_min': 1})", "arguments without [*][*]"),
+    ],
+)
+def test_bad_call_strings_are_refused_and_never_run(text, message):
+    with pytest.raises(UsageError, match=message):
+        parsing.parse("here", text, build.SCHEDULES)
+
+
+def test_the_objective_of_the_issue():
+    objective = build.objective(OBJECTIVE)
+    assert objective.proposal is None
+    assert str(objective.kind) == "u"
+    proposed = build.objective(OBJECTIVE | {"proposal": "stratified(uniform)"})
+    assert proposed.proposal == times.Stratified(times.Uniform())
+
+
+def test_ambiguous_kinds_are_refused_with_their_key():
+    with pytest.raises(UsageError, match=r"objective.kind: unknown name 'velocity'"):
+        build.objective(OBJECTIVE | {"kind": "velocity"})
+
+
+def test_grids_know_the_schedule():
+    section = {"num_steps": 4, "grid": "uniform"}
+    schedule = schedules.FlowMatching()
+    np.testing.assert_allclose(build.grid(section, schedule), [1, 0.75, 0.5, 0.25, 0])
+    grid = build.grid(section | {"grid": "logsnr_uniform(logsnr_min=-4)"}, schedule)
+    np.testing.assert_allclose(schedule.logsnr(grid)[0], -4, rtol=1e-5)
+
+
+def test_sections_report_unknown_names_and_arguments():
+    with pytest.raises(UsageError, match=r"data.name: unknown name 'digit'; did you"):
+        build.dataset({"name": "digit"})
+    with pytest.raises(UsageError, match=r"argument of data 'moons': .*mean 'noise'"):
+        build.dataset({"name": "moons", "nois": 1.0})
+    with pytest.raises(UsageError, match=r"data: moons: size = 3"):
+        build.dataset({"name": "moons", "size": 3})
+    with pytest.raises(UsageError, match=r"argument of network 'unet': .*'channels'"):
+        build.network({"name": "unet", "chanels": 3}, num_classes=10)
+
+
+def test_lists_from_json_become_tuples():
+    section = {"name": "unet", "multipliers": [1, 2]}
+    assert build.network(section, num_classes=3).multipliers == (1, 2)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_warms_up_to_its_peak(schedule):
+    rate = build.learning_rate(OPTIMIZER | {"schedule": schedule}, num_steps=10)
+    values = np.array([rate(step) for step in range(11)])
+    np.testing.assert_allclose(values[:5], [0.02, 0.04, 0.06, 0.08, 0.1], rtol=1e-5)
+    if schedule == "constant":
+        np.testing.assert_allclose(values[5:], 0.1, rtol=1e-6)
+    else:
+        phase = np.arange(1, 7) / 6
+        cosine = 0.05 * (1 + np.cos(np.pi * phase))
+        np.testing.assert_allclose(values[5:], cosine, rtol=1e-4, atol=1e-8)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(
+        UsageError, match=r"warmup_steps=4: must be in \[0, num_steps=4"
+    ):
+        build.optimizer(OPTIMIZER, num_steps=4)
+
+
+def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    section = OPTIMIZER | {"warmup_steps": 0, "weight_decay": 0.5}
+    optimizer = build.optimizer(section, num_steps=10)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], 0)
+    clipping = build.optimizer(section | {"clip_norm": 1.0}, num_steps=10)
+    gradients = jax.tree.map(lambda leaf: 1e3 * jnp.ones_like(leaf), params)
+    _, state = clipping.update(gradients, clipping.init(params), params)
+    mean = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state[1][0].mu)])
+    np.testing.assert_allclose(jnp.linalg.norm(mean), 0.1, rtol=1e-5)  # (1 - b1) * 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_steps", 0, "num_steps=0: must be at least 1"),
+        ("batch_size", 0, "batch_size=0: must be a positive multiple of the 8 devices"),
+        ("batch_size", 12, "batch_size=12: must be a positive multiple of the 8"),
+        ("label_dropout", 1.5, r"label_dropout=1.5: must be in \[0, 1\]"),
+        ("matmul_precision", "hihgest", "did you mean 'highest'"),
+        ("sigma_data", 0.0, "sigma_data: .*positive"),
+        ("ema.limit", 1.0, r"ema: limit=1.0: must be in \[0, 1\)"),
+        (
+            "sampler.name",
+            "dimm",
+            "sampler.name: unknown name 'dimm'; did you mean 'ddim",
+        ),
+        ("sampler.grid", "unifrm", "sampler.grid: unknown name 'unifrm'; did you mean"),
+        ("sampler.num_steps", 0, "sampler.num_steps=0: must be at least 1"),
+        ("objective.times", "lognormal", "did you mean 'logit_normal'"),
+        ("optimizer.schedule", "cosin", "did you mean 'cosine'"),
+        ("checkpoint.keep", 0, "checkpoint.keep=0: must be at least 1"),
+        ("eval.every", -1, "eval.every=-1: must be at least 0"),
+        ("log.every", 0, "log.every=0: must be at least 1"),
+    ],
+)
+def test_a_config_is_judged_before_anything_is_built(key, value, message):
+    config = digits.get_config()
+    build.check(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=message):
+        build.check(config)
