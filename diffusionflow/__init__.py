@@ -1,11 +1,11 @@
 """diffusionflow: diffusion and Gaussian flow matching as one thing.
 
 A method is a choice of noise schedule (`schedules`), network output (`predictions`),
-objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`, `grids`,
-`guidance`); they compose freely. The conventions stand in `schedules`.
+objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
+`grids`, `guidance`); they compose freely. The conventions stand in `schedules`.
 
-The package needs jax and chex; `diffusionflow.networks` needs flax as well and is imported
-by name.
+The package needs jax and chex; `diffusionflow.networks` needs flax as well and is
+imported by name.
 """
 
 from diffusionflow import (

@@ -1,6 +1,6 @@
 """Data with exact answers: Gaussians and Gaussian mixtures at every noise level.
 
-Data of mean m and variance v has `z ~ N(alpha m, V)` with `V = alpha^2 v + sigma^2`, and
+For data of mean m and variance v, `z ~ N(alpha m, V)`, `V = alpha^2 v + sigma^2`, and
 
     x_hat = m + alpha v (z - alpha m) / V,    eps_hat = sigma (z - alpha m) / V.
 

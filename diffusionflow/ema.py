@@ -21,8 +21,8 @@ def decay(num_updates: ArrayLike, *, limit: float, warmup: float = 10.0) -> Arra
     Args:
       num_updates: updates n made before this one, any shape.
       limit: the final decay, in [0, 1).
-      warmup: at least 1; the average spans about a `1 / (warmup - 1)`-th of the run until
-        `limit` is reached. 1 means `limit` from the start.
+      warmup: at least 1; the average spans about a `1 / (warmup - 1)`-th of the run
+        until `limit` is reached. 1 means `limit` from the start.
 
     Returns:
       float32 of the shape of `num_updates`.

@@ -1,4 +1,4 @@
-"""Guidance: `denoise_fn -> denoise_fn`, the same result whatever the network predicts."""
+"""Guidance: `denoise_fn -> denoise_fn`, whatever the network predicts."""
 
 from typing import Any
 
@@ -47,8 +47,8 @@ def classifier_free(
 
     Scale 0 is exactly the unconditional denoiser, 1 exactly the conditional one, more
     than 1 exaggerates the condition. (Sources that write `(1 + w) cond - w uncond` have
-    `scale = 1 + w`.) x and eps are mixed alike, and every kind of prediction is linear in
-    them at fixed z, so the kind that the network predicts does not matter.
+    `scale = 1 + w`.) x and eps are mixed alike, and every kind of prediction is linear
+    in them at fixed z, so the kind that the network predicts does not matter.
 
     Args:
       conditional_fn: `(z, t) -> Denoised` given the condition.

@@ -48,8 +48,8 @@ def objective_terms(
 ) -> Terms:
     """Terms of an objective at random times and noise.
 
-    `loss = importance(t) w(t) ||q_hat - q||^2`, where q is the kind of the weighting and
-    the network predicts the kind of the objective.
+    `loss = importance(t) w(t) ||q_hat - q||^2`, where q is the kind of the weighting
+    and the network predicts the kind of the objective.
 
     Args:
       key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
@@ -170,8 +170,8 @@ def dsm_loss(
     Its mean over uniform t is infinite where sigma_t reaches 0: weigh it, or keep t
     away from 0. Arguments, result and errors as `kind_loss`.
 
-    Source: Vincent 2011, Neural Computation 23(7), eq. 9; Song et al. 2021,
-    arXiv 2011.13456, eq. 7 with weight 1.
+    Source: Vincent 2011, Neural Computation 23(7); Song et al. 2021, arXiv 2011.13456,
+    eq. 7 with weight 1.
     """
     return kind_loss(predict_fn, x, t, eps, kind="score", schedule=schedule)
 

@@ -1,10 +1,10 @@
 """What is learned: a weighting of a squared error times a density of times.
 
 Every Gaussian objective is `1/2 int W(logsnr) E ||eps_hat - eps||^2 dlogsnr` up to a
-constant. `W`, the total weight, is all that two recipes can differ in; the schedule, the
-network's output and the proposal change how it is estimated.
+constant. `W`, the total weight, is all that two recipes can differ in; the schedule,
+the network's output and the proposal change how it is estimated.
 
-Source: Kingma and Gao 2023, arXiv 2303.00848, eq. 2-3.
+Source: Kingma and Gao 2023, arXiv 2303.00848.
 """
 
 from typing import Any, NamedTuple
@@ -128,13 +128,13 @@ def flow_matching() -> Objective:
 def v_cosine() -> Objective:
     """`E_t ||v_hat - v||^2` on the cosine schedule: flow matching times 2 / pi.
 
-    Source: Salimans and Ho 2022, arXiv 2202.00512, section 4 and appendix D.
+    Source: Salimans and Ho 2022, arXiv 2202.00512.
     """
     return Objective(schedules.Cosine(), "v", weightings.Mse("v"), times.Uniform())
 
 
 def ddpm() -> Objective:
-    """`E_t ||eps_hat - eps||^2`, L_simple in continuous time on the linear-beta schedule.
+    """`E_t ||eps_hat - eps||^2`: L_simple in continuous time, linear-beta schedule.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14; the discrete times 1..T of the
     paper become t uniform on (0, 1).

@@ -6,8 +6,9 @@ determinant `D = b alpha - a sigma`:
 
     x = (b z - sigma p) / D,    eps = (alpha p - a z) / D,
 
-and at fixed z an error of p is `D / alpha` times the error of eps. Conversions go through
-`Denoised(x, eps)`, which keeps both, so nothing is lost where alpha or sigma vanishes.
+and at fixed z an error of p is `D / alpha` times the error of eps. Conversions go
+through `Denoised(x, eps)`, which keeps both, so nothing is lost where alpha or sigma
+vanishes.
 
 Kinds by name: "x", "eps", "v" = alpha eps - sigma x, "u" = eps - x,
 "dz_dt" = alpha' x + sigma' eps, "score" = -eps / sigma; or a value such as
@@ -47,7 +48,7 @@ AMBIGUOUS = {
 
 
 class Denoised(NamedTuple):
-    """The data and the noise that a prediction implies at `z`, `[*batch, *event]` each."""
+    """The data and the noise that a prediction implies, `[*batch, *event]` each."""
 
     x: Array
     eps: Array
@@ -191,8 +192,8 @@ def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
         raise ValueError(
             f"a prediction of {kind} does not determine both x and eps at t={time} of "
             f"{schedule}: alpha={schedule.alpha(time)}, sigma={schedule.sigma(time)}; "
-            "keep away from that time, truncate the log-SNR of the schedule, or predict "
-            "'u' or 'v', which are never singular"
+            "keep away from that time, truncate the log-SNR of the schedule, or "
+            "predict 'u' or 'v', which are never singular"
         )
 
 

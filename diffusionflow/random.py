@@ -1,8 +1,8 @@
 """Randomness that does not depend on how a batch is cut.
 
-A key is scalar, or an array of typed keys of shape `[*batch]`, one per example. With keys
-from `example_keys(seed, index)`, example i is the same for every batch size, device and
-process count.
+A key is scalar, or an array of typed keys of shape `[*batch]`, one per example. With
+keys from `example_keys(seed, index)`, example i is the same for every batch size,
+device and process count.
 """
 
 import jax

@@ -10,8 +10,8 @@ Conventions, stated here once and kept everywhere:
 - Arrays have shape `[*batch, *event]`, times are scalar or `[*batch]`.
 
 A schedule is any object with the four methods of `Schedule`, elementwise in their
-argument. Where exact arithmetic gives a finite value, they give one in float32, t = 0 and
-t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
+argument. Where exact arithmetic gives a finite value, they give one in float32, t = 0
+and t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
 """
 
 from typing import Protocol
@@ -122,8 +122,8 @@ class Cosine:
       ValueError: `logsnr_min >= logsnr_max`.
 
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17 with offset 0; truncation
-    as in Hoogeboom et al. 2023, arXiv 2301.11093, appendix. Both ends are written as
-    sines of angles measured from their own end, so alpha(1) = 0 and sigma(0) = 0 exactly.
+    as in Hoogeboom et al. 2023, arXiv 2301.11093, appendix. Both are written as sines
+    of angles measured from their own end, so alpha(1) = 0 and sigma(0) = 0 exactly.
     """
 
     logsnr_min: float = -jnp.inf
@@ -176,7 +176,7 @@ class LinearBeta:
     Raises:
       ValueError: a rate is not positive.
 
-    Source: Song et al. 2021, arXiv 2011.13456, eq. 32-33; the continuous limit of the
+    Source: Song et al. 2021, arXiv 2011.13456, the VP SDE; the continuous limit of the
     schedule of Ho et al. 2020, arXiv 2006.11239.
     """
 

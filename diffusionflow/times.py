@@ -2,8 +2,8 @@
 
 A density over [0, 1] has `quantile(u, schedule)`, its inverse distribution function,
 `density(t, schedule)` and `sample(key, shape, schedule)`. In an objective it is part of
-what is learned; as a proposal it is where times are really drawn, and importance weights
-undo it.
+what is learned; as a proposal it is where times are really drawn, and importance
+weights undo it.
 """
 
 from typing import Any
@@ -72,7 +72,7 @@ class LogitNormal(_Independent):
     Raises:
       ValueError: `std` is not positive.
 
-    Source: Esser et al. 2024, arXiv 2403.03206, eq. 19.
+    Source: Esser et al. 2024, arXiv 2403.03206, logit-normal sampling.
     """
 
     mean: float = 0.0
@@ -98,12 +98,12 @@ class LogitNormal(_Independent):
 class Stratified:
     """Times of another density, evenly spread within the batch.
 
-    Example i of n gets the quantile `(u + i / n) mod 1` with one `u` for the batch: each
-    time alone has the density of `base`, and the mean over a batch varies less. The
-    times depend on the whole batch by nature: with keys `[*batch]` the `u` comes from
-    the first of them.
+    Example i of n gets the quantile `(u + i / n) mod 1` with one `u` for the batch:
+    each time alone has the density of `base`, and the mean over a batch varies less.
+    The times depend on the whole batch by nature: with keys `[*batch]` the `u` comes
+    from the first of them.
 
-    Source: Kingma et al. 2021, arXiv 2107.00630, appendix I.1.
+    Source: Kingma et al. 2021, arXiv 2107.00630, low-discrepancy sampler.
     """
 
     base: Any

@@ -88,8 +88,9 @@ WITHOUT = """
 import importlib.abc, sys
 
 class Refuse(importlib.abc.MetaPathFinder):
-    names = {"flax", "optax", "orbax", "ml_collections", "grain", "tensorboardX", "rich",
-             "sklearn", "matplotlib", "PIL", "diffrax", "equinox", "tensorflow", "torch"}
+    names = {"flax", "optax", "orbax", "ml_collections", "grain", "tensorboardX",
+             "rich", "sklearn", "matplotlib", "PIL", "diffrax", "equinox",
+             "tensorflow", "torch"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
             raise ModuleNotFoundError(f"{name} is hidden")

@@ -6,7 +6,10 @@ from diffusionflow import objectives, schedules, times, weightings
 from tests import oracles
 
 
-def recipe(schedule, kind, weighting, density=times.Uniform()):
+UNIFORM = times.Uniform()
+
+
+def recipe(schedule, kind, weighting, density=UNIFORM):
     return objectives.Objective(schedule, kind, weightings.Mse(weighting), density)
 
 

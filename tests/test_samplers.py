@@ -316,7 +316,7 @@ def test_to_data():
 def test_refusals():
     z, schedule = np.ones((2, 2), np.float32), SCHEDULES["flow"]
     by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
-    sample = lambda fn, times, sampler=samplers.ddim(): samplers.sample(
+    sample = lambda fn, times, sampler=EVERY["ddim"]: samplers.sample(
         jax.random.key(0), fn, z, times, sampler=sampler, schedule=schedule
     )
     with pytest.raises(ValueError, match=r"eps does not determine .* at t=1\.0"):

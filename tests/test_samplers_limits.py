@@ -77,7 +77,7 @@ def test_a_ddpm_step_is_ddim_of_twice_the_step_then_noise(schedule):
 @pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("kind", ["x", "u", "v"])
 def test_coefficients_are_the_sampler(sampler, kind):
-    """Random predictions and noise, weighed by the coefficients, give what run gives."""
+    """Random predictions and noise, weighed by them, give what run gives."""
     schedule, times = SCHEDULES["truncated"], grids.uniform(4)
     found = samplers.coefficients(sampler, times, schedule=schedule, kind=kind)
     generator = np.random.default_rng(0)

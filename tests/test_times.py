@@ -69,7 +69,7 @@ def test_stratified_fills_every_stratum_once_and_each_time_is_uniform():
 
 
 def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
-    """For t^2 the mean over n moves by u / n with u uniform, to first order in 1 / n."""
+    """For t^2 the mean over n moves by u / n with u uniform, to first order."""
     draw = lambda key: times.Stratified(times.Uniform()).sample(key, (64,), FLOW) ** 2
     means = jax.vmap(lambda key: draw(key).mean())(
         jax.random.split(jax.random.key(0), 2000)

@@ -71,6 +71,6 @@ def ddim() -> Churn:
 def ddpm() -> Churn:
     """The ancestral sampler with the posterior variance.
 
-    Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and 11, for any schedule and any step.
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and 11, for any schedule and step.
     """
     return Churn(0.5)

@@ -10,11 +10,11 @@ Every variable p turns the ODE into `d(z / scale) / d clock = a x_hat + b eps_ha
 | "v"      | atan2(sigma, alpha)     | sqrt(alpha^2 + sigma^2) | v / scale          |
 | "dz_dt"  | t                       | 1                       | alpha' x + sigma' eps |
 
-The Euler step in x, eps and u is the same, and is DDIM; in v and dz_dt it is not. Two-stage
-steps differ in all of them.
+The Euler step in x, eps and u is the same, and is DDIM; in v and dz_dt it is not.
+Two-stage steps differ in all of them.
 
-Source: Gao et al. 2024, "Diffusion Meets Flow Matching", table of reparametrised samplers;
-the row of v follows from z / scale = cos(clock) x + sin(clock) eps.
+Source: Gao et al. 2024, "Diffusion Meets Flow Matching", table of reparametrised
+samplers; the row of v follows from z / scale = cos(clock) x + sin(clock) eps.
 """
 
 import jax
@@ -67,8 +67,9 @@ class Heun:
     """The average of the slopes at t and, after an Euler step, at s; order 2.
 
     `z_s = scale_s (z_t / scale_t + (clock_s - clock_t) (slope_t + slope_s) / 2)`.
-    The step to sigma = 0 (where x would have to be told from z alone) and, in "eps", the
-    step from alpha = 0 (where the clock is infinite) are Euler's, with one evaluation.
+    The step to sigma = 0 (where x would have to be told from z alone) and, in "eps",
+    the step from alpha = 0 (where the clock is infinite) are Euler's, with one
+    evaluation.
 
     Args:
       variable: one of `VARIABLES`.
@@ -76,7 +77,7 @@ class Heun:
     Raises:
       ValueError: the variable is unknown.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1, for any schedule and variable.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1, in any variable.
     """
 
     variable: str = static(default="dz_dt")

@@ -1,0 +1,119 @@
+"""Samplers as linear maps: with which weights predictions and noise enter a sample."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import grids, predictions, random
+from diffusionflow._numeric import in_float64
+from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn
+from diffusionflow.samplers.base import Sampler, plan, run
+from diffusionflow.schedules import Schedule
+
+
+class Coefficients(NamedTuple):
+    """A sampler as a linear map of predictions and noise:
+
+    `z_end = initial z_start + sum_ij h_ij p_ij + sum_ij c_ij xi_ij`.
+
+    Fields:
+      h: weights of the predictions, `[num_steps, calls]`.
+      c: weights of the noise, `[num_steps, num_noises]`.
+      initial: weight of the first z, `[]`.
+    """
+
+    h: ArrayLike
+    c: ArrayLike
+    initial: ArrayLike
+
+
+def coefficients(
+    sampler: Sampler, times: ArrayLike, *, schedule: Schedule, kind: AnyKind
+) -> Coefficients:
+    """The weights with which predictions and noise enter the result of `run`.
+
+    They are the derivative of `run` itself, with prediction j of step i of the given
+    kind replaced by an independent variable; the sampler must be linear in them.
+
+    Args:
+      sampler: any linear one.
+      times: a grid, `[num_steps + 1]`, falling.
+      schedule: any.
+      kind: of the predictions that are weighed.
+
+    Returns:
+      `Coefficients`, NumPy float64 where all is concrete. A call that a step skips has
+      weight 0.
+
+    Raises:
+      ValueError: `times` is no grid, or `kind` is singular on it.
+    """
+    predictions.refuse_singular(kind, times[:-1], schedule=schedule)
+    grids.check_grid(times)
+    return in_float64(
+        _coefficients, sampler, times, schedule, predictions.as_kind(kind)
+    )
+
+
+def _coefficients(sampler, times, schedule, kind) -> Coefficients:
+    rows = plan(sampler, times, schedule)
+    zero = jnp.zeros((), jnp.result_type(float))
+    num_steps = times.shape[0] - 1
+
+    def end(z, values, noise):
+        prescribed = _Prescribed(sampler, kind, schedule)
+        source = random.Recorded(noise)
+        result = run(None, None, z, (rows, values), sampler=prescribed, noise=source)
+        return result.x
+
+    calls = _stages(sampler, rows, zero)
+    values = jnp.zeros((num_steps, calls), zero.dtype)
+    noise = jnp.zeros((num_steps, sampler.num_noises), zero.dtype)
+    initial, h, c = jax.grad(end, argnums=(0, 1, 2))(zero, values, noise)
+    return Coefficients(h, c, initial)
+
+
+class _Prescribed(NamedTuple):
+    """A sampler whose step i sees `values[i, j]` as the prediction of its j-th call."""
+
+    sampler: Any
+    kind: Any
+    schedule: Any
+
+    @property
+    def num_noises(self) -> int:
+        return self.sampler.num_noises
+
+    def init(self, z: Array) -> Any:
+        return self.sampler.init(z)
+
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+        del denoise_fn
+        row, values = row
+        stage = iter(range(values.shape[0]))
+        prescribed = lambda z, t: predictions.to_denoised(
+            values[next(stage)], kind=self.kind, z=z, t=t, schedule=self.schedule
+        )
+        return self.sampler.step(state, row, noise, prescribed)
+
+    def output(self, state: Any) -> Array:
+        return self.sampler.output(state)
+
+
+def _stages(sampler: Sampler, rows: Any, z: Array) -> int:
+    """Evaluations of `denoise_fn` that one step of the program contains."""
+    count = 0
+
+    def counting(z: Array, t: Array) -> Denoised:
+        nonlocal count
+        count += 1
+        return Denoised(z, z)
+
+    noise = jnp.zeros((sampler.num_noises, *z.shape), z.dtype)
+    first = jax.tree.map(lambda column: jnp.asarray(column)[0], rows)
+    step = lambda z, row: sampler.step(sampler.init(z), row, noise, counting)
+    jax.eval_shape(step, z, first)
+    return count
