@@ -77,7 +77,7 @@ def objective_terms(
         t = (objective.proposal or objective.times).sample(time_key, shape, schedule)
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
-    t = at_least_float32(t)
+    t = at_least_float32(t).astype(x.dtype)
     error = _squared_error(predict_fn, x, t, eps, objective.kind, schedule)
     importance = _importance(objective, t)
     weight = objective.weighting(t, schedule)
@@ -133,7 +133,8 @@ def kind_loss(
     Raises:
       ValueError: `t` does not begin the shape of `x`.
     """
-    x, t = at_least_float32(x), at_least_float32(t)
+    x = at_least_float32(x)
+    t = at_least_float32(t).astype(x.dtype)
     return _squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
 
 
