@@ -166,7 +166,7 @@ def train_step(
         params=params,
         opt_state=opt_state,
         ema=ema.update(state.ema, params, decay),
-        sums=sums.add(loss, optax.global_norm(gradients), terms, recipe.bins),
+        sums=sums.add(loss, optax.tree.norm(gradients), terms, recipe.bins),
     ), loss
 
 

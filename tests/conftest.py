@@ -1,4 +1,12 @@
-"""Strict settings for every test: no silent promotion, eight forced CPU devices."""
+"""Strict settings for every test: no silent promotion, eight forced CPU devices.
+
+Programs that several tests compile are kept for the session: compiling is most of the
+time of the tests that train.
+"""
+
+import atexit
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -7,9 +15,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
+_compiled = tempfile.mkdtemp(prefix="diffusionflow-tests-")
+atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", _compiled)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
 
 @pytest.fixture
 def standard_promotion():
-    """For tests that run an optimizer: optax itself does not keep to strict promotion."""
+    """For tests that run an optimizer: optax does not keep to strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield

@@ -1,0 +1,169 @@
+"""The training loop, in this process on eight devices: `experiments/loop.py`."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import loop, metrics, trainer
+from experiments.checkpoints import Checkpoints, MismatchError
+from experiments.errors import UsageError
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def same(first, second):
+    """Whether two pytrees are equal bit for bit."""
+    equal = lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    return all(jax.tree.leaves(jax.tree.map(equal, first, second)))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Ten steps, a checkpoint after each: the workdir, the state, the batches."""
+    workdir = tmp_path_factory.mktemp("straight")
+    seen = []
+    with jax.numpy_dtype_promotion("standard"):
+        state = loop.train_and_evaluate(
+            tiny.config(checkpoint__every=1, checkpoint__keep=10),
+            workdir,
+            hook=lambda number, batch, state: seen.append((number, batch)),
+        )
+    return workdir, state, seen
+
+
+def test_a_run_leaves_everything(straight, capsys):
+    workdir, state, _ = straight
+    assert int(state.step) == 10
+    found = {path.name for path in workdir.iterdir()}
+    assert found >= {
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "config.json",
+        "environment.json",
+        "loss.png",
+        "samples",
+    }
+    names = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert names == ["step0000010_ema.png", "step0000010_raw.png"]
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["network"]["name"] == "residual_mlp"
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["backend"] == "cpu"
+
+
+def test_rows_come_when_they_are_due(straight):
+    rows = metrics.read(straight[0] / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [4, 5, 8, 10]
+    assert ["loss" in row for row in rows] == [True, False, True, True]
+    assert ["test_loss_ema" in row for row in rows] == [False, True, False, True]
+    assert [sum(row["examples_by_logsnr"]) for row in rows if "loss" in row] == [
+        4 * 16,
+        4 * 16,
+        2 * 16,
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 7, 9])
+def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
+    """Of 267 examples a step takes 16; log and evaluation fall between the k."""
+    source, expected, seen = straight
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copytree(source / "checkpoints" / str(k), tmp_path / "checkpoints" / str(k))
+    shutil.copy(source / "metrics.jsonl", tmp_path)
+    again = []
+    state = loop.train_and_evaluate(
+        tiny.config(),
+        tmp_path,
+        hook=lambda number, batch, state: again.append((number, batch)),
+    )
+    assert same(state, expected)
+    assert [number for number, _ in again] == list(range(k + 1, 11))
+    assert same(again, seen[k:])
+    written = (tmp_path / "metrics.jsonl").read_bytes()
+    assert written == (source / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is(straight, capsys):
+    workdir, expected, _ = straight
+    before = (workdir / "metrics.jsonl").read_bytes()
+    state = loop.train_and_evaluate(tiny.config(), workdir)
+    assert same(state, expected)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    text = capsys.readouterr().out
+    assert "resuming at step 10 of 10" in text
+    last = text.splitlines()[-1]
+    assert re.match(r"done: step 10, loss \d.\d+, test loss raw \d.\d+", last)
+    assert str(workdir) in last
+
+
+def test_seeing_saving_and_sampling_change_nothing(straight, tmp_path):
+    quiet = tiny.config(eval__every=0, samples__every=0, checkpoint__every=0)
+    state = loop.train_and_evaluate(quiet, tmp_path)
+    assert same(state, straight[1])
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_another_run_is_not_resumed(straight):
+    changed = tiny.config(optimizer__learning_rate=0.5, objective__times="logit_normal")
+    with pytest.raises(UsageError) as error:
+        loop.train_and_evaluate(changed, straight[0])
+    text = str(error.value)
+    assert "the checkpoint of step 10 belongs to another run" in text
+    assert "config.optimizer.learning_rate: 0.001 in the checkpoint, 0.5 now" in text
+    assert "config.objective.times: 'uniform' in the checkpoint" in text
+    assert "choose another --workdir" in text
+
+
+def test_what_the_numbers_do_not_depend_on_may_change(straight, tmp_path):
+    shutil.copytree(straight[0], tmp_path, dirs_exist_ok=True)
+    changed = tiny.config(sampler__name="ddpm", guidance=2.0, eval__draws=1)
+    assert same(loop.train_and_evaluate(changed, tmp_path), straight[1])
+
+
+def test_a_constant_rate_can_be_trained_on(tmp_path):
+    constant = dict(optimizer__schedule="constant", num_steps=5)
+    loop.train_and_evaluate(tiny.config(**constant), tmp_path)
+    state = loop.train_and_evaluate(
+        tiny.config(**constant | {"num_steps": 6}), tmp_path
+    )
+    assert int(state.step) == 6
+
+
+def test_a_checkpoint_of_another_shape_is_refused(straight, tmp_path, monkeypatch):
+    """As after a change of the code: the identity agrees, the arrays do not."""
+    monkeypatch.setattr(loop.identity, "check_same", lambda *args: None)
+    changed = tiny.config(network__features=8)
+    with pytest.raises(MismatchError, match=r"step 10, params: .* has shape .*16"):
+        loop.train_and_evaluate(changed, straight[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+    exploding = tiny.config(
+        optimizer__learning_rate=1e30, optimizer__clip_norm=0.0, checkpoint__every=1
+    )
+    with pytest.raises(FloatingPointError, match="loss = .* at step .*learning_rate"):
+        loop.train_and_evaluate(exploding, tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as saved:
+        assert max(saved.steps(), default=0) < 5
+
+
+def test_the_step_compiles_once(straight, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(trainer.Trainer):
+        def __init__(self, config):
+            super().__init__(config)
+            made.append(self)
+
+    monkeypatch.setattr(loop, "Trainer", Watched)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copytree(straight[0] / "checkpoints" / "6", tmp_path / "checkpoints" / "6")
+    loop.train_and_evaluate(tiny.config(), tmp_path)
+    assert made[0].step_fn._cache_size() == 1
+    assert made[0].eval_fn._cache_size() == 1

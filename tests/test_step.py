@@ -1,0 +1,210 @@
+"""The training step as a pure function: `experiments/step.py`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from diffusionflow import losses
+from experiments import devices, step
+from experiments.data import Examples
+from experiments.trainer import Trainer
+from tests import tiny
+
+KEY = step.stream(0, step.TRAIN)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(tiny.config())
+
+
+@pytest.fixture(scope="module")
+def state(trainer):
+    """A state whose zero-initialised layers have left zero."""
+    with jax.numpy_dtype_promotion("standard"):
+        state = jax.device_get(trainer.init())
+    rng = np.random.RandomState(0)
+    noisy = lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype("float32")
+    params = jax.tree.map(noisy, state.params)
+    return state._replace(params=params, step=np.int32(7))
+
+
+@pytest.fixture(scope="module")
+def batch(trainer):
+    return next(trainer.batches(0))
+
+
+def one_device_mesh():
+    return Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def loss_and_gradients(trainer, state, batch, mesh):
+    same = devices.replicated(mesh)
+    compiled = jax.jit(
+        functools.partial(step.loss_and_gradients, recipe=trainer.recipe),
+        out_shardings=same,
+    )
+    key = jax.device_put(KEY, same)
+    return compiled(jax.device_put(state, same), devices.place(mesh, batch), key)
+
+
+def test_one_and_eight_devices_agree(trainer, state, batch):
+    (loss_1, terms_1), grads_1 = loss_and_gradients(
+        trainer, state, batch, one_device_mesh()
+    )
+    (loss_8, terms_8), grads_8 = loss_and_gradients(trainer, state, batch, trainer.mesh)
+    assert trainer.mesh.size == 8
+    np.testing.assert_allclose(loss_1, loss_8, rtol=1e-6)
+    np.testing.assert_array_equal(terms_1.t, terms_8.t)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads_1))
+    assert scale > 0
+    for one, eight in zip(
+        jax.tree.leaves(grads_1), jax.tree.leaves(grads_8), strict=True
+    ):
+        np.testing.assert_allclose(one, eight, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_what_an_example_sees_does_not_depend_on_the_batch(trainer, state, batch):
+    mesh = one_device_mesh()
+    part = Examples(batch.values[:5], batch.labels[:5])
+    (_, whole), _ = loss_and_gradients(trainer, state, batch, mesh)
+    (_, first), _ = loss_and_gradients(trainer, state, part, mesh)
+    np.testing.assert_array_equal(first.t, whole.t[:5])
+    np.testing.assert_allclose(first.loss, whole.loss[:5], rtol=1e-5)
+    later = state._replace(step=np.int32(8))
+    (_, other), _ = loss_and_gradients(trainer, later, batch, mesh)
+    assert np.all(np.asarray(other.t) != np.asarray(whole.t))
+
+
+class Recording:
+    """A network that returns its input and keeps the labels it was given."""
+
+    def apply(self, variables, z, time, label, *, train, rngs):
+        self.label, self.train, self.time = label, train, time
+        return variables["params"] * z
+
+
+def recorded(trainer, rate, count):
+    net = Recording()
+    recipe = trainer.recipe._replace(
+        model=trainer.model._replace(net=net), label_dropout=rate
+    )
+    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None)
+    batch = Examples(np.zeros((count, 2), np.float32), np.arange(count) % 2)
+    step.loss_and_gradients(state, batch, KEY, recipe=recipe)
+    return net
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
+def test_labels_are_dropped_at_their_rate_to_the_null_label(trainer, rate):
+    count = 20_000
+    net = recorded(trainer, rate, count)
+    assert net.train
+    label = np.asarray(net.label)
+    dropped = label == trainer.model.num_classes
+    np.testing.assert_array_equal(label[~dropped], (np.arange(count) % 2)[~dropped])
+    error = np.sqrt(rate * (1 - rate) / count)
+    assert abs(dropped.mean() - rate) <= 3 * error
+
+
+def test_label_dropout_and_time_are_independent(trainer):
+    net = recorded(trainer, 0.5, 20_000)
+    dropped = np.asarray(net.label) == trainer.model.num_classes
+    time = np.asarray(net.time)
+    difference = time[dropped].mean() - time[~dropped].mean()
+    assert abs(difference) < 4 * np.sqrt(1 / 12 / 5_000)
+
+
+def test_bins_cover_everything_once():
+    bins = step.Bins(low=-10.0, high=10.0, count=5)
+    logsnr = jnp.array([-jnp.inf, -10.0, -6.01, -6.0, 0.0, 5.99, 6.0, 10.0, jnp.inf])
+    member = np.asarray(bins.one_hot(logsnr))
+    assert member.sum(1).tolist() == [1] * 9
+    assert member.argmax(1).tolist() == [0, 0, 0, 1, 2, 3, 4, 4, 4]
+
+
+def test_sums_are_sums():
+    bins = step.Bins(low=-1.0, high=1.0, count=2)
+    logsnr = jnp.array([-5.0, 0.5, 5.0])
+    loss, eps_mse = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
+    terms = losses.Terms(loss, None, logsnr, eps_mse, None)
+    sums = step.Sums.zeros(2)
+    for _ in range(2):
+        sums = sums.add(loss.mean(), jnp.array(3.0), terms, bins)
+    row = step.averages(sums)
+    assert row["loss"] == pytest.approx(7 / 3)
+    assert row["grad_norm"] == pytest.approx(3)
+    assert row["loss_by_logsnr"] == pytest.approx([1, 3])
+    assert row["eps_mse_by_logsnr"] == pytest.approx([10, 25])
+    assert row["examples_by_logsnr"] == [2, 4]
+
+
+def test_empty_bins_are_nan_and_poison_nothing():
+    bins = step.Bins(low=-1.0, high=1.0, count=2)
+    terms = losses.Terms(
+        jnp.array([1.0]), None, jnp.array([5.0]), jnp.array([jnp.inf]), None
+    )
+    row = step.averages(step.Sums.zeros(2).add(*jnp.ones(2), terms, bins))
+    assert np.isnan(row["loss_by_logsnr"][0])
+    assert row["loss_by_logsnr"][1] == 1
+
+
+def test_a_step_updates_everything_once(trainer, batch, standard_promotion):
+    start = jax.device_get(trainer.init())
+    placed = devices.place(trainer.mesh, batch)
+    after, losses_seen = trainer.init(), []
+    for number in range(1, 6):
+        before = jax.device_get(after)
+        after, loss = trainer.step_fn(after, placed, trainer.train_key)
+        losses_seen.append(float(loss))
+        rate = 1 - min(0.999, number / (9 + number))  # the warm-up of the average
+        for old, new, param in zip(
+            *map(jax.tree.leaves, (before.ema, after.ema, after.params)), strict=True
+        ):
+            assert new.dtype == np.float32
+            expected = old + rate * (param - old)
+            np.testing.assert_allclose(new, expected, rtol=1e-5, atol=1e-7)
+    assert int(after.step) == 5
+    changed = jax.tree.map(lambda a, b: np.any(a != b), start.params, after.params)
+    assert np.mean(jax.tree.leaves(changed)) > 0.4  # the rest waits for a zero layer
+    assert int(after.sums.steps) == 1  # anew after step 4, a multiple of log.every
+    np.testing.assert_allclose(after.sums.loss, losses_seen[-1], rtol=1e-6)
+
+
+def test_the_state_is_donated_and_stays_in_place(trainer, batch, standard_promotion):
+    before = trainer.init()
+    placed = devices.place(trainer.mesh, batch)
+    after, _ = trainer.step_fn(before, placed, trainer.train_key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    for leaf in jax.tree.leaves(after):
+        assert leaf.sharding == devices.replicated(trainer.mesh)
+    after, _ = trainer.step_fn(after, placed, trainer.train_key)
+    assert trainer.step_fn._cache_size() == 1
+
+
+def test_evaluation_counts_every_example_once(trainer, state):
+    test = trainer.dataset.test
+    mean = trainer.evaluate(state.params)
+    assert trainer.evaluate(state.params) == mean
+    each = [
+        step.eval_step(
+            state.params,
+            Examples(test.values[part], test.labels[part]),
+            jnp.asarray(part),
+            step.stream(0, step.EVALUATE),
+            model=trainer.model,
+            draws=2,
+        )
+        for part in np.array_split(np.arange(len(test.labels)), 3)
+    ]
+    np.testing.assert_allclose(np.concatenate(each).mean(), mean, rtol=1e-5)
+
+
+def test_the_streams_of_a_seed_differ():
+    keys = [step.stream(seed, purpose) for seed in (0, 1) for purpose in range(3)]
+    data = {jax.random.key_data(key).tobytes() for key in keys}
+    assert len(data) == 6
