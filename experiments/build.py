@@ -56,7 +56,7 @@ DATASETS = {
     "checkerboard": data.checkerboard,
     "mixture": data.mixture,
 }
-NETWORKS = {"unet": networks.UNet}
+NETWORKS = {"unet": networks.UNet, "residual_mlp": networks.ResidualMLP}
 LEARNING_RATES = ("constant", "cosine")
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
 AT_LEAST = {
@@ -169,6 +169,7 @@ def check(config: Mapping[str, Any]) -> None:
         for key in name.split("."):
             value = value[key]
         check_bound(name, value, value >= least, f"at least {least}")
+    check_bound("seed", config["seed"], 0 <= config["seed"] < 2**32, "in [0, 2^32)")
     dropout = config["label_dropout"]
     check_bound("label_dropout", dropout, 0 <= dropout <= 1, "in [0, 1]")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)

@@ -7,17 +7,19 @@ valid name in it, and exit code 2.
 import contextlib
 import os
 import pathlib
+import re
+import runpy
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.errors import UsageError
+from experiments.errors import UsageError, check_name, nearest
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",
@@ -63,32 +65,51 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 def _parse(argv: list[str]) -> list[str]:
     """The arguments that are no flags; exits with one line where absl would not."""
-    app.define_help_flags()
+    if "--help" in argv or "-h" in argv:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print(flags.FLAGS.module_help(__name__))
+        sys.exit(0)
     with usage_errors():
+        if "config" in flags.FLAGS:
+            _check_overrides(argv)
         try:
             rest = flags.FLAGS(argv)
-            if flags.FLAGS["verbosity"].using_default_value:
-                flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
-            _load_config()
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-            raise UsageError(_first_argument(error)) from error
-        except (OSError, ImportError, SyntaxError) as error:
-            raise UsageError(f"--config: {error}") from error
-    if flags.FLAGS["help"].present or flags.FLAGS["helpfull"].present:
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)
+            raise UsageError(" ".join(str(error).split())) from error
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
 
 
-def _load_config() -> None:
-    """Reads the file now: a missing one would show only on first use."""
-    if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-        flags.FLAGS["config"].value.keys()
+def _check_overrides(argv: list[str]) -> None:
+    """Refuses a config that is not there, and entries that it does not have.
+
+    absl would show a traceback for either, or nothing until the first use.
+    """
+    found = re.findall(r"(?<!\S)--?config(?:=|\s)(\S+)", " ".join(argv))
+    if not found:
+        return
+    config = _load(found[-1])
+    for flag in re.findall(r"(?<!\S)--?(?:no)?(config[.][^\s=]*)", " ".join(argv)):
+        section, where = config, "--config"
+        for key in flag.split(".")[1:]:
+            known = list(section) if hasattr(section, "keys") else []
+            check_name(where, key, known)
+            section, where = section[key], f"{where}.{key}"
 
 
-def _first_argument(error: Exception) -> str:
-    """The message without the quotes that `str` puts around that of a KeyError."""
-    return str(error.args[0]) if error.args else type(error).__name__
+def _load(flag_value: str) -> Mapping[str, Any]:
+    """The config of `--config=FILE` or `--config=FILE:ARGUMENT`."""
+    name, *argument = flag_value.split(":", 1)
+    path = pathlib.Path(name)
+    if not path.is_file():
+        there = sorted(map(str, path.parent.glob("*.py")))
+        raise UsageError(f"--config: no file {name!r}; {nearest(name, there)}")
+    try:
+        return runpy.run_path(name)["get_config"](*argument)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"--config: {name} gives no config: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -1,15 +1,16 @@
 """Data sets in memory, their split, the transform to floats, and the batches of a run.
 
 Everything here is a pure function of its arguments. Batch k of a run depends on
-(seed, k) and nothing else: grain shuffles *indices* (a new permutation each epoch),
-so the step is the whole state of the data and a run resumes at any batch. Several
-processes take interleaved parts of the same global batch.
+(seed, k) and nothing else, so the step is the whole state of the data and a run
+resumes at any batch. Several processes take interleaved parts of one global batch.
+All random numbers are of NumPy's `RandomState`, whose stream is frozen.
 
 A data set stores what its source stores (quantised grey levels as uint8, points as
 float32); `DataTransform` is the one way to floats and back.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -40,8 +41,8 @@ class DataTransform:
     def __post_init__(self):
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise ValueError(
-                f"levels = {self.levels} must lie in 2..256 (samples are stored as "
-                "uint8), or be None for data that are floats already"
+                f"levels={self.levels}: must be in 2..256 (samples are stored as "
+                "uint8), or None for data that are floats already"
             )
 
     def to_float(self, values: jax.Array) -> jax.Array:
@@ -182,7 +183,9 @@ def mixture(
       ValueError: if `std` is out of range.
     """
     if not 0 < std < 1:
-        raise ValueError(f"std = {std} must lie in (0, 1): the total variance is 1")
+        raise ValueError(
+            f"std={std}: must be in (0, 1), because the total variance is 1"
+        )
     rng, labels = _generator(size, seed, num_classes=num_modes)
     means = mixture_means(num_modes=num_modes, std=std)
     points = means[labels] + std * rng.standard_normal((size, 2))
@@ -199,29 +202,25 @@ def mixture_means(*, num_modes: int, std: float) -> np.ndarray:
 def _generator(
     size: int, seed: int, num_classes: int
 ) -> tuple[np.random.RandomState, np.ndarray]:
-    """A generator whose stream NumPy has frozen, and labels [size] in turn."""
+    """A generator, and labels [size] in turn."""
     least = HOLD_OUT * num_classes
     if size < least:
         raise ValueError(
-            f"size = {size} leaves a class without a test example: every "
+            f"size={size} leaves a class without a test example: every "
             f"{HOLD_OUT}th is held out, so {num_classes} classes need at least {least}"
         )
     return np.random.RandomState(seed), np.arange(size) % num_classes
 
 
-def batches(
-    examples: Examples,
-    *,
-    seed: int,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.MapDataset:
-    """All batches of a run: element k is `Examples`, this process's part of batch k.
+class Batches:
+    """All batches of a run by number: a random-access source for grain.
+
+    The training examples are read epoch after epoch, each in an order of its own, and
+    cut into batches without regard to where an epoch ends.
 
     Args:
       examples: the training examples.
-      seed: of the order.
+      seed: of the order, in [0, 2^32).
       batch_size: of the global batch; row r of it belongs to process
         r % process_count.
       process_index: this process.
@@ -230,23 +229,44 @@ def batches(
     Raises:
       ValueError: if `batch_size` is no positive multiple of `process_count`.
     """
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size = {batch_size} must be a positive multiple of the "
-            f"{process_count} processes"
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        seed: int,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if batch_size < 1 or batch_size % process_count:
+            raise ValueError(
+                f"batch_size={batch_size}: must be a positive multiple of the "
+                f"{process_count} processes"
+            )
+        self._examples, self._batch_size = examples, batch_size
+        self._rows = np.arange(process_index, batch_size, process_count)
+        self._count = len(examples.labels)
+        self._order = functools.lru_cache(maxsize=4)(
+            lambda epoch: np.random.RandomState([seed, epoch]).permutation(self._count)
         )
-    order = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-    part = order[process_index::process_count]
-    local = part.batch(batch_size // process_count, drop_remainder=True)
-    return local.map(examples.gather)
+
+    def __len__(self) -> int:
+        return 2**40  # there is always another epoch
+
+    def __getitem__(self, number: int) -> Examples:
+        """This process's part of batch `number`."""
+        epochs, places = np.divmod(number * self._batch_size + self._rows, self._count)
+        parts = [
+            self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)
+        ]
+        return self._examples.gather(np.concatenate(parts))
 
 
-def iterate(
-    all_batches: grain.MapDataset, start: int, num_threads: int = 1
-) -> Iterator[Examples]:
+def iterate(batches: Batches, start: int, num_threads: int = 1) -> Iterator[Examples]:
     """The batches from number `start` on, read ahead by `num_threads` threads."""
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    iterator = iter(all_batches.to_iter_dataset(options))
+    iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     return iterator
 

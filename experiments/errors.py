@@ -13,10 +13,14 @@ def check_name(where: str, name: str, known: Collection[str]) -> None:
     """Raises a `UsageError` with the nearest valid name if `name` is not in `known`."""
     if name in known:
         return
+    raise UsageError(f"{where}: unknown name {name!r}; {nearest(name, known)}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Which known name may have been meant, and all of them, in words."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(known) or "none"
-    raise UsageError(f"{where}: unknown name {name!r}; {hint}known: {listed}")
+    return f"{hint}known: {', '.join(known) or 'none'}"
 
 
 def check_bound(name: str, value: float, holds: bool, bound: str) -> None:
@@ -27,10 +31,11 @@ def check_bound(name: str, value: float, holds: bool, bound: str) -> None:
 
 @contextlib.contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Turns a `ValueError` inside into a `UsageError` that begins with `where`."""
+    """Turns an error of values or types inside into a `UsageError` about `where`."""
     try:
         yield
     except UsageError:
         raise
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{where}: {reason}") from error

@@ -87,7 +87,7 @@ def _restore_or_init(trainer: Trainer, saved: checkpoints.Checkpoints) -> TrainS
     found = saved.identity(newest)
     identity.check_format(found)
     identity.check_same(found, trainer.identity, newest)
-    items = saved.restore(newest, _items(trainer.abstract_state()))
+    items = saved.restore(newest, _items(trainer.abstract_state))
     return TrainState(params=items["params"], ema=items["ema"], **items["train"])
 
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.errors import UsageError, check_name
+from experiments.errors import UsageError, check_name, naming
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -93,10 +93,8 @@ def _call(
     for key in keywords:
         check_name(f"argument of {where} {name!r}", key, offered)
     filled = {key: value for key, value in known.items() if key in parameters}
-    try:
+    with naming(f"{where}: {name}"):
         return registry[name](*positional, **keywords, **filled)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {name}: {error}") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -18,6 +18,7 @@ from experiments import (
     sampling,
     step,
 )
+from experiments.errors import naming
 from experiments.step import TrainState
 
 
@@ -49,6 +50,9 @@ class Trainer:
             log_every=config.log.every,
         )
         self.mesh = devices.data_mesh()
+        self.init_fn = functools.partial(step.init, recipe=self.recipe)
+        with naming("network"):
+            self.abstract_state = self._abstract_state()
         self.identity = checkpoints.plain_json(
             identity.make(config.to_dict(), self.model)
         )
@@ -58,7 +62,6 @@ class Trainer:
         config, same = self.config, devices.replicated(self.mesh)
         self.train_key = jax.device_put(step.stream(config.seed, step.TRAIN), same)
         self.eval_key = jax.device_put(step.stream(config.seed, step.EVALUATE), same)
-        self.init_fn = functools.partial(step.init, recipe=self.recipe)
         self.step_fn = jax.jit(
             functools.partial(step.train_step, recipe=self.recipe),
             donate_argnums=0,
@@ -83,21 +86,21 @@ class Trainer:
         key = step.stream(self.config.seed, step.INIT)
         return jax.jit(self.init_fn, out_shardings=same)(key)
 
-    def abstract_state(self) -> TrainState:
+    def _abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         key = step.stream(self.config.seed, step.INIT)
         return devices.abstract(jax.eval_shape(self.init_fn, key))
 
     def batches(self, start: int) -> Iterator[data.Examples]:
         """This process's part of the batches from number `start` on."""
-        all_batches = data.batches(
+        batches = data.Batches(
             self.dataset.train,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return data.iterate(all_batches, start)
+        return data.iterate(batches, start)
 
     def evaluate(self, params: Any) -> float:
         """Mean loss of the test examples, each counted once."""

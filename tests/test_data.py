@@ -34,7 +34,7 @@ def test_only_quantisation_clamps_and_it_can_be_measured():
 
 @pytest.mark.parametrize("levels", [0, 1, 257])
 def test_impossible_levels_are_refused(levels):
-    with pytest.raises(ValueError, match=f"levels = {levels} must lie in 2..256"):
+    with pytest.raises(ValueError, match=f"levels={levels}: must be in 2..256"):
         data.DataTransform(levels)
 
 
@@ -104,9 +104,9 @@ def test_the_mixture_has_its_means_and_deviation():
 
 
 def test_impossible_point_sets_are_refused():
-    with pytest.raises(ValueError, match="size = 10 .* at least 18"):
+    with pytest.raises(ValueError, match="size=10 .* at least 18"):
         data.moons(size=10)
-    with pytest.raises(ValueError, match="std = 1.0"):
+    with pytest.raises(ValueError, match="std=1.0"):
         data.mixture(std=1.0)
 
 
@@ -116,22 +116,22 @@ def examples():
 
 
 def test_batch_k_depends_on_seed_and_k_alone(examples):
-    batches = data.batches(examples, seed=3, batch_size=16)
+    batches = data.Batches(examples, seed=3, batch_size=16)
     straight = [
         batch.labels
         for _, batch in zip(range(20), data.iterate(batches, 0), strict=False)
     ]
     for start in (0, 1, 7, 13):  # 7 begins in the second epoch, in mid-batch
-        resumed = data.iterate(data.batches(examples, seed=3, batch_size=16), start)
+        resumed = data.iterate(data.Batches(examples, seed=3, batch_size=16), start)
         for k in range(start, 20):
             np.testing.assert_array_equal(next(resumed).labels, straight[k])
             np.testing.assert_array_equal(batches[k].labels, straight[k])
-    other = data.batches(examples, seed=4, batch_size=16)
+    other = data.Batches(examples, seed=4, batch_size=16)
     assert not np.array_equal(other[0].labels, straight[0])
 
 
 def test_an_epoch_is_a_permutation_and_epochs_differ(examples):
-    batches = data.batches(examples, seed=0, batch_size=20)
+    batches = data.Batches(examples, seed=0, batch_size=20)
     epochs = [
         np.concatenate([batches[5 * e + i].labels for i in range(5)]) for e in (0, 1)
     ]
@@ -142,10 +142,10 @@ def test_an_epoch_is_a_permutation_and_epochs_differ(examples):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_one_global_batch(examples, count):
-    whole = data.batches(examples, seed=5, batch_size=8)
+    whole = data.Batches(examples, seed=5, batch_size=8)
     for k in (0, 9, 30):
         for index in range(count):
-            part = data.batches(
+            part = data.Batches(
                 examples,
                 seed=5,
                 batch_size=8,
@@ -157,8 +157,8 @@ def test_processes_share_one_global_batch(examples, count):
 
 @pytest.mark.parametrize(("batch_size", "count"), [(0, 1), (-8, 2), (9, 2)])
 def test_a_batch_that_cannot_be_shared_is_refused(examples, batch_size, count):
-    with pytest.raises(ValueError, match=f"batch_size = {batch_size} must be"):
-        data.batches(examples, seed=0, batch_size=batch_size, process_count=count)
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: must be"):
+        data.Batches(examples, seed=0, batch_size=batch_size, process_count=count)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (11, 4), (3, 8)])

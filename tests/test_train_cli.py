@@ -1,0 +1,130 @@
+"""The command line of training: one line and exit code 2 for a mistake."""
+
+import json
+import os
+import re
+
+import pytest
+
+from tests import commands, tiny
+
+CONFIG = "--config=configs/digits.py"
+MISTAKES = {
+    "misspelt key": (
+        [CONFIG, "--config.optimizer.lerning_rate=1"],
+        "--config.optimizer: unknown name 'lerning_rate'; did you mean 'learning_rate'",
+    ),
+    "misspelt section": (
+        [CONFIG, "--config.optimiser.b1=1"],
+        "--config: unknown name 'optimiser'; did you mean 'optimizer'?",
+    ),
+    "key inside a number": ([CONFIG, "--config.seed.x=1"], "--config.seed: unknown"),
+    "wrong type": (
+        [CONFIG, "--config.optimizer.learning_rate=abc"],
+        "--config.optimizer.learning_rate=abc: could not convert string to float",
+    ),
+    "float for an int": ([CONFIG, "--config.num_steps=1.5"], "--config.num_steps=1.5"),
+    "number for a section": ([CONFIG, "--config.optimizer=3"], "is not a dict"),
+    "wrong type in a tuple": (
+        [CONFIG, "--config.network.multipliers=a"],
+        "network: ",
+    ),
+    "unknown schedule": (
+        [CONFIG, "--config.objective.schedule=cosin"],
+        "objective.schedule: unknown name 'cosin'; did you mean 'cosine'?",
+    ),
+    "unknown network": (
+        [CONFIG, "--config.network.name=unt"],
+        "network.name: unknown name 'unt'; did you mean 'unet'?",
+    ),
+    "bad value": ([CONFIG, "--config.batch_size=0"], "batch_size=0: must be positive"),
+    "stray argument": ([CONFIG, "stray"], "unexpected argument 'stray'"),
+    "missing file": (
+        ["--config=configs/digit.py"],
+        "no file 'configs/digit.py'; did you mean 'configs/digits.py'?",
+    ),
+    "missing file, space": (["--config", "configs/digit.py"], "did you mean"),
+    "no config": ([], "--config must have a value"),
+    "misspelt flag": ([CONFIG, "--wrkdir=3"], "'wrkdir'. Did you mean: workdir"),
+    "override too early": (["--config.seed=3", CONFIG], "before a value for --config"),
+    "no such backend": (
+        [CONFIG, "--require_backend=gpu"],
+        "--require_backend=gpu: JAX .* found only 'cpu'",
+    ),
+    "broken file": (["--config=README.md"], "README.md gives no config: SyntaxError"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Every mistake made once, two at a time."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    results, running = {}, {}
+    for name, (arguments, _) in [*MISTAKES.items(), (None, ([], None))]:
+        if len(running) == 2 or name is None:
+            for done, process in running.items():
+                output, error = process.communicate(timeout=60)
+                results[done] = process.returncode, output, error
+            running = {}
+        if name is not None:
+            running[name] = commands.start(
+                "experiments.train", f"--workdir={workdir}", *arguments
+            )
+    return results, workdir
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gives_one_line_and_exit_code_2(outcomes, name):
+    code, output, error = outcomes[0][name]
+    assert output == ""
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert re.search(MISTAKES[name][1], error), error
+    assert code == 2
+
+
+def test_a_mistake_creates_nothing(outcomes):
+    assert not outcomes[1].exists()
+
+
+def test_a_missing_workdir_is_a_mistake_too():
+    code, _, error = commands.run("experiments.train", CONFIG)
+    assert code == 2
+    assert error.startswith("error: flag --workdir")
+    assert len(error.splitlines()) == 1
+
+
+def test_help_is_no_mistake():
+    code, output, _ = commands.run("experiments.train", "--help")
+    assert code == 0
+    assert "--workdir" in output
+    assert "Trains a model" in output
+
+
+@pytest.mark.slow
+def test_training_writes_where_it_is_told_and_reuses_compiled_programs(tmp_path):
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        "import json, ml_collections\n"
+        f"VALUES = json.loads({json.dumps(tiny.config().to_json())!r})\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict(VALUES)\n"
+    )
+    cache = tmp_path / "cache"
+    command = ["experiments.train", f"--config={config}", "--config.num_steps=4"]
+    for name in ("first", "second"):
+        workdir = tmp_path / name
+        code, output, error = commands.run(
+            *command, f"--workdir={workdir}", XDG_CACHE_HOME=str(cache)
+        )
+        assert (code, error) == (0, "")
+        lines = output.splitlines()
+        assert lines[0].startswith("backend     cpu, 1 x cpu")
+        assert any(line.startswith("step 4/4  loss ") for line in lines)
+        assert lines[-1].startswith("done: step 4, loss ")
+        assert (workdir / "metrics.jsonl").exists()
+        if name == "first":
+            made = sorted(path.name for path in cache.rglob("*-cache"))
+            assert any("train_step" in path for path in made)
+    assert sorted(path.name for path in cache.rglob("*-cache")) == made
+    assert os.listdir(cache) == ["diffusionflow"]
