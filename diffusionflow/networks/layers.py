@@ -1,0 +1,167 @@
+"""Layers on channels-last maps that are fast on a CPU and plain on an accelerator.
+
+Everything is linear algebra that JAX differentiates by itself, so forward mode,
+reverse mode and higher derivatives hold. Parameters are float32; `dtype` is the type
+of the products; statistics are float32 whatever `dtype` is. docs/performance.md has
+the measurements behind the forms chosen here.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+zeros = nn.initializers.zeros_init()
+fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Zero-padded 3x3 convolution (correlation), one pixel of padding on each side.
+
+    Maps narrower than the kernel are multiplied row by row with the banded matrix of
+    the kernel: there XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
+
+    Args:
+      x: [batch, height, width, in].
+      kernel: [3, 3, in, out].
+      stride: of the output pixels.
+
+    Returns:
+      [batch, ceil(height / stride), ceil(width / stride), out].
+    """
+    if min(x.shape[1:3]) >= 3:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(stride, stride),
+            padding=((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    batch, height, width, _ = x.shape
+    bands = np.stack([np.eye(width, k=1 - tap) for tap in range(3)])
+    matrix = jnp.einsum("hjcn,jio->hicon", kernel, bands.astype(kernel.dtype))
+    matrix = matrix.reshape(-1, width * kernel.shape[-1])
+    rows = jnp.pad(x.reshape(batch, height, -1), ((0, 0), (1, 1), (0, 0)))
+    rows = jnp.concatenate([rows[:, i : i + height] for i in range(3)], axis=-1)
+    y = rows.reshape(batch * height, -1) @ matrix
+    return y.reshape(batch, height, width, -1)[:, ::stride, ::stride]
+
+
+def repeat_rows(bias: jax.Array, like: jax.Array) -> jax.Array:
+    """Repeats [out] to the shape of `like`, [..., out].
+
+    Written as a product with ones, so that its gradient is a product too: XLA's CPU
+    reduction to [out] is up to 20 times slower.
+    """
+    ones = jnp.ones(like.size // like.shape[-1], bias.dtype)
+    return jnp.einsum("m,c->mc", ones, bias).reshape(like.shape)
+
+
+def repeat_pixels(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Repeats [batch, channels] to the shape of `like`, [batch, h, w, channels]."""
+    ones = jnp.ones((x.shape[0], like.shape[1] * like.shape[2]), x.dtype)
+    return jnp.einsum("bp,bc->bpc", ones, x).reshape(like.shape)
+
+
+class Conv3x3(nn.Module):
+    """`conv3x3` with bias: [batch, h, w, in] -> [batch, h', w', features]."""
+
+    features: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = fan_in
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", zeros, (self.features,))
+        y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return y + repeat_rows(bias.astype(self.dtype), y)
+
+
+class Pointwise(nn.Module):
+    """The same affine map at every pixel: [..., in] -> [..., features]."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = fan_in
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
+        # one flat axis: XLA transposes and copies for a contraction over several
+        y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+        y = y + repeat_rows(bias.astype(self.dtype), y)
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(query key^T / sqrt(features)) value, the softmax in float32.
+
+    Args:
+      query: [batch, tokens, heads, features].
+      key: the same shape.
+      value: the same shape.
+
+    Returns:
+      [batch, tokens, heads, features], of the type of `value`.
+    """
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum(
+        "bqhf,bkhf->bhqk", query * scale, key, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+
+
+def num_groups(channels: int) -> int:
+    """The largest divisor of `channels` up to 32 that leaves 4 channels a group."""
+    most = max(1, min(32, channels // 4))
+    return max(n for n in range(1, most + 1) if channels % n == 0)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation as one multiply-add per element, in float32.
+
+    y = x a + b with a = (1 + film_scale) gamma / std and
+    b = (1 + film_scale) (beta - gamma mean / std) + film_shift, both
+    [batch, channels]. Groups are spread over channels by a product with a one-hot
+    matrix: its result is stored, where a repeat would be redone for every element.
+
+    Source: Wu & He, Group Normalization, arXiv:1803.08494, equations 1-3.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array, film: jax.Array | None = None) -> jax.Array:
+        """Normalises and, where `film` is given, scales and shifts each channel.
+
+        Args:
+          x: [batch, height, width, channels].
+          film: float32 [batch, 2 channels], scales then shifts, or None.
+
+        Returns:
+          [batch, height, width, channels], float32.
+        """
+        batch, height, width, channels = x.shape
+        groups = num_groups(channels)
+        gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
+        beta = self.param("bias", zeros, (channels,))
+        x = x.astype(jnp.float32)
+        grouped = x.reshape(batch, height * width, groups, channels // groups)
+        mean = grouped.mean((1, 3))
+        variance = jnp.maximum((grouped * grouped).mean((1, 3)) - mean * mean, 0.0)
+        inverse = jax.lax.rsqrt(variance + self.epsilon)
+        spread = jnp.repeat(jnp.eye(groups), channels // groups, axis=1) * gamma[None]
+        scale = inverse @ spread
+        terms = jnp.concatenate([-mean * inverse, jnp.ones((batch, 1))], axis=1)
+        shift = terms @ jnp.concatenate([spread, beta[None]])
+        if film is not None:
+            film_scale, film_shift = jnp.split(film, 2, axis=-1)
+            scale = scale * (1 + film_scale)
+            shift = shift * (1 + film_scale) + film_shift
+        return x * repeat_pixels(scale, x) + repeat_pixels(shift, x)

@@ -1,0 +1,197 @@
+"""The U-Net: (z, time, label) -> an array like z."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from diffusionflow.networks.embedding import Conditioning
+from diffusionflow.networks.layers import (
+    Conv3x3,
+    GroupNorm,
+    Pointwise,
+    attend,
+    fan_in,
+    zeros,
+)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(drop(silu(film(norm(conv(silu(norm(x)))))))), zero conv at first.
+
+    Where the number of channels changes, x goes through a pointwise map.
+    """
+
+    features: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
+        """x: [batch, h, w, in]; vector: [batch, any]. Returns [..., features]."""
+        h = nn.silu(GroupNorm(name="norm_in")(x))
+        h = Conv3x3(self.features, dtype=self.dtype, name="conv_in")(h)
+        film = nn.Dense(2 * self.features, kernel_init=fan_in, name="film")(vector)
+        h = nn.silu(GroupNorm(name="norm_out")(h, film))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        conv = Conv3x3(
+            self.features, dtype=self.dtype, kernel_init=zeros, name="conv_out"
+        )
+        if x.shape[-1] != self.features:
+            x = Pointwise(self.features, self.dtype, name="skip")(x)
+        return x + conv(h)
+
+
+class SelfAttention(nn.Module):
+    """x + attention between the pixels of norm(x); the output map is zero at first.
+
+    Softmax is float32. Raises `ValueError` if the heads do not divide the channels.
+    """
+
+    num_heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [batch, h, w, channels]. Returns the same shape."""
+        batch, height, width, channels = x.shape
+        if channels % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide {channels} channels"
+            )
+        heads = (batch, height * width, self.num_heads, channels // self.num_heads)
+        y = GroupNorm(name="norm")(x)
+        query, key, value = (
+            Pointwise(channels, self.dtype, name=name)(y).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        y = attend(query, key, value).reshape(x.shape)
+        return x + Pointwise(channels, self.dtype, zeros, name="out")(y)
+
+
+class UNet(nn.Module):
+    """Residual blocks down to small maps and up again, with skips across.
+
+    Level i has `multipliers[i] * channels` channels on maps 2^i times smaller. A
+    3x3 convolution of stride 2 leads down; nearest resize and a 3x3 convolution lead
+    up; every map of the way down is concatenated once on the way up. Parameters are
+    float32 and the output has the type of z.
+
+    Source: Ho et al., arXiv:2006.11239, appendix B, with the scale-and-shift
+    conditioning of Dhariwal & Nichol, arXiv:2105.05233, section 3.
+
+    Fields:
+      channels: at full resolution, as channels of the first level for multiplier 1.
+      multipliers: of the channels, one a level.
+      num_blocks: residual blocks a level going down; one more going up.
+      attention_resolutions: shorter sides of the maps whose blocks attend; the
+        middle of the network always does.
+      num_heads: of the attention.
+      dropout: rate inside the blocks, when training.
+      num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      dtype: of convolutions and products, "float32" or "bfloat16".
+    """
+
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    num_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = ()
+    num_heads: int = 4
+    dropout: float = 0.0
+    num_classes: int = 0
+    dtype: DTypeLike = "float32"
+
+    @property
+    def null_label(self) -> int:
+        """The label that means no label."""
+        return self.num_classes
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction for z.
+
+        Args:
+          z: [batch, height, width, channels of the image].
+          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
+          label: int [batch]; None means the null label.
+          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
+
+        Returns:
+          An array like z.
+
+        Raises:
+          ValueError: a side that the levels cannot halve evenly.
+        """
+        self._check(z)
+        vector = Conditioning(4 * self.channels, self.num_classes)(
+            time, label, z.shape[0]
+        )
+        h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(z)
+        h, skips = self._down(h, vector, train)
+        h = self._block(h, h.shape[-1], vector, train, "middle_in")
+        h = SelfAttention(self.num_heads, self.dtype, name="middle_attention")(h)
+        h = self._block(h, h.shape[-1], vector, train, "middle_out")
+        h = self._up(h, skips, vector, train)
+        h = nn.silu(GroupNorm(name="norm_out")(h))
+        conv = Conv3x3(
+            z.shape[-1], dtype=self.dtype, kernel_init=zeros, name="conv_out"
+        )
+        return conv(h).astype(z.dtype)
+
+    def _check(self, z: jax.Array) -> None:
+        chex.assert_rank(z, 4)
+        multiple = 2 ** (len(self.multipliers) - 1)
+        if z.shape[1] % multiple or z.shape[2] % multiple:
+            raise ValueError(
+                f"image of {z.shape[1]} x {z.shape[2]} pixels: {len(self.multipliers)} "
+                f"levels need sides that are multiples of {multiple}"
+            )
+
+    def _down(
+        self, h: jax.Array, vector: jax.Array, train: bool
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        skips = [h]
+        for level, multiplier in enumerate(self.multipliers):
+            if level:
+                name = f"down_{level}"
+                h = Conv3x3(h.shape[-1], 2, dtype=self.dtype, name=name)(h)
+                skips.append(h)
+            for i in range(self.num_blocks):
+                name = f"encoder_{level}_{i}"
+                h = self._attend(h, multiplier, vector, train, name)
+                skips.append(h)
+        return h, skips
+
+    def _up(
+        self, h: jax.Array, skips: list[jax.Array], vector: jax.Array, train: bool
+    ) -> jax.Array:
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for i in range(self.num_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                name = f"decoder_{level}_{i}"
+                h = self._attend(h, multiplier, vector, train, name)
+            if level:
+                h = h.repeat(2, axis=1).repeat(2, axis=2)
+                h = Conv3x3(h.shape[-1], dtype=self.dtype, name=f"up_{level}")(h)
+        return h
+
+    def _block(
+        self, h: jax.Array, features: int, vector: jax.Array, train: bool, name: str
+    ) -> jax.Array:
+        block = ResidualBlock(features, self.dropout, self.dtype, name=name)
+        return block(h, vector, train)
+
+    def _attend(
+        self, h: jax.Array, multiplier: int, vector: jax.Array, train: bool, name: str
+    ) -> jax.Array:
+        h = self._block(h, multiplier * self.channels, vector, train, name)
+        if min(h.shape[1:3]) not in self.attention_resolutions:
+            return h
+        return SelfAttention(self.num_heads, self.dtype, name=f"{name}_attention")(h)

@@ -1,0 +1,251 @@
+"""The U-Net: call, labels, sizes, precision, transformations, size of the model."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow.networks import UNet
+
+TINY = dict(channels=8, num_blocks=1, num_heads=2)
+
+
+def arguments(shape, key=0):
+    """z, time and label for a batch of the shape."""
+    keys = jax.random.split(jax.random.key(key), 3)
+    z = jax.random.normal(keys[0], shape)
+    time = jax.random.uniform(keys[1], shape[:1])
+    return z, time, jax.random.randint(keys[2], shape[:1], 0, 3)
+
+
+def perturbed(net, *inputs):
+    """Parameters away from the zero outputs of the start, without compiling `init`."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 16
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        noise = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
+        return jnp.asarray(start + noise, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def fast(fn):
+    """Compiled without optimisation: a third of the time for a program run once."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class Case(NamedTuple):
+    """A perturbed network, compiled, and a batch of 4 maps of 4 x 4 with 4 channels.
+
+    All equal, so that an axis taken for another one shows.
+    """
+
+    net: UNet
+    params: Any
+    raw: Any
+    fn: Any
+    inputs: tuple
+
+
+@pytest.fixture(scope="module")
+def case():
+    net = UNet(**TINY, num_classes=3)
+    inputs = arguments((4, 4, 4, 4))
+    params = perturbed(net, *inputs)
+    raw = lambda z, time, label: net.apply({"params": params}, z, time, label)
+    return Case(net, params, raw, fast(raw), inputs)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6, 3), (2, 6, 4, 1), (3, 4, 4, 1)])
+def test_output_is_like_z(shape):
+    net = UNet(**TINY, attention_resolutions=(2,))
+    out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), *arguments(shape))
+    assert out.shape == shape and out.dtype == jnp.float32
+
+
+def test_output_is_zero_at_first():
+    net = UNet(**TINY)
+    init = fast(net.init_with_output)
+    out, variables = init(jax.random.key(0), *arguments((1, 4, 2, 1)))
+    np.testing.assert_array_equal(out, np.zeros((1, 4, 2, 1)))
+    params = variables["params"]
+    for layer in params["middle_in"]["conv_out"], params["middle_attention"]["out"]:
+        np.testing.assert_array_equal(layer["kernel"], 0)
+    assert np.abs(params["middle_in"]["conv_in"]["kernel"]).max() > 0.01
+
+
+def test_examples_do_not_mix(case):
+    z, time, label = case.inputs
+    whole = case.fn(z, time, label)
+    order = jnp.array([2, 0, 3, 1])
+    permuted = case.fn(z[order], time[order], label[order])
+    np.testing.assert_allclose(permuted, whole[order], rtol=1e-5, atol=1e-5)
+    changed = np.abs(case.fn(z.at[1].add(1.0), time, label) - whole).max((1, 2, 3))
+    assert changed[1] > 0.1 and changed[[0, 2, 3]].max() < 1e-5
+
+
+def test_time_may_be_scalar_and_matters(case):
+    z, time, label = case.inputs
+    scalar = case.fn(z, jnp.float32(0.3), label)
+    vector = case.fn(z, jnp.full(4, 0.3), label)
+    np.testing.assert_allclose(scalar, vector, rtol=1e-5, atol=1e-5)
+    assert np.abs(vector - case.fn(z, time, label)).max() > 1e-2
+
+
+def test_no_label_is_the_null_label_and_labels_matter(case):
+    z, time, label = case.inputs
+    assert case.net.null_label == 3
+    out, none = case.fn(z, time, label), case.fn(z, time, None)
+    null = case.fn(z, time, jnp.full(4, case.net.null_label))
+    np.testing.assert_allclose(none, null, rtol=1e-5, atol=1e-5)
+    other = case.fn(z, time, (label + 1) % 3)
+    for difference in out - none, out - other:
+        assert np.abs(difference).max((1, 2, 3)).min() > 1e-2
+
+
+def test_label_table_has_a_row_for_null(case):
+    table = case.params["Conditioning_0"]["label"]["embedding"]
+    assert table.shape == (4, 4 * case.net.channels)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8, 1), (1, 8, 10, 1)])
+def test_wrong_size_names_the_multiple(shape):
+    net = UNet(**TINY | dict(multipliers=(1, 1, 1)))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))
+
+
+def test_heads_must_divide():
+    net, inputs = UNet(channels=8, num_heads=3), arguments((1, 4, 4, 1))
+    with pytest.raises(ValueError, match="num_heads=3 does not divide 16"):
+        jax.eval_shape(net.init, jax.random.key(0), *inputs)
+
+
+@pytest.mark.parametrize("label", [jnp.zeros((4, 1), jnp.int32), jnp.zeros(4)])
+def test_label_shape_and_type_are_checked(case, label):
+    z, time, _ = case.inputs
+    with pytest.raises(AssertionError):
+        case.fn(z, time, label)
+
+
+def test_jvp_and_grad_agree(case):
+    """u . (J v) by forward mode is (u J) . v by reverse mode, in z and in time."""
+    z, time, label = case.inputs
+    keys = jax.random.split(jax.random.key(5), 3)
+    dz = jax.random.normal(keys[0], z.shape)
+    dt = 0.01 * jax.random.normal(keys[1], time.shape)
+    u = jax.random.normal(keys[2], z.shape)
+
+    @fast
+    def products(z, time):
+        fn = lambda z, time: case.raw(z, time, label)
+        _, pushed = jax.jvp(fn, (z, time), (dz, dt))
+        pulled_z, pulled_time = jax.vjp(fn, z, time)[1](u)
+        return (u * pushed).sum(), (pulled_z * dz).sum() + (pulled_time * dt).sum()
+
+    forward, reverse = products(z, time)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+
+
+def test_vmap_equals_batch(case):
+    one = lambda z, time, label: case.raw(z[None], time, label[None])[0]
+    out = fast(jax.vmap(one))(*case.inputs)
+    np.testing.assert_allclose(out, case.fn(*case.inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_computes_close_and_keeps_float32_ends(case):
+    half = case.net.clone(dtype="bfloat16")
+    inits = jax.eval_shape(half.init, jax.random.key(0), *case.inputs)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(inits)} == {jnp.dtype("float32")}
+    out = case.fn(*case.inputs)
+    rough = fast(half.apply)({"params": case.params}, *case.inputs)
+    assert rough.dtype == jnp.float32
+    error = np.abs(out - rough).max() / np.abs(out).max()
+    assert 1e-4 < error < 0.05
+
+
+def count(net, shape):
+    z, time, label = jnp.zeros(shape), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = jax.eval_shape(net.init, jax.random.key(0), z, time, label)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def conv(i, o, size=9):
+    return size * i * o + o
+
+
+def block(i, o, vector):
+    inner = 2 * i + conv(i, o) + conv(vector, 2 * o, 1) + 2 * o + conv(o, o)
+    return inner + (conv(i, o, 1) if i != o else 0)
+
+
+def test_number_of_parameters_by_hand():
+    """Two levels of 8 and 16 channels, one block each, attention in the middle."""
+    vector = 32
+    attention = 2 * 16 + 4 * conv(16, 16, 1)
+    expected = (
+        2 * conv(vector, vector, 1)
+        + 4 * vector  # labels and the null label
+        + conv(1, 8)
+        + block(8, 8, vector)
+        + conv(8, 8)  # down
+        + block(8, 16, vector)
+        + 2 * block(16, 16, vector)
+        + attention
+        + block(32, 16, vector)
+        + block(24, 16, vector)
+        + conv(16, 16)  # up
+        + block(24, 8, vector)
+        + block(16, 8, vector)
+        + 2 * 8
+        + conv(8, 1)
+    )
+    net = UNet(**TINY, num_classes=3)
+    assert count(net, (1, 4, 4, 1)) == expected
+    attending = net.clone(attention_resolutions=(2,))
+    assert count(attending, (1, 4, 4, 1)) == expected + 3 * attention
+
+
+def test_dropout_only_in_training_and_by_key(case):
+    net = case.net.clone(dropout=0.5)
+
+    @fast
+    def train(key):
+        rngs = {"dropout": key}
+        variables = {"params": case.params}
+        return net.apply(variables, *case.inputs, train=True, rngs=rngs)
+
+    one, other = train(jax.random.key(0)), train(jax.random.key(1))
+    assert np.abs(one - other).max() > 1e-2
+    plain = jax.make_jaxpr(case.net.apply)({"params": case.params}, *case.inputs)
+    still = jax.make_jaxpr(net.apply)({"params": case.params}, *case.inputs)
+    assert str(still) == str(plain)
+
+
+def test_eight_devices_equal_one():
+    """Value, dropout and gradient do not depend on how the batch is laid out."""
+    net = UNet(4, (1,), num_blocks=1, num_heads=1, num_classes=3, dropout=0.3)
+    inputs = arguments((8, 2, 2, 1))
+    params = perturbed(net, *inputs)
+
+    @fast
+    @jax.value_and_grad
+    def step(params, *inputs):
+        rngs = {"dropout": jax.random.key(3)}
+        out = net.apply({"params": params}, *inputs, train=True, rngs=rngs)
+        return (out**2).mean()
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(inputs, jax.NamedSharding(mesh, jax.P("data")))
+    (value, gradient), (value8, gradient8) = step(params, *inputs), step(params, *split)
+    np.testing.assert_allclose(value, value8, rtol=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for one, eight in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(gradient8), strict=True
+    ):
+        np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-6 * largest)
