@@ -18,10 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
         schedule="flow_matching",
         kind="u",
         weighting="mse(kind='u')",
-        times="uniform",
+        times="stratified(uniform)",
         proposal="",  # where times are drawn from; empty: from `times`
     )
-    config.sigma_data = 1.0  # standard deviation of the data, for the input scale
+    config.sigma_data = 0.85  # standard deviation of the data, for the input scale
     config.label_dropout = 0.1  # trains the unconditional model for guidance
 
     config.network = dict(
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
         dropout=0.0,
     )
     config.optimizer = dict(
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         warmup_steps=100,
         schedule="cosine",
         b1=0.9,
@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.log = dict(every=100, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=500, draws=4)
-    config.sampler = dict(name="ddim", num_steps=50, grid="uniform")
+    config.sampler = dict(name="heun(variable='u')", num_steps=25, grid="uniform")
     config.guidance = 1.0
     config.samples = dict(every=1_000, per_class=10)
     config.checkpoint = dict(every=500, keep=3)
