@@ -92,11 +92,10 @@ class Log:
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         for name, value in (row | wall_clock).items():
-            if np.ndim(value):
-                for index, item in enumerate(value):
-                    self._board.add_scalar(f"{name}/{index:02d}", item, step)
-            else:
-                self._board.add_scalar(name, value, step)
+            for index, item in enumerate(np.ravel(value)):
+                tag = f"{name}/{index:02d}" if np.ndim(value) else name
+                if math.isfinite(item):
+                    self._board.add_scalar(tag, item, step)
 
     def close(self) -> None:
         """Flushes and closes both files."""

@@ -141,7 +141,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     with jax.default_matmul_precision(config["matmul_precision"]):
         x = draw_fn(params, request.seed, labels)
     seconds = time.perf_counter() - start
-    path = _path(workdir, request)
+    path = output_path(workdir, request)
     _write(path, x, labels, built, request)
     clamped = built.transform.clamped_fraction(x)
     print(
@@ -196,22 +196,19 @@ def _summary(request: Request) -> str:
     )
 
 
-def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
-    """Where the files go, without suffix."""
+def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
+    """Where the files of a complete request go, without suffix."""
     if request.out is not None:
         path = pathlib.Path(request.out)
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
-    label = "" if request.label is None else f"_label{request.label}"
-    sampler = re.sub(r"[^\w.=]+", "-", request.sampler["name"]).strip("-")
-    return (
-        workdir
-        / "samples"
-        / (
-            f"drawn_step{request.step:07d}_{request.weights}_{sampler}"
-            f"{request.sampler['num_steps']}_guidance{request.guidance:g}"
-            f"{label}_seed{request.seed}"
-        )
+    sampler = request.sampler
+    name = (
+        f"drawn_step{request.step:07d}_{request.weights}_{sampler['name']}"
+        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:g}"
+        f"_label{'s' if request.label is None else request.label}"
+        f"_seed{request.seed}_{request.num_samples}"
     )
+    return workdir / "samples" / re.sub(r"[^\w.=]+", "-", name)
 
 
 def _write(

@@ -1,22 +1,42 @@
-"""The smallest experiments that still have every part."""
+"""The smallest experiment that still has every part."""
 
-from configs import digits
+import ml_collections
 
 
 def config(**overrides):
     """Points and a tiny network; keys like `log__every=2`."""
-    config = digits.get_config()
+    config = ml_collections.ConfigDict()
+    config.seed = 0
     config.num_steps = 10
     config.batch_size = 16
     config.data = dict(name="moons", size=300)
+    config.objective = dict(
+        schedule="flow_matching",
+        kind="u",
+        weighting="mse(kind='u')",
+        times="uniform",
+        proposal="",
+    )
+    config.sigma_data = 1.0
+    config.label_dropout = 0.1
     config.network = dict(name="residual_mlp", features=16, num_blocks=1, dropout=0.1)
-    config.optimizer.warmup_steps = 2
-    config.log.every = 4
+    config.optimizer = dict(
+        learning_rate=1e-3,
+        warmup_steps=2,
+        schedule="cosine",
+        b1=0.9,
+        b2=0.99,
+        weight_decay=0.01,
+        clip_norm=1.0,
+    )
+    config.ema = dict(limit=0.999, warmup=10.0)
+    config.matmul_precision = "default"
+    config.log = dict(every=4, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=5, draws=2)
-    config.sampler.num_steps = 2
+    config.sampler = dict(name="ddim", num_steps=2, grid="uniform")
+    config.guidance = 1.0
     config.samples = dict(every=10, per_class=1)
     config.checkpoint = dict(every=5, keep=3)
-    with config.unlocked():
-        flat = {key.replace("__", "."): value for key, value in overrides.items()}
-        config.update_from_flattened_dict(flat)
+    flat = {key.replace("__", "."): value for key, value in overrides.items()}
+    config.update_from_flattened_dict(flat)
     return config
