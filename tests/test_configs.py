@@ -1,0 +1,84 @@
+"""Every shipped config builds, trains and samples, and all its entries are read."""
+
+import importlib
+import pathlib
+
+import jax
+import ml_collections
+import pytest
+
+from experiments import build, loop
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SHORT = {
+    "num_steps": 2,
+    "batch_size": 8,
+    "optimizer.warmup_steps": 1,
+    "sampler.num_steps": 1,
+    "samples.per_class": 1,
+    "eval.draws": 1,
+}
+SMALL = {"unet": {"network.channels": 8}, "residual_mlp": {"network.features": 8}}
+
+
+class Recorder:
+    """A config that writes down which of its entries are read one by one."""
+
+    def __init__(self, config, prefix="", read=None):
+        self._config, self._prefix = config, prefix
+        self.read = set() if read is None else read
+
+    def __getitem__(self, key):
+        value = self._config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            return Recorder(value, f"{self._prefix}{key}.", self.read)
+        self.read.add(self._prefix + key)
+        return value
+
+    __getattr__ = __getitem__
+
+    def __iter__(self):
+        return iter(self._config)
+
+    def to_dict(self):
+        return self._config.to_dict()
+
+
+def entries(config, prefix=""):
+    """All dotted names of a config."""
+    found = set()
+    for key, value in config.items():
+        section = isinstance(value, ml_collections.ConfigDict)
+        found |= entries(value, f"{prefix}{key}.") if section else {prefix + key}
+    return found
+
+
+def short(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.update_from_flattened_dict(SHORT | SMALL[config.network.name])
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
+    module = importlib.import_module(f"configs.{name}")
+    build.check(module.get_config())
+    assert f"--config=configs/{name}.py" in module.__doc__
+    assert f"--workdir=runs/{name}" in module.__doc__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_every_entry_is_read(
+    name, tmp_path, monkeypatch, standard_promotion
+):
+    config = short(name)
+    recorder = Recorder(config)
+    monkeypatch.setattr(build, "check", lambda config: None)
+    monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
+    state = loop.train_and_evaluate(recorder, tmp_path)
+    assert int(state.step) == 2
+    assert entries(config) - recorder.read == set()
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+    assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(state.ema))
