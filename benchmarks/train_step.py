@@ -1,0 +1,208 @@
+"""How fast a training step is, beside the same U-Net in PyTorch.
+
+    python benchmarks/train_step.py --torch_python=PATH/TO/python
+
+Times the real step of `experiments` (keys, loss, network, gradients, clipping, AdamW,
+average, log sums) and the network alone, in rounds that alternate with the rival, and
+prints medians. Cold and warm compilation are separate processes that share an empty
+directory as compilation cache. Without an interpreter that imports torch and diffusers
+only our side is printed.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import protocol
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PLAIN = dict(dropout=0.0, num_heads=4)
+CASES = {
+    "digits": dict(
+        shape=[8, 8, 1],
+        batch_size=128,
+        network=PLAIN
+        | dict(channels=32, multipliers=[1, 2], num_blocks=2, attention_resolutions=[]),
+    ),
+    "small32": dict(
+        shape=[32, 32, 3],
+        batch_size=16,
+        network=PLAIN
+        | dict(
+            channels=64,
+            multipliers=[1, 2, 2, 2],
+            num_blocks=1,
+            attention_resolutions=[16],
+        ),
+    ),
+    "cifar10": dict(
+        shape=[32, 32, 3],
+        batch_size=128,
+        network=dict(num_heads=4, dropout=0.1)
+        | dict(
+            channels=128,
+            multipliers=[2, 2, 2],
+            num_blocks=4,
+            attention_resolutions=[16],
+        ),
+    ),
+}
+# jaxlib 0.10.2 gives CPU convolutions to YNNPACK, which is slower; see
+# docs/performance.md. JAX refuses an option that it does not know by an error.
+CPU_OPTIONS = '{"xla_cpu_experimental_ynn_fusion_type": ""}'
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cases", nargs="+", default=["digits", "small32"], choices=list(CASES))
+    add("--batch_size", type=int, help="instead of that of the case")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"])
+    add("--torch_python", help="interpreter with torch and diffusers")
+    add("--rounds", type=int, default=5, help="alternations with the rival")
+    add("--steps", type=int, default=5, help="steps a round")
+    add("--peak_flops", type=float, help="of the device, for the FLOP utilisation")
+    add("--options", default=None, help="XLA compiler options as JSON")
+    add("--json", type=pathlib.Path, help="also write everything measured here")
+    return parser.parse_args()
+
+
+def our_client(args: argparse.Namespace, case: str, cache: str) -> protocol.Client:
+    """Our process, with its compiled programs."""
+    command = [sys.executable, "-m", "benchmarks.ours", f"--case={case}"]
+    command += [f"--dtype={args.dtype}", f"--options={args.options}"]
+    return protocol.Client([*command, f"--cache={cache}"], str(ROOT))
+
+
+def rival_client(args: argparse.Namespace, case: str) -> protocol.Client | None:
+    """The rival's process, or None and a line that says why."""
+    if args.torch_python is None:
+        print("no rival: --torch_python names no interpreter")
+        return None
+    script = str(ROOT / "benchmarks" / "rival.py")
+    command = [args.torch_python, script, f"--case={case}", f"--dtype={args.dtype}"]
+    try:
+        return protocol.Client(command, str(ROOT))
+    except (RuntimeError, OSError) as error:
+        print(f"no rival: {args.torch_python}: {error}")
+        return None
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Everything about one case, as JSON values."""
+    case = CASES[name] | (
+        dict(batch_size=args.batch_size) if args.batch_size is not None else {}
+    )
+    text = json.dumps(case)
+    with tempfile.TemporaryDirectory() as cache:
+        cold = our_client(args, text, cache)
+        cold.close()
+        ours = our_client(args, text, cache)
+    rival = rival_client(args, text)
+    clients = {"ours": ours} | ({"rival": rival} if rival else {})
+    rounds = {who: [] for who in clients}
+    for _ in range(args.rounds + 1):
+        for who, client in clients.items():
+            rounds[who].append(client.run(args.steps))
+    for client in clients.values():
+        client.close()
+    facts = {who: client.facts for who, client in clients.items()}
+    facts["ours"]["cold"] = cold.facts
+    return dict(
+        name=name, case=case, facts=facts, rounds={k: v[1:] for k, v in rounds.items()}
+    )
+
+
+def median(rounds: list[dict[str, Any]], program: str) -> float:
+    """Median seconds of a program over all rounds."""
+    return statistics.median(s for answer in rounds for s in answer[program])
+
+
+def report(result: dict[str, Any], peak_flops: float | None) -> None:
+    """Prints the table of one case."""
+    facts, rounds = result["facts"], result["rounds"]
+    batch_size, cold = result["case"]["batch_size"], facts["ours"]["cold"]
+    step, network = (median(rounds["ours"], p) for p in ("step", "network"))
+    print(f"\n{result['name']}: batch {batch_size} on {facts['ours']['device']}")
+    row = lambda label, *cells: print(
+        f"  {label:32}" + "".join(map("{:>14}".format, cells))
+    )
+    who = list(rounds)
+    row(
+        "",
+        *(
+            " ".join(f"{k} {v}" for k, v in facts[w]["versions"].items())[:13]
+            for w in who
+        ),
+    )
+    row("parameters", *(f"{facts[w]['parameters']:,}" for w in who))
+    seconds = {w: median(rounds[w], "step") for w in who}
+    row("step, ms", *(f"{1e3 * seconds[w]:.1f}" for w in who))
+    row("images/s", *(f"{batch_size / seconds[w]:.0f}" for w in who))
+    row(
+        "network alone, ms", *(f"{1e3 * median(rounds[w], 'network'):.1f}" for w in who)
+    )
+    row(
+        "outside the network",
+        *(f"{1 - median(rounds[w], 'network') / seconds[w]:.1%}" for w in who),
+    )
+    row(
+        "peak resident memory, MB",
+        *(f"{rounds[w][-1]['peak_rss_bytes'] / 1e6:.0f}" for w in who),
+    )
+    if facts["ours"]["peak_device_bytes"]:
+        row(
+            "peak device memory, MB",
+            *(f"{facts[w]['peak_device_bytes'] / 1e6:.0f}" for w in who),
+        )
+    for label, key in (("init", "init_seconds"), ("step", "compile_seconds")):
+        row(
+            f"compile {label}, cold / warm, s",
+            f"{cold[key]:.1f} / {facts['ours'][key]:.1f}",
+        )
+    rate = facts["ours"]["network_flops"] / step
+    row("model GFLOP/s", f"{rate / 1e9:.0f}")
+    if peak_flops:
+        row("model FLOP utilisation", f"{rate / peak_flops:.1%}")
+    if "rival" in rounds:
+        print(
+            f"  ours / rival: step {step / seconds['rival']:.2f}, "
+            f"network {network / median(rounds['rival'], 'network'):.2f}"
+        )
+
+
+def default_options() -> str:
+    """The options for a CPU, none elsewhere, none if JAX does not know them."""
+    code = (
+        "import jax, json, sys; options = json.loads(sys.argv[1]); "
+        "assert jax.default_backend() == 'cpu'; "
+        "jax.jit(lambda x: x + 1, compiler_options=options)(1.0)"
+    )
+    command = [sys.executable, "-c", code, CPU_OPTIONS]
+    known = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return CPU_OPTIONS if known else "{}"
+
+
+def main() -> None:
+    args = parse()
+    if args.options is None:
+        args.options = default_options()
+    print(f"XLA options: {args.options}")
+    results = []
+    for name in args.cases:
+        results.append(measure(args, name))
+        report(results[-1], args.peak_flops)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
