@@ -1,20 +1,14 @@
-"""Data sets in memory, their split, the transform to floats, and the batches of a run.
+"""Data sets in memory, their split, and the transform to floats.
 
-Everything here is a pure function of its arguments. Batch k of a run depends on
-(seed, k) and nothing else, so the step is the whole state of the data and a run
-resumes at any batch. Several processes take interleaved parts of one global batch.
-All random numbers are of NumPy's `RandomState`, whose stream is frozen.
-
-A data set stores what its source stores (quantised grey levels as uint8, points as
-float32); `DataTransform` is the one way to floats and back.
+Everything here is a pure function of its arguments; all random numbers are of NumPy's
+`RandomState`, whose stream is frozen. A data set stores what its source stores
+(quantised grey levels as uint8, points as float32); `DataTransform` is the one way to
+floats and back.
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,79 +204,3 @@ def _generator(
             f"{HOLD_OUT}th is held out, so {num_classes} classes need at least {least}"
         )
     return np.random.RandomState(seed), np.arange(size) % num_classes
-
-
-class Batches:
-    """All batches of a run by number: a random-access source for grain.
-
-    The training examples are read epoch after epoch, each in an order of its own, and
-    cut into batches without regard to where an epoch ends.
-
-    Args:
-      examples: the training examples.
-      seed: of the order, in [0, 2^32).
-      batch_size: of the global batch; row r of it belongs to process
-        r % process_count.
-      process_index: this process.
-      process_count: all processes.
-
-    Raises:
-      ValueError: if `batch_size` is no positive multiple of `process_count`.
-    """
-
-    def __init__(
-        self,
-        examples: Examples,
-        *,
-        seed: int,
-        batch_size: int,
-        process_index: int = 0,
-        process_count: int = 1,
-    ):
-        if batch_size < 1 or batch_size % process_count:
-            raise ValueError(
-                f"batch_size={batch_size}: must be a positive multiple of the "
-                f"{process_count} processes"
-            )
-        self._examples, self._batch_size = examples, batch_size
-        self._rows = np.arange(process_index, batch_size, process_count)
-        self._count = len(examples.labels)
-        self._order = functools.lru_cache(maxsize=4)(
-            lambda epoch: np.random.RandomState([seed, epoch]).permutation(self._count)
-        )
-
-    def __len__(self) -> int:
-        return 2**40  # there is always another epoch
-
-    def __getitem__(self, number: int) -> Examples:
-        """This process's part of batch `number`."""
-        epochs, places = np.divmod(number * self._batch_size + self._rows, self._count)
-        parts = [
-            self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)
-        ]
-        return self._examples.gather(np.concatenate(parts))
-
-
-def iterate(batches: Batches, start: int, num_threads: int = 1) -> Iterator[Examples]:
-    """The batches from number `start` on, read ahead by `num_threads` threads."""
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
-    iterator.set_state({"next_index": start})
-    return iterator
-
-
-def padded(
-    examples: Examples, batch_size: int
-) -> Iterator[tuple[Examples, np.ndarray, np.ndarray]]:
-    """Every example once, in batches of one size.
-
-    Yields:
-      The examples [batch_size, ...], their index [batch_size], and a mask
-      [batch_size] that is False where the last batch was filled up by repetition.
-    """
-    count = len(examples.labels)
-    for start in range(0, count, batch_size):
-        index = np.arange(start, start + batch_size)
-        mask = index < count
-        index = np.where(mask, index, 0)
-        yield examples.gather(index), index, mask

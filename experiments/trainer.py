@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from experiments import (
+    batches,
     build,
     checkpoints,
     data,
@@ -93,19 +94,19 @@ class Trainer:
 
     def batches(self, start: int) -> Iterator[data.Examples]:
         """This process's part of the batches from number `start` on."""
-        batches = data.Batches(
+        mine = batches.Batches(
             self.dataset.train,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return data.iterate(batches, start)
+        return batches.iterate(mine, start)
 
     def evaluate(self, params: Any) -> float:
         """Mean loss of the test examples, each counted once."""
         total = 0.0
-        parts = data.padded(self.dataset.test, self.config.batch_size)
+        parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
             placed = devices.place(self.mesh, (batch, number.astype(np.int32)))
             losses = self.eval_fn(params, *placed, self.eval_key)
