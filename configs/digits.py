@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         proposal="",  # where times are drawn from; empty: from `times`
     )
     config.sigma_data = 0.85  # standard deviation of the data, for the input scale
-    config.label_dropout = 0.1  # trains the unconditional model for guidance
+    config.label_dropout = 0.2  # trains the unconditional model for guidance
 
     config.network = dict(
         name="unet",
@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
+    config.cpu_devices = 2  # on a CPU: devices that share a batch
 
     config.log = dict(every=100, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=500, draws=4)

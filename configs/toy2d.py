@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
+    config.cpu_devices = 1  # on a CPU: devices that share a batch
 
     config.log = dict(every=100, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=1_000, draws=4)

@@ -19,6 +19,7 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import devices
 from experiments.errors import UsageError, check_name, nearest
 
 _BACKEND = flags.DEFINE_enum(
@@ -124,6 +125,8 @@ def usage_errors() -> Iterator[None]:
 
 def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
+    if "config" in flags.FLAGS:
+        devices.split_cpu(flags.FLAGS["config"].value.cpu_devices)
     directory = cache_directory()
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -22,6 +22,7 @@ CONVENTIONS = {
 FREE = (
     "versions",
     "config.checkpoint",
+    "config.cpu_devices",
     "config.eval",
     "config.guidance",
     "config.sampler",

@@ -176,7 +176,7 @@ class _Run:
         model, config = self._trainer.model, self._trainer.config
         labels = sampling.by_class(config.samples.per_class, model.num_classes)
         for name, params in (("raw", state.params), ("ema", state.ema)):
-            x = self._trainer.draw_fn(params, config.seed, labels)
+            x = self._trainer.draw_fn(jax.device_get(params), config.seed, labels)
             pictures.write_samples(
                 self._workdir / "samples" / f"step{number:07d}_{name}.png",
                 model.transform.to_stored(x),

@@ -31,6 +31,7 @@ def config(**overrides):
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
+    config.cpu_devices = 1
     config.log = dict(every=4, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=5, draws=2)
     config.sampler = dict(name="ddim", num_steps=2, grid="uniform")
