@@ -49,6 +49,11 @@ def as_callable(fn: Any) -> Any:
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
+def cost(fn: Any) -> int:
+    """Network calls per evaluation of `fn`: its `cost`, 1 where it has none."""
+    return getattr(fn, "cost", getattr(getattr(fn, "func", None), "cost", 1))
+
+
 def is_traced(*trees: Any) -> bool:
     """Whether a leaf of `trees` is known only while tracing."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

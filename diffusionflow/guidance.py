@@ -6,7 +6,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, register
+from diffusionflow._dataclass import as_callable, cost, register
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import Denoised, DenoiseFn
 
@@ -23,7 +23,7 @@ class ClassifierFree:
     def cost(self) -> int:
         """Network calls per evaluation, those of both networks."""
         both = (self.conditional_fn, self.unconditional_fn)
-        return sum(getattr(denoise_fn, "cost", 1) for denoise_fn in both)
+        return sum(cost(denoise_fn) for denoise_fn in both)
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         conditional = self.conditional_fn(z, t)

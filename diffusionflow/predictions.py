@@ -29,6 +29,7 @@ from diffusionflow._dataclass import (
     as_callable,
     check_bound,
     check_name,
+    cost,
     is_traced,
     register,
     static,
@@ -189,9 +190,11 @@ def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     bad = (values == 0) | ~np.isfinite(values)
     if bad.any():
         time = np.broadcast_to(np.atleast_1d(t), values.shape)[bad][0]
+        levels = lambda schedule, t: (schedule.alpha(t), schedule.sigma(t))
+        alpha, sigma = in_float64(levels, schedule, time)
         raise ValueError(
             f"a prediction of {kind} does not determine both x and eps at t={time} of "
-            f"{schedule}: alpha={schedule.alpha(time)}, sigma={schedule.sigma(time)}; "
+            f"{schedule}: alpha={alpha}, sigma={sigma}; "
             "keep away from that time, truncate the log-SNR of the schedule, or "
             "predict 'u' or 'v', which are never singular"
         )
@@ -301,7 +304,7 @@ class Denoiser:
     @property
     def cost(self) -> int:
         """Network calls per evaluation."""
-        return getattr(self.predict_fn, "cost", 1)
+        return cost(self.predict_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         refuse_singular(self.kind, t, schedule=self.schedule)
@@ -343,7 +346,7 @@ class Preconditioned:
     @property
     def cost(self) -> int:
         """Network calls per evaluation."""
-        return getattr(self.net_fn, "cost", 1)
+        return cost(self.net_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Array:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -385,6 +388,11 @@ class Flipped:
 
     predict_fn: Any
     sign: int = static()
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.predict_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Array:
         return self.sign * self.predict_fn(z, 1 - at_least_float32(t))

@@ -11,19 +11,24 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import register
+from diffusionflow._dataclass import check_bound, register
 
 
 def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
     """One key per example: `fold_in(seed, index)`.
 
     Args:
-      seed: an integer, or a scalar typed key (such as one folded with a step).
+      seed: an integer in [0, 2^32), or a scalar typed key (such as one folded with a
+        step).
       index: global example numbers, integers, `[*batch]`.
 
     Returns:
       Typed threefry keys, `[*batch]`.
+
+    Raises:
+      ValueError: `seed` is out of range, where it would equal another.
     """
+    check_bound("seed", seed, lambda seed: 0 <= seed < 2**32, "in [0, 2**32)")
     typed = isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
     base = seed if typed else jax.random.key(seed, impl="threefry2x32")
     return fold_in(jnp.broadcast_to(base, jnp.shape(index)), index)

@@ -196,7 +196,9 @@ class LinearBeta:
         return jnp.exp(-self._integral(t) / 2)
 
     def sigma(self, t: ArrayLike) -> Array:
-        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+        integral = self._integral(t)
+        noisy = integral > 0  # the root has no derivative at 0, in a field it is 0
+        return jnp.where(noisy, jnp.sqrt(-jnp.expm1(-jnp.where(noisy, integral, 1))), 0)
 
     def logsnr(self, t: ArrayLike) -> Array:
         integral = self._integral(t)

@@ -87,11 +87,13 @@ class LogitNormal(_Independent):
         return jax.nn.sigmoid(self.mean + self.std * ndtri(at_least_float32(u)))
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`N(logit t; mean, std^2) / (t (1 - t))`, of the shape of `t`."""
+        """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
         del schedule
         t = at_least_float32(t)
+        inside = (t > 0) & (t < 1)
+        t = jnp.where(inside, t, 0.5)
         normal = jax.scipy.stats.norm.pdf(logit(t), self.mean, self.std)
-        return normal / (t * (1 - t))
+        return jnp.where(inside, normal / (t * (1 - t)), 0)
 
 
 @register

@@ -5,7 +5,6 @@ import pytest
 from diffusionflow import objectives, schedules, times, weightings
 from tests import oracles
 
-
 UNIFORM = times.Uniform()
 
 

@@ -228,6 +228,21 @@ def test_flip_time():
         np.testing.assert_allclose(twice(z, t), scaled(z, t), rtol=1e-6)
 
 
+def test_the_cost_of_a_network_is_kept_by_every_wrapper():
+    class Twice:
+        cost = 2
+
+        def __call__(self, z, t):
+            return z
+
+    schedule = schedules.FlowMatching()
+    flipped = predictions.flip_time(Twice(), kind="u")
+    scaled = predictions.precondition(flipped, schedule=schedule)
+    for predict_fn, cost in ((Twice(), 2), (flipped, 2), (scaled, 2), (jnp.sin, 1)):
+        denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
+        assert denoise_fn.cost == cost
+
+
 def test_denoiser_is_data_to_jit():
     traces = []
 

@@ -71,6 +71,12 @@ def test_noise_sources():
         recorded.draw(None, 3, 1, z)
 
 
+def test_a_seed_that_would_equal_another_is_refused():
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=r"in \[0, 2\*\*32\)"):
+            random.example_keys(seed, 0)
+
+
 @pytest.mark.parametrize(
     ("key", "shape", "words"),
     [

@@ -287,6 +287,32 @@ def test_vmap_over_the_sampler_and_grad_through_it():
     assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
 
 
+@every
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULES["linear_beta"], SCHEDULES["truncated"]], ids=str
+)
+def test_grad_in_a_learned_schedule(sampler, schedule):
+    """From pure noise to the data: finite, and a difference quotient agrees."""
+    z = np.linspace(-1.0, 1.0, 4).reshape(2, 2)
+
+    def total(change):
+        changed = jax.tree.map(lambda leaf: leaf * change, schedule)
+        x = samplers.sample(
+            jax.random.key(0),
+            DATA.denoise_fn(changed),
+            z,
+            grids.uniform(3),
+            sampler=sampler,
+            schedule=changed,
+        ).x
+        return x.sum()
+
+    with jax.enable_x64(True), jax.disable_jit():
+        slope = jax.grad(total)(1.0)
+        quotient = (total(1 + 1e-6) - total(1 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(slope, quotient, rtol=1e-4, atol=1e-7)
+
+
 def test_to_data():
     schedule = SCHEDULES["truncated"]
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)

@@ -119,6 +119,13 @@ def test_fields_are_data_under_jit_vmap_and_grad():
     np.testing.assert_allclose(slope, -np.exp(-20.1 / 4) / 4, rtol=1e-5)
 
 
+def test_gradients_in_the_fields_are_finite_at_the_ends():
+    for t in (0.0, 1.0):
+        slope = jax.grad(lambda high, t=t: schedules.LinearBeta(0.1, high).sigma(t))
+        expected = 0.0 if t == 0 else np.exp(-10.05) / (4 * np.sqrt(-np.expm1(-10.05)))
+        np.testing.assert_allclose(slope(20.0), expected, rtol=2e-3)
+
+
 def test_half_precision_times_are_computed_in_float32():
     t = jnp.linspace(0.0, 1.0, 65, dtype=jnp.bfloat16)
     for schedule in SCHEDULES.values():

@@ -45,6 +45,8 @@ def test_samples_follow_the_density(name, stratified):
 def test_density_is_zero_outside():
     density = times.Uniform(0.2, 0.7).density(np.array([0.1, 0.2, 0.7, 0.8]), FLOW)
     np.testing.assert_allclose(density, [0, 2, 2, 0], rtol=1e-6)
+    ends = times.LogitNormal().density(np.array([0.0, 1.0]), FLOW)
+    np.testing.assert_array_equal(ends, 0)
 
 
 def test_keys_per_example_fix_the_times():

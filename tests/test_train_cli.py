@@ -37,7 +37,7 @@ MISTAKES = {
         [CONFIG, "--config.network.name=unt"],
         "network.name: unknown name 'unt'; did you mean 'unet'?",
     ),
-    "bad value": ([CONFIG, "--config.batch_size=0"], "batch_size=0: must be positive"),
+    "bad value": ([CONFIG, "--config.batch_size=0"], "batch_size=0: must be a positive"),
     "stray argument": ([CONFIG, "stray"], "unexpected argument 'stray'"),
     "missing file": (
         ["--config=configs/digit.py"],

@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, random
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import cost, is_traced
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
@@ -145,7 +145,7 @@ def run(
     state, outputs = jax.lax.scan(step, sampler.init(z), numbered)
     if trajectory:
         outputs = jnp.concatenate([z[None], outputs])
-    return Result(sampler.output(state), _calls(rows) * _cost(denoise_fn), outputs)
+    return Result(sampler.output(state), _calls(rows) * cost(denoise_fn), outputs)
 
 
 def sample(
@@ -194,16 +194,16 @@ def _to_data(
     result: Result, denoise_fn: DenoiseFn, t: ArrayLike, schedule: Schedule
 ) -> Result:
     sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
-    cost = _cost(denoise_fn)
+    calls = cost(denoise_fn)
     level = jnp.asarray(t, result.x.dtype)
     if not is_traced(sigma):
         if sigma == 0:
             return result
-        x, nfe = denoise_fn(result.x, level).x, result.nfe + cost
+        x, nfe = denoise_fn(result.x, level).x, result.nfe + calls
     else:
         last = lambda z: denoise_fn(z, level).x
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
-        nfe = result.nfe + jnp.where(sigma > 0, cost, 0)
+        nfe = result.nfe + jnp.where(sigma > 0, calls, 0)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])
@@ -221,7 +221,3 @@ def _calls(rows: Any) -> ArrayLike:
     if calls is None:
         return jax.tree.leaves(rows)[0].shape[0]
     return jnp.sum(calls) if is_traced(calls) else int(np.sum(calls))
-
-
-def _cost(denoise_fn: DenoiseFn) -> int:
-    return getattr(denoise_fn, "cost", 1)

@@ -42,8 +42,14 @@ class Churn:
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
-        kept = ratio ** (self.churn / (1 - self.churn))  # with 0 ** 0 = 1
-        fresh = jnp.sqrt((1 - kept) * (1 + kept))
+        power = jnp.asarray(self.churn / (1 - self.churn), ratio.dtype)
+        finite = ratio > 0  # a power has no derivative at 0
+        kept = jnp.where(
+            finite, jnp.where(finite, ratio, 1) ** power, jnp.where(power > 0, 0.0, 1.0)
+        )
+        fresh = (1 - kept) * (1 + kept)
+        some = fresh > 0  # the root has no derivative at 0
+        fresh = jnp.where(some, jnp.sqrt(jnp.where(some, fresh, 1)), 0)
         return dict(t=t, x=alpha_s, eps=sigma_s * kept, noise=sigma_s * fresh)
 
     def init(self, z: Array) -> Array:
@@ -62,6 +68,9 @@ class Churn:
 
 def ddim() -> Churn:
     """The deterministic sampler `z_s = alpha_s x_hat + sigma_s eps_hat`.
+
+    It is `Churn(0.0)`, so that one program serves every churn: `run` takes a key for it
+    too, and its noise is multiplied by 0.
 
     Source: Song et al. 2020, arXiv 2010.02502, eq. 12 with sigma = 0.
     """

@@ -88,17 +88,20 @@ class Heun:
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         first = _first_stage(self.variable, t, s, schedule)
-        ratio, gain = _ratio_and_gain(self.variable, t, s, schedule)
-        a, b = _slope(self.variable, s, schedule)
-        second = (schedule.sigma(s) > 0) & jnp.isfinite(ratio)
-        where_second = lambda value: jnp.where(second, value, 0)
+        second = schedule.sigma(s) > 0
+        if self.variable == "eps":
+            second &= schedule.alpha(t) > 0
+        middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
+        start, end = jnp.where(second, t, middle), jnp.where(second, s, middle)
+        ratio, gain = _ratio_and_gain(self.variable, start, end, schedule)
+        a, b = _slope(self.variable, end, schedule)
         return dict(
             t=t,
             **first,
-            s=jnp.where(second, s, t),
-            z_second=where_second(ratio),
-            x_second=where_second(gain * a),
-            eps_second=where_second(gain * b),
+            s=end,
+            z_second=ratio,
+            x_second=gain * a,
+            eps_second=gain * b,
             second=second,
             calls=1 + second.astype(jnp.int32),
         )
