@@ -71,7 +71,7 @@ def test_rows_come_when_they_are_due(straight):
 
 @pytest.mark.parametrize("k", [1, 3, 4, 7, 9])
 def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
-    """Of 267 examples a step takes 16; log and evaluation fall between the k."""
+    """Of 294 examples a step takes 16; log and evaluation fall between the k."""
     source, expected, seen = straight
     (tmp_path / "checkpoints").mkdir()
     shutil.copytree(source / "checkpoints" / str(k), tmp_path / "checkpoints" / str(k))

@@ -9,7 +9,7 @@ import pytest
 from tests import commands
 from tests.resume_worker import NUM_STEPS
 
-KILLS = (5, 8, 13, 21, 36)  # an epoch has 16 steps and a part of one: all are inside
+KILLS = (5, 8, 13, 21, 36)  # an epoch has 18 steps and a part of one: all are inside
 
 
 def steps(workdir):

@@ -171,6 +171,9 @@ def test_a_step_updates_everything_once(trainer, batch, standard_promotion):
     assert int(after.step) == 5
     changed = jax.tree.map(lambda a, b: np.any(a != b), start.params, after.params)
     assert np.mean(jax.tree.leaves(changed)) > 0.4  # the rest waits for a zero layer
+    adam = after.opt_state[1][0]
+    assert int(adam.count) == 5
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(adam.nu))
     assert int(after.sums.steps) == 1  # anew after step 4, a multiple of log.every
     np.testing.assert_allclose(after.sums.loss, losses_seen[-1], rtol=1e-6)
 
@@ -188,6 +191,7 @@ def test_the_state_is_donated_and_stays_in_place(trainer, batch, standard_promot
 
 def test_evaluation_counts_every_example_once(trainer, state):
     test = trainer.dataset.test
+    assert len(test.labels) % trainer.config.batch_size != 0
     mean = trainer.evaluate(state.params)
     assert trainer.evaluate(state.params) == mean
     each = [
