@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         attention_resolutions=(),
         num_heads=4,
         dropout=0.0,
+        dtype="float32",  # or "bfloat16": of convolutions and products
     )
     config.optimizer = dict(
         learning_rate=2e-3,

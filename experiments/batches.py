@@ -23,8 +23,8 @@ class Batches:
     Args:
       examples: the training examples.
       seed: of the order, in [0, 2^32).
-      batch_size: of the global batch; row r of it belongs to process
-        r % process_count.
+      batch_size: of the global batch; each process has a contiguous part of it, in
+        the order of the processes, as the devices do.
       process_index: this process.
       process_count: all processes.
 
@@ -47,7 +47,8 @@ class Batches:
                 f"{process_count} processes"
             )
         self._examples, self._batch_size = examples, batch_size
-        self._rows = np.arange(process_index, batch_size, process_count)
+        share = batch_size // process_count
+        self._rows = np.arange(process_index * share, (process_index + 1) * share)
         self._count = len(examples.labels)
         self._order = functools.lru_cache(maxsize=4)(
             lambda epoch: np.random.RandomState([seed, epoch]).permutation(self._count)

@@ -25,7 +25,7 @@ from diffusionflow import (
     times,
     weightings,
 )
-from experiments import data, devices
+from experiments import data, devices, schema
 from experiments.errors import check_bound, check_name, naming
 from experiments.parsing import from_section, parse
 
@@ -63,6 +63,7 @@ AT_LEAST = {
     "num_steps": 1,
     "log.every": 1,
     "log.num_bins": 1,
+    "cpu_devices": 1,
     "eval.every": 0,  # 0 is never
     "eval.draws": 1,
     "sampler.num_steps": 1,
@@ -70,7 +71,16 @@ AT_LEAST = {
     "samples.per_class": 1,
     "checkpoint.every": 0,
     "checkpoint.keep": 1,
+    "optimizer.clip_norm": 0,  # 0 is no clipping
+    "optimizer.weight_decay": 0,
 }
+RANGES = (
+    ("seed", lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
+    ("label_dropout", lambda value: 0 <= value <= 1, "in [0, 1]"),
+    ("optimizer.learning_rate", lambda value: value > 0, "positive"),
+    ("optimizer.b1", lambda value: 0 <= value < 1, "in [0, 1)"),
+    ("optimizer.b2", lambda value: 0 <= value < 1, "in [0, 1)"),
+)
 
 
 def objective(section: Mapping[str, Any]) -> objectives.Objective:
@@ -100,6 +110,14 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
     """Sampling times, float64 [num_steps + 1], of a section `name, num_steps, grid`."""
     known = {"num_steps": section["num_steps"], "schedule": schedule}
     return parse("sampler.grid", section["grid"], GRIDS, **known)
+
+
+def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
+    """Raises a `UsageError` if the network's output is of no use on a sampling grid."""
+    with naming("sampler.grid"):
+        predictions.refuse_singular(
+            objective.kind, times[:-1], schedule=objective.schedule
+        )
 
 
 def dataset(section: Mapping[str, Any]) -> data.DataSet:
@@ -164,19 +182,24 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
       UsageError: if a name is unknown or a value out of bounds.
     """
+    schema.check_entries(config)
     for name, least in AT_LEAST.items():
-        value = config
-        for key in name.split("."):
-            value = value[key]
+        value = _entry(config, name)
         check_bound(name, value, value >= least, f"at least {least}")
     check_bound("seed", config["seed"], 0 <= config["seed"] < 2**32, "in [0, 2^32)")
-    dropout = config["label_dropout"]
-    check_bound("label_dropout", dropout, 0 <= dropout <= 1, "in [0, 1]")
+    for name, holds, bound in RANGES:
+        value = _entry(config, name)
+        check_bound(name, value, holds(value), bound)
+    dropout = config["network"].get("dropout", 0)
+    check_bound("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+    low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
+    check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
     devices.check_batch("batch_size", config["batch_size"])
-    schedule = objective(config["objective"]).schedule
+    built = objective(config["objective"])
+    schedule = built.schedule
     sampler(config["sampler"])
-    grid(config["sampler"], schedule)
+    check_start(built, grid(config["sampler"], schedule))
     optimizer(config["optimizer"], config["num_steps"])
     average = config["ema"]
     with naming("ema"):
@@ -185,3 +208,10 @@ def check(config: Mapping[str, Any]) -> None:
         predictions.precondition(
             jnp.zeros_like, schedule=schedule, sigma_data=config["sigma_data"]
         )
+
+
+def _entry(config: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted name."""
+    for key in name.split("."):
+        config = config[key]
+    return config

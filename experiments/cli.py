@@ -19,7 +19,7 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import devices
+from experiments import devices, schema
 from experiments.errors import UsageError, check_name, nearest
 
 _BACKEND = flags.DEFINE_enum(
@@ -126,7 +126,9 @@ def usage_errors() -> Iterator[None]:
 def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
     if "config" in flags.FLAGS:
-        devices.split_cpu(flags.FLAGS["config"].value.cpu_devices)
+        config = flags.FLAGS["config"].value
+        schema.check_entries(config)
+        devices.split_cpu(config.cpu_devices)
     directory = cache_directory()
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -36,6 +36,6 @@ def naming(where: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"{where}: {reason}") from error

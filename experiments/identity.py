@@ -4,6 +4,7 @@ Every checkpoint carries it, so that sampling needs nothing else and a resume wi
 settings is noticed instead of being carried out.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ CONVENTIONS = {
     "network_time": "sigma / (alpha + sigma)",
     "null_label": "num_classes",
 }
-# May change on a resume: nothing of the trained numbers depends on them.
+# May change on a resume: the trained numbers do not depend on them, but for the last
+# bits on `cpu_devices`.
 FREE = (
     "versions",
     "config.checkpoint",
@@ -52,6 +54,14 @@ def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
             "event_shape": list(model.event_shape),
             "levels": model.transform.levels,
             "num_classes": model.num_classes,
+        },
+        "network": {
+            "class": type(model.net).__name__,
+            **{
+                field.name: getattr(model.net, field.name)
+                for field in dataclasses.fields(model.net)
+                if field.name not in ("parent", "name")
+            },
         },
         "config": config,
         "versions": report.versions(),

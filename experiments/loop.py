@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import optax
 
 from experiments import (
     checkpoints,
@@ -25,6 +26,7 @@ from experiments import (
     sampling,
     step,
 )
+from experiments.errors import check_bound
 from experiments.step import TrainState, train_step
 from experiments.trainer import Trainer
 
@@ -84,6 +86,9 @@ def _restore_or_init(trainer: Trainer, saved: checkpoints.Checkpoints) -> TrainS
     if not steps:
         return trainer.init()
     newest = steps[-1]
+    reachable = newest <= trainer.config.num_steps
+    bound = f"at least {newest}, the step of the newest checkpoint"
+    check_bound("num_steps", trainer.config.num_steps, reachable, bound)
     found = saved.identity(newest)
     identity.check_format(found)
     identity.check_same(found, trainer.identity, newest)
@@ -146,7 +151,7 @@ class _Run:
             if self._due(number, config.samples.every):
                 self._draw(number, state)
             if self._due(number, config.checkpoint.every):
-                _check_finite(number, float(loss))
+                _check_finite(number, float(loss), state)
                 self._saved.save(number, _items(state), trainer.identity)
         return state
 
@@ -160,7 +165,7 @@ class _Run:
         self, number: int, state: TrainState
     ) -> tuple[dict[str, Any], dict[str, float]]:
         row = step.averages(state.sums)
-        _check_finite(number, row["loss"])
+        _check_finite(number, row["loss"], state)
         row["learning_rate"] = float(self._trainer.learning_rate(number - 1))
         return row, self._meter.report(number, row["loss"])
 
@@ -186,12 +191,14 @@ class _Run:
             )
 
 
-def _check_finite(number: int, loss: float) -> None:
-    if not math.isfinite(loss):
+def _check_finite(number: int, loss: float, state: TrainState) -> None:
+    """Raises where the loss, or what the update made of the parameters, diverged."""
+    norm = float(optax.tree.norm(state.params))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise FloatingPointError(
-            f"loss = {loss} at step {number}; nothing of it was saved. Lower "
-            "optimizer.learning_rate or optimizer.clip_norm, then start again: the run "
-            "goes on from its last checkpoint"
+            f"loss {loss} and norm of the parameters {norm} at step {number}: this "
+            "state was not saved. Start again in another --workdir with a lower "
+            "optimizer.learning_rate or optimizer.clip_norm"
         )
 
 

@@ -13,7 +13,13 @@ from experiments import cli
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_integer("num_samples", 100, "How many.", lower_bound=1)
 flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
-flags.DEFINE_integer("seed", 0, "Sample i of a seed is the same for every batch size.")
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Sample i of a seed is the same for every batch size.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
 flags.DEFINE_integer("batch_size", 128, "Samples drawn at once.", lower_bound=1)
 flags.DEFINE_float(
     "guidance", None, "1: conditional, 0: unconditional, more: stronger."

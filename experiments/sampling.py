@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import random, samplers
-from experiments import build, checkpoints, devices, identity, model, pictures
+from experiments import build, checkpoints, devices, identity, model, pictures, step
 from experiments.errors import UsageError, check_bound
 from experiments.model import Model
 
@@ -47,6 +47,7 @@ def make_draw_fn(
     schedule = model.objective.schedule
     sampler = build.sampler(section)
     times = build.grid(section, schedule)
+    build.check_start(model.objective, times)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
 
     @jax.jit
@@ -61,11 +62,11 @@ def make_draw_fn(
         ).x
 
     def draw_fn(params: Any, seed: int, labels: np.ndarray) -> np.ndarray:
-        parts = []
+        parts, stream = [], step.stream(seed, step.SAMPLE)
         for start in range(0, len(labels), width):
             number = np.arange(start, start + width)
             label = labels[np.minimum(number, len(labels) - 1)].astype(np.int32)
-            keys = random.example_keys(seed, jnp.asarray(number, jnp.uint32))
+            keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
             parts.append(np.asarray(program(params, keys, label, guidance)))
         return np.concatenate(parts)[: len(labels)]
 
@@ -157,20 +158,22 @@ def _load(
 ) -> tuple[Request, Mapping[str, Any], Model, Any]:
     """The request completed by the run's config; config, model and weights."""
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = _existing_step(saved, request.step)
-        found = saved.identity(step)
+        number = _existing_step(saved, request.step)
+        found = saved.identity(number)
         identity.check_format(found)
         config, built = found["config"], model.from_identity(found)
+        rebuilt = checkpoints.plain_json(identity.make(config, built))
+        identity.check_same(found, rebuilt, number)
         target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
         item = {"ema": "ema", "raw": "params"}[request.weights]
-        params = saved.restore(step, {item: target})[item]
+        params = saved.restore(number, {item: target})[item]
     if request.label is not None:
         inside = 0 <= request.label < built.num_classes
         bound = f"in 0..{built.num_classes - 1}, the classes of the data"
         check_bound("label", request.label, inside, bound)
     guidance = config["guidance"] if request.guidance is None else request.guidance
     completed = request._replace(
-        step=step, guidance=guidance, sampler=config["sampler"] | request.sampler
+        step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
     )
     return completed, config, built, params
 
@@ -235,5 +238,5 @@ def _write(
         stored[:shown],
         labels[:shown],
         transform=built.transform,
-        columns=10 if request.label is not None else max(built.num_classes, 10),
+        columns=10 if request.label is not None else built.num_classes,
     )

@@ -1,7 +1,8 @@
 """One training step and one evaluation step, as pure functions.
 
 Randomness: the keys of example i of the batch at step k are `fold_in` of (seed, k, i),
-so they depend neither on the devices nor on where a run was interrupted.
+those of dropout of (seed, k), so they depend neither on the devices nor on where a run
+was interrupted.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from diffusionflow import ema, losses, random
 from experiments.data import Examples
 from experiments.model import Model
 
-INIT, TRAIN, EVALUATE = range(3)  # folded into the seed: independent streams
+INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
 
 
 class Bins(NamedTuple):
@@ -216,10 +217,15 @@ def eval_step(
     keys = random.example_keys(key, number)
     predict_fn = model.predict_fn(params, batch.labels)
 
+    objective = model.objective
+    density = objective.proposal or objective.times
+    own_time = lambda key: density.sample(key, (), objective.schedule)
+
     def one(draw: jax.Array) -> jax.Array:
-        draw_keys = random.fold_in(keys, draw)
+        time_keys, noise_keys = random.split(random.fold_in(keys, draw))
+        t = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
         return losses.objective_loss(
-            draw_keys, predict_fn, x, objective=model.objective
+            noise_keys, predict_fn, x, objective=objective, t=t
         )
 
     return jax.lax.map(one, jnp.arange(draws)).mean(0)

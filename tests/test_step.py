@@ -212,3 +212,14 @@ def test_the_streams_of_a_seed_differ():
     keys = [step.stream(seed, purpose) for seed in (0, 1) for purpose in range(3)]
     data = {jax.random.key_data(key).tobytes() for key in keys}
     assert len(data) == 6
+
+
+def test_evaluation_does_not_depend_on_the_batch(state, standard_promotion):
+    """Stratified times would, if they were spread over a batch filled up."""
+    losses_seen = [
+        Trainer(
+            tiny.config(objective__times="stratified(uniform)", batch_size=batch_size)
+        ).evaluate(state.params)
+        for batch_size in (16, 32)
+    ]
+    np.testing.assert_allclose(losses_seen[0], losses_seen[1], rtol=1e-5)
