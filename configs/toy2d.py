@@ -2,6 +2,8 @@
 
     python -m experiments.train --config=configs/toy2d.py --workdir=runs/toy2d
 
+Measured on two CPU cores: 24 s with imports, compilation and pictures; test loss 0.997
+with the averaged weights. Both moons are drawn, a few points astray between them.
 Other sets: --config.data.name=checkerboard or mixture.
 """
 
