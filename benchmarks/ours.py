@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import protocol
 from diffusionflow import networks
-from experiments import build, step
+from experiments import build, devices, step
 from experiments.data import DataTransform, Examples
 from experiments.model import Model
 
@@ -78,69 +78,93 @@ def compiled(lowered: Any, options: dict[str, Any]) -> tuple[Any, float]:
     return program, time.perf_counter() - start
 
 
+class Programs:
+    """The compiled programs of a case, what they work on, and how long it took.
+
+    Args:
+      case: shape, batch size and network.
+      dtype: of convolutions and products.
+      options: of the XLA compiler.
+    """
+
+    def __init__(self, case: dict[str, Any], dtype: str, options: dict[str, Any]):
+        recipe = make_recipe(case, dtype)
+        mesh = devices.data_mesh()
+        self.same, self.cut = devices.replicated(mesh), devices.along_batch(mesh)
+        self.batch = self._batch((case["batch_size"], *case["shape"]))
+        self.key = jax.device_put(step.stream(0, step.TRAIN), self.same)
+        start = time.perf_counter()
+        init = functools.partial(step.init, recipe=recipe)
+        self.state = jax.jit(init, out_shardings=self.same)(self.key)
+        jax.block_until_ready(self.state)
+        self.init_seconds = time.perf_counter() - start
+        self.train, self.compile_seconds = compiled(self._lower_train(recipe), options)
+        self.inputs = self._network_inputs()
+        self.params = jax.tree.map(jnp.copy, self.state.params)
+        network = functools.partial(network_only, net=recipe.model.net)
+        lowered = jax.jit(network, out_shardings=self.same).lower(
+            self.params, *self.inputs
+        )
+        self.network_flops = lowered.cost_analysis()["flops"]
+        self.network, _ = compiled(lowered, options)
+
+    def run_train(self) -> None:
+        """One training step, to its end."""
+        self.state, loss = self.train(self.state, self.batch, self.key)
+        jax.block_until_ready((self.state, loss))
+
+    def run_network(self) -> None:
+        """The network forward and backward, to its end."""
+        jax.block_until_ready(self.network(self.params, *self.inputs))
+
+    def facts(self) -> dict[str, Any]:
+        """What does not change from step to step, as JSON values."""
+        memory, device = self.train.memory_analysis(), jax.devices()[0]
+        return dict(
+            device=device.device_kind,
+            device_count=jax.device_count(),
+            versions=dict(jax=jax.__version__),
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(self.params)),
+            init_seconds=self.init_seconds,
+            compile_seconds=self.compile_seconds,
+            network_flops=self.network_flops,
+            state_bytes=memory.argument_size_in_bytes,
+            temporary_bytes=memory.temp_size_in_bytes,
+            peak_device_bytes=(device.memory_stats() or {}).get("peak_bytes_in_use"),
+        )
+
+    def _batch(self, shape: tuple[int, ...]) -> Examples:
+        rng = np.random.default_rng(0)
+        values = rng.integers(0, 256, shape, np.uint8)
+        labels = rng.integers(0, CLASSES, shape[0], np.int32)
+        return jax.device_put(Examples(values, labels), self.cut)
+
+    def _lower_train(self, recipe: step.Recipe) -> Any:
+        train = functools.partial(step.train_step, recipe=recipe)
+        shardings = (self.same, self.same)
+        train = jax.jit(train, donate_argnums=0, out_shardings=shardings)
+        return train.lower(self.state, self.batch, self.key)
+
+    def _network_inputs(self) -> tuple[jax.Array, ...]:
+        z = jax.random.normal(self.key, self.batch.values.shape)
+        t = jax.random.uniform(self.key, z.shape[:1])
+        return (*jax.device_put((z, t), self.cut), self.batch.labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("case", "dtype", "options", "cache"):
+    for name in ("case", "dtype", "options", "cache", "cpu_devices"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
-    if args.cache:
-        jax.config.update("jax_compilation_cache_dir", args.cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    case, options = json.loads(args.case), json.loads(args.options)
-    recipe = make_recipe(case, args.dtype)
-    rng = np.random.default_rng(0)
-    shape = (case["batch_size"], *case["shape"])
-    batch = Examples(
-        jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
-        jnp.asarray(rng.integers(0, CLASSES, shape[0], np.int32)),
+    jax.config.update("jax_compilation_cache_dir", args.cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    devices.split_cpu(int(args.cpu_devices))
+    programs = Programs(json.loads(args.case), args.dtype, json.loads(args.options))
+    programs.run_train()
+    programs.run_network()
+    protocol.serve(
+        programs.facts(), dict(step=programs.run_train, network=programs.run_network)
     )
-    key = step.stream(0, step.TRAIN)
-
-    start = time.perf_counter()
-    state = jax.jit(functools.partial(step.init, recipe=recipe))(key)
-    jax.block_until_ready(state)
-    init_seconds = time.perf_counter() - start
-    train = jax.jit(
-        functools.partial(step.train_step, recipe=recipe), donate_argnums=0
-    ).lower(state, batch, key)
-    train, compile_seconds = compiled(train, options)
-    inputs = (
-        jax.random.normal(key, shape),
-        jax.random.uniform(key, shape[:1]),
-        batch.labels,
-    )
-    params = jax.tree.map(jnp.copy, state.params)
-    network = jax.jit(functools.partial(network_only, net=recipe.model.net))
-    network = network.lower(params, *inputs)
-    flops = network.cost_analysis()["flops"]
-    network, _ = compiled(network, options)
-    carried = [state]
-
-    def run_train() -> None:
-        carried[0], loss = train(carried[0], batch, key)
-        jax.block_until_ready((carried[0], loss))
-
-    def run_network() -> None:
-        jax.block_until_ready(network(params, *inputs))
-
-    for program in (run_train, run_network):
-        program()
-    memory = train.memory_analysis()
-    facts = dict(
-        device=jax.devices()[0].device_kind,
-        backend=jax.default_backend(),
-        versions=dict(jax=jax.__version__),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        init_seconds=init_seconds,
-        compile_seconds=compile_seconds,
-        network_flops=flops,
-        state_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        peak_device_bytes=(jax.devices()[0].memory_stats() or {}).get(
-            "peak_bytes_in_use"
-        ),
-    )
-    protocol.serve(facts, dict(step=run_train, network=run_network))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     add("--torch_python", help="interpreter with torch and diffusers")
     add("--rounds", type=int, default=5, help="alternations with the rival")
     add("--steps", type=int, default=5, help="steps a round")
+    add("--cpu_devices", type=int, default=2, help="that share a batch, on a CPU")
     add("--peak_flops", type=float, help="of the device, for the FLOP utilisation")
     add("--options", default=None, help="XLA compiler options as JSON")
     add("--json", type=pathlib.Path, help="also write everything measured here")
@@ -79,6 +80,7 @@ def our_client(args: argparse.Namespace, case: str, cache: str) -> protocol.Clie
     """Our process, with its compiled programs."""
     command = [sys.executable, "-m", "benchmarks.ours", f"--case={case}"]
     command += [f"--dtype={args.dtype}", f"--options={args.options}"]
+    command += [f"--cpu_devices={args.cpu_devices}"]
     return protocol.Client([*command, f"--cache={cache}"], str(ROOT))
 
 
@@ -126,57 +128,45 @@ def median(rounds: list[dict[str, Any]], program: str) -> float:
     return statistics.median(s for answer in rounds for s in answer[program])
 
 
+def row(label: str, *cells: str) -> None:
+    """One line of a table."""
+    print(f"  {label:32}" + "".join(f"{cell:>14}" for cell in cells))
+
+
 def report(result: dict[str, Any], peak_flops: float | None) -> None:
     """Prints the table of one case."""
-    facts, rounds = result["facts"], result["rounds"]
-    batch_size, cold = result["case"]["batch_size"], facts["ours"]["cold"]
-    step, network = (median(rounds["ours"], p) for p in ("step", "network"))
-    print(f"\n{result['name']}: batch {batch_size} on {facts['ours']['device']}")
-    row = lambda label, *cells: print(
-        f"  {label:32}" + "".join(map("{:>14}".format, cells))
-    )
-    who = list(rounds)
-    row(
-        "",
-        *(
-            " ".join(f"{k} {v}" for k, v in facts[w]["versions"].items())[:13]
-            for w in who
-        ),
-    )
+    facts, rounds, case = result["facts"], result["rounds"], result["case"]
+    who, ours = list(rounds), facts["ours"]
+    step = {w: median(rounds[w], "step") for w in who}
+    network = {w: median(rounds[w], "network") for w in who}
+    place = f"{ours['device_count']} x {ours['device']}"
+    print(f"\n{result['name']}: batch {case['batch_size']} on {place}")
+    row("", *("jax" if w == "ours" else "torch" for w in who))
     row("parameters", *(f"{facts[w]['parameters']:,}" for w in who))
-    seconds = {w: median(rounds[w], "step") for w in who}
-    row("step, ms", *(f"{1e3 * seconds[w]:.1f}" for w in who))
-    row("images/s", *(f"{batch_size / seconds[w]:.0f}" for w in who))
-    row(
-        "network alone, ms", *(f"{1e3 * median(rounds[w], 'network'):.1f}" for w in who)
-    )
-    row(
-        "outside the network",
-        *(f"{1 - median(rounds[w], 'network') / seconds[w]:.1%}" for w in who),
-    )
-    row(
-        "peak resident memory, MB",
-        *(f"{rounds[w][-1]['peak_rss_bytes'] / 1e6:.0f}" for w in who),
-    )
-    if facts["ours"]["peak_device_bytes"]:
-        row(
-            "peak device memory, MB",
-            *(f"{facts[w]['peak_device_bytes'] / 1e6:.0f}" for w in who),
-        )
+    row("step, ms", *(f"{1e3 * step[w]:.1f}" for w in who))
+    row("images/s", *(f"{case['batch_size'] / step[w]:.0f}" for w in who))
+    row("network alone, ms", *(f"{1e3 * network[w]:.1f}" for w in who))
+    row("outside the network", *(f"{1 - network[w] / step[w]:.1%}" for w in who))
+    resident = [rounds[w][-1]["peak_rss_bytes"] for w in who]
+    row("peak resident memory, MB", *(f"{size / 1e6:.0f}" for size in resident))
+    if ours["peak_device_bytes"]:
+        on_device = [facts[w]["peak_device_bytes"] for w in who]
+        row("device memory, MB", *(f"{(size or 0) / 1e6:.0f}" for size in on_device))
+    report_ours(ours, step["ours"], peak_flops)
+    if "rival" in rounds:
+        ratios = (f"{t['ours'] / t['rival']:.2f}" for t in (step, network))
+        print("  ours / rival: step {}, network {}".format(*ratios))
+
+
+def report_ours(facts: dict[str, Any], step: float, peak_flops: float | None) -> None:
+    """Prints what is measured of our side only."""
     for label, key in (("init", "init_seconds"), ("step", "compile_seconds")):
-        row(
-            f"compile {label}, cold / warm, s",
-            f"{cold[key]:.1f} / {facts['ours'][key]:.1f}",
-        )
-    rate = facts["ours"]["network_flops"] / step
+        times = f"{facts['cold'][key]:.1f} / {facts[key]:.1f}"
+        row(f"compile {label}, cold / warm, s", times)
+    rate = facts["network_flops"] / step
     row("model GFLOP/s", f"{rate / 1e9:.0f}")
     if peak_flops:
         row("model FLOP utilisation", f"{rate / peak_flops:.1%}")
-    if "rival" in rounds:
-        print(
-            f"  ours / rival: step {step / seconds['rival']:.2f}, "
-            f"network {network / median(rounds['rival'], 'network'):.2f}"
-        )
 
 
 def default_options() -> str:
