@@ -86,7 +86,7 @@ def test_bad_call_strings_are_refused_and_never_run(text, message):
         parsing.parse("here", text, build.SCHEDULES)
 
 
-def test_the_objective_of_the_issue():
+def test_an_objective_from_its_section():
     objective = build.objective(OBJECTIVE)
     assert objective.proposal is None
     assert str(objective.kind) == "u"
