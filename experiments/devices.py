@@ -1,5 +1,6 @@
 """Where arrays live: one axis of devices, over which the batch is cut."""
 
+import functools
 import os
 from typing import Any
 
@@ -9,6 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from experiments.errors import check_bound
 
 AXIS = "data"
+# jaxlib 0.10 gives CPU convolutions to YNNPACK, which is slower and less accurate
+# here than what it gives them to without (docs/performance.md).
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def split_cpu(count: int) -> None:
@@ -23,6 +27,22 @@ def split_cpu(count: int) -> None:
     check_bound("cpu_devices", count, count >= 1, "positive")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Options of the XLA compiler for this backend, as far as this jaxlib knows them.
+
+    For `jax.jit(..., compiler_options=...)`: there an unknown name is an error that can
+    be caught, where in XLA_FLAGS it would end the process.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return CPU_OPTIONS
 
 
 def data_mesh() -> Mesh:

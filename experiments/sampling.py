@@ -6,6 +6,7 @@ once (measured to be as fast as more); elsewhere a batch size of one's own chang
 roundings of floats, of the order of 1e-6.
 """
 
+import functools
 import pathlib
 import re
 import time
@@ -50,7 +51,7 @@ def make_draw_fn(
     build.check_start(model.objective, times)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
     def program(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, labels, scale)

@@ -67,12 +67,14 @@ class Trainer:
             functools.partial(step.train_step, recipe=self.recipe),
             donate_argnums=0,
             out_shardings=(same, same),
+            compiler_options=devices.compiler_options(),
         )
         self.eval_fn = jax.jit(
             functools.partial(
                 step.eval_step, model=self.model, draws=config.eval.draws
             ),
             out_shardings=same,
+            compiler_options=devices.compiler_options(),
         )
         self.draw_fn = sampling.make_draw_fn(
             self.model,
