@@ -170,12 +170,17 @@ def mixture(
     Args:
       size: number of points, train and test together; at least 9 * num_modes.
       seed: of the points; training has a seed of its own.
-      num_modes: number of Gaussians.
+      num_modes: number of Gaussians, at least 3: fewer do not fill the plane.
       std: standard deviation of each, in (0, 1).
 
     Raises:
-      ValueError: if `std` is out of range.
+      ValueError: if `num_modes` or `std` is out of range.
     """
+    if num_modes < 3:
+        raise ValueError(
+            f"num_modes={num_modes}: must be at least 3, because both coordinates have "
+            "variance 1"
+        )
     if not 0 < std < 1:
         raise ValueError(
             f"std={std}: must be in (0, 1), because the total variance is 1"

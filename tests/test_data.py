@@ -108,3 +108,5 @@ def test_impossible_point_sets_are_refused():
         data.moons(size=10)
     with pytest.raises(ValueError, match="std=1.0"):
         data.mixture(std=1.0)
+    with pytest.raises(ValueError, match="num_modes=2"):
+        data.mixture(num_modes=2)
