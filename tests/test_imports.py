@@ -15,7 +15,7 @@ ALLOWED = {
     "random": set(),
     "schedules": set(),
     "ema": set(),
-    "predictions": {"schedules"},
+    "predictions": {"schedules", "predictions"},
     "times": {"random", "schedules", "predictions"},
     "grids": {"schedules", "predictions"},
     "weightings": {"schedules", "predictions"},
