@@ -22,7 +22,7 @@ ALLOWED = {
     "analytic": {"schedules", "predictions"},
     "guidance": {"predictions"},
     "objectives": {"schedules", "predictions", "times", "weightings"},
-    "losses": {"random", "schedules", "predictions", "objectives"},
+    "losses": {"random", "schedules", "predictions", "objectives", "losses"},
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
     "networks": {"networks"},
 }

@@ -136,9 +136,27 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
     """
-    if str(kind) == "eps":
+    return error_ratio(kind, "eps", t, schedule=schedule)
+
+
+def error_ratio(
+    kind: AnyKind, source: AnyKind, t: ArrayLike, *, schedule: Schedule
+) -> Array:
+    """`||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2` at fixed z.
+
+    Args:
+      kind: of q.
+      source: of p.
+      t: times, any shape.
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`; 1 where the kinds are equal, at every time.
+    """
+    if same_kind(kind, source):
         return jnp.ones_like(at_least_float32(t))
-    return (determinant(kind, t, schedule=schedule) / schedule.alpha(t)) ** 2
+    top = determinant(kind, t, schedule=schedule)
+    return (top / determinant(source, t, schedule=schedule)) ** 2
 
 
 def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
