@@ -114,5 +114,5 @@ _FACTORS = {"posterior": _posterior, "forward": _forward}
 
 
 def _prior(schedule):
-    alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
-    return alpha**2 / 2, (sigma**2 - 1 - 2 * jnp.log(sigma)) / 2
+    excess = schedule.sigma(1.0) ** 2 - 1
+    return schedule.alpha(1.0) ** 2 / 2, (excess - jnp.log1p(excess)) / 2
