@@ -114,7 +114,12 @@ def measure_ddim_is_flow_matching_euler():
         )
         denoise_fn = predictions.denoiser(predict_fn, kind=kind, schedule=FLOW)
         ddim = samplers.sample(
-            jax.random.key(0), denoise_fn, z, grid, sampler=samplers.ddim(), schedule=FLOW
+            jax.random.key(0),
+            denoise_fn,
+            z,
+            grid,
+            sampler=samplers.ddim(),
+            schedule=FLOW,
         )
         found[f"max |DDIM - Euler|, output {kind}"] = np.abs(ddim.x - euler).max()
     return found
@@ -190,14 +195,10 @@ def measure_kl_terms_are_weighted_eps_errors():
     error = losses.ddpm_loss(net, x, index, eps, schedule=schedule)
     found, weight = {}, {}
     for variance, of_p in (("posterior", posterior), ("forward", beta[1:])):
-        kl = losses.kl_terms(
-            net, x, index, index - 1, eps, variance=variance, **terms
-        )
+        kl = losses.kl_terms(net, x, index, index - 1, eps, variance=variance, **terms)
         ratio = posterior / of_p
         constant = (ratio - 1 - np.log(ratio)) / 2
-        weight[variance] = beta[1:] ** 2 / (
-            2 * of_p * (1 - beta[1:]) * (1 - abar[1:])
-        )
+        weight[variance] = beta[1:] ** 2 / (2 * of_p * (1 - beta[1:]) * (1 - abar[1:]))
         gap = (kl - constant) / (weight[variance] * error) - 1
         found[f"max |KL / (weight eps error) - 1|, {variance}"] = np.abs(gap).max()
     kl = weight["posterior"]

@@ -22,6 +22,7 @@ ALLOWED = {
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions"},
     "guidance": {"predictions"},
+    "interop": {"schedules", "predictions", "interop"},
     "objectives": {"schedules", "predictions", "times", "weightings"},
     "losses": {"random", "schedules", "predictions", "objectives", "losses"},
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
