@@ -33,6 +33,16 @@ SCHEDULES = {
     "flow_matching": schedules.FlowMatching,
     "cosine": schedules.Cosine,
     "linear_beta": schedules.LinearBeta,
+    "sub_vp": schedules.SubVP,
+    "ve": schedules.VE,
+    "edm": schedules.EDM,
+    "iddpm_cosine": schedules.IDDPMCosine,
+    "linear_logsnr": schedules.LinearLogSNR,
+    "sigmoid": schedules.Sigmoid,
+    "laplace": schedules.Laplace,
+    "cauchy": schedules.Cauchy,
+    "linear_betas": schedules.Discrete.linear_betas,
+    "shifted": schedules.Shifted,
 }
 WEIGHTINGS = {"mse": weightings.Mse}
 TIMES = {

@@ -13,13 +13,14 @@ PACKAGE = ROOT / "diffusionflow"
 # module: what it may import from the library besides the private helpers
 ALLOWED = {
     "random": set(),
-    "schedules": set(),
+    "schedules": {"schedules"},
     "ema": set(),
     "predictions": {"schedules"},
     "times": {"random", "schedules", "predictions", "times"},
     "grids": {"schedules", "predictions"},
     "weightings": {"schedules", "predictions"},
     "analytic": {"schedules", "predictions"},
+    "processes": {"schedules", "predictions"},
     "guidance": {"predictions"},
     "objectives": {
         "schedules",
