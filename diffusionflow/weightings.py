@@ -364,13 +364,17 @@ class Monotone:
         points, peaks = in_float64(_peaks, self, schedule)
         points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
         place = jnp.searchsorted(points, logsnr)
-        above = jnp.where(place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0)
+        above = jnp.where(
+            place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0
+        )
         weight = jnp.maximum(above, weight_on_eps(self.base, self.times, t, schedule))
         slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
         return weight * slope / self.times.density(t, schedule)
 
 
-def weight_on_eps(weighting: Any, times: Any, t: ArrayLike, schedule: Schedule) -> Array:
+def weight_on_eps(
+    weighting: Any, times: Any, t: ArrayLike, schedule: Schedule
+) -> Array:
     """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
 
     Args:
