@@ -25,8 +25,8 @@ def mean_and_variance_slopes(terms_fn, schedule, t):
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     m, v = alpha * MEAN, alpha**2 * VARIANCE + sigma**2
-    z = np.stack([m, m + 1])[..., None]
-    at_mean, next_to = (terms_fn(row, t) for row in jnp.asarray(z))
+    z = jnp.stack([m, m + 1])[..., None]
+    at_mean, next_to = (terms_fn(row, t) for row in z)
     slope = next_to.drift[:, 0] - at_mean.drift[:, 0]
     return at_mean.drift[:, 0], 2 * slope * v, at_mean.diffusion**2
 
