@@ -70,7 +70,7 @@ class Likelihood:
 
     def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        return 2 * schedule.sigma(t) / schedule.alpha(t) * _turn(t, schedule)
+        return schedules.g2(schedule, t)
 
 
 @register
@@ -155,14 +155,21 @@ class Sigmoid:
         """As `Mse.__call__`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = jnp.exp(at_least_float32(self.bias)).astype(alpha.dtype)
-        top = 2 * scale * alpha * sigma * _turn(t, schedule)
+        noisy = sigma > 0  # sigma' may be infinite where sigma = 0, g^2 where alpha = 0
+        t = at_least_float32(t)
+        turn = sigma * _turn(jnp.where(noisy, t, 0.5), schedule)
+        same = alpha / 2 * schedules.g2(schedule, jnp.where(noisy, 0.5, t))
+        sigma_turn = jnp.where(noisy, turn, same)
+        top = 2 * scale * alpha * sigma_turn
         bottom = (alpha**2 + scale * sigma**2) * (alpha**2 + sigma**2) ** 2
         return top / bottom
 
 
 @register
 class EDM:
-    """`(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x error, rho = sigma / alpha.
+    """`(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x error.
+
+    rho = sigma / alpha is the noise level relative to the signal.
 
     Infinite at sigma = 0; `Mse(edm_f(sigma_data))` is the same weight in a form that is
     finite at both ends.
@@ -222,8 +229,9 @@ class P2:
 
     def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        variance = schedule.sigma(t) ** 2
-        return (variance / (self.k * variance + schedule.alpha(t) ** 2)) ** self.gamma
+        sigma = schedule.sigma(t)
+        norm = jnp.sqrt(self.k * sigma**2 + schedule.alpha(t) ** 2)
+        return (sigma / norm) ** (2 * self.gamma)
 
 
 @register
@@ -364,13 +372,17 @@ class Monotone:
         points, peaks = in_float64(_peaks, self, schedule)
         points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
         place = jnp.searchsorted(points, logsnr)
-        above = jnp.where(place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0)
+        above = jnp.where(
+            place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0
+        )
         weight = jnp.maximum(above, weight_on_eps(self.base, self.times, t, schedule))
         slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
         return weight * slope / self.times.density(t, schedule)
 
 
-def weight_on_eps(weighting: Any, times: Any, t: ArrayLike, schedule: Schedule) -> Array:
+def weight_on_eps(
+    weighting: Any, times: Any, t: ArrayLike, schedule: Schedule
+) -> Array:
     """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
 
     Args:
