@@ -111,9 +111,7 @@ def test_the_factor_multiplies_the_error_of_the_kind_that_is_named():
     # sigma sd / R^2 squared on the error of F, R^2 = rho^2 + sd^2, sd = 1/2
     rho, total = np.exp(-L / 2), np.exp(-L) + 0.25
     on_f = 1 / (1 + np.exp(-L) / 0.25)
-    np.testing.assert_allclose(
-        mse["soft"] * on_f, (rho * 0.5 / total) ** 2, rtol=1e-10
-    )
+    np.testing.assert_allclose(mse["soft"] * on_f, (rho * 0.5 / total) ** 2, rtol=1e-10)
     on_x_sigmoid = np.exp(-1.5) * sigmoid(L + 1.5) * slope
     np.testing.assert_allclose(mse["sigmoid"] * on_x, on_x_sigmoid, rtol=1e-10)
     np.testing.assert_allclose(mse["elbo"], slope, rtol=1e-10)
