@@ -157,9 +157,7 @@ def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
     def factors(t):
         return {
             name: ALL[name](t, schedule)
-            * losses._error_ratio(
-                ALL[name].kind, predictions.as_kind(kind), t, schedule
-            )
+            * predictions.error_ratio(ALL[name].kind, kind, t, schedule=schedule)
             for name in names
         }
 
