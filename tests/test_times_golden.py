@@ -67,8 +67,10 @@ def found(case):
             edge = config["safety_epsilon"]
             return edge + (1 - 2 * edge) * t
         case "noise-density-log-normal":
-            density = times.LogNormalSigma(config["loc"], config["scale"])
-            return sigma(density, uniform)
+            # with parameters in float32, and uniform numbers kept from 0 and 1
+            loc, scale = map(np.float32, (config["loc"], config["scale"]))
+            density = times.LogNormalSigma(float(loc), float(scale))
+            return sigma(density, uniform * (1 - 2e-7) + 1e-7)
         case "noise-density-log-uniform":
             return sigma(times.UniformLogSNR(**cut), uniform)
         case "noise-density-v-diffusion":

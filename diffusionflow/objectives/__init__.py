@@ -15,8 +15,8 @@ from diffusionflow.objectives.base import (
     same_objective,
     total_weight,
 )
+from diffusionflow.objectives.recipes import RECIPES as RECIPES
 from diffusionflow.objectives.recipes import (
-    RECIPES,
     ddpm,
     edm,
     flow_matching,
@@ -36,7 +36,6 @@ from diffusionflow.objectives.recipes import (
 )
 
 __all__ = [
-    "RECIPES",
     "Comparison",
     "Objective",
     "ddpm",
