@@ -18,7 +18,7 @@ ALLOWED = {
     "predictions": {"schedules", "predictions"},
     "times": {"random", "schedules", "predictions", "times"},
     "grids": {"schedules", "predictions"},
-    "weightings": {"schedules", "predictions"},
+    "weightings": {"schedules", "predictions", "weightings"},
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions"},
     "guidance": {"predictions"},

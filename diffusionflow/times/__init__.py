@@ -11,14 +11,8 @@ whatever schedule they are used with (`LogNormalSigma`, `UniformLogSNR`, `Unifor
 """
 
 from diffusionflow.times.adaptive import Adaptive, Moments, adaptive_part, with_moments
-from diffusionflow.times.densities import (
-    CosMap,
-    LogitNormal,
-    Mode,
-    Stratified,
-    Truncated,
-    Uniform,
-)
+from diffusionflow.times.densities import CosMap, LogitNormal, Mode, Uniform
+from diffusionflow.times.derived import Stratified, Truncated
 from diffusionflow.times.levels import (
     LogNormalSigma,
     UniformLogSNR,

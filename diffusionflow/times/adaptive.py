@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 from diffusionflow._dataclass import check_bound, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent, Stratified
+from diffusionflow.times.densities import Independent
+from diffusionflow.times.derived import Stratified
 
 
 class Moments(NamedTuple):
