@@ -68,7 +68,7 @@ def test_the_table_of_equivalences_names_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", text))
     tests = DOCS.parent / "tests"
     defined = set()
-    for file in ("test_equivalences.py", "test_predictions.py"):
+    for file in ("test_equivalences.py", "test_objectives.py", "test_predictions.py"):
         defined |= set(re.findall(r"^def (test_\w+)", (tests / file).read_text(), re.M))
     assert len(named) >= 9 and named <= defined
     held = re.findall(
