@@ -223,7 +223,7 @@ def test_kl_terms_are_weighted_eps_errors():
     found = measure_kl_terms_are_weighted_eps_errors()
     for variance in ("posterior", "forward"):
         assert found[f"max |KL / (weight eps error) - 1|, {variance}"] < 1e-9
-    # The sheet's witness that the weights are far from constant.
+    # The weights are far from constant.
     assert found["largest weight over smallest"] == pytest.approx(120, rel=0.01)
     for step, value in ((2, 0.600), (100, 0.0103), (500, 0.0055), (1000, 0.0102)):
         assert found[f"weight of t = {step}"] == pytest.approx(value, rel=0.01)
