@@ -38,7 +38,7 @@ def of(kind, family, count):
     return pytest.mark.parametrize("case", found, ids=str)
 
 
-def close(found, recorded, rtol=1e-9, atol=1e-10):
+def close(found, recorded, rtol=1e-10, atol=1e-10):
     np.testing.assert_allclose(found, recorded, rtol=rtol, atol=atol)
 
 
@@ -62,7 +62,7 @@ def test_paths_of_flow_matching(case):
         close(-slopes[0], a["d_alpha"])
         close(-slopes[1], a["d_sigma"])
         inverse = 1 - np.asarray(schedule.inverse_logsnr(schedule.logsnr(t)))
-        close(inverse, a["snr_inverse_of_alpha_over_sigma"], rtol=1e-8)
+        close(inverse, a["snr_inverse_of_alpha_over_sigma"], rtol=1e-10)
         x, eps, z = a["x1"], a["x0"], a["x_t"]
         close(alpha[:, None] * x + sigma[:, None] * eps, z)
         pair = predictions.Denoised(x, eps)
@@ -96,8 +96,8 @@ def test_paths_of_sit(case):
         close(-target, a["u_t"])
         convert = converter(a["x_t"], t, schedule)
         velocity = -a["velocity"]
-        close(convert(velocity, "dz_dt", "score"), a["score_from_velocity"], rtol=1e-8)
-        close(convert(velocity, "dz_dt", "eps"), a["noise_from_velocity"], rtol=1e-8)
+        close(convert(velocity, "dz_dt", "score"), a["score_from_velocity"], rtol=1e-10)
+        close(convert(velocity, "dz_dt", "eps"), a["noise_from_velocity"], rtol=1e-10)
         close(-convert(a["score"], "score", "dz_dt"), a["velocity_from_score"])
         close(convert(a["score"], "score", "eps"), a["eps_hat"])
         close(convert(a["score"], "score", "x"), a["x1_hat"])
@@ -136,7 +136,7 @@ def test_conversions_of_hackable_diffusion(case):
             found = convert(t, a[f"pred_{source}"], KINDS[source], KINDS[target])
             expected = a[f"conv_{source}_to_{target}"]
             size = max(np.abs(expected).max(), 1)
-            close(found, expected, rtol=1e-8, atol=1e-9 * size)
+            close(found, expected, rtol=1e-10, atol=1e-10 * size)
 
 
 # The recorder follows beta(t) past t = 1, to the noise that flow matching reaches; here
@@ -173,13 +173,13 @@ def test_changes_of_schedule_of_flow_matching(case):
     a, midpoint = case.a, case.config["method"] == "midpoint"
     with jax.enable_x64(True):
         velocity_fn = rescheduled(case)
-        close(velocity_fn(a["point_x"], a["point_t"]), a["point_velocity"], rtol=1e-8)
+        close(velocity_fn(a["point_x"], a["point_t"]), a["point_velocity"], rtol=1e-10)
         for i, (start, end) in enumerate(itertools.pairwise(a["t"])):
             z, step = a["states"][i], end - start
             slope = velocity_fn(z, start)
             if midpoint:
                 slope = velocity_fn(z + step / 2 * slope, start + step / 2)
-            close(z + step * slope, a["states"][i + 1], rtol=1e-8, atol=1e-9)
+            close(z + step * slope, a["states"][i + 1], rtol=1e-10, atol=1e-10)
 
 
 def test_the_recorder_leaves_the_range_of_its_source():
@@ -203,6 +203,6 @@ def test_changes_of_schedule_of_rectified_flow(case):
     a = case.a
     with jax.enable_x64(True):
         found = rescheduled(case)(a["point_x"], a["point_t"])
-    close(found, a["exact_velocity"], rtol=1e-9)
+    close(found, a["exact_velocity"], rtol=1e-10)
     off = case.config["max_abs_diff_to_exact"]
     np.testing.assert_allclose(found, a["point_velocity"], rtol=0, atol=off + 1e-9)
