@@ -21,6 +21,58 @@ def at_least_float32(value: ArrayLike) -> Array:
     return value.astype(jnp.float32)
 
 
+def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
+    """`fn(t)` in the shape and type of `t`: a user's function may be constant."""
+    t = at_least_float32(t)
+    return jnp.broadcast_to(jnp.asarray(fn(t), t.dtype), t.shape)
+
+
+def root(value: Array) -> Array:
+    """`sqrt(value)`, with the derivative 0 in place of infinity where `value` is 0."""
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), 0)
+
+
+def solve_falling(
+    fn: Callable[[Array], Array], target: ArrayLike, low: float, high: float
+) -> Array:
+    """The time in [low, high] at which a falling function has a value, by bisection.
+
+    A Newton step follows: it carries the derivatives, in the target and in what `fn`
+    closes over, and continues `fn` in a straight line where the target is beyond a
+    finite end.
+
+    Args:
+      fn: elementwise and strictly falling; it may be infinite at the ends.
+      target: values, any shape.
+      low: lower end.
+      high: upper end.
+
+    Returns:
+      An array of the shape of `target`; the end where both `fn` there and the target
+      are infinite.
+    """
+    target = at_least_float32(target)
+    level = jax.lax.stop_gradient(target)
+    ends = jnp.full_like(level, low), jnp.full_like(level, high)
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        below, above = bracket
+        middle = (below + above) / 2
+        early = jax.lax.stop_gradient(fn(middle)) > level
+        return jnp.where(early, middle, below), jnp.where(early, above, middle)
+
+    digits = 2 * jnp.finfo(level.dtype).nmant  # relative precision near low = 0 too
+    found = sum(jax.lax.fori_loop(0, digits, halve, ends)) / 2
+    found = jnp.where(level <= fn(ends[1]), ends[1], found)
+    found = jax.lax.stop_gradient(jnp.where(level >= fn(ends[0]), ends[0], found))
+    value, slope = jax.jvp(fn, (found,), (jnp.ones_like(found),))
+    excess = value - target
+    usable = jnp.isfinite(excess) & jnp.isfinite(slope) & (slope < 0)
+    slope = jax.lax.stop_gradient(jnp.where(usable, slope, -1))
+    return found - jnp.where(usable, excess, 0) / slope
+
+
 def in_float64(fn: Callable[..., Any], *args: Any) -> Any:
     """`fn(*args)` in float64, or as it is where an argument is traced.
 

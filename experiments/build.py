@@ -26,22 +26,51 @@ from diffusionflow import (
     weightings,
 )
 from experiments import data, devices, schema
-from experiments.errors import check_bound, check_name, naming
+from experiments.errors import UsageError, check_bound, check_name, naming
 from experiments.parsing import from_section, parse
 
 SCHEDULES = {
     "flow_matching": schedules.FlowMatching,
     "cosine": schedules.Cosine,
     "linear_beta": schedules.LinearBeta,
+    "sub_vp": schedules.SubVP,
+    "ve": schedules.VE,
+    "edm": schedules.EDM,
+    "iddpm_cosine": schedules.IDDPMCosine,
+    "linear_logsnr": schedules.LinearLogSNR,
+    "sigmoid": schedules.Sigmoid,
+    "laplace": schedules.Laplace,
+    "cauchy": schedules.Cauchy,
+    "linear_betas": schedules.Discrete.linear_betas,
+    "shifted": schedules.Shifted,
 }
-WEIGHTINGS = {"mse": weightings.Mse}
+WEIGHTINGS = {
+    "mse": weightings.Mse,
+    "elbo": weightings.ELBO,
+    "likelihood": weightings.Likelihood,
+    "sigmoid": weightings.Sigmoid,
+    "edm": weightings.EDM,
+    "p2": weightings.P2,
+    "min_snr": weightings.MinSNR,
+    "soft_min_snr": weightings.SoftMinSNR,
+    "truncated_snr": weightings.TruncatedSNR,
+    "monotone": weightings.Monotone,
+}
 TIMES = {
     "uniform": times.Uniform,
     "logit_normal": times.LogitNormal,
+    "mode": times.Mode,
+    "cosmap": times.CosMap,
+    "log_normal_sigma": times.LogNormalSigma,
+    "uniform_logsnr": times.UniformLogSNR,
+    "uniform_on": times.UniformOn,
+    "truncated": times.Truncated,
     "stratified": times.Stratified,
+    "adaptive": times.Adaptive,
 }
 KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES}
 KINDS["edm_f"] = predictions.edm_f
+RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
 GRIDS = {"uniform": grids.uniform, "logsnr_uniform": grids.logsnr_uniform}
 SAMPLERS = {
     "ddim": samplers.ddim,
@@ -89,16 +118,40 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
     An empty `proposal` means that times are drawn from `times` itself.
 
     Raises:
-      UsageError: a name or an argument is unknown, or a value is out of bounds.
+      UsageError: a name or an argument is unknown, a value is out of bounds, a range
+        of log-SNR is not reached, or `times` is adaptive, which a proposal alone can
+        be: the objective would change while it is trained.
     """
+    weighting = parse(
+        "objective.weighting",
+        section["weighting"],
+        WEIGHTINGS,
+        inner=WEIGHTINGS | KINDS | TIMES,
+    )
+    density = _density("objective.times", section["times"])
+    if times.adaptive_part(density) is not None:
+        raise UsageError(
+            f"objective.times={section['times']!r}: an adaptive density belongs in "
+            "objective.proposal"
+        )
     proposal = section["proposal"]
-    return objectives.Objective(
+    built = objectives.Objective(
         schedule=parse("objective.schedule", section["schedule"], SCHEDULES),
         kind=parse("objective.kind", section["kind"], KINDS),
-        weighting=parse("objective.weighting", section["weighting"], WEIGHTINGS),
-        times=parse("objective.times", section["times"], TIMES),
-        proposal=parse("objective.proposal", proposal, TIMES) if proposal else None,
+        weighting=weighting,
+        times=density,
+        proposal=_density("objective.proposal", proposal) if proposal else None,
     )
+    for name in ("times", "proposal"):
+        if getattr(built, name) is not None:
+            with naming(f"objective.{name}"):
+                getattr(built, name).density(0.5, built.schedule)
+    return built
+
+
+def _density(where: str, text: str) -> Any:
+    """A density of training times; its arguments may be densities and schedules."""
+    return parse(where, text, TIMES, inner=TIMES | SCHEDULES)
 
 
 def sampler(section: Mapping[str, Any]) -> Any:

@@ -90,7 +90,7 @@ def _check_overrides(argv: list[str]) -> None:
     found = re.findall(r"(?<!\S)--?config(?:=|\s)(\S+)", " ".join(argv))
     if not found:
         return
-    config = _load(found[-1])
+    config = load_config(found[-1])
     for flag in re.findall(r"(?<!\S)--?(?:no)?(config[.][^\s=]*)", " ".join(argv)):
         section, where = config, "--config"
         for key in flag.split(".")[1:]:
@@ -99,18 +99,22 @@ def _check_overrides(argv: list[str]) -> None:
             section, where = section[key], f"{where}.{key}"
 
 
-def _load(flag_value: str) -> Mapping[str, Any]:
-    """The config of `--config=FILE` or `--config=FILE:ARGUMENT`."""
+def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
+    """The config of `--config=FILE` or `--config=FILE:ARGUMENT`.
+
+    Raises:
+      UsageError: there is no such file, or it gives no config.
+    """
     name, *argument = flag_value.split(":", 1)
     path = pathlib.Path(name)
     if not path.is_file():
         there = sorted(map(str, path.parent.glob("*.py")))
-        raise UsageError(f"--config: no file {name!r}; {nearest(name, there)}")
+        raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
     try:
         return runpy.run_path(name)["get_config"](*argument)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"--config: {name} gives no config: {reason}") from error
+        raise UsageError(f"{flag}: {name} gives no config: {reason}") from error
 
 
 @contextlib.contextmanager

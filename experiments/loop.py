@@ -99,6 +99,8 @@ def _restore_or_init(trainer: Trainer, saved: checkpoints.Checkpoints) -> TrainS
 def _items(state: TrainState) -> dict[str, Any]:
     """The state as the items of a checkpoint."""
     train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
+    if state.moments is not None:
+        train["moments"] = state.moments
     return {"params": state.params, "ema": state.ema, "train": train}
 
 

@@ -29,13 +29,21 @@ def from_section(
     return _call(where, section["name"], registry, [], arguments, known)
 
 
-def parse(where: str, text: str, registry: Registry, **known: Any) -> Any:
+def parse(
+    where: str,
+    text: str,
+    registry: Registry,
+    *,
+    inner: Registry | None = None,
+    **known: Any,
+) -> Any:
     """The object that a call string describes; nothing is evaluated.
 
     Args:
       where: config key, for errors.
       text: `name`, `name(key=literal)` or `name(other_name(...))`.
       registry: names to callables.
+      inner: the same for names that are arguments; None for `registry`.
       **known: arguments that are passed to callables that take them.
 
     Raises:
@@ -50,10 +58,13 @@ def parse(where: str, text: str, registry: Registry, **known: Any) -> Any:
             f"{where}={text!r}: must be a name, with arguments in brackets if any, "
             f"such as {next(iter(registry))!r}; known: {', '.join(registry)}"
         )
-    return _evaluate(where, tree, registry, known)
+    inner = registry if inner is None else inner
+    return _evaluate(where, tree, registry, inner, known)
 
 
-def _evaluate(where: str, node: ast.expr, registry: Registry, known: Mapping) -> Any:
+def _evaluate(
+    where: str, node: ast.expr, registry: Registry, inner: Registry, known: Mapping
+) -> Any:
     """A name or call from the registry, or a literal."""
     if isinstance(node, ast.Name):
         node = ast.Call(func=node, args=[], keywords=[])
@@ -71,11 +82,9 @@ def _evaluate(where: str, node: ast.expr, registry: Registry, known: Mapping) ->
         raise UsageError(
             f"{where}: {ast.unparse(node)}: write the arguments without **"
         )
-    positional = [_evaluate(where, item, registry, known) for item in node.args]
-    keywords = {
-        item.arg: _evaluate(where, item.value, registry, known)
-        for item in node.keywords
-    }
+    argument = lambda item: _evaluate(where, item, inner, inner, known)
+    positional = [argument(item) for item in node.args]
+    keywords = {item.arg: argument(item.value) for item in node.keywords}
     return _call(where, name, registry, positional, keywords, known)
 
 

@@ -5,13 +5,14 @@ those of dropout of (seed, k), so they depend neither on the devices nor on wher
 was interrupted.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusionflow import ema, losses, random
+from diffusionflow import ema, losses, objectives, random, times
 from experiments.data import Examples
 from experiments.model import Model
 
@@ -90,6 +91,7 @@ class TrainState(NamedTuple):
       opt_state: of optax.
       ema: average of `params`, float32.
       sums: for the log.
+      moments: what an adaptive proposal has learned; None for any other.
     """
 
     step: jax.Array
@@ -97,6 +99,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     ema: Any
     sums: Sums
+    moments: times.Moments | None = None
 
 
 class Recipe(NamedTuple):
@@ -129,12 +132,14 @@ def stream(seed: int, purpose: int) -> jax.Array:
 def init(key: jax.Array, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     params = recipe.model.init(key)
+    adaptive = times.adaptive_part(recipe.model.objective.proposal)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=recipe.optimizer.init(params),
         ema=ema.init(params),
         sums=Sums.zeros(recipe.bins.count),
+        moments=None if adaptive is None else adaptive.init(),
     )
 
 
@@ -168,7 +173,20 @@ def train_step(
         opt_state=opt_state,
         ema=ema.update(state.ema, params, decay),
         sums=sums.add(loss, optax.tree.norm(gradients), terms, recipe.bins),
+        moments=_learned(state.moments, terms, recipe.model.objective),
     ), loss
+
+
+def _learned(
+    moments: times.Moments | None,
+    terms: losses.Terms,
+    objective: objectives.Objective,
+) -> times.Moments | None:
+    """The moments of an adaptive proposal after the whole batch."""
+    adaptive = times.adaptive_part(objective.proposal)
+    if adaptive is None:
+        return None
+    return adaptive.update(moments, terms, objective.schedule)
 
 
 def loss_and_gradients(
@@ -183,12 +201,12 @@ def loss_and_gradients(
     dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
     labels = jnp.where(dropped, model.num_classes, batch.labels)
     x = model.transform.to_float(batch.values)
+    proposal = times.with_moments(model.objective.proposal, state.moments)
+    objective = dataclasses.replace(model.objective, proposal=proposal)
 
     def mean_loss(params: Any) -> tuple[jax.Array, losses.Terms]:
         predict_fn = model.predict_fn(params, labels, dropout_key)
-        terms = losses.objective_terms(
-            loss_keys, predict_fn, x, objective=model.objective
-        )
+        terms = losses.objective_terms(loss_keys, predict_fn, x, objective=objective)
         return terms.loss.mean(), terms
 
     return jax.value_and_grad(mean_loss, has_aux=True)(state.params)

@@ -15,9 +15,9 @@ VECTORS = json.loads((DATA / "testvectors.json").read_text())
 
 
 def schedule_rows(name):
-    """Columns t, alpha, sigma, logsnr, dlogsnr_dt of a schedule, float64 arrays."""
+    """Columns of a schedule: t, alpha, sigma, logsnr, dlogsnr_dt, f, g2, float64."""
     rows = VECTORS["schedules"][name]
-    columns = ("t", "alpha", "sigma", "logsnr", "dlogsnr_dt", "f")
+    columns = ("t", "alpha", "sigma", "logsnr", "dlogsnr_dt", "f", "g2")
     return {
         column: np.array([float(row[column]) for row in rows]) for column in columns
     }

@@ -33,7 +33,11 @@ def main(workdir, kill_at=0):
     workdir = pathlib.Path(workdir)
     workdir.mkdir(exist_ok=True)
     config = tiny.config(
-        num_steps=NUM_STEPS, log__every=7, checkpoint__every=2, samples__every=20
+        num_steps=NUM_STEPS,
+        log__every=7,
+        checkpoint__every=2,
+        samples__every=20,
+        objective__proposal="stratified(adaptive(uniform))",
     )
 
     def hook(number, batch, state):

@@ -46,6 +46,14 @@ OPTIMIZER = dict(
             times.Stratified(times.LogitNormal(std=2.0)),
         ),
         ("stratified(base=uniform)", build.TIMES, times.Stratified(times.Uniform())),
+        (
+            "stratified(adaptive(logit_normal, num_bins=8, share=0.5))",
+            build.TIMES,
+            times.Stratified(
+                times.Adaptive(times.LogitNormal(), num_bins=8, share=0.5)
+            ),
+        ),
+        ("min_snr(gamma=4.0)", build.WEIGHTINGS, weightings.MinSNR(4.0)),
         ("ddpm", build.SAMPLERS, samplers.ddpm()),
         ("churn(0.25)", build.SAMPLERS, samplers.Churn(0.25)),
         ("heun(variable='v')", build.SAMPLERS, samplers.Heun("v")),
@@ -59,8 +67,10 @@ def test_call_strings(text, registry, expected):
 
 @pytest.mark.parametrize("registry", [build.SCHEDULES, build.SAMPLERS, build.KINDS])
 def test_every_registered_name_builds(registry):
+    of_another = {"shifted": "shifted(flow_matching, k=3.0)"}
     for name in registry:
-        assert parsing.parse("here", name, registry) is not None
+        text = of_another.get(name, name)
+        assert parsing.parse("here", text, registry) is not None
 
 
 @pytest.mark.parametrize(
@@ -69,8 +79,8 @@ def test_every_registered_name_builds(registry):
         ("cosin", "here: unknown name 'cosin'; did you mean 'cosine'"),
         ("zzz", "here: unknown name 'zzz'; known: flow_matching, cosine"),
         ("cosine(logsnr_mn=1)", "'cosine': unknown name 'logsnr_mn'; did you mean 'lo"),
-        ("flow_matching(a=1)", "unknown name 'a'; known: none"),
-        ("flow_matching(1)", "here: flow_matching: .*positional"),
+        ("flow_matching(a=1)", "unknown name 'a'; known: sigma_min"),
+        ("flow_matching(0, 1)", "here: flow_matching: .*positional"),
         ("cosine(logsnr_min=2.0, logsnr_max=1.0)", "here: cosine: logsnr_min=2.0"),
         ("", "here='': must be a name"),
         ("cosine(", r"here='cosine\(': must be a name"),
@@ -92,6 +102,39 @@ def test_an_objective_from_its_section():
     assert str(objective.kind) == "u"
     proposed = build.objective(OBJECTIVE | {"proposal": "stratified(uniform)"})
     assert proposed.proposal == times.Stratified(times.Uniform())
+
+
+def test_weightings_and_densities_take_kinds_densities_and_schedules():
+    section = OBJECTIVE | {
+        "weighting": "monotone(mse(edm_f(sigma_data=0.7)), log_normal_sigma)",
+        "times": "truncated(uniform_on(cosine), logsnr_max=8.0)",
+    }
+    objective = build.objective(section)
+    f = weightings.Mse(predictions.edm_f(0.7))
+    assert objective.weighting == weightings.Monotone(f, times.LogNormalSigma())
+    base = times.UniformOn(schedules.Cosine())
+    assert objective.times == times.Truncated(base, logsnr_max=8.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"times": "stratified(adaptive(uniform))"},
+            r"objective.times='stratified.*belongs in objective.proposal",
+        ),
+        (
+            {"schedule": "ve", "times": "uniform_logsnr(-20.0, 0.0)"},
+            r"objective.times: log-SNR in \[-20, 0\]: VE.* reaches",
+        ),
+        ({"times": "cosine"}, "objective.times: unknown name 'cosine'; did you mean"),
+        ({"proposal": "adaptive(uniform, share=2)"}, "proposal: adaptive: share=2"),
+        ({"weighting": "uniform"}, "objective.weighting: unknown name 'uniform'"),
+    ],
+)
+def test_objectives_that_make_no_sense_are_refused(changed, message):
+    with pytest.raises(UsageError, match=message):
+        build.objective(OBJECTIVE | changed)
 
 
 def test_ambiguous_kinds_are_refused_with_their_key():

@@ -1,7 +1,10 @@
-"""Every public name is documented."""
+"""Every public name is documented, and what the documents say is run."""
 
 import inspect
+import pathlib
+import re
 
+import jax
 import pytest
 
 import diffusionflow
@@ -45,3 +48,30 @@ def test_arguments_are_named_in_the_docstring(value):
     if len(names) > 2 and "rguments" not in text:
         missing = [name for name in names if f"{name}:" not in text]
         assert not missing, f"{value.__name__}: {missing}"
+
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+
+
+def test_the_algorithms_of_the_lecture_run():
+    text = (DOCS / "lecture.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 6
+    names = {}
+    with jax.numpy_rank_promotion("allow"):
+        for block in blocks:
+            exec(compile(block, "lecture.md", "exec"), names)
+
+
+def test_the_table_of_equivalences_names_tests_that_exist():
+    text = (DOCS / "equivalences.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    tests = DOCS.parent / "tests"
+    defined = set()
+    for file in ("test_equivalences.py", "test_objectives.py", "test_predictions.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", (tests / file).read_text(), re.M))
+    assert len(named) >= 9 and named <= defined
+    held = re.findall(
+        r"^def (test_\w+)", (tests / "test_equivalences.py").read_text(), re.M
+    )
+    assert set(held) <= named

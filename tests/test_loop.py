@@ -89,6 +89,20 @@ def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
     assert written == (source / "metrics.jsonl").read_bytes()
 
 
+def test_an_adaptive_proposal_is_resumed_bit_for_bit(tmp_path):
+    config = tiny.config(
+        objective__proposal="adaptive(uniform, num_bins=6)", checkpoint__every=5
+    )
+    expected = loop.train_and_evaluate(config, tmp_path / "straight")
+    assert float(expected.moments.count.sum()) > 0
+    part = tmp_path / "part" / "checkpoints"
+    part.mkdir(parents=True)
+    shutil.copytree(tmp_path / "straight" / "checkpoints" / "5", part / "5")
+    state = loop.train_and_evaluate(config, tmp_path / "part")
+    assert same(state, expected)
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+
+
 def test_a_finished_run_is_left_as_it_is(straight, capsys):
     workdir, expected, _ = straight
     before = (workdir / "metrics.jsonl").read_bytes()

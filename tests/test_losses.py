@@ -13,6 +13,7 @@ from diffusionflow import (
     times,
     weightings,
 )
+from tests import oracles
 from tests.test_predictions import KINDS, SCHEDULES, case, exact
 
 FLOW = schedules.FlowMatching()
@@ -161,3 +162,142 @@ def test_bad_shapes_and_missing_keys_raise():
         )
     with pytest.raises(AssertionError):
         losses.cfm_loss(lambda z, t: z[:, :1], x, np.full(4, 0.5), x, schedule=FLOW)
+
+
+def gaussian_kl(mean, variance, other_mean, other_variance):
+    """KL(N(mean, variance) || N(other_mean, other_variance)), elementwise."""
+    ratio = variance / other_variance
+    square = (mean - other_mean) ** 2 / other_variance
+    return (ratio - 1 - np.log(ratio) + square) / 2
+
+
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+@pytest.mark.parametrize("kind", ["x", "u"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_kl_terms_are_the_divergence_of_two_gaussians(schedule, kind, variance):
+    """Against q(z_s | z_t, x) by conditioning the joint Gaussian of z_s and z_t."""
+    t, s = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.45, 0.3])
+    x, eps, z, levels = case(schedule, t, (3, 2, 3))
+    _, _, _, (alpha_s, sigma_s, _, _) = case(schedule, s, (3, 2, 3))
+    alpha, sigma = levels[:2]
+    with jax.enable_x64(True):
+        found = losses.kl_terms(
+            net, x, t, s, eps, kind=kind, schedule=schedule, variance=variance
+        )
+        x_hat = predictions.convert(
+            net(z, t), source=kind, target="x", z=z, t=t, schedule=schedule
+        )
+    gain = alpha / alpha_s  # z_t = gain z_s + noise of variance forward
+    forward = sigma**2 - gain**2 * sigma_s**2
+    kalman = gain * sigma_s**2 / sigma**2
+    mean = lambda x: alpha_s * x + kalman * (z - alpha * x)
+    narrow = sigma_s**2 - kalman * gain * sigma_s**2
+    wide = narrow if variance == "posterior" else forward
+    expected = gaussian_kl(mean(x), narrow, mean(np.asarray(x_hat)), wide)
+    np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-9)
+
+
+def test_kl_terms_under_jit_are_those_outside():
+    x = np.ones((3, 4), np.float32)
+    t, s = np.array([0.2, 0.5, 0.9], np.float32), np.array([0.1, 0.4, 0.3], np.float32)
+    terms = lambda t, s: losses.kl_terms(net, x, t, s, 2 * x, kind="v", schedule=FLOW)
+    np.testing.assert_allclose(jax.jit(terms)(t, s), terms(t, s), rtol=2e-5)
+    np.testing.assert_array_equal(terms(t, t), 0)
+    with pytest.raises(ValueError, match="unknown variance 'fixed'.*posterior"):
+        losses.kl_terms(net, x, t, s, x, kind="v", schedule=FLOW, variance="fixed")
+
+
+def test_prior_kl_is_the_divergence_from_the_prior():
+    x = np.random.default_rng(0).normal(size=(3, 2, 3))
+    for schedule in SCHEDULES:
+        with jax.enable_x64(True):
+            found = losses.prior_kl(x, schedule=schedule)
+            alpha, sigma = (
+                np.asarray(f(1.0)) for f in (schedule.alpha, schedule.sigma)
+            )
+        expected = gaussian_kl(alpha * x, sigma**2, 0, 1)
+        np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-10, atol=1e-15)
+    # 20 digits: v = 0.37, log-SNR -5 at the noise end of a variance preserving schedule
+    x = np.full((1, 1), np.sqrt(float(oracles.VECTORS["gaussian"]["v"])))
+    low = float(oracles.VECTORS["gaussian"]["lmin"])
+    with jax.enable_x64(True):
+        found = losses.prior_kl(x, schedule=schedules.Cosine(low, 10.0))
+    expected = float(oracles.VECTORS["gaussian"]["prior_VP"])
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def test_fm_loss_takes_a_field_or_a_denoiser_and_vanishes_on_the_exact_one():
+    with jax.enable_x64(True):
+        data = analytic.gaussian(np.array([0.5, -1.0]), 0.3)
+    t = np.array([0.1, 0.4, 0.9])
+    for schedule in SCHEDULES:
+        oracle = data.denoise_fn(schedule)
+        field = lambda z, t, oracle=oracle, schedule=schedule: (
+            predictions.from_denoised(
+                oracle(z, t), kind="dz_dt", t=t, schedule=schedule
+            )
+        )
+        x, eps, *_ = case(schedule, t, (3, 2))
+        with jax.enable_x64(True):
+            exact = losses.fm_loss(field, oracle, x, t, eps, schedule=schedule)
+            one = losses.fm_loss(net, oracle, x, t, eps, schedule=schedule)
+            two = losses.fm_loss(net, field, x, t, eps, schedule=schedule)
+        np.testing.assert_allclose(exact, 0, atol=1e-28)
+        np.testing.assert_array_equal(one, two)
+        assert (np.asarray(one) > 0).all()
+
+
+def test_log_variance_is_optimal_at_the_log_of_the_expected_loss():
+    """Minimised over s by gradient: s(level) = log E[loss | level], on N(0, v)."""
+    variance, levels = 0.37, np.array([0.1, 0.3, 0.5, 0.8])
+    exact = variance / ((1 - levels) ** 2 * variance + levels**2)  # of u, on N(0, v)
+    with jax.enable_x64(True):
+        data = analytic.gaussian(np.zeros(1), variance)
+    nodes, mass = np.polynomial.hermite_e.hermegauss(8)
+    mass = mass / mass.sum()
+    x, eps, t = (
+        grid.ravel() for grid in np.meshgrid(np.sqrt(variance) * nodes, nodes, levels)
+    )
+    weights = np.multiply.outer(mass, mass)[..., None].repeat(len(levels), 2).ravel()
+    denoise_fn = data.denoise_fn(FLOW)
+    predict_fn = lambda z, t: predictions.from_denoised(
+        denoise_fn(z, t), kind="u", t=t, schedule=FLOW
+    )
+
+    def mean(s):
+        seen = lambda level: s[jnp.searchsorted(levels + 0.01, level)]
+        loss = losses.objective_loss(
+            None,
+            predict_fn,
+            x[:, None],
+            objective=objectives.flow_matching(),
+            t=t,
+            eps=eps[:, None],
+            log_variance_fn=seen,
+        )
+        return (loss * weights).sum()
+
+    with jax.enable_x64(True):
+        best = np.log(exact)
+        np.testing.assert_allclose(jax.grad(mean)(best), 0, atol=1e-12)
+        np.testing.assert_allclose(mean(best), (1 + best).sum(), rtol=1e-12)
+        assert (jax.grad(mean)(best + 0.1) > 0.05).all()
+
+
+def test_log_variance_is_inside_the_importance_weight():
+    objective = objectives.Objective(
+        FLOW, "u", weightings.Mse("u"), times.LogitNormal(), times.Uniform()
+    )
+    x, t = np.ones((3, 2), np.float32), np.array([0.2, 0.5, 0.9], np.float32)
+    arguments = dict(objective=objective, t=t, eps=2 * x)
+    plain = losses.objective_terms(None, net, x, **arguments)
+    seen = []
+    terms = losses.objective_terms(
+        None, net, x, log_variance_fn=lambda u: seen.append(u) or 3 * u, **arguments
+    )
+    np.testing.assert_allclose(seen[0], t)
+    expected = plain.loss * np.exp(-3 * t) + plain.importance * 3 * t
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-6)
+    np.testing.assert_array_equal(terms.eps_mse, plain.eps_mse)
+    with pytest.raises(AssertionError):
+        losses.uncertainty_loss(plain.loss, plain.loss[:, None])

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import predictions, schedules
+from diffusionflow import analytic, predictions, samplers, schedules
+from diffusionflow._dataclass import register
+from tests import oracles
+from tests.all_schedules import SCHEDULES as ALL
 
 SCHEDULES = (
     schedules.FlowMatching(),
@@ -50,24 +53,136 @@ def case(schedule, t, shape=(4, 2, 3), seed=0):
     return x, eps, levels[0] * x + levels[1] * eps, levels
 
 
+@register
+class Levels:
+    """What a schedule is at some times, as data: one compiled program for all."""
+
+    levels: dict
+
+    @classmethod
+    def of(cls, schedule, t, dtype=np.float64):
+        """Computed in float64, at times of any shape."""
+        with jax.enable_x64(True):
+            t = np.asarray(t, np.float64)
+            slopes = schedules.derivatives(schedule, t)
+            levels = {
+                "alpha": schedule.alpha(t),
+                "sigma": schedule.sigma(t),
+                "logsnr": schedule.logsnr(t),
+                "dalpha": slopes[0],
+                "dsigma": slopes[1],
+            }
+            return cls({name: np.asarray(v, dtype) for name, v in levels.items()})
+
+    def __getattr__(self, name):
+        if name in ("alpha", "sigma", "logsnr"):
+            return lambda t: jnp.asarray(self.levels[name])
+        raise AttributeError(name)
+
+    def derivatives(self, t):
+        return jnp.asarray(self.levels["dalpha"]), jnp.asarray(self.levels["dsigma"])
+
+    def plain(self, *names):
+        names = names or ("alpha", "sigma", "dalpha", "dsigma")
+        return [np.asarray(self.levels[name], np.float64)[:, None] for name in names]
+
+
+def all_pairs(schedule, values, z):
+    """Every kind as every kind, `{(source, target): value}` by name."""
+    t = schedule.alpha(0.0)  # of the right shape and dtype, and of no use
+    return {
+        (str(source), str(target)): predictions.convert(
+            values[str(source)],
+            source=source,
+            target=target,
+            z=z,
+            t=t,
+            schedule=schedule,
+        )
+        for source, target in itertools.product(KINDS, KINDS)
+    }
+
+
+def there_and_back(schedule, values, z):
+    pairs = all_pairs(schedule, values, z)
+    back = lambda source, target, value: predictions.convert(
+        value,
+        source=target,
+        target=source,
+        z=z,
+        t=schedule.alpha(0.0),
+        schedule=schedule,
+    )
+    return {
+        (str(source), str(target)): back(
+            source, target, pairs[str(source), str(target)]
+        )
+        for source, target in itertools.product(KINDS, KINDS)
+    }
+
+
+all_pairs, there_and_back = jax.jit(all_pairs), jax.jit(there_and_back)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_kind_becomes_every_kind(name):
+    """On N(0.3, 0.4) data: the posterior mean of each kind, from that of any other."""
+    schedule = Levels.of(ALL[name], np.array([0.02, 0.3, 0.7, 0.98]))
+    levels = schedule.plain()
+    alpha, sigma = levels[:2]
+    z = alpha * 0.3 + np.random.default_rng(0).normal(size=(4, 6))
+    x, eps = oracles.gaussian_denoised(z, alpha, sigma, 0.3, 0.4)
+    values = {str(kind): exact(kind, x, eps, *levels) for kind in KINDS}
+    with jax.enable_x64(True):
+        for pair, found in all_pairs(schedule, values, z).items():
+            np.testing.assert_allclose(
+                found, values[pair[1]], rtol=1e-9, atol=1e-9, err_msg=str(pair)
+            )
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize(
-    ("source", "target"),
-    list(itertools.product(KINDS, KINDS)),
-    ids=lambda kind: str(kind),
-)
-def test_every_kind_becomes_every_kind(schedule, source, target):
+def test_conversion_takes_the_levels_of_its_time(schedule):
     t = np.array([0.02, 0.3, 0.7, 0.98])
     x, eps, z, levels = case(schedule, t)
-    value, expected = (exact(kind, x, eps, *levels) for kind in (source, target))
-    convert = lambda value, z, t: predictions.convert(
-        value, source=source, target=target, z=z, t=t, schedule=schedule
-    )
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(convert(value, z, t), expected, rtol=1e-9, atol=1e-9)
+    for source, target in (("u", "v"), ("dz_dt", "x"), ("x", "score")):
+        value, expected = (exact(kind, x, eps, *levels) for kind in (source, target))
+        with jax.enable_x64(True):
+            found = predictions.convert(
+                value, source=source, target=target, z=z, t=t, schedule=schedule
+            )
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("name", ALL)
+def test_round_trips_in_float32(name):
+    """Within 4 eps32 max(1/alpha, 1/sigma) max(alpha, sigma, 1) of the largest value.
+
+    x and eps are of size 1, so only score, dz_dt and v (where sigma is large) are not.
+    """
+    t = np.array([1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999, 1 - 1e-4])
+    schedule = Levels.of(ALL[name], t, np.float32)
+    levels = schedule.plain()
+    alpha, sigma = levels[:2]
+    told = np.minimum(alpha, sigma)[:, 0] > 1e-6  # float32 can tell both from z
+    assert told.sum() >= 7
+    x, eps = np.random.default_rng(0).uniform(-1, 1, (2, t.size, 64))
+    with np.errstate(divide="ignore", over="ignore"):
+        bound = 4 * EPS32 * np.maximum(1 / alpha, 1 / sigma)
+        bound = bound * np.maximum(np.maximum(alpha, sigma), 1)
+        values = {
+            str(kind): exact(kind, x, eps, *levels).astype(np.float32) for kind in KINDS
+        }
+    z = (alpha * x + sigma * eps).astype(np.float32)
+    for pair, back in there_and_back(schedule, values, z).items():
+        assert back.dtype == np.float32
+        value = values[pair[0]]
+        size = np.maximum(np.abs(value).max(1, keepdims=True), 1)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(np.asarray(back, np.float64) - value) / size
+        assert (error <= bound)[told].all(), f"{pair}: {(error / bound)[told].max()}"
+
+
+@hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(
     t=st.floats(1e-3, 1 - 1e-3),
     pair=st.sampled_from(
@@ -76,7 +191,7 @@ def test_every_kind_becomes_every_kind(schedule, source, target):
     schedule=st.sampled_from(SCHEDULES),
     seed=st.integers(0, 100),
 )
-def test_round_trips_in_float32(t, pair, schedule, seed):
+def test_round_trips_at_any_time(t, pair, schedule, seed):
     x, eps, z, levels = case(schedule, np.full(4, t), seed=seed)
     source, target = pair
     value = exact(source, x, eps, *levels).astype(np.float32)
@@ -93,36 +208,118 @@ def test_round_trips_in_float32(t, pair, schedule, seed):
     assert np.abs(back - value).max() <= bound
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_mse_ratio_is_the_ratio_of_errors(kind, schedule):
-    t = np.array([0.1, 0.5, 0.9])
-    x, eps, z, levels = case(schedule, t, (3, 2, 3))
-    wrong = eps + 0.1
-    implied = (z - levels[1] * wrong) / levels[0]  # x moves so that z stays
-    error = exact(kind, implied, wrong, *levels) - exact(kind, x, eps, *levels)
+def all_ratios(schedule):
+    t = schedule.alpha(0.0)
+    return {
+        str(kind): (
+            predictions.mse_ratio(kind, t, schedule=schedule),
+            predictions.error_ratio(kind, "x", t, schedule=schedule),
+        )
+        for kind in KINDS
+    }
+
+
+all_ratios = jax.jit(all_ratios)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mse_ratio_is_the_table(name):
+    """Of each kind, in log-SNR, alpha, sigma and the slope of the log-SNR."""
+    schedule, t = ALL[name], np.array([0.05, 0.5, 0.95])
     with jax.enable_x64(True):
-        ratio = predictions.mse_ratio(kind, t, schedule=schedule)
-    np.testing.assert_allclose(ratio, (error**2).mean((1, 2)) / 0.01, rtol=1e-9)
+        slope = np.asarray(schedules.dlogsnr_dt(schedule, t))
+        levels = Levels.of(schedule, t)
+        found = jax.tree.map(np.asarray, all_ratios(levels))
+    alpha, sigma, logsnr = (
+        part[:, 0] for part in levels.plain("alpha", "sigma", "logsnr")
+    )
+    table = {
+        "x": np.exp(-logsnr),
+        "eps": np.ones(3),
+        "v": alpha**2 * (1 + np.exp(-logsnr)) ** 2,
+        "u": (1 + np.exp(-logsnr / 2)) ** 2,
+        "dz_dt": (sigma * slope / 2) ** 2,
+        "score": 1 / sigma**2,
+        "edm_f(sigma_data=0.5)": 1 + np.exp(-logsnr) / 0.25,
+    }
+    for kind, (ratio, to_x) in found.items():
+        np.testing.assert_allclose(ratio, table[kind], rtol=1e-9, err_msg=kind)
+        np.testing.assert_allclose(to_x, table[kind] / table["x"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["v", "u", predictions.edm_f(0.5)], ids=str)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_v_u_and_f_are_finite_at_both_ends(kind, schedule):
+def test_error_ratio_at_the_ends():
+    ends, flow = np.array([0.0, 1.0], np.float32), schedules.FlowMatching()
+    ratio = lambda kind, source: predictions.error_ratio(
+        kind, source, ends, schedule=flow
+    )
+    np.testing.assert_array_equal(ratio("x", "u"), [0, 1])
+    np.testing.assert_array_equal(ratio("eps", "u"), [1, 0])
+    np.testing.assert_array_equal(ratio("eps", "x"), [np.inf, 0])
+    np.testing.assert_array_equal(ratio("score", "score"), [1, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_mse_ratio_is_the_ratio_of_errors(kind):
+    t = np.array([0.1, 0.5, 0.9])
+    for schedule in SCHEDULES:
+        x, eps, z, levels = case(schedule, t, (3, 2, 3))
+        wrong = eps + 0.1
+        implied = (z - levels[1] * wrong) / levels[0]  # x moves so that z stays
+        error = exact(kind, implied, wrong, *levels) - exact(kind, x, eps, *levels)
+        with jax.enable_x64(True):
+            ratio = predictions.mse_ratio(kind, t, schedule=schedule)
+        np.testing.assert_allclose(ratio, (error**2).mean((1, 2)) / 0.01, rtol=1e-9)
+
+
+FINITE = ("v", "u", predictions.edm_f(0.5))
+
+
+@jax.jit
+def at_the_ends(schedule, values, z):
+    """x and eps of each kind that is never singular, and the gradient of their sum."""
+
+    def implied(value, kind):
+        return predictions.to_denoised(
+            value, kind=kind, z=z, t=schedule.alpha(0.0), schedule=schedule
+        )
+
+    total = lambda value, kind: sum(jnp.sum(part) for part in implied(value, kind))
+    return {
+        str(kind): (implied(values[str(kind)], kind), slope)
+        for kind in FINITE
+        for slope in [jax.grad(total)(values[str(kind)], kind)]
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_v_u_and_f_are_finite_at_both_ends(name):
     t = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
-    x, eps, z, levels = case(schedule, t)
-    value = exact(kind, x, eps, *levels).astype(np.float32)
-    denoised = predictions.to_denoised(
-        value, kind=kind, z=z.astype(np.float32), t=t, schedule=schedule
+    schedule = Levels.of(ALL[name], t, np.float32)
+    alpha, sigma = schedule.plain("alpha", "sigma")
+    x, eps = np.random.default_rng(0).normal(size=(2, 4, 6))
+    z = (alpha * x + sigma * eps).astype(np.float32)
+    values = {
+        str(kind): exact(kind, x, eps, alpha, sigma, 0, 0).astype(np.float32)
+        for kind in FINITE
+    }
+    size = 2e-6 * np.maximum(sigma, 1)  # of the rounding of z
+    for denoised, slope in at_the_ends(schedule, values, z).values():
+        assert (np.abs(np.asarray(denoised.x) - x) <= size).all()
+        np.testing.assert_allclose(denoised.eps, eps, atol=2e-6)
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=str)
+def test_eps_and_score_need_no_alpha(schedule):
+    """At alpha = 0 eps says nothing of x, and everything of the score."""
+    z = np.ones((2, 3), np.float32)
+    convert = lambda source, target, t: predictions.convert(
+        z, source=source, target=target, z=z, t=t, schedule=schedule
     )
-    np.testing.assert_allclose(denoised.x, x, atol=2e-6)
-    np.testing.assert_allclose(denoised.eps, eps, atol=2e-6)
-    total = lambda value: jnp.sum(
-        predictions.to_denoised(
-            value, kind=kind, z=z.astype(np.float32), t=t, schedule=schedule
-        ).x
-    )
-    assert np.isfinite(jax.grad(total)(value)).all()
+    np.testing.assert_array_equal(convert("eps", "score", 1.0), -z)
+    np.testing.assert_array_equal(convert("score", "eps", 1.0), -z)
+    with pytest.raises(ValueError, match="score does not determine the other at t=0"):
+        convert("score", "eps", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -260,3 +457,127 @@ def test_denoiser_is_data_to_jit():
         denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
         np.testing.assert_allclose(implied(denoise_fn, z, 0.5), z - 0.5 * scale * z)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_edm_preconditioning_on_any_schedule(name):
+    """c_skip z + c_out F is x; input and F have unit variance on data of that std."""
+    t, std = np.array([0.03, 0.4, 0.97]), 0.5
+    schedule = Levels.of(ALL[name], t)
+    levels = schedule.plain()
+    alpha, sigma = (level[:, 0] for level in levels[:2])
+    x, eps = np.random.default_rng(0).normal(size=(2, 3, 6))
+    z = levels[0] * x + levels[1] * eps
+    with jax.enable_x64(True):
+        found = predictions.edm_preconditioning(t, schedule=schedule, sigma_data=std)
+        c_skip, c_out, c_in, c_noise = (np.asarray(part) for part in found)
+        a, b = (np.asarray(part) for part in predictions.edm_f(std).plane(schedule, t))
+    value = exact("edm_f(sigma_data=0.5)", x, eps, *levels)
+    wide = lambda part: part[:, None]
+    np.testing.assert_allclose(wide(c_skip) * z + wide(c_out) * value, x, rtol=1e-9)
+    np.testing.assert_allclose(c_in**2 * (alpha**2 * std**2 + sigma**2), 1, rtol=1e-12)
+    np.testing.assert_allclose(a**2 * std**2 + b**2, 1, rtol=1e-12)
+    np.testing.assert_allclose(c_noise, np.log(sigma / alpha) / 4, rtol=1e-8, atol=1e-9)
+    with pytest.raises(ValueError, match="sigma_data=0"):
+        predictions.edm_preconditioning(t, schedule=schedule, sigma_data=0.0)
+
+
+def mixture():
+    means = np.array([[-1.0, 0.5], [0.8, 1.5]])
+    return analytic.Mixture(np.array([0.3, 0.7]), means, np.array([[0.2], [0.5]]))
+
+
+RANGE = {  # schedules that reach [-4, 4] of log-SNR: source and target of the tests
+    name: ALL[name]
+    for name in ("FM", "cos", "vp_lin", "subvp", "ve_geo", "discrete", "interpolated")
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        *(("FM", name) for name in RANGE if name != "FM"),
+        *((name, "FM") for name in RANGE if name != "FM"),
+        ("cos", "ve_geo"),
+        ("subvp", "discrete"),
+    ],
+)
+def test_a_rescheduled_model_is_the_model_of_the_other_schedule(source, target):
+    """The exact denoiser of a mixture on `source` becomes the one on `target`."""
+    source, target = RANGE[source], RANGE[target]
+    z = np.random.default_rng(0).normal(size=(5, 2))
+    with jax.enable_x64(True):
+        t = target.inverse_logsnr(np.linspace(-4.0, 4.0, 5))
+        denoise_fn = predictions.reschedule(
+            mixture().denoise_fn(source), source=source, target=target
+        )
+        found, expected = denoise_fn(z, t), mixture().denoise_fn(target)(z, t)
+        for value, exact in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, exact, rtol=1e-9)
+
+
+def test_reschedule_at_the_ends_and_from_outside():
+    """Infinite ends go to infinite ends; a scale changes z, never x and eps."""
+    flow, t = schedules.FlowMatching(), np.array([0.0, 1.0], np.float32)
+    z = np.array([[0.3, -1.0], [1.2, 0.4]], np.float32)
+    for name in ("cos", "iddpm", "laplace", "fm_shift", "fm_as_vp", "cos_shift"):
+        exact = mixture().denoise_fn(flow)
+        denoise_fn = predictions.reschedule(exact, source=flow, target=ALL[name])
+        for times in (t, jnp.asarray(t)):
+            found, expected = denoise_fn(z, times), exact(z, times)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+        back = predictions.reschedule(denoise_fn, source=ALL[name], target=flow)
+        jax.tree.map(np.testing.assert_array_equal, back(z, t), exact(z, t))
+    scaled = schedules.Scaled(flow, lambda t: 3 + t)
+    half = predictions.reschedule(exact, source=flow, target=scaled)(3.5 * z, 0.5)
+    jax.tree.map(
+        lambda found, exact: np.testing.assert_allclose(found, exact, rtol=1e-5),
+        half,
+        exact(z, 0.5),
+    )
+
+
+def test_a_target_outside_the_source_is_refused():
+    """At concrete times with a ValueError, and at traced ones with NaN."""
+    narrow, flow = schedules.Cosine(-5.0, 5.0), schedules.FlowMatching()
+    denoise_fn = predictions.reschedule(
+        mixture().denoise_fn(narrow), source=narrow, target=flow
+    )
+    z = np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"t=0.999.*is outside.*\[-5.*, 5"):
+        denoise_fn(z, np.array([0.5, 0.999], np.float32))
+    with pytest.raises(ValueError, match=r"t=0.0 is outside"):
+        denoise_fn.check(np.array([0.5, 0.0]))
+    jitted = jax.jit(lambda fn, z, t: fn(z, t))
+    found = jitted(denoise_fn, z, np.array([0.5, 0.999], np.float32))
+    for part in found:
+        assert np.isfinite(part[0]).all() and np.isnan(part[1]).all()
+    ends = np.array([0.0, 1.0], np.float32)
+    same = predictions.reschedule(
+        mixture().denoise_fn(narrow), source=narrow, target=narrow
+    )
+    np.testing.assert_allclose(
+        same(z, ends).x, mixture().denoise_fn(narrow)(z, ends).x, rtol=1e-6
+    )
+    assert np.isfinite(jitted(same, z, ends).x).all()
+
+
+def test_a_rescheduled_network_is_sampled():
+    """DDIM on flow matching of a network of the cosine schedule: the same samples."""
+    cosine, flow = schedules.Cosine(), schedules.FlowMatching()
+    net = lambda z, t: jnp.tanh(z) * predictions.per_event(1 + t, z)
+    original = predictions.denoiser(net, kind="v", schedule=cosine)
+    moved = predictions.reschedule(original, source=cosine, target=flow)
+    assert moved.cost == 1
+    times = np.linspace(1.0, 0.0, 9)
+    with jax.enable_x64(True):
+        grid = np.asarray(flow.inverse_logsnr(cosine.logsnr(times)))
+        z = np.random.default_rng(0).normal(size=(4, 3))
+        arguments = dict(sampler=samplers.ddim())
+        one = samplers.sample(
+            jax.random.key(0), original, z, times, schedule=cosine, **arguments
+        )
+        two = samplers.sample(
+            jax.random.key(0), moved, z, grid, schedule=flow, **arguments
+        )
+        np.testing.assert_allclose(one.x, two.x, rtol=1e-10)

@@ -1,3 +1,7 @@
+"""What holds for every schedule of `tests/all_schedules.py`."""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,101 +9,250 @@ import pytest
 
 from diffusionflow import schedules
 from tests import oracles
+from tests.all_schedules import SCHEDULES
 
-SCHEDULES = {
-    "FM": schedules.FlowMatching(),
-    "cos": schedules.Cosine(),
-    "cos_trunc": schedules.Cosine(-15.0, 15.0),
-    "vp_lin": schedules.LinearBeta(),
+VECTORS = [0.013, 0.2, 0.37, 0.5, 0.81, 0.985]  # the times of the 20-digit vectors
+INSIDE = [0.0131, 0.2023, 0.3719, 0.5101, 0.8123, 0.9853]  # no node of a table
+TIMES = np.sort(
+    [0.0, 1e-7, 1e-4, 1e-3, *VECTORS, *INSIDE, 0.6507, 0.999, 1 - 1e-7, 1.0]
+)
+ENDS = [0, 1, -2, -1]
+MIDDLE = slice(2, -2)
+METHODS = ("alpha", "sigma", "logsnr")
+FUNCTIONS = ("f", "g2", "dlogsnr_dt")
+# exact derivatives that are infinite: (end, of alpha or sigma)
+INFINITE = {
+    "vp_lin": {(0, "sigma")},
+    "iddpm": {(0, "sigma")},
+    "vp_lin_shift": {(0, "sigma")},
+    "discrete": {(0, "sigma")},
+    "from_sde": {(0, "sigma")},
+    "sigmoid_abar": {(0, "sigma"), (1, "alpha")},
+    "discrete_zero_snr": {(0, "sigma"), (1, "alpha")},
+    "laplace": {(0, "sigma"), (0, "alpha"), (1, "sigma"), (1, "alpha")},
 }
-ENDS = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
 every = pytest.mark.parametrize("name", SCHEDULES)
 
 
-@every
+@jax.jit
+def columns(schedule, t):
+    """Everything there is to know at times `t`, as a dict."""
+    dalpha, dsigma = schedules.derivatives(schedule, t)
+    inverse_slope = jax.vmap(jax.grad(schedule.inverse_logsnr))(schedule.logsnr(t))
+    return dict(
+        {name: getattr(schedule, name)(t) for name in METHODS},
+        **{name: getattr(schedules, name)(schedule, t) for name in FUNCTIONS},
+        dalpha=dalpha,
+        dsigma=dsigma,
+        inverse=schedule.inverse_logsnr(schedule.logsnr(t)),
+        inverse_slope=inverse_slope,
+    )
+
+
+@functools.cache
+def table(name, dtype):
+    """`columns` at `TIMES` as NumPy arrays; float64 runs under x64."""
+    with jax.enable_x64(dtype == "float64"):
+        values = columns(SCHEDULES[name], TIMES.astype(dtype))
+        return {key: np.asarray(value) for key, value in values.items()}
+
+
+class Bare:
+    """A schedule without closed forms."""
+
+    def __init__(self, base):
+        self.alpha, self.sigma = base.alpha, base.sigma
+
+
+@jax.jit
+def derived(schedule, t):
+    """The derivatives by forward mode alone."""
+    bare = Bare(schedule)
+    dalpha, dsigma = schedules.derivatives(bare, t)
+    slope = jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
+    values = {key: getattr(schedules, key)(bare, t) for key in FUNCTIONS}
+    return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope)
+
+
+def close(values, expected, rtol, atol=0.0, names=None):
+    for name in names or expected:
+        np.testing.assert_allclose(
+            values[name], expected[name], rtol=rtol, atol=atol, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("name", oracles.VECTORS["schedules"])
 def test_values_against_20_digits(name):
-    schedule, rows = SCHEDULES[name], oracles.schedule_rows(name)
+    rows, values = oracles.schedule_rows(name), table(name, "float64")
+    place = np.searchsorted(TIMES, rows["t"])
+    np.testing.assert_array_equal(TIMES[place], rows["t"])
+    at_rows = {key: value[place] for key, value in values.items()}
+    close(at_rows, rows, 1e-12, 1e-13, METHODS + FUNCTIONS)
     with jax.enable_x64(True):
-        for column in ("alpha", "sigma", "logsnr"):
-            value = getattr(schedule, column)(rows["t"])
-            np.testing.assert_allclose(value, rows[column], rtol=1e-13, atol=1e-13)
-        slope = schedules.dlogsnr_dt(schedule, rows["t"])
-        np.testing.assert_allclose(slope, rows["dlogsnr_dt"], rtol=1e-12)
-        inverse = schedule.inverse_logsnr(rows["logsnr"])
-        np.testing.assert_allclose(inverse, rows["t"], rtol=1e-12)
-        dalpha, _ = schedules.derivatives(schedule, rows["t"])
-        np.testing.assert_allclose(dalpha / rows["alpha"], rows["f"], rtol=1e-12)
+        inverse = jax.jit(SCHEDULES[name].inverse_logsnr)(rows["logsnr"])
+    np.testing.assert_allclose(inverse, rows["t"], rtol=1e-12)
+
+
+@every
+def test_closed_forms_equal_forward_mode(name):
+    schedule, t = SCHEDULES[name], np.array(INSIDE)
+    with jax.enable_x64(True):
+        expected = jax.tree.map(np.asarray, derived(schedule, t))
+    place = np.searchsorted(TIMES, t)
+    values = {key: value[place] for key, value in table(name, "float64").items()}
+    slope = expected.pop("slope")
+    close(values, expected, 1e-8, 1e-12)
+    np.testing.assert_allclose(values["dlogsnr_dt"], slope, rtol=1e-8)
+    np.testing.assert_allclose(values["g2"], -(values["sigma"] ** 2) * slope, rtol=1e-8)
+    np.testing.assert_allclose(values["inverse_slope"], 1 / slope, rtol=1e-7)
+
+
+@every
+def test_logsnr_is_the_ratio_falls_and_inverts(name):
+    values = table(name, "float64")
+    logsnr = values["logsnr"]
+    present = (values["alpha"] > 0) & (values["sigma"] > 0)
+    assert present[3:-2].all() and (present[2] or name == "cauchy")  # it underflows
+    ratio = 2 * np.log(values["alpha"][present]) - 2 * np.log(values["sigma"][present])
+    np.testing.assert_allclose(logsnr[present], ratio, rtol=1e-9, atol=1e-10)
+    assert np.all(np.diff(logsnr) < 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounding = 1e-13 * np.maximum(np.abs(logsnr), 1) / -values["dlogsnr_dt"]
+    error = np.abs(values["inverse"] - TIMES)
+    assert np.all(error <= 1e-12 * TIMES + np.nan_to_num(rounding) + 1e-30)
 
 
 @every
 def test_float32_agrees_with_float64(name):
-    rows, schedule = oracles.schedule_rows(name), SCHEDULES[name]
-    t = rows["t"].astype(np.float32)
-    for column in ("alpha", "sigma"):
-        value = getattr(schedule, column)(t)
-        assert value.dtype == jnp.float32
-        np.testing.assert_allclose(value, rows[column], rtol=2e-5, atol=1e-7)
+    values, t = table(name, "float32"), TIMES.astype(np.float32)
+    assert all(value.dtype == np.float32 for value in values.values())
+    with jax.enable_x64(True):  # at the very times that float32 sees
+        exact = jax.tree.map(np.asarray, columns(SCHEDULES[name], t.astype(float)))
+    exact = {key: value[MIDDLE] for key, value in exact.items()}
+    values = {key: value[MIDDLE] for key, value in values.items()}
+    names = {"alpha", "sigma", "g2", "dlogsnr_dt", "dalpha", "dsigma", "f"}
+    small_differences = {"from_sde": {"dsigma"}, "fm_as_vp": {"dalpha", "dsigma", "f"}}
+    delicate = small_differences.get(name, set())  # of terms of size 1 to 10
+    close(values, exact, 4e-5, 1e-12, names - delicate)
+    close(values, exact, 4e-5, 2e-5, {*delicate, "alpha"})
+    close(values, exact, 2e-6, 4e-6, {"logsnr"})
+    rounding = 4e-6 * np.maximum(np.abs(exact["logsnr"]), 1)
+    error = np.abs(values["inverse"] - t[MIDDLE])
+    assert np.all(error < 2e-6 - rounding / exact["dlogsnr_dt"])
 
 
 @every
-def test_logsnr_is_the_ratio_and_falls(name):
-    schedule, t = SCHEDULES[name], np.linspace(0.01, 0.99, 99, dtype=np.float32)
-    logsnr = schedule.logsnr(t)
-    ratio = 2 * jnp.log(schedule.alpha(t) / schedule.sigma(t))
-    np.testing.assert_allclose(logsnr, ratio, rtol=1e-5, atol=1e-5)
-    assert np.all(np.diff(logsnr) < 0)
-    np.testing.assert_allclose(schedule.inverse_logsnr(logsnr), t, rtol=1e-4)
-
-
-@every
-def test_ends_are_finite_and_derivatives_too_where_they_exist(name):
-    schedule = SCHEDULES[name]
-    alpha, sigma = schedule.alpha(ENDS), schedule.sigma(ENDS)
+def test_ends_are_finite_and_derivatives_where_they_exist(name):
+    values = {key: value[ENDS] for key, value in table(name, "float32").items()}
+    t = TIMES[ENDS]
+    inverse = values.pop("inverse")
+    np.testing.assert_allclose(inverse, t, atol=3e-7)
+    values.pop("inverse_slope")
+    assert not any(np.isnan(value).any() for value in values.values())
+    alpha, sigma = values["alpha"], values["sigma"]
     assert np.isfinite(alpha).all() and np.isfinite(sigma).all()
-    assert np.all(np.diff(alpha) <= 0) and np.all(np.diff(sigma) >= 0)
-    dalpha, dsigma = schedules.derivatives(schedule, ENDS)
-    assert np.isfinite(dalpha).all()
-    infinite = [name == "vp_lin", False, False, False]  # sigma' ~ t^(-1/2) at t = 0
-    np.testing.assert_array_equal(~np.isfinite(dsigma), infinite)
+    assert np.all(np.diff(alpha) <= 0) and np.all(np.diff(sigma) >= -1e-6)
+    singular = INFINITE.get(name, set())
+    for key in ("alpha", "sigma"):
+        expected = [(0, key) in singular, False, False, (1, key) in singular]
+        np.testing.assert_array_equal(np.isinf(values["d" + key]), expected)
+    vanishing = (alpha == 0) | (sigma == 0)
+    if name == "cauchy":  # sigma underflows at 1e-7, its log-SNR is 1e6
+        vanishing &= (t == 0) | (t == 1)
+    np.testing.assert_array_equal(np.isinf(values["logsnr"]), vanishing)
+    np.testing.assert_array_equal(np.isinf(values["dlogsnr_dt"]), vanishing)
+    infinite = (t == 1) & (alpha == 0) | (t == 0) & (name == "laplace")
+    for key in ("f", "g2"):
+        np.testing.assert_array_equal(np.isinf(values[key]), infinite)
 
 
-def test_exact_ends():
-    for name in ("FM", "cos"):
-        schedule = SCHEDULES[name]
-        assert schedule.alpha(1.0) == 0 and schedule.sigma(0.0) == 0
-        assert schedule.logsnr(1.0) == -np.inf and schedule.logsnr(0.0) == np.inf
-    bounded = SCHEDULES["cos_trunc"]
-    np.testing.assert_allclose(
-        bounded.logsnr(np.array([0.0, 1.0])), [15, -15], rtol=1e-6
-    )
-
-
-@every
-def test_closed_derivatives_equal_forward_mode(name):
-    class Bare:
-        def __init__(self, base):
-            self.alpha, self.sigma = base.alpha, base.sigma
-
-    t = np.linspace(0.05, 0.95, 19, dtype=np.float32)
-    closed = schedules.derivatives(SCHEDULES[name], t)
-    derived = schedules.derivatives(Bare(SCHEDULES[name]), t)
-    np.testing.assert_allclose(closed, derived, rtol=1e-4)
+def scaled_leaves(schedule, factor):
+    """The schedule with every finite leaf times `factor`."""
+    grow = lambda leaf: leaf * factor if np.all(np.isfinite(leaf)) else leaf
+    return jax.tree.map(grow, schedule)
 
 
 @every
-def test_single_batched_jitted_and_vmapped_agree(name):
-    schedule, t = SCHEDULES[name], np.linspace(0.1, 0.9, 5, dtype=np.float32)
-    for column in ("alpha", "sigma", "logsnr"):
-        batched = getattr(schedule, column)(t)
-        method = lambda schedule, t, column=column: getattr(schedule, column)(t)
-        single = [method(schedule, time) for time in t]
-        mapped = jax.vmap(method, in_axes=(None, 0))(schedule, t)
-        np.testing.assert_allclose(batched, single, rtol=1e-6)
-        np.testing.assert_allclose(batched, jax.jit(method)(schedule, t), rtol=1e-5)
-        np.testing.assert_allclose(batched, mapped, rtol=1e-6)
+def test_fields_are_data_with_finite_gradients_at_the_ends(name):
+    traces = []
+
+    @jax.jit
+    def slopes(schedule):
+        traces.append(None)
+        t = TIMES[ENDS].astype(np.float32)
+        total = lambda schedule: jnp.sum(schedule.alpha(t) + 2 * schedule.sigma(t))
+        return jax.grad(total)(schedule)
+
+    for factor in (1, 0.99, 0.98):
+        found = jax.tree.leaves(slopes(scaled_leaves(SCHEDULES[name], factor)))
+        assert all(np.isfinite(slope).all() for slope in found)
+    assert len(traces) == 1
 
 
-def test_fields_are_data_under_jit_vmap_and_grad():
+LEARNABLE = [name for name in SCHEDULES if jax.tree.leaves(SCHEDULES[name])]
+
+
+@pytest.mark.parametrize("name", LEARNABLE)
+def test_gradients_in_the_fields_equal_differences(name):
+    wide = lambda leaf: np.asarray(leaf, np.float64)
+    t, logsnr = np.array(INSIDE), np.linspace(-2.0, 2.0, 5)
+    with jax.enable_x64(True):
+
+        def total(factor):
+            changed = scaled_leaves(jax.tree.map(wide, SCHEDULES[name]), factor)
+            dalpha, dsigma = schedules.derivatives(changed, t)
+            values = (changed.alpha(t), changed.sigma(t), changed.logsnr(t))
+            values += (dalpha, dsigma, changed.inverse_logsnr(logsnr))
+            return jnp.stack([jnp.sum(value) for value in values])
+
+        both = jax.jit(lambda factor: jax.jvp(total, (factor,), (1.0,)))
+        slope, step = both(1.0)[1], 1e-5
+        difference = (both(1 + step)[0] - both(1 - step)[0]) / (2 * step)
+        np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-7)
+
+
+@every
+def test_single_and_vmapped_agree_with_batched(name):
+    """The batch is jitted; single times run eagerly, pairs of schedules mapped."""
+    schedule, values = SCHEDULES[name], table(name, "float32")
+    place = 8
+    t = TIMES[place].astype(np.float32)
+    for key in METHODS:
+        single = getattr(schedule, key)(t)
+        assert single.shape == ()
+        np.testing.assert_allclose(single, values[key][place], rtol=2e-5, atol=1e-5)
+    if name not in LEARNABLE:
+        return
+    pair = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 2), schedule)
+    levels = lambda schedule, t: {key: getattr(schedule, key)(t) for key in METHODS}
+    over_times = jax.vmap(levels, in_axes=(None, 0))
+    t = TIMES[MIDDLE].astype(np.float32)
+    mapped = jax.jit(jax.vmap(over_times, in_axes=(0, None)))(pair, t)
+    for key in METHODS:
+        assert mapped[key].shape == (2, t.size)
+        expected = np.stack([values[key][MIDDLE]] * 2)
+        np.testing.assert_allclose(mapped[key], expected, rtol=2e-5, atol=1e-5)
+
+
+@every
+def test_half_precision_times_are_computed_in_float32(name):
+    t = jnp.linspace(0.0, 1.0, 9, dtype=jnp.bfloat16)
+    schedule = SCHEDULES[name]
+    shapes = jax.eval_shape(lambda t: (schedule.alpha(t), schedule.sigma(t)), t)
+    assert all(shape.dtype == jnp.float32 for shape in shapes)
+
+
+@every
+def test_families_are_what_they_say(name):
+    values = table(name, "float64")
+    preserving = np.abs(values["alpha"] ** 2 + values["sigma"] ** 2 - 1).max() < 1e-9
+    family = getattr(SCHEDULES[name], "family", None)
+    assert (family == "vp") <= preserving
+    if preserving and name not in ("from_sde", "fm_as_vp"):
+        assert family == "vp"
+
+
+def test_a_changed_field_changes_the_schedule_without_a_trace():
     traces = []
 
     @jax.jit
@@ -113,34 +266,56 @@ def test_fields_are_data_under_jit_vmap_and_grad():
             end(schedules.LinearBeta(0.1, beta_max)), expected, rtol=1e-5
         )
     assert len(traces) == 1
-    many = jax.vmap(lambda high: schedules.LinearBeta(0.1, high).sigma(0.5))
-    assert many(jnp.array([10.0, 20.0])).shape == (2,)
     slope = jax.grad(lambda high: schedules.LinearBeta(0.1, high).alpha(1.0))(20.0)
     np.testing.assert_allclose(slope, -np.exp(-20.1 / 4) / 4, rtol=1e-5)
 
 
-def test_gradients_in_the_fields_are_finite_at_the_ends():
-    for t in (0.0, 1.0):
-        slope = jax.grad(lambda high, t=t: schedules.LinearBeta(0.1, high).sigma(t))
-        expected = 0.0 if t == 0 else np.exp(-10.05) / (4 * np.sqrt(-np.expm1(-10.05)))
-        np.testing.assert_allclose(slope(20.0), expected, rtol=2e-3)
+def test_exact_ends():
+    for name in ("FM", "cos", "iddpm", "sigmoid_abar", "laplace", "cauchy"):
+        schedule = SCHEDULES[name]
+        assert schedule.alpha(1.0) == 0 and schedule.sigma(0.0) == 0
+        assert schedule.alpha(0.0) == 1 and schedule.sigma(1.0) == 1
+        assert schedule.logsnr(1.0) == -np.inf and schedule.logsnr(0.0) == np.inf
+    times = np.array([0.0, 1.0])
+    for schedule, ends in (
+        (SCHEDULES["cos_trunc"], [15, -15]),
+        (SCHEDULES["vdm_linear_logsnr"], [13.3, -5]),
+        (SCHEDULES["ve_geo"], [-2 * np.log(0.01), -2 * np.log(50)]),
+        (SCHEDULES["edm_rho"], [-2 * np.log(0.002), -2 * np.log(80)]),
+    ):
+        np.testing.assert_allclose(schedule.logsnr(times), ends, rtol=1e-6)
+    assert schedules.FlowMatching(0.1).sigma(0.0) == np.float32(0.1)
+    assert schedules.FlowMatching(0.1).sigma(1.0) == 1
 
 
-def test_half_precision_times_are_computed_in_float32():
-    t = jnp.linspace(0.0, 1.0, 65, dtype=jnp.bfloat16)
-    for schedule in SCHEDULES.values():
-        assert schedule.alpha(t).dtype == jnp.float32
-    np.testing.assert_array_equal(
-        SCHEDULES["cos"].alpha(t), SCHEDULES["cos"].alpha(t.astype(jnp.float32))
-    )
+def test_edm_times_are_its_grid_of_noise_levels():
+    i, n = np.arange(18), 18  # t_i of the paper, i = 0 the noisiest
+    power = 80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+    with jax.enable_x64(True):
+        sigma = SCHEDULES["edm_rho"].sigma(1 - i / (n - 1))
+    np.testing.assert_allclose(sigma, power**7, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
+        (lambda: schedules.FlowMatching(1.0), r"sigma_min=1.0.*in \[0, 1\)"),
         (lambda: schedules.Cosine(1.0, 1.0), "logsnr_min=1.0.*below logsnr_max=1.0"),
         (lambda: schedules.LinearBeta(beta_min=-0.1), "beta_min=-0.1.*positive"),
-        (lambda: schedules.LinearBeta(beta_max=0), "beta_max=0.*positive"),
+        (lambda: schedules.SubVP(beta_max=0), "beta_max=0.*positive"),
+        (lambda: schedules.VE(0.0), "sigma_min=0.0.*positive"),
+        (lambda: schedules.VE(1.0, 0.5), "sigma_max=0.5.*above sigma_min=1.0"),
+        (lambda: schedules.EDM(rho=0), "rho=0.*positive"),
+        (lambda: schedules.IDDPMCosine(0.0), r"offset=0.0.*0 is Cosine\(\)"),
+        (lambda: schedules.LinearLogSNR(3.0, 2.0), "logsnr_min=3.0.*below"),
+        (lambda: schedules.LinearLogSNR(logsnr_max=np.inf), "logsnr_max=inf.*finite"),
+        (lambda: schedules.Sigmoid(1.0, 1.0), "end=1.0.*above start=1.0"),
+        (lambda: schedules.Sigmoid(temperature=-1), "temperature=-1.*positive"),
+        (lambda: schedules.Laplace(scale=0.0), "scale=0.0.*positive"),
+        (lambda: schedules.Cauchy(scale=-2.0), "scale=-2.0.*positive"),
+        (lambda: schedules.Shifted(SCHEDULES["FM"], 0.0), "k=0.0.*positive"),
+        (lambda: schedules.learned(0), "num_units=0.*at least 1"),
+        (lambda: schedules.learned(logsnr_min=14.0), "logsnr_min=14.0.*below"),
     ],
 )
 def test_bad_values_are_refused(build, words):

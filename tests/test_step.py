@@ -223,3 +223,40 @@ def test_evaluation_does_not_depend_on_the_batch(state, standard_promotion):
         for batch_size in (16, 32)
     ]
     np.testing.assert_allclose(losses_seen[0], losses_seen[1], rtol=1e-5)
+
+
+ADAPTIVE = "stratified(adaptive(uniform, num_bins=6))"
+
+
+def test_an_adaptive_proposal_learns_the_same_on_one_and_eight_devices(
+    standard_promotion,
+):
+    """Its moments come from the whole batch, once a step, and change the next times."""
+    trainer = Trainer(tiny.config(objective__proposal=ADAPTIVE))
+    seen = {}
+    for mesh in (one_device_mesh(), trainer.mesh):
+        same = devices.replicated(mesh)
+        step_fn = jax.jit(
+            functools.partial(step.train_step, recipe=trainer.recipe),
+            out_shardings=same,
+        )
+        state = jax.device_put(jax.device_get(trainer.init()), same)
+        assert float(state.moments.count.sum()) == 0
+        key = jax.device_put(KEY, same)
+        for number in range(3):
+            batch = devices.place(mesh, next(trainer.batches(number)))
+            state, _ = step_fn(state, batch, key)
+        seen[mesh.size] = jax.device_get((state.moments, state))
+    (one, _), (eight, after) = seen[1], seen[8]
+    np.testing.assert_allclose(one.count, eight.count, rtol=1e-6)
+    np.testing.assert_allclose(one.square, eight.square, rtol=1e-4)
+    weights = 0.99 ** np.arange(3)
+    assert 16 * weights.sum() <= one.count.sum() <= 3 * 16  # not each bin at each step
+    batch = next(trainer.batches(3))
+    (_, terms), _ = loss_and_gradients(trainer, after, batch, trainer.mesh)
+    assert np.ptp(terms.importance) > 0.01  # the next batch is drawn otherwise
+
+
+def test_other_proposals_have_no_moments(trainer):
+    with jax.numpy_dtype_promotion("standard"):
+        assert trainer.init().moments is None

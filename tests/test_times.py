@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -6,40 +7,162 @@ from scipy import stats
 from diffusionflow import random, schedules, times
 
 FLOW = schedules.FlowMatching()
-DENSITIES = {
-    "uniform": (times.Uniform(), stats.uniform(0, 1)),
-    "truncated": (times.Uniform(0.2, 0.7), stats.uniform(0.2, 0.5)),
-    "logit_normal": (times.LogitNormal(-0.4, 1.1), None),
+CUT = schedules.Cosine(logsnr_min=-5.0, logsnr_max=7.0)
+LEARNED = times.Moments(
+    count=np.array([3.0, 0.0, 5.0, 2.0], np.float32),
+    square=np.array([12.0, 0.0, 1.0, 5.0], np.float32),
+)
+# name: (density, schedule, exact cdf or None)
+normal = stats.norm(-1.2, 1.2)
+CASES = {
+    "uniform": (times.Uniform(), FLOW, lambda t: t),
+    "uniform part": (
+        times.Uniform(0.2, 0.7),
+        FLOW,
+        lambda t: np.clip((t - 0.2) / 0.5, 0, 1),
+    ),
+    "logit-normal": (
+        times.LogitNormal(-0.4, 1.1),
+        FLOW,
+        lambda t: stats.norm(-0.4, 1.1).cdf(np.log(t / (1 - t))),
+    ),
+    "mode": (times.Mode(1.29), FLOW, None),
+    "mode at its ends": (times.Mode(-0.9), FLOW, None),
+    "cosmap": (
+        times.CosMap(),
+        FLOW,
+        lambda t: 2 / np.pi * np.arctan(t / (1 - t)),
+    ),
+    "sigma on flow matching": (
+        times.LogNormalSigma(),
+        FLOW,
+        lambda t: normal.cdf(np.log(t / (1 - t))),
+    ),
+    "sigma on a finite schedule": (
+        times.LogNormalSigma(),
+        CUT,
+        lambda t: (
+            (normal.cdf(log_ratio(t)) - normal.cdf(-3.5))
+            / (normal.cdf(2.5) - normal.cdf(-3.5))
+        ),
+    ),
+    "uniform log-SNR": (
+        times.UniformLogSNR(-4.0, 3.0),
+        schedules.LinearBeta(),
+        lambda t: np.clip((3 + np.log(np.expm1(0.1 * t + 9.95 * t**2))) / 7, 0, 1),
+    ),
+    "uniform on cosine": (
+        times.UniformOn(schedules.Cosine()),
+        FLOW,
+        lambda t: 2 / np.pi * np.arctan(t / (1 - t)),
+    ),
+    "uniform on flow, finite": (
+        times.UniformOn(FLOW),
+        CUT,
+        lambda t: (
+            (sigmoid(log_ratio(t)) - sigmoid(-3.5)) / (sigmoid(2.5) - sigmoid(-3.5))
+        ),
+    ),
+    "truncated": (
+        times.Truncated(times.CosMap(), 0.1, 0.6),
+        FLOW,
+        lambda t: np.clip(
+            (np.arctan(t / (1 - t)) - np.arctan(1 / 9))
+            / (np.arctan(1.5) - np.arctan(1 / 9)),
+            0,
+            1,
+        ),
+    ),
+    "truncated log-SNR": (
+        times.Truncated(times.Uniform(), logsnr_min=-2.0, logsnr_max=4.0),
+        FLOW,
+        lambda t: np.clip((t - sigmoid(-2)) / (sigmoid(1) - sigmoid(-2)), 0, 1),
+    ),
+    "adaptive, new": (times.Adaptive(times.LogitNormal()), FLOW, None),
+    "adaptive": (
+        times.Adaptive(times.Uniform(), -4.0, 4.0, 4, moments=LEARNED),
+        FLOW,
+        None,
+    ),
+    "adaptive, finite": (
+        times.Adaptive(times.Uniform(), -9.0, 9.0, 4, moments=LEARNED),
+        CUT,
+        None,
+    ),
 }
 
 
-def distribution(name):
-    """`(cdf, pdf)` from SciPy."""
-    density, law = DENSITIES[name]
-    if law is not None:
-        return law.cdf, law.pdf
-    normal = stats.norm(density.mean, density.std)
-    logit = lambda t: np.log(t / (1 - t))
-    return lambda t: normal.cdf(
-        logit(t)
-    ), lambda t: normal.pdf(logit(t)) / (t * (1 - t))
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-@pytest.mark.parametrize("stratified", [False, True])
-def test_samples_follow_the_density(name, stratified):
-    base = DENSITIES[name][0]
-    density = times.Stratified(base) if stratified else base
-    cdf, pdf = distribution(name)
-    t = np.asarray(density.sample(jax.random.key(0), (20_000,), FLOW))
-    assert t.dtype == np.float32 and t.min() > 0 and t.max() < 1
-    statistic, pvalue = stats.kstest(t, cdf)
-    if stratified:  # far closer to the law than chance
-        assert statistic < 2 / 20_000
-    else:
-        assert pvalue > 1e-3
-    inside = np.linspace(0.21, 0.69, 25)
-    np.testing.assert_allclose(density.density(inside, FLOW), pdf(inside), rtol=1e-5)
+def log_ratio(t):
+    """log(sigma / alpha) of `CUT`."""
+    first, last = np.arctan(np.exp(-3.5)), np.arctan(np.exp(2.5))
+    return np.log(np.tan(first + (last - first) * t))
+
+
+def jitted(density, method, schedule):
+    """One compilation instead of one for each operation."""
+    return jax.jit(lambda value: getattr(density, method)(value, schedule))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cdf_quantile_and_density_belong_together(name):
+    """`cdf` runs from 0 to 1, `quantile` inverts it, `density` is its derivative."""
+    density, schedule, exact = CASES[name]
+    u = np.concatenate([[0.0], np.linspace(0.003, 0.998, 76), [1.0]])
+    with jax.enable_x64(True):
+        t = np.array(jitted(density, "quantile", schedule)(u))
+        assert np.all(t >= 0) and np.all(t <= 1)
+        cdf = jitted(density, "cdf", schedule)
+        np.testing.assert_allclose(cdf(t), u, rtol=0, atol=1e-11)
+        if exact is not None:
+            np.testing.assert_allclose(exact(t[1:-1]), u[1:-1], rtol=0, atol=1e-11)
+        t[0], t[-1] = 0, 1
+        np.testing.assert_allclose(cdf(t)[jnp.array([0, -1])], [0, 1], atol=1e-12)
+        t = t[1:-1]
+        slope = jax.jit(lambda t: jax.jvp(cdf, (t,), (jnp.ones_like(t),))[1])(t)
+        values = jitted(density, "density", schedule)(t)
+        np.testing.assert_allclose(values, slope, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_density_integrates_to_one_and_samples_follow_it(name):
+    """Kolmogorov-Smirnov against the density, integrated numerically."""
+    density, schedule, _ = CASES[name]
+    count = 200_000
+    with jax.enable_x64(True):
+        middle = (np.arange(count) + 0.5) / count
+        values = np.asarray(jitted(density, "density", schedule)(middle))
+    rough = 2e-4 if "end" in name else 3e-5  # an infinite density at the ends
+    np.testing.assert_allclose(values.mean(), 1, rtol=rough)
+    edges = np.arange(count + 1) / count
+    cdf = np.concatenate([[0], np.cumsum(values) / count])
+    law = lambda t: np.interp(t, edges, cdf)
+    for stratified in (False, True):
+        drawn = times.Stratified(density) if stratified else density
+        sample = jax.jit(lambda key, d=drawn: d.sample(key, (20_000,), schedule))
+        t = np.asarray(sample(jax.random.key(0)))
+        assert t.dtype == np.float32 and t.min() > 0 and t.max() < 1
+        distance, chance = stats.kstest(t, law)
+        if stratified:  # far closer to the law than chance
+            assert distance < 2 / 20_000 + rough
+        else:
+            assert chance > 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_single_equals_batched_and_the_ends_are_finite(name):
+    density, schedule, _ = CASES[name]
+    t = np.array([0.0, 1e-7, 0.3, 1 - 1e-7, 1.0], np.float32)
+    call = jitted(density, "density", schedule)
+    values = call(t)
+    assert np.all(np.isfinite(values)) and np.all(values >= 0)
+    np.testing.assert_array_equal(call(t[2]), values[2])
+    np.testing.assert_allclose(jax.vmap(call)(t), values, rtol=1e-6)
+    slope = jax.jit(jax.vmap(jax.grad(call)))(t)
+    assert np.all(np.isfinite(slope))
 
 
 def test_density_is_zero_outside():
@@ -47,6 +170,47 @@ def test_density_is_zero_outside():
     np.testing.assert_allclose(density, [0, 2, 2, 0], rtol=1e-6)
     ends = times.LogitNormal().density(np.array([0.0, 1.0]), FLOW)
     np.testing.assert_array_equal(ends, 0)
+    cut = times.Truncated(times.Uniform(), 0.5).density(np.array([0.4, 0.6]), FLOW)
+    np.testing.assert_allclose(cut, [0, 2])
+
+
+def test_mode_is_the_published_map_read_backwards():
+    """And its density has a derivative in time and scale (finite differences)."""
+    u, scale = np.linspace(0, 1, 21), 1.29
+    published = 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
+    with jax.enable_x64(True):
+        t = times.Mode(scale).quantile(1 - u, FLOW)
+        np.testing.assert_allclose(t, published, atol=1e-15)
+        value = lambda t, scale: times.Mode(scale).density(t, FLOW)
+        for argument in (0, 1):
+            slope = jax.grad(value, argument)(0.3, 0.8)
+            step = np.eye(2)[argument] * 1e-5
+            up, down = (value(0.3 + s * step[0], 0.8 + s * step[1]) for s in (1, -1))
+            np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-7)
+
+
+def test_uniform_log_snr_refuses_what_a_schedule_does_not_reach():
+    density = times.UniformLogSNR(-12.0, 3.0)
+    with pytest.raises(ValueError, match=r"\[-12, 3\].*LinearBeta.*\[-10.05, inf\]"):
+        density.sample(jax.random.key(0), (3,), schedules.LinearBeta())
+    with pytest.raises(ValueError, match=r"reaches \[-5, 7\] alone"):
+        density.density(0.5, CUT)
+    times.UniformLogSNR(-5.0, 7.0).density(0.5, CUT)  # its own range, to rounding
+
+
+def test_one_trace_for_changed_numbers():
+    traces = []
+
+    @jax.jit
+    def draw(density, key):
+        traces.append(None)
+        return density.sample(key, (4,), FLOW)
+
+    for scale in (0.1, 0.2, 0.3):
+        moments = times.Moments(LEARNED.count * np.float32(scale), LEARNED.square)
+        base = times.Truncated(times.Mode(scale), scale)
+        draw(times.Adaptive(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0))
+    assert len(traces) == 1
 
 
 def test_keys_per_example_fix_the_times():
@@ -85,6 +249,17 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.Uniform(t_min=-0.1), r"t_min=-0.1.*\[0, 1\)"),
         (lambda: times.Uniform(0.5, 0.5), r"t_max=0.5.*\(0.5, 1\]"),
         (lambda: times.LogitNormal(std=0.0), "std=0.0.*positive"),
+        (lambda: times.Mode(2.0), r"scale=2.0.*\[-1, 1.75194\]"),
+        (lambda: times.LogNormalSigma(std=-1.0), "std=-1.0.*positive"),
+        (lambda: times.UniformLogSNR(1.0, 1.0), "logsnr_min=1.0.*below"),
+        (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
+        (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
+        (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
+        (lambda: times.Adaptive(times.Stratified(times.Uniform())), "Stratified[(]A"),
+        (lambda: times.Adaptive(times.Uniform(), share=0.0), "share=0.0"),
+        (lambda: times.Adaptive(times.Uniform(), decay=1.0), "decay=1.0"),
+        (lambda: times.Adaptive(times.Uniform(), num_bins=0), "num_bins=0"),
+        (lambda: times.Adaptive(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),
     ],
 )
 def test_bad_values_are_refused(build, words):

@@ -1,13 +1,266 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import schedules, weightings
+from diffusionflow import losses, objectives, predictions, schedules, times, weightings
+from tests import oracles
+from tests.all_schedules import SCHEDULES
+
+FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
+UNIFORM = times.Uniform()
+L = np.linspace(-6.0, 6.0, 25)  # log-SNRs
+sigmoid = lambda x: 1 / (1 + np.exp(-x))
+
+# factor on the eps error that the sources' formulas give, times p(logsnr) or free of it
+ON_EPS = {
+    "eps": (weightings.Mse("eps"), np.ones_like),
+    "x": (weightings.Mse("x"), lambda lam: np.exp(-lam)),
+    "edm": (weightings.EDM(0.5), lambda lam: 1 + np.exp(-lam) / 0.25),
+    "edm as F": (
+        weightings.Mse(predictions.edm_f(0.5)),
+        lambda lam: 1 + np.exp(-lam) / 0.25,
+    ),
+    "p2": (weightings.P2(2.0, 0.5), lambda lam: (2 + np.exp(lam)) ** -0.5),
+    "min-snr": (weightings.MinSNR(5.0), lambda lam: np.minimum(1, 5 * np.exp(-lam))),
+    "soft": (weightings.SoftMinSNR(4.0), lambda lam: sigmoid(np.log(4) - lam)),
+    "truncated": (weightings.TruncatedSNR(), lambda lam: np.maximum(1, np.exp(-lam))),
+    "user's x": (
+        weightings.LogSNR(jnp.cos, kind="x", jacobian=False),
+        lambda lam: np.cos(lam) * np.exp(-lam),
+    ),
+}
+FREE = {
+    "elbo": (weightings.ELBO(), np.ones_like),
+    "likelihood": (weightings.Likelihood(), np.ones_like),
+    "sigmoid": (weightings.Sigmoid(-1.5), lambda lam: sigmoid(-1.5 - lam)),
+    "user's": (weightings.LogSNR(jnp.cos), np.cos),
+}
+ALL = {name: weighting for name, (weighting, _) in (ON_EPS | FREE).items()}
+ALL["monotone"] = weightings.Monotone(weightings.Mse("eps"), UNIFORM)
 
 
-def test_mse_is_one_and_names_its_kind():
-    weighting = weightings.Mse("v")
-    assert str(weighting.kind) == "v"
-    t = np.array([0.0, 0.5, 1.0], np.float32)
-    np.testing.assert_array_equal(weighting(t, schedules.FlowMatching()), np.ones(3))
+def weights_on_eps(some, schedule, logsnr):
+    """W of each and p(logsnr) at uniform times, float64, in one program."""
+
+    def all_of_them(logsnr):
+        t = schedule.inverse_logsnr(logsnr)
+        weights = [
+            weightings.weight_on_eps(weighting, UNIFORM, t, schedule)
+            for weighting in some
+        ]
+        return weights, 1 / jnp.abs(schedules.dlogsnr_dt(schedule, t))
+
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(all_of_them)(logsnr))
+
+
+def weight_on_eps(weighting, schedule, logsnr):
+    """As above, for one."""
+    (weight,), density = weights_on_eps([weighting], schedule, logsnr)
+    return weight, density
+
+
+@pytest.mark.parametrize("name", ["FM", "cos", "vp_lin", "subvp", "ve_geo", "fm_shift"])
+def test_each_is_its_formula_on_every_kind_of_schedule(name):
+    rows = ON_EPS | FREE
+    some = [weighting for weighting, _ in rows.values()]
+    weights, density = weights_on_eps(some, SCHEDULES[name], L)
+    for row, weight in zip(rows, weights, strict=True):
+        expected = rows[row][1](L) * (density if row in ON_EPS else 1)
+        np.testing.assert_allclose(weight, expected, rtol=1e-10, err_msg=row)
+
+
+@pytest.mark.parametrize(
+    ("vector", "weighting"),
+    [
+        ("softmin_g4", weightings.SoftMinSNR(4.0)),
+        ("minsnr5_factor", weightings.MinSNR(5.0)),
+        ("trunc_factor", weightings.TruncatedSNR()),
+        ("P2_factor", weightings.P2(1.0, 1.0)),
+        ("sigmoid_b0", weightings.Sigmoid(0.0)),
+    ],
+)
+def test_against_20_digits(vector, weighting):
+    logsnr, expected = oracles.weights(vector)
+    weight, density = weight_on_eps(weighting, COSINE, logsnr)
+    if vector != "sigmoid_b0":  # free of the density of times
+        weight = weight / density
+    np.testing.assert_allclose(weight, expected, rtol=1e-11)
+
+
+def test_the_factor_multiplies_the_error_of_the_kind_that_is_named():
+    """As printed by the sources, on a variance-preserving schedule."""
+    with jax.enable_x64(True):
+        t = COSINE.inverse_logsnr(L)
+        slope = -np.asarray(schedules.dlogsnr_dt(COSINE, t))
+        snr = np.exp(L)
+        mse = {
+            name: np.asarray(
+                predictions.mse_ratio(weighting.kind, t, schedule=COSINE)
+                * weighting(t, COSINE)
+            )
+            for name, weighting in ALL.items()
+        }
+    on_x, on_v = np.exp(L), 1 / (1 + np.exp(-L))  # from the eps error
+    np.testing.assert_allclose(mse["min-snr"] * on_x, np.minimum(snr, 5), rtol=1e-10)
+    np.testing.assert_allclose(
+        mse["min-snr"] * on_v, np.minimum(snr, 5) / (snr + 1), rtol=1e-10
+    )
+    np.testing.assert_allclose(mse["truncated"] * on_x, np.maximum(snr, 1), rtol=1e-10)
+    # sigma sd / R^2 squared on the error of F, R^2 = rho^2 + sd^2, sd = 1/2
+    rho, total = np.exp(-L / 2), np.exp(-L) + 0.25
+    on_f = 1 / (1 + np.exp(-L) / 0.25)
+    np.testing.assert_allclose(mse["soft"] * on_f, (rho * 0.5 / total) ** 2, rtol=1e-10)
+    on_x_sigmoid = np.exp(-1.5) * sigmoid(L + 1.5) * slope
+    np.testing.assert_allclose(mse["sigmoid"] * on_x, on_x_sigmoid, rtol=1e-10)
+    np.testing.assert_allclose(mse["elbo"], slope, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["min-snr", "soft"])
+def test_one_weighting_in_implied_x_for_every_kind(name):
+    """The gradient with respect to the implied x is the same whatever is predicted."""
+    rng = np.random.RandomState(0)
+    x, eps, x_hat = rng.standard_normal((3, 9, 4))
+    t = np.linspace(0.05, 0.95, 9)
+    gradients = {}
+    with jax.enable_x64(True):
+        for kind in ("eps", "x", "v", "u", "score", predictions.edm_f(0.5)):
+            objective = objectives.Objective(COSINE, kind, ALL[name], UNIFORM)
+
+            def loss(x_hat, kind=kind, objective=objective):
+                def predict_fn(z, t):
+                    return predictions.convert(
+                        x_hat, source="x", target=kind, z=z, t=t, schedule=COSINE
+                    )
+
+                terms = losses.objective_terms(
+                    None, predict_fn, x, objective=objective, t=t, eps=eps
+                )
+                return terms.loss.sum()
+
+            gradients[str(kind)] = np.asarray(jax.jit(jax.grad(loss))(x_hat))
+    snr = 1 / np.tan(np.pi * t / 2) ** 2
+    factor = np.minimum(snr, 5) if name == "min-snr" else 4 * snr / (4 + snr)
+    exact = factor[:, None] * 2 * (x_hat - x) / 4
+    for gradient in gradients.values():
+        np.testing.assert_allclose(gradient, exact, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["x", "v", "u", "eps"])
+@pytest.mark.parametrize("schedule", [FLOW, COSINE, SCHEDULES["vp_lin"]], ids=str)
+def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
+    """Wherever the weighted error has a limit, its value at the end is the limit."""
+    names = [name for name in ALL if "user's" not in name and name != "monotone"]
+    printed = {"edm", "likelihood"}  # in the sources' form, which their docs say
+
+    def factors(t):
+        return {
+            name: ALL[name](t, schedule)
+            * predictions.error_ratio(ALL[name].kind, kind, t, schedule=schedule)
+            for name in names
+        }
+
+    ends = jax.jit(factors)(np.array([0.0, 1.0], np.float32))
+    with jax.enable_x64(True):
+        near, nearer = (
+            jax.tree.map(np.asarray, jax.jit(factors)(np.array([gap, 1 - gap])))
+            for gap in (1e-8, 1e-9)
+        )
+    finite = 0
+    for name in names:
+        for end in range(2):
+            limit = nearer[name][end]
+            trivial = kind == "eps" and end == 1 and schedule.alpha(1.0) == 0
+            if name in printed or trivial:
+                continue  # that kind says nothing of x there
+            if limit < 1e4 and abs(limit - near[name][end]) < 1e-3 * (1 + limit):
+                np.testing.assert_allclose(
+                    ends[name][end], limit, rtol=1e-4, atol=1e-4, err_msg=name
+                )
+                finite += 1
+    assert finite >= 8
+
+
+@pytest.mark.parametrize("name", ["min-snr", "soft", "truncated", "p2", "sigmoid"])
+def test_derivatives_at_the_ends_are_finite(name):
+    t = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
+    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, FLOW)))(t)
+    assert np.all(np.isfinite(slope))
+
+
+def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():
+    edm = objectives.Objective(
+        FLOW, "u", weightings.Mse(predictions.edm_f(0.5)), times.LogNormalSigma()
+    )
+    monotone = objectives.Objective(
+        FLOW, "u", weightings.Monotone(edm.weighting, edm.times), edm.times
+    )
+    logsnr = np.linspace(-8.0, 12.0, 401)
+    with jax.enable_x64(True):
+        plain, flat = (
+            np.asarray(
+                jax.jit(lambda lam, o=o: objectives.total_weight(o, lam))(logsnr)
+            )
+            for o in (edm, monotone)
+        )
+    formula = (1 + 4 * np.exp(-logsnr)) * np.exp(-(((logsnr - 2.4) / 2.4) ** 2) / 2)
+    formula /= 2.4 * np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(plain, formula, rtol=1e-10)
+    peak = -3.308  # of the formula sheet, to three digits
+    right = logsnr > peak + 0.01
+    np.testing.assert_allclose(flat[right], plain[right], rtol=1e-10)
+    fine = np.linspace(-3.4, -3.2, 20_001)
+    height = (1 + 4 * np.exp(-fine)) * np.exp(-(((fine - 2.4) / 2.4) ** 2) / 2)
+    height = height.max() / (2.4 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(flat[~right], height, rtol=1e-5)
+    assert np.all(np.diff(flat) <= 1e-12)
+
+
+def test_a_monotone_weight_is_unchanged():
+    weighting = weightings.Monotone(weightings.Mse("u"), UNIFORM)
+    weight, _ = weight_on_eps(weighting, FLOW, L)
+    np.testing.assert_allclose(weight, np.exp(-L / 2) / 2, rtol=1e-10)
+
+
+def test_numbers_are_data_and_kinds_are_names():
+    assert str(weightings.Mse("v").kind) == "v"
     with pytest.raises(ValueError, match="ambiguous"):
         weightings.Mse("velocity")
+    with pytest.raises(ValueError, match="unknown kind"):
+        weightings.LogSNR(jnp.cos, kind="w")
+    traces = []
+
+    @jax.jit
+    def factor(weighting, t):
+        traces.append(None)
+        return weighting(t, COSINE)
+
+    values = [factor(weightings.MinSNR(gamma), np.float32(0.1)) for gamma in (1.0, 5.0)]
+    np.testing.assert_allclose(values, [1, 5])
+    assert len(traces) == 1
+    slope = jax.grad(lambda k: weightings.P2(k, 1.0)(0.5, COSINE))(1.0)
+    np.testing.assert_allclose(slope, -0.25, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: weightings.EDM(0.0), "sigma_data=0.0.*positive"),
+        (lambda: weightings.P2(k=0.0), "k=0.0.*positive"),
+        (lambda: weightings.P2(gamma=-1.0), "gamma=-1.0.*at least 0"),
+        (lambda: weightings.MinSNR(0.0), "gamma=0.0.*positive"),
+        (lambda: weightings.SoftMinSNR(-1.0), "gamma=-1.0.*positive"),
+        (
+            lambda: weightings.Monotone(weightings.ELBO(), UNIFORM, num_points=1),
+            "num_points=1",
+        ),
+        (
+            lambda: weightings.Monotone(weightings.ELBO(), UNIFORM, 3.0, 3.0),
+            "logsnr_min=3.0.*below",
+        ),
+    ],
+)
+def test_bad_values_are_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -1,11 +1,4 @@
-"""What is learned: a weighting of a squared error times a density of times.
-
-Every Gaussian objective is `1/2 int W(logsnr) E ||eps_hat - eps||^2 dlogsnr` up to a
-constant. `W`, the total weight, is all that two recipes can differ in; the schedule,
-the network's output and the proposal change how it is estimated.
-
-Source: Kingma and Gao 2023, arXiv 2303.00848.
-"""
+"""The objective, its total weight, and whether two of them are the same."""
 
 from typing import Any, NamedTuple
 
@@ -14,8 +7,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import predictions, schedules, times, weightings
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow import times, weightings
+from diffusionflow._dataclass import check_bound, is_traced, register
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import as_kind
 
@@ -58,14 +51,17 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
       logsnr: any shape, inside the range of the schedule.
 
     Returns:
-      An array of the shape of `logsnr`.
+      An array of the shape of `logsnr`; 0 where the objective has no times.
+
+    Raises:
+      ValueError: a log-SNR that the schedule does not reach; traced ones cannot be
+        looked at and pass.
     """
-    schedule, weighting = objective.schedule, objective.weighting
-    t = schedule.inverse_logsnr(logsnr)
-    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
-    density = objective.times.density(t, schedule)
-    slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-    return weighting(t, schedule) * ratio * density / slope
+    schedule = objective.schedule
+    if not is_traced(logsnr):
+        times.check_reached(schedule, np.min(logsnr), np.max(logsnr))
+    t = jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
+    return weightings.weight_on_eps(objective.weighting, objective.times, t, schedule)
 
 
 class Comparison(NamedTuple):
@@ -102,7 +98,8 @@ def same_objective(
       `Comparison`, computed in float64.
 
     Raises:
-      ValueError: fewer than two points.
+      ValueError: fewer than two points, or a range that one of the schedules does not
+        reach.
     """
     check_bound("num_points", num_points, lambda n: n >= 2, "at least 2")
     logsnr = np.linspace(*logsnr_range, num_points)
@@ -113,32 +110,3 @@ def same_objective(
     worst = int(np.argmax(error))
     deviation = float(error[worst])
     return Comparison(deviation < 1e-6, constant, deviation, float(logsnr[worst]))
-
-
-def flow_matching() -> Objective:
-    """`E_t ||u_hat - (eps - x)||^2`, t uniform: `W = e^(-logsnr / 2) / 2`.
-
-    Source: Lipman et al. 2022, arXiv 2210.02747, eq. 23 with sigma_min = 0.
-    """
-    return Objective(
-        schedules.FlowMatching(), "u", weightings.Mse("u"), times.Uniform()
-    )
-
-
-def v_cosine() -> Objective:
-    """`E_t ||v_hat - v||^2` on the cosine schedule: flow matching times 2 / pi.
-
-    Source: Salimans and Ho 2022, arXiv 2202.00512.
-    """
-    return Objective(schedules.Cosine(), "v", weightings.Mse("v"), times.Uniform())
-
-
-def ddpm() -> Objective:
-    """`E_t ||eps_hat - eps||^2`: L_simple in continuous time, linear-beta schedule.
-
-    Source: Ho et al. 2020, arXiv 2006.11239, eq. 14; the discrete times 1..T of the
-    paper become t uniform on (0, 1).
-    """
-    return Objective(
-        schedules.LinearBeta(), "eps", weightings.Mse("eps"), times.Uniform()
-    )

@@ -1,0 +1,80 @@
+"""What is known of a network trained elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import predictions
+from diffusionflow._dataclass import as_callable, cost, register, static
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import PredictFn
+
+
+@register
+class Convention:
+    """How a network of another source is called, in this library's terms.
+
+    `prediction(z, t) = sign net_fn(scale_fn(t) z, clock_fn(t))`.
+
+    Args:
+      schedule: the one that t belongs to.
+      kind: of the prediction.
+      clock_fn: `t -> ` the network's time input, of the shape of t.
+      scale_fn: `t -> ` the factor on z at the network's input, of the shape of t.
+      sign: 1, or -1 where the network's output is minus our kind.
+    """
+
+    schedule: Any
+    kind: Any
+    clock_fn: Any
+    scale_fn: Any
+    sign: int = static(default=1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", predictions.as_kind(self.kind))
+
+    def predict_fn(self, net_fn: Callable[[Array, Array], Array]) -> PredictFn:
+        """`net_fn(z, time)` of the source as a `predict_fn(z, t)` of this library.
+
+        Args:
+          net_fn: the source's network: its own time, `[*batch]`, its own scale of z.
+
+        Returns:
+          A registered callable, of kind `kind` on schedule `schedule`.
+        """
+        return Wrapped(as_callable(net_fn), self)
+
+
+@register
+class Wrapped:
+    """See `Convention.predict_fn`."""
+
+    net_fn: Any
+    convention: Any
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.net_fn)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Array:
+        z, t = at_least_float32(z), at_least_float32(t)
+        convention = self.convention
+        scale = predictions.per_event(convention.scale_fn(t), z)
+        return convention.sign * self.net_fn(scale * z, convention.clock_fn(t))
+
+
+@register
+class Affine:
+    """`slope t + start`, a clock or a scale."""
+
+    slope: float
+    start: float
+
+    def __call__(self, t: Array) -> Array:
+        return self.slope * t + self.start
+
+
+UNSCALED = Affine(0.0, 1.0)

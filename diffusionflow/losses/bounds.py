@@ -1,0 +1,118 @@
+"""Terms of the variational bound of T steps, in nats per dimension.
+
+    -log p(x) <= KL(q(z_1 | x) || N(0, I)) + sum_i KL_i + E[-log p(x | z_0)],
+
+the sum over the steps from `t` down to `s < t`. The last term is a model of the data
+given the least noise and is not here.
+"""
+
+import chex
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import predictions
+from diffusionflow._dataclass import check_name
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.losses.squared import as_arrays, squared_error
+from diffusionflow.predictions import AnyKind, PredictFn
+from diffusionflow.schedules import Schedule
+
+VARIANCES = ("posterior", "forward")
+
+
+def kl_terms(
+    predict_fn: PredictFn,
+    x: Array,
+    t: Array,
+    s: Array,
+    eps: Array,
+    *,
+    kind: AnyKind,
+    schedule: Schedule,
+    variance: str = "posterior",
+) -> Array:
+    """`KL(q(z_s | z_t, x) || p(z_s | z_t))` for a step from t to s.
+
+    Both are Gaussian; p puts x_hat in the place of x. With the variance of q, the
+    "posterior" one, it is a weighted error of eps and nothing else:
+
+        1/2 expm1(logsnr_s - logsnr_t) (eps_hat - eps)^2.
+
+    With the "forward" one, `sigma_t^2 c`, `c = -expm1(logsnr_t - logsnr_s)` (beta_t of
+    a variance preserving chain), the error is multiplied by `sigma_s^2 / sigma_t^2`,
+    and the two variances add `1/2 (r - 1 - log r)`, `r = sigma_s^2 / sigma_t^2`.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` of `kind`.
+      x: data, `[*batch, *event]`.
+      t: times, `[*batch]`.
+      s: less noisy times, `[*batch]`, `s < t`.
+      eps: noise like `x`; where p and q are compared is `z_t`.
+      kind: of the prediction.
+      schedule: any schedule.
+      variance: of p: "posterior" or "forward".
+
+    Returns:
+      `[*batch]`, nats per dimension (means over the event): one step of the bound on
+      `-log p(x) / d`. Infinite where sigma_s = 0.
+
+    Raises:
+      ValueError: `variance` is unknown, or times that do not fit `x`.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 5 and 8; in log-SNR, Kingma et al.
+    2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
+    """
+    check_name("variance", variance, VARIANCES)
+    (x, t), (_, s) = as_arrays(x, t), as_arrays(x, s)
+    chex.assert_equal_shape([t, s])
+    kind = predictions.as_kind(kind)
+    error = squared_error(predict_fn, x, t, eps, kind, schedule)
+    error = predictions.error_ratio("eps", kind, t, schedule=schedule) * error
+    weight, extra = (
+        jnp.asarray(part, x.dtype)
+        for part in in_float64(_FACTORS[variance], schedule, t, s)
+    )
+    return weight * error + extra
+
+
+def prior_kl(x: Array, *, schedule: Schedule, batch_ndim: int = 1) -> Array:
+    """`KL(q(z_1 | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
+
+    Levels are those at t = 1. It depends on no network and vanishes where alpha_1 = 0
+    and sigma_1 = 1.
+
+    Args:
+      x: data, `[*batch, *event]`.
+      schedule: any schedule whose noise at t = 1 has unit scale.
+      batch_ndim: leading axes of `x` that are the batch.
+
+    Returns:
+      `[*batch]`, nats per dimension.
+
+    Source: Kingma et al. 2021, arXiv 2107.00630, the prior loss.
+    """
+    x = at_least_float32(x)
+    signal, extra = (
+        jnp.asarray(part, x.dtype) for part in in_float64(_prior, schedule)
+    )
+    square = jnp.mean(x**2, axis=tuple(range(batch_ndim, x.ndim)))
+    return signal * square + extra
+
+
+def _posterior(schedule, t, s):
+    gain = schedule.logsnr(s) - schedule.logsnr(t)
+    return jnp.expm1(gain) / 2, jnp.zeros_like(gain)
+
+
+def _forward(schedule, t, s):
+    weight, _ = _posterior(schedule, t, s)
+    ratio = (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    return weight * ratio, (ratio - 1 - jnp.log(ratio)) / 2
+
+
+_FACTORS = {"posterior": _posterior, "forward": _forward}
+
+
+def _prior(schedule):
+    excess = schedule.sigma(1.0) ** 2 - 1
+    return schedule.alpha(1.0) ** 2 / 2, (excess - jnp.log1p(excess)) / 2

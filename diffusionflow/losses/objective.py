@@ -1,0 +1,153 @@
+"""The loss of an `Objective` at random times and noise."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import predictions, random
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.losses.squared import squared_error
+from diffusionflow.objectives import Objective
+from diffusionflow.predictions import PredictFn
+
+
+class Terms(NamedTuple):
+    """What a training step knows about each example, `[*batch]` each.
+
+    Fields:
+      loss: the objective's estimate, importance weight included.
+      t: training time.
+      logsnr: log-SNR at `t`.
+      eps_mse: squared error of the implied eps, the common unit of all objectives.
+      importance: density of the objective's times over that of the proposal.
+    """
+
+    loss: Array
+    t: Array
+    logsnr: Array
+    eps_mse: Array
+    importance: Array
+
+
+def objective_terms(
+    key: Array | None,
+    predict_fn: PredictFn,
+    x: Array,
+    *,
+    objective: Objective,
+    t: Array | None = None,
+    eps: Array | None = None,
+    batch_ndim: int = 1,
+    log_variance_fn: Callable[[Array], Array] | None = None,
+) -> Terms:
+    """Terms of an objective at random times and noise.
+
+    `loss = importance(t) w(t) ||q_hat - q||^2`, where q is the kind of the weighting
+    and the network predicts the kind of the objective. With a learned log-variance s of
+    each noise level, `importance(t) (w(t) ||q_hat - q||^2 e^-s + s)`.
+
+    Args:
+      key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
+      predict_fn: `(z, t) -> prediction` of the objective's kind.
+      x: data, `[*batch, *event]`.
+      objective: what is learned.
+      t: times `[*batch]`; drawn from the proposal if None.
+      eps: noise like `x`; standard normal if None.
+      batch_ndim: leading axes of `x` that are the batch, where neither `t` nor keys of
+        shape `[*batch]` tell; 0 for a single example (inside `vmap`).
+      log_variance_fn: s as a function of the level `sigma / (alpha + sigma)` in [0, 1],
+        `[*batch]` to `[*batch]`, with parameters of its own; see `uncertainty_loss`.
+
+    Returns:
+      `Terms`. `eps_mse` is infinite where the kind says nothing of eps (x at t = 0).
+
+    Raises:
+      ValueError: no key where one is needed, or shapes that do not fit.
+    """
+    x = at_least_float32(x)
+    schedule = objective.schedule
+    if key is None and (t is None or eps is None):
+        raise ValueError("key=None needs both t and eps")
+    time_key, noise_key = (None, None) if key is None else random.split(key)
+    if t is None:
+        shape = key.shape or x.shape[:batch_ndim]
+        t = (objective.proposal or objective.times).sample(time_key, shape, schedule)
+    if eps is None:
+        eps = random.normal(noise_key, x.shape, x.dtype)
+    t = at_least_float32(t).astype(x.dtype)
+    error = squared_error(predict_fn, x, t, eps, objective.kind, schedule)
+    importance = _importance(objective, t)
+    ratio = lambda kind: predictions.error_ratio(
+        kind, objective.kind, t, schedule=schedule
+    )
+    loss = objective.weighting(t, schedule) * ratio(objective.weighting.kind) * error
+    if log_variance_fn is not None:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        loss = uncertainty_loss(loss, log_variance_fn(sigma / (alpha + sigma)))
+    return Terms(
+        loss=importance * loss,
+        t=t,
+        logsnr=schedule.logsnr(t),
+        eps_mse=ratio("eps") * error,
+        importance=importance,
+    )
+
+
+def objective_loss(
+    key: Array | None,
+    predict_fn: PredictFn,
+    x: Array,
+    *,
+    objective: Objective,
+    t: Array | None = None,
+    eps: Array | None = None,
+    batch_ndim: int = 1,
+    log_variance_fn: Callable[[Array], Array] | None = None,
+) -> Array:
+    """`objective_terms(...).loss`, `[*batch]`; arguments and errors as there."""
+    terms = objective_terms(
+        key,
+        predict_fn,
+        x,
+        objective=objective,
+        t=t,
+        eps=eps,
+        batch_ndim=batch_ndim,
+        log_variance_fn=log_variance_fn,
+    )
+    return terms.loss
+
+
+def uncertainty_loss(loss: Array, log_variance: Array) -> Array:
+    """`loss e^-s + s`: a loss of each noise level in units of its own size.
+
+    Its minimum over s is at `s = log E[loss]`, so that every noise level comes to
+    contribute with weight 1; at that s the network's gradient is that of the objective
+    with weight `1 / E[loss | t]`. It is no longer the objective of the weighting alone.
+
+    Args:
+      loss: weighted squared errors, `[*batch]`.
+      log_variance: s, `[*batch]`.
+
+    Returns:
+      `[*batch]`; it may be negative.
+
+    Raises:
+      AssertionError: shapes disagree.
+
+    Source: Karras et al. 2024, arXiv 2312.02696, the uncertainty-based weighting (there
+    s is a function of c_noise); after Kendall et al. 2018, arXiv 1705.07115.
+    """
+    chex.assert_equal_shape([loss, log_variance])
+    log_variance = log_variance.astype(loss.dtype)
+    return loss * jnp.exp(-log_variance) + log_variance
+
+
+def _importance(objective: Objective, t: Array) -> Array:
+    if objective.proposal is None:
+        return jnp.ones_like(t)
+    wanted = objective.times.density(t, objective.schedule)
+    return wanted / objective.proposal.density(t, objective.schedule)

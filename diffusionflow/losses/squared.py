@@ -1,0 +1,147 @@
+"""Plain squared errors, under the names of their sources."""
+
+import chex
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import predictions
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, PredictFn
+from diffusionflow.schedules import Schedule
+
+
+def kind_loss(
+    predict_fn: PredictFn,
+    x: Array,
+    t: Array,
+    eps: Array,
+    *,
+    kind: AnyKind,
+    schedule: Schedule,
+) -> Array:
+    """`||p_hat(z_t, t) - p||^2`, mean over the event, for a network of kind p.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` of `kind`.
+      x: data, `[*batch, *event]`.
+      t: times, `[*batch]`.
+      eps: noise like `x`.
+      kind: what is predicted and compared.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch]`.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `x`.
+    """
+    x, t = as_arrays(x, t)
+    return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
+
+
+def cfm_loss(
+    predict_fn: PredictFn, x: Array, t: Array, eps: Array, *, schedule: Schedule
+) -> Array:
+    """Conditional flow matching: `||w_hat(z_t, t) - (alpha' x + sigma' eps)||^2`.
+
+    For any Gaussian path. On `FlowMatching(sigma_min)`, the path of conditional optimal
+    transport, the target is `(1 - sigma_min) eps - x`. Arguments, result and errors as
+    `kind_loss`.
+
+    Source: Lipman et al. 2022, arXiv 2210.02747, eq. 9 and 14, time reversed.
+    """
+    return kind_loss(predict_fn, x, t, eps, kind="dz_dt", schedule=schedule)
+
+
+def fm_loss(
+    predict_fn: PredictFn,
+    field_fn: PredictFn | DenoiseFn,
+    x: Array,
+    t: Array,
+    eps: Array,
+    *,
+    schedule: Schedule,
+) -> Array:
+    """Flow matching against the marginal field: `||w_hat(z_t, t) - w(z_t, t)||^2`.
+
+    `w(z, t) = E[alpha' x + sigma' eps | z]`, which is known for few data only
+    (`analytic`). Its mean is that of `cfm_loss` less the variance of the conditional
+    field given z, which no network can change: gradients agree, values do not.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` of kind "dz_dt".
+      field_fn: the exact `(z, t) -> w`, or the exact `(z, t) -> Denoised`.
+      x: data, `[*batch, *event]`.
+      t: times, `[*batch]`.
+      eps: noise like `x`; x and eps say where the fields are compared, at z_t.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch]`, mean over the event.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `x`.
+
+    Source: Lipman et al. 2022, arXiv 2210.02747, the flow matching objective, time
+    reversed.
+    """
+    x, t = as_arrays(x, t)
+    z = noised(x, t, eps, schedule)
+    field = field_fn(z, t)
+    if isinstance(field, Denoised):
+        field = predictions.from_denoised(field, kind="dz_dt", t=t, schedule=schedule)
+    return mean_square(predict_fn(z, t), field, t.ndim)
+
+
+def ddpm_loss(
+    predict_fn: PredictFn, x: Array, t: Array, eps: Array, *, schedule: Schedule
+) -> Array:
+    """L_simple: `||eps_hat(z_t, t) - eps||^2`.
+
+    Arguments, result and errors as `kind_loss`.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 14.
+    """
+    return kind_loss(predict_fn, x, t, eps, kind="eps", schedule=schedule)
+
+
+def dsm_loss(
+    predict_fn: PredictFn, x: Array, t: Array, eps: Array, *, schedule: Schedule
+) -> Array:
+    """Denoising score matching: `||s_hat(z_t, t) + eps / sigma_t||^2`, unweighted.
+
+    Its mean over uniform t is infinite where sigma_t reaches 0: weigh it, or keep t
+    away from 0. Arguments, result and errors as `kind_loss`.
+
+    Source: Vincent 2011, Neural Computation 23(7); Song et al. 2021, arXiv 2011.13456,
+    eq. 7 with weight 1.
+    """
+    return kind_loss(predict_fn, x, t, eps, kind="score", schedule=schedule)
+
+
+def as_arrays(x: Array, t: Array) -> tuple[Array, Array]:
+    """Data and times as floating arrays of one dtype, float32 or wider."""
+    x = at_least_float32(x)
+    return x, at_least_float32(t).astype(x.dtype)
+
+
+def noised(x: Array, t: Array, eps: Array, schedule: Schedule) -> Array:
+    """`z_t = alpha_t x + sigma_t eps`."""
+    chex.assert_equal_shape([x, eps])
+    alpha = predictions.per_event(schedule.alpha(t), x)
+    return alpha * x + predictions.per_event(schedule.sigma(t), x) * eps.astype(x.dtype)
+
+
+def mean_square(prediction: Array, target: Array, batch_ndim: int) -> Array:
+    """Mean of `(prediction - target)^2` over all axes but the first `batch_ndim`."""
+    chex.assert_equal_shape([prediction, target])
+    error = (prediction.astype(target.dtype) - target) ** 2
+    return jnp.mean(error, axis=tuple(range(batch_ndim, target.ndim)))
+
+
+def squared_error(predict_fn, x, t, eps, kind, schedule) -> Array:
+    """`kind_loss` for arrays that went through `as_arrays`."""
+    prediction = predict_fn(noised(x, t, eps, schedule), t)
+    denoised = Denoised(x, eps.astype(x.dtype))
+    target = predictions.from_denoised(denoised, kind=kind, t=t, schedule=schedule)
+    return mean_square(prediction, target, t.ndim)

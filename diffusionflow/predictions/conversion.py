@@ -1,0 +1,189 @@
+"""From one kind to another, through `Denoised`; and the denoiser of a network."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import as_callable, cost, register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions.kinds import (
+    AnyKind,
+    as_kind,
+    refuse_singular,
+    refuse_zero_sigma,
+    same_kind,
+)
+from diffusionflow.schedules import Schedule
+
+PredictFn = Callable[[Array, Array], Array]
+
+
+class Denoised(NamedTuple):
+    """The data and the noise that a prediction implies, `[*batch, *event]` each."""
+
+    x: Array
+    eps: Array
+
+
+DenoiseFn = Callable[[Array, Array], Denoised]
+
+
+def to_denoised(
+    value: Array, *, kind: AnyKind, z: Array, t: ArrayLike, schedule: Schedule
+) -> Denoised:
+    """`x` and `eps` from a prediction of any kind.
+
+    Args:
+      value: the prediction, `[*batch, *event]`.
+      kind: of `value`.
+      z: where it was made, `[*batch, *event]`.
+      t: its time, scalar or `[*batch]`.
+      schedule: any schedule.
+
+    Returns:
+      `Denoised`; not finite where `kind` is singular (see `refuse_singular`).
+
+    Raises:
+      AssertionError: shapes disagree.
+    """
+    chex.assert_equal_shape([value, z])
+    kind, z = as_kind(kind), at_least_float32(z)
+    value = value.astype(z.dtype)
+    alpha = per_event(schedule.alpha(t), z)
+    sigma = per_event(schedule.sigma(t), z)
+    match str(kind):
+        case "x":
+            return Denoised(value, (z - alpha * value) / sigma)
+        case "eps":
+            return Denoised((z - sigma * value) / alpha, value)
+        case "score":
+            return Denoised((z + sigma**2 * value) / alpha, -sigma * value)
+    a, b = (per_event(part, z) for part in kind.plane(schedule, t))
+    det = b * alpha - a * sigma
+    return Denoised((b * z - sigma * value) / det, (alpha * value - a * z) / det)
+
+
+def from_denoised(
+    denoised: Denoised, *, kind: AnyKind, t: ArrayLike, schedule: Schedule
+) -> Array:
+    """`a x + b eps`: the prediction of `kind` that `denoised` amounts to.
+
+    Args:
+      denoised: x and eps, `[*batch, *event]` each.
+      kind: of the result.
+      t: scalar or `[*batch]`.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch, *event]`.
+    """
+    kind = as_kind(kind)
+    if str(kind) == "x":
+        return denoised.x
+    if str(kind) == "eps":
+        return denoised.eps
+    a, b = (per_event(part, denoised.eps) for part in kind.plane(schedule, t))
+    if str(kind) == "score":  # a = 0, and x may be infinite
+        return b * denoised.eps
+    return a * denoised.x + b * denoised.eps
+
+
+def convert(
+    value: Array,
+    *,
+    source: AnyKind,
+    target: AnyKind,
+    z: Array,
+    t: ArrayLike,
+    schedule: Schedule,
+) -> Array:
+    """A prediction of kind `source` as one of kind `target`, at the same z and t.
+
+    Args:
+      value: `[*batch, *event]`.
+      source: kind of `value`.
+      target: kind of the result.
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch, *event]`; `value` itself where the kinds are equal.
+
+    Raises:
+      ValueError: `source` is singular at a `t` that is not traced. (Between eps and
+        score only sigma matters, and alpha may be 0.)
+      AssertionError: shapes disagree.
+    """
+    if same_kind(source, target):
+        return value
+    if {str(as_kind(source)), str(as_kind(target))} == {"eps", "score"}:
+        refuse_zero_sigma(source, t, schedule=schedule)
+        chex.assert_equal_shape([value, z])
+        value = at_least_float32(value)
+        sigma = per_event(schedule.sigma(t), value)
+        return -sigma * value if str(source) == "score" else -value / sigma
+    refuse_singular(source, t, schedule=schedule)
+    denoised = to_denoised(value, kind=source, z=z, t=t, schedule=schedule)
+    return from_denoised(denoised, kind=target, t=t, schedule=schedule)
+
+
+@register
+class Denoiser:
+    """See `denoiser`."""
+
+    predict_fn: Any
+    kind: Any
+    schedule: Any
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.predict_fn)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        refuse_singular(self.kind, t, schedule=self.schedule)
+        value = self.predict_fn(z, at_least_float32(t))
+        return to_denoised(value, kind=self.kind, z=z, t=t, schedule=self.schedule)
+
+    def check(self, t: ArrayLike) -> None:
+        """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""
+        refuse_singular(self.kind, t, schedule=self.schedule)
+
+
+def denoiser(predict_fn: PredictFn, *, kind: AnyKind, schedule: Schedule) -> Denoiser:
+    """What samplers and likelihoods call: `(z, t) -> Denoised`.
+
+    Args:
+      predict_fn: `(z, t) -> prediction`, of `z`'s shape; a pytree (`Partial`, a
+        registered callable) keeps its arrays as data under `jit`, a bare function is
+        compared by identity.
+      kind: of the prediction.
+      schedule: the one that `t` belongs to.
+
+    Returns:
+      A registered callable with `.cost` = network calls per evaluation.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    return Denoiser(as_callable(predict_fn), as_kind(kind), schedule)
+
+
+def per_event(value: Array, like: Array) -> Array:
+    """`value` of shape `()` or `[*batch]`, shaped and typed to multiply `like`.
+
+    Raises:
+      ValueError: the shape of `value` does not begin the shape of `like`.
+    """
+    if like.shape[: value.ndim] != value.shape:
+        raise ValueError(
+            f"times of shape {value.shape} do not fit an array of shape {like.shape}: "
+            "t must be scalar or [*batch], the leading axes of the array"
+        )
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)).astype(
+        like.dtype
+    )

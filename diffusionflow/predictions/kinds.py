@@ -1,0 +1,207 @@
+"""The kinds: vectors `(a, b)` in the plane of data and noise, and their determinant."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import (
+    check_bound,
+    check_name,
+    is_traced,
+    register,
+    static,
+)
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.schedules import Schedule
+
+NAMES = ("x", "eps", "v", "u", "dz_dt", "score")
+AMBIGUOUS = {
+    "velocity": '"u" (eps - x), "v" (alpha eps - sigma x) or "dz_dt"',
+    "epsilon": '"eps"',
+    "noise": '"eps"',
+    "sample": '"x"',
+    "x0": '"x"',
+}
+
+
+@register
+class Kind:
+    """A kind of prediction without parameters.
+
+    Args:
+      name: one of `NAMES`.
+
+    Raises:
+      ValueError: the name is unknown, or means different things to different people.
+    """
+
+    name: str = static()
+
+    def __post_init__(self) -> None:
+        if self.name in AMBIGUOUS:
+            raise ValueError(
+                f"kind {self.name!r} is ambiguous: write {AMBIGUOUS[self.name]}"
+            )
+        check_name("kind", self.name, NAMES)
+
+    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+        """The coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        match self.name:
+            case "x":
+                return one, zero
+            case "eps":
+                return zero, one
+            case "v":
+                return -sigma, alpha
+            case "u":
+                return -one, one
+            case "score":
+                return zero, -1 / sigma
+        return schedules.derivatives(schedule, t)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@register
+class EdmF:
+    """EDM's network output F, the kind of unit variance on data of std `sigma_data`.
+
+    `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
+    `S = sqrt(sigma^2 + sigma_data^2 alpha^2)`: finite at both ends.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1, written for any schedule.
+    """
+
+    sigma_data: Any = 0.5
+
+    def __post_init__(self) -> None:
+        positive = lambda std: std > 0
+        check_bound("sigma_data", self.sigma_data, positive, "positive")
+
+    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+        """As `Kind.plane`."""
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        norm = jnp.sqrt(sigma**2 + self.sigma_data**2 * alpha**2)
+        return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
+
+    def __str__(self) -> str:
+        return f"edm_f(sigma_data={self.sigma_data})"
+
+
+edm_f = EdmF
+AnyKind = str | Kind | EdmF
+
+
+def as_kind(kind: Any) -> Any:
+    """A `Kind` for a name; any other value as it is."""
+    return Kind(kind) if isinstance(kind, str) else kind
+
+
+def same_kind(a: AnyKind, b: AnyKind) -> bool:
+    """Whether two kinds are known to be equal without looking at arrays."""
+    a, b = as_kind(a), as_kind(b)
+    return a is b or (isinstance(a, Kind) and isinstance(b, Kind) and a == b)
+
+
+def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
+    """`D = b alpha - a sigma`; zero where `kind` does not determine x and eps.
+
+    Args:
+      kind: any kind, with `(a, b)` from its `plane`.
+      t: times, any shape.
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`.
+    """
+    a, b = as_kind(kind).plane(schedule, t)
+    return b * schedule.alpha(t) - a * schedule.sigma(t)
+
+
+def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
+    """`||p_hat - p||^2 / ||eps_hat - eps||^2 = (D / alpha)^2` at fixed z.
+
+    Args:
+      kind: of p.
+      t: times, any shape.
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
+    """
+    return error_ratio(kind, "eps", t, schedule=schedule)
+
+
+def error_ratio(
+    kind: AnyKind, source: AnyKind, t: ArrayLike, *, schedule: Schedule
+) -> Array:
+    """`||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2` at fixed z.
+
+    Args:
+      kind: of q.
+      source: of p.
+      t: times, any shape.
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`; 1 where the kinds are equal, at every time.
+    """
+    if same_kind(kind, source):
+        return jnp.ones_like(at_least_float32(t))
+    top = determinant(kind, t, schedule=schedule)
+    return (top / determinant(source, t, schedule=schedule)) ** 2
+
+
+def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+    """Raises where a prediction of `kind` does not give both x and eps.
+
+    Args:
+      kind: any kind.
+      t: times, any shape. Traced times cannot be looked at and pass.
+      schedule: any schedule.
+
+    Raises:
+      ValueError: D is zero or not finite at a time in `t`, such as eps at alpha = 0.
+    """
+    both = lambda kind, t, schedule: determinant(kind, t, schedule=schedule)
+    _refuse(both, "does not determine both x and eps", as_kind(kind), t, schedule)
+
+
+def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+    """Raises where sigma = 0, so that eps and score do not determine each other.
+
+    Args:
+      kind: eps or score, for the message.
+      t: times, any shape. Traced times cannot be looked at and pass.
+      schedule: any schedule.
+
+    Raises:
+      ValueError: sigma is zero at a time in `t`.
+    """
+    sigma = lambda kind, t, schedule: schedule.sigma(t)
+    _refuse(sigma, "does not determine the other", as_kind(kind), t, schedule)
+
+
+def _refuse(fn, what, kind, t, schedule) -> None:
+    """Raises where `fn` is zero or not finite."""
+    if is_traced(t, schedule, kind):
+        return
+    values = np.atleast_1d(in_float64(fn, kind, t, schedule))
+    bad = (values == 0) | ~np.isfinite(values)
+    if bad.any():
+        time = np.broadcast_to(np.atleast_1d(t), values.shape)[bad][0]
+        levels = lambda schedule, t: (schedule.alpha(t), schedule.sigma(t))
+        alpha, sigma = in_float64(levels, schedule, time)
+        raise ValueError(
+            f"a prediction of {kind} {what} at t={time} of "
+            f"{schedule}: alpha={alpha}, sigma={sigma}; "
+            "keep away from that time, truncate the log-SNR of the schedule, or "
+            "predict 'u' or 'v', which are never singular"
+        )

@@ -1,0 +1,232 @@
+"""Networks in another scale, another direction of time or on another schedule."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import (
+    as_callable,
+    check_bound,
+    cost,
+    is_traced,
+    register,
+    static,
+)
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.predictions.conversion import (
+    Denoised,
+    DenoiseFn,
+    PredictFn,
+    per_event,
+)
+from diffusionflow.predictions.kinds import AnyKind, as_kind
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Preconditioned:
+    """See `precondition`."""
+
+    net_fn: Any
+    schedule: Any
+    sigma_data: Any
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.net_fn)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Array:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        scale = 1 / jnp.sqrt((self.sigma_data * alpha) ** 2 + sigma**2)
+        z = at_least_float32(z)
+        return self.net_fn(per_event(scale, z) * z, sigma / (alpha + sigma))
+
+
+def precondition(
+    net_fn: PredictFn, *, schedule: Schedule, sigma_data: ArrayLike = 1.0
+) -> Preconditioned:
+    """Hands a network its input at unit scale and a time that names the log-SNR.
+
+    `net_fn(z / sqrt(sigma_data^2 alpha^2 + sigma^2), sigma / (alpha + sigma))`. Both
+    depend on the log-SNR and on `z / alpha` alone, so that the schedule of a trained
+    network can be exchanged. On flow matching the time is `t` itself.
+
+    Args:
+      net_fn: `(z, time) -> array`, the bare network; time in [0, 1].
+      schedule: the one that the `t` of the result belongs to.
+      sigma_data: standard deviation of the data, 1 for none assumed.
+
+    Returns:
+      `predict_fn(z, t)`, a registered callable.
+
+    Raises:
+      ValueError: `sigma_data` is not positive.
+
+    Source: the input scale is c_in of Karras et al. 2022, arXiv 2206.00364, table 1.
+    """
+    positive = lambda std: std > 0
+    check_bound("sigma_data", sigma_data, positive, "positive")
+    return Preconditioned(as_callable(net_fn), schedule, sigma_data)
+
+
+class EdmPreconditioning(NamedTuple):
+    """The four functions of EDM for `z = alpha x + sigma eps`, of the shape of t.
+
+    `x_hat = c_skip z + c_out F(c_in z, c_noise)`.
+    """
+
+    c_skip: Array
+    c_out: Array
+    c_in: Array
+    c_noise: Array
+
+
+def edm_preconditioning(
+    t: ArrayLike, *, schedule: Schedule, sigma_data: ArrayLike = 0.5
+) -> EdmPreconditioning:
+    """EDM's preconditioning on any schedule.
+
+    With `S^2 = sigma^2 + sigma_data^2 alpha^2`:
+
+        c_skip = sigma_data^2 alpha / S^2,    c_out = sigma_data sigma / S,
+        c_in = 1 / S,                         c_noise = -logsnr / 8.
+
+    The output F is the kind `edm_f(sigma_data)`, which is all that conversions need;
+    `precondition` gives the network `c_in z` and a time that is finite at both ends.
+
+    Args:
+      t: times, any shape.
+      schedule: any schedule; EDM's own has alpha = 1.
+      sigma_data: standard deviation of the data.
+
+    Returns:
+      `EdmPreconditioning`; `c_noise` is infinite where the log-SNR is.
+
+    Raises:
+      ValueError: `sigma_data` is not positive.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1, there for `z / alpha`.
+    """
+    positive = lambda std: std > 0
+    check_bound("sigma_data", sigma_data, positive, "positive")
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    norm = jnp.sqrt(sigma**2 + sigma_data**2 * alpha**2)
+    return EdmPreconditioning(
+        c_skip=(sigma_data / norm) ** 2 * alpha,
+        c_out=sigma_data * sigma / norm,
+        c_in=1 / norm,
+        c_noise=-schedule.logsnr(t) / 8,
+    )
+
+
+@register
+class Flipped:
+    """See `flip_time`."""
+
+    predict_fn: Any
+    sign: int = static()
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.predict_fn)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Array:
+        return self.sign * self.predict_fn(z, 1 - at_least_float32(t))
+
+
+def flip_time(predict_fn: PredictFn, *, kind: AnyKind) -> Flipped:
+    """A network trained with t = 0 at the noise, in this library's time.
+
+    `p(z, t) = s p_other(z, 1 - t)`. Reversing time turns `u` and `dz_dt` round, s = -1;
+    every other kind keeps its sign. Flipping twice is the identity.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` in the other direction of time.
+      kind: of the prediction.
+
+    Returns:
+      A registered callable in this direction of time.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    reversed_sign = str(as_kind(kind)) in ("u", "dz_dt")
+    return Flipped(as_callable(predict_fn), -1 if reversed_sign else 1)
+
+
+@register
+class Rescheduled:
+    """See `reschedule`."""
+
+    denoise_fn: Any
+    source: Any
+    target: Any
+
+    @property
+    def cost(self) -> int:
+        """Network calls per evaluation."""
+        return cost(self.denoise_fn)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        z, t = at_least_float32(z), at_least_float32(t)
+        time, scale = self._place(t)
+        time = jnp.asarray(time, t.dtype)
+        scale = per_event(jnp.asarray(scale, t.dtype), z)
+        return self.denoise_fn(scale * z, time)
+
+    def check(self, t: ArrayLike) -> None:
+        """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""
+        time, _ = self._place(t)
+        if hasattr(self.denoise_fn, "check"):
+            self.denoise_fn.check(time)
+
+    def _place(self, t: ArrayLike) -> tuple[Any, Any]:
+        """Time on `source` and the factor on z; refused out of range if concrete."""
+        time, scale = in_float64(_place, self.source, self.target, t)
+        if not is_traced(time, scale) and np.isnan(time).any():
+            bad = np.broadcast_to(np.asarray(t), time.shape)[np.isnan(time)].ravel()[0]
+            ends = in_float64(lambda schedule: schedule.logsnr([0.0, 1.0]), self.source)
+            raise ValueError(
+                f"the log-SNR of {self.target} at t={bad} is outside that of "
+                f"{self.source}, [{ends[1]}, {ends[0]}], where the denoiser is "
+                "defined; truncate the target, or choose other times"
+            )
+        return time, scale
+
+
+def _place(source: Schedule, target: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+    norm = lambda schedule, t: jnp.hypot(schedule.alpha(t), schedule.sigma(t))
+    time = source.inverse_logsnr(target.logsnr(t))
+    rounding = 16 * jnp.finfo(time.dtype).eps
+    inside = (time >= -rounding) & (time <= 1 + rounding)
+    time = jnp.clip(jnp.where(inside, time, 0.5), 0, 1)
+    scale = norm(source, time) / norm(target, t)
+    return jnp.where(inside, time, jnp.nan), jnp.where(inside, scale, jnp.nan)
+
+
+def reschedule(
+    denoise_fn: DenoiseFn, *, source: Schedule, target: Schedule
+) -> Rescheduled:
+    """A denoiser of schedule `source` as one of schedule `target`.
+
+    Evaluated at the time of `source` with the same log-SNR, and at `c z` with `c` the
+    ratio of their scales `sqrt(alpha^2 + sigma^2)`: there z is the same mixture of x
+    and eps, so that both are unchanged. The ends go to the ends where both schedules
+    reach the same log-SNR there, infinite ones included.
+
+    Args:
+      denoise_fn: `(z, t) -> Denoised` on `source`.
+      source: the schedule that `denoise_fn` belongs to.
+      target: the schedule that the `t` and `z` of the result belong to.
+
+    Returns:
+      A registered callable `(z, t) -> Denoised`. It raises a `ValueError` where the
+      log-SNR of `target` leaves the range of `source`; at traced times, which cannot
+      be looked at, it returns NaN there.
+    """
+    return Rescheduled(as_callable(denoise_fn), source, target)

@@ -1,0 +1,137 @@
+"""Schedules with a linear rate of noise."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32, root
+
+
+@register
+class LinearBeta:
+    """Variance preserving, `beta(t) = beta_min + (beta_max - beta_min) t`.
+
+    `alpha = exp(-B / 2)`, `sigma = sqrt(-expm1(-B))`,
+    `B(t) = beta_min t + (beta_max - beta_min) t^2 / 2`, `logsnr = -log expm1(B)`.
+
+    Args:
+      beta_min: noise rate at t = 0, positive.
+      beta_max: noise rate at t = 1, positive.
+
+    Raises:
+      ValueError: a rate is not positive.
+
+    Source: Song et al. 2021, arXiv 2011.13456, the VP SDE; the continuous limit of the
+    schedule of Ho et al. 2020, arXiv 2006.11239.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    family = "vp"
+
+    def __post_init__(self) -> None:
+        _check_rates(self.beta_min, self.beta_max)
+
+    def alpha(self, t: ArrayLike) -> Array:
+        return jnp.exp(-_integral(self, t) / 2)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return root(-jnp.expm1(-_integral(self, t)))
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        integral = _integral(self, t)
+        return -integral - jnp.log(-jnp.expm1(-integral))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        integral = jax.nn.softplus(-at_least_float32(logsnr))
+        return _inverse_integral(self, integral)
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        beta, alpha = _rate(self, t), self.alpha(t)
+        return -beta * alpha / 2, beta * alpha**2 / (2 * self.sigma(t))
+
+    def f(self, t: ArrayLike) -> Array:
+        """See the function `f`."""
+        return -_rate(self, t) / 2
+
+    def g2(self, t: ArrayLike) -> Array:
+        """See the function `g2`."""
+        return _rate(self, t)
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See the function `dlogsnr_dt`."""
+        return _rate(self, t) / jnp.expm1(-_integral(self, t))
+
+
+@register
+class SubVP:
+    """The data coefficient of `LinearBeta` with less noise: `sigma = 1 - alpha^2`.
+
+    `alpha = exp(-B / 2)`, `sigma = -expm1(-B)` with the `B(t)` of `LinearBeta`, so
+    `logsnr = -B - 2 log(1 - e^(-B))`, `f = -beta / 2`, `g^2 = beta (1 - e^(-2 B))`.
+
+    Args:
+      beta_min: noise rate at t = 0, positive.
+      beta_max: noise rate at t = 1, positive.
+
+    Raises:
+      ValueError: a rate is not positive.
+
+    Source: Song et al. 2021, arXiv 2011.13456, the sub-VP SDE.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check_rates(self.beta_min, self.beta_max)
+
+    def alpha(self, t: ArrayLike) -> Array:
+        return jnp.exp(-_integral(self, t) / 2)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return -jnp.expm1(-_integral(self, t))
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        integral = _integral(self, t)
+        return -integral - 2 * jnp.log(-jnp.expm1(-integral))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        # alpha / (1 - alpha^2) = snr^(1/2): B = 2 asinh(snr^(-1/2) / 2)
+        noise_ratio = jnp.exp(-at_least_float32(logsnr) / 2)
+        return _inverse_integral(self, 2 * jnp.arcsinh(noise_ratio / 2))
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        beta, alpha = _rate(self, t), self.alpha(t)
+        return -beta * alpha / 2, beta * alpha**2
+
+    def f(self, t: ArrayLike) -> Array:
+        """See the function `f`."""
+        return -_rate(self, t) / 2
+
+
+def _check_rates(beta_min: float, beta_max: float) -> None:
+    positive = lambda beta: beta > 0
+    check_bound("beta_min", beta_min, positive, "positive")
+    check_bound("beta_max", beta_max, positive, "positive")
+
+
+def _rate(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
+    slope = schedule.beta_max - schedule.beta_min
+    return schedule.beta_min + slope * at_least_float32(t)
+
+
+def _integral(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
+    """The integral of the rate from 0 to `t`."""
+    t = at_least_float32(t)
+    slope = schedule.beta_max - schedule.beta_min
+    return schedule.beta_min * t + slope * t**2 / 2
+
+
+def _inverse_integral(schedule: LinearBeta | SubVP, integral: Array) -> Array:
+    low, slope = schedule.beta_min, schedule.beta_max - schedule.beta_min
+    return 2 * integral / (low + jnp.sqrt(low**2 + 2 * slope * integral))

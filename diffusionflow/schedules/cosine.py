@@ -1,0 +1,135 @@
+"""Cosine schedules."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32, root
+
+
+@register
+class Cosine:
+    """`alpha = cos(theta)`, `sigma = sin(theta)`, with the angle `theta` linear in t.
+
+    `theta = a + (b - a) t`, `a = atan(e^(-logsnr_max / 2))`,
+    `b = atan(e^(-logsnr_min / 2))`. The defaults give the exact `theta = pi t / 2`;
+    finite bounds truncate the log-SNR to [logsnr_min, logsnr_max].
+
+    Args:
+      logsnr_min: log-SNR at t = 1.
+      logsnr_max: log-SNR at t = 0.
+
+    Raises:
+      ValueError: `logsnr_min >= logsnr_max`.
+
+    Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17 with offset 0; truncation
+    as in Hoogeboom et al. 2023, arXiv 2301.11093, appendix. Both are written as sines
+    of angles measured from their own end, so alpha(1) = 0 and sigma(0) = 0 exactly.
+    """
+
+    logsnr_min: float = -jnp.inf
+    logsnr_max: float = jnp.inf
+    family = "vp"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.logsnr_max, (int, float)):
+            below = lambda low: low < self.logsnr_max
+            bound = f"below logsnr_max={self.logsnr_max!r}"
+            check_bound("logsnr_min", self.logsnr_min, below, bound)
+
+    def _angles(self) -> tuple[Array, Array, Array]:
+        """Angle of the data end, of the noise end from pi / 2, and between the two."""
+        data_end = jnp.arctan(jnp.exp(-at_least_float32(self.logsnr_max) / 2))
+        noise_end = jnp.arctan(jnp.exp(at_least_float32(self.logsnr_min) / 2))
+        return data_end, noise_end, jnp.pi / 2 - data_end - noise_end
+
+    def alpha(self, t: ArrayLike) -> Array:
+        _, noise_end, width = self._angles()
+        return jnp.sin(noise_end + width * (1 - at_least_float32(t)))
+
+    def sigma(self, t: ArrayLike) -> Array:
+        data_end, _, width = self._angles()
+        return jnp.sin(data_end + width * at_least_float32(t))
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        data_end, _, width = self._angles()
+        return (jnp.arctan(jnp.exp(-at_least_float32(logsnr) / 2)) - data_end) / width
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        width = self._angles()[2]
+        return -width * self.sigma(t), width * self.alpha(t)
+
+
+@register
+class IDDPMCosine:
+    """Variance preserving, `alpha = cos(phi) / cos(phi_0)` with a small offset.
+
+    `phi = (pi / 2) (t + offset) / (1 + offset)`, `phi_0` its value at t = 0, and
+    `sigma^2 = sin(phi - phi_0) sin(phi + phi_0) / cos(phi_0)^2`, which is 1 - alpha^2.
+    Hence `f = -phi' tan(phi)` and `g^2 = 2 phi' tan(phi)`: unlike those of `Cosine`
+    they do not vanish at t = 0.
+
+    Args:
+      offset: of the time, positive.
+
+    Raises:
+      ValueError: `offset` is not positive.
+
+    Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, in continuous time. The
+    paper's cap on beta is left out; `Discrete.from_betas` takes capped betas.
+    """
+
+    offset: float = 0.008
+    family = "vp"
+
+    def __post_init__(self) -> None:
+        positive = lambda offset: offset > 0
+        check_bound("offset", self.offset, positive, "positive", "0 is Cosine()")
+
+    def _rate(self) -> Array:
+        """`phi'`."""
+        return jnp.pi / 2 / (1 + at_least_float32(self.offset))
+
+    def alpha(self, t: ArrayLike) -> Array:
+        rate = self._rate()  # cosines are sines of the angle from the noise end
+        return jnp.sin(rate * (1 - at_least_float32(t))) / jnp.sin(rate)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        rate, t = self._rate(), at_least_float32(t)
+        far = jnp.sin(rate * (t + 2 * self.offset))
+        return root(jnp.sin(rate * t) * far) / jnp.sin(rate)
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        logsnr, rate = at_least_float32(logsnr), self._rate()
+        cos_0, sin_0 = jnp.sin(rate), jnp.sin(rate * self.offset)
+        noise = cos_0**2 * jax.nn.sigmoid(-logsnr)
+        cos, sin = cos_0 * jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(sin_0**2 + noise)
+        # the angle phi - phi_0, from its own sine and cosine
+        turn = jnp.arctan2(
+            noise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0
+        )
+        return turn / rate
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        rate, alpha = self._rate(), self.alpha(t)
+        phi = rate * (at_least_float32(t) + self.offset)
+        dalpha = -rate * jnp.sin(phi) / jnp.sin(rate)
+        return dalpha, -alpha * dalpha / self.sigma(t)
+
+    def g2(self, t: ArrayLike) -> Array:
+        """See the function `g2`."""
+        return -2 * self.derivatives(t)[0] / self.alpha(t)
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See the function `dlogsnr_dt`."""
+        return -self.g2(t) / self.sigma(t) ** 2

@@ -1,0 +1,174 @@
+"""Schedules given as a table."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.schedules.base import FromSquares
+
+
+@register
+class Discrete(FromSquares):
+    """Variance preserving, from a table of `alpha^2` at T noise levels.
+
+    Level i = 1..T (entry i - 1 of the table) stands at `t = i / T`, and t = 0 is the
+    data, alpha = 1: then the T steps of the discrete process are T equal steps of time,
+    and t = 1 is the last level. The table's values are exact at these nodes. Between
+    them alpha^2, and so sigma^2, is linear in t: the log-SNR falls everywhere, and
+    alpha and sigma are finite at both ends, also with zero terminal SNR, where
+    `logsnr(1) = -inf`. The slopes jump at the nodes, where that of the step towards the
+    noise is taken.
+
+    Args:
+      alphas_cumprod: alpha^2, falling, in (0, 1), the last may be 0, `[T]`. Numbers
+        that are not traced are kept in float64.
+      complement: sigma^2 = 1 - alphas_cumprod, `[T]`; carried beside, since it is lost
+        where alpha^2 is near 1 in float32. Computed if None. To learn a table, make it
+        from its parameters inside the loss.
+
+    Raises:
+      ValueError: the table does not fall, or leaves [0, 1).
+
+    Source: Ho et al. 2020, arXiv 2006.11239 (alpha^2 is its alpha-bar); the continuous
+    reading is ours. Others interpolate log alpha in t (Lu et al. 2022,
+    arXiv 2206.00927), which has no zero terminal SNR; the nodes agree.
+    """
+
+    alphas_cumprod: Any
+    complement: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alphas_cumprod, (list, tuple, np.ndarray)):
+            table = np.asarray(self.alphas_cumprod, np.float64)
+            _check_table(table)
+            object.__setattr__(self, "alphas_cumprod", table)
+        if self.complement is None:
+            object.__setattr__(self, "complement", 1 - self.alphas_cumprod)
+
+    @classmethod
+    def from_betas(cls, betas: ArrayLike) -> "Discrete":
+        """`alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, on the host in float64.
+
+        Args:
+          betas: noise added in each step, each in (0, 1), the last may be 1, `[T]`.
+
+        Raises:
+          ValueError: a beta is outside.
+        """
+        betas = np.asarray(betas, np.float64)
+        inside = (betas > 0) & (betas < 1)
+        inside[-1:] |= betas[-1:] == 1
+        if betas.ndim != 1 or not betas.size or not inside.all():
+            raise ValueError(
+                f"betas={betas}: must be one-dimensional, each in (0, 1) but the last, "
+                "which may be 1"
+            )
+        return cls(np.cumprod(1 - betas))
+
+    @classmethod
+    def linear_betas(
+        cls, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
+    ) -> "Discrete":
+        """The classical table: `num_levels` betas, equally spaced.
+
+        Source: Ho et al. 2020, arXiv 2006.11239, section 4.
+        """
+        check_bound("num_levels", num_levels, lambda count: count >= 1, "at least 1")
+        return cls.from_betas(np.linspace(beta_min, beta_max, num_levels))
+
+    def _node(self, t: Array) -> tuple[Array, Array]:
+        """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
+        count = self.alphas_cumprod.shape[-1]
+        place = t * count
+        index = jnp.clip(jnp.floor(place), 0, count - 1)
+        return index.astype(jnp.int32), place - index
+
+    def _tables(self, dtype: Any) -> tuple[Array, Array]:
+        """alpha^2 and sigma^2 at all nodes from t = 0 on, `[T + 1]`."""
+        alpha2 = jnp.asarray(self.alphas_cumprod).astype(dtype)
+        sigma2 = jnp.asarray(self.complement).astype(dtype)
+        one = jnp.ones((1,), dtype)
+        return jnp.concatenate([one, alpha2]), jnp.concatenate([0 * one, sigma2])
+
+    def squares(self, t: ArrayLike) -> tuple[Array, Array]:
+        """`(alpha^2, sigma^2)`."""
+        t = at_least_float32(t)
+        index, part = self._node(t)
+        mix = lambda table: table[index] * (1 - part) + table[index + 1] * part
+        alpha2, sigma2 = self._tables(t.dtype)
+        return mix(alpha2), mix(sigma2)
+
+    def rate(self, t: ArrayLike) -> Array:
+        """`(sigma^2)'`."""
+        t = at_least_float32(t)
+        index, _ = self._node(t)
+        return self.alphas_cumprod.shape[-1] * self._steps(index, t.dtype)
+
+    def _steps(self, index: Array, dtype: Any) -> Array:
+        """`sigma^2` gained in a step, from the smaller of the two squares."""
+        alpha2, sigma2 = self._tables(dtype)
+        lost, gained = -jnp.diff(alpha2), jnp.diff(sigma2)
+        return jnp.where(alpha2[:-1] < 0.5, lost, gained)[index]
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        logsnr = at_least_float32(logsnr)
+        alpha2, sigma2 = self._tables(logsnr.dtype)
+        nodes = jnp.log(alpha2) - jnp.log(sigma2)
+        count = self.alphas_cumprod.shape[-1]
+        index = jnp.clip(jnp.searchsorted(-nodes, -logsnr) - 1, 0, count - 1)
+        # each square is precise where it is the smaller one
+        before = jax.nn.sigmoid(-logsnr) - sigma2[index]
+        after = jax.nn.sigmoid(logsnr) - alpha2[index + 1]
+        step = self._steps(index, logsnr.dtype)
+        part = jnp.where(logsnr > 0, before / step, 1 - after / step)
+        return (index.astype(logsnr.dtype) + part) / count
+
+
+def zero_terminal_snr(alphas_cumprod: ArrayLike) -> np.ndarray:
+    """A table whose last level has no signal: alpha is shifted and scaled to end at 0.
+
+    `alpha <- (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T)`; the first level keeps
+    its value.
+
+    Args:
+      alphas_cumprod: alpha^2, falling, `[T]`, T at least 2.
+
+    Returns:
+      The rescaled alpha^2, float64 `[T]`, for `Discrete`. The network can no longer
+      predict eps: at t = 1 it would not determine x.
+
+    Raises:
+      ValueError: as `Discrete`, or T is 1.
+
+    Source: Lin et al. 2023, arXiv 2305.08891, algorithm 1.
+    """
+    table = np.asarray(alphas_cumprod, np.float64)
+    _check_table(table)
+    if table.size < 2:
+        raise ValueError(f"alphas_cumprod={table}: must have at least 2 levels")
+    alpha = np.sqrt(table)
+    return ((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))) ** 2
+
+
+def _check_table(table: np.ndarray) -> None:
+    """A stack of tables, as `vmap` takes it, has more axes and passes too."""
+    if table.ndim == 0 or not table.size:
+        raise ValueError(f"alphas_cumprod of shape {table.shape}: must be [T]")
+    if not (table.max() < 1 and table.min() >= 0):
+        raise ValueError(
+            f"alphas_cumprod from {table.max()} to {table.min()}: must be in [0, 1); "
+            "level 0, the data, is not part of the table"
+        )
+    falls = np.diff(table) < 0
+    if not falls.all():
+        place = int(np.argwhere(~falls)[0][-1])
+        raise ValueError(
+            f"alphas_cumprod {table[..., place]} and {table[..., place + 1]} (entries "
+            f"{place} and {place + 1}): each must be below the one before"
+        )

@@ -1,0 +1,115 @@
+"""A schedule to be learned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.nn import sigmoid, softplus
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._numeric import at_least_float32, solve_falling
+from diffusionflow.schedules.base import FromLogSNR
+from diffusionflow.schedules.logsnr import check_finite_range
+
+
+@register
+class Learned(FromLogSNR):
+    """A log-SNR that falls from end to end whatever its parameters are.
+
+    Variance preserving, with K steps of logistic shape on a straight line:
+
+        logsnr = (logsnr_max R(t) + logsnr_min N(t)) / (N(t) + R(t)),
+        N(t) = w_0 t + sum_k w_k (s(a_k (t - c_k)) - s(-a_k c_k)),
+
+    where s is the logistic function, `w = softmax(logits)`, `a = softplus(slopes)`,
+    `c = centres` and R(t) = N(1) - N(t) is formed without cancellation. As N(0) = 0 and
+    R(1) = 0, the ends are exact for all parameters.
+
+    Args:
+      logits: of the weights, the straight line's first, `[K + 1]`.
+      slopes: of the steps before softplus, `[K]`.
+      centres: of the steps, `[K]`.
+      logsnr_min: log-SNR at t = 1; not a leaf, so that no optimizer moves it.
+      logsnr_max: log-SNR at t = 0, likewise.
+
+    Raises:
+      ValueError: not -inf < logsnr_min < logsnr_max < inf.
+
+    Source: the monotone network and its normalisation are the idea of Kingma et al.
+    2021, arXiv 2107.00630; this one has one layer and closed derivatives. The paper
+    learns its end points too, against the prior and reconstruction terms.
+    """
+
+    logits: Any
+    slopes: Any
+    centres: Any
+    logsnr_min: float = static(default=-5.0)
+    logsnr_max: float = static(default=13.3)
+
+    def __post_init__(self) -> None:
+        check_finite_range(self.logsnr_min, self.logsnr_max)
+
+    def _parts(self, t: Array) -> tuple[Array, Array, Array]:
+        """`N(t)`, `R(t)` and `N'(t)`, each of the shape of `t`."""
+        parameters = (self.logits, self.slopes, self.centres)
+        logits, slopes, centres = (jnp.asarray(p).astype(t.dtype) for p in parameters)
+        weights, steep = jax.nn.softmax(logits), softplus(slopes)
+        expand = lambda row: row.reshape(row.shape + (1,) * t.ndim)
+        line, weights = weights[0], expand(weights[1:])
+        steep, centres, t = expand(steep), expand(centres), t[None]
+        here = steep * (t - centres)
+        past = sigmoid(here) * sigmoid(steep * centres) * -jnp.expm1(-steep * t)
+        ahead = sigmoid(steep * (1 - centres)) * sigmoid(-here)
+        ahead = ahead * -jnp.expm1(-steep * (1 - t))
+        slope = steep * sigmoid(here) * sigmoid(-here)
+        total = lambda parts: jnp.sum(weights * parts, axis=0)
+        t = t[0]
+        return (
+            line * t + total(past),
+            line * (1 - t) + total(ahead),
+            line + total(slope),
+        )
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        past, ahead, _ = self._parts(at_least_float32(t))
+        total = past + ahead  # x / x is exactly 1, hence each end its end point
+        return self.logsnr_max * (ahead / total) + self.logsnr_min * (past / total)
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        """By bisection; beyond the ends the log-SNR is continued linearly."""
+        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See the function `dlogsnr_dt`."""
+        past, ahead, slope = self._parts(at_least_float32(t))
+        return (self.logsnr_min - self.logsnr_max) * slope / (past + ahead)
+
+
+def learned(
+    num_units: int = 16, *, logsnr_min: float = -5.0, logsnr_max: float = 13.3
+) -> Learned:
+    """`Learned` as one starts with it: nearly linear, its steps evenly spread.
+
+    Args:
+      num_units: steps, at least 1.
+      logsnr_min: log-SNR at t = 1.
+      logsnr_max: log-SNR at t = 0.
+
+    Returns:
+      A schedule whose leaves are float32.
+
+    Raises:
+      ValueError: no step, or bad end points.
+    """
+    check_bound("num_units", num_units, lambda count: count >= 1, "at least 1")
+    steep = 2.0 * num_units  # softplus is the identity there
+    return Learned(
+        logits=np.log(np.array([num_units] + [1] * num_units)).astype(np.float32),
+        slopes=np.full(num_units, steep + np.log(-np.expm1(-steep)), np.float32),
+        centres=((np.arange(num_units) + 0.5) / num_units).astype(np.float32),
+        logsnr_min=logsnr_min,
+        logsnr_max=logsnr_max,
+    )

@@ -1,0 +1,198 @@
+"""Schedules made from other schedules or from a user's functions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import as_callable, check_bound, register
+from diffusionflow._numeric import at_least_float32, elementwise, solve_falling
+from diffusionflow.schedules.base import derivatives, dlogsnr_dt, f, g2
+
+
+@register
+class Scaled:
+    """`(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
+
+    `f -> f + c' / c`, `g^2 -> c^2 g^2`. Flow matching scaled by
+    `1 / sqrt((1 - t)^2 + t^2)` is variance preserving.
+
+    Args:
+      base: any schedule.
+      scale_fn: `t -> c`, positive, elementwise and differentiable.
+    """
+
+    base: Any
+    scale_fn: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
+
+    def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
+        """`c` and its derivative."""
+        t = at_least_float32(t)
+        scale = lambda t: elementwise(self.scale_fn, t)
+        return jax.jvp(scale, (t,), (jnp.ones_like(t),))
+
+    def alpha(self, t: ArrayLike) -> Array:
+        return elementwise(self.scale_fn, t) * self.base.alpha(t)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return elementwise(self.scale_fn, t) * self.base.sigma(t)
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return self.base.logsnr(t)
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        return self.base.inverse_logsnr(logsnr)
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        (scale, slope), (dalpha, dsigma) = self._scale(t), derivatives(self.base, t)
+        return (
+            scale * dalpha + slope * self.base.alpha(t),
+            scale * dsigma + slope * self.base.sigma(t),
+        )
+
+    def f(self, t: ArrayLike) -> Array:
+        """See the function `f`."""
+        scale, slope = self._scale(t)
+        return f(self.base, t) + slope / scale
+
+    def g2(self, t: ArrayLike) -> Array:
+        """See the function `g2`."""
+        return self._scale(t)[0] ** 2 * g2(self.base, t)
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See the function `dlogsnr_dt`."""
+        return dlogsnr_dt(self.base, t)
+
+
+@register
+class Shifted:
+    """`logsnr -> logsnr - 2 log k`: noise for k times as many pixels a side.
+
+    The log-SNR fixes alpha and sigma up to a common scale, which is chosen so that the
+    result is of the base's family, and finite where the base is:
+
+    - variance preserving: `(alpha, k sigma) / sqrt(alpha^2 + k^2 sigma^2)`;
+    - flow matching: `(alpha, k sigma) (alpha + sigma) / (alpha + k sigma)`, which for
+      sigma_min = 0 is the change of time `t -> k t / (1 + (k - 1) t)`;
+    - any other (variance exploding, sub-VP, `Scaled`, a user's): `(alpha, k sigma)`.
+
+    On other schedules than flow matching that change of time is something else.
+
+    Args:
+      base: any schedule.
+      k: positive; above 1 for more noise at each time.
+
+    Raises:
+      ValueError: `k` is not positive.
+
+    Source: Hoogeboom et al. 2023, arXiv 2301.11093 (k = resolution / base resolution);
+    Esser et al. 2024, arXiv 2403.03206 (k = sqrt(m / n)). They are the same.
+    """
+
+    base: Any
+    k: float
+
+    def __post_init__(self) -> None:
+        check_bound("k", self.k, lambda k: k > 0, "positive")
+
+    @property
+    def family(self) -> str | None:
+        """That of the base."""
+        return getattr(self.base, "family", None)
+
+    def _scale(self, t: ArrayLike) -> Array:
+        alpha, sigma = self.base.alpha(t), self.base.sigma(t)
+        match self.family:
+            case "vp":
+                return 1 / jnp.sqrt(alpha**2 + (self.k * sigma) ** 2)
+            case "flow":
+                return (alpha + sigma) / (alpha + self.k * sigma)
+        return jnp.ones_like(alpha)
+
+    def alpha(self, t: ArrayLike) -> Array:
+        return self._scale(t) * self.base.alpha(t)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return self.k * self._scale(t) * self.base.sigma(t)
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return self.base.logsnr(t) - 2 * self._log_k()
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        return self.base.inverse_logsnr(at_least_float32(logsnr) + 2 * self._log_k())
+
+    def _log_k(self) -> Array:
+        return jnp.log(at_least_float32(self.k))
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `derivatives`."""
+        dalpha, dsigma = derivatives(self.base, t)
+        alpha, sigma, scale = self.base.alpha(t), self.base.sigma(t), self._scale(t)
+        match self.family:
+            case "vp":
+                return self.k**2 * dalpha * scale**3, self.k * dsigma * scale**3
+            case "flow":
+                total, drift = alpha + sigma, dalpha + dsigma  # 1 and 0 for sigma_min=0
+                inverse2 = (scale / total) ** 2
+                rest = (1 - self.k) * drift
+                return (
+                    (self.k * dalpha * total**2 + rest * alpha**2) * inverse2,
+                    self.k * (dsigma * total**2 - rest * sigma**2) * inverse2,
+                )
+        return dalpha, self.k * dsigma
+
+    def f(self, t: ArrayLike) -> Array:
+        """See the function `f`."""
+        match self.family:
+            case "vp":
+                return -self.g2(t) / 2
+            case "flow":
+                return self.derivatives(t)[0] / self.alpha(t)
+        return f(self.base, t)
+
+    def g2(self, t: ArrayLike) -> Array:
+        """See the function `g2`."""
+        return (self.k * self._scale(t)) ** 2 * g2(self.base, t)
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See the function `dlogsnr_dt`."""
+        return dlogsnr_dt(self.base, t)
+
+
+@register
+class Interpolated:
+    """A user's `alpha(t)` and `sigma(t)`; everything else follows from them.
+
+    Derivatives are those of forward mode, the inverse is a bisection, both under `jit`.
+    The functions must be precise and differentiable at the ends themselves.
+
+    Args:
+      alpha_fn: `t -> alpha`, elementwise, not rising, at least 0.
+      sigma_fn: `t -> sigma`, elementwise, at least 0; alpha / sigma must fall.
+    """
+
+    alpha_fn: Any
+    sigma_fn: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha_fn", as_callable(self.alpha_fn))
+        object.__setattr__(self, "sigma_fn", as_callable(self.sigma_fn))
+
+    def alpha(self, t: ArrayLike) -> Array:
+        return elementwise(self.alpha_fn, t)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return elementwise(self.sigma_fn, t)
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        """By bisection; beyond a finite end the log-SNR is continued linearly."""
+        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)

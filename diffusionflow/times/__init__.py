@@ -1,0 +1,40 @@
+"""Densities of training times.
+
+A density over [0, 1] has `density(t, schedule)`, `cdf(t, schedule)`, its inverse
+`quantile(u, schedule)`, and `sample(key, shape, schedule)`. In an objective it is part
+of what is learned; as a proposal it is where times are really drawn, and importance
+weights undo it. `Adaptive` is a proposal that learns where the loss is large.
+
+Some are densities of the time itself (`Uniform`, `LogitNormal`, `Mode`, `CosMap`), the
+same for any schedule; the others are densities of the noise level, put on the clock of
+whatever schedule they are used with (`LogNormalSigma`, `UniformLogSNR`, `UniformOn`).
+"""
+
+from diffusionflow.times.adaptive import Adaptive, Moments, adaptive_part, with_moments
+from diffusionflow.times.densities import CosMap, LogitNormal, Mode, Uniform
+from diffusionflow.times.derived import Stratified, Truncated
+from diffusionflow.times.levels import (
+    LogNormalSigma,
+    UniformLogSNR,
+    UniformOn,
+    check_reached,
+    reached,
+)
+
+__all__ = [
+    "Adaptive",
+    "CosMap",
+    "LogNormalSigma",
+    "LogitNormal",
+    "Mode",
+    "Moments",
+    "Stratified",
+    "Truncated",
+    "Uniform",
+    "UniformLogSNR",
+    "UniformOn",
+    "adaptive_part",
+    "check_reached",
+    "reached",
+    "with_moments",
+]

@@ -1,0 +1,202 @@
+"""Densities of the time itself."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logit, ndtr, ndtri
+from jax.typing import ArrayLike
+
+from diffusionflow import random
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.schedules import Schedule
+
+
+class Independent:
+    """What every density without memory shares: times by inverse transform."""
+
+    def sample(self, key: Array, shape: tuple[int, ...], schedule: Schedule) -> Array:
+        """Independent times of `shape`, float32; `key` scalar or of `shape`."""
+        return self.quantile(random.uniform(key, shape), schedule)
+
+
+@register
+class Uniform(Independent):
+    """Uniform on (t_min, t_max).
+
+    Args:
+      t_min: lower end, at least 0.
+      t_max: upper end, at most 1.
+
+    Raises:
+      ValueError: not 0 <= t_min < t_max <= 1.
+    """
+
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_window(self.t_min, self.t_max)
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """The time below which a fraction `u` of the times lies."""
+        del schedule
+        return self.t_min + (self.t_max - self.t_min) * at_least_float32(u)
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """The fraction of the times below `t`, of the shape of `t`."""
+        del schedule
+        fraction = (at_least_float32(t) - self.t_min) / (self.t_max - self.t_min)
+        return jnp.clip(fraction, 0, 1)
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """`1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
+        del schedule
+        t = at_least_float32(t)
+        inside = (self.t_min <= t) & (t <= self.t_max)
+        return jnp.where(inside, 1 / (self.t_max - self.t_min), jnp.zeros_like(t))
+
+
+@register
+class LogitNormal(Independent):
+    """`logit(t) ~ N(mean, std^2)`, at any schedule.
+
+    Args:
+      mean: of the logit; positive towards the noise.
+      std: of the logit, positive.
+
+    Raises:
+      ValueError: `std` is not positive.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, logit-normal sampling.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_bound("std", self.std, lambda std: std > 0, "positive")
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.quantile`."""
+        del schedule
+        return jax.nn.sigmoid(self.mean + self.std * ndtri(at_least_float32(u)))
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.cdf`."""
+        del schedule
+        return ndtr((logit(at_least_float32(t)) - self.mean) / self.std)
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
+        del schedule
+        t = at_least_float32(t)
+        inside = (t > 0) & (t < 1)
+        t = jnp.where(inside, t, 0.5)
+        normal = jax.scipy.stats.norm.pdf(logit(t), self.mean, self.std)
+        return jnp.where(inside, normal / (t * (1 - t)), 0)
+
+
+MODE_SCALE_MAX = 2 / (np.pi - 2)
+
+
+@register
+class Mode(Independent):
+    """`t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
+
+    A positive `scale` prefers the middle of [0, 1], a negative one its ends; 0 is
+    uniform. The density `1 / q'(u)` needs u of t, found by bisection and Newton steps.
+
+    Args:
+      scale: in [-1, 2 / (pi - 2)], where q rises.
+
+    Raises:
+      ValueError: `scale` is out of its bounds.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, mode sampling with heavy tails: there
+    the map falls, `1 - u - scale (cos^2(pi u / 2) - 1 + u)`, which is `q(1 - u)`.
+    """
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        holds = lambda scale: -1 <= scale <= MODE_SCALE_MAX
+        check_bound("scale", self.scale, holds, f"in [-1, {MODE_SCALE_MAX:.6g}]")
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.quantile`."""
+        del schedule
+        u = at_least_float32(u)
+        return u + self.scale * (u - jnp.sin(jnp.pi / 2 * u) ** 2)
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.cdf`."""
+        t = at_least_float32(t)
+        rise = lambda u: self.quantile(u, schedule)
+
+        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = (low + high) / 2
+            below = rise(middle) < t
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        ends = jnp.zeros_like(t), jnp.ones_like(t)
+        low, high = jax.lax.fori_loop(0, 26, halve, ends)
+        u = jax.lax.stop_gradient((low + high) / 2)
+        for _ in range(3):  # these carry the derivative, in t and in scale
+            slope = self._slope(u)
+            flat = slope <= 0
+            step = (rise(u) - t) / jnp.where(flat, 1, slope)
+            u = jnp.clip(u - jnp.where(flat, 0, step), 0, 1)
+        return u
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """`1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
+        t = at_least_float32(t)
+        inside = (t >= 0) & (t <= 1)
+        u = self.cdf(jnp.where(inside, t, 0.5), schedule)
+        return jnp.where(inside, 1 / self._slope(u), 0)
+
+    def _slope(self, u: Array) -> Array:
+        return 1 + self.scale * (1 - jnp.pi / 2 * jnp.sin(jnp.pi * u))
+
+
+@register
+class CosMap(Independent):
+    """The times of flow matching at which the cosine schedule spends its noise levels.
+
+    Density `2 / (pi (1 - 2 t + 2 t^2))`: `UniformOn(Cosine())` on flow matching.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, CosMap.
+    """
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.quantile`."""
+        del schedule
+        u = at_least_float32(u)
+        sine, cosine = jnp.sin(jnp.pi / 2 * u), jnp.sin(jnp.pi / 2 * (1 - u))
+        return sine / (sine + cosine)
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.cdf`."""
+        del schedule
+        t = at_least_float32(t)
+        return 2 / jnp.pi * jnp.arctan2(t, 1 - t)
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """`2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
+        del schedule
+        t = at_least_float32(t)
+        inside = (t >= 0) & (t <= 1)
+        return jnp.where(inside, 2 / (jnp.pi * (t**2 + (1 - t) ** 2)), 0)
+
+
+def check_window(t_min: Any, t_max: Any) -> None:
+    """Raises a `ValueError` unless 0 <= t_min < t_max <= 1."""
+    check_bound("t_min", t_min, lambda t: 0 <= t < 1, "in [0, 1)")
+    if isinstance(t_min, (int, float)):
+        above = lambda t: t_min < t <= 1
+        check_bound("t_max", t_max, above, f"in ({t_min}, 1]")

@@ -1,0 +1,120 @@
+"""What can be made of any density of times."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import random
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.schedules import Schedule
+from diffusionflow.times.densities import Independent, check_window
+
+
+@register
+class Truncated(Independent):
+    """Another density, restricted to a window of times and of noise levels.
+
+    `base.density / mass` inside the window, 0 outside. The window is where t is in
+    [t_min, t_max] and the log-SNR in [logsnr_min, logsnr_max].
+
+    Args:
+      base: a density with `cdf` and `quantile`.
+      t_min: lower end, at least 0.
+      t_max: upper end, at most 1.
+      logsnr_min: lower bound of the log-SNR; -inf for none.
+      logsnr_max: upper bound of the log-SNR; inf for none.
+
+    Raises:
+      ValueError: an empty window, or `base` is stratified: stratification would be
+        lost, write `Stratified(Truncated(...))`.
+    """
+
+    base: Any
+    t_min: float = 0.0
+    t_max: float = 1.0
+    logsnr_min: float = -jnp.inf
+    logsnr_max: float = jnp.inf
+
+    def __post_init__(self) -> None:
+        check_window(self.t_min, self.t_max)
+        if isinstance(self.logsnr_max, (int, float)):
+            below = lambda low: low < self.logsnr_max
+            bound = f"below logsnr_max={self.logsnr_max!r}"
+            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        if isinstance(self.base, Stratified):
+            raise ValueError(
+                f"base={self.base!r}: truncated, its times would be independent; "
+                "write Stratified(Truncated(...))"
+            )
+
+    def _window(self, schedule: Schedule) -> tuple[Array, Array]:
+        """First and last time."""
+        early = at_least_float32(schedule.inverse_logsnr(self.logsnr_max))
+        late = at_least_float32(schedule.inverse_logsnr(self.logsnr_min))
+        low = jnp.where(jnp.isinf(self.logsnr_max), 0, early)
+        high = jnp.where(jnp.isinf(self.logsnr_min), 1, late)
+        return jnp.maximum(self.t_min, low), jnp.minimum(self.t_max, high)
+
+    def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:
+        """Fraction of the base before the window, and inside it."""
+        low, high = (self.base.cdf(end, schedule) for end in self._window(schedule))
+        return low, high - low
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.quantile`."""
+        low, mass = self._fractions(schedule)
+        t = self.base.quantile(low + mass * at_least_float32(u), schedule)
+        return jnp.clip(t, *self._window(schedule))
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.cdf`."""
+        low, mass = self._fractions(schedule)
+        t = jnp.clip(at_least_float32(t), *self._window(schedule))
+        return (self.base.cdf(t, schedule) - low) / mass
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """`base.density / mass` inside, 0 outside; of the shape of `t`."""
+        t = at_least_float32(t)
+        low, high = self._window(schedule)
+        mass = self._fractions(schedule)[1]
+        inside = (low <= t) & (t <= high)
+        return jnp.where(inside, self.base.density(t, schedule) / mass, 0)
+
+
+@register
+class Stratified:
+    """Times of another density, evenly spread within the batch.
+
+    Example i of n gets the quantile `(u + i / n) mod 1` with one `u` for the batch:
+    each time alone has the density of `base`, and the mean over a batch varies less.
+    The times depend on the whole batch by nature: with keys `[*batch]` the `u` comes
+    from the first of them.
+
+    Source: Kingma et al. 2021, arXiv 2107.00630, low-discrepancy sampler.
+    """
+
+    base: Any
+
+    def sample(self, key: Array, shape: tuple[int, ...], schedule: Schedule) -> Array:
+        """Times of `shape`, float32; `key` scalar or of `shape`."""
+        count = int(np.prod(shape, dtype=np.int64))
+        first = random.lattice(key if key.ndim == 0 else key.reshape(-1)[0], ())
+        offsets = np.arange(count, dtype=np.uint64) * random.LATTICE // max(count, 1)
+        number = (first + offsets.astype(np.uint32)) % np.uint32(random.LATTICE)
+        return self.quantile(random.from_lattice(number), schedule).reshape(shape)
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """That of each single time, of `base`."""
+        return self.base.quantile(u, schedule)
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """That of each single time, of `base`."""
+        return self.base.cdf(t, schedule)
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """The density of each single time, that of `base`."""
+        return self.base.density(t, schedule)

@@ -1,0 +1,179 @@
+"""Densities of the noise level, on the clock of any schedule.
+
+With F the fraction of noise levels below that of log-SNR l (above l, as log-SNR), times
+have `cdf(t) = F(logsnr_t)` and `density(t) = F'(logsnr_t) dlogsnr/dt`. Where a schedule
+ends before the noise levels do, they are restricted to those that it reaches.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import check_bound, is_traced, register
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.schedules import Schedule
+from diffusionflow.times.densities import Independent
+
+
+def reached(schedule: Schedule) -> tuple[Any, Any]:
+    """`(logsnr at t = 1, logsnr at t = 0)`: between them is what a schedule reaches."""
+    ends = in_float64(
+        lambda schedule: tuple(map(schedule.logsnr, (1.0, 0.0))), schedule
+    )
+    return ends if is_traced(ends) else (float(ends[0]), float(ends[1]))
+
+
+def check_reached(schedule: Schedule, low: ArrayLike, high: ArrayLike) -> None:
+    """Refuses log-SNRs that a schedule does not have within t in [0, 1].
+
+    Args:
+      schedule: any; a traced one cannot be looked at and passes.
+      low: lower end of a range of log-SNR, scalar.
+      high: upper end.
+
+    Raises:
+      ValueError: it names both ranges.
+    """
+    if is_traced((schedule, low, high)):
+        return
+    first, last = reached(schedule)
+    slack = 1e-6 * max(1.0, abs(float(low)), abs(float(high)))  # of rounding
+    if not (first - slack <= low and high <= last + slack):
+        raise ValueError(
+            f"log-SNR in [{float(low):.6g}, {float(high):.6g}]: {schedule} reaches "
+            f"[{first:.6g}, {last:.6g}] alone; choose a range inside"
+        )
+
+
+class _Levels(Independent):
+    """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
+
+    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+        """Fraction of the levels below those of the schedule, and among them."""
+        data_end, noise_end = schedule.logsnr(0.0), schedule.logsnr(1.0)
+        low = self._fraction(data_end)
+        return low, self._fraction(noise_end) - low
+
+    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.quantile`."""
+        low, mass = self._reach(schedule)
+        logsnr = self._logsnr(low + mass * at_least_float32(u))
+        return jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
+
+    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Uniform.cdf`."""
+        low, mass = self._reach(schedule)
+        return (self._fraction(schedule.logsnr(at_least_float32(t))) - low) / mass
+
+    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
+        t = at_least_float32(t)
+        inside = (t >= 0) & (t <= 1)
+        inside &= jnp.isfinite(schedule.logsnr(jnp.where(inside, t, 0.5)))
+        t = jnp.where(inside, t, 0.5)
+        slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        density = self._pdf(schedule.logsnr(t)) * slope / self._reach(schedule)[1]
+        return jnp.where(inside, density, 0)
+
+
+@register
+class LogNormalSigma(_Levels):
+    """`log(sigma / alpha) ~ N(mean, std^2)`: log-SNR `N(-2 mean, (2 std)^2)`.
+
+    Args:
+      mean: of the log noise-to-signal ratio, P_mean.
+      std: of the same, P_std, positive.
+
+    Raises:
+      ValueError: `std` is not positive.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        check_bound("std", self.std, lambda std: std > 0, "positive")
+
+    def _fraction(self, logsnr: Array) -> Array:
+        return ndtr((-logsnr / 2 - self.mean) / self.std)
+
+    def _logsnr(self, fraction: Array) -> Array:
+        return -2 * (self.mean + self.std * ndtri(fraction))
+
+    def _pdf(self, logsnr: Array) -> Array:
+        return jax.scipy.stats.norm.pdf(logsnr, -2 * self.mean, 2 * self.std)
+
+
+@register
+class UniformLogSNR(_Levels):
+    """log-SNR uniform on a named range, which the schedule must reach.
+
+    Args:
+      logsnr_min: lower end, finite.
+      logsnr_max: upper end, finite.
+
+    Raises:
+      ValueError: an end is infinite or `logsnr_min >= logsnr_max`; and where the
+        density is used, a range that a concrete schedule does not reach.
+    """
+
+    logsnr_min: float
+    logsnr_max: float
+
+    def __post_init__(self) -> None:
+        finite = lambda bound: abs(bound) < float("inf")
+        check_bound("logsnr_min", self.logsnr_min, finite, "finite")
+        check_bound("logsnr_max", self.logsnr_max, finite, "finite")
+        if isinstance(self.logsnr_max, (int, float)):
+            below = lambda low: low < self.logsnr_max
+            bound = f"below logsnr_max={self.logsnr_max!r}"
+            check_bound("logsnr_min", self.logsnr_min, below, bound)
+
+    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+        check_reached(schedule, self.logsnr_min, self.logsnr_max)
+        return jnp.asarray(0.0), jnp.asarray(1.0)
+
+    def _fraction(self, logsnr: Array) -> Array:
+        width = self.logsnr_max - self.logsnr_min
+        return jnp.clip((self.logsnr_max - logsnr) / width, 0, 1)
+
+    def _logsnr(self, fraction: Array) -> Array:
+        return self.logsnr_max - (self.logsnr_max - self.logsnr_min) * fraction
+
+    def _pdf(self, logsnr: Array) -> Array:
+        inside = (self.logsnr_min <= logsnr) & (logsnr <= self.logsnr_max)
+        return jnp.where(inside, 1 / (self.logsnr_max - self.logsnr_min), 0.0)
+
+
+@register
+class UniformOn(_Levels):
+    """The noise levels of uniform times on another schedule.
+
+    `F(l)` is the other schedule's time at log-SNR l, so the density of the log-SNR is
+    `1 / |dlogsnr/dt|` of that schedule: a training schedule apart from the one that the
+    network and the sampler see.
+
+    Args:
+      other: a schedule.
+    """
+
+    other: Any
+
+    def _fraction(self, logsnr: Array) -> Array:
+        return jnp.clip(self.other.inverse_logsnr(logsnr), 0, 1)
+
+    def _logsnr(self, fraction: Array) -> Array:
+        return self.other.logsnr(fraction)
+
+    def _pdf(self, logsnr: Array) -> Array:
+        t = self.other.inverse_logsnr(logsnr)
+        inside = (t > 0) & (t < 1)
+        slope = schedules.dlogsnr_dt(self.other, jnp.where(inside, t, 0.5))
+        return jnp.where(inside, 1 / jnp.abs(slope), 0)

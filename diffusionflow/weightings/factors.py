@@ -1,0 +1,192 @@
+"""Factors on an error: the total weight is proportional to the density of levels."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import Kind, as_kind
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Mse:
+    """The plain squared error of a kind: factor 1.
+
+    `Mse(edm_f(sigma_data))` is EDM's loss in a form that is finite at both ends.
+
+    Args:
+      kind: whose error is squared; it need not be what the network predicts.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+
+    kind: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", as_kind(self.kind))
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """The factor at times `t`, of the shape of `t`."""
+        del schedule
+        return jnp.ones_like(at_least_float32(t))
+
+
+@register
+class EDM:
+    """`(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x error.
+
+    rho = sigma / alpha is the noise level relative to the signal.
+
+    Infinite at sigma = 0; `Mse(edm_f(sigma_data))` is the same weight in a form that is
+    finite at both ends.
+
+    Args:
+      sigma_data: standard deviation of the data, positive.
+
+    Raises:
+      ValueError: `sigma_data` is not positive.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1, loss weighting.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive = lambda std: std > 0
+        check_bound("sigma_data", self.sigma_data, positive, "positive")
+
+    @property
+    def kind(self) -> Kind:
+        """x."""
+        return Kind("x")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        signal = self.sigma_data * schedule.alpha(t)
+        sigma = schedule.sigma(t)
+        return (sigma**2 + signal**2) / (sigma * self.sigma_data) ** 2
+
+
+@register
+class P2:
+    """`(k + SNR)^-gamma` on the eps error: perception prioritised.
+
+    Args:
+      k: positive.
+      gamma: at least 0; 0 is the plain eps error.
+
+    Raises:
+      ValueError: a value is out of its bound.
+
+    Source: Choi et al. 2022, arXiv 2204.00227.
+    """
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_bound("k", self.k, lambda k: k > 0, "positive")
+        check_bound("gamma", self.gamma, lambda gamma: gamma >= 0, "at least 0")
+
+    @property
+    def kind(self) -> Kind:
+        """eps."""
+        return Kind("eps")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        sigma = schedule.sigma(t)
+        norm = jnp.sqrt(self.k * sigma**2 + schedule.alpha(t) ** 2)
+        return (sigma / norm) ** (2 * self.gamma)
+
+
+@register
+class MinSNR:
+    """`min(SNR, gamma)` on the x error: `W = min(1, gamma / SNR) p(l)`.
+
+    One weighting of the implied x, whatever the network predicts: it is
+    `min(SNR, gamma) / SNR` on the eps error, and `min(SNR, gamma) / (SNR + 1)` on that
+    of v where alpha^2 + sigma^2 = 1.
+
+    Args:
+      gamma: the largest weight, positive.
+
+    Raises:
+      ValueError: `gamma` is not positive.
+
+    Source: Hang et al. 2023, arXiv 2303.09556.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_bound("gamma", self.gamma, lambda gamma: gamma > 0, "positive")
+
+    @property
+    def kind(self) -> Kind:
+        """x."""
+        return Kind("x")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        below = signal < self.gamma * variance  # never where sigma = 0
+        snr = signal / jnp.where(below, variance, 1)
+        return jnp.where(below, snr, self.gamma)
+
+
+@register
+class SoftMinSNR:
+    """`gamma SNR / (gamma + SNR)` on the x error: `W = sigmoid(log gamma - l) p(l)`.
+
+    A smooth `MinSNR`, one weighting of the implied x in the same sense.
+
+    Args:
+      gamma: the limit at the data end, positive; 1 / sigma_data^2 in k-diffusion.
+
+    Raises:
+      ValueError: `gamma` is not positive.
+
+    Source: Crowson et al. 2024, arXiv 2401.11605, soft-min-SNR.
+    """
+
+    gamma: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_bound("gamma", self.gamma, lambda gamma: gamma > 0, "positive")
+
+    @property
+    def kind(self) -> Kind:
+        """x."""
+        return Kind("x")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        return self.gamma * signal / (self.gamma * variance + signal)
+
+
+@register
+class TruncatedSNR:
+    """`max(SNR, 1)` on the x error: `W = max(1, 1 / SNR) p(l)`.
+
+    Written on the error of v, `max(alpha^2, sigma^2) / (alpha^2 + sigma^2)^2`, it is
+    finite at both ends.
+
+    Source: Salimans and Ho 2022, arXiv 2202.00512, truncated SNR weighting.
+    """
+
+    @property
+    def kind(self) -> Kind:
+        """v."""
+        return Kind("v")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        return jnp.maximum(signal, variance) / (signal + variance) ** 2

@@ -1,0 +1,131 @@
+"""Weightings with the factor `-dlogsnr/dt`: functions of the log-SNR alone."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import as_callable, register, static
+from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import Kind, as_kind
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Likelihood:
+    """`g^2` on the score error; `g^2 = -sigma^2 dlogsnr/dt`. `W = 1` at uniform t.
+
+    Infinite where the SDE is, such as at t = 1 of flow matching; `ELBO` is the same
+    weight in a form that stays finite there.
+
+    Source: Song et al. 2021, arXiv 2101.09258, likelihood weighting.
+    """
+
+    @property
+    def kind(self) -> Kind:
+        """Score."""
+        return Kind("score")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        return schedules.g2(schedule, t)
+
+
+@register
+class ELBO:
+    """`-dlogsnr/dt` on the eps error, `W = 1` at uniform t: the variational bound.
+
+    The diffusion term of the bound in nats is `1/2 int E ||eps_hat - eps||^2 dlogsnr`
+    with the norm summed over the event: the mean loss times half the event's size.
+    Written on the error of v, `2 alpha (alpha sigma' - sigma alpha') / (sigma
+    (alpha^2 + sigma^2)^2)`, it is finite where alpha = 0.
+
+    Source: Kingma et al. 2021, arXiv 2107.00630, the continuous-time bound.
+    """
+
+    @property
+    def kind(self) -> Kind:
+        """v."""
+        return Kind("v")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        top = 2 * alpha * _turn(t, schedule)
+        return top / (sigma * (alpha**2 + sigma**2) ** 2)
+
+
+@register
+class LogSNR:
+    """A user's function of the log-SNR, `weight_fn(logsnr) -> factor`.
+
+    With the Jacobian, the factor is `weight_fn(l) (-dlogsnr/dt)`, so that at uniform t
+    and kind "eps" `W = weight_fn` whatever the schedule. Without, it is
+    `weight_fn(l)` on the squared error of `kind`.
+
+    Args:
+      weight_fn: elementwise; a pytree keeps its numbers as data under `jit`.
+      kind: whose error is multiplied.
+      jacobian: whether `-dlogsnr/dt` is a factor, static.
+
+    Raises:
+      ValueError: the kind is unknown.
+
+    Source: Kingma and Gao 2023, arXiv 2303.00848, weighted loss.
+    """
+
+    weight_fn: Any
+    kind: Any = "eps"
+    jacobian: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight_fn", as_callable(self.weight_fn))
+        object.__setattr__(self, "kind", as_kind(self.kind))
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        weight = self.weight_fn(schedule.logsnr(t))
+        return weight * -schedules.dlogsnr_dt(schedule, t) if self.jacobian else weight
+
+
+@register
+class Sigmoid:
+    """`W = sigmoid(bias - l)` at uniform t: contains `-dlogsnr/dt`.
+
+    Equal to `e^bias sigmoid(l - bias) (-dlogsnr/dt)` on the x error. Written on the
+    error of v it is finite at both ends.
+
+    Args:
+      bias: log-SNR at which W is one half of its limit at the noise end.
+
+    Source: Kingma and Gao 2023, arXiv 2303.00848; Hoogeboom et al. 2024,
+    arXiv 2410.19324.
+    """
+
+    bias: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """v."""
+        return Kind("v")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        scale = jnp.exp(at_least_float32(self.bias)).astype(alpha.dtype)
+        noisy = sigma > 0  # sigma' may be infinite where sigma = 0, g^2 where alpha = 0
+        t = at_least_float32(t)
+        turn = sigma * _turn(jnp.where(noisy, t, 0.5), schedule)
+        same = alpha / 2 * schedules.g2(schedule, jnp.where(noisy, 0.5, t))
+        sigma_turn = jnp.where(noisy, turn, same)
+        top = 2 * scale * alpha * sigma_turn
+        bottom = (alpha**2 + scale * sigma**2) * (alpha**2 + sigma**2) ** 2
+        return top / bottom
+
+
+def _turn(t: ArrayLike, schedule: Schedule) -> Array:
+    """`alpha sigma' - sigma alpha' = -alpha sigma dlogsnr/dt / 2`."""
+    dalpha, dsigma = schedules.derivatives(schedule, t)
+    return schedule.alpha(t) * dsigma - schedule.sigma(t) * dalpha

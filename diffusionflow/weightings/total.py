@@ -1,0 +1,100 @@
+"""The total weight on the eps error, and its monotone variant."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from diffusionflow import predictions, schedules
+from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.predictions import Kind
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Monotone:
+    """The non-increasing variant of another weighting: `W = max_{l' >= l} W_base(l')`.
+
+    W_base includes the density of times, so that is an argument; the objective's own
+    times must be the same. The total weight is flat on the noisy side of the peak and
+    unchanged on the other: a mixture of bounds of noised data. The factor on the eps
+    error is `W |dlogsnr/dt| / density`.
+
+    The maximum is taken at `logsnr` itself and at evenly spaced log-SNRs above it, so
+    its relative error is of the order of their squared distance (3e-6 at the default
+    on EDM's weight).
+
+    Args:
+      base: any weighting.
+      times: density of training times.
+      logsnr_min: lower end of the search.
+      logsnr_max: upper end; above it W_base is left as it is.
+      num_points: of the search, at least 2.
+
+    Raises:
+      ValueError: fewer than two points, or `logsnr_min >= logsnr_max`.
+
+    Source: Kingma and Gao 2023, arXiv 2303.00848, monotonic weighting.
+    """
+
+    base: Any
+    times: Any
+    logsnr_min: float = -10.0
+    logsnr_max: float = 10.0
+    num_points: int = static(default=2001)
+
+    def __post_init__(self) -> None:
+        check_bound("num_points", self.num_points, lambda n: n >= 2, "at least 2")
+        if isinstance(self.logsnr_max, (int, float)):
+            below = lambda low: low < self.logsnr_max
+            bound = f"below logsnr_max={self.logsnr_max!r}"
+            check_bound("logsnr_min", self.logsnr_min, below, bound)
+
+    @property
+    def kind(self) -> Kind:
+        """eps."""
+        return Kind("eps")
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        t = at_least_float32(t)
+        logsnr = schedule.logsnr(t)
+        points, peaks = in_float64(_peaks, self, schedule)
+        points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
+        place = jnp.searchsorted(points, logsnr)
+        above = jnp.where(
+            place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0
+        )
+        weight = jnp.maximum(above, weight_on_eps(self.base, self.times, t, schedule))
+        slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        return weight * slope / self.times.density(t, schedule)
+
+
+def weight_on_eps(
+    weighting: Any, times: Any, t: ArrayLike, schedule: Schedule
+) -> Array:
+    """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
+
+    Args:
+      weighting: w, on the error of its own kind.
+      times: the density p of training times.
+      t: any shape, inside (0, 1).
+      schedule: any schedule.
+
+    Returns:
+      An array of the shape of `t`.
+    """
+    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
+    density = times.density(t, schedule)
+    slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
+    return weighting(t, schedule) * ratio * density / slope
+
+
+def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
+    """Log-SNRs, rising, and the largest weight of the base at or above each."""
+    points = jnp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
+    t = schedule.inverse_logsnr(points)
+    weight = weight_on_eps(monotone.base, monotone.times, t, schedule)
+    return points, lax.cummax(weight, reverse=True)

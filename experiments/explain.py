@@ -1,0 +1,38 @@
+"""Says what a config learns, and which published recipes are the same.
+
+    python -m experiments.explain --config=configs/digits.py --against=edm
+
+Prints schedule, output, times and total weight, the recipes that it equals up to a
+constant and on which log-SNRs, and draws the weights: explain.png. Nothing is trained.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+CONFIG = cli.define_config()
+AGAINST = flags.DEFINE_string(
+    "against",
+    None,
+    "Another config file, or a recipe such as edm or 'sd3(shift=3.0)'.",
+)
+OUT = flags.DEFINE_string("out", "explain.png", "The picture; empty for none.")
+
+
+def main() -> None:
+    from experiments import explaining  # slow to import
+
+    other = None
+    if AGAINST.value is not None and ".py" in AGAINST.value:
+        config = cli.load_config(AGAINST.value, "--against")
+        other = explaining.from_config(AGAINST.value, config)
+    elif AGAINST.value is not None:
+        other = explaining.from_recipe(AGAINST.value)
+    own = explaining.from_config("config", CONFIG.value)
+    print(explaining.text(own, other))
+    if OUT.value:
+        explaining.draw(OUT.value, own, other)
+
+
+if __name__ == "__main__":
+    cli.run(main)
