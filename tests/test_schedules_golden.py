@@ -208,7 +208,7 @@ def test_the_velocity_after_a_change_of_schedule(case):
     a, schedule = case.a, named(case.config["sampled_on"])
     tolerance = max(1e-10, 2 * case.config.get("max_abs_diff_to_exact", 0))
     with jax.enable_x64(True):
-        denoise_fn = exact(case.mixture).denoise_fn(schedule)
+        denoise_fn = exact(case.meta["mixture"]).denoise_fn(schedule)
         z, t = jnp.asarray(a["point_x"]), 1 - a["point_t"]
         flow = processes.probability_flow(denoise_fn, z, t, schedule=schedule)
         close(-flow.drift, a["point_velocity"], rtol=1e-10, atol=tolerance)
