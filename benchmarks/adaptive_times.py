@@ -39,9 +39,9 @@ PROPOSALS = {
 def parse() -> argparse.Namespace:
     """Settings of the measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num_steps", type=int, default=300, help="of training")
-    parser.add_argument("--settle", type=int, default=100, help="batches for moments")
-    parser.add_argument("--draws", type=int, default=200, help="batches a proposal")
+    parser.add_argument("--num_steps", type=int, default=200, help="of training")
+    parser.add_argument("--settle", type=int, default=40, help="batches for moments")
+    parser.add_argument("--draws", type=int, default=80, help="batches a proposal")
     parser.add_argument("--weighting", default=digits.get_config().objective.weighting)
     return parser.parse_args()
 
@@ -62,7 +62,10 @@ def trained(arguments: argparse.Namespace) -> tuple[Trainer, step.TrainState]:
 
 
 def measure(
-    trainer: Trainer, state: step.TrainState, proposal: object, name: str, settings
+    trainer: Trainer,
+    state: step.TrainState,
+    proposal: object,
+    settings: argparse.Namespace,
 ) -> tuple[float, float]:
     """Variances of mean loss and of gradient over the batches of one proposal."""
     objective = dataclasses.replace(trainer.model.objective, proposal=proposal)
@@ -71,7 +74,7 @@ def measure(
     adaptive = times.adaptive_part(proposal)
     gradients = functools.partial(step.loss_and_gradients, recipe=recipe)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
     def one(state, batch, key):
         (loss, terms), gradient = gradients(state, batch, key)
         moments = state.moments
@@ -98,7 +101,6 @@ def measure(
         total, square = total + flat, square + flat**2
     count = len(losses)
     variance = ((square - total**2 / count) / (count - 1)).sum()
-    print(f"{name:20s} mean loss {np.mean(losses):.4f}", flush=True)
     return float(np.var(losses, ddof=1)), float(variance)
 
 
@@ -108,15 +110,13 @@ def main() -> None:
     devices.split_cpu(digits.get_config().cpu_devices)
     build.check(digits.get_config())
     trainer, state = trained(settings)
-    rows = {
-        name: measure(trainer, state, proposal, name, settings)
-        for name, proposal in PROPOSALS.items()
-    }
-    base = rows["uniform"]
     print(f"{'proposal':20s} {'loss':>8s} {'gradient':>8s}  (variance over uniform's)")
-    for name, row in rows.items():
+    base = None
+    for name, proposal in PROPOSALS.items():
+        row = measure(trainer, state, proposal, settings)
+        base = base or row
         ratios = [value / reference for value, reference in zip(row, base, strict=True)]
-        print(f"{name:20s} {ratios[0]:8.3f} {ratios[1]:8.3f}")
+        print(f"{name:20s} {ratios[0]:8.3f} {ratios[1]:8.3f}", flush=True)
 
 
 if __name__ == "__main__":
