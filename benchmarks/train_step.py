@@ -27,7 +27,7 @@ CASES = {
         shape=[8, 8, 1],
         batch_size=128,
         network=PLAIN
-        | dict(channels=32, multipliers=[1, 2], num_blocks=2, attention_resolutions=[]),
+        | dict(channels=32, multipliers=[1, 2], num_blocks=1, attention_resolutions=[]),
     ),
     "small32": dict(
         shape=[32, 32, 3],

@@ -26,13 +26,13 @@ def get_config() -> ml_collections.ConfigDict:
         proposal="",  # where times are drawn from; empty: from `times`
     )
     config.sigma_data = 0.85  # standard deviation of the data, for the input scale
-    config.label_dropout = 0.2  # trains the unconditional model for guidance
+    config.label_dropout = 0.1  # trains the unconditional model for guidance
 
     config.network = dict(
         name="unet",
         channels=32,
         multipliers=(1, 2),
-        num_blocks=2,
+        num_blocks=1,
         attention_resolutions=(),
         num_heads=4,
         dropout=0.0,

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -86,9 +85,6 @@ def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
     if inside.any():
         found[inside] = in_float64(objectives.total_weight, objective, logsnr[inside])
     return found
-
-
-_total_weight = jax.jit(objectives.total_weight)  # one program a recipe
 
 
 def stretch(a: Objective, b: Objective) -> Stretch | None:
