@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
-    config.cpu_devices = 2  # on a CPU: devices that share a batch
+    config.cpu_devices = 1  # on a CPU: devices that share a batch
 
     config.log = dict(every=100, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=500, draws=4)
