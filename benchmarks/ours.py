@@ -88,6 +88,7 @@ class Programs:
     """
 
     def __init__(self, case: dict[str, Any], dtype: str, options: dict[str, Any]):
+        self.options = options
         recipe = make_recipe(case, dtype)
         mesh = devices.data_mesh()
         self.same, self.cut = devices.replicated(mesh), devices.along_batch(mesh)
@@ -125,6 +126,7 @@ class Programs:
             device_count=jax.device_count(),
             versions=dict(jax=jax.__version__),
             parameters=sum(leaf.size for leaf in jax.tree.leaves(self.params)),
+            options=self.options,
             init_seconds=self.init_seconds,
             compile_seconds=self.compile_seconds,
             network_flops=self.network_flops,
@@ -159,7 +161,10 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", args.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     devices.split_cpu(int(args.cpu_devices))
-    programs = Programs(json.loads(args.case), args.dtype, json.loads(args.options))
+    options = devices.compiler_options()  # of the trainer
+    if args.options:
+        options = json.loads(args.options)
+    programs = Programs(json.loads(args.case), args.dtype, options)
     programs.run_train()
     programs.run_network()
     protocol.serve(

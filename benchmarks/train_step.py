@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from typing import Any
@@ -52,9 +51,6 @@ CASES = {
         ),
     ),
 }
-# jaxlib 0.10.2 gives CPU convolutions to YNNPACK, which is slower; see
-# docs/performance.md. JAX refuses an option that it does not know by an error.
-CPU_OPTIONS = '{"xla_cpu_experimental_ynn_fusion_type": ""}'
 
 
 def parse() -> argparse.Namespace:
@@ -69,9 +65,9 @@ def parse() -> argparse.Namespace:
     add("--torch_python", help="interpreter with torch and diffusers")
     add("--rounds", type=int, default=5, help="alternations with the rival")
     add("--steps", type=int, default=5, help="steps a round")
-    add("--cpu_devices", type=int, default=2, help="that share a batch, on a CPU")
+    add("--cpu_devices", type=int, default=1, help="that share a batch, on a CPU")
     add("--peak_flops", type=float, help="of the device, for the FLOP utilisation")
-    add("--options", default=None, help="XLA compiler options as JSON")
+    add("--options", default="", help="XLA options as JSON; default: the trainer's")
     add("--json", type=pathlib.Path, help="also write everything measured here")
     return parser.parse_args()
 
@@ -160,6 +156,7 @@ def report(result: dict[str, Any], peak_flops: float | None) -> None:
 
 def report_ours(facts: dict[str, Any], step: float, peak_flops: float | None) -> None:
     """Prints what is measured of our side only."""
+    print(f"  XLA options of jax: {json.dumps(facts['options'])}")
     for label, key in (("init", "init_seconds"), ("step", "compile_seconds")):
         times = f"{facts['cold'][key]:.1f} / {facts[key]:.1f}"
         row(f"compile {label}, cold / warm, s", times)
@@ -169,23 +166,8 @@ def report_ours(facts: dict[str, Any], step: float, peak_flops: float | None) ->
         row("model FLOP utilisation", f"{rate / peak_flops:.1%}")
 
 
-def default_options() -> str:
-    """The options for a CPU, none elsewhere, none if JAX does not know them."""
-    code = (
-        "import jax, json, sys; options = json.loads(sys.argv[1]); "
-        "assert jax.default_backend() == 'cpu'; "
-        "jax.jit(lambda x: x + 1, compiler_options=options)(1.0)"
-    )
-    command = [sys.executable, "-c", code, CPU_OPTIONS]
-    known = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    return CPU_OPTIONS if known else "{}"
-
-
 def main() -> None:
     args = parse()
-    if args.options is None:
-        args.options = default_options()
-    print(f"XLA options: {args.options}")
     results = []
     for name in args.cases:
         results.append(measure(args, name))

@@ -146,6 +146,8 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
         if getattr(built, name) is not None:
             with naming(f"objective.{name}"):
                 getattr(built, name).density(0.5, built.schedule)
+    with naming("objective.proposal"):
+        objectives.check_support(built)
     return built
 
 
@@ -239,7 +241,6 @@ def check(config: Mapping[str, Any]) -> None:
     for name, least in AT_LEAST.items():
         value = _entry(config, name)
         check_bound(name, value, value >= least, f"at least {least}")
-    check_bound("seed", config["seed"], 0 <= config["seed"] < 2**32, "in [0, 2^32)")
     for name, holds, bound in RANGES:
         value = _entry(config, name)
         check_bound(name, value, holds(value), bound)

@@ -22,6 +22,8 @@ OUT = flags.DEFINE_string("out", "explain.png", "The picture; empty for none.")
 def main() -> None:
     from experiments import explaining  # slow to import
 
+    if OUT.value:
+        explaining.check_path(OUT.value)
     other = None
     if AGAINST.value is not None and ".py" in AGAINST.value:
         config = cli.load_config(AGAINST.value, "--against")

@@ -194,6 +194,13 @@ def _comparison(own: Named, other: Named) -> str:
     return "\n".join(lines)
 
 
+def check_path(path: str | pathlib.Path) -> None:
+    """Raises a `UsageError` unless `path` is a `.png` in a directory that exists."""
+    path = pathlib.Path(path)
+    if path.suffix != ".png" or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
+
+
 def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
     """Writes the picture of total weights, each divided by its largest.
 
@@ -201,13 +208,7 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
       path: a `.png` in a directory that exists.
       own: drawn first.
       other: what it is compared with, if anything.
-
-    Raises:
-      UsageError: the path cannot be written as a PNG.
     """
-    path = pathlib.Path(path)
-    if path.suffix != ".png" or not path.absolute().parent.is_dir():
-        raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
     logsnr = np.linspace(*RANGE, NUM_POINTS)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(

@@ -47,14 +47,16 @@ class Sums(NamedTuple):
       loss: of the batch means, float32.
       grad_norm: before clipping, float32.
       bin_examples: examples per log-SNR bin, int32 [bins].
-      bin_loss: their losses, float32 [bins].
-      bin_eps_mse: their squared errors of eps, float32 [bins].
+      bin_importance: their importance weights, float32 [bins].
+      bin_loss: their losses, importance-weighted, float32 [bins].
+      bin_eps_mse: their squared errors of eps, likewise, float32 [bins].
     """
 
     steps: jax.Array
     loss: jax.Array
     grad_norm: jax.Array
     bin_examples: jax.Array
+    bin_importance: jax.Array
     bin_loss: jax.Array
     bin_eps_mse: jax.Array
 
@@ -64,7 +66,7 @@ class Sums(NamedTuple):
         scalar, bins = jnp.zeros(()), jnp.zeros(num_bins)
         count = jnp.zeros((), jnp.int32)
         examples = jnp.zeros(num_bins, jnp.int32)
-        return cls(count, scalar, scalar, examples, bins, bins)
+        return cls(count, scalar, scalar, examples, bins, bins, bins)
 
     def add(
         self, loss: jax.Array, grad_norm: jax.Array, terms: losses.Terms, bins: Bins
@@ -77,8 +79,9 @@ class Sums(NamedTuple):
             loss=self.loss + loss,
             grad_norm=self.grad_norm + grad_norm,
             bin_examples=self.bin_examples + member.sum(0, dtype=jnp.int32),
+            bin_importance=self.bin_importance + total(terms.importance),
             bin_loss=self.bin_loss + total(terms.loss),
-            bin_eps_mse=self.bin_eps_mse + total(terms.eps_mse),
+            bin_eps_mse=self.bin_eps_mse + total(terms.importance * terms.eps_mse),
         )
 
 
@@ -250,12 +253,16 @@ def eval_step(
 
 
 def averages(sums: Sums) -> dict[str, Any]:
-    """What the sums say, as one row of the log; bins without examples are NaN."""
+    """What the sums say, as one row of the log; bins without examples are NaN.
+
+    The means of a bin are those of the objective's own times, from wherever times were
+    drawn: sums of weighted values over sums of weights.
+    """
     sums = jax.device_get(sums)
-    full = sums.bin_examples > 0
+    full = sums.bin_importance > 0
     mean = lambda total: [
-        value / count if ok else float("nan")
-        for value, count, ok in zip(total, sums.bin_examples, full, strict=True)
+        value / weight if ok else float("nan")
+        for value, weight, ok in zip(total, sums.bin_importance, full, strict=True)
     ]
     return {
         "loss": sums.loss / sums.steps,

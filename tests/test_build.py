@@ -129,6 +129,10 @@ def test_weightings_and_densities_take_kinds_densities_and_schedules():
         ),
         ({"times": "cosine"}, "objective.times: unknown name 'cosine'; did you mean"),
         ({"proposal": "adaptive(uniform, share=2)"}, "proposal: adaptive: share=2"),
+        (
+            {"proposal": "uniform(0.1)"},
+            "proposal: proposal .* never draws t=",
+        ),
         ({"weighting": "uniform"}, "objective.weighting: unknown name 'uniform'"),
     ],
 )

@@ -258,6 +258,46 @@ def test_output_and_proposal_do_not_change_the_objective():
     assert objectives.same_objective(base, other) == (True, 1.0, 0.0, -10.0)
 
 
+def test_where_neither_learns_nothing_is_compared():
+    part = dataclasses.replace(
+        objectives.flow_matching(), times=times.Uniform(0.2, 0.8)
+    )
+    assert objectives.same_objective(part, part) == (True, 1.0, 0.0, part_start())
+    found = objectives.same_objective(part, objectives.flow_matching())
+    assert not found.same and found.deviation == np.inf and found.logsnr == -10
+    np.testing.assert_allclose(found.constant, 1 / 0.6)
+
+
+def part_start():
+    """First of the compared log-SNRs with t <= 0.8 on flow matching."""
+    logsnr = np.linspace(-10, 10, 1001)
+    return logsnr[logsnr >= 2 * np.log(0.2 / 0.8)][0]
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        times.UniformLogSNR(-2.0, 2.0),
+        times.Truncated(times.Uniform(), 0.1),
+        times.Uniform(t_max=0.9),
+        times.Stratified(times.Adaptive(times.Truncated(times.Uniform(), 0.0, 0.5))),
+    ],
+    ids=str,
+)
+def test_a_proposal_must_draw_all_times_of_the_objective(proposal):
+    objective = dataclasses.replace(objectives.flow_matching(), proposal=proposal)
+    for check in (
+        objectives.check_support,
+        lambda objective: losses.objective_loss(
+            jax.random.key(0), lambda z, t: z, jnp.ones((4, 2)), objective=objective
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"never draws t=.*widen the proposal"):
+            check(objective)
+    narrow = dataclasses.replace(objective, times=proposal)
+    objectives.check_support(narrow)
+
+
 def test_different_objectives_are_told_apart_and_where():
     found = objectives.same_objective(
         objectives.flow_matching(), objectives.sd3(), (-6.0, 6.0)

@@ -131,22 +131,23 @@ def test_sums_are_sums():
     bins = step.Bins(low=-1.0, high=1.0, count=2)
     logsnr = jnp.array([-5.0, 0.5, 5.0])
     loss, eps_mse = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
-    terms = losses.Terms(loss, None, logsnr, eps_mse, None)
+    importance = jnp.array([1.0, 0.5, 2.0])  # of which the losses are multiples
+    terms = losses.Terms(loss, None, logsnr, eps_mse, importance)
     sums = step.Sums.zeros(2)
     for _ in range(2):
         sums = sums.add(loss.mean(), jnp.array(3.0), terms, bins)
     row = step.averages(sums)
     assert row["loss"] == pytest.approx(7 / 3)
     assert row["grad_norm"] == pytest.approx(3)
-    assert row["loss_by_logsnr"] == pytest.approx([1, 3])
-    assert row["eps_mse_by_logsnr"] == pytest.approx([10, 25])
+    assert row["loss_by_logsnr"] == pytest.approx([1, 6 / 2.5])
+    assert row["eps_mse_by_logsnr"] == pytest.approx([10, (10 + 60) / 2.5])
     assert row["examples_by_logsnr"] == [2, 4]
 
 
 def test_empty_bins_are_nan_and_poison_nothing():
     bins = step.Bins(low=-1.0, high=1.0, count=2)
     terms = losses.Terms(
-        jnp.array([1.0]), None, jnp.array([5.0]), jnp.array([jnp.inf]), None
+        jnp.ones(1), None, jnp.array([5.0]), jnp.array([jnp.inf]), jnp.ones(1)
     )
     row = step.averages(step.Sums.zeros(2).add(*jnp.ones(2), terms, bins))
     assert np.isnan(row["loss_by_logsnr"][0])

@@ -174,6 +174,35 @@ def test_density_is_zero_outside():
     np.testing.assert_allclose(cut, [0, 2])
 
 
+@pytest.mark.parametrize("name", [*CASES, "uniform log-SNR, wide"])
+def test_no_time_is_drawn_where_the_density_is_zero(name):
+    """At the first and last thousand of all numbers that a draw starts from."""
+    wide = times.UniformLogSNR(-10.0, 10.0), FLOW
+    density, schedule, *_ = CASES.get(name, wide)
+    numbers = np.arange(1000, dtype=np.uint32)
+    numbers = np.concatenate([numbers, random.LATTICE - 1 - numbers])
+    t = jitted(density, "quantile", schedule)(random.from_lattice(jnp.array(numbers)))
+    assert np.all((t >= 0) & (t <= 1))
+    assert np.all(jitted(density, "density", schedule)(t) > 0)
+
+
+@pytest.mark.parametrize(
+    ("density", "schedule"),
+    [
+        (times.LogNormalSigma(12.0, 0.5), schedules.EDM()),
+        (times.LogNormalSigma(-30.0), CUT),
+        (times.Truncated(times.Uniform(), logsnr_min=10.0), schedules.VE()),
+        (times.Truncated(times.Uniform(), 0.9, logsnr_min=0.0), FLOW),
+    ],
+)
+def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
+    for use in ("density", "quantile", "cdf"):
+        with pytest.raises(ValueError, match=r"a share of .*at least 0.001"):
+            getattr(density, use)(0.5, schedule)
+    with pytest.raises(ValueError, match="a share of"):
+        jax.jit(lambda u: density.quantile(u, schedule))(0.5)
+
+
 def test_mode_is_the_published_map_read_backwards():
     """And its density has a derivative in time and scale (finite differences)."""
     u, scale = np.linspace(0, 1, 21), 1.29
@@ -255,6 +284,7 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
         (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
         (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
+        (lambda: times.Truncated(times.Adaptive(times.Uniform())), "Adaptive[(]Trunc"),
         (lambda: times.Adaptive(times.Stratified(times.Uniform())), "Stratified[(]A"),
         (lambda: times.Adaptive(times.Uniform(), share=0.0), "share=0.0"),
         (lambda: times.Adaptive(times.Uniform(), decay=1.0), "decay=1.0"),

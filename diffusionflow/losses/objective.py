@@ -10,7 +10,7 @@ from jax import Array
 from diffusionflow import predictions, random
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.losses.squared import squared_error
-from diffusionflow.objectives import Objective
+from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
 
 
@@ -65,7 +65,8 @@ def objective_terms(
       `Terms`. `eps_mse` is infinite where the kind says nothing of eps (x at t = 0).
 
     Raises:
-      ValueError: no key where one is needed, or shapes that do not fit.
+      ValueError: no key where one is needed, shapes that do not fit, or a concrete
+        proposal that never draws some of the objective's times.
     """
     x = at_least_float32(x)
     schedule = objective.schedule
@@ -149,5 +150,6 @@ def uncertainty_loss(loss: Array, log_variance: Array) -> Array:
 def _importance(objective: Objective, t: Array) -> Array:
     if objective.proposal is None:
         return jnp.ones_like(t)
+    check_support(objective)
     wanted = objective.times.density(t, objective.schedule)
     return wanted / objective.proposal.density(t, objective.schedule)

@@ -12,6 +12,7 @@ Source: Kingma and Gao 2023, arXiv 2303.00848.
 from diffusionflow.objectives.base import (
     Comparison,
     Objective,
+    check_support,
     same_objective,
     total_weight,
 )
@@ -38,6 +39,7 @@ from diffusionflow.objectives.recipes import (
 __all__ = [
     "Comparison",
     "Objective",
+    "check_support",
     "ddpm",
     "edm",
     "flow_matching",

@@ -23,7 +23,8 @@ class Objective:
       weighting: factor on the squared error of the weighting's own kind.
       times: density of training times that belongs to the objective.
       proposal: density that times are drawn from; None for `times`. The importance
-        weight `times.density / proposal.density` leaves the mean of the loss unchanged.
+        weight `times.density / proposal.density` leaves the mean of the loss unchanged
+        if the proposal draws from all of `times` (see `check_support`).
 
     Raises:
       ValueError: the kind is unknown.
@@ -68,7 +69,7 @@ class Comparison(NamedTuple):
     """How the total weights of two objectives compare on a range of log-SNR.
 
     Fields:
-      same: whether their ratio is constant to 1e-6.
+      same: whether their ratio is constant to 1e-6, where either is not 0.
       constant: median of `W_a / W_b`.
       deviation: largest `|W_a / (constant W_b) - 1|`.
       logsnr: where that is.
@@ -103,10 +104,45 @@ def same_objective(
     """
     check_bound("num_points", num_points, lambda n: n >= 2, "at least 2")
     logsnr = np.linspace(*logsnr_range, num_points)
-    ratio = in_float64(total_weight, a, logsnr) / in_float64(total_weight, b, logsnr)
-    constant = float(np.median(ratio))
-    error = np.abs(ratio / constant - 1)
-    error = np.where(np.isfinite(error), error, np.inf)
+    ours, theirs = (in_float64(total_weight, which, logsnr) for which in (a, b))
+    either = (ours != 0) | (theirs != 0)  # where neither learns they agree
+    if not either.any():
+        return Comparison(True, float("nan"), 0.0, float(logsnr[0]))
+    logsnr, ours, theirs = logsnr[either], ours[either], theirs[either]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = ours / theirs
+        good = np.isfinite(ratio) & (ratio > 0)
+        constant = float(np.median(ratio[good])) if good.any() else float("nan")
+        error = np.where(good, np.abs(ratio / constant - 1), np.inf)
     worst = int(np.argmax(error))
     deviation = float(error[worst])
     return Comparison(deviation < 1e-6, constant, deviation, float(logsnr[worst]))
+
+
+def check_support(objective: Objective, num_points: int = 1023) -> None:
+    """Refuses a proposal that never draws times which the objective has.
+
+    The importance weights would leave those out, and something else would be learned.
+
+    Args:
+      objective: a traced one cannot be looked at and passes.
+      num_points: times looked at, evenly spaced inside (0, 1).
+
+    Raises:
+      ValueError: it names the objective's times, the proposal and such a time.
+    """
+    if objective.proposal is None or is_traced(objective):
+        return
+    t = np.arange(1, num_points + 1) / (num_points + 1)
+    densities = lambda objective, t: tuple(
+        density.density(t, objective.schedule)
+        for density in (objective.times, objective.proposal)
+    )
+    wanted, offered = in_float64(densities, objective, t)
+    missed = (wanted > 0) & ~(offered > 0)
+    if missed.any():
+        raise ValueError(
+            f"proposal {objective.proposal} never draws t={t[missed][0]:.4g}, which "
+            f"belongs to the objective's times {objective.times}; widen the proposal, "
+            "or restrict the times"
+        )

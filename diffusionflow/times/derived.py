@@ -12,6 +12,7 @@ from diffusionflow._dataclass import check_bound, register
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent, check_window
+from diffusionflow.times.levels import check_mass
 
 
 @register
@@ -29,8 +30,9 @@ class Truncated(Independent):
       logsnr_max: upper bound of the log-SNR; inf for none.
 
     Raises:
-      ValueError: an empty window, or `base` is stratified: stratification would be
-        lost, write `Stratified(Truncated(...))`.
+      ValueError: an empty window, or `base` is stratified or adaptive, which would be
+        lost: write `Stratified(Truncated(...))`, `Adaptive(Truncated(...))`; and where
+        the density is used, less than `LEAST_MASS` of a concrete one is left.
     """
 
     base: Any
@@ -50,16 +52,28 @@ class Truncated(Independent):
                 f"base={self.base!r}: truncated, its times would be independent; "
                 "write Stratified(Truncated(...))"
             )
+        if hasattr(self.base, "moments"):
+            raise ValueError(
+                f"base={self.base!r}: truncated, it would learn on another scale than "
+                "it draws; write Adaptive(Truncated(...))"
+            )
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:
         """First and last time."""
-        early = at_least_float32(schedule.inverse_logsnr(self.logsnr_max))
-        late = at_least_float32(schedule.inverse_logsnr(self.logsnr_min))
+        early, late = (
+            jnp.clip(at_least_float32(schedule.inverse_logsnr(end)), 0, 1)
+            for end in (self.logsnr_max, self.logsnr_min)
+        )
         low = jnp.where(jnp.isinf(self.logsnr_max), 0, early)
         high = jnp.where(jnp.isinf(self.logsnr_min), 1, late)
         return jnp.maximum(self.t_min, low), jnp.minimum(self.t_max, high)
 
     def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:
+        """`_share`, looked at."""
+        check_mass(self, schedule, lambda density, on: density._share(on)[1])
+        return self._share(schedule)
+
+    def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the base before the window, and inside it."""
         low, high = (self.base.cdf(end, schedule) for end in self._window(schedule))
         return low, high - low

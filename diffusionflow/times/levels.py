@@ -50,20 +50,53 @@ def check_reached(schedule: Schedule, low: ArrayLike, high: ArrayLike) -> None:
         )
 
 
+LEAST_MASS = 1e-3  # of what is restricted: float32 tells fractions of it apart
+
+
+def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
+    """Refuses a density whose restriction leaves less than `LEAST_MASS` of it.
+
+    Args:
+      density: any; a traced one cannot be looked at and passes.
+      schedule: that it is used with, likewise.
+      mass_fn: `(density, schedule) -> share` that is left.
+
+    Raises:
+      ValueError: it names both.
+    """
+    mass = in_float64(mass_fn, density, schedule)
+    if not is_traced(mass) and not mass >= LEAST_MASS:
+        raise ValueError(
+            f"{density}: a share of {float(mass):.3g} of it lies where {schedule} and "
+            f"its window reach; must be at least {LEAST_MASS}: choose another window "
+            "or other levels"
+        )
+
+
 class _Levels(Independent):
     """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
 
-    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+    def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the levels below those of the schedule, and among them."""
         data_end, noise_end = schedule.logsnr(0.0), schedule.logsnr(1.0)
         low = self._fraction(data_end)
         return low, self._fraction(noise_end) - low
 
+    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+        """`_share`, looked at."""
+        check_mass(self, schedule, lambda density, on: density._share(on)[1])
+        return self._share(schedule)
+
+    def _window(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
+        """First and last time that has a density."""
+        del schedule
+        return 0.0, 1.0
+
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`."""
         low, mass = self._reach(schedule)
         logsnr = self._logsnr(low + mass * at_least_float32(u))
-        return jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
+        return jnp.clip(schedule.inverse_logsnr(logsnr), *self._window(schedule))
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
@@ -73,7 +106,8 @@ class _Levels(Independent):
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
         t = at_least_float32(t)
-        inside = (t >= 0) & (t <= 1)
+        first, last = self._window(schedule)
+        inside = (first <= t) & (t <= last)
         inside &= jnp.isfinite(schedule.logsnr(jnp.where(inside, t, 0.5)))
         t = jnp.where(inside, t, 0.5)
         slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
@@ -90,7 +124,8 @@ class LogNormalSigma(_Levels):
       std: of the same, P_std, positive.
 
     Raises:
-      ValueError: `std` is not positive.
+      ValueError: `std` is not positive; and where the density is used, a concrete
+        schedule reaches less than `LEAST_MASS` of it.
 
     Source: Karras et al. 2022, arXiv 2206.00364, table 1.
     """
@@ -140,6 +175,12 @@ class UniformLogSNR(_Levels):
         check_reached(schedule, self.logsnr_min, self.logsnr_max)
         return jnp.asarray(0.0), jnp.asarray(1.0)
 
+    def _window(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
+        # in t, as times are drawn: the log-SNR of a time at an end may round outside
+        ends = (self.logsnr_max, self.logsnr_min)
+        first, last = (schedule.inverse_logsnr(end) for end in ends)
+        return jnp.clip(first, 0, 1), jnp.clip(last, 0, 1)
+
     def _fraction(self, logsnr: Array) -> Array:
         width = self.logsnr_max - self.logsnr_min
         return jnp.clip((self.logsnr_max - logsnr) / width, 0, 1)
@@ -148,8 +189,7 @@ class UniformLogSNR(_Levels):
         return self.logsnr_max - (self.logsnr_max - self.logsnr_min) * fraction
 
     def _pdf(self, logsnr: Array) -> Array:
-        inside = (self.logsnr_min <= logsnr) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, 1 / (self.logsnr_max - self.logsnr_min), 0.0)
+        return jnp.ones_like(logsnr) / (self.logsnr_max - self.logsnr_min)
 
 
 @register
