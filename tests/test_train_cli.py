@@ -38,7 +38,7 @@ MISTAKES = {
     ),
     "bad value": (
         [CONFIG, "--config.batch_size=0"],
-        "batch_size=0: must be a positive",
+        "batch_size=0: must be (a )?positive",
     ),
     "stray argument": ([CONFIG, "stray"], "unexpected argument 'stray'"),
     "missing file": (
