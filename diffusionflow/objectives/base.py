@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -26,7 +27,9 @@ class Objective:
         weight `times.density / proposal.density` leaves the mean of the loss unchanged.
 
     Raises:
-      ValueError: the kind is unknown.
+      ValueError: the kind is unknown, or the weighting is made for other times
+        (`weightings.Monotone`). Densities are compared where their numbers are Python
+        numbers.
     """
 
     schedule: Any
@@ -37,6 +40,12 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", as_kind(self.kind))
+        made_for = getattr(self.weighting, "times", self.times)
+        if _differ(made_for, self.times):
+            raise ValueError(
+                f"times={self.times!r}: {type(self.weighting).__name__} is made for "
+                f"times={made_for!r}; give both the same density"
+            )
 
 
 def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
@@ -110,3 +119,12 @@ def same_objective(
     worst = int(np.argmax(error))
     deviation = float(error[worst])
     return Comparison(deviation < 1e-6, constant, deviation, float(logsnr[worst]))
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two densities are known to differ, stratified or not."""
+    a, b = (one.base if isinstance(one, times.Stratified) else one for one in (a, b))
+    numbers = all(
+        isinstance(leaf, (int, float)) for leaf in jax.tree.leaves((a, b))
+    )  # trees of gradients, axes and the like are objectives by shape alone
+    return numbers and a != b
