@@ -70,6 +70,7 @@ TIMES = {
 }
 KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES}
 KINDS["edm_f"] = predictions.edm_f
+PARTS = {"kind": KINDS, "times": TIMES, "other": SCHEDULES}  # by parameter
 RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
 GRIDS = {"uniform": grids.uniform, "logsnr_uniform": grids.logsnr_uniform}
 SAMPLERS = {
@@ -119,14 +120,15 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
 
     Raises:
       UsageError: a name or an argument is unknown, a value is out of bounds, a range
-        of log-SNR is not reached, or `times` is adaptive, which a proposal alone can
-        be: the objective would change while it is trained.
+        of log-SNR is not reached, the weighting is made for other times, or `times` is
+        adaptive, which a proposal alone can be: the objective would change while it is
+        trained.
     """
     weighting = parse(
         "objective.weighting",
         section["weighting"],
         WEIGHTINGS,
-        inner=WEIGHTINGS | KINDS | TIMES,
+        parts=PARTS,
     )
     density = _density("objective.times", section["times"])
     if times.adaptive_part(density) is not None:
@@ -135,13 +137,15 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
             "objective.proposal"
         )
     proposal = section["proposal"]
-    built = objectives.Objective(
+    parts = dict(
         schedule=parse("objective.schedule", section["schedule"], SCHEDULES),
         kind=parse("objective.kind", section["kind"], KINDS),
         weighting=weighting,
         times=density,
         proposal=_density("objective.proposal", proposal) if proposal else None,
     )
+    with naming("objective"):
+        built = objectives.Objective(**parts)
     for name in ("times", "proposal"):
         if getattr(built, name) is not None:
             with naming(f"objective.{name}"):
@@ -153,7 +157,7 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
 
 def _density(where: str, text: str) -> Any:
     """A density of training times; its arguments may be densities and schedules."""
-    return parse(where, text, TIMES, inner=TIMES | SCHEDULES)
+    return parse(where, text, TIMES, parts=PARTS)
 
 
 def sampler(section: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def parse(
     text: str,
     registry: Registry,
     *,
-    inner: Registry | None = None,
+    parts: Mapping[str, Registry] | None = None,
     **known: Any,
 ) -> Any:
     """The object that a call string describes; nothing is evaluated.
@@ -43,7 +44,8 @@ def parse(
       where: config key, for errors.
       text: `name`, `name(key=literal)` or `name(other_name(...))`.
       registry: names to callables.
-      inner: the same for names that are arguments; None for `registry`.
+      parts: registries of names that are arguments, by the name of the parameter; for
+        others it is the registry of what they are arguments of.
       **known: arguments that are passed to callables that take them.
 
     Raises:
@@ -58,12 +60,15 @@ def parse(
             f"{where}={text!r}: must be a name, with arguments in brackets if any, "
             f"such as {next(iter(registry))!r}; known: {', '.join(registry)}"
         )
-    inner = registry if inner is None else inner
-    return _evaluate(where, tree, registry, inner, known)
+    return _evaluate(where, tree, registry, parts or {}, known)
 
 
 def _evaluate(
-    where: str, node: ast.expr, registry: Registry, inner: Registry, known: Mapping
+    where: str,
+    node: ast.expr,
+    registry: Registry,
+    parts: Mapping[str, Registry],
+    known: Mapping[str, Any],
 ) -> Any:
     """A name or call from the registry, or a literal."""
     if isinstance(node, ast.Name):
@@ -82,9 +87,16 @@ def _evaluate(
         raise UsageError(
             f"{where}: {ast.unparse(node)}: write the arguments without **"
         )
-    argument = lambda item: _evaluate(where, item, inner, inner, known)
-    positional = [argument(item) for item in node.args]
-    keywords = {item.arg: argument(item.value) for item in node.keywords}
+
+    def argument(key: str | None, item: ast.expr) -> Any:
+        return _evaluate(where, item, parts.get(key, registry), parts, known)
+
+    order = inspect.signature(registry[name]).parameters
+    positional = [
+        argument(key, item)
+        for key, item in itertools.zip_longest(list(order)[: len(node.args)], node.args)
+    ]
+    keywords = {item.arg: argument(item.arg, item.value) for item in node.keywords}
     return _call(where, name, registry, positional, keywords, known)
 
 

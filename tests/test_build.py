@@ -105,15 +105,44 @@ def test_an_objective_from_its_section():
 
 
 def test_weightings_and_densities_take_kinds_densities_and_schedules():
+    density = "truncated(uniform_on(cosine), logsnr_max=8.0)"
     section = OBJECTIVE | {
-        "weighting": "monotone(mse(edm_f(sigma_data=0.7)), log_normal_sigma)",
-        "times": "truncated(uniform_on(cosine), logsnr_max=8.0)",
+        "weighting": f"monotone(mse(edm_f(sigma_data=0.7)), {density})",
+        "times": density,
     }
     objective = build.objective(section)
+    cut = times.Truncated(times.UniformOn(schedules.Cosine()), logsnr_max=8.0)
     f = weightings.Mse(predictions.edm_f(0.7))
-    assert objective.weighting == weightings.Monotone(f, times.LogNormalSigma())
-    base = times.UniformOn(schedules.Cosine())
-    assert objective.times == times.Truncated(base, logsnr_max=8.0)
+    assert objective.weighting == weightings.Monotone(f, cut)
+    assert objective.times == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "other"),
+    [
+        (
+            "monotone(mse(kind='u'), uniform_on(cosine))",
+            weightings.Mse("u"),
+            schedules.Cosine(),
+        ),
+        (
+            "monotone(times=uniform_on(other=sigmoid), base=sigmoid(bias=1.0))",
+            weightings.Sigmoid(1.0),
+            schedules.Sigmoid(),
+        ),
+        ("monotone(edm, uniform_on(edm))", weightings.EDM(), schedules.EDM()),
+    ],
+)
+def test_a_name_is_looked_up_where_its_parameter_says(text, base, other):
+    """Weightings and schedules share names."""
+    found = parsing.parse("here", text, build.WEIGHTINGS, parts=build.PARTS)
+    assert found == weightings.Monotone(base, times.UniformOn(other))
+
+
+def test_a_name_of_another_registry_is_no_argument():
+    for text in ("monotone(uniform, uniform)", "mse(uniform)", "monotone(elbo, elbo)"):
+        with pytest.raises(UsageError, match="here: unknown name '(uniform|elbo)'"):
+            parsing.parse("here", text, build.WEIGHTINGS, parts=build.PARTS)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +161,10 @@ def test_weightings_and_densities_take_kinds_densities_and_schedules():
         (
             {"proposal": "uniform(0.1)"},
             "proposal: proposal .* never draws t=",
+        ),
+        (
+            {"weighting": "monotone(elbo, logit_normal)"},
+            r"objective: times=Uniform.*Monotone is made for times=LogitNormal",
         ),
         ({"weighting": "uniform"}, "objective.weighting: unknown name 'uniform'"),
     ],

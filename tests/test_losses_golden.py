@@ -135,7 +135,7 @@ def test_k_diffusion(case):
     weighting = {
         "karras": weightings.Mse(of_f),
         "soft-min-snr": weightings.SoftMinSNR(1.0),
-        "snr": weightings.LogSNR(jax.nn.sigmoid, kind=of_f, jacobian=False),
+        "snr": weightings.Factor(jax.nn.sigmoid, of_f),
         "simple": weightings.Mse("eps"),
         "v": weightings.Mse(of_f),
     }[case.config["weighting"]]

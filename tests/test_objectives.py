@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -163,16 +164,19 @@ def test_the_rows_of_the_table_that_are_no_recipe():
     rows = [
         (recipe(FLOW, "u", "eps"), sech(L / 4) ** 2 / 8),
         (recipe(shifted, "u", "u"), flow_u(L) * sech((L + 2 * np.log(3)) / 4) ** 2 / 8),
-        (recipe(shifted, "u", "v", UNIFORM), None),
+        (
+            recipe(shifted, "u", "v"),  # alpha = sigmoid(l / 2) on straight paths
+            (sigmoid(L / 2) * (1 + np.exp(-L))) ** 2
+            * sech((L + 2 * np.log(3)) / 4) ** 2
+            / 8,
+        ),
         (
             recipe(FLOW, "u", "u", times.UniformOn(schedules.Cosine())),
             flow_u(L) * sech(L / 2) / (2 * np.pi),
         ),
     ]
     for objective, expected in rows:
-        if expected is not None:
-            weight = total_weight(objective, L)
-            np.testing.assert_allclose(weight, expected, rtol=1e-10)
+        np.testing.assert_allclose(total_weight(objective, L), expected, rtol=1e-10)
     for name, schedule in (("vp", schedules.LinearBeta()), ("fm", FLOW)):
         score = total_weight(recipe(schedule, "eps", "score"), L)
         with jax.enable_x64(True):
@@ -219,9 +223,7 @@ def test_min_snr_is_one_objective_for_every_output(kind):
         "v": lambda snr: jnp.minimum(snr, 5) / (snr + 1),
         "u": lambda snr: jnp.minimum(snr, 5) / (jnp.sqrt(snr) + 1) ** 2,
     }[kind]
-    plain = weightings.LogSNR(
-        lambda logsnr: factor(jnp.exp(logsnr)), kind=kind, jacobian=False
-    )
+    plain = weightings.Factor(lambda logsnr: factor(jnp.exp(logsnr)), kind)
     written = objectives.Objective(schedules.Cosine(), kind, plain, UNIFORM)
     found = objectives.same_objective(written, objectives.min_snr(kind=kind))
     assert found.same
@@ -229,7 +231,7 @@ def test_min_snr_is_one_objective_for_every_output(kind):
 
 
 def test_sd3_and_edm_are_as_close_and_no_closer_than_said():
-    """Numbers of the formula sheet: near the peak only, and the tails differ."""
+    """By an independent evaluation: near the peak only, and the tails differ."""
     logsnr = np.linspace(-30.0, 40.0, 70_001)
     sd3 = total_weight(objectives.sd3(), logsnr)
     edm = total_weight(EDM_ON_FLOW, logsnr)
@@ -246,10 +248,32 @@ def test_sd3_and_edm_are_as_close_and_no_closer_than_said():
     for where, ratio, digit in (*tails, (10, 4e-4, 5e-5)):
         found = np.interp(where, logsnr, sd3 / edm) * peak
         assert abs(found - ratio) < digit, (where, found)
-    closest = total_weight(objectives.sd3(-0.43, 1.11), logsnr)
-    variation = np.abs(closest / closest.sum() - edm / edm.sum()).sum() / 2
-    assert abs(variation - 0.038) < 5e-4
     assert not objectives.same_objective(objectives.sd3(), EDM_ON_FLOW).same
+
+
+def test_the_logit_normal_times_that_come_closest_to_edm():
+    """Least total variation at mean -0.411, std 1.105; the numbers are independent.
+
+    Elsewhere the point is given as (-0.41, 1.10). That is this one rounded, and the
+    valley is narrow across: rounding alone raises the distance from .0380 to .0396.
+    """
+    logsnr = np.linspace(-30.0, 40.0, 7_001)
+    edm = total_weight(EDM_ON_FLOW, logsnr)
+
+    @jax.jit
+    def distance(mean, std):
+        weight = objectives.total_weight(objectives.sd3(mean, std), logsnr)
+        return jnp.abs(weight / weight.sum() - edm / edm.sum()).sum() / 2
+
+    with jax.enable_x64(True):
+        least = float(distance(-0.411, 1.105))
+        rounded = float(distance(-0.41, 1.10))
+        for step in (0.003, 0.01, 0.1):
+            for angle in np.arange(16) * np.pi / 8:
+                mean, std = -0.411 + step * np.cos(angle), 1.105 + step * np.sin(angle)
+                assert distance(mean, std) > least, (mean, std)
+    assert abs(least - 0.0380) < 5e-5
+    assert abs(rounded - 0.0396) < 5e-5
 
 
 def test_output_and_proposal_do_not_change_the_objective():
@@ -296,6 +320,33 @@ def test_a_proposal_must_draw_all_times_of_the_objective(proposal):
             check(objective)
     narrow = dataclasses.replace(objective, times=proposal)
     objectives.check_support(narrow)
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, times.Stratified], ids=["", "strat"])
+def test_a_weighting_made_for_other_times_is_refused(wrap):
+    monotone = lambda density: weightings.Monotone(weightings.Mse("u"), density)
+    build = lambda made_for, density: objectives.Objective(
+        FLOW, "u", monotone(made_for), density
+    )
+    logit = times.LogitNormal(0.5, 2.0)
+    for made_for, density in (
+        (UNIFORM, logit),
+        (logit, times.LogitNormal(0.5, 1.0)),
+        (UNIFORM, times.UniformOn(FLOW)),
+    ):
+        words = (
+            re.escape(repr(wrap(density))) + ".*Monotone.*" + re.escape(repr(made_for))
+        )
+        with pytest.raises(ValueError, match=words):
+            build(made_for, wrap(density))
+        with pytest.raises(ValueError, match="is made for"):
+            build(wrap(made_for), density)
+    for made_for, density in ((logit, wrap(logit)), (wrap(logit), logit)):
+        objective = build(made_for, density)
+    # a gradient is an objective by shape alone, and a tracer cannot be looked at
+    slope = jax.jit(jax.grad(objectives.total_weight))(objective, jnp.float32(-1.0))
+    assert isinstance(slope, objectives.Objective)
+    assert np.isfinite(jax.tree.leaves(slope)).all()
 
 
 def test_different_objectives_are_told_apart_and_where():

@@ -104,16 +104,22 @@ def test_variance_falls_to_the_optimum_and_importance_is_bounded():
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_it_learns_while_it_is_used(stratified):
-    """A run of updates reaches the exact second moments and lowers the variance."""
+    """A run of updates reaches the exact second moments and lowers the variance.
+
+    Examples differ at the same time too, by a factor with mean 1 and variance 1/3. That
+    is what remains of the variance where uniform times are stratified, up to 1/n^2.
+    """
     adaptive = times.Adaptive(times.Uniform(), -6.0, 6.0, 12, decay=0.98)
     density = times.Stratified(adaptive) if stratified else adaptive
 
     @jax.jit
     def step(moments, key):
         proposal = times.with_moments(density, moments)
-        t = proposal.sample(key, (256,), FLOW)
+        time_key, factor_key = jax.random.split(key)
+        t = proposal.sample(time_key, (256,), FLOW)
         importance = 1 / proposal.density(t, FLOW)
-        loss = 0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2))
+        factor = jax.random.uniform(factor_key, t.shape, maxval=2.0)
+        loss = factor * (0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2)))
         terms = losses.Terms(importance * loss, t, FLOW.logsnr(t), loss, importance)
         return times.adaptive_part(density).update(moments, terms, FLOW), terms
 
@@ -123,14 +129,14 @@ def test_it_learns_while_it_is_used(stratified):
         means.append(float(terms.loss.mean()))
     exact = exact_moments(adaptive)
     np.testing.assert_allclose(
-        moments.square / moments.count, exact.square / exact.count, rtol=0.15
+        moments.square / moments.count, 4 / 3 * exact.square / exact.count, rtol=0.15
     )
     mean, square = exact_means()
     late = np.array(means[100:])
     error = late.std() / np.sqrt(late.size)
     assert abs(late.mean() - mean) < 4 * error  # unbiased, Monte Carlo
-    variance = late.var() * 256 / (square - mean**2)
-    assert variance < 0.3
+    uniform = square / 3 if stratified else 4 / 3 * square - mean**2
+    assert late.var() * 256 < 0.4 * uniform
 
 
 def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():

@@ -25,19 +25,24 @@ ON_EPS = {
     "min-snr": (weightings.MinSNR(5.0), lambda lam: np.minimum(1, 5 * np.exp(-lam))),
     "soft": (weightings.SoftMinSNR(4.0), lambda lam: sigmoid(np.log(4) - lam)),
     "truncated": (weightings.TruncatedSNR(), lambda lam: np.maximum(1, np.exp(-lam))),
-    "user's x": (
-        weightings.LogSNR(jnp.cos, kind="x", jacobian=False),
-        lambda lam: np.cos(lam) * np.exp(-lam),
+    "user's factor": (
+        weightings.Factor(lambda logsnr: jax.nn.sigmoid(1 - logsnr), "x"),
+        lambda lam: sigmoid(1 - lam) * np.exp(-lam),
     ),
 }
 FREE = {
     "elbo": (weightings.ELBO(), np.ones_like),
     "likelihood": (weightings.Likelihood(), np.ones_like),
     "sigmoid": (weightings.Sigmoid(-1.5), lambda lam: sigmoid(-1.5 - lam)),
-    "user's": (weightings.LogSNR(jnp.cos), np.cos),
+    "user's": (
+        weightings.LogSNR(lambda logsnr: jnp.exp(-((logsnr / 3) ** 2))),
+        lambda lam: np.exp(-((lam / 3) ** 2)),
+    ),
 }
 ALL = {name: weighting for name, (weighting, _) in (ON_EPS | FREE).items()}
 ALL["monotone"] = weightings.Monotone(weightings.Mse("eps"), UNIFORM)
+ALL["monotone x"] = weightings.Monotone(weightings.Mse("x"), UNIFORM)
+ENDS = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
 
 
 def weights_on_eps(some, schedule, logsnr):
@@ -53,6 +58,11 @@ def weights_on_eps(some, schedule, logsnr):
 
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(all_of_them)(logsnr))
+
+
+def total_weight(objective, logsnr):
+    with jax.enable_x64(True):
+        return np.asarray(objectives.total_weight(objective, logsnr))
 
 
 def weight_on_eps(weighting, schedule, logsnr):
@@ -151,14 +161,13 @@ def test_one_weighting_in_implied_x_for_every_kind(name):
 @pytest.mark.parametrize("schedule", [FLOW, COSINE, SCHEDULES["vp_lin"]], ids=str)
 def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
     """Wherever the weighted error has a limit, its value at the end is the limit."""
-    names = [name for name in ALL if "user's" not in name and name != "monotone"]
     printed = {"edm", "likelihood"}  # in the sources' form, which their docs say
 
     def factors(t):
         return {
             name: ALL[name](t, schedule)
             * predictions.error_ratio(ALL[name].kind, kind, t, schedule=schedule)
-            for name in names
+            for name in ALL
         }
 
     ends = jax.jit(factors)(np.array([0.0, 1.0], np.float32))
@@ -168,12 +177,13 @@ def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
             for gap in (1e-8, 1e-9)
         )
     finite = 0
-    for name in names:
+    for name in ALL:
         for end in range(2):
             limit = nearer[name][end]
             trivial = kind == "eps" and end == 1 and schedule.alpha(1.0) == 0
-            if name in printed or trivial:
-                continue  # that kind says nothing of x there
+            on_v = kind == "x" and end == 0 and str(ALL[name].kind) == "v"
+            if name in printed or trivial or on_v:
+                continue  # that kind says nothing of x there, or of eps
             if limit < 1e4 and abs(limit - near[name][end]) < 1e-3 * (1 + limit):
                 np.testing.assert_allclose(
                     ends[name][end], limit, rtol=1e-4, atol=1e-4, err_msg=name
@@ -182,11 +192,30 @@ def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
     assert finite >= 8
 
 
-@pytest.mark.parametrize("name", ["min-snr", "soft", "truncated", "p2", "sigmoid"])
+DIFFERENTIABLE = ("min-snr", "soft", "truncated", "p2", "sigmoid", "user's factor")
+
+
+@pytest.mark.parametrize("name", [*DIFFERENTIABLE, "user's", "monotone", "monotone x"])
 def test_derivatives_at_the_ends_are_finite(name):
-    t = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
-    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, FLOW)))(t)
+    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, FLOW)))(ENDS)
     assert np.all(np.isfinite(slope))
+
+
+def test_a_function_of_the_level_may_be_zero_or_one_at_infinity():
+    """`Sigmoid` again, with its derivative, also where the log-SNR is infinite."""
+    noisy = lambda logsnr: jax.nn.sigmoid(-logsnr)
+    t = np.array([0.0, 0.3, 1.0], np.float32)
+    for schedule in (FLOW, COSINE):
+        (ours, slope), (theirs, exact) = (
+            jax.vmap(jax.value_and_grad(weighting), (0, None))(t, schedule)
+            for weighting in (weightings.LogSNR(noisy), weightings.Sigmoid())
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(slope[1:], exact[1:], rtol=1e-5, atol=1e-7)
+        assert np.isfinite(slope[0])  # there the value alone is the limit
+    # sigma underflows long before the end of a Cauchy schedule
+    far = weightings.LogSNR(noisy)(ENDS, schedules.Cauchy())
+    np.testing.assert_array_equal(far, 0)
 
 
 def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():
@@ -207,7 +236,7 @@ def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():
     formula = (1 + 4 * np.exp(-logsnr)) * np.exp(-(((logsnr - 2.4) / 2.4) ** 2) / 2)
     formula /= 2.4 * np.sqrt(2 * np.pi)
     np.testing.assert_allclose(plain, formula, rtol=1e-10)
-    peak = -3.308  # of the formula sheet, to three digits
+    peak = -3.308  # from an independent evaluation, to three digits
     right = logsnr > peak + 0.01
     np.testing.assert_allclose(flat[right], plain[right], rtol=1e-10)
     fine = np.linspace(-3.4, -3.2, 20_001)
@@ -215,6 +244,52 @@ def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():
     height = height.max() / (2.4 * np.sqrt(2 * np.pi))
     np.testing.assert_allclose(flat[~right], height, rtol=1e-5)
     assert np.all(np.diff(flat) <= 1e-12)
+
+
+def test_monotone_with_truncated_times_is_finite_and_zero_outside():
+    """W = sech(l / 4)^2 / 8 / 0.6 inside, so 1 / 4.8 of it where l < 0 and t < 0.8."""
+    window = times.Uniform(0.2, 0.8)
+    weighting = weightings.Monotone(weightings.Mse("eps"), window)
+    objective = objectives.Objective(FLOW, "v", weighting, window)
+    t = np.array([0.1, 0.25, 0.45, 0.55, 0.75, 0.9])
+    weight = total_weight(objective, 2 * np.log((1 - t) / t))
+    peak = 1 / 8 / 0.6
+    right = 4 * t * (1 - t) * peak  # sech(l / 4)^2 is 4 t (1 - t)
+    np.testing.assert_allclose(weight[[0, 5]], 0)
+    np.testing.assert_allclose(weight[1:3], right[1:3], rtol=1e-5)
+    np.testing.assert_allclose(weight[3:5], peak, rtol=1e-5)
+
+    elbo = lambda t: 2 * (1 - t) / (t * (t**2 + (1 - t) ** 2) ** 2)
+    both = jax.vmap(jax.value_and_grad(lambda t: weighting(t, FLOW)))
+    factor, slope = both(np.array([*ENDS, 0.1, 0.9, 0.55, 0.75], np.float32))
+    np.testing.assert_array_equal(factor[:6], 0)
+    np.testing.assert_array_equal(slope[:6], 0)
+    inside = np.array([0.55, 0.75])
+    np.testing.assert_allclose(factor[6:], elbo(inside) / 8, rtol=1e-5)
+    by_hand = (elbo(inside + 1e-6) - elbo(inside - 1e-6)) / 2e-6 / 8
+    np.testing.assert_allclose(slope[6:], by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("base", "density"),
+    [
+        (weightings.Mse(predictions.edm_f(0.5)), UNIFORM),
+        (weightings.EDM(), times.LogNormalSigma()),  # infinite where no times are
+        (weightings.Mse("u"), times.LogitNormal()),
+        (
+            weightings.Mse("u"),
+            times.Stratified(times.Truncated(times.CosMap(), t_min=0.3)),
+        ),
+    ],
+    ids=["uniform", "log-normal", "logit-normal", "truncated"],
+)
+def test_monotone_is_finite_wherever_times_are(base, density):
+    weighting = weightings.Monotone(base, density)
+    t = np.array([*ENDS, 0.29, 0.31, 0.99], np.float32)
+    factor = jax.value_and_grad(lambda t: weighting(t, FLOW))
+    value, slope = jax.jit(jax.vmap(factor))(t)
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
+    assert np.all((value > 0) == (density.density(t, FLOW) > 0))
 
 
 def test_a_monotone_weight_is_unchanged():
@@ -228,7 +303,7 @@ def test_numbers_are_data_and_kinds_are_names():
     with pytest.raises(ValueError, match="ambiguous"):
         weightings.Mse("velocity")
     with pytest.raises(ValueError, match="unknown kind"):
-        weightings.LogSNR(jnp.cos, kind="w")
+        weightings.Factor(jnp.cos, "w")
     traces = []
 
     @jax.jit

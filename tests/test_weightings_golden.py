@@ -29,9 +29,7 @@ OURS = {
         FLOW,
         "u",
         # sigma^-2 of flow matching: sigma = 1 / (1 + sqrt(SNR))
-        weightings.LogSNR(
-            lambda logsnr: (1 + jnp.exp(logsnr / 2)) ** 2, "u", jacobian=False
-        ),
+        weightings.Factor(lambda logsnr: (1 + jnp.exp(logsnr / 2)) ** 2, "u"),
         times.Uniform(),
     ),
 }

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -27,7 +28,9 @@ class Objective:
         if the proposal draws from all of `times` (see `check_support`).
 
     Raises:
-      ValueError: the kind is unknown.
+      ValueError: the kind is unknown, or the weighting is made for other times
+        (`weightings.Monotone`). Densities are compared where their numbers are Python
+        numbers.
     """
 
     schedule: Any
@@ -38,6 +41,12 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", as_kind(self.kind))
+        made_for = getattr(self.weighting, "times", self.times)
+        if _differ(made_for, self.times):
+            raise ValueError(
+                f"times={self.times!r}: {type(self.weighting).__name__} is made for "
+                f"times={made_for!r}; give both the same density"
+            )
 
 
 def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
@@ -146,3 +155,12 @@ def check_support(objective: Objective, num_points: int = 1023) -> None:
             f"belongs to the objective's times {objective.times}; widen the proposal, "
             "or restrict the times"
         )
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two densities are known to differ, stratified or not."""
+    a, b = (one.base if isinstance(one, times.Stratified) else one for one in (a, b))
+    numbers = all(
+        isinstance(leaf, (int, float)) for leaf in jax.tree.leaves((a, b))
+    )  # trees of gradients, axes and the like are objectives by shape alone
+    return numbers and a != b

@@ -10,15 +10,17 @@ error and p(l) the density of training noise levels. The names say which form a 
 prints; the `kind` is the one on which the factor is finite at both ends wherever the
 weighted error is. Two conventions are kept apart by name:
 
-- `ELBO`, `Likelihood`, `Sigmoid` and `LogSNR(..., jacobian=True)` contain the factor
-  `-dlogsnr/dt`: with uniform times, W is the function of l alone and the schedule drops
-  out. The bound itself is half of that integral, summed over the event.
-- All others are factors on an error, and W is proportional to p(l).
+- `ELBO`, `Likelihood`, `Sigmoid` and `LogSNR` contain the factor `-dlogsnr/dt`: with
+  uniform times, W is the function of l alone and the schedule drops out. The bound
+  itself is half of that integral, summed over the event.
+- All others are factors on an error, and W is proportional to p(l); `Monotone` levels
+  out the W of another.
 """
 
 from diffusionflow.weightings.factors import (
     EDM,
     P2,
+    Factor,
     MinSNR,
     Mse,
     SoftMinSNR,
@@ -31,6 +33,7 @@ __all__ = [
     "EDM",
     "ELBO",
     "P2",
+    "Factor",
     "Likelihood",
     "LogSNR",
     "MinSNR",

@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._dataclass import as_callable, check_bound, register
+from diffusionflow._numeric import at_least_float32, elementwise
 from diffusionflow.predictions import Kind, as_kind
 from diffusionflow.schedules import Schedule
 
@@ -34,6 +34,33 @@ class Mse:
         """The factor at times `t`, of the shape of `t`."""
         del schedule
         return jnp.ones_like(at_least_float32(t))
+
+
+@register
+class Factor:
+    """A user's function of the log-SNR on the squared error of a kind.
+
+    The factor is `weight_fn(logsnr_t)` as it is; `LogSNR` takes the total weight.
+
+    Args:
+      weight_fn: `logsnr -> factor`, elementwise; a pytree keeps its numbers as data
+        under `jit`. Where the log-SNR is infinite its limit is wanted.
+      kind: whose error is multiplied.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+
+    weight_fn: Any
+    kind: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight_fn", as_callable(self.weight_fn))
+        object.__setattr__(self, "kind", as_kind(self.kind))
+
+    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """As `Mse.__call__`."""
+        return of_logsnr(self.weight_fn, t, schedule)
 
 
 @register
@@ -190,3 +217,13 @@ class TruncatedSNR:
         """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return jnp.maximum(signal, variance) / (signal + variance) ** 2
+
+
+def of_logsnr(weight_fn: Any, t: ArrayLike, schedule: Schedule) -> Array:
+    """`weight_fn(logsnr_t)`; its derivatives are 0 where the log-SNR is infinite."""
+    t = at_least_float32(t)
+    logsnr = schedule.logsnr(t)
+    finite = jnp.isfinite(logsnr)
+    inside = schedule.logsnr(jnp.where(finite, t, 0.5))
+    limit = lax.stop_gradient(elementwise(weight_fn, logsnr))
+    return jnp.where(finite, elementwise(weight_fn, inside), limit)

@@ -7,10 +7,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import schedules
-from diffusionflow._dataclass import as_callable, register, static
+from diffusionflow._dataclass import as_callable, register
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.predictions import Kind, as_kind
+from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
+from diffusionflow.weightings.factors import of_logsnr
 
 
 @register
@@ -59,35 +60,38 @@ class ELBO:
 
 @register
 class LogSNR:
-    """A user's function of the log-SNR, `weight_fn(logsnr) -> factor`.
+    """A user's total weight, `W = weight_fn` at uniform t: contains `-dlogsnr/dt`.
 
-    With the Jacobian, the factor is `weight_fn(l) (-dlogsnr/dt)`, so that at uniform t
-    and kind "eps" `W = weight_fn` whatever the schedule. Without, it is
-    `weight_fn(l)` on the squared error of `kind`.
+    The same objective on every schedule that reaches the same log-SNRs. Written on the
+    error of v: `weight_fn(logsnr_t)` times the factor of `ELBO`, and 0 where both
+    `weight_fn` and sigma are 0. That is the limit where the weight falls faster than
+    the factor of `ELBO` grows, which is as 1 / t if sigma is a power of t; at that very
+    speed the limit depends on the schedule, and `Sigmoid` has it.
 
     Args:
-      weight_fn: elementwise; a pytree keeps its numbers as data under `jit`.
-      kind: whose error is multiplied.
-      jacobian: whether `-dlogsnr/dt` is a factor, static.
-
-    Raises:
-      ValueError: the kind is unknown.
+      weight_fn: `logsnr -> W`, elementwise; a pytree keeps its numbers as data under
+        `jit`. Where the log-SNR is infinite its limit is wanted.
 
     Source: Kingma and Gao 2023, arXiv 2303.00848, weighted loss.
     """
 
     weight_fn: Any
-    kind: Any = "eps"
-    jacobian: bool = static(default=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight_fn", as_callable(self.weight_fn))
-        object.__setattr__(self, "kind", as_kind(self.kind))
+
+    @property
+    def kind(self) -> Kind:
+        """v."""
+        return Kind("v")
 
     def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        weight = self.weight_fn(schedule.logsnr(t))
-        return weight * -schedules.dlogsnr_dt(schedule, t) if self.jacobian else weight
+        t = at_least_float32(t)
+        weight = of_logsnr(self.weight_fn, t, schedule)
+        used = (weight != 0) | (schedule.sigma(t) > 0)
+        factor = ELBO()(jnp.where(used, t, 0.5), schedule)
+        return jnp.where(used, weight * factor, 0)
 
 
 @register

@@ -11,6 +11,7 @@ from diffusionflow._dataclass import check_bound, register, static
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
+from diffusionflow.weightings.rates import ELBO
 
 
 @register
@@ -18,9 +19,11 @@ class Monotone:
     """The non-increasing variant of another weighting: `W = max_{l' >= l} W_base(l')`.
 
     W_base includes the density of times, so that is an argument; the objective's own
-    times must be the same. The total weight is flat on the noisy side of the peak and
-    unchanged on the other: a mixture of bounds of noised data. The factor on the eps
-    error is `W |dlogsnr/dt| / density`.
+    times must be the same, and `Objective` refuses others. The total weight is flat on
+    the noisy side of the peak and unchanged on the other: a mixture of bounds of noised
+    data. Written on the error of v, the factor is `W / density` times that of `ELBO`
+    where the maximum is elsewhere, and the base's own where it is not. Where the times
+    have density 0 there is nothing to weigh and the factor is 0.
 
     The maximum is taken at `logsnr` itself and at evenly spaced log-SNRs above it, so
     its relative error is of the order of their squared distance (3e-6 at the default
@@ -54,22 +57,31 @@ class Monotone:
 
     @property
     def kind(self) -> Kind:
-        """eps."""
-        return Kind("eps")
+        """v."""
+        return Kind("v")
 
     def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         t = at_least_float32(t)
-        logsnr = schedule.logsnr(t)
+        density = self.times.density(t, schedule)
+        used = density != 0
+        t = jnp.where(used, t, 0.5)
+        ratio = predictions.error_ratio(self.base.kind, "v", t, schedule=schedule)
+        own = self.base(t, schedule) * ratio
+        above = self._above(t, schedule)
+        # beyond logsnr_max nothing is above, and ELBO's factor may be infinite
+        level = above * ELBO()(jnp.where(above > 0, t, 0.5), schedule)
+        flat = used & (above > 0) & (level >= own * density)
+        factor = jnp.where(flat, level / jnp.where(flat, density, 1), own)
+        return jnp.where(used, factor, 0)
+
+    def _above(self, t: Array, schedule: Schedule) -> Array:
+        """The largest weight of the base at the points above the log-SNR of `t`."""
         points, peaks = in_float64(_peaks, self, schedule)
         points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
-        place = jnp.searchsorted(points, logsnr)
-        above = jnp.where(
-            place < points.size, peaks[jnp.minimum(place, peaks.size - 1)], 0
-        )
-        weight = jnp.maximum(above, weight_on_eps(self.base, self.times, t, schedule))
-        slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-        return weight * slope / self.times.density(t, schedule)
+        place = jnp.searchsorted(points, schedule.logsnr(t))
+        peak = peaks[jnp.minimum(place, peaks.size - 1)]
+        return jnp.where(place < points.size, peak, 0)
 
 
 def weight_on_eps(
@@ -84,12 +96,15 @@ def weight_on_eps(
       schedule: any schedule.
 
     Returns:
-      An array of the shape of `t`.
+      An array of the shape of `t`; 0 where the density is.
     """
-    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
     density = times.density(t, schedule)
+    used = density != 0
+    t = jnp.where(used, t, 0.5)
+    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
     slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-    return weighting(t, schedule) * ratio * density / slope
+    weight = weighting(t, schedule) * ratio * density / slope
+    return jnp.where(used, weight, 0)
 
 
 def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
