@@ -25,7 +25,7 @@ sample: $(VENV)/.train
 	$(BIN)/python -m experiments.sample --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m '$(FAST)' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m 'slow and not gpu' $(ARGS)
