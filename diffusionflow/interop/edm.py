@@ -1,5 +1,6 @@
 """The conventions of EDM."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ class NoiseClock:
             case "edm":
                 return log_sigma / 4
             case "ve":
-                return log_sigma - np.log(2.0)
+                return log_sigma - math.log(2.0)
         return self.schedule.sigma(t) / self.schedule.alpha(t)
 
 
