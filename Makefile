@@ -7,15 +7,18 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 FAST := not slow and not gpu
+CORE := schedules predictions losses times weightings objectives processes grids \
+  guidance analytic ema random samplers equivalences interop outside
 
-.PHONY: help train sample test test-slow test-all lint format
+.PHONY: help train sample test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train      train CONFIG=$(CONFIG) into WORKDIR=$(WORKDIR), or resume it"
 	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
 	@echo "make test       the fast tests        make test-slow  the slow ones"
-	@echo "make test-all   all tests             make lint       ruff, nothing changed"
+	@echo "make test-all   all tests             make test-x64   the core's in float64"
+	@echo "make lint       ruff, nothing changed"
 	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
 
 train: $(VENV)/.train
@@ -31,6 +34,10 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m 'slow and not gpu' $(ARGS)
 
 test-all: test test-slow
+
+test-x64: $(VENV)/.test
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n 2 -m '$(FAST)' \
+	  $(sort $(wildcard $(CORE:%=tests/test_%*.py))) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

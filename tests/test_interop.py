@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusionflow import interop, predictions, schedules
+from diffusionflow import grids, interop, predictions, samplers, schedules
 from tests import golden
 
 
@@ -225,6 +225,169 @@ def test_conventions_work_under_jit_and_keep_the_cost():
         np.testing.assert_allclose(plain, jitted, rtol=1e-4)
 
 
+def test_a_continuous_euler_chain_is_called_at_a_quarter_of_log_sigma():
+    """v on variance preserving z, and the clock of EDM, not an index."""
+    sigma = np.array([0.002, 0.05, 1.0, 14.0])
+    euler = {
+        "_class_name": "EulerDiscreteScheduler",
+        "timestep_type": "continuous",
+        "prediction_type": "v_prediction",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+    }
+    for ends, reached in (
+        ({}, sigma[1:]),
+        ({"sigma_min": 0.002, "sigma_max": 700.0}, sigma),
+    ):
+        convention = interop.from_diffusers(euler | ends)
+        with jax.enable_x64(True):
+            schedule = convention.schedule
+            t = schedule.inverse_logsnr(-2 * np.log(reached))
+            alpha, time = np.asarray(schedule.alpha(t)), convention.clock_fn(t)
+            scale = np.asarray(convention.scale_fn(t))
+        np.testing.assert_allclose(time, 0.25 * np.log(reached), rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(alpha, 1 / np.sqrt(1 + reached**2), rtol=1e-10)
+        np.testing.assert_array_equal(scale, 1)
+        assert str(convention.kind) == "v"
+    with jax.enable_x64(True):  # the ends of the schedule are those of the config
+        ends = np.exp(-np.asarray(schedule.logsnr(np.array([0.0, 1.0]))) / 2)
+    np.testing.assert_allclose(ends, [0.002, 700.0], rtol=1e-10)
+    discrete = interop.from_diffusers(euler | {"timestep_type": "discrete"})
+    assert discrete.clock_fn(np.float32(0.5)) == 499
+
+
+# As the library writes them: every option of the class, the unused ones null or False.
+WRITTEN = [
+    {
+        "_class_name": "EulerDiscreteScheduler",
+        "_diffusers_version": "0.33.0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "final_sigmas_type": "zero",
+        "interpolation_type": "linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "rescale_betas_zero_snr": False,
+        "sigma_max": None,
+        "sigma_min": None,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "timestep_type": "discrete",
+        "trained_betas": None,
+        "use_beta_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_karras_sigmas": False,
+    },
+    {
+        "_class_name": "UniPCMultistepScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "disable_corrector": [],
+        "dynamic_thresholding_ratio": 0.995,
+        "flow_shift": 1.0,
+        "lower_order_final": True,
+        "prediction_type": "epsilon",
+        "shift_terminal": None,
+        "sigma_max": None,
+        "sigma_min": None,
+        "solver_p": None,
+        "time_shift_type": "exponential",
+        "use_dynamic_shifting": False,
+        "use_flow_sigmas": False,
+    },
+    {
+        "_class_name": "SASolverScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "corrector_order": 2,
+        "predictor_order": 2,
+        "tau_func": None,
+    },
+    {
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "sigma_max": 10.0,
+        "sigma_min": 0.1,
+    },
+]
+
+
+def test_what_current_versions_write_is_read():
+    same = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    (case,) = (case for case in TABLES if case.config == same)
+    for config in WRITTEN:
+        found = interop.from_diffusers(config)
+        np.testing.assert_allclose(
+            found.schedule.alphas_cumprod, case.a["alphas_cumprod"], rtol=1e-10
+        )
+        assert str(found.kind) == "eps"
+
+
+def test_betas_that_a_config_lacks_are_those_of_its_class():
+    def first_and_last(name, **entries):
+        schedule = interop.from_diffusers({"_class_name": name, **entries}).schedule
+        kept = schedule.alphas_cumprod
+        return 1 - kept[0], 1 - kept[-1] / kept[-2]
+
+    ddpm, heun = (1e-4, 0.02), (0.00085, 0.012)
+    for name in ("DDPMScheduler", "DDIMScheduler", "EulerDiscreteScheduler"):
+        np.testing.assert_allclose(first_and_last(name), ddpm, rtol=1e-9)
+    np.testing.assert_allclose(first_and_last("HeunDiscreteScheduler"), heun, rtol=1e-9)
+    given = dict(beta_start=0.001, beta_end=0.1, beta_schedule="linear")
+    for name in ("KDPM2DiscreteScheduler", "DPMSolverSDEScheduler", "DDIMScheduler"):
+        found = first_and_last(name, **given)
+        np.testing.assert_allclose(found, (0.001, 0.1), rtol=1e-9)
+
+
+def test_every_recorded_class_is_known():
+    families = ("ddim_ddpm", "dpmsolver", "edm", "flow", "sigma", "unipc_deis")
+    names = {
+        case.config["scheduler"]
+        for family in families
+        for case in golden.cases("sampler", f"diffusers_{family}")
+    }
+    assert len(names) > 15
+    betas = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    for name in sorted(names):
+        entries = betas if not name.startswith(("EDM", "FlowMatch")) else {}
+        interop.from_diffusers({"_class_name": name, **entries})
+
+
+def test_the_network_of_a_chain_is_not_called_below_its_first_level():
+    convention = interop.from_diffusers({})
+    clock_fn, first = convention.clock_fn, np.float32(1 / 1000)
+    for t in (0.0, 0.5 / 1000, np.array([0.5, 0.0], np.float32)):
+        with pytest.raises(ValueError, match=r"below t = 1 / 1000.*t_min=1 / 1000"):
+            clock_fn(t)
+    np.testing.assert_allclose(clock_fn(first), 0, atol=1e-6)
+    called = []
+
+    def net_fn(z, index):
+        jax.debug.callback(lambda index: called.append(float(index.min())), index)
+        return z
+
+    denoise_fn = predictions.denoiser(
+        convention.predict_fn(net_fn), kind="eps", schedule=convention.schedule
+    )
+    grid = grids.uniform(7, t_min=1 / 1000)
+    samplers.sample(
+        jax.random.key(0),
+        denoise_fn,
+        np.ones((2, 3), np.float32),
+        grid,
+        sampler=samplers.ddim(),
+        schedule=convention.schedule,
+    )
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(called), np.sort(1000 * grid - 1), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -237,6 +400,29 @@ def test_conventions_work_under_jit_and_keep_the_cost():
         ({"shift": 1.0, "beta_start": 0.1}, "beta_start"),
         ({"shift": -1.0}, "k=-1.0"),
         ({"trained_betas": [0.1, 1.2]}, "betas="),
+        ({"use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
+        ({"shift_terminal": 0.1}, "shift_terminal=0.1"),
+        ({"timestep_type": "continuous"}, "continuous.*'epsilon'.*v_prediction"),
+        ({"timestep_type": "other"}, "unknown timestep_type 'other'"),
+        (
+            {
+                "timestep_type": "continuous",
+                "prediction_type": "v_prediction",
+                "sigma_max": 700.0,
+            },
+            "sigma_min=None, sigma_max=700.0: give both",
+        ),
+        (
+            {"_class_name": "DDIMScheduler", "timestep_type": "continuous"},
+            "DDIMScheduler.*EulerDiscreteScheduler",
+        ),
+        ({"_class_name": "VQDiffusionScheduler"}, "'VQDiffusionScheduler'.*DDIMSch"),
+        ({"_class_name": "DDIMSheduler"}, "did you mean 'DDIMScheduler'"),
+        ({"_class_name": "DDIMScheduler", "shift": 3.0}, "entry.*'shift'"),
+        (
+            {"_class_name": "KDPM2DiscreteScheduler", "beta_start": 1e-4},
+            "KDPM2DiscreteScheduler without beta_end, beta_schedule",
+        ),
         (
             {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
             "unknown prediction_type 'v_prediction'",

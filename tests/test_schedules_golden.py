@@ -83,25 +83,63 @@ def test_diffusers_tables(case):
         close(jnp.exp(logsnr), case.a["snr"])
 
 
+def log_linear(betas, count):
+    """`log alpha` linear in t through the levels `t = i / count` of a table.
+
+    Beyond its first level the line through the first two goes on.
+    """
+    table = np.log1p(-betas[:count]).cumsum() / 2
+
+    def log_alpha(t):
+        before = jnp.clip(jnp.ceil(t * count) - 2, 0, count - 2)
+        level, part = before.astype(int), t * count - 1 - before
+        low, high = jnp.asarray(table)[level], jnp.asarray(table)[level + 1]
+        return low + part * (high - low)
+
+    return schedules.Interpolated(
+        lambda t: jnp.exp(log_alpha(t)),
+        lambda t: jnp.sqrt(-jnp.expm1(2 * log_alpha(t))),
+    )
+
+
 @each("schedule", "dpm_solver")
 def test_dpm_solver(case):
-    t, a = case.a["t"], case.a
+    a = case.a
     with jax.enable_x64(True):
         match case.config["schedule"]:
             case "linear":
                 schedule = schedules.LinearBeta()
             case "cosine":
                 schedule = schedules.IDDPMCosine()
-            case _:  # it drops the noisiest entries of the cosine table
-                count = case.config["total_N"]
-                schedule = schedules.Discrete.from_betas(a["betas"][:count])
-                node = np.abs(t * count - np.round(t * count)) < 1e-9
-                assert node.sum() >= 2  # elsewhere it interpolates log alpha
-                a = {key: a[key][node] for key in a if key != "betas"}
+            case _:
+                schedule = log_linear(a["betas"], case.config["total_N"])
         close(schedule.alpha(a["t"]), a["alpha"])
         close(schedule.sigma(a["t"]), a["sigma"])
         close(schedule.logsnr(a["t"]) / 2, a["half_logsnr"])
         close(schedule.inverse_logsnr(2 * a["half_logsnr"]), a["t"])
+        close(
+            schedule.inverse_logsnr(2 * a["half_logsnr"]), a["inverse_of_half_logsnr"]
+        )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in golden.cases("schedule", "dpm_solver") if "betas" in case.a],
+    ids=lambda case: case.id,
+)
+def test_dpm_solver_and_a_discrete_schedule_agree_at_the_levels(case):
+    """Between them its log alpha is linear, and alpha^2 is here."""
+    a, count = case.a, case.config["total_N"]
+    levels = schedules.Discrete.from_betas(a["betas"]).alphas_cumprod
+    kept = np.log(levels / (1 - levels)) / 2 >= -5.1  # it drops the noisiest ones
+    assert kept.sum() == count and kept[:count].all()
+    with jax.enable_x64(True):
+        schedule = schedules.Discrete.from_betas(a["betas"][:count])
+        node = np.abs(a["t"] * count - np.round(a["t"] * count)) < 1e-9
+        assert node.sum() >= 2
+        close(schedule.alpha(a["t"][node]), a["alpha"][node])
+        close(schedule.sigma(a["t"][node]), a["sigma"][node])
+        close(schedule.logsnr(a["t"][node]) / 2, a["half_logsnr"][node])
 
 
 @each("schedule", "edm_training")

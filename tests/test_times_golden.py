@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.special import ndtri
 from scipy.special import ndtr
 
-from diffusionflow import schedules, times
+from diffusionflow import random, schedules, times
 from diffusionflow._dataclass import register
 from tests import golden
 
@@ -41,6 +42,40 @@ class Logistic:
 
     def inverse_logsnr(self, logsnr):
         return jax.nn.sigmoid((-logsnr / 2 - self.mean) / self.scale)
+
+
+@register
+class SplitNormal:
+    """A schedule whose uniform times make log sigma normal, with a std for each side.
+
+    The density has no jump at `mean`, so a side has a share in proportion to its std.
+    """
+
+    mean: float
+    std_below: float
+    std_above: float
+
+    def logsnr(self, t):
+        below = self.std_below / (self.std_below + self.std_above)
+        early = self.std_below * ndtri(t / (2 * below))
+        late = self.std_above * ndtri((t - below) / (2 * (1 - below)) + 0.5)
+        return -2 * (self.mean + jnp.where(t < below, early, late))
+
+    def inverse_logsnr(self, logsnr):
+        below = self.std_below / (self.std_below + self.std_above)
+        gap = -logsnr / 2 - self.mean
+        early = 2 * below * jax.scipy.special.ndtr(gap / self.std_below)
+        late = 2 * (1 - below) * (jax.scipy.special.ndtr(gap / self.std_above) - 0.5)
+        return jnp.where(gap < 0, early, below + late)
+
+
+def between(at_noise, at_data):
+    """The schedule whose log-SNR goes linearly in t from that of one to another's."""
+    logsnr = lambda t: t * at_noise.logsnr(t) + (1 - t) * at_data.logsnr(t)
+    return schedules.Interpolated(
+        lambda t: jnp.sqrt(jax.nn.sigmoid(logsnr(t))),
+        lambda t: jnp.sqrt(jax.nn.sigmoid(-logsnr(t))),
+    )
 
 
 def found(case):
@@ -79,14 +114,30 @@ def found(case):
         case "noise-density-log-logistic":
             base = times.UniformOn(Logistic(config["loc"], config["scale"]))
             return sigma(times.Truncated(base, **cut), uniform)
+        case "noise-density-cosine-interpolated":
+            # for sigma from 0.001 to 1000, then in units of sigma_data; u falls with t
+            low, high = (-2 * np.log(end / config["sigma_data"]) for end in (1e3, 1e-3))
+            shifted = lambda k: schedules.Shifted(
+                schedules.Cosine(low + 2 * np.log(k), high + 2 * np.log(k)), k
+            )
+            sizes = config["noise_d_low"], config["noise_d_high"]
+            ends = (config["image_d"] / size for size in sizes)
+            density = times.UniformOn(between(*map(shifted, ends)))
+            return config["sigma_data"] * sigma(density, 1 - uniform)
+        case "noise-density-split-log-normal":
+            # a side by the uniform number, the distance by the normal one
+            loc, stds = config["loc"], (config["scale_1"], config["scale_2"])
+            below, side = stds[0] / sum(stds), 2 * ndtr(-np.abs(base["base_normal"]))
+            u = np.where(
+                uniform < below, below * side, below + (1 - below) * (1 - side)
+            )
+            return sigma(times.UniformOn(SplitNormal(loc, *stds)), u)
     return None
 
 
 OTHERS = {
-    "time-stratified": "below: a lattice with another order",
-    "stratified-uniform": "below",
-    "noise-density-cosine-interpolated": "no density of ours",
-    "noise-density-split-log-normal": "no density of ours",
+    "time-stratified": "below: a lattice of the whole batch",
+    "stratified-uniform": "not ours: see docs/equivalences.md",
 }
 
 
@@ -102,24 +153,12 @@ def test_the_times_that_others_drew(name):
     np.testing.assert_allclose(found(case), expected, rtol=1e-10)
 
 
-def test_stratified_times_are_the_same_lattice():
-    """`t_i = (i + u) / n`; ours is that set of times in another order."""
-    for case, key in (
-        (CASES["time-stratified"], "t"),
-        (CASES["stratified-uniform"], "u"),
-    ):
-        expected = np.sort(np.asarray(case.a[key]).ravel())
-        assert expected.size > 1
-        if key == "t":
-            np.testing.assert_allclose(np.diff(expected), 1 / expected.size, rtol=1e-10)
-            ours = np.sort(
-                times.Stratified(times.Uniform()).sample(
-                    jax.random.key(0), expected.shape, FLOW
-                )
-            )
-            shift = ours - expected
-            np.testing.assert_allclose(shift, shift[0], atol=1e-6)
-        else:  # one free number in each stratum, where ours share one
-            groups, size = case.config["groups"], expected.size
-            stratum = np.floor(np.sort(expected) * groups * size).astype(int)
-            assert np.all(np.diff(stratum) > 0)
+def test_stratified_times_are_the_same_lattice(monkeypatch):
+    """`t_i = (i + u) / n`; ours, from the same u, is that set in another order."""
+    case = CASES["time-stratified"]
+    count, u = case.a["t"].size, case.a["base_uniform"]
+    first = np.uint32(np.floor(u / count * random.LATTICE))
+    monkeypatch.setattr(random, "lattice", lambda key, shape: jnp.asarray(first))
+    density = times.Stratified(times.Uniform())
+    ours = density.sample(jax.random.key(0), (count,), FLOW)
+    np.testing.assert_allclose(np.sort(ours), case.a["t"], atol=1 / random.LATTICE)

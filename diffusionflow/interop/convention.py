@@ -16,7 +16,9 @@ from diffusionflow.predictions import PredictFn
 class Convention:
     """How a network of another source is called, in this library's terms.
 
-    `prediction(z, t) = sign net_fn(scale_fn(t) z, clock_fn(t))`.
+    `prediction(z, t) = sign net_fn(scale_fn(t) z, clock_fn(t))`. A network is called at
+    the levels it was trained on: one of a chain of T levels has none below t = 1 / T,
+    and its `clock_fn` refuses concrete times there (see `from_diffusers`).
 
     Args:
       schedule: the one that t belongs to.

@@ -1,5 +1,6 @@
 """The conventions of EDM."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -66,16 +67,16 @@ def from_edm(
         case "edm":
             kind = predictions.edm_f(sigma_data)
             scale_fn = _InputScale(schedule, sigma_data)
-            return Convention(schedule, kind, _Noise(schedule, "edm"), scale_fn)
+            return Convention(schedule, kind, NoiseClock(schedule, "edm"), scale_fn)
         case "vp":
             clock_fn = _VpTime(schedule, vp, num_levels - 1.0)
             return Convention(schedule, "eps", clock_fn, unit)
         case "ve":
-            return Convention(schedule, "eps", _Noise(schedule, "ve"), plain, -1)
+            return Convention(schedule, "eps", NoiseClock(schedule, "ve"), plain, -1)
         case "iddpm":
             clock_fn = _NearestLevel(schedule, iddpm_levels(num_levels))
             return Convention(schedule, "eps", clock_fn, unit)
-    return Convention(schedule, "x", _Noise(schedule, "sigma"), plain)
+    return Convention(schedule, "x", NoiseClock(schedule, "sigma"), plain)
 
 
 def iddpm_levels(
@@ -103,7 +104,7 @@ def iddpm_levels(
 
 
 @register
-class _Noise:
+class NoiseClock:
     """A function of `sigma / alpha`, by name."""
 
     schedule: Any
@@ -115,7 +116,7 @@ class _Noise:
             case "edm":
                 return log_sigma / 4
             case "ve":
-                return log_sigma - np.log(2.0)
+                return log_sigma - math.log(2.0)
         return self.schedule.sigma(t) / self.schedule.alpha(t)
 
 
