@@ -258,6 +258,14 @@ def test_error_ratio_at_the_ends():
     np.testing.assert_array_equal(ratio("score", "score"), [1, 1])
 
 
+def test_the_ratio_of_eps_and_score_needs_no_alpha():
+    t, schedule = np.array([0.5, 1.0], np.float32), schedules.FlowMatching()
+    ratio = predictions.mse_ratio("score", t, schedule=schedule)
+    np.testing.assert_array_equal(ratio, [4, 1])
+    back = predictions.error_ratio("eps", "score", t, schedule=schedule)
+    np.testing.assert_array_equal(back, [0.25, 1])
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_mse_ratio_is_the_ratio_of_errors(kind):
     t = np.array([0.1, 0.5, 0.9])

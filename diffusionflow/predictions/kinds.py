@@ -152,9 +152,15 @@ def error_ratio(
 
     Returns:
       An array of the shape of `t`; 1 where the kinds are equal, at every time.
+      (Between eps and score only sigma matters, and alpha may be 0.)
     """
     if same_kind(kind, source):
         return jnp.ones_like(at_least_float32(t))
+    match str(as_kind(kind)), str(as_kind(source)):
+        case "eps", "score":
+            return schedule.sigma(t) ** 2
+        case "score", "eps":
+            return schedule.sigma(t) ** -2
     top = determinant(kind, t, schedule=schedule)
     return (top / determinant(source, t, schedule=schedule)) ** 2
 
