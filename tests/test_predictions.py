@@ -347,6 +347,31 @@ def test_impossible_pairs_are_refused(kind, t):
     denoise_fn(z, np.array([0.3, 0.5]))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "source", "target"),
+    [
+        (schedules.FlowMatching(), "u", "score"),
+        (schedules.LinearBeta(), "v", "dz_dt"),
+    ],
+)
+def test_impossible_targets_are_refused(schedule, source, target):
+    z = np.ones((2, 3), np.float32)
+    convert = lambda t: predictions.convert(
+        z, source=source, target=target, z=z, t=t, schedule=schedule
+    )
+    with pytest.raises(ValueError, match=f"prediction of {target} is infinite at t=0"):
+        convert(np.array([0.5, 0.0], np.float32))
+    assert np.isfinite(convert(0.5)).all()
+
+
+def test_a_kind_is_a_name_or_has_a_plane():
+    for value in (None, 3, np.float32):
+        with pytest.raises(ValueError, match="must be one of x, eps, .* or have"):
+            predictions.as_kind(value)
+    kind = predictions.edm_f(0.5)
+    assert predictions.as_kind(kind) is kind
+
+
 def test_ambiguous_and_unknown_names():
     for name, words in {
         "velocity": '"u" .* "v"',
@@ -568,6 +593,18 @@ def test_a_target_outside_the_source_is_refused():
         same(z, ends).x, mixture().denoise_fn(narrow)(z, ends).x, rtol=1e-6
     )
     assert np.isfinite(jitted(same, z, ends).x).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("learned", 0.0), ("learned", 1.0), ("from_sde", 1.0)]
+)
+def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
+    source, flow = ALL[name], schedules.FlowMatching()
+    denoise_fn = predictions.reschedule(
+        mixture().denoise_fn(source), source=source, target=flow
+    )
+    with pytest.raises(ValueError, match=f"t={end} is outside"):
+        denoise_fn.check(end)
 
 
 def test_a_rescheduled_network_is_sampled():

@@ -47,11 +47,12 @@ class Discrete(FromSquares):
     def __post_init__(self) -> None:
         # jax.Arrays beside a complement come from a pytree, maybe of gradients
         table, complement = self.alphas_cumprod, self.complement
-        if _is_given(table) or (complement is None and not is_traced(table)):
+        known = isinstance(table, jax.Array) and not is_traced(table)
+        if _is_given(table) or (complement is None and known):
             table = np.asarray(table, np.float64)
             _check_table(table)
             object.__setattr__(self, "alphas_cumprod", table)
-        if complement is None:
+        if complement is None and table is not None:
             object.__setattr__(self, "complement", 1 - table)
         elif _is_given(complement):
             complement = np.asarray(complement, np.float64)
