@@ -369,8 +369,8 @@ def _check_slope(schedule: Schedule, t: Array) -> None:
     found = np.asarray(in_float64(lost, schedule, t))
     if found.any():
         raise ValueError(
-            f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite on "
-            f"{schedule}, where x_hat and eps_hat do not say the score; keep away from "
+            f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite "
+            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away from "
             "that time"
         )
 

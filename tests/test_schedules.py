@@ -352,3 +352,18 @@ def test_no_time_reaches_an_infinite_logsnr_past_a_finite_end(name):
         np.testing.assert_array_equal(reached, [-np.inf, 1])
     else:
         np.testing.assert_array_equal(reached, [-np.inf, np.inf])
+
+
+@every
+def test_the_noise_level_and_the_spread_of_z(name):
+    t = np.array(INSIDE)
+    with jax.enable_x64(True):
+        alpha, sigma = (np.asarray(of(t)) for of in levels_of(SCHEDULES[name]))
+        level = schedules.noise_level(SCHEDULES[name], t)
+        spread = schedules.z_std(SCHEDULES[name], t, 0.5)
+    np.testing.assert_allclose(level, 1 / (1 + alpha / sigma), rtol=1e-12)
+    np.testing.assert_allclose(spread**2, alpha**2 / 4 + sigma**2, rtol=1e-12)
+
+
+def levels_of(schedule):
+    return schedule.alpha, schedule.sigma

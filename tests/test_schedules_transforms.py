@@ -151,9 +151,11 @@ def test_functions_that_make_no_schedule_are_refused(build, words):
 
 
 def test_a_schedule_is_rebuilt_with_any_leaves():
-    """Around tracers, gradients, placeholders and stacks, and where a closure traces."""
-    sigma_fn = lambda low: jax.tree_util.Partial(lambda low, t: low + t, low)
-    build = lambda low: schedules.Interpolated(lambda t: 1 - t, sigma_fn(low))
+    """Around tracers, gradients, placeholders and stacks; a closure may be traced."""
+    alpha_fn, line = lambda t: 1 - t, lambda low, t: low + t
+    build = lambda low: schedules.Interpolated(
+        alpha_fn, jax.tree_util.Partial(line, low)
+    )
     for leaf in (None, object(), jax.ShapeDtypeStruct((), "float32")):
         jax.tree.map(lambda _, leaf=leaf: leaf, build(0.1))
     level = lambda schedule: schedule.alpha(0.5) - schedule.sigma(0.5)

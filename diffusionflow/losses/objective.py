@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow import predictions, random
+from diffusionflow import predictions, random, schedules
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.losses.ends import finite_error, weight_on
 from diffusionflow.objectives import Objective, check_support
@@ -86,8 +86,8 @@ def objective_terms(
     importance = _importance(objective, t)
     loss = weight_on(objective.weighting, kind, t, schedule) * error
     if log_variance_fn is not None:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        loss = uncertainty_loss(loss, log_variance_fn(sigma / (alpha + sigma)))
+        level = schedules.noise_level(schedule, t)
+        loss = uncertainty_loss(loss, log_variance_fn(level))
     return Terms(
         loss=importance * loss,
         t=t,

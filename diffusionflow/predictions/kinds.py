@@ -76,6 +76,12 @@ class EdmF:
     `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
     `S = sqrt(sigma^2 + sigma_data^2 alpha^2)`: finite at both ends.
 
+    Args:
+      sigma_data: standard deviation of the data, positive.
+
+    Raises:
+      ValueError: `sigma_data` is not positive.
+
     Source: Karras et al. 2022, arXiv 2206.00364, table 1, written for any schedule.
     """
 
@@ -88,7 +94,7 @@ class EdmF:
     def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
         """As `Kind.plane`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        norm = jnp.sqrt(sigma**2 + self.sigma_data**2 * alpha**2)
+        norm = schedules.z_std(schedule, t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
 
     def __str__(self) -> str:
