@@ -370,8 +370,8 @@ def _check_slope(schedule: Schedule, t: Array) -> None:
     if found.any():
         raise ValueError(
             f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite "
-            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away from "
-            "that time"
+            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away "
+            "from that time"
         )
 
 

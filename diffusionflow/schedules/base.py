@@ -108,7 +108,7 @@ def dlogsnr_dt(schedule: Schedule, t: ArrayLike) -> Array:
 
 
 def noise_level(schedule: Schedule, t: ArrayLike) -> Array:
-    """`sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`: a name of the log-SNR in [0, 1].
+    """`sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`, in [0, 1]: names the log-SNR.
 
     Args:
       schedule: any schedule.
