@@ -50,7 +50,7 @@ def solve_falling(
 
     Returns:
       An array of the shape of `target`; the end where both `fn` there and the target
-      are infinite.
+      are infinite, and -inf or inf where only the target is.
     """
     target = at_least_float32(target)
     level = jax.lax.stop_gradient(target)
@@ -70,7 +70,8 @@ def solve_falling(
     excess = value - target
     usable = jnp.isfinite(excess) & jnp.isfinite(slope) & (slope < 0)
     slope = jax.lax.stop_gradient(jnp.where(usable, slope, -1))
-    return found - jnp.where(usable, excess, 0) / slope
+    beyond = jnp.isinf(level) & jnp.isfinite(value)
+    return jnp.where(beyond, -level, found - jnp.where(usable, excess, 0) / slope)
 
 
 def in_float64(fn: Callable[..., Any], *args: Any) -> Any:

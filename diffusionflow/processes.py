@@ -39,10 +39,17 @@ from diffusionflow._dataclass import (
     as_callable,
     check_bound,
     check_name,
+    is_traced,
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, elementwise, root, solve_falling
+from diffusionflow._numeric import (
+    at_least_float32,
+    elementwise,
+    in_float64,
+    root,
+    solve_falling,
+)
 from diffusionflow.predictions import Denoised, DenoiseFn, per_event
 from diffusionflow.schedules import Schedule
 
@@ -81,11 +88,14 @@ def to_sde(schedule: Schedule, t: ArrayLike, *, epsilon: ArrayLike = 0.0) -> Sde
       epsilon: diffusion of the generative process, scalar or of the shape of `t`.
 
     Returns:
-      `Sde`. Where alpha = 0, g is infinite and eta is 0.
+      `Sde`. Where alpha = 0, g is infinite and eta is 0; where g = 0, eta is infinite
+      but for epsilon = 0, where it is 0.
     """
     g = root(schedules.g2(schedule, t))
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, g.dtype), g.shape)
-    return Sde(schedules.f(schedule, t), g, epsilon / g)
+    some = epsilon != 0
+    eta = jnp.where(some, epsilon / jnp.where(some, g, 1), 0)
+    return Sde(schedules.f(schedule, t), g, eta)
 
 
 def to_interpolant(
@@ -189,6 +199,8 @@ def from_sde(
     Both integrals of the module run over [0, t] with `num_nodes` nodes, at which f and
     g are called once. For analytic coefficients the error falls exponentially in
     `num_nodes`; towards a singular end, such as t = 1 of flow matching, it grows.
+    Numbers to be learned, vmapped or otherwise traced belong in a
+    `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
 
     Args:
       f_fn: `t -> f`, elementwise on [0, 1], per unit of time.
@@ -216,6 +228,9 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> Terms:
 
     Returns:
       `Terms`; infinite where alpha = 0.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`.
     """
     z, t = at_least_float32(z), at_least_float32(t)
     drift = per_event(schedules.f(schedule, t), z) * z
@@ -237,6 +252,11 @@ def probability_flow(
 
     Returns:
       `Terms` with diffusion 0.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
     """
     return reverse(denoise_fn, z, t, schedule=schedule, eta=0.0)
 
@@ -264,6 +284,11 @@ def reverse(
 
     Returns:
       `Terms`; infinite where alpha = 0 and eta is not.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
 
     Source: Song et al. 2021, arXiv 2011.13456 (eta = 1 and 0); Gao et al. 2024,
     "Diffusion Meets Flow Matching" (any eta).
@@ -307,6 +332,9 @@ def interpolant(
 
     Raises:
       ValueError: the direction is unknown.
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
 
     Source: Albergo et al. 2023, arXiv 2303.08797; Ma et al. 2024, arXiv 2401.08740
     (w_t there is epsilon^2 / 2).
@@ -325,9 +353,26 @@ def _mean_slope(
 ) -> tuple[Array, Denoised]:
     """`E[dz/dt | z]`, and what it was made of."""
     z = at_least_float32(z)
+    _check_slope(schedule, t)
     denoised = denoise_fn(z, t)
     a, b = (per_event(part, z) for part in schedules.derivatives(schedule, t))
     return a * denoised.x + b * denoised.eps, denoised
+
+
+def _check_slope(schedule: Schedule, t: Array) -> None:
+    """Refuses sigma = 0 with an infinite slope: eps_hat / sigma is lost there."""
+    if is_traced(schedule, t):
+        return
+    lost = lambda schedule, t: (
+        (schedule.sigma(t) == 0) & jnp.isinf(schedules.derivatives(schedule, t)[1])
+    )
+    found = np.asarray(in_float64(lost, schedule, t))
+    if found.any():
+        raise ValueError(
+            f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite "
+            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away "
+            "from that time"
+        )
 
 
 def _times(factor: Array, value: Array) -> Array:

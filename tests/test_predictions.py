@@ -258,6 +258,14 @@ def test_error_ratio_at_the_ends():
     np.testing.assert_array_equal(ratio("score", "score"), [1, 1])
 
 
+def test_the_ratio_of_eps_and_score_needs_no_alpha():
+    t, schedule = np.array([0.5, 1.0], np.float32), schedules.FlowMatching()
+    ratio = predictions.mse_ratio("score", t, schedule=schedule)
+    np.testing.assert_array_equal(ratio, [4, 1])
+    back = predictions.error_ratio("eps", "score", t, schedule=schedule)
+    np.testing.assert_array_equal(back, [0.25, 1])
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_mse_ratio_is_the_ratio_of_errors(kind):
     t = np.array([0.1, 0.5, 0.9])
@@ -337,6 +345,31 @@ def test_impossible_pairs_are_refused(kind, t):
     with pytest.raises(ValueError, match=f"prediction of {kind} does not"):
         predictions.convert(z, source=kind, target="v", z=z, t=t, schedule=schedule)
     denoise_fn(z, np.array([0.3, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "source", "target"),
+    [
+        (schedules.FlowMatching(), "u", "score"),
+        (schedules.LinearBeta(), "v", "dz_dt"),
+    ],
+)
+def test_impossible_targets_are_refused(schedule, source, target):
+    z = np.ones((2, 3), np.float32)
+    convert = lambda t: predictions.convert(
+        z, source=source, target=target, z=z, t=t, schedule=schedule
+    )
+    with pytest.raises(ValueError, match=f"prediction of {target} is infinite at t=0"):
+        convert(np.array([0.5, 0.0], np.float32))
+    assert np.isfinite(convert(0.5)).all()
+
+
+def test_a_kind_is_a_name_or_has_a_plane():
+    for value in (None, 3, np.float32):
+        with pytest.raises(ValueError, match="must be one of x, eps, .* or have"):
+            predictions.as_kind(value)
+    kind = predictions.edm_f(0.5)
+    assert predictions.as_kind(kind) is kind
 
 
 def test_ambiguous_and_unknown_names():
@@ -560,6 +593,18 @@ def test_a_target_outside_the_source_is_refused():
         same(z, ends).x, mixture().denoise_fn(narrow)(z, ends).x, rtol=1e-6
     )
     assert np.isfinite(jitted(same, z, ends).x).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("learned", 0.0), ("learned", 1.0), ("from_sde", 1.0)]
+)
+def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
+    source, flow = ALL[name], schedules.FlowMatching()
+    denoise_fn = predictions.reschedule(
+        mixture().denoise_fn(source), source=source, target=flow
+    )
+    with pytest.raises(ValueError, match=f"t={end} is outside"):
+        denoise_fn.check(end)
 
 
 def test_a_rescheduled_network_is_sampled():

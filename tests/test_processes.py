@@ -252,3 +252,27 @@ def test_bad_values_and_shapes_are_refused():
         processes.from_sde(jnp.zeros_like, jnp.ones_like, num_nodes=1)
     with pytest.raises(ValueError, match="times of shape"):
         processes.forward(jnp.zeros((4, 2)), np.zeros(3), schedule=FLOW)
+
+
+def test_no_noise_is_eta_0_where_g_is_0():
+    eta = processes.to_sde(FLOW, np.array([0.0, 0.5]), epsilon=0.0).eta
+    np.testing.assert_array_equal(eta, 0)
+    assert processes.to_sde(FLOW, 0.0, epsilon=1.0).eta == np.inf
+
+
+@pytest.mark.parametrize("name", ["vp_lin", "iddpm", "sigmoid_abar"])
+def test_an_infinite_slope_at_sigma_0_is_refused(name):
+    schedule, z = SCHEDULES[name], jnp.ones((2, 1))
+    t = np.array([0.5, 0.0], np.float32)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    for call in (
+        processes.probability_flow,
+        processes.reverse,
+        lambda *args, **kwargs: processes.interpolant(*args, epsilon=0.0, **kwargs),
+    ):
+        with pytest.raises(
+            ValueError, match="t=0.0: sigma is 0 and its slope infinite"
+        ):
+            call(denoise_fn, z, t, schedule=schedule)
+    drift = processes.probability_flow(denoise_fn, z, 0.5, schedule=schedule).drift
+    assert np.isfinite(drift).all()

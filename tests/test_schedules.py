@@ -147,7 +147,10 @@ def test_ends_are_finite_and_derivatives_where_they_exist(name):
     t = TIMES[ENDS]
     inverse = values.pop("inverse")
     np.testing.assert_allclose(inverse, t, atol=3e-7)
-    values.pop("inverse_slope")
+    slope = values.pop("inverse_slope")
+    assert np.all(slope <= 0) or name == "from_sde", slope
+    reached = np.isinf(values["logsnr"])
+    np.testing.assert_array_equal(slope[reached & ((t == 0) | (t == 1))], 0)
     assert not any(np.isnan(value).any() for value in values.values())
     alpha, sigma = values["alpha"], values["sigma"]
     assert np.isfinite(alpha).all() and np.isfinite(sigma).all()
@@ -321,3 +324,46 @@ def test_edm_times_are_its_grid_of_noise_levels():
 def test_bad_values_are_refused(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+def test_small_temperatures_of_the_sigmoid_do_not_overflow():
+    """0.03, where y is 100: the logistic function itself in float64."""
+    schedule, t = schedules.Sigmoid(temperature=0.03), np.array([0.0, 0.3, 0.5, 0.7, 1])
+    y = (-3 + 6 * t) / 0.03
+    alpha2, sigma2 = 1 / (1 + np.exp(y)), 1 / (1 + np.exp(-y))
+    single = t.astype(np.float32)
+    alpha, sigma = (np.asarray(of(single)) for of in (schedule.alpha, schedule.sigma))
+    inside = slice(1, -1)
+    np.testing.assert_allclose(alpha[inside] ** 2, alpha2[inside], rtol=5e-5)
+    np.testing.assert_allclose(sigma[inside] ** 2, sigma2[inside], rtol=5e-5)
+    np.testing.assert_array_equal(
+        [alpha[0], sigma[0], alpha[-1], sigma[-1]], [1, 0, 0, 1]
+    )
+    inverse = schedule.inverse_logsnr(np.float32(-y[inside]))
+    np.testing.assert_allclose(inverse, t[inside], rtol=1e-5)
+    slope = jax.grad(lambda t: schedule.alpha(t) ** 2)(0.5)
+    np.testing.assert_allclose(slope, -200 / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["learned", "interpolated", "vdm_linear_logsnr"])
+def test_no_time_reaches_an_infinite_logsnr_past_a_finite_end(name):
+    reached = SCHEDULES[name].inverse_logsnr(np.array([np.inf, -np.inf], np.float32))
+    if name == "interpolated":  # alpha(1) = 0
+        np.testing.assert_array_equal(reached, [-np.inf, 1])
+    else:
+        np.testing.assert_array_equal(reached, [-np.inf, np.inf])
+
+
+@every
+def test_the_noise_level_and_the_spread_of_z(name):
+    t = np.array(INSIDE)
+    with jax.enable_x64(True):
+        alpha, sigma = (np.asarray(of(t)) for of in levels_of(SCHEDULES[name]))
+        level = schedules.noise_level(SCHEDULES[name], t)
+        spread = schedules.z_std(SCHEDULES[name], t, 0.5)
+    np.testing.assert_allclose(level, 1 / (1 + alpha / sigma), rtol=1e-12)
+    np.testing.assert_allclose(spread**2, alpha**2 / 4 + sigma**2, rtol=1e-12)
+
+
+def levels_of(schedule):
+    return schedule.alpha, schedule.sigma

@@ -45,6 +45,32 @@ def test_between_the_nodes_alpha2_is_linear_and_the_logsnr_falls():
     assert np.all(np.diff(fine) < 0) and fine[0] == np.inf and np.isfinite(fine[-1])
 
 
+def test_the_slope_at_every_node_is_that_of_the_step_towards_the_noise():
+    """Whether or not i / T times T rounds below i, as 0.29 times 100 does."""
+    table = np.cumprod(1 - np.linspace(0.01, 0.2, 100))
+    gained = -100 * np.diff(table)
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(True):
+            rate = schedules.Discrete(table).rate(
+                (np.arange(1, 100) / 100).astype(dtype)
+            )
+        np.testing.assert_allclose(rate, gained, rtol=1e-4)
+
+
+def test_a_jax_table_is_checked_and_kept_in_float64():
+    given = jax.numpy.asarray(TABLE[:3], "float32")
+    schedule = schedules.Discrete(given)
+    assert schedule.alphas_cumprod.dtype == np.float64
+    np.testing.assert_array_equal(schedule.complement, 1 - np.asarray(given, float))
+    with pytest.raises(ValueError, match=r"entries 0 and 1"):
+        schedules.Discrete(given[::-1])
+    for leaf in (None, object(), jax.ShapeDtypeStruct((3,), "float32")):
+        jax.tree.map(lambda _, leaf=leaf: leaf, schedule)
+    level = lambda schedule: schedule.alpha(0.5)
+    assert jax.grad(level)(schedule).alphas_cumprod.shape == (3,)
+    assert jax.jit(lambda schedule: schedule)(schedule).alphas_cumprod.shape == (3,)
+
+
 def test_zero_terminal_snr():
     rescaled = schedules.zero_terminal_snr([0.81, 0.49, 0.09])  # alpha .9 .7 .3
     np.testing.assert_allclose(rescaled, [0.81, 0.36, 0.0], atol=1e-15)
@@ -87,6 +113,9 @@ def test_few_levels(count):
         (lambda: schedules.Discrete([0.5, -0.1]), r"from 0.5 to -0.1.*in \[0, 1\)"),
         (lambda: schedules.Discrete([]), r"must be \[T\]"),
         (lambda: schedules.Discrete([0.5, np.nan]), r"in \[0, 1\)"),
+        (lambda: schedules.Discrete([0.5, 0.1], [0.5]), r"shape \(1,\).*\(2,\)"),
+        (lambda: schedules.Discrete([0.5, 0.1], [0.5, 0.1]), "rising"),
+        (lambda: schedules.Discrete([0.5, 0.1], [0.5, 1.1]), "to 1.1.*rising"),
         (lambda: schedules.Discrete.from_betas([0.1, 1.2]), r"each in \(0, 1\)"),
         (lambda: schedules.Discrete.from_betas([1.0, 0.2]), r"each in \(0, 1\)"),
         (lambda: schedules.Discrete.linear_betas(0), "num_levels=0.*at least 1"),

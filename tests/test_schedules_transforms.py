@@ -116,3 +116,67 @@ def test_constant_functions_have_the_shape_of_the_times():
     schedule = schedules.Interpolated(lambda t: 1.0, lambda t: 2 * t)
     assert schedule.alpha(np.zeros((2, 3))).shape == (2, 3)
     assert schedules.f(schedule, 0.5) == 0
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda: schedules.Interpolated(lambda t: t, lambda t: 1 - t),
+            "goes from -inf at t=0.0 .* write 1 - t",
+        ),
+        (
+            lambda: schedules.Interpolated(lambda t: 1 - t, lambda t: 0.5 * (1 - t)),
+            "it must fall",
+        ),
+        (
+            lambda: schedules.Interpolated(lambda t: 0.5 - t, lambda t: t),
+            r"alpha_fn\(0.50.*at least 0",
+        ),
+        (
+            lambda: schedules.Interpolated(
+                jax.tree_util.Partial(lambda low, t: low + t, 0.1), lambda t: 1 - t
+            ),
+            "write 1 - t",
+        ),
+        (
+            lambda: schedules.Scaled(FLOW, lambda t: t - 0.5),
+            r"scale_fn\(0.0\)=-0.5: must be positive",
+        ),
+    ],
+)
+def test_functions_that_make_no_schedule_are_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_a_schedule_is_rebuilt_with_any_leaves():
+    """Around tracers, gradients, placeholders and stacks; a closure may be traced."""
+    alpha_fn, line = lambda t: 1 - t, lambda low, t: low + t
+    build = lambda low: schedules.Interpolated(
+        alpha_fn, jax.tree_util.Partial(line, low)
+    )
+    for leaf in (None, object(), jax.ShapeDtypeStruct((), "float32")):
+        jax.tree.map(lambda _, leaf=leaf: leaf, build(0.1))
+    level = lambda schedule: schedule.alpha(0.5) - schedule.sigma(0.5)
+    slope = jax.grad(level)(build(jnp.float32(0.1)))  # -1 is no good value
+    assert jax.tree.leaves(slope) == [-1]
+    stack = jax.vmap(build)(jnp.linspace(0.1, 0.2, 3))
+    assert jax.vmap(level)(stack).shape == (3,)
+    traces = []
+
+    @jax.jit
+    def traced(schedule):
+        traces.append(None)
+        return level(schedule)
+
+    for low in (0.1, 0.2):
+        traced(build(low))
+    assert len(traces) == 1
+
+    @jax.jit
+    def closed(low):
+        schedule = schedules.Interpolated(lambda t: 1 - t, lambda t: low + t)
+        return level(schedules.Scaled(schedule, lambda t: low + t))
+
+    assert np.isfinite(closed(0.1))

@@ -309,5 +309,4 @@ class _Level:
     count: float
 
     def __call__(self, t: Array) -> Array:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return self.count * sigma / (alpha + sigma)
+        return self.count * schedules.noise_level(self.schedule, t)

@@ -155,7 +155,6 @@ class _InputScale:
     sigma_data: Any
 
     def __call__(self, t: Array) -> Array:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         if self.sigma_data is None:
-            return 1 / alpha
-        return 1 / jnp.sqrt((self.sigma_data * alpha) ** 2 + sigma**2)
+            return 1 / self.schedule.alpha(t)
+        return 1 / schedules.z_std(self.schedule, t, self.sigma_data)

@@ -8,10 +8,11 @@ given the least noise and is not here.
 
 import chex
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_name
+from diffusionflow._dataclass import check_name, is_traced
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
@@ -34,9 +35,12 @@ def kl_terms(
     """`KL(q(z_s | z_t, x) || p(z_s | z_t))` for a step from t to s.
 
     Both are Gaussian; p puts x_hat in the place of x. With the variance of q, the
-    "posterior" one, it is a weighted error of eps and nothing else:
+    "posterior" one, it is a weighted error of x, or of eps, and nothing else:
 
-        1/2 expm1(logsnr_s - logsnr_t) (eps_hat - eps)^2.
+        1/2 (SNR_s - SNR_t) (x_hat - x)^2
+      = 1/2 expm1(logsnr_s - logsnr_t) (eps_hat - eps)^2,
+
+    computed as the former: it is finite where the step starts at alpha_t = 0.
 
     With the "forward" one, `sigma_t^2 c`, `c = -expm1(logsnr_t - logsnr_s)` (beta_t of
     a variance preserving chain), the error is multiplied by `sigma_s^2 / sigma_t^2`,
@@ -54,10 +58,14 @@ def kl_terms(
 
     Returns:
       `[*batch]`, nats per dimension (means over the event): one step of the bound on
-      `-log p(x) / d`. Infinite where sigma_s = 0.
+      `-log p(x) / d`. Infinite where sigma_s = 0, and where alpha_t = 0 and `kind` does
+      not determine x there (eps, score).
 
     Raises:
-      ValueError: `variance` is unknown, or times that do not fit `x`.
+      ValueError: `variance` is unknown, times that do not fit `x`, or an s that is not
+        below its t (traced times cannot be looked at and pass).
+      AssertionError: shapes of `t` and `s`, or of `x` and `eps`, or of the prediction
+        disagree.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 5 and 8; in log-SNR, Kingma et al.
     2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
@@ -65,9 +73,10 @@ def kl_terms(
     check_name("variance", variance, VARIANCES)
     (x, t), (_, s) = as_arrays(x, t), as_arrays(x, s)
     chex.assert_equal_shape([t, s])
+    _check_order(t, s)
     kind = predictions.as_kind(kind)
     error = squared_error(predict_fn, x, t, eps, kind, schedule)
-    error = predictions.error_ratio("eps", kind, t, schedule=schedule) * error
+    error = predictions.error_ratio("x", kind, t, schedule=schedule) * error
     weight, extra = (
         jnp.asarray(part, x.dtype)
         for part in in_float64(_FACTORS[variance], schedule, t, s)
@@ -79,11 +88,13 @@ def prior_kl(x: Array, *, schedule: Schedule, batch_ndim: int = 1) -> Array:
     """`KL(q(z_1 | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
 
     Levels are those at t = 1. It depends on no network and vanishes where alpha_1 = 0
-    and sigma_1 = 1.
+    and sigma_1 = 1. The prior is N(0, I) whatever the schedule: where sigma_1 is far
+    from 1, such as on `VE`, the divergence is large, and a bound that samples from
+    N(0, sigma_1^2 I) needs another term, `1/2 alpha_1^2 x^2 / sigma_1^2`.
 
     Args:
       x: data, `[*batch, *event]`.
-      schedule: any schedule whose noise at t = 1 has unit scale.
+      schedule: any schedule.
       batch_ndim: leading axes of `x` that are the batch.
 
     Returns:
@@ -99,9 +110,23 @@ def prior_kl(x: Array, *, schedule: Schedule, batch_ndim: int = 1) -> Array:
     return signal * square + extra
 
 
+def _check_order(t: Array, s: Array) -> None:
+    if is_traced(t, s):
+        return
+    bad = ~(np.asarray(s) < np.asarray(t))
+    if bad.any():
+        late, early = np.asarray(t)[bad].ravel()[0], np.asarray(s)[bad].ravel()[0]
+        raise ValueError(
+            f"a step from t={late} to s={early}: s must be below t, the less noisy time"
+        )
+
+
 def _posterior(schedule, t, s):
-    gain = schedule.logsnr(s) - schedule.logsnr(t)
-    return jnp.expm1(gain) / 2, jnp.zeros_like(gain)
+    snr = (schedule.alpha(s) / schedule.sigma(s)) ** 2
+    loss = schedule.logsnr(t) - schedule.logsnr(s)
+    signal = loss > -jnp.inf  # exp is flat at -inf, where the slope of loss is infinite
+    part = jnp.where(signal, -jnp.expm1(jnp.where(signal, loss, 0)), 1)
+    return snr * part / 2, jnp.zeros_like(loss)
 
 
 def _forward(schedule, t, s):

@@ -7,9 +7,9 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow import predictions, random
+from diffusionflow import predictions, random, schedules
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.losses.squared import squared_error
+from diffusionflow.losses.ends import finite_error, weight_on
 from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
 
@@ -62,11 +62,14 @@ def objective_terms(
         `[*batch]` to `[*batch]`, with parameters of its own; see `uncertainty_loss`.
 
     Returns:
-      `Terms`. `eps_mse` is infinite where the kind says nothing of eps (x at t = 0).
+      `Terms`. The loss is finite where the weighted error is: at the ends it is a limit
+      (a score network has a finite error of eps at sigma = 0). `eps_mse` is infinite
+      where the kind says nothing of eps (x at t = 0).
 
     Raises:
-      ValueError: no key where one is needed, shapes that do not fit, or a concrete
+      ValueError: no key where one is needed, times that do not fit `x`, or a concrete
         proposal that never draws some of the objective's times.
+      AssertionError: shapes of `x`, `eps` and the prediction disagree.
     """
     x = at_least_float32(x)
     schedule = objective.schedule
@@ -79,20 +82,17 @@ def objective_terms(
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
     t = at_least_float32(t).astype(x.dtype)
-    error = squared_error(predict_fn, x, t, eps, objective.kind, schedule)
+    error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule)
     importance = _importance(objective, t)
-    ratio = lambda kind: predictions.error_ratio(
-        kind, objective.kind, t, schedule=schedule
-    )
-    loss = objective.weighting(t, schedule) * ratio(objective.weighting.kind) * error
+    loss = weight_on(objective.weighting, kind, t, schedule) * error
     if log_variance_fn is not None:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        loss = uncertainty_loss(loss, log_variance_fn(sigma / (alpha + sigma)))
+        level = schedules.noise_level(schedule, t)
+        loss = uncertainty_loss(loss, log_variance_fn(level))
     return Terms(
         loss=importance * loss,
         t=t,
         logsnr=schedule.logsnr(t),
-        eps_mse=ratio("eps") * error,
+        eps_mse=predictions.error_ratio("eps", kind, t, schedule=schedule) * error,
         importance=importance,
     )
 

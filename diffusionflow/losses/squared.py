@@ -34,6 +34,7 @@ def kind_loss(
 
     Raises:
       ValueError: `t` does not begin the shape of `x`.
+      AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
     """
     x, t = as_arrays(x, t)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
@@ -81,6 +82,7 @@ def fm_loss(
 
     Raises:
       ValueError: `t` does not begin the shape of `x`.
+      AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, the flow matching objective, time
     reversed.

@@ -12,6 +12,7 @@ from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions.kinds import (
     AnyKind,
     as_kind,
+    refuse_infinite,
     refuse_singular,
     refuse_zero_sigma,
     same_kind,
@@ -47,6 +48,7 @@ def to_denoised(
       `Denoised`; not finite where `kind` is singular (see `refuse_singular`).
 
     Raises:
+      ValueError: `t` does not begin the shape of `z`.
       AssertionError: shapes disagree.
     """
     chex.assert_equal_shape([value, z])
@@ -79,6 +81,9 @@ def from_denoised(
 
     Returns:
       `[*batch, *event]`.
+
+    Raises:
+      ValueError: `t` does not begin the shape of the arrays.
     """
     kind = as_kind(kind)
     if str(kind) == "x":
@@ -114,8 +119,9 @@ def convert(
       `[*batch, *event]`; `value` itself where the kinds are equal.
 
     Raises:
-      ValueError: `source` is singular at a `t` that is not traced. (Between eps and
-        score only sigma matters, and alpha may be 0.)
+      ValueError: at a `t` that is not traced, `source` is singular (between eps and
+        score only sigma matters, and alpha may be 0) or `target` is infinite, such as
+        the score at sigma = 0; or `t` does not begin the shape of `z`.
       AssertionError: shapes disagree.
     """
     if same_kind(source, target):
@@ -127,6 +133,7 @@ def convert(
         sigma = per_event(schedule.sigma(t), value)
         return -sigma * value if str(source) == "score" else -value / sigma
     refuse_singular(source, t, schedule=schedule)
+    refuse_infinite(target, t, schedule=schedule)
     denoised = to_denoised(value, kind=source, z=z, t=t, schedule=schedule)
     return from_denoised(denoised, kind=target, t=t, schedule=schedule)
 

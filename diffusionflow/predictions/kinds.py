@@ -76,6 +76,12 @@ class EdmF:
     `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
     `S = sqrt(sigma^2 + sigma_data^2 alpha^2)`: finite at both ends.
 
+    Args:
+      sigma_data: standard deviation of the data, positive.
+
+    Raises:
+      ValueError: `sigma_data` is not positive.
+
     Source: Karras et al. 2022, arXiv 2206.00364, table 1, written for any schedule.
     """
 
@@ -88,7 +94,7 @@ class EdmF:
     def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
         """As `Kind.plane`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        norm = jnp.sqrt(sigma**2 + self.sigma_data**2 * alpha**2)
+        norm = schedules.z_std(schedule, t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
 
     def __str__(self) -> str:
@@ -100,8 +106,19 @@ AnyKind = str | Kind | EdmF
 
 
 def as_kind(kind: Any) -> Any:
-    """A `Kind` for a name; any other value as it is."""
-    return Kind(kind) if isinstance(kind, str) else kind
+    """A `Kind` for a name; any other value with a `plane` as it is.
+
+    Raises:
+      ValueError: it is neither, or the name is unknown.
+    """
+    if isinstance(kind, str):
+        return Kind(kind)
+    if isinstance(kind, type) or not hasattr(kind, "plane"):
+        raise ValueError(
+            f"kind={kind!r}: must be one of {', '.join(NAMES)}, or have the method "
+            "plane(schedule, t), as edm_f(sigma_data) has"
+        )
+    return kind
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
@@ -152,9 +169,15 @@ def error_ratio(
 
     Returns:
       An array of the shape of `t`; 1 where the kinds are equal, at every time.
+      (Between eps and score only sigma matters, and alpha may be 0.)
     """
     if same_kind(kind, source):
         return jnp.ones_like(at_least_float32(t))
+    match str(as_kind(kind)), str(as_kind(source)):
+        case "eps", "score":
+            return schedule.sigma(t) ** 2
+        case "score", "eps":
+            return schedule.sigma(t) ** -2
     top = determinant(kind, t, schedule=schedule)
     return (top / determinant(source, t, schedule=schedule)) ** 2
 
@@ -170,8 +193,12 @@ def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     Raises:
       ValueError: D is zero or not finite at a time in `t`, such as eps at alpha = 0.
     """
-    both = lambda kind, t, schedule: determinant(kind, t, schedule=schedule)
-    _refuse(both, "does not determine both x and eps", as_kind(kind), t, schedule)
+
+    def singular(kind, t, schedule):
+        both = determinant(kind, t, schedule=schedule)
+        return (both == 0) | ~jnp.isfinite(both)
+
+    _refuse(singular, "does not determine both x and eps", as_kind(kind), t, schedule)
 
 
 def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
@@ -185,18 +212,39 @@ def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Non
     Raises:
       ValueError: sigma is zero at a time in `t`.
     """
-    sigma = lambda kind, t, schedule: schedule.sigma(t)
-    _refuse(sigma, "does not determine the other", as_kind(kind), t, schedule)
+    silent = lambda kind, t, schedule: schedule.sigma(t) == 0
+    _refuse(silent, "does not determine the other", as_kind(kind), t, schedule)
+
+
+def refuse_infinite(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+    """Raises where no prediction of `kind` is finite, such as the score at sigma = 0.
+
+    Args:
+      kind: any kind.
+      t: times, any shape. Traced times cannot be looked at and pass.
+      schedule: any schedule.
+
+    Raises:
+      ValueError: a coefficient of x or eps is not finite at a time in `t`.
+    """
+    kind = as_kind(kind)
+    if str(kind) in ("x", "eps", "v", "u"):
+        return
+
+    def infinite(kind, t, schedule):
+        a, b = kind.plane(schedule, t)
+        return ~(jnp.isfinite(a) & jnp.isfinite(b))
+
+    _refuse(infinite, "is infinite", kind, t, schedule)
 
 
 def _refuse(fn, what, kind, t, schedule) -> None:
-    """Raises where `fn` is zero or not finite."""
+    """Raises where `fn` holds."""
     if is_traced(t, schedule, kind):
         return
-    values = np.atleast_1d(in_float64(fn, kind, t, schedule))
-    bad = (values == 0) | ~np.isfinite(values)
+    bad = np.atleast_1d(in_float64(fn, kind, t, schedule))
     if bad.any():
-        time = np.broadcast_to(np.atleast_1d(t), values.shape)[bad][0]
+        time = np.broadcast_to(np.atleast_1d(t), bad.shape)[bad][0]
         levels = lambda schedule, t: (schedule.alpha(t), schedule.sigma(t))
         alpha, sigma = in_float64(levels, schedule, time)
         raise ValueError(

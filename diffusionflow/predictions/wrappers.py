@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import schedules
 from diffusionflow._dataclass import (
     as_callable,
     check_bound,
@@ -40,10 +41,10 @@ class Preconditioned:
         return cost(self.net_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Array:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        scale = 1 / jnp.sqrt((self.sigma_data * alpha) ** 2 + sigma**2)
+        scale = 1 / schedules.z_std(self.schedule, t, self.sigma_data)
         z = at_least_float32(z)
-        return self.net_fn(per_event(scale, z) * z, sigma / (alpha + sigma))
+        level = schedules.noise_level(self.schedule, t)
+        return self.net_fn(per_event(scale, z) * z, level)
 
 
 def precondition(
@@ -114,7 +115,7 @@ def edm_preconditioning(
     positive = lambda std: std > 0
     check_bound("sigma_data", sigma_data, positive, "positive")
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    norm = jnp.sqrt(sigma**2 + sigma_data**2 * alpha**2)
+    norm = schedules.z_std(schedule, t, sigma_data)
     return EdmPreconditioning(
         c_skip=(sigma_data / norm) ** 2 * alpha,
         c_out=sigma_data * sigma / norm,
@@ -200,12 +201,11 @@ class Rescheduled:
 
 
 def _place(source: Schedule, target: Schedule, t: ArrayLike) -> tuple[Array, Array]:
-    norm = lambda schedule, t: jnp.hypot(schedule.alpha(t), schedule.sigma(t))
     time = source.inverse_logsnr(target.logsnr(t))
     rounding = 16 * jnp.finfo(time.dtype).eps
     inside = (time >= -rounding) & (time <= 1 + rounding)
     time = jnp.clip(jnp.where(inside, time, 0.5), 0, 1)
-    scale = norm(source, time) / norm(target, t)
+    scale = schedules.z_std(source, time) / schedules.z_std(target, t)
     return jnp.where(inside, time, jnp.nan), jnp.where(inside, scale, jnp.nan)
 
 

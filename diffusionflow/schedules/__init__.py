@@ -20,7 +20,15 @@ As a diffusion `dz = f z dt + g dw` a schedule has, with ' = d / dt,
 which the functions `f`, `g2`, `dlogsnr_dt` and `derivatives` give for any schedule.
 """
 
-from diffusionflow.schedules.base import Schedule, derivatives, dlogsnr_dt, f, g2
+from diffusionflow.schedules.base import (
+    Schedule,
+    derivatives,
+    dlogsnr_dt,
+    f,
+    g2,
+    noise_level,
+    z_std,
+)
 from diffusionflow.schedules.beta import LinearBeta, SubVP
 from diffusionflow.schedules.cosine import Cosine, IDDPMCosine
 from diffusionflow.schedules.discrete import Discrete, zero_terminal_snr
@@ -54,5 +62,7 @@ __all__ = [
     "f",
     "g2",
     "learned",
+    "noise_level",
+    "z_std",
     "zero_terminal_snr",
 ]

@@ -107,6 +107,34 @@ def dlogsnr_dt(schedule: Schedule, t: ArrayLike) -> Array:
     return 2 * (dalpha / schedule.alpha(t) - dsigma / schedule.sigma(t))
 
 
+def noise_level(schedule: Schedule, t: ArrayLike) -> Array:
+    """`sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`, in [0, 1]: names the log-SNR.
+
+    Args:
+      schedule: any schedule.
+      t: times in [0, 1], any shape.
+
+    Returns:
+      An array of the shape of `t`; on flow matching it is `t` itself.
+    """
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return sigma / (alpha + sigma)
+
+
+def z_std(schedule: Schedule, t: ArrayLike, sigma_data: ArrayLike = 1.0) -> Array:
+    """`sqrt(sigma_data^2 alpha^2 + sigma^2)`: the standard deviation of z.
+
+    Args:
+      schedule: any schedule.
+      t: times in [0, 1], any shape.
+      sigma_data: standard deviation of the data.
+
+    Returns:
+      An array of the shape of `t`.
+    """
+    return jnp.sqrt((sigma_data * schedule.alpha(t)) ** 2 + schedule.sigma(t) ** 2)
+
+
 class FromLogSNR:
     """Variance preserving, from `logsnr(t)` and `dlogsnr_dt(t)`.
 

@@ -57,8 +57,12 @@ class Cosine:
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        data_end, _, width = self._angles()
-        return (jnp.arctan(jnp.exp(-at_least_float32(logsnr) / 2)) - data_end) / width
+        (data_end, _, width), logsnr = self._angles(), at_least_float32(logsnr)
+        clean = logsnr > 0  # the angle from the nearer end: flat where it is reached
+        from_data = jnp.arctan(jnp.exp(-jnp.where(clean, logsnr, 0) / 2))
+        from_noise = jnp.arctan(jnp.exp(jnp.where(clean, 0, logsnr) / 2))
+        angle = jnp.where(clean, from_data, jnp.pi / 2 - from_noise)
+        return (angle - data_end) / width
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         """See the function `derivatives`."""
@@ -112,7 +116,8 @@ class IDDPMCosine:
         logsnr, rate = at_least_float32(logsnr), self._rate()
         cos_0, sin_0 = jnp.sin(rate), jnp.sin(rate * self.offset)
         noise = cos_0**2 * jax.nn.sigmoid(-logsnr)
-        cos, sin = cos_0 * jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(sin_0**2 + noise)
+        alpha = jnp.exp(jax.nn.log_sigmoid(logsnr) / 2)  # flat at -inf, unlike a root
+        cos, sin = cos_0 * alpha, jnp.sqrt(sin_0**2 + noise)
         # the angle phi - phi_0, from its own sine and cosine
         turn = jnp.arctan2(
             noise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_bound, is_traced, register
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules.base import FromSquares
 
@@ -33,7 +33,8 @@ class Discrete(FromSquares):
         from its parameters inside the loss.
 
     Raises:
-      ValueError: the table does not fall, or leaves [0, 1).
+      ValueError: the table does not fall, or leaves [0, 1); a complement that does not
+        rise, leaves (0, 1] or has another shape.
 
     Source: Ho et al. 2020, arXiv 2006.11239 (alpha^2 is its alpha-bar); the continuous
     reading is ours. Others interpolate log alpha in t (Lu et al. 2022,
@@ -44,12 +45,19 @@ class Discrete(FromSquares):
     complement: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.alphas_cumprod, (list, tuple, np.ndarray)):
-            table = np.asarray(self.alphas_cumprod, np.float64)
+        # jax.Arrays beside a complement come from a pytree, maybe of gradients
+        table, complement = self.alphas_cumprod, self.complement
+        known = isinstance(table, jax.Array) and not is_traced(table)
+        if _is_given(table) or (complement is None and known):
+            table = np.asarray(table, np.float64)
             _check_table(table)
             object.__setattr__(self, "alphas_cumprod", table)
-        if self.complement is None:
-            object.__setattr__(self, "complement", 1 - self.alphas_cumprod)
+        if complement is None and table is not None:
+            object.__setattr__(self, "complement", 1 - table)
+        elif _is_given(complement):
+            complement = np.asarray(complement, np.float64)
+            _check_complement(complement, np.shape(table))
+            object.__setattr__(self, "complement", complement)
 
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> "Discrete":
@@ -86,7 +94,10 @@ class Discrete(FromSquares):
         """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
         count = self.alphas_cumprod.shape[-1]
         place = t * count
-        index = jnp.clip(jnp.floor(place), 0, count - 1)
+        node = jnp.round(place)  # i / T times T may come out below i
+        at_node = jnp.abs(place - node) <= 4 * jnp.finfo(t.dtype).eps * place
+        index = jnp.where(at_node, node, jnp.floor(place))
+        index = jnp.clip(index, 0, count - 1)
         return index.astype(jnp.int32), place - index
 
     def _tables(self, dtype: Any) -> tuple[Array, Array]:
@@ -154,6 +165,24 @@ def zero_terminal_snr(alphas_cumprod: ArrayLike) -> np.ndarray:
         raise ValueError(f"alphas_cumprod={table}: must have at least 2 levels")
     alpha = np.sqrt(table)
     return ((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))) ** 2
+
+
+def _is_given(table: Any) -> bool:
+    return isinstance(table, (list, tuple, np.ndarray))
+
+
+def _check_complement(complement: np.ndarray, shape: tuple[int, ...]) -> None:
+    if complement.shape != shape:
+        raise ValueError(
+            f"complement of shape {complement.shape}: must have that of "
+            f"alphas_cumprod, {shape}"
+        )
+    rises = np.diff(complement) > 0
+    if not (complement.min() > 0 and complement.max() <= 1 and rises.all()):
+        raise ValueError(
+            f"complement from {complement.min()} to {complement.max()}: must be "
+            "1 - alphas_cumprod, rising in (0, 1]"
+        )
 
 
 def _check_table(table: np.ndarray) -> None:

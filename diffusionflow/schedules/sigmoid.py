@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from jax import Array
+from jax.nn import log_sigmoid, softplus
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, register
@@ -16,10 +17,11 @@ class Sigmoid(FromSquares):
     `alpha^2 = (s(y_1) - s(y)) / (s(y_1) - s(y_0))` with s the logistic function and
     `y = (start + t (end - start)) / temperature`. It is computed as
 
-        alpha^2 = sinh((y_1 - y) / 2) cosh(y_0 / 2) / (sinh(w) cosh(y / 2)),
-        w = (y_1 - y_0) / 2,
+        alpha^2 = (s(-y) / s(-y_0)) (1 - e^(y - y_1)) / (1 - e^(y_0 - y_1)),
+        sigma^2 = (s(y) / s(y_1)) (1 - e^(y_0 - y)) / (1 - e^(y_0 - y_1)),
 
-    and sigma^2 likewise, so that neither cancels: alpha(1) = 0 and sigma(0) = 0.
+    so that neither cancels, alpha(1) = 0 and sigma(0) = 0, and no temperature is too
+    small for the exponentials.
 
     Args:
       start: of the piece.
@@ -44,27 +46,32 @@ class Sigmoid(FromSquares):
         positive = lambda temperature: temperature > 0
         check_bound("temperature", self.temperature, positive, "positive")
 
-    def _halves(self) -> tuple[Array, Array, Array]:
-        """`y_0 / 2`, `y_1 / 2` and their difference."""
+    def _ends(self) -> tuple[Array, Array, Array, Array]:
+        """`y_0`, `y_1`, their difference and `log(s(y_1) - s(y_0))`."""
         start, end = at_least_float32(self.start), at_least_float32(self.end)
-        twice = 2 * self.temperature
-        return start / twice, end / twice, (end - start) / twice
+        low, high = start / self.temperature, end / self.temperature
+        width = (end - start) / self.temperature
+        between = jnp.log(-jnp.expm1(-width)) + log_sigmoid(high) + log_sigmoid(-low)
+        return low, high, width, between
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
-        t, (low, high, width) = at_least_float32(t), self._halves()
-        scale = jnp.sinh(width) * jnp.cosh(low * (1 - t) + high * t)
-        alpha2 = jnp.sinh(width * (1 - t)) * jnp.cosh(low) / scale
-        return alpha2, jnp.sinh(width * t) * jnp.cosh(high) / scale
+        t, (low, high, width, _) = at_least_float32(t), self._ends()
+        y, whole = low * (1 - t) + high * t, jnp.expm1(-width)
+        clean = jnp.exp(log_sigmoid(-y) - log_sigmoid(-low))
+        noisy = jnp.exp(log_sigmoid(y) - log_sigmoid(high))
+        ahead, past = jnp.expm1(-width * (1 - t)), jnp.expm1(-width * t)
+        return clean * (ahead / whole), noisy * (past / whole)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""
-        t, (low, high, width) = at_least_float32(t), self._halves()
-        ends = width * jnp.cosh(low) * jnp.cosh(high) / jnp.sinh(width)
-        return ends / jnp.cosh(low * (1 - t) + high * t) ** 2
+        t, (low, high, width, between) = at_least_float32(t), self._ends()
+        y = low * (1 - t) + high * t
+        return width * jnp.exp(log_sigmoid(y) + log_sigmoid(-y) - between)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        low, high, width = self._halves()
-        ratio = jnp.exp(at_least_float32(logsnr)) * (jnp.cosh(high) / jnp.cosh(low))
-        grown = 2 * jnp.sinh(width) / (ratio + jnp.exp(-width))
-        return jnp.log1p(grown) / (2 * width)
+        # e^(y - y_0) = 1 + (e^-y_0 - e^-y_1) / (r + e^-y_1), r = SNR s(-y_0) / s(y_1)
+        low, high, width, _ = self._ends()
+        level = at_least_float32(logsnr) + log_sigmoid(-low) - log_sigmoid(high)
+        gained = jnp.log(-jnp.expm1(-width)) - low - jnp.logaddexp(level, -high)
+        return softplus(gained) / width

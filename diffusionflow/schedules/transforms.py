@@ -1,14 +1,22 @@
 """Schedules made from other schedules or from a user's functions."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import as_callable, check_bound, register
-from diffusionflow._numeric import at_least_float32, elementwise, solve_falling
+from diffusionflow._numeric import (
+    at_least_float32,
+    elementwise,
+    in_float64,
+    solve_falling,
+)
 from diffusionflow.schedules.base import derivatives, dlogsnr_dt, f, g2
 
 
@@ -17,11 +25,17 @@ class Scaled:
     """`(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
 
     `f -> f + c' / c`, `g^2 -> c^2 g^2`. Flow matching scaled by
-    `1 / sqrt((1 - t)^2 + t^2)` is variance preserving.
+    `1 / sqrt((1 - t)^2 + t^2)` is variance preserving. Numbers to be learned,
+    vmapped or otherwise traced belong in a `jax.tree_util.Partial(fn, *numbers)`; what
+    a bare function closes over is fixed.
 
     Args:
       base: any schedule.
       scale_fn: `t -> c`, positive, elementwise and differentiable.
+
+    Raises:
+      ValueError: c is not positive at a time of a grid. (Looked at where the function
+        has no leaves, or Python numbers only.)
     """
 
     base: Any
@@ -29,6 +43,7 @@ class Scaled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
+        _check_on_grid(_check_scale, self.scale_fn)
 
     def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
         """`c` and its derivative."""
@@ -170,11 +185,18 @@ class Interpolated:
     """A user's `alpha(t)` and `sigma(t)`; everything else follows from them.
 
     Derivatives are those of forward mode, the inverse is a bisection, both under `jit`.
-    The functions must be precise and differentiable at the ends themselves.
+    The functions must be precise and differentiable at the ends themselves. Numbers
+    to be learned, vmapped or otherwise traced belong in a
+    `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
 
     Args:
       alpha_fn: `t -> alpha`, elementwise, not rising, at least 0.
       sigma_fn: `t -> sigma`, elementwise, at least 0; alpha / sigma must fall.
+
+    Raises:
+      ValueError: a value is negative or not finite, or the log-SNR does not fall, at a
+        time of a grid. (Looked at where the functions have no leaves, or Python numbers
+        only.)
     """
 
     alpha_fn: Any
@@ -183,6 +205,7 @@ class Interpolated:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha_fn", as_callable(self.alpha_fn))
         object.__setattr__(self, "sigma_fn", as_callable(self.sigma_fn))
+        _check_on_grid(_check_levels, self.alpha_fn, self.sigma_fn)
 
     def alpha(self, t: ArrayLike) -> Array:
         return elementwise(self.alpha_fn, t)
@@ -196,3 +219,55 @@ class Interpolated:
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         """By bisection; beyond a finite end the log-SNR is continued linearly."""
         return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
+
+
+_GRID = np.linspace(0.0, 1.0, 257)
+
+
+def _check_on_grid(check: Callable[..., None], *fns: Any) -> None:
+    """`check(*values of fns)` where they are known; pytrees are rebuilt with others.
+
+    As for all bounds, only Python numbers are looked at: arrays may be gradients.
+    """
+    leaves, structure = jax.tree.flatten(fns)
+    if all(isinstance(leaf, (int, float)) for leaf in leaves):
+        _checked(check, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
+    fns = jax.tree.unflatten(structure, leaves)
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # a function may hold float32
+            values = in_float64(lambda t: [elementwise(fn, t) for fn in fns], _GRID)
+    except TypeError:  # a function closes over a tracer, or None stands for a number
+        return
+    check(*values)
+
+
+def _check_scale(scale: np.ndarray) -> None:
+    bad = ~(scale > 0)
+    if bad.any():
+        raise ValueError(
+            f"scale_fn({_GRID[bad][0]})={scale[bad][0]}: must be positive in [0, 1]"
+        )
+
+
+def _check_levels(alpha: np.ndarray, sigma: np.ndarray) -> None:
+    for name, level in (("alpha_fn", alpha), ("sigma_fn", sigma)):
+        bad = ~(level >= 0) | np.isinf(level)
+        if bad.any():
+            raise ValueError(
+                f"{name}({_GRID[bad][0]})={level[bad][0]}: must be finite and at least "
+                "0 in [0, 1]"
+            )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logsnr = 2 * (np.log(alpha) - np.log(sigma))
+    stays = ~(logsnr[1:] < logsnr[:-1])
+    if stays.any():
+        place = int(np.argmax(stays))
+        raise ValueError(
+            f"the log-SNR goes from {logsnr[place]} at t={_GRID[place]} to "
+            f"{logsnr[place + 1]} at t={_GRID[place + 1]}: it must fall; t = 0 is data "
+            "and t = 1 is noise, for functions of the other direction write 1 - t"
+        )
