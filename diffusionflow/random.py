@@ -71,7 +71,9 @@ LATTICE = 2**23
 
 def lattice(key: Array, shape: tuple[int, ...]) -> Array:
     """Uniform integers in [0, `LATTICE`), uint32; `key` as in `normal`."""
-    bits = _per_example(lambda key, shape: jax.random.bits(key, shape), key, shape)
+    bits = _per_example(
+        lambda key, shape: jax.random.bits(key, shape, jnp.uint32), key, shape
+    )
     return bits.astype(jnp.uint32) >> 9
 
 
