@@ -242,7 +242,7 @@ def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     ("key", "value", "message"),
     [
         ("num_steps", 0, "num_steps=0: must be at least 1"),
-        ("seed", -1, r"seed=-1: must be in \[0, 2\^32\)"),
+        ("seed", -1, r"seed=-1: must be in \[0, 2\*\*32\)"),
         ("batch_size", 0, "batch_size=0: must be a positive multiple of the 8 devices"),
         ("batch_size", 12, "batch_size=12: must be a positive multiple of the 8"),
         ("label_dropout", 1.5, r"label_dropout=1.5: must be in \[0, 1\]"),

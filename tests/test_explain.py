@@ -84,7 +84,7 @@ def test_the_picture_shows_the_weights(tmp_path):
     assert (np.ptp(image, axis=-1) > 60).sum() > 2_000  # the coloured lines
     for bad in (tmp_path / "weights.jpg", tmp_path / "nowhere" / "weights.png"):
         with pytest.raises(UsageError, match="--out=.*must be a .png in a directory"):
-            explaining.draw(bad, Named("mine", objectives.edm()))
+            explaining.check_path(bad)
 
 
 def test_recipes_by_name():

@@ -201,12 +201,12 @@ def test_it_works_in_place_of_a_proposal():
 
 
 def test_the_adaptive_part_is_found_wherever_it_is():
-    adaptive = times.Adaptive(times.Uniform())
-    nested = times.Stratified(times.Truncated(adaptive, 0.1, 0.9))
+    adaptive = times.Adaptive(times.Truncated(times.Uniform(), 0.1, 0.9))
+    nested = times.Stratified(adaptive)
     assert times.adaptive_part(nested) is adaptive
     assert times.adaptive_part(times.Stratified(times.Uniform())) is None
     assert times.adaptive_part(None) is None
     moments = adaptive.init()
-    assert times.with_moments(nested, moments).base.base.moments is moments
+    assert times.with_moments(nested, moments).base.moments is moments
     plain = times.Stratified(times.Uniform())
     assert times.with_moments(plain, None) is plain
