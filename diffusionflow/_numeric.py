@@ -1,7 +1,7 @@
 """Precision: float32 at least, and float64 on the host where all is concrete."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +19,11 @@ def at_least_float32(value: ArrayLike) -> Array:
     if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize >= 4:
         return value
     return value.astype(jnp.float32)
+
+
+def in_type_of(array: Array, values: Iterable[ArrayLike]) -> tuple[Array, ...]:
+    """`values` in the type of `array`: Python numbers give float64 ones under x64."""
+    return tuple(jnp.asarray(value).astype(array.dtype) for value in values)
 
 
 def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:

@@ -295,3 +295,25 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
 def test_bad_values_are_refused(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(
+    "density",
+    [
+        times.LogNormalSigma(),
+        times.UniformLogSNR(-5.0, 5.0),
+        times.UniformOn(schedules.Cosine()),
+        times.Truncated(times.LogitNormal(), logsnr_min=-4.0),
+        times.Adaptive(times.Uniform(), moments=None),
+    ],
+    ids=lambda density: type(density).__name__,
+)
+def test_float32_times_stay_float32_under_x64(density, x64):
+    """Drawn times, and what is asked at them, under strict promotion."""
+    with jax.enable_x64(x64):
+        t = density.sample(jax.random.key(0), (4,), schedules.FlowMatching())
+        values = [
+            fn(t, schedules.FlowMatching()) for fn in (density.cdf, density.density)
+        ]
+    assert all(value.dtype == np.float32 for value in (t, *values))

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, register, static
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import at_least_float32, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent
 from diffusionflow.times.derived import Stratified
@@ -97,6 +97,7 @@ class Adaptive(Independent):
         """
         place = self._bin(terms.logsnr).reshape(-1)
         ratio = with_moments(self, moments)._ratio(schedule)[place]
+        (ratio,) = in_type_of(terms.loss, [ratio])
         loss = terms.loss.reshape(-1) * ratio  # times over base instead of over this
         member = place[:, None] == jnp.arange(self.num_bins)[None]
         count = member.sum(0, dtype=moments.count.dtype)
@@ -110,7 +111,7 @@ class Adaptive(Independent):
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`: that of `base` at a piecewise linear map of `u`."""
         u = at_least_float32(u)
-        base, mass, ends = self._bins(schedule)
+        base, mass, ends = in_type_of(u, self._bins(schedule))
         place = jnp.clip(jnp.searchsorted(ends, u), 0, self.num_bins - 1)
         inside = (u - (ends - mass)[place]) / jnp.where(mass > 0, mass, 1)[place]
         before = (jnp.cumsum(base) - base)[place]
@@ -120,17 +121,19 @@ class Adaptive(Independent):
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
         t = at_least_float32(t)
-        base, mass, ends = self._bins(schedule)
+        base, mass, ends = in_type_of(t, self._bins(schedule))
+        (ratio,) = in_type_of(t, [self._ratio(schedule)])
         place = self._bin(schedule.logsnr(t))
         before = (jnp.cumsum(base) - base)[place]
-        inside = (self.base.cdf(t, schedule) - before) * self._ratio(schedule)[place]
+        inside = (self.base.cdf(t, schedule) - before) * ratio[place]
         return (ends - mass)[place] + jnp.clip(inside, 0, mass[place])
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As the class says; of the shape of `t`."""
         t = at_least_float32(t)
         place = self._bin(schedule.logsnr(t))
-        return self.base.density(t, schedule) * self._ratio(schedule)[place]
+        (ratio,) = in_type_of(t, [self._ratio(schedule)])
+        return self.base.density(t, schedule) * ratio[place]
 
     def _bin(self, logsnr: Array) -> Array:
         """Number of the bin, from the data end; the outer ones reach to infinity."""

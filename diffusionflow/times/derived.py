@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import at_least_float32, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent, check_window
 from diffusionflow.times.levels import check_mass
@@ -80,21 +80,23 @@ class Truncated(Independent):
 
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`."""
-        low, mass = self._fractions(schedule)
-        t = self.base.quantile(low + mass * at_least_float32(u), schedule)
-        return jnp.clip(t, *self._window(schedule))
+        u = at_least_float32(u)
+        low, mass = in_type_of(u, self._fractions(schedule))
+        t = self.base.quantile(low + mass * u, schedule)
+        return jnp.clip(t, *in_type_of(t, self._window(schedule)))
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
-        low, mass = self._fractions(schedule)
-        t = jnp.clip(at_least_float32(t), *self._window(schedule))
+        t = at_least_float32(t)
+        low, mass = in_type_of(t, self._fractions(schedule))
+        t = jnp.clip(t, *in_type_of(t, self._window(schedule)))
         return (self.base.cdf(t, schedule) - low) / mass
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """`base.density / mass` inside, 0 outside; of the shape of `t`."""
         t = at_least_float32(t)
-        low, high = self._window(schedule)
-        mass = self._fractions(schedule)[1]
+        low, high = in_type_of(t, self._window(schedule))
+        _, mass = in_type_of(t, self._fractions(schedule))
         inside = (low <= t) & (t <= high)
         return jnp.where(inside, self.base.density(t, schedule) / mass, 0)
 

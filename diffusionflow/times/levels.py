@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import schedules
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import at_least_float32, in_float64, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent
 
@@ -94,24 +94,27 @@ class _Levels(Independent):
 
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`."""
-        low, mass = self._reach(schedule)
-        logsnr = self._logsnr(low + mass * at_least_float32(u))
-        return jnp.clip(schedule.inverse_logsnr(logsnr), *self._window(schedule))
+        u = at_least_float32(u)
+        low, mass = in_type_of(u, self._reach(schedule))
+        t = schedule.inverse_logsnr(self._logsnr(low + mass * u))
+        return jnp.clip(t, *in_type_of(t, self._window(schedule)))
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
-        low, mass = self._reach(schedule)
-        return (self._fraction(schedule.logsnr(at_least_float32(t))) - low) / mass
+        t = at_least_float32(t)
+        low, mass = in_type_of(t, self._reach(schedule))
+        return (self._fraction(schedule.logsnr(t)) - low) / mass
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
         t = at_least_float32(t)
-        first, last = self._window(schedule)
+        first, last = in_type_of(t, self._window(schedule))
         inside = (first <= t) & (t <= last)
         inside &= jnp.isfinite(schedule.logsnr(jnp.where(inside, t, 0.5)))
         t = jnp.where(inside, t, 0.5)
         slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-        density = self._pdf(schedule.logsnr(t)) * slope / self._reach(schedule)[1]
+        _, mass = in_type_of(t, self._reach(schedule))
+        density = self._pdf(schedule.logsnr(t)) * slope / mass
         return jnp.where(inside, density, 0)
 
 
