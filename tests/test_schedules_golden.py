@@ -86,7 +86,7 @@ def test_diffusers_tables(case):
 def log_linear(betas, count):
     """`log alpha` linear in t through the levels `t = i / count` of a table.
 
-    Beyond its first level the line through the first two goes on.
+    Beyond its first level the line through the first two goes on, to alpha = 1.
     """
     table = np.log1p(-betas[:count]).cumsum() / 2
 
@@ -94,7 +94,7 @@ def log_linear(betas, count):
         before = jnp.clip(jnp.ceil(t * count) - 2, 0, count - 2)
         level, part = before.astype(int), t * count - 1 - before
         low, high = jnp.asarray(table)[level], jnp.asarray(table)[level + 1]
-        return low + part * (high - low)
+        return jnp.minimum(low + part * (high - low), 0)
 
     return schedules.Interpolated(
         lambda t: jnp.exp(log_alpha(t)),
