@@ -20,7 +20,7 @@ ALLOWED = {
     "grids": {"schedules", "predictions"},
     "weightings": {"schedules", "predictions", "weightings"},
     "analytic": {"schedules", "predictions"},
-    "processes": {"schedules", "predictions"},
+    "processes": {"schedules", "predictions", "processes"},
     "guidance": {"predictions"},
     "interop": {"schedules", "predictions", "interop"},
     "objectives": {

@@ -1,0 +1,181 @@
+"""Drift and diffusion of the processes that share the marginals of a schedule."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import check_name, is_traced
+from diffusionflow._numeric import at_least_float32, in_float64, root
+from diffusionflow.predictions import Denoised, DenoiseFn, per_event
+from diffusionflow.processes.coefficients import scaled
+from diffusionflow.schedules import Schedule
+
+DIRECTIONS = ("reverse", "forward")
+
+
+class Terms(NamedTuple):
+    """`dz = drift dt + diffusion dw`: `[*batch, *event]`, and `()` or `[*batch]`."""
+
+    drift: Array
+    diffusion: Array
+
+
+def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> Terms:
+    """The SDE from data to noise, dt > 0: `dz = f z dt + g dw`.
+
+    Args:
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      schedule: any.
+
+    Returns:
+      `Terms`; infinite where alpha = 0.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`.
+    """
+    z, t = at_least_float32(z), at_least_float32(t)
+    drift = per_event(schedules.f(schedule, t), z) * z
+    return Terms(drift, root(schedules.g2(schedule, t)))
+
+
+def probability_flow(
+    denoise_fn: DenoiseFn, z: Array, t: ArrayLike, *, schedule: Schedule
+) -> Terms:
+    """The ODE of the same marginals, in both directions of time.
+
+    `dz / dt = f z - g^2 / 2 score = alpha' x_hat + sigma' eps_hat`.
+
+    Args:
+      denoise_fn: `(z, t) -> Denoised`.
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      schedule: the one of `denoise_fn`.
+
+    Returns:
+      `Terms` with diffusion 0.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
+    """
+    return reverse(denoise_fn, z, t, schedule=schedule, eta=0.0)
+
+
+def reverse(
+    denoise_fn: DenoiseFn,
+    z: Array,
+    t: ArrayLike,
+    *,
+    schedule: Schedule,
+    eta: ArrayLike = 1.0,
+) -> Terms:
+    """The SDE from noise to data with noise `eta g`, **dt < 0**.
+
+    `dz = (f z - (1 + eta^2) / 2 g^2 score) dt + eta g dw`; its drift is computed as
+    `alpha' x_hat + sigma' eps_hat + eta^2 (sigma' - f sigma) eps_hat`.
+
+    Args:
+      denoise_fn: `(z, t) -> Denoised`.
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      schedule: the one of `denoise_fn`.
+      eta: scalar or of the shape of `t`; 0 is the probability flow, 1 the reversal of
+        `forward`. Any value keeps the marginals.
+
+    Returns:
+      `Terms`; infinite where alpha = 0 and eta is not.
+
+    Raises:
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
+
+    Source: Song et al. 2021, arXiv 2011.13456 (eta = 1 and 0); Gao et al. 2024,
+    "Diffusion Meets Flow Matching" (any eta).
+    """
+    t = at_least_float32(t)
+    dsigma = schedules.derivatives(schedule, t)[1]
+    eta = jnp.broadcast_to(jnp.asarray(eta, t.dtype), t.shape)
+    rate = dsigma - schedules.f(schedule, t) * schedule.sigma(t)  # g^2 / (2 sigma)
+    g = root(schedules.g2(schedule, t))
+    mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
+    added = per_event(scaled(eta**2, rate), mean) * denoised.eps
+    return Terms(mean + added, scaled(eta, g))
+
+
+def interpolant(
+    denoise_fn: DenoiseFn,
+    z: Array,
+    t: ArrayLike,
+    *,
+    schedule: Schedule,
+    epsilon: ArrayLike,
+    direction: str = "reverse",
+) -> Terms:
+    """The SDE of the same marginals with a diffusion of one's own, in either direction.
+
+    `dz = (E[dz/dt | z] -+ epsilon^2 / 2 score) dt + epsilon dw` with minus for
+    "reverse", dt < 0, and plus for "forward", dt > 0; `score = -eps_hat / sigma`. It is
+    the function `reverse` for `epsilon = eta g`.
+
+    Args:
+      denoise_fn: `(z, t) -> Denoised`.
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      schedule: the one of `denoise_fn`.
+      epsilon: the diffusion at `t`, scalar or of the shape of `t`.
+      direction: "reverse" (towards the data) or "forward".
+
+    Returns:
+      `Terms`; infinite where sigma = 0 and epsilon is not. Where epsilon is 0 the score
+      is left out.
+
+    Raises:
+      ValueError: the direction is unknown.
+      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
+        cannot be recovered from `Denoised`; at traced times the drift is not finite.
+
+    Source: Albergo et al. 2023, arXiv 2303.08797; Ma et al. 2024, arXiv 2401.08740
+    (w_t there is epsilon^2 / 2).
+    """
+    check_name("direction", direction, DIRECTIONS)
+    t = at_least_float32(t)
+    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, t.dtype), t.shape)
+    rate = scaled(epsilon**2, 0.5 / schedule.sigma(t))
+    mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
+    added = per_event(rate, mean) * denoised.eps
+    return Terms(mean + added if direction == "reverse" else mean - added, epsilon)
+
+
+def _mean_slope(
+    denoise_fn: DenoiseFn, z: Array, t: Array, schedule: Schedule
+) -> tuple[Array, Denoised]:
+    """`E[dz/dt | z]`, and what it was made of."""
+    z = at_least_float32(z)
+    _check_slope(schedule, t)
+    denoised = denoise_fn(z, t)
+    a, b = (per_event(part, z) for part in schedules.derivatives(schedule, t))
+    return a * denoised.x + b * denoised.eps, denoised
+
+
+def _check_slope(schedule: Schedule, t: Array) -> None:
+    """Refuses sigma = 0 with an infinite slope: eps_hat / sigma is lost there."""
+    if is_traced(schedule, t):
+        return
+    lost = lambda schedule, t: (
+        (schedule.sigma(t) == 0) & jnp.isinf(schedules.derivatives(schedule, t)[1])
+    )
+    found = np.asarray(in_float64(lost, schedule, t))
+    if found.any():
+        raise ValueError(
+            f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite "
+            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away "
+            "from that time"
+        )

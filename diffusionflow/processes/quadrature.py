@@ -1,0 +1,134 @@
+"""A schedule from the coefficients of its SDE, by quadrature."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import as_callable, check_bound, register, static
+from diffusionflow._numeric import at_least_float32, elementwise, root, solve_falling
+
+
+@register
+class FromSde:
+    """See `from_sde`."""
+
+    f_fn: Any
+    g_fn: Any
+    alpha_0: Any = 1.0
+    sigma_0: Any = 0.0
+    num_nodes: int = static(default=64)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "f_fn", as_callable(self.f_fn))
+        object.__setattr__(self, "g_fn", as_callable(self.g_fn))
+        check_bound("alpha_0", self.alpha_0, lambda alpha: alpha > 0, "positive")
+        check_bound("sigma_0", self.sigma_0, lambda sigma: sigma >= 0, "at least 0")
+        check_bound("num_nodes", self.num_nodes, lambda count: count >= 2, "at least 2")
+
+    def _quadrature(self, t: Array) -> tuple[Array, Array, Array]:
+        """Values of f at the nodes, `[num_nodes, *t.shape]`, nodes and weights."""
+        points, weights, _ = _legendre(self.num_nodes)
+        nodes = _expand(points, t) * t[None]
+        return elementwise(self.f_fn, nodes), nodes, _expand(weights, t) * t[None]
+
+    def alpha(self, t: ArrayLike) -> Array:
+        rates, _, weights = self._quadrature(at_least_float32(t))
+        return self.alpha_0 * jnp.exp(jnp.sum(weights * rates, axis=0))
+
+    def _ratio2(self, t: ArrayLike) -> Array:
+        """`(sigma / alpha)^2`."""
+        t = at_least_float32(t)
+        rates, nodes, weights = self._quadrature(t)
+        partial = jnp.asarray(_legendre(self.num_nodes)[2], t.dtype)
+        high = jax.lax.Precision.HIGHEST
+        integral = t[None] * jnp.tensordot(partial, rates, 1, precision=high)
+        noise = (elementwise(self.g_fn, nodes) / self.alpha_0) ** 2 * jnp.exp(
+            -2 * integral
+        )
+        return (self.sigma_0 / self.alpha_0) ** 2 + jnp.sum(weights * noise, axis=0)
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return self.alpha(t) * root(self._ratio2(t))
+
+    def logsnr(self, t: ArrayLike) -> Array:
+        return -jnp.log(self._ratio2(t))
+
+    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
+        """By bisection; beyond a finite end the log-SNR is continued linearly."""
+        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
+
+    def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See `schedules.derivatives`."""
+        rate, sigma = self.f(t), self.sigma(t)
+        return rate * self.alpha(t), rate * sigma + self.g2(t) / (2 * sigma)
+
+    def f(self, t: ArrayLike) -> Array:
+        """See `schedules.f`."""
+        return elementwise(self.f_fn, t)
+
+    def g2(self, t: ArrayLike) -> Array:
+        """See `schedules.g2`."""
+        return elementwise(self.g_fn, t) ** 2
+
+    def dlogsnr_dt(self, t: ArrayLike) -> Array:
+        """See `schedules.dlogsnr_dt`."""
+        return -self.g2(t) / self.sigma(t) ** 2
+
+
+def from_sde(
+    f_fn: Callable[[Array], Array],
+    g_fn: Callable[[Array], Array],
+    alpha_0: ArrayLike = 1.0,
+    sigma_0: ArrayLike = 0.0,
+    *,
+    num_nodes: int = 64,
+) -> FromSde:
+    """The schedule of `dz = f z dt + g dw`, dt > 0, by Gauss-Legendre quadrature.
+
+    Both integrals of the package run over [0, t] with `num_nodes` nodes, at which f and
+    g are called once. For analytic coefficients the error falls exponentially in
+    `num_nodes`; towards a singular end, such as t = 1 of flow matching, it grows.
+    Numbers to be learned, vmapped or otherwise traced belong in a
+    `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
+
+    Args:
+      f_fn: `t -> f`, elementwise on [0, 1], per unit of time.
+      g_fn: `t -> g`, elementwise on [0, 1], per square root of time.
+      alpha_0: alpha at t = 0, positive.
+      sigma_0: sigma at t = 0, at least 0.
+      num_nodes: of the quadrature, at least 2.
+
+    Returns:
+      A schedule; its inverse is a bisection.
+
+    Raises:
+      ValueError: a bound is broken.
+    """
+    return FromSde(f_fn, g_fn, alpha_0, sigma_0, num_nodes)
+
+
+def _expand(row: np.ndarray, like: Array) -> Array:
+    return jnp.asarray(row, like.dtype).reshape(row.shape + (1,) * like.ndim)
+
+
+@functools.cache
+def _legendre(num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes and weights on [0, 1], and the matrix of integrals from 0 to each node.
+
+    The matrix integrates the polynomial through the values at the nodes: the Legendre
+    coefficients of that polynomial are sums over the nodes, exactly, and
+    `(2 k + 1) int P_k = P_(k + 1) - P_(k - 1)`.
+    """
+    points, weights = np.polynomial.legendre.leggauss(num_nodes)
+    values = np.polynomial.legendre.legvander(points, num_nodes)  # [node, degree]
+    degrees = np.arange(num_nodes)
+    coefficients = values[:, :-1] * weights[:, None] * (degrees + 0.5)
+    below = np.concatenate([-np.ones((num_nodes, 1)), values[:, :-2]], axis=1)
+    integrals = (values[:, 1:] - below) / (2 * degrees + 1)
+    return (1 + points) / 2, weights / 2, integrals @ coefficients.T / 2
