@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from diffusionflow import (
     analytic,
@@ -15,112 +14,12 @@ from diffusionflow import (
     samplers,
     schedules,
 )
-from tests import oracles
+from tests.all_samplers import SAMPLERS, SCHEDULES
 
-VARIABLES = ("x", "eps", "u", "v", "dz_dt")
-DETERMINISTIC = {  # name: sampler, nominal order
-    "ddim": (samplers.ddim(), 1),
-    **{f"euler-{v}": (samplers.Euler(v), 1) for v in VARIABLES},
-    **{f"heun-{v}": (samplers.Heun(v), 2) for v in VARIABLES},
-}
-STOCHASTIC = {
-    "ddpm": samplers.ddpm(),
-    "churn-0.2": samplers.Churn(0.2),
-    "churn-0.8": samplers.Churn(0.8),
-}
-EVERY = {name: sampler for name, (sampler, _) in DETERMINISTIC.items()} | STOCHASTIC
-SCHEDULES = {
-    "flow": schedules.FlowMatching(),
-    "cosine": schedules.Cosine(),
-    "truncated": schedules.Cosine(-15.0, 15.0),
-    "linear_beta": schedules.LinearBeta(),
-}
+EVERY = {name: entry.sampler for name, entry in SAMPLERS.items()}
 every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
-
-
-def levels(schedule, times):
-    with jax.enable_x64(True):
-        return np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
-
-
-def variance(levels, data_variance):
-    return levels[0] ** 2 * data_variance + levels[1] ** 2
-
-
-def exact_endpoint(z, schedule, times, data_variance=0.25):
-    """Where the probability-flow ODE takes z on N(0, v): z sqrt(V_end / V_start)."""
-    start, end = (variance(levels(schedule, t), data_variance) for t in times[[0, -1]])
-    return z * np.sqrt(end / start)
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-@each_schedule
-def test_order_of_convergence(name, schedule):
-    sampler, nominal = DETERMINISTIC[name]
-    data = analytic.gaussian(np.zeros(1), 0.25)
-    num_steps, errors = (24, 48, 96), []
-    with jax.enable_x64(True):
-        for count in num_steps:
-            times = grids.logsnr_uniform(
-                count, schedule, logsnr_min=-4.0, logsnr_max=4.0
-            )
-            z = np.ones((1, 1))
-            x = samplers.sample(
-                jax.random.key(0),
-                data.denoise_fn(schedule),
-                z,
-                times,
-                sampler=sampler,
-                schedule=schedule,
-                to_data=False,
-            ).x
-            errors.append(np.abs(x - exact_endpoint(z, schedule, times)).max())
-    assert oracles.order(errors, num_steps) >= nominal - 0.15
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
-@each_schedule
-def test_law_on_gaussian_data_is_the_recursion(name, schedule):
-    """Mean and variance to 1e-10: the result is linear in the start and the noise."""
-    sampler, count, data_variance = STOCHASTIC[name], 12, 0.25
-    data = analytic.gaussian(np.zeros(()), data_variance)
-    times = grids.uniform(count)
-    with jax.enable_x64(True):
-        rows = samplers.plan(sampler, times, schedule)
-
-        def end(z, noise):
-            source = random.Recorded(noise)
-            return samplers.run(
-                None, data.denoise_fn(schedule), z, rows, sampler=sampler, noise=source
-            ).x
-
-        noise = jnp.zeros((count, 1))
-        factor, spread = jax.grad(end, argnums=(0, 1))(jnp.zeros(()), noise)
-        start = schedule.sigma(1.0) ** 2
-        ours = factor**2 * start + jnp.sum(spread**2)
-        assert end(jnp.zeros(()), noise) == 0
-    law = oracles.churn_law(levels(schedule, times), sampler.churn, data_variance)
-    np.testing.assert_allclose(ours, law[-1], rtol=1e-10)
-
-
-def test_monte_carlo_law_of_the_churn_family():
-    schedule, count, size = SCHEDULES["cosine"], 8, 20_000
-    times, keys = grids.uniform(count), random.example_keys(0, np.arange(size))
-    data = analytic.gaussian(np.zeros(1), 0.25)
-    prior_key, run_key = random.split(keys)
-    z = samplers.prior(prior_key, (size, 1), schedule=schedule)
-    x = samplers.sample(
-        run_key,
-        data.denoise_fn(schedule),
-        z,
-        times,
-        sampler=samplers.ddpm(),
-        schedule=schedule,
-    ).x
-    law = oracles.churn_law(levels(schedule, times), 0.5, 0.25)[-1]
-    assert stats.kstest(np.ravel(x), stats.norm(0, np.sqrt(law)).cdf).pvalue > 1e-3
 
 
 @every

@@ -6,11 +6,12 @@ import pytest
 
 from diffusionflow import analytic, grids, predictions, random, samplers, schedules
 from tests import oracles
-from tests.test_samplers import EVERY, SCHEDULES, each_schedule, levels
+from tests.all_samplers import SAMPLERS, SCHEDULES, levels
 
 MIXTURE = analytic.Mixture(
     np.array([0.3, 0.5, 0.2]), np.array([-2.0, 0.5, 3.0]), np.array([0.04, 0.25, 0.01])
 )
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
 def draw(sampler, schedule, times, noise=None):
@@ -74,11 +75,12 @@ def test_a_ddpm_step_is_ddim_of_twice_the_step_then_noise(schedule):
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("kind", ["x", "u", "v"])
-def test_coefficients_are_the_sampler(sampler, kind):
+def test_coefficients_are_the_sampler(name, kind):
     """Random predictions and noise, weighed by them, give what run gives."""
     schedule, times = SCHEDULES["truncated"], grids.uniform(4)
+    sampler = SAMPLERS[name].sampler
     found = samplers.coefficients(sampler, times, schedule=schedule, kind=kind)
     generator = np.random.default_rng(0)
     noise = generator.normal(size=found.c.shape)

@@ -1,0 +1,81 @@
+"""The exact law of every sampler that draws noise, by recursion on Gaussian data.
+
+With a linear denoiser a sample is linear in its start and in the noise, so its variance
+follows from derivatives of `run`; the truth is a recursion in NumPy.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusionflow import analytic, grids, random, samplers
+from tests import oracles
+from tests.all_samplers import SCHEDULES, STOCHASTIC, levels
+
+VARIANCE = 0.25
+# name: (levels, variance) -> variance after each step; levels = (alpha, sigma)
+LAWS = {
+    name: lambda levels, variance, churn=churn: oracles.churn_law(
+        levels, churn, variance
+    )
+    for name, churn in {"ddpm": 0.5, "churn-0.2": 0.2, "churn-0.8": 0.8}.items()
+}
+
+
+def law(sampler, schedule, times):
+    """Variance at the end of `times` on N(0, VARIANCE), from the prior."""
+    data = analytic.gaussian(np.zeros(()), VARIANCE)
+    with jax.enable_x64(True):
+        rows = samplers.plan(sampler, times, schedule)
+
+        def end(z, noise):
+            source = random.Recorded(noise)
+            return samplers.run(
+                None, data.denoise_fn(schedule), z, rows, sampler=sampler, noise=source
+            ).x
+
+        noise = jnp.zeros((len(times) - 1, sampler.num_noises))
+        factor, spread = jax.grad(end, argnums=(0, 1))(jnp.zeros(()), noise)
+        assert end(jnp.zeros(()), noise) == 0
+        start = schedule.sigma(times[0]) ** 2
+        return float(factor**2 * start + jnp.sum(spread**2))
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("on", SCHEDULES)
+def test_law_on_gaussian_data_is_the_recursion(name, on):
+    schedule, times = SCHEDULES[on], grids.uniform(12)
+    ours = law(STOCHASTIC[name].sampler, schedule, times)
+    expected = LAWS[name](levels(schedule, times), VARIANCE)[-1]
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_law_converges_to_that_of_the_data(name):
+    schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
+    counts, errors = (96, 192, 384), []
+    for count in counts:
+        times = grids.logsnr_uniform(count, schedule, logsnr_min=-14.0, logsnr_max=4.0)
+        alpha, sigma = levels(schedule, times[-1])
+        exact = alpha**2 * VARIANCE + sigma**2
+        errors.append(abs(law(entry.sampler, schedule, times) - exact))
+    assert oracles.order(errors, counts) >= entry.order - 0.15
+
+
+def test_monte_carlo_law_of_the_churn_family():
+    schedule, count, size = SCHEDULES["cosine"], 8, 20_000
+    times, keys = grids.uniform(count), random.example_keys(0, np.arange(size))
+    data = analytic.gaussian(np.zeros(1), VARIANCE)
+    prior_key, run_key = random.split(keys)
+    x = samplers.sample(
+        run_key,
+        data.denoise_fn(schedule),
+        samplers.prior(prior_key, (size, 1), schedule=schedule),
+        times,
+        sampler=samplers.ddpm(),
+        schedule=schedule,
+    ).x
+    expected = oracles.churn_law(levels(schedule, times), 0.5, VARIANCE)[-1]
+    assert stats.kstest(np.ravel(x), stats.norm(0, expected**0.5).cdf).pvalue > 1e-3

@@ -1,0 +1,41 @@
+"""The order of every deterministic sampler, on data whose flow is known."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import analytic, grids, samplers
+from tests import oracles
+from tests.all_samplers import DETERMINISTIC, SCHEDULES, levels, steps
+
+NUM_STEPS = (24, 48, 96)
+VARIANCE = 0.25
+
+
+def error(sampler, schedule, count, warm):
+    """At the end of a log-SNR interval, on N(0, VARIANCE)."""
+    denoise_fn = analytic.gaussian(np.zeros(1), VARIANCE).denoise_fn(schedule)
+    with jax.enable_x64(True):
+        times = grids.logsnr_uniform(count, schedule, logsnr_min=-4.0, logsnr_max=4.0)
+        alpha, sigma = levels(schedule, times)
+        # the probability-flow ODE keeps z / sqrt(V)
+        exact = np.sqrt(alpha**2 * VARIANCE + sigma**2)[:, None, None]
+        rows = samplers.plan(sampler, times, schedule)
+        found = steps(sampler, rows, exact[0], denoise_fn, exact=exact, warm=warm)
+    return np.abs(found[-1] - exact[-1]).max()
+
+
+def order(sampler, schedule, warm):
+    errors = [error(sampler, schedule, count, warm) for count in NUM_STEPS]
+    return oracles.order(errors, NUM_STEPS)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("on", SCHEDULES)
+def test_order_of_convergence(name, on):
+    """From exact starting values, and as shipped."""
+    entry, schedule = DETERMINISTIC[name], SCHEDULES[on]
+    shipped = order(entry.sampler, schedule, 0)
+    assert shipped >= (entry.shipped or entry.order) - 0.15
+    if entry.shipped is not None:
+        assert order(entry.sampler, schedule, 3) >= entry.order - 0.15
