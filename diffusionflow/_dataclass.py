@@ -20,7 +20,29 @@ def static(**kwargs: Any) -> Any:
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def register(cls: type) -> type:
     """Makes `cls` a frozen dataclass and a pytree."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    # not jax.tree_util.register_dataclass: with it the structures of two types compare
+    # equal in jaxlib 0.10.2, and `jit` now and then runs the program of the other type
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    names = {True: [], False: []}
+    for field in dataclasses.fields(cls):
+        names[field.metadata.get("static", False)].append(field.name)
+    leaves, structure = names[False], names[True]
+
+    def flatten(value: Any) -> tuple[tuple, tuple]:
+        part = lambda names: tuple(getattr(value, name) for name in names)
+        return part(leaves), part(structure)
+
+    def flatten_with_keys(value: Any) -> tuple[tuple, tuple]:
+        children, fixed = flatten(value)
+        keys = map(jax.tree_util.GetAttrKey, leaves)
+        return tuple(zip(keys, children, strict=True)), fixed
+
+    def unflatten(fixed: tuple, children: tuple) -> Any:
+        named = zip(leaves + structure, (*children, *fixed), strict=True)
+        return cls(**dict(named))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def check_bound(
