@@ -51,20 +51,29 @@ def levels(schedule, times):
         return np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
 
 
-def steps(sampler, rows, z, denoise_fn, noise=None, exact=None, warm=0):
-    """The states' z after each step, `[num_steps + 1, *z.shape]`.
+@jax.jit
+def _step(sampler, denoise_fn, state, row, draw):
+    return sampler.step(state, row, draw, denoise_fn)
 
-    Where `exact` is given, the first `warm` states get its z: exact starting values. A
-    state that is more than z is a NamedTuple with a field `z`.
+
+def steps(sampler, rows, z, denoise_fn, noise=None, exact=None, warm=0):
+    """The states' z after each step, `[num_steps + 1, *z.shape]`, in the type of z.
+
+    One program serves every number of steps. Where `exact` is given, the first `warm`
+    states get its z: exact starting values. A state that is more than z is a NamedTuple
+    with a field `z`.
     """
+    z = jnp.asarray(z)
     count = jax.tree.leaves(rows)[0].shape[0]
-    draws = np.zeros((count, sampler.num_noises, *z.shape)) if noise is None else noise
-    step = jax.jit(lambda state, row, draw: sampler.step(state, row, draw, denoise_fn))
-    state = sampler.init(jnp.asarray(z))
+    cast = lambda a: a.astype(z.dtype) if np.issubdtype(a.dtype, np.floating) else a
+    rows = jax.tree.map(lambda column: cast(np.asarray(column)), rows)
+    if noise is None:
+        noise = np.zeros((count, sampler.num_noises, *z.shape))
+    state = sampler.init(z)
     found = [sampler.output(state)]
     for i in range(count):
         row = jax.tree.map(lambda column, i=i: column[i], rows)
-        state = step(state, row, draws[i])
+        state = _step(sampler, denoise_fn, state, row, cast(noise[i]))
         if i < warm:
             z = jnp.asarray(exact[i + 1])
             state = state._replace(z=z) if hasattr(state, "_replace") else z

@@ -14,7 +14,7 @@ from diffusionflow import (
     samplers,
     schedules,
 )
-from tests.all_samplers import SAMPLERS, SCHEDULES
+from tests.all_samplers import SAMPLERS, SCHEDULES, steps
 
 EVERY = {name: entry.sampler for name, entry in SAMPLERS.items()}
 every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
@@ -25,23 +25,44 @@ DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
 @every
 @each_schedule
 def test_any_number_of_steps_from_pure_noise(sampler, schedule):
-    key, run_key = jax.random.split(jax.random.key(0))
-    z = samplers.prior(key, (3, 2), schedule=schedule)
+    z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     for count in (1, 2, 3, 5, 11, 14, 50):
-        with jax.disable_jit():  # a compilation for every count would take minutes
-            result = samplers.sample(
-                run_key,
-                DATA.denoise_fn(schedule),
-                z,
-                grids.uniform(count),
-                sampler=sampler,
-                schedule=schedule,
-                trajectory=True,
-            )
-        assert result.x.shape == z.shape and result.x.dtype == z.dtype
-        assert np.isfinite(result.trajectory).all()
-        np.testing.assert_array_equal(result.trajectory[0], z)
-        np.testing.assert_array_equal(result.trajectory[-1], result.x)
+        rows = samplers.plan(sampler, grids.uniform(count), schedule)
+        noise = np.random.default_rng(count).normal(
+            size=(count, sampler.num_noises, 3, 2)
+        )
+        found = steps(sampler, rows, z, DATA.denoise_fn(schedule), noise)
+        assert found.dtype == np.float32 and found.shape == (count + 1, 3, 2)
+        assert np.isfinite(found).all()
+
+
+@every
+def test_sample_is_plan_and_run_and_the_step_to_the_data(sampler):
+    schedule, times = SCHEDULES["truncated"], grids.uniform(5)
+    z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
+    denoise_fn, source = DATA.denoise_fn(schedule), random.Independent()
+    result = samplers.sample(
+        jax.random.key(1),
+        denoise_fn,
+        z,
+        times,
+        sampler=sampler,
+        schedule=schedule,
+        trajectory=True,
+    )
+    noise = [
+        source.draw(jax.random.key(1), i, sampler.num_noises, z)
+        if sampler.num_noises
+        else np.zeros((0, 3, 2))
+        for i in range(5)
+    ]
+    rows = samplers.plan(sampler, times, schedule)
+    found = steps(sampler, rows, z, denoise_fn, np.stack(noise))
+    np.testing.assert_allclose(result.trajectory[:-1], found, rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(result.trajectory[0], z)
+    np.testing.assert_array_equal(result.trajectory[-1], result.x)
+    np.testing.assert_allclose(result.x, denoise_fn(found[-1], 0.0).x, atol=1e-5)
+    assert result.x.shape == z.shape and result.x.dtype == z.dtype
 
 
 @every
@@ -53,21 +74,19 @@ def test_a_point_mass_comes_back(sampler, schedule):
     z = samplers.prior(jax.random.key(1), (4, 2), schedule=schedule)
     errors = []
     for count in (2, 20):
-        with jax.disable_jit():
-            x = samplers.sample(
-                jax.random.key(2),
-                data.denoise_fn(schedule),
-                z,
-                grids.uniform(count),
-                sampler=sampler,
-                schedule=schedule,
-            ).x
+        rows = samplers.plan(sampler, grids.uniform(count), schedule)
+        noise = np.random.default_rng(count).normal(
+            size=(count, sampler.num_noises, 4, 2)
+        )
+        x = steps(sampler, rows, z, data.denoise_fn(schedule), noise)[-1]
+        if schedule == SCHEDULES["truncated"]:  # short of the data
+            x = data.denoise_fn(schedule)(x, 0.0).x
         errors.append(np.abs(np.asarray(x) - point).max())
     variable = getattr(sampler, "variable", "x")
     exact = (
         variable not in ("v", "dz_dt")
         or (variable == "dz_dt" and schedule == SCHEDULES["flow"])
-        or schedule == SCHEDULES["truncated"]  # the step to the data returns x_hat
+        or schedule == SCHEDULES["truncated"]
     )
     if not exact:
         assert errors[1] < errors[0] / 3
