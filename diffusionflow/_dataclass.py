@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, dataclass_transform
 
 import jax
+import numpy as np
 
 
 def static(**kwargs: Any) -> Any:
@@ -50,11 +51,35 @@ def check_bound(
 ) -> None:
     """Raises a `ValueError` naming `value` and `bound` where `holds(value)` is False.
 
-    Only Python numbers are compared: pytrees are rebuilt around tracers in `jit`.
+    Only Python and NumPy scalars are compared: pytrees are rebuilt around tracers in
+    `jit`, and around arrays that may be gradients.
     """
-    if isinstance(value, (int, float)) and not holds(value):
+    if is_number(value) and not holds(value):
         hint = f"; {way_out}" if way_out else ""
         raise ValueError(f"{name}={value!r}: must be {bound}{hint}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a Python or NumPy scalar: what bounds are looked at for."""
+    return isinstance(value, (int, float, np.number))
+
+
+def check_below(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Raises a `ValueError` naming both values where not `low < high`."""
+    if is_number(high):
+        below = lambda low: low < high
+        check_bound(low_name, low, below, f"below {high_name}={high!r}")
+
+
+def check_positive(name: str, value: Any, way_out: str = "") -> None:
+    """Raises a `ValueError` where a number is not positive, or infinite."""
+    inside = lambda value: 0 < value < float("inf")
+    check_bound(name, value, inside, "positive and finite", way_out)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a number is neither infinite nor NaN."""
+    return abs(value) < float("inf")
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """Precision: float32 at least, and float64 on the host where all is concrete."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import is_number, is_traced
 
 
 def at_least_float32(value: ArrayLike) -> Array:
@@ -98,8 +99,8 @@ def in_float64(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def _widen(leaf: Any) -> Any:
-    if isinstance(leaf, (bool, int, float)):
-        return leaf
+    if isinstance(leaf, (bool, int, float)) or not hasattr(leaf, "dtype"):
+        return leaf  # objects that are no pytrees go as they are
     if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
         return np.asarray(leaf, np.float64)
     return leaf
@@ -110,3 +111,48 @@ def _cpu() -> Any:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS names an accelerator alone
         return contextlib.nullcontext()
+
+
+GRID = np.linspace(0.0, 1.0, 257)
+
+
+def check_on_grid(check: Callable[..., None], *fns: Any) -> None:
+    """`check(*values of fns)` on `GRID`, in float64 and then in float32.
+
+    Pytrees are rebuilt with leaves that may be gradients, so only functions whose
+    leaves are numbers are looked at.
+
+    Args:
+      check: raises a `ValueError` where it does not like the arrays.
+      *fns: callables of a time, elementwise.
+    """
+    leaves, structure = jax.tree.flatten(fns)
+    if all(is_number(leaf) for leaf in leaves):
+        _checked(check, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
+    fns = jax.tree.unflatten(structure, leaves)
+    values = lambda t: [np.asarray(elementwise(fn, t)) for fn in fns]
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # a function may hold float32
+            wide = in_float64(lambda t: [elementwise(fn, t) for fn in fns], GRID)
+            with jax.ensure_compile_time_eval(), _cpu():
+                narrow = values(jnp.asarray(GRID, jnp.float32))
+    except TypeError:  # a function closes over a tracer, or None stands for a number
+        return
+    check(*wide)
+    check(*narrow)
+
+
+def check_falls(logsnr: np.ndarray) -> None:
+    """Raises a `ValueError` unless a log-SNR falls from each time of `GRID` on."""
+    stays = ~(logsnr[1:] < logsnr[:-1])
+    if stays.any():
+        place = int(np.argmax(stays))
+        raise ValueError(
+            f"the log-SNR goes from {logsnr[place]} at t={GRID[place]} to "
+            f"{logsnr[place + 1]} at t={GRID[place + 1]}: it must fall; t = 0 is data "
+            "and t = 1 is noise, for functions of the other direction write 1 - t"
+        )

@@ -26,7 +26,7 @@ from diffusionflow import (
     weightings,
 )
 from experiments import data, devices, schema
-from experiments.errors import UsageError, check_bound, check_name, naming
+from experiments.errors import check_bound, check_name, naming
 from experiments.parsing import from_section, parse
 
 SCHEDULES = {
@@ -131,15 +131,10 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
         parts=PARTS,
     )
     density = _density("objective.times", section["times"])
-    if times.adaptive_part(density) is not None:
-        raise UsageError(
-            f"objective.times={section['times']!r}: an adaptive density belongs in "
-            "objective.proposal"
-        )
     proposal = section["proposal"]
     parts = dict(
         schedule=parse("objective.schedule", section["schedule"], SCHEDULES),
-        kind=parse("objective.kind", section["kind"], KINDS),
+        kind=_kind(section["kind"]),
         weighting=weighting,
         times=density,
         proposal=_density("objective.proposal", proposal) if proposal else None,
@@ -153,6 +148,14 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
     with naming("objective.proposal"):
         objectives.check_support(built)
     return built
+
+
+def _kind(text: str) -> Any:
+    """What the network predicts; a word that means several kinds says which."""
+    if text in predictions.AMBIGUOUS:
+        with naming("objective.kind"):
+            predictions.Kind(text)
+    return parse("objective.kind", text, KINDS)
 
 
 def _density(where: str, text: str) -> Any:

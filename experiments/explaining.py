@@ -16,6 +16,16 @@ from experiments.parsing import parse
 
 RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
 NUM_POINTS = 2_001
+VARIANTS = (  # of recipes, beside those without arguments
+    "score_sde_vp(likelihood=True)",
+    "score_sde_subvp(likelihood=True)",
+    "score_sde_ve(likelihood=True)",
+    "sit('linear', 'eps')",
+    "sit('gvp')",
+    "sit('gvp', 'eps')",
+    "sit('vp')",
+    "sit('vp', 'eps')",
+)
 SHOWN = ("flow_matching", "edm", "sd3", "sid2", "vdm")  # beside it in the picture
 SAME = 1e-9  # relative: closer than any two recipes that are only alike
 STEP = 1e-10  # relative, between neighbours
@@ -157,11 +167,12 @@ def _table(own: Named) -> str:
 def _recipes(own: Named) -> str:
     """The recipes that the objective equals, each with range and constant."""
     lines = []
-    for name, recipe in build.RECIPES.items():
-        found = stretch(own.objective, recipe())
+    for name in (*build.RECIPES, *VARIANTS):
+        recipe = parse("recipe", name, build.RECIPES)
+        found = stretch(own.objective, recipe)
         if found is not None:
             lines.append(
-                f"  {name:16s} on log-SNR {found.low:.4g} to {found.high:.4g}: "
+                f"  {name:30s} on log-SNR {found.low:.4g} to {found.high:.4g}: "
                 f"{found.constant:.6g} times its W"
             )
     if not lines:

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -500,3 +501,32 @@ def test_log_variance_is_inside_the_importance_weight():
     np.testing.assert_array_equal(terms.eps_mse, plain.eps_mse)
     with pytest.raises(AssertionError):
         losses.uncertainty_loss(plain.loss, plain.loss[:, None])
+
+
+def test_times_outside_0_to_1_are_refused():
+    """An index 0..999 would otherwise be taken for a time."""
+    x = np.ones((2, 3), np.float32)
+    schedule = schedules.Discrete.linear_betas()
+    for t in ([500.0, 0.5], [0.5, -0.1], [np.nan, 0.5]):
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\].*i / T"):
+            losses.ddpm_loss(
+                lambda z, t: z, x, np.array(t, np.float32), x, schedule=schedule
+            )
+
+
+def test_importance_is_0_where_neither_density_is():
+    window = times.Uniform(0.2, 0.8)
+    objective = dataclasses.replace(
+        objectives.flow_matching(), times=window, proposal=window
+    )
+    x = np.ones((2, 3), np.float32)
+    terms = losses.objective_terms(
+        None,
+        lambda z, t: z,
+        x,
+        objective=objective,
+        t=np.array([0.1, 0.5], np.float32),
+        eps=x,
+    )
+    np.testing.assert_array_equal(terms.importance, [0, 1])
+    assert np.isfinite(terms.loss).all()

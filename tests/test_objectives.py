@@ -318,8 +318,9 @@ def test_a_proposal_must_draw_all_times_of_the_objective(proposal):
     ):
         with pytest.raises(ValueError, match=r"never draws t=.*widen the proposal"):
             check(objective)
-    narrow = dataclasses.replace(objective, times=proposal)
-    objectives.check_support(narrow)
+    if times.adaptive_part(proposal) is None:
+        narrow = dataclasses.replace(objective, times=proposal)
+        objectives.check_support(narrow)
 
 
 @pytest.mark.parametrize("wrap", [lambda d: d, times.Stratified], ids=["", "strat"])
@@ -400,3 +401,82 @@ def test_recipes_train(build):
 
     value, slope = jax.value_and_grad(loss)(0.5)
     assert np.isfinite(value) and np.isfinite(slope) and value > 0
+
+
+def test_total_weight_keeps_its_digits_at_low_logsnr():
+    """Times in float32 stop telling log-SNRs apart near the noise."""
+    logsnr = np.array([-33.0, -25.0, -15.0, 3.0], np.float32)
+    ours = objectives.total_weight(objectives.flow_matching(), logsnr)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, np.exp(-logsnr / 2) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("logsnr_range", [(0.0, 0.0), (3.0, -3.0), (-np.inf, np.inf)])
+def test_an_empty_or_infinite_range_is_no_comparison(logsnr_range):
+    with pytest.raises(ValueError, match="logsnr_range=.*finite and rise"):
+        objectives.same_objective(
+            objectives.flow_matching(), objectives.sd3(), logsnr_range
+        )
+
+
+def test_adaptive_times_are_a_proposal_alone():
+    objective = objectives.flow_matching()
+    adaptive = times.Adaptive(times.Uniform())
+    dataclasses.replace(objective, proposal=adaptive)
+    for density in (adaptive, times.Stratified(adaptive)):
+        with pytest.raises(ValueError, match="belongs in proposal"):
+            dataclasses.replace(objective, times=density)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values"),
+    [
+        (objectives.edm, dict(sigma_data=[0.4, 0.5], mean=[-1.2, 0.0], std=[1.0, 1.2])),
+        (objectives.sd3, dict(mean=[0.0, 0.5], std=[1.0, 0.8], shift=[1.0, 3.0])),
+        (objectives.sd3_mode, dict(scale=[1.29, 0.5], shift=[1.0, 3.0])),
+        (objectives.sd3_cosmap, dict(shift=[1.0, 3.0])),
+        (objectives.min_snr, dict(gamma=[5.0, 3.0])),
+        (objectives.sid2, dict(bias=[0.0, 1.0], shift=[1.0, 2.0])),
+    ],
+    ids=lambda case: getattr(case, "__name__", ""),
+)
+def test_one_trace_for_every_number_of_a_recipe(recipe, values):
+    traces = []
+
+    @jax.jit
+    def weight(objective):
+        traces.append(None)
+        return objectives.total_weight(objective, jnp.float32(2.0))
+
+    found = [
+        float(weight(recipe(**dict(zip(values, numbers, strict=True)))))
+        for numbers in zip(*values.values(), strict=True)
+    ]
+    assert len(traces) == 1 and found[0] != found[1]
+
+
+class Plain:
+    """A schedule that is no pytree: the four methods and nothing else."""
+
+    def alpha(self, t):
+        return 1 - jnp.asarray(t)
+
+    def sigma(self, t):
+        return jnp.asarray(t) * 1.0
+
+    def logsnr(self, t):
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def inverse_logsnr(self, logsnr):
+        return jax.nn.sigmoid(-jnp.asarray(logsnr) / 2)
+
+
+def test_any_object_with_the_four_methods_is_a_schedule():
+    flow = objectives.flow_matching()
+    plain = dataclasses.replace(flow, schedule=Plain())
+    assert objectives.same_objective(plain, flow).same
+    np.testing.assert_allclose(
+        times.LogNormalSigma().sample(jax.random.key(0), (3,), Plain()),
+        times.LogNormalSigma().sample(jax.random.key(0), (3,), flow.schedule),
+        rtol=1e-5,
+    )

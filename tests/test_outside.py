@@ -19,7 +19,7 @@ from diffusionflow import (
 )
 
 OBJECTIVE = objectives.flow_matching()
-DATA = 2 + 0.1 * jax.random.normal(jax.random.key(7), (64, 2))
+DATA = 2 + 0.1 * jax.random.normal(jax.random.key(7), (64, 2), jnp.float32)
 
 
 class Linen(nn.Module):
@@ -47,7 +47,7 @@ class Equinox(eqx.Module):
 
 def linen():
     module = Linen()
-    params = module.init(jax.random.key(0), DATA, jnp.zeros(len(DATA)))
+    params = module.init(jax.random.key(0), DATA, jnp.zeros(len(DATA), jnp.float32))
     return params, lambda params: lambda z, t: module.apply(params, z, t)
 
 
@@ -57,13 +57,13 @@ def from_nnx():
 
 
 def equinox():
-    module = Equinox(eqx.nn.MLP(3, 2, 16, 1, key=jax.random.key(0)))
+    module = Equinox(eqx.nn.MLP(3, 2, 16, 1, key=jax.random.key(0), dtype=jnp.float32))
     params, static = eqx.partition(module, eqx.is_array)
     return params, lambda params: eqx.combine(params, static)
 
 
 def bare():
-    params = 0.1 * jax.random.normal(jax.random.key(0), (3, 2))
+    params = 0.1 * jax.random.normal(jax.random.key(0), (3, 2), jnp.float32)
     return params, lambda w: lambda z, t: jnp.append(z, t[:, None], axis=1) @ w
 
 

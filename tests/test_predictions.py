@@ -626,3 +626,44 @@ def test_a_rescheduled_network_is_sampled():
             jax.random.key(0), moved, z, grid, schedule=flow, **arguments
         )
         np.testing.assert_allclose(one.x, two.x, rtol=1e-10)
+
+
+def test_a_score_at_sigma_0_says_nothing_of_eps_under_jit():
+    """Where times are traced nothing can be refused, and 0 would be wrong."""
+    denoised = jax.jit(
+        lambda value, t: predictions.to_denoised(
+            value, kind="score", z=value, t=t, schedule=schedules.FlowMatching()
+        )
+    )
+    value = np.ones((2, 3), np.float32)
+    at_data, inside = denoised(value, 0.0), denoised(value, 0.5)
+    assert np.isnan(at_data.eps).all() and np.isfinite(at_data.x).all()
+    np.testing.assert_allclose(inside.eps, -0.5)
+
+
+def test_conversion_is_the_same_single_vmapped_and_jitted():
+    schedule = schedules.Cosine()
+    generator = np.random.default_rng(0)
+    value, z = generator.normal(size=(2, 5, 3)).astype(np.float32)
+    t = np.linspace(0.1, 0.9, 5, dtype=np.float32)
+    for source, target in itertools.permutations(predictions.NAMES, 2):
+        one = lambda value, z, t, source=source, target=target: predictions.convert(
+            value, source=source, target=target, z=z, t=t, schedule=schedule
+        )
+        batched = one(value, z, t)
+        single = [one(*example) for example in zip(value, z, t, strict=True)]
+        vmapped = jax.jit(jax.vmap(one))(value, z, t)
+        np.testing.assert_allclose(batched, np.stack(single), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batched, vmapped, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_kinds_are_checked_too():
+    with pytest.raises(AssertionError):
+        predictions.convert(
+            np.ones((2, 3)),
+            source="u",
+            target="u",
+            z=np.ones((2, 1)),
+            t=0.5,
+            schedule=schedules.FlowMatching(),
+        )

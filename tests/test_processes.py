@@ -20,8 +20,8 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 def mean_and_variance_slopes(terms_fn, schedule, t):
     """`(m', V')` in the direction of growing t of an SDE that is linear in z.
 
-    `terms_fn(z, t) -> Terms`, with `drift = a z + b`: `m' = a m + b`, and `V' = 2 a V`
-    plus or minus the squared diffusion, as the second value says.
+    `terms_fn(z, t) -> SdeTerms`, with `drift = a z + b`: `m' = a m + b`, and
+    `V' = 2 a V` plus or minus the squared diffusion, as the second value says.
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     m, v = alpha * MEAN, alpha**2 * VARIANCE + sigma**2
@@ -186,7 +186,7 @@ def test_coefficients_both_ways():
 
 def test_any_noise_and_both_directions_of_the_interpolant():
     """The score term is epsilon^2 / 2, its sign that of the direction."""
-    schedule, z = schedules.Cosine(), jnp.array([[0.3], [-1.2]])
+    schedule, z = schedules.Cosine(), np.array([[0.3], [-1.2]], np.float32)
     t, epsilon = np.array([0.3, 0.8], np.float32), np.array([0.5, 1.5], np.float32)
     denoise_fn = GAUSSIAN.denoise_fn(schedule)
     drift = lambda direction: (
@@ -276,3 +276,41 @@ def test_an_infinite_slope_at_sigma_0_is_refused(name):
             call(denoise_fn, z, t, schedule=schedule)
     drift = processes.probability_flow(denoise_fn, z, 0.5, schedule=schedule).drift
     assert np.isfinite(drift).all()
+
+
+def test_terms_are_the_same_single_vmapped_and_jitted():
+    schedule = schedules.Cosine()
+    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    z = np.random.default_rng(0).normal(size=(4, 1)).astype(np.float32)
+    t = np.linspace(0.2, 0.8, 4, dtype=np.float32)
+    ways = (
+        lambda z, t: processes.forward(z, t, schedule=schedule),
+        lambda z, t: processes.probability_flow(denoise_fn, z, t, schedule=schedule),
+        lambda z, t: processes.reverse(denoise_fn, z, t, schedule=schedule, eta=0.7),
+        lambda z, t: processes.interpolant(
+            denoise_fn, z, t, schedule=schedule, epsilon=0.3
+        ),
+    )
+    for way in ways:
+        batched, vmapped = way(z, t), jax.jit(jax.vmap(way))(z, t)
+        single = [way(*example) for example in zip(z, t, strict=True)]
+        drift = np.stack([terms.drift for terms in single])
+        np.testing.assert_allclose(batched.drift, drift, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(batched.drift, vmapped.drift, rtol=2e-5, atol=1e-6)
+        diffusion = np.broadcast_to(batched.diffusion, t.shape)
+        np.testing.assert_allclose(vmapped.diffusion, diffusion, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("f_fn", "g_fn", "message"),
+    [
+        (lambda t: 0 * t, lambda t: 0 * t, "from inf .* to inf .*must fall"),
+        (lambda t: np.nan * t, lambda t: 1 + t, "nan.*must fall"),
+    ],
+    ids=["no noise", "not a number"],
+)
+def test_from_sde_refuses_functions_without_a_falling_logsnr(f_fn, g_fn, message):
+    with pytest.raises(ValueError, match=message):
+        processes.from_sde(f_fn, g_fn)
+    with pytest.raises(ValueError, match="alpha_0=inf.*finite"):
+        processes.from_sde(lambda t: -t, lambda t: 1 + t, float("inf"))

@@ -28,7 +28,7 @@ def updated(schedule, key):
     """A random step of size 0.3 in every leaf, as an optimizer makes them."""
     leaves, treedef = jax.tree.flatten(schedule)
     keys = jax.random.split(key, len(leaves))
-    step = lambda leaf, key: leaf + 0.3 * jax.random.normal(key, leaf.shape)
+    step = lambda leaf, key: leaf + 0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
     return treedef.unflatten(list(map(step, leaves, keys)))
 
 

@@ -40,7 +40,9 @@ def test_elsewhere_the_shift_is_no_such_change_of_time(base):
     t = T[2:-1].astype(np.float32)
     gap = shifted.logsnr(t) - base.logsnr(time_change(t, np.float32(3)))
     assert np.abs(gap).max() > 0.05
-    np.testing.assert_allclose(shifted.logsnr(t), base.logsnr(t) - 2 * np.log(3), 1e-5)
+    np.testing.assert_allclose(
+        shifted.logsnr(t), base.logsnr(t) - 2 * float(np.log(3)), 1e-5
+    )
     ratio = 2 * jnp.log(shifted.alpha(t) / shifted.sigma(t))
     np.testing.assert_allclose(ratio, shifted.logsnr(t), rtol=1e-5, atol=1e-5)
 
@@ -180,3 +182,25 @@ def test_a_schedule_is_rebuilt_with_any_leaves():
         return level(schedules.Scaled(schedule, lambda t: low + t))
 
     assert np.isfinite(closed(0.1))
+
+
+@pytest.mark.parametrize(
+    ("alpha_fn", "sigma_fn", "message"),
+    [
+        (
+            lambda t: jnp.cos(jnp.pi / 2 * t),
+            lambda t: jnp.sin(jnp.pi / 2 * t),
+            r"alpha_fn\(1.0\)=-4.37.*float32.*sin",
+        ),
+        (lambda t: 1 + t, lambda t: 3 * t, "alpha_fn goes from.*must not rise"),
+    ],
+    ids=["below 0 in float32 alone", "alpha rises"],
+)
+def test_interpolated_refuses_what_float32_or_the_data_end_would_show(
+    alpha_fn, sigma_fn, message
+):
+    with pytest.raises(ValueError, match=message):
+        schedules.Interpolated(alpha_fn, sigma_fn)
+    schedules.Interpolated(
+        lambda t: jnp.sin(jnp.pi / 2 * (1 - t)), lambda t: jnp.sin(jnp.pi / 2 * t)
+    )

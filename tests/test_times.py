@@ -317,3 +317,24 @@ def test_float32_times_stay_float32_under_x64(density, x64):
             fn(t, schedules.FlowMatching()) for fn in (density.cdf, density.density)
         ]
     assert all(value.dtype == np.float32 for value in (t, *values))
+
+
+@pytest.mark.parametrize(
+    "density", [times.Uniform(), times.LogitNormal(), times.CosMap(), times.Mode()]
+)
+def test_no_times_are_outside(density):
+    found = density.cdf(np.array([-0.1, 0.0, 1.0, 1.1], np.float32), FLOW)
+    np.testing.assert_allclose(found, [0, 0, 1, 1], atol=1e-6)
+
+
+def test_infinite_parameters_are_refused():
+    for make in (times.LogitNormal, times.LogNormalSigma):
+        with pytest.raises(ValueError, match="std=inf.*finite"):
+            make(0.0, np.inf)
+        with pytest.raises(ValueError, match="mean=nan.*finite"):
+            make(np.nan)
+    for make in (schedules.VE, schedules.EDM):
+        with pytest.raises(ValueError, match="sigma_max=inf.*finite"):
+            make(0.01, np.inf)
+    with pytest.raises(ValueError, match=r"sigma_min=.*2\.0.*in \[0, 1\)"):
+        schedules.FlowMatching(np.float32(2.0))

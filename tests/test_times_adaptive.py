@@ -118,7 +118,7 @@ def test_it_learns_while_it_is_used(stratified):
         time_key, factor_key = jax.random.split(key)
         t = proposal.sample(time_key, (256,), FLOW)
         importance = 1 / proposal.density(t, FLOW)
-        factor = jax.random.uniform(factor_key, t.shape, maxval=2.0)
+        factor = jax.random.uniform(factor_key, t.shape, t.dtype, maxval=2.0)
         loss = factor * (0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2)))
         terms = losses.Terms(importance * loss, t, FLOW.logsnr(t), loss, importance)
         return times.adaptive_part(density).update(moments, terms, FLOW), terms
@@ -210,3 +210,16 @@ def test_the_adaptive_part_is_found_wherever_it_is():
     assert times.with_moments(nested, moments).base.moments is moments
     plain = times.Stratified(times.Uniform())
     assert times.with_moments(plain, None) is plain
+
+
+@pytest.mark.parametrize("bad", [1e20, np.inf, np.nan])
+def test_one_loss_that_is_not_finite_leaves_the_moments(bad):
+    adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4)
+    logsnr = np.array([1.5, -0.5, -0.5], np.float32)
+    update = lambda loss, logsnr: adaptive.update(
+        adaptive.init(), losses.Terms(loss, None, logsnr, None, None), FLOW
+    )
+    found = update(np.array([1.0, bad, 3.0], np.float32), logsnr)
+    expected = update(np.array([1.0, 3.0], np.float32), logsnr[[0, 2]])
+    np.testing.assert_array_equal(found.count, expected.count)
+    np.testing.assert_array_equal(found.square, expected.square)

@@ -123,7 +123,8 @@ def from_diffusers(config: Mapping[str, Any]) -> Convention:
 
     Args:
       config: the dictionary of the scheduler. What it lacks has the default of its
-        class; a class whose default betas are not known here must give them. Without
+        class; a class whose default betas are not known here must give them, and a
+        chain of a class that is not known here its `prediction_type` too. Without
         `_class_name` it is a flow scheduler if it has an entry `shift`, else
         DDPMScheduler with the entries of all chains. Options of sampling alone are
         allowed and have no effect.
@@ -148,14 +149,16 @@ def from_diffusers(config: Mapping[str, Any]) -> Convention:
         if "shift" in settings:
             return _diffusers_flow(settings)
         return _diffusers_chain(settings, _DDPM)
-    check_name("_class_name", name, (*_CHAINS, *_FLOWS, *_EDMS))
+    written_out = all(entry in settings for entry in (*_BETAS, "prediction_type"))
+    if not written_out:  # a chain of betas of any class if they are
+        check_name("_class_name", name, (*_CHAINS, *_FLOWS, *_EDMS))
     if name in _EDMS:
         return _diffusers_edm(settings)
     if name in _FLOWS:
         return _diffusers_flow(settings)
     if settings.get("timestep_type") == "continuous":
         check_name("_class_name with a timestep_type", name, ["EulerDiscreteScheduler"])
-    betas = _CHAINS[name]
+    betas = _CHAINS.get(name)
     if betas is None and settings.get("trained_betas") is None:
         missing = [entry for entry in _BETAS if entry not in settings]
         if missing:
@@ -180,6 +183,7 @@ def _diffusers_kind(settings: dict[str, Any], allowed: tuple[str, ...]) -> str:
 
 def _diffusers_chain(settings: dict[str, Any], betas: tuple[Any, ...]) -> Convention:
     defaults = {**_CHAIN_DEFAULTS, **dict(zip(_BETAS, betas, strict=True))}
+    _check_numbers(settings)
     settings = _merged(defaults, settings)
     _refuse(settings, "use_dynamic_shifting", "shift_terminal")
     flow, count = settings["use_flow_sigmas"], settings["num_train_timesteps"]
@@ -229,9 +233,25 @@ def _refuse(settings: dict[str, Any], *names: str) -> None:
             )
 
 
+def _check_numbers(settings: dict[str, Any]) -> None:
+    """Refuses what would fail in the arithmetic, and tables of another length."""
+    for name in ("beta_start", "beta_end", "num_train_timesteps"):
+        value = settings.get(name, 0.5)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name}={value!r}: must be a number")
+    count, betas = settings.get("num_train_timesteps"), settings.get("trained_betas")
+    if count is not None and count != int(count):
+        raise ValueError(f"num_train_timesteps={count!r}: must be a whole number")
+    if None not in (count, betas) and len(betas) != count:
+        raise ValueError(
+            f"trained_betas has {len(betas)} entries: must have "
+            f"num_train_timesteps={count}"
+        )
+
+
 def _betas(settings: dict[str, Any]) -> np.ndarray:
     low, high = settings["beta_start"], settings["beta_end"]
-    count = settings["num_train_timesteps"]
+    count = int(settings["num_train_timesteps"])
     if settings["trained_betas"] is not None:
         return np.asarray(settings["trained_betas"], np.float64)
     known = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")

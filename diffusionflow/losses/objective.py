@@ -10,6 +10,7 @@ from jax import Array
 from diffusionflow import predictions, random, schedules
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.losses.ends import finite_error, weight_on
+from diffusionflow.losses.squared import as_arrays
 from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
 
@@ -54,7 +55,8 @@ def objective_terms(
       predict_fn: `(z, t) -> prediction` of the objective's kind.
       x: data, `[*batch, *event]`.
       objective: what is learned.
-      t: times `[*batch]`; drawn from the proposal if None.
+      t: times in [0, 1], `[*batch]`; a scalar says that `x` is one example. Drawn from
+        the proposal if None.
       eps: noise like `x`; standard normal if None.
       batch_ndim: leading axes of `x` that are the batch, where neither `t` nor keys of
         shape `[*batch]` tell; 0 for a single example (inside `vmap`).
@@ -67,8 +69,9 @@ def objective_terms(
       where the kind says nothing of eps (x at t = 0).
 
     Raises:
-      ValueError: no key where one is needed, times that do not fit `x`, or a concrete
-        proposal that never draws some of the objective's times.
+      ValueError: no key where one is needed, times that do not fit `x` or, where they
+        are not traced, leave [0, 1], or a concrete proposal that never draws some of
+        the objective's times.
       AssertionError: shapes of `x`, `eps` and the prediction disagree.
     """
     x = at_least_float32(x)
@@ -81,7 +84,7 @@ def objective_terms(
         t = (objective.proposal or objective.times).sample(time_key, shape, schedule)
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
-    t = at_least_float32(t).astype(x.dtype)
+    x, t = as_arrays(x, t)
     error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule)
     importance = _importance(objective, t)
     loss = weight_on(objective.weighting, kind, t, schedule) * error
@@ -152,4 +155,6 @@ def _importance(objective: Objective, t: Array) -> Array:
         return jnp.ones_like(t)
     check_support(objective)
     wanted = objective.times.density(t, objective.schedule)
-    return wanted / objective.proposal.density(t, objective.schedule)
+    offered = objective.proposal.density(t, objective.schedule)
+    used = wanted > 0
+    return jnp.where(used, wanted / jnp.where(used, offered, 1), 0)

@@ -2,9 +2,11 @@
 
 import chex
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusionflow import predictions
+from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, PredictFn
 from diffusionflow.schedules import Schedule
@@ -24,7 +26,7 @@ def kind_loss(
     Args:
       predict_fn: `(z, t) -> prediction` of `kind`.
       x: data, `[*batch, *event]`.
-      t: times, `[*batch]`.
+      t: times in [0, 1], `[*batch]`.
       eps: noise like `x`.
       kind: what is predicted and compared.
       schedule: any schedule.
@@ -33,7 +35,8 @@ def kind_loss(
       `[*batch]`.
 
     Raises:
-      ValueError: `t` does not begin the shape of `x`.
+      ValueError: `t` does not begin the shape of `x`, or leaves [0, 1] where it is not
+        traced.
       AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
     """
     x, t = as_arrays(x, t)
@@ -122,9 +125,21 @@ def dsm_loss(
 
 
 def as_arrays(x: Array, t: Array) -> tuple[Array, Array]:
-    """Data and times as floating arrays of one dtype, float32 or wider."""
-    x = at_least_float32(x)
-    return x, at_least_float32(t).astype(x.dtype)
+    """Data and times as floating arrays of one dtype, float32 or wider.
+
+    Raises:
+      ValueError: a time that is not traced lies outside [0, 1].
+    """
+    x, t = at_least_float32(x), at_least_float32(t)
+    if not is_traced(t):
+        outside = ~((t >= 0) & (t <= 1))
+        if np.any(outside):
+            first = float(np.asarray(t)[outside].ravel()[0])
+            raise ValueError(
+                f"t={first}: must be in [0, 1], 0 the data and 1 the noise; step i of "
+                "T stands at i / T"
+            )
+    return x, t.astype(x.dtype)
 
 
 def noised(x: Array, t: Array, eps: Array, schedule: Schedule) -> Array:

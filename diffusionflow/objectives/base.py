@@ -1,5 +1,6 @@
 """The objective, its total weight, and whether two of them are the same."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import times, weightings
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import in_float64
+from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import as_kind
 
 
@@ -28,9 +29,9 @@ class Objective:
         if the proposal draws from all of `times` (see `check_support`).
 
     Raises:
-      ValueError: the kind is unknown, or the weighting is made for other times
-        (`weightings.Monotone`). Densities are compared where their numbers are Python
-        numbers.
+      ValueError: the kind is unknown, the times are adaptive, or the weighting is made
+        for other times (`weightings.Monotone`). Densities are compared where their
+        numbers are Python numbers.
     """
 
     schedule: Any
@@ -41,6 +42,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", as_kind(self.kind))
+        if times.adaptive_part(self.times) is not None:
+            raise ValueError(
+                f"times={self.times!r}: the objective would change while it is "
+                "trained; an adaptive density belongs in proposal"
+            )
         made_for = getattr(self.weighting, "times", self.times)
         if _differ(made_for, self.times):
             raise ValueError(
@@ -67,9 +73,15 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
       ValueError: a log-SNR that the schedule does not reach; traced ones cannot be
         looked at and pass.
     """
+    logsnr = at_least_float32(logsnr)
+    if not is_traced(logsnr) and logsnr.size:
+        ends = np.min(logsnr), np.max(logsnr)
+        times.check_reached(objective.schedule, *ends)
+    return jnp.asarray(in_float64(_total_weight, objective, logsnr), logsnr.dtype)
+
+
+def _total_weight(objective: Objective, logsnr: Array) -> Array:
     schedule = objective.schedule
-    if not is_traced(logsnr):
-        times.check_reached(schedule, np.min(logsnr), np.max(logsnr))
     t = jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
     return weightings.weight_on_eps(objective.weighting, objective.times, t, schedule)
 
@@ -101,19 +113,28 @@ def same_objective(
     Args:
       a: an objective, concrete.
       b: another.
-      logsnr_range: where they are compared.
+      logsnr_range: where they are compared. Times in float64 tell log-SNRs apart down
+        to about -45 on flow matching and the cosine schedule.
       num_points: log-SNRs compared, evenly spaced, at least 2.
 
     Returns:
       `Comparison`, computed in float64.
 
     Raises:
-      ValueError: fewer than two points, or a range that one of the schedules does not
-        reach.
+      ValueError: fewer than two points, or a range that is empty, infinite, or not
+        reached by one of the schedules.
     """
     check_bound("num_points", num_points, lambda n: n >= 2, "at least 2")
-    logsnr = np.linspace(*logsnr_range, num_points)
-    ours, theirs = (in_float64(total_weight, which, logsnr) for which in (a, b))
+    low, high = map(float, logsnr_range)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"logsnr_range={logsnr_range!r}: must be finite and rise; choose a range "
+            "that both schedules reach"
+        )
+    for which in (a, b):
+        times.check_reached(which.schedule, low, high)
+    logsnr = np.linspace(low, high, num_points)
+    ours, theirs = (in_float64(_total_weight, which, logsnr) for which in (a, b))
     either = (ours != 0) | (theirs != 0)  # where neither learns they agree
     if not either.any():
         return Comparison(True, float("nan"), 0.0, float(logsnr[0]))

@@ -136,7 +136,7 @@ def edm(
 
 
 def sd3(
-    mean: ArrayLike = 0.0, std: ArrayLike = 1.0, shift: ArrayLike = 1.0
+    mean: ArrayLike = 0.0, std: ArrayLike = 1.0, shift: ArrayLike | None = None
 ) -> Objective:
     """Flow matching at logit-normal times.
 
@@ -145,14 +145,14 @@ def sd3(
     Args:
       mean: of the logit of t, before the shift.
       std: of the same.
-      shift: k of `t -> k t / (1 + (k - 1) t)`, for larger images; 1 for none.
+      shift: k of `t -> k t / (1 + (k - 1) t)`, for larger images.
 
     Source: Esser et al. 2024, arXiv 2403.03206.
     """
     return _sd3(times.LogitNormal(mean, std), shift)
 
 
-def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike = 1.0) -> Objective:
+def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike | None = None) -> Objective:
     """Flow matching with mode sampling of times.
 
     `W = e^(-l / 2) / (2 |1 + s - (pi s / 2) sin(pi u)|)` without a shift, s the scale
@@ -167,7 +167,7 @@ def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike = 1.0) -> Objective:
     return _sd3(times.Mode(scale), shift)
 
 
-def sd3_cosmap(shift: ArrayLike = 1.0) -> Objective:
+def sd3_cosmap(shift: ArrayLike | None = None) -> Objective:
     """Flow matching at the noise levels of the cosine schedule.
 
     `W = (1 + e^(-l / 2))^2 sech(l / 2) / (2 pi)` without a shift.
@@ -212,7 +212,7 @@ def p2(k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> Objective:
     )
 
 
-def sid2(bias: ArrayLike = 0.0, shift: ArrayLike = 1.0) -> Objective:
+def sid2(bias: ArrayLike = 0.0, shift: ArrayLike | None = None) -> Objective:
     """Sigmoid weighting, v-prediction on a shifted cosine schedule.
 
     `W = sigmoid(bias - l)`. The paper chooses the bias and the shift by resolution;
@@ -282,11 +282,12 @@ def _score_sde(schedule: schedules.Schedule, likelihood: bool) -> Objective:
     return Objective(schedule, "eps", weighting, times.Uniform(t_min=1e-5))
 
 
-def _sd3(density: times.LogitNormal | times.Mode | times.CosMap, shift: ArrayLike):
+def _sd3(
+    density: times.LogitNormal | times.Mode | times.CosMap, shift: ArrayLike | None
+) -> Objective:
     schedule = _shifted(schedules.FlowMatching(), shift)
     return Objective(schedule, "u", weightings.Mse("u"), density)
 
 
-def _shifted(schedule: schedules.Schedule, k: ArrayLike) -> schedules.Schedule:
-    plain = isinstance(k, (int, float)) and k == 1
-    return schedule if plain else schedules.Shifted(schedule, k)
+def _shifted(schedule: schedules.Schedule, k: ArrayLike | None) -> schedules.Schedule:
+    return schedule if k is None else schedules.Shifted(schedule, k)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -62,7 +63,9 @@ def to_denoised(
         case "eps":
             return Denoised((z - sigma * value) / alpha, value)
         case "score":
-            return Denoised((z + sigma**2 * value) / alpha, -sigma * value)
+            # at sigma = 0 any score has the same z: eps is lost, not 0
+            eps = jnp.where(sigma > 0, -sigma * value, jnp.nan)
+            return Denoised((z + sigma**2 * value) / alpha, eps)
     a, b = (per_event(part, z) for part in kind.plane(schedule, t))
     det = b * alpha - a * sigma
     return Denoised((b * z - sigma * value) / det, (alpha * value - a * z) / det)
@@ -124,11 +127,11 @@ def convert(
         the score at sigma = 0; or `t` does not begin the shape of `z`.
       AssertionError: shapes disagree.
     """
+    chex.assert_equal_shape([value, z])
     if same_kind(source, target):
         return value
     if {str(as_kind(source)), str(as_kind(target))} == {"eps", "score"}:
         refuse_zero_sigma(source, t, schedule=schedule)
-        chex.assert_equal_shape([value, z])
         value = at_least_float32(value)
         sigma = per_event(schedule.sigma(t), value)
         return -sigma * value if str(source) == "score" else -value / sigma

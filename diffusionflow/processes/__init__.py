@@ -32,7 +32,7 @@ from diffusionflow.processes.coefficients import (
 )
 from diffusionflow.processes.drifts import (
     DIRECTIONS,
-    Terms,
+    SdeTerms,
     forward,
     interpolant,
     probability_flow,
@@ -45,7 +45,7 @@ __all__ = [
     "FromSde",
     "Interpolant",
     "Sde",
-    "Terms",
+    "SdeTerms",
     "forward",
     "from_sde",
     "interpolant",

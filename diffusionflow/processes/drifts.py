@@ -17,14 +17,14 @@ from diffusionflow.schedules import Schedule
 DIRECTIONS = ("reverse", "forward")
 
 
-class Terms(NamedTuple):
+class SdeTerms(NamedTuple):
     """`dz = drift dt + diffusion dw`: `[*batch, *event]`, and `()` or `[*batch]`."""
 
     drift: Array
     diffusion: Array
 
 
-def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> Terms:
+def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
     """The SDE from data to noise, dt > 0: `dz = f z dt + g dw`.
 
     Args:
@@ -33,19 +33,19 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> Terms:
       schedule: any.
 
     Returns:
-      `Terms`; infinite where alpha = 0.
+      `SdeTerms`; infinite where alpha = 0.
 
     Raises:
       ValueError: `t` does not begin the shape of `z`.
     """
     z, t = at_least_float32(z), at_least_float32(t)
     drift = per_event(schedules.f(schedule, t), z) * z
-    return Terms(drift, root(schedules.g2(schedule, t)))
+    return SdeTerms(drift, root(schedules.g2(schedule, t)))
 
 
 def probability_flow(
     denoise_fn: DenoiseFn, z: Array, t: ArrayLike, *, schedule: Schedule
-) -> Terms:
+) -> SdeTerms:
     """The ODE of the same marginals, in both directions of time.
 
     `dz / dt = f z - g^2 / 2 score = alpha' x_hat + sigma' eps_hat`.
@@ -57,7 +57,7 @@ def probability_flow(
       schedule: the one of `denoise_fn`.
 
     Returns:
-      `Terms` with diffusion 0.
+      `SdeTerms` with diffusion 0.
 
     Raises:
       ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
@@ -74,7 +74,7 @@ def reverse(
     *,
     schedule: Schedule,
     eta: ArrayLike = 1.0,
-) -> Terms:
+) -> SdeTerms:
     """The SDE from noise to data with noise `eta g`, **dt < 0**.
 
     `dz = (f z - (1 + eta^2) / 2 g^2 score) dt + eta g dw`; its drift is computed as
@@ -89,7 +89,7 @@ def reverse(
         `forward`. Any value keeps the marginals.
 
     Returns:
-      `Terms`; infinite where alpha = 0 and eta is not.
+      `SdeTerms`; infinite where alpha = 0 and eta is not.
 
     Raises:
       ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
@@ -106,7 +106,7 @@ def reverse(
     g = root(schedules.g2(schedule, t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(scaled(eta**2, rate), mean) * denoised.eps
-    return Terms(mean + added, scaled(eta, g))
+    return SdeTerms(mean + added, scaled(eta, g))
 
 
 def interpolant(
@@ -117,7 +117,7 @@ def interpolant(
     schedule: Schedule,
     epsilon: ArrayLike,
     direction: str = "reverse",
-) -> Terms:
+) -> SdeTerms:
     """The SDE of the same marginals with a diffusion of one's own, in either direction.
 
     `dz = (E[dz/dt | z] -+ epsilon^2 / 2 score) dt + epsilon dw` with minus for
@@ -133,8 +133,8 @@ def interpolant(
       direction: "reverse" (towards the data) or "forward".
 
     Returns:
-      `Terms`; infinite where sigma = 0 and epsilon is not. Where epsilon is 0 the score
-      is left out.
+      `SdeTerms`; infinite where sigma = 0 and epsilon is not. Where epsilon is 0 the
+      score is left out.
 
     Raises:
       ValueError: the direction is unknown.
@@ -151,7 +151,7 @@ def interpolant(
     rate = scaled(epsilon**2, 0.5 / schedule.sigma(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(rate, mean) * denoised.eps
-    return Terms(mean + added if direction == "reverse" else mean - added, epsilon)
+    return SdeTerms(mean + added if direction == "reverse" else mean - added, epsilon)
 
 
 def _mean_slope(

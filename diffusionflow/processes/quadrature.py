@@ -10,8 +10,22 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register, static
-from diffusionflow._numeric import at_least_float32, elementwise, root, solve_falling
+from diffusionflow._dataclass import (
+    as_callable,
+    check_bound,
+    check_positive,
+    is_number,
+    register,
+    static,
+)
+from diffusionflow._numeric import (
+    at_least_float32,
+    check_falls,
+    check_on_grid,
+    elementwise,
+    root,
+    solve_falling,
+)
 
 
 @register
@@ -27,9 +41,13 @@ class FromSde:
     def __post_init__(self) -> None:
         object.__setattr__(self, "f_fn", as_callable(self.f_fn))
         object.__setattr__(self, "g_fn", as_callable(self.g_fn))
-        check_bound("alpha_0", self.alpha_0, lambda alpha: alpha > 0, "positive")
-        check_bound("sigma_0", self.sigma_0, lambda sigma: sigma >= 0, "at least 0")
+        check_positive("alpha_0", self.alpha_0)
+        at_least_0 = lambda sigma: 0 <= sigma < float("inf")
+        check_bound("sigma_0", self.sigma_0, at_least_0, "at least 0 and finite")
         check_bound("num_nodes", self.num_nodes, lambda count: count >= 2, "at least 2")
+        fields = (self.f_fn, self.g_fn, self.alpha_0, self.sigma_0)
+        if all(map(is_number, jax.tree.leaves(fields))):
+            check_on_grid(_check_logsnr, as_callable(self.logsnr))
 
     def _quadrature(self, t: Array) -> tuple[Array, Array, Array]:
         """Values of f at the nodes, `[num_nodes, *t.shape]`, nodes and weights."""
@@ -93,7 +111,8 @@ def from_sde(
 
     Both integrals of the package run over [0, t] with `num_nodes` nodes, at which f and
     g are called once. For analytic coefficients the error falls exponentially in
-    `num_nodes`; towards a singular end, such as t = 1 of flow matching, it grows.
+    `num_nodes`; towards a singular end it grows: of flow matching's sigma it is 2e-9 at
+    t = 0.99 and 8e-3 at 0.999, and at t = 1 nothing is right.
     Numbers to be learned, vmapped or otherwise traced belong in a
     `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
 
@@ -108,9 +127,15 @@ def from_sde(
       A schedule; its inverse is a bisection.
 
     Raises:
-      ValueError: a bound is broken.
+      ValueError: a bound is broken, or the log-SNR is not a falling number on a grid of
+        [0, 1] (looked at where functions and ends have no leaves but Python numbers).
     """
     return FromSde(f_fn, g_fn, alpha_0, sigma_0, num_nodes)
+
+
+def _check_logsnr(logsnr: np.ndarray) -> None:
+    if logsnr.dtype == np.float64:  # float32 may not tell neighbours apart
+        check_falls(logsnr)
 
 
 def _expand(row: np.ndarray, like: Array) -> Array:

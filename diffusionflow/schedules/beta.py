@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_positive, register
 from diffusionflow._numeric import at_least_float32, root
 
 
@@ -115,9 +115,8 @@ class SubVP:
 
 
 def _check_rates(beta_min: float, beta_max: float) -> None:
-    positive = lambda beta: beta > 0
-    check_bound("beta_min", beta_min, positive, "positive")
-    check_bound("beta_max", beta_max, positive, "positive")
+    check_positive("beta_min", beta_min)
+    check_positive("beta_max", beta_max)
 
 
 def _rate(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:

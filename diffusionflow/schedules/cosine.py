@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_below, check_positive, register
 from diffusionflow._numeric import at_least_float32, root
 
 
@@ -34,10 +34,7 @@ class Cosine:
     family = "vp"
 
     def __post_init__(self) -> None:
-        if isinstance(self.logsnr_max, (int, float)):
-            below = lambda low: low < self.logsnr_max
-            bound = f"below logsnr_max={self.logsnr_max!r}"
-            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _angles(self) -> tuple[Array, Array, Array]:
         """Angle of the data end, of the noise end from pi / 2, and between the two."""
@@ -93,8 +90,7 @@ class IDDPMCosine:
     family = "vp"
 
     def __post_init__(self) -> None:
-        positive = lambda offset: offset > 0
-        check_bound("offset", self.offset, positive, "positive", "0 is Cosine()")
+        check_positive("offset", self.offset, "0 is Cosine()")
 
     def _rate(self) -> Array:
         """`phi'`."""

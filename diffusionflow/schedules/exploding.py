@@ -4,16 +4,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_below, check_positive, register
 from diffusionflow._numeric import at_least_float32
 
 
 def _check_levels(sigma_min: float, sigma_max: float) -> None:
-    positive = lambda low: low > 0
-    check_bound("sigma_min", sigma_min, positive, "positive")
-    if isinstance(sigma_min, (int, float)):
-        above = lambda high: high > sigma_min
-        check_bound("sigma_max", sigma_max, above, f"above sigma_min={sigma_min!r}")
+    check_positive("sigma_min", sigma_min)
+    check_positive("sigma_max", sigma_max)
+    check_below("sigma_min", sigma_min, "sigma_max", sigma_max)
 
 
 @register
@@ -88,7 +86,7 @@ class EDM:
 
     def __post_init__(self) -> None:
         _check_levels(self.sigma_min, self.sigma_max)
-        check_bound("rho", self.rho, lambda rho: rho > 0, "positive")
+        check_positive("rho", self.rho)
 
     def _base(self, t: ArrayLike) -> tuple[Array, Array]:
         """`A_0 + t (A_1 - A_0)` and its slope."""

@@ -4,7 +4,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_positive,
+    is_finite,
+    register,
+)
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules.base import FromLogSNR, FromSquares
 
@@ -67,7 +73,8 @@ class Laplace(FromSquares):
     scale: float = 0.5
 
     def __post_init__(self) -> None:
-        check_bound("scale", self.scale, lambda scale: scale > 0, "positive")
+        check_bound("mean", self.mean, is_finite, "finite")
+        check_positive("scale", self.scale)
 
     def _parts(self, t: ArrayLike) -> tuple[Array, Array, Array, Array]:
         """Whether t is in the data's half, `w`, `m` and `m + w^scale`."""
@@ -133,7 +140,8 @@ class Cauchy(FromLogSNR):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bound("scale", self.scale, lambda scale: scale > 0, "positive")
+        check_bound("mean", self.mean, is_finite, "finite")
+        check_positive("scale", self.scale)
 
     def alpha(self, t: ArrayLike) -> Array:
         inside, middle, late = _inside(t)
@@ -171,9 +179,6 @@ def _sin_pi(t: Array) -> Array:
 
 def check_finite_range(logsnr_min: float, logsnr_max: float) -> None:
     """Raises a `ValueError` unless -inf < logsnr_min < logsnr_max < inf."""
-    inf = float("inf")
-    check_bound("logsnr_min", logsnr_min, lambda low: low > -inf, "finite")
-    check_bound("logsnr_max", logsnr_max, lambda high: high < inf, "finite")
-    if isinstance(logsnr_max, (int, float)):
-        below = lambda low: low < logsnr_max
-        check_bound("logsnr_min", logsnr_min, below, f"below logsnr_max={logsnr_max!r}")
+    check_bound("logsnr_min", logsnr_min, is_finite, "finite")
+    check_bound("logsnr_max", logsnr_max, is_finite, "finite")
+    check_below("logsnr_min", logsnr_min, "logsnr_max", logsnr_max)

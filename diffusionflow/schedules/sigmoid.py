@@ -5,7 +5,13 @@ from jax import Array
 from jax.nn import log_sigmoid, softplus
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_positive,
+    is_finite,
+    register,
+)
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules.base import FromSquares
 
@@ -40,11 +46,10 @@ class Sigmoid(FromSquares):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.start, (int, float)):
-            above = lambda end: end > self.start
-            check_bound("end", self.end, above, f"above start={self.start!r}")
-        positive = lambda temperature: temperature > 0
-        check_bound("temperature", self.temperature, positive, "positive")
+        check_bound("start", self.start, is_finite, "finite")
+        check_bound("end", self.end, is_finite, "finite")
+        check_below("start", self.start, "end", self.end)
+        check_positive("temperature", self.temperature)
 
     def _ends(self) -> tuple[Array, Array, Array, Array]:
         """`y_0`, `y_1`, their difference and `log(s(y_1) - s(y_0))`."""

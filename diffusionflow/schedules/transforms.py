@@ -1,7 +1,5 @@
 """Schedules made from other schedules or from a user's functions."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +8,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register
+from diffusionflow._dataclass import as_callable, check_positive, register
 from diffusionflow._numeric import (
+    GRID,
     at_least_float32,
+    check_falls,
+    check_on_grid,
     elementwise,
-    in_float64,
     solve_falling,
 )
 from diffusionflow.schedules.base import derivatives, dlogsnr_dt, f, g2
@@ -43,7 +43,7 @@ class Scaled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
-        _check_on_grid(_check_scale, self.scale_fn)
+        check_on_grid(_check_scale, self.scale_fn)
 
     def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
         """`c` and its derivative."""
@@ -114,7 +114,7 @@ class Shifted:
     k: float
 
     def __post_init__(self) -> None:
-        check_bound("k", self.k, lambda k: k > 0, "positive")
+        check_positive("k", self.k)
 
     @property
     def family(self) -> str | None:
@@ -194,9 +194,9 @@ class Interpolated:
       sigma_fn: `t -> sigma`, elementwise, at least 0; alpha / sigma must fall.
 
     Raises:
-      ValueError: a value is negative or not finite, or the log-SNR does not fall, at a
-        time of a grid. (Looked at where the functions have no leaves, or Python numbers
-        only.)
+      ValueError: a value is negative or not finite, in float32 or float64, alpha rises,
+        or the log-SNR does not fall, at a time of a grid. (Looked at where the
+        functions have no leaves, or Python numbers only.)
     """
 
     alpha_fn: Any
@@ -205,7 +205,7 @@ class Interpolated:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha_fn", as_callable(self.alpha_fn))
         object.__setattr__(self, "sigma_fn", as_callable(self.sigma_fn))
-        _check_on_grid(_check_levels, self.alpha_fn, self.sigma_fn)
+        check_on_grid(_check_levels, self.alpha_fn, self.sigma_fn)
 
     def alpha(self, t: ArrayLike) -> Array:
         return elementwise(self.alpha_fn, t)
@@ -221,35 +221,11 @@ class Interpolated:
         return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
 
 
-_GRID = np.linspace(0.0, 1.0, 257)
-
-
-def _check_on_grid(check: Callable[..., None], *fns: Any) -> None:
-    """`check(*values of fns)` where they are known; pytrees are rebuilt with others.
-
-    As for all bounds, only Python numbers are looked at: arrays may be gradients.
-    """
-    leaves, structure = jax.tree.flatten(fns)
-    if all(isinstance(leaf, (int, float)) for leaf in leaves):
-        _checked(check, structure, tuple(leaves))
-
-
-@functools.lru_cache(maxsize=256)
-def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
-    fns = jax.tree.unflatten(structure, leaves)
-    try:
-        with jax.numpy_dtype_promotion("standard"):  # a function may hold float32
-            values = in_float64(lambda t: [elementwise(fn, t) for fn in fns], _GRID)
-    except TypeError:  # a function closes over a tracer, or None stands for a number
-        return
-    check(*values)
-
-
 def _check_scale(scale: np.ndarray) -> None:
     bad = ~(scale > 0)
     if bad.any():
         raise ValueError(
-            f"scale_fn({_GRID[bad][0]})={scale[bad][0]}: must be positive in [0, 1]"
+            f"scale_fn({GRID[bad][0]})={scale[bad][0]}: must be positive in [0, 1]"
         )
 
 
@@ -258,16 +234,18 @@ def _check_levels(alpha: np.ndarray, sigma: np.ndarray) -> None:
         bad = ~(level >= 0) | np.isinf(level)
         if bad.any():
             raise ValueError(
-                f"{name}({_GRID[bad][0]})={level[bad][0]}: must be finite and at least "
-                "0 in [0, 1]"
+                f"{name}({GRID[bad][0]})={level[bad][0]} in {level.dtype}: must be "
+                "finite and at least 0 in [0, 1]; cos(pi t / 2) rounds below 0, write "
+                "sin(pi / 2 (1 - t))"
             )
+    if alpha.dtype == np.float32:  # which may not tell neighbours apart
+        return
     with np.errstate(divide="ignore", invalid="ignore"):
-        logsnr = 2 * (np.log(alpha) - np.log(sigma))
-    stays = ~(logsnr[1:] < logsnr[:-1])
-    if stays.any():
-        place = int(np.argmax(stays))
+        check_falls(2 * (np.log(alpha) - np.log(sigma)))
+    rises = np.diff(alpha) > 1e-12 * alpha[1:]  # more than rounding
+    if rises.any():
+        place = int(np.argmax(rises))
         raise ValueError(
-            f"the log-SNR goes from {logsnr[place]} at t={_GRID[place]} to "
-            f"{logsnr[place + 1]} at t={_GRID[place + 1]}: it must fall; t = 0 is data "
-            "and t = 1 is noise, for functions of the other direction write 1 - t"
+            f"alpha_fn goes from {alpha[place]} at t={GRID[place]} to "
+            f"{alpha[place + 1]}: it must not rise; t = 0 is data"
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import at_least_float32, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent
@@ -65,10 +65,7 @@ class Adaptive(Independent):
     moments: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.logsnr_max, (int, float)):
-            below = lambda low: low < self.logsnr_max
-            bound = f"below logsnr_max={self.logsnr_max!r}"
-            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
         check_bound("num_bins", self.num_bins, lambda n: n >= 1, "at least 1")
         check_bound("share", self.share, lambda share: 0 < share <= 1, "in (0, 1]")
         check_bound("decay", self.decay, lambda decay: 0 <= decay < 1, "in [0, 1)")
@@ -93,15 +90,19 @@ class Adaptive(Independent):
           schedule: that of the objective.
 
         Returns:
-          Moments in which the bins that were visited have moved.
+          Moments in which the bins that were visited have moved. An example whose
+          squared loss is not finite counts nothing: it would never decay.
         """
         place = self._bin(terms.logsnr).reshape(-1)
         ratio = with_moments(self, moments)._ratio(schedule)[place]
         (ratio,) = in_type_of(terms.loss, [ratio])
         loss = terms.loss.reshape(-1) * ratio  # times over base instead of over this
-        member = place[:, None] == jnp.arange(self.num_bins)[None]
+        second = loss**2
+        bins = jnp.arange(self.num_bins, dtype=place.dtype)
+        member = place[:, None] == bins[None]
+        member &= jnp.isfinite(second)[:, None]
         count = member.sum(0, dtype=moments.count.dtype)
-        square = jnp.where(member, loss[:, None] ** 2, 0).sum(0)
+        square = jnp.where(member, second[:, None], 0).sum(0)
         keep = jnp.where(count > 0, self.decay, 1).astype(count.dtype)
         return Moments(
             count=keep * moments.count + count,

@@ -10,7 +10,13 @@ from jax.scipy.special import logit, ndtr, ndtri
 from jax.typing import ArrayLike
 
 from diffusionflow import random
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import (
+    check_bound,
+    check_positive,
+    is_finite,
+    is_number,
+    register,
+)
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.schedules import Schedule
 
@@ -78,7 +84,8 @@ class LogitNormal(Independent):
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bound("std", self.std, lambda std: std > 0, "positive")
+        check_bound("mean", self.mean, is_finite, "finite")
+        check_positive("std", self.std)
 
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`."""
@@ -88,7 +95,8 @@ class LogitNormal(Independent):
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
         del schedule
-        return ndtr((logit(at_least_float32(t)) - self.mean) / self.std)
+        t = jnp.clip(at_least_float32(t), 0, 1)
+        return ndtr((logit(t) - self.mean) / self.std)
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
@@ -183,7 +191,7 @@ class CosMap(Independent):
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
         del schedule
-        t = at_least_float32(t)
+        t = jnp.clip(at_least_float32(t), 0, 1)
         return 2 / jnp.pi * jnp.arctan2(t, 1 - t)
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
@@ -197,6 +205,6 @@ class CosMap(Independent):
 def check_window(t_min: Any, t_max: Any) -> None:
     """Raises a `ValueError` unless 0 <= t_min < t_max <= 1."""
     check_bound("t_min", t_min, lambda t: 0 <= t < 1, "in [0, 1)")
-    if isinstance(t_min, (int, float)):
+    if is_number(t_min):
         above = lambda t: t_min < t <= 1
         check_bound("t_max", t_max, above, f"in ({t_min}, 1]")

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import random
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_below, register
 from diffusionflow._numeric import at_least_float32, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent, check_window
@@ -43,10 +43,7 @@ class Truncated(Independent):
 
     def __post_init__(self) -> None:
         check_window(self.t_min, self.t_max)
-        if isinstance(self.logsnr_max, (int, float)):
-            below = lambda low: low < self.logsnr_max
-            bound = f"below logsnr_max={self.logsnr_max!r}"
-            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
         if isinstance(self.base, Stratified):
             raise ValueError(
                 f"base={self.base!r}: truncated, its times would be independent; "

@@ -14,7 +14,14 @@ from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
 from diffusionflow import schedules
-from diffusionflow._dataclass import check_bound, is_traced, register
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_positive,
+    is_finite,
+    is_traced,
+    register,
+)
 from diffusionflow._numeric import at_least_float32, in_float64, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent
@@ -101,7 +108,7 @@ class _Levels(Independent):
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
-        t = at_least_float32(t)
+        t = jnp.clip(at_least_float32(t), 0, 1)
         low, mass = in_type_of(t, self._reach(schedule))
         return (self._fraction(schedule.logsnr(t)) - low) / mass
 
@@ -137,7 +144,8 @@ class LogNormalSigma(_Levels):
     std: float = 1.2
 
     def __post_init__(self) -> None:
-        check_bound("std", self.std, lambda std: std > 0, "positive")
+        check_bound("mean", self.mean, is_finite, "finite")
+        check_positive("std", self.std)
 
     def _fraction(self, logsnr: Array) -> Array:
         return ndtr((-logsnr / 2 - self.mean) / self.std)
@@ -166,13 +174,9 @@ class UniformLogSNR(_Levels):
     logsnr_max: float
 
     def __post_init__(self) -> None:
-        finite = lambda bound: abs(bound) < float("inf")
-        check_bound("logsnr_min", self.logsnr_min, finite, "finite")
-        check_bound("logsnr_max", self.logsnr_max, finite, "finite")
-        if isinstance(self.logsnr_max, (int, float)):
-            below = lambda low: low < self.logsnr_max
-            bound = f"below logsnr_max={self.logsnr_max!r}"
-            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        check_bound("logsnr_min", self.logsnr_min, is_finite, "finite")
+        check_bound("logsnr_max", self.logsnr_max, is_finite, "finite")
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
         check_reached(schedule, self.logsnr_min, self.logsnr_max)

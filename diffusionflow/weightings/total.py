@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions, schedules
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
@@ -50,10 +50,7 @@ class Monotone:
 
     def __post_init__(self) -> None:
         check_bound("num_points", self.num_points, lambda n: n >= 2, "at least 2")
-        if isinstance(self.logsnr_max, (int, float)):
-            below = lambda low: low < self.logsnr_max
-            bound = f"below logsnr_max={self.logsnr_max!r}"
-            check_bound("logsnr_min", self.logsnr_min, below, bound)
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     @property
     def kind(self) -> Kind:
