@@ -7,8 +7,10 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 FAST := not slow and not gpu
-CORE := schedules predictions losses times weightings objectives processes grids \
-  guidance analytic ema random samplers equivalences interop outside
+# of the core, the tests that choose no precision themselves; run in float64 too
+X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
+  random samplers schedules schedules_learned schedules_transforms times times_adaptive \
+  weightings
 
 .PHONY: help train sample test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
@@ -36,8 +38,8 @@ test-slow: $(VENV)/.test
 test-all: test test-slow
 
 test-x64: $(VENV)/.test
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n 2 -m '$(FAST)' \
-	  $(sort $(wildcard $(CORE:%=tests/test_%*.py))) $(ARGS)
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto -m '$(FAST)' \
+	  $(X64:%=tests/test_%.py) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
