@@ -13,8 +13,10 @@ A schedule is any object with the four methods of `Schedule`, elementwise in the
 argument. To hand one of your own to a jitted function as data, register its class with
 `jax.tree_util.register_pytree_node`: under `register_dataclass` of jaxlib 0.10.2 the
 structures of two classes with as many fields compare equal, and the compiled program of
-the other one may run. Where exact arithmetic gives a finite value, they give one in float32, t = 0
-and t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
+the other one may run.
+
+Where exact arithmetic gives a finite value, schedules give one in float32, t = 0 and
+t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
 
 As a diffusion `dz = f z dt + g dw` a schedule has, with ' = d / dt,
 
