@@ -10,7 +10,8 @@ same for all proposals, so that the data's share of the variance is in every row
 
 Measured with the defaults on two shared CPU cores, 80 batches a row, so that a ratio
 for the loss is uncertain by about a fifth of itself (variance of loss, of gradient):
-adaptive 0.445, 0.924; stratified uniform 0.581, 1.005; stratified adaptive 0.591, 0.909.
+adaptive 0.445, 0.924; stratified uniform 0.581, 1.005; stratified adaptive 0.591,
+0.909.
 """
 
 import argparse

@@ -184,13 +184,13 @@ def measure_kl_terms_are_weighted_eps_errors():
     posterior = beta[1:] * (1 - abar[:-1]) / (1 - abar[1:])
     schedule = Nodes(jnp.asarray(np.log(abar / (1 - abar))))
     net = lambda z, t: 0.7 * z
-    index = np.arange(1, 1000)
+    t, s = np.arange(1, 1000) / 1000, np.arange(999) / 1000
     x, eps = np.full((999, 1), 0.7), np.full((999, 1), -1.1)
     terms = dict(kind="eps", schedule=schedule)
-    error = losses.ddpm_loss(net, x, index, eps, schedule=schedule)
+    error = losses.ddpm_loss(net, x, t, eps, schedule=schedule)
     found, weight = {}, {}
     for variance, of_p in (("posterior", posterior), ("forward", beta[1:])):
-        kl = losses.kl_terms(net, x, index, index - 1, eps, variance=variance, **terms)
+        kl = losses.kl_terms(net, x, t, s, eps, variance=variance, **terms)
         ratio = posterior / of_p
         constant = (ratio - 1 - np.log(ratio)) / 2
         weight[variance] = beta[1:] ** 2 / (2 * of_p * (1 - beta[1:]) * (1 - abar[1:]))
@@ -205,7 +205,7 @@ def measure_kl_terms_are_weighted_eps_errors():
 
 @register
 class Nodes:
-    """A variance preserving table of log-SNR; the time is its index."""
+    """A variance preserving table of log-SNR; the time is its index over 1000."""
 
     table: jax.Array
 
@@ -216,7 +216,7 @@ class Nodes:
         return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
     def logsnr(self, t):
-        return jnp.asarray(self.table)[jnp.asarray(t, int)]
+        return jnp.asarray(self.table)[jnp.round(1000 * jnp.asarray(t)).astype(int)]
 
 
 def test_kl_terms_are_weighted_eps_errors():

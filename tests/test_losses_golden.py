@@ -87,7 +87,7 @@ def test_edm(case):
     settings, a = dict(case.config), case.a
     std = settings.get("sigma_data", 0.5)
     with jax.enable_x64(True):
-        schedule, weighting = schedules.EDM(), weightings.Mse("eps")
+        schedule, weighting = schedules.EDM(1e-3, 1e3), weightings.Mse("eps")
         match settings["loss"]:
             case "VPLoss":
                 low = settings.get("beta_min", 0.1)

@@ -31,7 +31,6 @@ from diffusionflow.processes.coefficients import (
     to_sde,
 )
 from diffusionflow.processes.drifts import (
-    DIRECTIONS,
     SdeTerms,
     forward,
     interpolant,
@@ -41,7 +40,6 @@ from diffusionflow.processes.drifts import (
 from diffusionflow.processes.quadrature import FromSde, from_sde
 
 __all__ = [
-    "DIRECTIONS",
     "FromSde",
     "Interpolant",
     "Sde",
