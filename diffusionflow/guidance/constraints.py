@@ -8,10 +8,17 @@ eps_hat is kept.
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register, static
+from diffusionflow._dataclass import (
+    as_callable,
+    check_bound,
+    is_traced,
+    register,
+    static,
+)
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.guidance.base import Wrapper, at_positive, over_event
 from diffusionflow.predictions import Denoised, DenoiseFn, per_event
@@ -151,6 +158,8 @@ class Inpainted(Wrapper):
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         denoised = self.denoise_fn(z, t)
+        if not is_traced(self.mask) and not np.any(self.mask):
+            return denoised  # not even another program, which could round differently
         x, z = self.finish(denoised.x), at_least_float32(z)
         alpha = per_event(self.schedule.alpha(t), z)
         sigma = per_event(self.schedule.sigma(t), z)
@@ -181,8 +190,8 @@ def inpaint(
       denoise_fn: `(z, t) -> Denoised`, guided or not.
       x: the known data, which broadcasts to the shape of z; unknown pixels of it are
         not looked at, but must be finite.
-      mask: bools, True where known, which broadcasts likewise; none gives the plain
-        sample.
+      mask: bools, True where known, which broadcasts likewise; one without True gives
+        the plain sample, bit for bit, or to rounding where the mask is traced.
       schedule: the one that t belongs to.
 
     Returns:
