@@ -45,7 +45,7 @@ class Shards:
         self._settings = dict(settings)
         if self.result.exists():
             _check_same(self.result, _settings_of(self.result), self._lasting())
-        if (self.folder / "settings.json").exists():
+        elif (self.folder / "settings.json").exists():
             stored = json.loads((self.folder / "settings.json").read_text())
             _check_same(self.folder, stored, self._settings)
 
@@ -56,7 +56,9 @@ class Shards:
         }
 
     def complete(self) -> bool:
-        """Whether the result is there, of these settings."""
+        """Whether the result is there, of these settings; then no shard is needed."""
+        if self.result.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
         return self.result.exists()
 
     def begin(self) -> None:
