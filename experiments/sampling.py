@@ -329,7 +329,7 @@ def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
     sampler = request.sampler
     name = (
         f"drawn_step{request.step:07d}_{request.weights}_{sampler['name']}"
-        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:g}"
+        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
