@@ -97,8 +97,19 @@ def as_callable(fn: Any) -> Any:
 
 
 def cost(fn: Any) -> int:
-    """Network calls per evaluation of `fn`: its `cost`, 1 where it has none."""
+    """Network calls per evaluation of `fn`: its `cost`, 1 where it has none.
+
+    At most so many, where `fn` leaves some out at some times: see `calls`.
+    """
     return getattr(fn, "cost", getattr(getattr(fn, "func", None), "cost", 1))
+
+
+def calls(fn: Any, t: Any) -> Any:
+    """Network calls of an evaluation of `fn` at time `t`: `fn.calls(t)`, or its cost.
+
+    A Python number where it does not depend on the time.
+    """
+    return fn.calls(t) if hasattr(fn, "calls") else cost(fn)
 
 
 def is_traced(*trees: Any) -> bool:

@@ -1,14 +1,32 @@
 """Grids of sampling times: float64 on the host, built by index, strictly falling.
 
 `num_steps` steps make `num_steps + 1` times, from the noise end down to the data end.
+With `i = 0..num_steps` and `u_i = 1 - i / num_steps`:
+
+| grid             | equal steps in               | times, without arguments           |
+|------------------|------------------------------|------------------------------------|
+| `uniform`        | t                            | u                                  |
+| `quadratic`      | sqrt(t)                      | u^2: short steps at the data       |
+| `cosine`         | arcsin(t)                    | sin(pi u / 2): short ones at noise |
+| `shifted`        | t on `schedules.Shifted`     | k u / (1 + (k - 1) u)              |
+| `logsnr_uniform` | log-SNR                      | of a schedule                      |
+| `karras`         | (sigma / alpha)^(1 / rho)    | of a schedule                      |
+| `discrete`       | levels of a table, rounded   | nodes of `schedules.Discrete`      |
+
+Equal steps in log-SNR are what is elsewhere called exponential sigmas: sigma / alpha is
+then geometric. Any falling array of times in [0, 1] is a grid as well.
 """
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, is_traced
+from diffusionflow._dataclass import check_bound, check_name, is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.schedules import Schedule
+
+SPACINGS = ("leading", "trailing", "linspace")
 
 
 def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
@@ -25,7 +43,78 @@ def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.nda
     Raises:
       ValueError: no step, or not 0 <= t_min < t_max <= 1.
     """
-    return check_grid(_fractions(num_steps, t_max, t_min))
+    return check_grid(_line(num_steps, t_max, t_min))
+
+
+def quadratic(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
+    """Times whose square roots fall in equal steps: short steps near the data.
+
+    Args:
+      num_steps: at least 1.
+      t_max: first time.
+      t_min: last time.
+
+    Returns:
+      float64 `[num_steps + 1]`, both ends exact.
+
+    Raises:
+      ValueError: no step, or not 0 <= t_min < t_max <= 1.
+
+    Source: Song et al. 2020, arXiv 2010.02502, appendix on the sub-sequences of steps,
+    whose first time is below 1 and whose times are rounded to levels of a table.
+    """
+    for name, time in (("t_max", t_max), ("t_min", t_min)):
+        check_bound(name, time, lambda time: time >= 0, "at least 0")
+    return check_grid(_power(num_steps, t_max, t_min, 2.0))
+
+
+def cosine(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
+    """`t_min + (t_max - t_min) sin(pi u_i / 2)`: short steps near the noise.
+
+    Args:
+      num_steps: at least 1.
+      t_max: first time.
+      t_min: last time.
+
+    Returns:
+      float64 `[num_steps + 1]`, both ends exact.
+
+    Raises:
+      ValueError: no step, or not 0 <= t_min < t_max <= 1.
+
+    Source: Du et al. 2024 (CosyVoice), arXiv 2407.05407, with the time reversed: there
+    it is 1 - cos.
+    """
+    part = np.sin(np.pi / 2 * _line(num_steps, 1.0, 0.0))
+    return check_grid(_with_ends(t_min + (t_max - t_min) * part, t_max, t_min))
+
+
+def shifted(
+    num_steps: int, *, k: float, t_max: float = 1.0, t_min: float = 0.0
+) -> np.ndarray:
+    """`k u / (1 + (k - 1) u)` of equal steps u from `t_max` to `t_min`, once.
+
+    On flow matching with sigma_min = 0 these are the levels of the uniform grid on
+    `schedules.Shifted(schedule, k)`. On any other schedule it is a change of time and
+    no more; there, sample on the shifted schedule itself.
+
+    Args:
+      num_steps: at least 1.
+      k: positive; above 1 for more steps at the noise.
+      t_max: first time, before the shift; 1 is kept by it.
+      t_min: last time, before the shift; 0 is kept by it.
+
+    Returns:
+      float64 `[num_steps + 1]`.
+
+    Raises:
+      ValueError: no step, `k` is not positive, or not 0 <= t_min < t_max <= 1.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, shifting of the timesteps.
+    """
+    check_bound("k", k, lambda k: 0 < k < np.inf, "positive and finite")
+    times = uniform(num_steps, t_max=t_max, t_min=t_min)
+    return check_grid(k * times / (k * times + (1 - times)))  # 1 stays exactly 1
 
 
 def logsnr_uniform(
@@ -35,7 +124,7 @@ def logsnr_uniform(
     logsnr_min: float = -10.0,
     logsnr_max: float = 10.0,
 ) -> np.ndarray:
-    """Times whose log-SNR rises in equal steps.
+    """Times whose log-SNR rises in equal steps; sigma / alpha is geometric.
 
     Args:
       num_steps: at least 1.
@@ -50,9 +139,100 @@ def logsnr_uniform(
       ValueError: no step, `logsnr_min >= logsnr_max`, or bounds that the schedule does
         not reach within [0, 1].
     """
-    logsnr = _fractions(num_steps, logsnr_min, logsnr_max)
-    invert = lambda schedule, logsnr: schedule.inverse_logsnr(logsnr)
-    return check_grid(in_float64(invert, schedule, logsnr))
+    return _at_logsnr(schedule, _line(num_steps, logsnr_min, logsnr_max))
+
+
+def karras(
+    num_steps: int,
+    schedule: Schedule,
+    *,
+    rho: float = 7.0,
+    ratio_min: float = 0.002,
+    ratio_max: float = 80.0,
+) -> np.ndarray:
+    """Times at which `(sigma / alpha)^(1 / rho)` falls in equal steps.
+
+    `rho = 1` makes equal steps of sigma / alpha, large `rho` of the log-SNR.
+
+    Args:
+      num_steps: at least 1. The source counts the step to the data that
+        `samplers.sample` adds where the last sigma is not 0: its N steps are N - 1.
+      schedule: any; gives the times.
+      rho: positive.
+      ratio_min: sigma / alpha of the last time.
+      ratio_max: sigma / alpha of the first time.
+
+    Returns:
+      float64 `[num_steps + 1]`.
+
+    Raises:
+      ValueError: no step, `rho` is not positive, not 0 < ratio_min < ratio_max, or
+        bounds that the schedule does not reach within [0, 1].
+
+    Source: Karras et al. 2022, arXiv 2206.00364, eq. 5, there for alpha = 1.
+    """
+    check_bound("rho", rho, lambda rho: 0 < rho < np.inf, "positive and finite")
+    check_bound("ratio_min", ratio_min, lambda low: low > 0, "positive")
+    higher = lambda high: ratio_min < high < np.inf
+    check_bound("ratio_max", ratio_max, higher, f"above ratio_min={ratio_min}, finite")
+    ratios = _power(num_steps, ratio_max, ratio_min, rho)
+    return _at_logsnr(schedule, -2 * np.log(ratios))
+
+
+def discrete(
+    num_steps: int,
+    spacing: str = "trailing",
+    *,
+    num_levels: int = 1000,
+    offset: int = 0,
+) -> np.ndarray:
+    """Levels of a table, then the data: nodes `level / num_levels` of `Discrete`.
+
+    Of T levels, the last of which is pure noise, step i = 0..N-1 starts from
+
+    | spacing      | level                              | of T = 1000, N = 4          |
+    |--------------|------------------------------------|-----------------------------|
+    | `"trailing"` | round(T (1 - i / N))               | 1000, 750, 500, 250         |
+    | `"leading"`  | 1 + offset + (N - 1 - i) floor(T / N) | 751, 501, 251, 1         |
+    | `"linspace"` | 1 + round((T - 1) (1 - i / (N - 1)))  | 1000, 667, 334, 1        |
+
+    and the last step goes to t = 0; halves are rounded to even. Level n is timestep
+    n - 1 of libraries that count from 0. `"leading"` never visits the noisiest levels,
+    though samples start from pure noise. `"linspace"` with one step starts from T.
+
+    Args:
+      num_steps: 1 to `num_levels`.
+      spacing: one of `SPACINGS`.
+      num_levels: T, as many as the table has.
+      offset: of `"leading"`; 1 for Stable Diffusion.
+
+    Returns:
+      float64 `[num_steps + 1]`, the last is 0.
+
+    Raises:
+      ValueError: an unknown spacing, more steps than levels, or levels outside 1..T.
+    """
+    check_name("spacing", spacing, SPACINGS)
+    inside = lambda count: 1 <= count <= num_levels
+    check_bound("num_steps", num_steps, inside, f"in 1..num_levels={num_levels}")
+    if offset and spacing != "leading":
+        raise ValueError(f"offset={offset}: only the spacing 'leading' has one")
+    back = np.arange(num_steps, 0, -1)  # N - i
+    match spacing:
+        case "trailing":
+            levels = np.round(num_levels * back / num_steps)
+        case "leading":
+            levels = 1 + offset + (back - 1) * (num_levels // num_steps)
+        case _:
+            last = max(num_steps - 1, 1)
+            back = back - 1 if num_steps > 1 else back
+            levels = 1 + np.round((num_levels - 1) * back / last)
+    if levels[0] > num_levels or levels[-1] < 1:
+        raise ValueError(
+            f"offset={offset}: the levels {int(levels[0])}..{int(levels[-1])} must be "
+            f"in 1..num_levels={num_levels}"
+        )
+    return check_grid(np.append(levels / num_levels, 0.0))
 
 
 def check_grid(times: ArrayLike) -> ArrayLike:
@@ -81,6 +261,41 @@ def check_grid(times: ArrayLike) -> ArrayLike:
     return times
 
 
-def _fractions(num_steps: int, first: float, last: float) -> np.ndarray:
+def _line(num_steps: int, first: float, last: float) -> np.ndarray:
     check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
     return np.linspace(first, last, num_steps + 1, dtype=np.float64)
+
+
+def _power(num_steps: int, first: float, last: float, power: float) -> np.ndarray:
+    """Falling values whose `1 / power`-th powers fall in equal steps."""
+    roots = _line(num_steps, first ** (1 / power), last ** (1 / power))
+    return _with_ends(roots**power, first, last)
+
+
+def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
+    """The ends as they were asked for, without rounding."""
+    values[0], values[-1] = first, last
+    return values
+
+
+def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
+    """The grid of a schedule at rising log-SNRs."""
+    times, reach = in_float64(_invert, schedule, logsnr)
+    if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):
+        raise ValueError(
+            f"log-SNR from {logsnr[0]} to {logsnr[-1]}: {schedule} reaches from "
+            f"{reach[0]} to {reach[1]} for times in [0, 1]; choose bounds inside"
+        )
+    return check_grid(times)
+
+
+def _invert(schedule: Schedule, logsnr: Array) -> tuple[Array, Array]:
+    """Times, and the log-SNR at t = 1 and 0, where rounding must not lead beyond."""
+    logsnr = jnp.asarray(logsnr)
+    ends = jnp.asarray([1.0, 0.0], logsnr.dtype)
+    reach = schedule.logsnr(ends)
+    times = schedule.inverse_logsnr(logsnr)
+    bounds, edge = (jnp.stack([row[0], row[-1]]) for row in (logsnr, times))
+    rounding = 64 * jnp.finfo(logsnr.dtype).eps * jnp.maximum(jnp.abs(bounds), 1)
+    edge = jnp.where(jnp.abs(bounds - reach) <= rounding, ends, edge)
+    return jnp.concatenate([edge[:1], times[1:-1], edge[1:]]), reach

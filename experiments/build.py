@@ -72,7 +72,15 @@ KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.
 KINDS["edm_f"] = predictions.edm_f
 PARTS = {"kind": KINDS, "times": TIMES, "other": SCHEDULES}  # by parameter
 RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
-GRIDS = {"uniform": grids.uniform, "logsnr_uniform": grids.logsnr_uniform}
+GRIDS = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "cosine": grids.cosine,
+    "shifted": grids.shifted,
+    "logsnr_uniform": grids.logsnr_uniform,
+    "karras": grids.karras,
+    "discrete": grids.discrete,
+}
 SAMPLERS = {
     "ddim": samplers.ddim,
     "ddpm": samplers.ddpm,

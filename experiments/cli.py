@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import devices, schema
-from experiments.errors import UsageError, check_name, nearest
+from experiments.errors import Stopped, UsageError, check_name, nearest
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",
@@ -119,12 +119,18 @@ def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turns a `UsageError` inside into a message on standard error and exit code 2."""
+    """Turns a `UsageError` inside into a message on standard error and exit code 2.
+
+    And `Stopped` into what was kept, with the exit code of the signal.
+    """
     try:
         yield
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(f"{stopped}: {stopped.kept}", file=sys.stderr)
+        sys.exit(stopped.code)
 
 
 def start_jax() -> None:

@@ -45,9 +45,11 @@ def compiler_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
-def data_mesh() -> Mesh:
-    """All devices of all processes on one axis."""
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+def data_mesh(count: int | None = None) -> Mesh:
+    """All devices of all processes on one axis, or the first `count`."""
+    used = jax.devices()[:count]
+    kinds = (AxisType.Auto,)
+    return jax.make_mesh((len(used),), (AXIS,), axis_types=kinds, devices=used)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -2,11 +2,56 @@
 
 import contextlib
 import difflib
+import signal
+import threading
 from collections.abc import Collection, Iterator
+from typing import Any
 
 
 class UsageError(ValueError):
     """A setting is wrong; the message names it, what is allowed, and the way out."""
+
+
+class Stopped(Exception):
+    """SIGTERM or Ctrl-C came; the command line prints what is kept, as one line.
+
+    Args:
+      number: of the signal; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.code = 128 + number
+        self.kept = "nothing was written"
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[None]:
+    """Raises `Stopped` at SIGTERM and Ctrl-C inside; a second one ends the process.
+
+    Elsewhere than in the main thread, where Python takes no signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: Any) -> None:
+        del frame
+        restore()
+        raise Stopped(number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def check_name(where: str, name: str, known: Collection[str]) -> None:

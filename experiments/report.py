@@ -147,6 +147,56 @@ class Meter:
         self._bar.stop()
 
 
+class DrawMeter:
+    """Progress of a draw: a bar on a terminal, a line for each shard elsewhere.
+
+    Args:
+      count: samples in all.
+      console: where to write; standard output by default.
+    """
+
+    def __init__(self, count: int, console: Console | None = None):
+        self._console = console or Console(file=sys.stdout, soft_wrap=True)
+        self._count, self._done, self._drawn = count, 0, 0
+        self._begin = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("sample"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=count, text="")
+        self._bar.start()
+
+    def skip(self, count: int) -> None:
+        """`count` samples were there already."""
+        self._done += count
+        self._bar.update(self._task, completed=self._done)
+
+    def advance(self, count: int) -> None:
+        """`count` samples were drawn."""
+        self._drawn += count
+        self._done += count
+        self._bar.update(self._task, completed=self._done, text=self._text())
+
+    def shard(self) -> None:
+        """A shard is finished."""
+        if self._bar.disable and self._done < self._count:
+            line = f"sample {self._done:,}/{self._count:,}  {self._text()}"
+            self._console.print(line, markup=False, highlight=False)
+
+    def _text(self) -> str:
+        rate = self._drawn / max(time.perf_counter() - self._begin, 1e-9)
+        left = duration((self._count - self._done) / rate)
+        return f"{rate:,.0f} samples/s, compilation included  {left} left"
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.stop()
+
+
 def duration(seconds: float) -> str:
     """Seconds as `42 s`, `7 min 05 s` or `3 h 20 min`."""
     whole = round(seconds)

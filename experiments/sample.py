@@ -4,6 +4,7 @@
         --sampler.name=ddim --sampler.num_steps=50 --guidance=2
 
 Without optimizer and data set; whatever is not given is what the run's config says.
+Stopped or killed, the same command goes on where it was.
 """
 
 from absl import flags
@@ -20,7 +21,15 @@ flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
-flags.DEFINE_integer("batch_size", 128, "Samples drawn at once.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size",
+    128,
+    "Samples that a device draws at once; a CPU takes 16.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "shard_size", 1024, "Samples after which a draw can go on.", lower_bound=1
+)
 flags.DEFINE_float(
     "guidance", None, "1: conditional, 0: unconditional, more: stronger."
 )

@@ -1,12 +1,15 @@
 """Drawing samples: the one path of the trainer and of the command line.
 
-Sample i of seed s has keys of its own, so it is the same image whatever the batch size.
-On a CPU that holds bit for bit, because the program always draws `CPU_WIDTH` samples at
-once (measured to be as fast as more); elsewhere a batch size of one's own changes
-roundings of floats, of the order of 1e-6.
+Sample i of seed s has keys of its own, so it is the same image whatever the batch size,
+the shards and the number of devices. On a CPU that holds bit for bit, because the
+program of a device always draws `CPU_WIDTH` samples at once, from a multiple of it on
+(measured to be as fast as more); elsewhere a batch size of one's own changes roundings
+of floats, of the order of 1e-6.
 """
 
+import contextlib
 import functools
+import hashlib
 import pathlib
 import re
 import time
@@ -18,18 +21,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import random, samplers
-from experiments import build, checkpoints, devices, identity, model, pictures, step
-from experiments.errors import UsageError, check_bound
+from experiments import (
+    build,
+    checkpoints,
+    devices,
+    identity,
+    model,
+    pictures,
+    report,
+    step,
+)
+from experiments.errors import Stopped, UsageError, check_bound, stopping
 from experiments.model import Model
+from experiments.shards import Shards
 
 CPU_WIDTH = 16
 LARGEST_GRID = 200  # images in a picture; the .npz has them all
+LARGEST_SCATTER = 10_000  # points in a picture
 
-DrawFn = Callable[[Any, int, np.ndarray], np.ndarray]
+DrawFn = Callable[..., np.ndarray]
 
 
 def make_draw_fn(
-    model: Model, section: Mapping[str, Any], *, guidance: float, batch_size: int
+    model: Model,
+    section: Mapping[str, Any],
+    *,
+    guidance: float,
+    batch_size: int,
+    most: int,
 ) -> DrawFn:
     """A compiled sampler.
 
@@ -37,10 +56,14 @@ def make_draw_fn(
       model: of the run.
       section: `name`, `num_steps` and `grid` of the sampler.
       guidance: scale of classifier-free guidance; 1 conditional, 0 unconditional.
-      batch_size: samples drawn at once, where the backend is not a CPU.
+      batch_size: samples that a device draws at once, where it is not a CPU.
+      most: samples wanted in one call, at most; devices beyond what that takes are
+        not used.
 
     Returns:
-      `draw_fn(params, seed, labels) -> x`: floats [n, *event] for labels [n].
+      `draw_fn(params, seed, labels, first=0, advance=None) -> x`: floats [n, *event]
+      for labels [n], the samples `first`, `first + 1`, ...; `advance(count)` is called
+      as they come.
 
     Raises:
       UsageError: if sampler or grid are unknown.
@@ -50,9 +73,10 @@ def make_draw_fn(
     times = build.grid(section, schedule)
     build.check_start(model.objective, times)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
+    mesh = devices.data_mesh(-(-most // width))
+    everywhere, cut = devices.replicated(mesh), devices.along_batch(mesh)
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-    def program(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
+    def on_device(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, labels, scale)
         prior_keys, noise_keys = random.split(keys)
@@ -62,21 +86,43 @@ def make_draw_fn(
             noise_keys, denoise_fn, z, times, sampler=sampler, schedule=schedule
         ).x
 
-    def draw_fn(params: Any, seed: int, labels: np.ndarray) -> np.ndarray:
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    def program(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
+        specs = (everywhere.spec, cut.spec, cut.spec, everywhere.spec)
+        each = jax.shard_map(
+            on_device, mesh=mesh, in_specs=specs, out_specs=cut.spec, check_vma=False
+        )
+        return each(params, keys, labels, scale)
+
+    def draw_fn(
+        params: Any,
+        seed: int,
+        labels: np.ndarray,
+        first: int = 0,
+        advance: Callable[[int], Any] | None = None,
+    ) -> np.ndarray:
+        params = jax.device_put(params, everywhere)
+        scale = jax.device_put(np.float32(guidance), everywhere)
         parts, stream = [], step.stream(seed, step.SAMPLE)
-        for start in range(0, len(labels), width):
-            number = np.arange(start, start + width)
-            label = labels[np.minimum(number, len(labels) - 1)].astype(np.int32)
+        end, together = first + len(labels), width * mesh.size
+        for start in range(first - first % width, end, together):
+            number = np.arange(start, start + together)
+            place = np.clip(number - first, 0, len(labels) - 1)
             keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
-            parts.append(np.asarray(program(params, keys, label, guidance)))
-        return np.concatenate(parts)[: len(labels)]
+            label = labels[place].astype(np.int32)
+            placed = jax.device_put((keys, label), cut)
+            x = np.asarray(program(params, *placed, scale))
+            parts.append(x[(number >= first) & (number < end)])
+            if advance is not None:
+                advance(len(parts[-1]))
+        return np.concatenate(parts)
 
     return draw_fn
 
 
 def labels_in_turn(count: int, num_classes: int) -> np.ndarray:
     """The classes 0, 1, ... in turn, int32 [count]."""
-    return np.arange(count, dtype=np.int32) % num_classes
+    return (np.arange(count) % num_classes).astype(np.int32)
 
 
 def by_class(per_class: int, num_classes: int) -> np.ndarray:
@@ -92,6 +138,7 @@ class Request(NamedTuple):
       label: of all samples, or None for all classes in turn.
       seed: of the samples.
       batch_size: see `make_draw_fn`.
+      shard_size: samples after which a draw can go on.
       guidance: scale, or None.
       weights: "ema" or "raw".
       step: of the checkpoint, or None for the newest.
@@ -103,6 +150,7 @@ class Request(NamedTuple):
     label: int | None = None
     seed: int = 0
     batch_size: int = 128
+    shard_size: int = 1024
     guidance: float | None = None
     weights: str = "ema"
     step: int | None = None
@@ -115,6 +163,9 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
 
     The `.npz` holds `samples` (stored values: uint8 of `levels` levels [n, height,
     width, channels], or floats [n, features]), `labels` [n], and how they were drawn.
+    They are drawn in shards, which are kept when the process is stopped or killed: the
+    same call goes on with the next one. A result that is there already is left as it
+    is.
 
     Args:
       workdir: of the run.
@@ -124,34 +175,104 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
       The path of the `.npz`.
 
     Raises:
-      UsageError: if there is no such checkpoint, or a setting does not fit it.
+      UsageError: if there is no such checkpoint, a setting does not fit it, or the
+        files are those of other settings.
+      Stopped: at SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
-    request, config, built, params = _load(workdir, request)
-    labels = (
-        labels_in_turn(request.num_samples, built.num_classes)
-        if request.label is None
-        else np.full(request.num_samples, request.label, np.int32)
-    )
+    with stopping():
+        request, config, built, params = _load(workdir, request)
+        path = output_path(workdir, request)
+        shards = Shards(
+            path,
+            _settings(request, params),
+            count=request.num_samples,
+            size=request.shard_size,
+        )
+        if shards.complete():
+            print(f"drawn already: {shards.result}", flush=True)
+            return shards.result
+        try:
+            with jax.default_matmul_precision(config["matmul_precision"]):
+                _draw(shards, built, params, request)
+            _conclude(path, shards, built, request)
+        except Stopped as stopped:
+            stopped.kept = (
+                f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
+                f"{shards.folder}; the same command goes on"
+            )
+            raise
+    return shards.result
+
+
+def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
+    """Draws the shards that are not there."""
     draw_fn = make_draw_fn(
         built,
         request.sampler,
         guidance=request.guidance,
         batch_size=request.batch_size,
+        most=min(request.num_samples, request.shard_size),
     )
-    start = time.perf_counter()
-    with jax.default_matmul_precision(config["matmul_precision"]):
-        x = draw_fn(params, request.seed, labels)
-    seconds = time.perf_counter() - start
-    path = output_path(workdir, request)
-    _write(path, x, labels, built, request)
-    clamped = built.transform.clamped_fraction(x)
+    labels, begin = _labels(request, built), time.perf_counter()
+    shards.begin()
+    drawn = 0
+    with contextlib.closing(report.DrawMeter(request.num_samples)) as meter:
+        for number, (start, stop) in enumerate(shards.bounds):
+            if shards.finished(number):
+                meter.skip(stop - start)
+                continue
+            x = draw_fn(params, request.seed, labels[start:stop], start, meter.advance)
+            outside = round(built.transform.clamped_fraction(x) * x.size)
+            shards.write(number, built.transform.to_stored(x), outside)
+            drawn += len(x)
+            meter.shard()
+    seconds = time.perf_counter() - begin
+    print(f"drew {drawn:,} samples in {seconds:.1f} s, compilation included")
+
+
+def _conclude(
+    path: pathlib.Path, shards: Shards, built: Model, request: Request
+) -> None:
+    """Writes `path.npz` and `path.png`, and says so."""
+    points = len(built.event_shape) == 1
+    shown = shards.first(LARGEST_SCATTER if points else LARGEST_GRID)
+    labels, levels = _labels(request, built), built.transform.levels
+    pictures.write_samples(
+        path.with_name(path.name + ".png"),
+        shown,
+        labels[: len(shown)],
+        transform=built.transform,
+        columns=10 if request.label is not None else built.num_classes,
+    )
+    entries = {} if levels is None else {"levels": levels}
+    outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
+    total = request.num_samples * np.prod(built.event_shape)
     print(
-        f"drew {len(x):,} samples in {seconds:.1f} s, compilation included; "
-        f"{clamped:.2%} of their values lay outside [-1, 1] and were clamped\n"
+        f"{outside / total:.2%} of their values lay outside [-1, 1] and were clamped\n"
         f"{_summary(request)}\n{path}.npz and {path}.png"
     )
-    return path.with_name(path.name + ".npz")
+
+
+def _labels(request: Request, built: Model) -> np.ndarray:
+    if request.label is None:
+        return labels_in_turn(request.num_samples, built.num_classes)
+    return np.full(request.num_samples, request.label, np.int32)
+
+
+def _settings(request: Request, params: Any) -> dict[str, Any]:
+    """What the samples depend on, as plain JSON values, and `shard_size`."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    names = ("num_samples", "label", "seed", "guidance", "weights", "step")
+    sampler = {f"sampler.{key}": value for key, value in request.sampler.items()}
+    return {
+        **{name: getattr(request, name) for name in names},
+        **sampler,
+        "parameters": digest.hexdigest()[:16],
+        "shard_size": request.shard_size,
+    }
 
 
 def _load(
@@ -208,36 +329,8 @@ def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
     sampler = request.sampler
     name = (
         f"drawn_step{request.step:07d}_{request.weights}_{sampler['name']}"
-        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:g}"
+        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
     return workdir / "samples" / re.sub(r"[^\w.=]+", "-", name)
-
-
-def _write(
-    path: pathlib.Path,
-    x: np.ndarray,
-    labels: np.ndarray,
-    built: Model,
-    request: Request,
-) -> None:
-    """Writes `path.npz` and `path.png`."""
-    stored = built.transform.to_stored(x)
-    levels = built.transform.levels
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path.with_name(path.name + ".npz"),
-        samples=stored,
-        labels=labels,
-        recipe=_summary(request),
-        **({} if levels is None else {"levels": levels}),
-    )
-    shown = len(stored) if stored.ndim == 2 else LARGEST_GRID
-    pictures.write_samples(
-        path.with_name(path.name + ".png"),
-        stored[:shown],
-        labels[:shown],
-        transform=built.transform,
-        columns=10 if request.label is not None else built.num_classes,
-    )

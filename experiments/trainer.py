@@ -76,11 +76,13 @@ class Trainer:
             out_shardings=same,
             compiler_options=devices.compiler_options(),
         )
+        count = config.samples.per_class * self.model.num_classes
         self.draw_fn = sampling.make_draw_fn(
             self.model,
             config.sampler,
             guidance=config.guidance,
-            batch_size=config.samples.per_class * self.model.num_classes,
+            batch_size=count,
+            most=count,
         )
 
     def init(self) -> TrainState:

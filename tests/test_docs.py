@@ -63,6 +63,14 @@ def test_the_algorithms_of_the_lecture_run():
             exec(compile(block, "lecture.md", "exec"), names)
 
 
+def test_the_example_of_guidance_runs():
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "guidance.md").read_text(), re.S
+    )
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(block, "guidance.md", "exec"), {})
+
+
 def test_the_table_of_equivalences_names_tests_that_exist():
     text = (DOCS / "equivalences.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", text))

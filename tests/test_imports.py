@@ -21,7 +21,7 @@ ALLOWED = {
     "weightings": {"schedules", "predictions", "weightings"},
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions", "processes"},
-    "guidance": {"predictions"},
+    "guidance": {"schedules", "predictions", "guidance"},
     "interop": {"schedules", "predictions", "interop"},
     "objectives": {
         "schedules",

@@ -68,6 +68,26 @@ def test_pauses_do_not_count_in_images_per_second(monkeypatch):
     assert meter.report(10, 0.0)["images_per_second"] == pytest.approx(10.0)
 
 
+def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    for terminal in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=terminal, width=100)
+        now[0] = 0.0
+        meter = report.DrawMeter(100, console=console)
+        meter.skip(20)
+        now[0] = 4.0
+        meter.advance(40)
+        assert terminal or stream.getvalue() == ""
+        meter.shard()
+        meter.close()
+        text = stream.getvalue()
+        assert "60/100" in text
+        assert "10 samples/s, compilation included  4 s left" in text
+        assert terminal or len(text.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59.2, "59 s"), (61, "1 min 01 s"), (3661, "1 h 01 min")],

@@ -76,17 +76,19 @@ def test_files_of_different_requests_do_not_collide():
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_sample_i_does_not_depend_on_the_batch(workdir, monkeypatch, sampler):
+def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, sampler):
     settings = {"num_samples": 20, "guidance": 2.0, "sampler": {"name": sampler}}
     expected = draw(workdir, **settings)["samples"]
     for batch_size in (1, 7, 64):
-        again = draw(workdir, batch_size=batch_size, **settings)["samples"]
+        out = str(tmp_path / f"batch{batch_size}")  # what is there is not drawn again
+        again = draw(workdir, batch_size=batch_size, out=out, **settings)["samples"]
         np.testing.assert_array_equal(again, expected)
     fewer = draw(workdir, **settings | {"num_samples": 3})["samples"]
     np.testing.assert_array_equal(fewer, expected[:3])
     for width in (1, 7, 64):  # other programs, as on an accelerator
         monkeypatch.setattr(sampling, "CPU_WIDTH", width)
-        again = draw(workdir, **settings)["samples"]
+        out = str(tmp_path / f"width{width}")
+        again = draw(workdir, out=out, **settings)["samples"]
         np.testing.assert_allclose(again, expected, atol=1e-5)
     other = draw(workdir, seed=1, **settings)["samples"]
     assert np.abs(other - expected).min(axis=0).max() > 1e-5

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from diffusionflow import schedules
 from diffusionflow._dataclass import (
     as_callable,
+    calls,
     check_bound,
     cost,
     is_traced,
@@ -179,6 +180,16 @@ class Rescheduled:
         time = jnp.asarray(time, t.dtype)
         scale = per_event(jnp.asarray(scale, t.dtype), z)
         return self.denoise_fn(scale * z, time)
+
+    def calls(self, t: ArrayLike) -> Any:
+        """Network calls of an evaluation at `t`."""
+        t = at_least_float32(t)
+        return calls(self.denoise_fn, jnp.asarray(self._place(t)[0], t.dtype))
+
+    def finish(self, x: Array) -> Array:
+        """Samples with what the denoiser knows of the data put in."""
+        known = hasattr(self.denoise_fn, "finish")
+        return self.denoise_fn.finish(x) if known else x
 
     def check(self, t: ArrayLike) -> None:
         """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""

@@ -4,13 +4,19 @@ A sampler has `num_noises` and four methods:
 
 - `plan(t, s, schedule)`: the steps from times `t` to `s`, `[num_steps]` each, as a
   pytree of arrays with leading axis `num_steps`. A column `calls` counts the
-  evaluations of `denoise_fn` in each step; without it there is one.
+  evaluations of `denoise_fn` in each step; without it there is one. The times that
+  `step` hands to `denoise_fn` are columns too, and of the evaluations that it contains
+  the first `calls` are those that are made.
 - `init(z)`: the state that `run` carries, made from the first `z`.
 - `step(state, row, noise, denoise_fn)`: one step with its row of the plan and noise
   `[num_noises, *z.shape]`.
 - `output(state)`: the `z` in a state.
 
 The plan is data: one compiled `run` serves every schedule, grid and coefficient.
+
+Of `denoise_fn` all that is needed is `(z, t) -> Denoised`. What else it may have is
+used: `cost` and `calls(t)`, network calls per evaluation; `check(t)`, which raises
+where it cannot be evaluated; `finish(x)`, what it knows of the data put into samples.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +28,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, random
-from diffusionflow._dataclass import cost, is_traced
+from diffusionflow._dataclass import calls, is_traced
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
@@ -133,19 +139,26 @@ def run(
     if key is None and sampler.num_noises and noise is None:
         raise ValueError(f"{sampler} draws noise: key=None must be a key")
 
-    def step(state: Any, numbered_row: Any) -> tuple[Any, Array | None]:
+    each = calls(denoise_fn, 0.5)
+    constant = isinstance(each, int)
+
+    def step(state: Any, numbered_row: Any) -> tuple[Any, Any]:
         number, row = numbered_row
         draws = jnp.zeros((0, *z.shape), z.dtype)
         if sampler.num_noises:
             draws = source.draw(key, number, sampler.num_noises, z)
-        state = sampler.step(state, row, draws, denoise_fn)
-        return state, sampler.output(state) if trajectory else None
+        seen: list[Array] = []
+        denoise = denoise_fn if constant else _noting(denoise_fn, seen)
+        state = sampler.step(state, row, draws, denoise)
+        nfe = None if constant else _calls_of_step(denoise_fn, seen, row)
+        return state, (sampler.output(state) if trajectory else None, nfe)
 
     numbered = (jnp.arange(num_steps), jax.tree.map(lambda a: _like(a, z), rows))
-    state, outputs = jax.lax.scan(step, sampler.init(z), numbered)
+    state, (outputs, counts) = jax.lax.scan(step, sampler.init(z), numbered)
     if trajectory:
         outputs = jnp.concatenate([z[None], outputs])
-    return Result(sampler.output(state), _calls(rows) * cost(denoise_fn), outputs)
+    nfe = _evaluations(rows) * each if constant else _number(jnp.sum(counts))
+    return Result(sampler.output(state), nfe, outputs)
 
 
 def sample(
@@ -171,7 +184,8 @@ def sample(
       schedule: the one of `denoise_fn`.
       noise: as in `run`.
       to_data: whether to step on to sigma = 0 where `sigma > 0` at the last time. That
-        step is DDIM's and returns `x_hat`; it costs one more evaluation.
+        step is DDIM's and returns `x_hat`; it costs one more evaluation. What
+        `denoise_fn` knows of the data is then put in (`guidance.inpaint`).
       trajectory: as in `run`.
 
     Returns:
@@ -187,23 +201,32 @@ def sample(
     result = run(
         key, denoise_fn, z, rows, sampler=sampler, noise=noise, trajectory=trajectory
     )
-    return _to_data(result, denoise_fn, times[-1], schedule) if to_data else result
+    if not to_data:
+        return result
+    return _finish(_to_data(result, denoise_fn, times[-1], schedule), denoise_fn)
+
+
+def _finish(result: Result, denoise_fn: DenoiseFn) -> Result:
+    if not hasattr(denoise_fn, "finish"):
+        return result
+    x, states = denoise_fn.finish(result.x), result.trajectory
+    return Result(x, result.nfe, None if states is None else states.at[-1].set(x))
 
 
 def _to_data(
     result: Result, denoise_fn: DenoiseFn, t: ArrayLike, schedule: Schedule
 ) -> Result:
     sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
-    calls = cost(denoise_fn)
     level = jnp.asarray(t, result.x.dtype)
+    more = calls(denoise_fn, level)
     if not is_traced(sigma):
         if sigma == 0:
             return result
-        x, nfe = denoise_fn(result.x, level).x, result.nfe + calls
+        x, nfe = denoise_fn(result.x, level).x, _number(result.nfe + more)
     else:
         last = lambda z: denoise_fn(z, level).x
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
-        nfe = result.nfe + jnp.where(sigma > 0, calls, 0)
+        nfe = result.nfe + jnp.where(sigma > 0, more, 0)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])
@@ -216,8 +239,34 @@ def _like(column: ArrayLike, z: Array) -> Array:
     return column.astype(z.dtype) if floating else column
 
 
-def _calls(rows: Any) -> ArrayLike:
-    calls = rows.get("calls") if isinstance(rows, dict) else None
-    if calls is None:
+def _noting(denoise_fn: DenoiseFn, seen: list[Array]) -> DenoiseFn:
+    """`denoise_fn`, which puts the times it is called at into `seen`."""
+
+    def denoise(z: Array, t: Array) -> Any:
+        seen.append(t)
+        return denoise_fn(z, t)
+
+    return denoise
+
+
+def _calls_of_step(denoise_fn: DenoiseFn, seen: list[Array], row: Any) -> Array:
+    """Network calls of one step that contains evaluations at the times `seen`.
+
+    The times are columns of the row, so they may be used outside the branch of the
+    step in which they were seen.
+    """
+    made = row.get("calls", len(seen)) if isinstance(row, dict) else len(seen)
+    counts = [jnp.where(i < made, calls(denoise_fn, t), 0) for i, t in enumerate(seen)]
+    return sum(counts, start=jnp.zeros((), int))
+
+
+def _evaluations(rows: Any) -> ArrayLike:
+    made = rows.get("calls") if isinstance(rows, dict) else None
+    if made is None:
         return jax.tree.leaves(rows)[0].shape[0]
-    return jnp.sum(calls) if is_traced(calls) else int(np.sum(calls))
+    return jnp.sum(made) if is_traced(made) else int(np.sum(made))
+
+
+def _number(count: ArrayLike) -> ArrayLike:
+    """A Python number where it is known."""
+    return count if is_traced(count) else int(count)

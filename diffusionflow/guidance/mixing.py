@@ -1,0 +1,262 @@
+"""Guidance from two denoisers: extrapolated, limited to an interval, rescaled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import predictions
+from diffusionflow._dataclass import as_callable, calls, check_bound, register, static
+from diffusionflow._numeric import at_least_float32, root
+from diffusionflow.guidance.base import Wrapper, at_positive, over_event
+from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, per_event
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Extrapolated(Wrapper):
+    """`negative + scale (positive - negative)`: see `classifier_free`."""
+
+    positive_fn: Any
+    negative_fn: Any
+    scale: Any
+    parts = ("positive_fn", "negative_fn")
+
+    def mix(self, positive: Denoised, negative: Denoised) -> Denoised:
+        """The two denoisers' results, mixed."""
+        scale = at_least_float32(self.scale).astype(positive.x.dtype)
+        # Equal to negative + scale (positive - negative), and exact at scale 0 and 1.
+        mix = lambda toward, away: scale * toward + (1 - scale) * away
+        return jax.tree.map(mix, positive, negative)
+
+    def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
+        """The guided result, and the positive one that it was made from."""
+        positive = self.positive_fn(z, t)
+        return self.mix(positive, self.negative_fn(z, t)), positive
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        return self.both(z, t)[0]
+
+
+def classifier_free(
+    conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, scale: ArrayLike
+) -> Extrapolated:
+    """`unconditional + scale (conditional - unconditional)`.
+
+    Scale 0 is exactly the unconditional denoiser, 1 exactly the conditional one, more
+    than 1 exaggerates the condition. (Sources that write `(1 + w) cond - w uncond` have
+    `scale = from_weight(w)`.) x and eps are mixed alike, and every kind of prediction
+    is linear in them at fixed z, so the kind that the network predicts does not matter.
+    A negative prompt takes the place of the missing condition.
+
+    Args:
+      conditional_fn: `(z, t) -> Denoised` given the condition.
+      unconditional_fn: the same without it.
+      scale: scalar.
+
+    Returns:
+      A registered callable `(z, t) -> Denoised`; its cost is the sum of both.
+
+    Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
+    """
+    return Extrapolated(
+        as_callable(conditional_fn), as_callable(unconditional_fn), scale
+    )
+
+
+def autoguidance(
+    denoise_fn: DenoiseFn, weaker_fn: DenoiseFn, scale: ArrayLike
+) -> Extrapolated:
+    """`weaker + scale (denoise - weaker)`: away from a bad version of the network.
+
+    Both are given the same condition, if any; the weaker one is smaller or trained for
+    a shorter time, for the same task and with the same corruptions.
+
+    Args:
+      denoise_fn: `(z, t) -> Denoised`, the good one.
+      weaker_fn: the same of the weaker network.
+      scale: scalar; 1 is the good one alone.
+
+    Returns:
+      As `classifier_free`.
+
+    Source: Karras et al. 2024, arXiv 2406.02507.
+    """
+    return Extrapolated(as_callable(denoise_fn), as_callable(weaker_fn), scale)
+
+
+def from_weight(w: ArrayLike) -> ArrayLike:
+    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`."""
+    return 1 + w
+
+
+@register
+class Limited(Wrapper):
+    """See `limited`."""
+
+    guided: Any
+    schedule: Any
+    logsnr_min: Any
+    logsnr_max: Any
+    parts = ("guided",)
+
+    def __post_init__(self) -> None:
+        low, high = self.logsnr_min, self.logsnr_max
+        if isinstance(low, (int, float)):
+            above = lambda high: high > low
+            check_bound("logsnr_max", high, above, f"above logsnr_min={low}")
+
+    def _inside(self, t: ArrayLike) -> Array:
+        logsnr = self.schedule.logsnr(t)
+        low, high = (
+            at_least_float32(bound).astype(logsnr.dtype)
+            for bound in (self.logsnr_min, self.logsnr_max)
+        )
+        return (low <= logsnr) & (logsnr < high)
+
+    def calls(self, t: ArrayLike) -> Array:
+        """Network calls of an evaluation at `t`, of the whole batch if it is one."""
+        more = calls(self.guided.negative_fn, t)
+        guided = jnp.any(self._inside(t))
+        return calls(self.guided.positive_fn, t) + jnp.where(guided, more, 0)
+
+    def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
+        """The guided result, and the positive one that it was made from."""
+        positive, inside = self.guided.positive_fn(z, t), self._inside(t)
+
+        def guided() -> Denoised:
+            mixed = self.guided.mix(positive, self.guided.negative_fn(z, t))
+            choose = lambda a, b: jnp.where(_per_place(inside, a), a, b)
+            return jax.tree.map(choose, mixed, positive)
+
+        return jax.lax.cond(jnp.any(inside), guided, lambda: positive), positive
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        return self.both(z, t)[0]
+
+
+def limited(
+    guided: Extrapolated,
+    *,
+    schedule: Schedule,
+    logsnr_min: ArrayLike = -jnp.inf,
+    logsnr_max: ArrayLike = jnp.inf,
+) -> Limited:
+    """Guidance where `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
+
+    The same bounds mean the same interval on every schedule. Elsewhere the positive
+    denoiser is the result, bit for bit, and the other network does not run: its call is
+    a branch of `lax.cond`, and `calls(t)`, hence the `nfe` of samplers, leaves it out.
+    (With times `[*batch]` it runs for all where one is inside; under `vmap` over times
+    both branches run.)
+
+    Args:
+      guided: from `classifier_free` or `autoguidance`.
+      schedule: the one that t belongs to.
+      logsnr_min: the noisy bound.
+      logsnr_max: the clean bound.
+
+    Returns:
+      A registered callable `(z, t) -> Denoised`.
+
+    Raises:
+      ValueError: `guided` is something else, or the interval is empty.
+
+    Source: Kynkaanniemi et al. 2024, arXiv 2404.07724, there an interval of sigma for
+    alpha = 1: `logsnr = -2 log(sigma)`.
+    """
+    if not isinstance(guided, Extrapolated):
+        raise ValueError(
+            "limited takes what classifier_free and autoguidance return, not "
+            f"{guided}; limit first, then wrap the result"
+        )
+    return Limited(guided, schedule, logsnr_min, logsnr_max)
+
+
+@register
+class Rescaled(Wrapper):
+    """See `rescale`."""
+
+    guided: Any
+    kind: Any
+    schedule: Any
+    strength: Any
+    event_ndim: int = static()
+    parts = ("guided",)
+
+    def check(self, t: ArrayLike) -> None:
+        """Raises a `ValueError` where a denoiser cannot be evaluated at `t`."""
+        super().check(t)
+        predictions.refuse_singular(self.kind, t, schedule=self.schedule)
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        predictions.refuse_singular(self.kind, t, schedule=self.schedule)
+        guided, positive = self.guided.both(z, t)
+        axes = over_event(guided.x, self.event_ndim)
+        settings = dict(kind=self.kind, t=t, schedule=self.schedule)
+        value, wanted = (
+            predictions.from_denoised(denoised, **settings)
+            for denoised in (guided, positive)
+        )
+        spread, target = (_std(array, axes) for array in (value, wanted))
+        strength = at_least_float32(self.strength).astype(value.dtype)
+        change = strength * at_positive(target - spread, spread) * value
+        # At fixed z, eps changes by alpha / D of the change of a prediction, and x by
+        # -sigma / D: exactly nothing where the two standard deviations agree.
+        det = predictions.determinant(self.kind, t, schedule=self.schedule)
+        for_x = per_event(self.schedule.sigma(t) / det, value)
+        for_eps = per_event(self.schedule.alpha(t) / det, value)
+        return Denoised(guided.x - for_x * change, guided.eps + for_eps * change)
+
+
+def rescale(
+    guided: Extrapolated | Limited,
+    *,
+    kind: AnyKind,
+    schedule: Schedule,
+    event_ndim: int,
+    strength: ArrayLike = 0.7,
+) -> Rescaled:
+    """Gives a guided prediction p the standard deviation of the positive one, q.
+
+    `p <- p (1 + strength (std(q) / std(p) - 1))`, with the standard deviations over one
+    example. Unlike guidance itself this depends on the kind in which it is done: x, v
+    and eps of the same prediction differ in their standard deviations. The result is
+    turned back into x and eps at the same z. It costs no call beyond those of `guided`.
+
+    Args:
+      guided: from `classifier_free`, `autoguidance` or `limited`.
+      kind: of p and q. The source takes the output of its network, which is "v".
+      schedule: the one that t belongs to.
+      event_ndim: number of axes of one example, the last ones; 3 for images.
+      strength: 0 changes nothing, 1 rescales fully (phi in the source).
+
+    Returns:
+      A registered callable `(z, t) -> Denoised`. A prediction without any spread is
+      left as it is.
+
+    Raises:
+      ValueError: `guided` has no positive part, or the kind is unknown.
+
+    Source: Lin et al. 2023, arXiv 2305.08891, section 3.4.
+    """
+    if not hasattr(guided, "both"):
+        raise ValueError(
+            "rescale takes what classifier_free, autoguidance and limited return, not "
+            f"{guided}; rescale first, then wrap the result"
+        )
+    check_bound("event_ndim", event_ndim, lambda count: count >= 1, "at least 1")
+    kind = predictions.as_kind(kind)
+    return Rescaled(guided, kind, schedule, strength, event_ndim)
+
+
+def _per_place(inside: Array, like: Array) -> Array:
+    """Booleans `()` or `[*batch]`, shaped to choose between arrays of `like`."""
+    return inside.reshape(inside.shape + (1,) * (like.ndim - inside.ndim))
+
+
+def _std(value: Array, axes: tuple[int, ...]) -> Array:
+    centred = value - value.mean(axes, keepdims=True)
+    return root((centred**2).mean(axes, keepdims=True))
