@@ -67,6 +67,11 @@ def levels(schedule, times):
         return np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
 
 
+@jax.jit
+def _step(sampler, state, row, draw, denoise_fn):
+    return sampler.step(state, row, draw, denoise_fn)
+
+
 def steps(sampler, rows, z, denoise_fn, noise=None, exact=None, warm=0):
     """The states' z after each step, `[num_steps + 1, *z.shape]`.
 
@@ -75,12 +80,11 @@ def steps(sampler, rows, z, denoise_fn, noise=None, exact=None, warm=0):
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     draws = np.zeros((count, sampler.num_noises, *z.shape)) if noise is None else noise
-    step = jax.jit(lambda state, row, draw: sampler.step(state, row, draw, denoise_fn))
     state = sampler.init(jnp.asarray(z))
     found = [sampler.output(state)]
     for i in range(count):
         row = jax.tree.map(lambda column, i=i: column[i], rows)
-        state = step(state, row, draws[i])
+        state = _step(sampler, state, row, draws[i], denoise_fn)
         if i < warm:
             z = jnp.asarray(exact[i + 1])
             state = state._replace(z=z) if hasattr(state, "_replace") else z

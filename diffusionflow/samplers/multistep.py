@@ -12,10 +12,12 @@ its moments m_k. Weights are kept for the differences to the newest prediction, 
 all without them is an Euler step, which is finite at both ends.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusionflow.predictions import DenoiseFn
@@ -89,7 +91,7 @@ def orders(usable: Array, order: int, lower_final: int = 0) -> Array:
     for back in range(1, order):
         reach = reach & earlier(usable, back, False)
         found = found + reach.astype(jnp.int32)
-    left = count - jnp.arange(count)
+    left = count - jnp.arange(count, dtype=jnp.int32)
     return jnp.where(left <= lower_final, jnp.minimum(found, left), found)
 
 
@@ -161,16 +163,21 @@ def phi_moments(h: Array, count: int) -> list[Array]:
     """
     small = jnp.abs(h) < 1
     tiny, large = jnp.where(small, h, 0), jnp.where(small, 1, h)
+    # the k-th series is sum_n h^n k! / (k + 1 + n)!
+    factorials = np.cumprod(np.arange(1.0, count + _TERMS + 1))
+    tables = [
+        math.factorial(k) / factorials[k : k + _TERMS].astype(h.dtype)
+        for k in range(count)
+    ]
+    powers = jnp.vander(tiny, _TERMS, increasing=True)
     found, closed = [], None
-    for k in range(count):
+    for k, table in enumerate(tables):
         closed = jnp.expm1(large) / large if k == 0 else (k * closed - 1) / large
-        term = jnp.full_like(h, 1 / (k + 1))
-        series = term
-        for n in range(1, 20):
-            term = term * tiny / (k + 1 + n)
-            series = series + term
-        found.append(jnp.where(small, series, closed))
+        found.append(jnp.where(small, jnp.sum(powers * table[None], axis=-1), closed))
     return found
+
+
+_TERMS = 18  # 1 / 19! is below the rounding of float64
 
 
 def half_logsnr_steps(

@@ -3,7 +3,8 @@
 The variables, and what is a clock, a scale and a slope, are in `variables`. With
 `H = clock_s - clock_t`, nodes c, a lower triangle A and weights b,
 
-    k_i = slope(z_i at clock_t + c_i H),   z_i / scale_i = z_t / scale_t + H sum_j A_ij k_j,
+    k_i = slope(z_i at clock_t + c_i H),
+    z_i / scale_i = z_t / scale_t + H sum_j A_ij k_j,
     z_s / scale_s = z_t / scale_t + H sum_j b_j k_j.
 
 Where this cannot be done the step is Euler's, with one evaluation: in "x" to sigma = 0
@@ -63,8 +64,8 @@ class _RungeKutta:
                 row |= variables.euler(self.variable, t, at, schedule)
             else:
                 ratio, gain = variables.ratio_and_gain(self.variable, t, at, schedule)
-                gain = gain[:, None] / node
-                row |= dict(z=ratio, slopes=gain * jnp.asarray(weights, gain.dtype))
+                shares = jnp.asarray(weights, gain.dtype) / node
+                row |= dict(z=ratio, slopes=gain[:, None] * shares[None])
             rows.append(row | dict(t=at))
         return rows
 
