@@ -86,7 +86,13 @@ SAMPLERS = {
     "ddpm": samplers.ddpm,
     "churn": samplers.Churn,
     "euler": samplers.Euler,
+    "midpoint": samplers.Midpoint,
     "heun": samplers.Heun,
+    "rk4": samplers.RK4,
+    "adams_bashforth": samplers.AdamsBashforth,
+    "dpm_solver": samplers.DPMSolver,
+    "dpm_solver_2s": samplers.DPMSolver2S,
+    "unipc": samplers.UniPC,
 }
 DATASETS = {
     "digits": data.digits,

@@ -8,7 +8,7 @@ from diffusionflow import analytic, grids, samplers
 from tests import oracles
 from tests.all_samplers import DETERMINISTIC, SCHEDULES, levels, steps
 
-NUM_STEPS = (24, 48, 96)
+NUM_STEPS = (96, 192, 384)
 VARIANCE = 0.25
 
 

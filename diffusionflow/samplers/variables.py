@@ -1,0 +1,131 @@
+"""The probability-flow ODE in a variable of choice.
+
+Every variable p turns the ODE into `d(z / scale) / d clock = a x_hat + b eps_hat`:
+
+| variable | clock                   | scale                   | slope              |
+|----------|-------------------------|-------------------------|--------------------|
+| "x"      | alpha / sigma           | sigma                   | x                  |
+| "eps"    | sigma / alpha           | alpha                   | eps                |
+| "u"      | sigma / (alpha + sigma) | alpha + sigma           | u = eps - x        |
+| "v"      | atan2(sigma, alpha)     | sqrt(alpha^2 + sigma^2) | v / scale          |
+| "dz_dt"  | t                       | 1                       | alpha' x + sigma' eps |
+
+The Euler step in x, eps and u is the same, and is DDIM; in v and dz_dt it is not.
+Steps of higher order differ in all of them.
+
+Source: Gao et al. 2024, "Diffusion Meets Flow Matching", table of reparametrised
+samplers; the row of v follows from z / scale = cos(clock) x + sin(clock) eps.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import schedules
+from diffusionflow.schedules import Schedule
+
+VARIABLES = ("x", "eps", "u", "v", "dz_dt")
+
+
+def euler(variable: str, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
+    """Factors `z`, `x` and `eps` of the Euler step from `t` to `s`."""
+    if variable in ("x", "eps", "u"):  # z_t = alpha_t x + sigma_t eps makes it DDIM
+        alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+        return dict(z=jnp.zeros_like(alpha), x=alpha, eps=sigma)
+    ratio, gain = ratio_and_gain(variable, t, s, schedule)
+    a, b = slope(variable, t, schedule)
+    return dict(z=ratio, x=gain * a, eps=gain * b)
+
+
+def ratio_and_gain(
+    variable: str, t: Array, s: Array, schedule: Schedule
+) -> tuple[Array, Array]:
+    """`scale_s / scale_t` and `scale_s (clock_s - clock_t)`."""
+    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    match variable:
+        case "x":
+            ratio = sigma_s / sigma_t
+            return ratio, alpha_s - ratio * alpha_t
+        case "eps":
+            ratio = alpha_s / alpha_t
+            return ratio, sigma_s - ratio * sigma_t
+        case "u":
+            ratio = (alpha_s + sigma_s) / (alpha_t + sigma_t)
+            return ratio, sigma_s - ratio * sigma_t
+        case "v":
+            scale_t, scale_s = jnp.hypot(alpha_t, sigma_t), jnp.hypot(alpha_s, sigma_s)
+            turn = jnp.arctan2(
+                sigma_s * alpha_t - alpha_s * sigma_t,
+                alpha_s * alpha_t + sigma_s * sigma_t,
+            )
+            return scale_s / scale_t, scale_s * turn
+    return jnp.ones_like(alpha_t), s - t
+
+
+def scale(variable: str, t: Array, schedule: Schedule) -> Array:
+    """What z is divided by."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    match variable:
+        case "x":
+            return sigma
+        case "eps":
+            return alpha
+        case "u":
+            return alpha + sigma
+        case "v":
+            return jnp.hypot(alpha, sigma)
+    return jnp.ones_like(alpha)
+
+
+def slope(variable: str, t: Array, schedule: Schedule) -> tuple[Array, Array]:
+    """`(a, b)` of the slope `a x + b eps`."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+    match variable:
+        case "x":
+            return one, zero
+        case "eps":
+            return zero, one
+        case "u":
+            return -one, one
+        case "v":
+            length = jnp.hypot(alpha, sigma)
+            return -sigma / length, alpha / length
+    return schedules.derivatives(schedule, t)
+
+
+def finite_clock(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
+    """Whether `clock_s - clock_t` is finite; t is the noisier time."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(s)
+    match variable:
+        case "x":
+            return sigma > 0
+        case "eps":
+            return alpha > 0
+    return jnp.full_like(sigma, True, bool)
+
+
+def between(
+    variable: str, t: Array, s: Array, fraction: float, schedule: Schedule
+) -> Array:
+    """The time at which the clock is `fraction` of the way from `t` to `s`."""
+    if fraction in (0, 1):
+        return s if fraction else t
+    if variable == "dz_dt":
+        return t + fraction * (s - t)
+    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    share_t, share_s = 1 - fraction, fraction
+    if variable == "v":  # along the arc; the common factor 1 / sin(turn) drops out
+        turn = jnp.arctan2(
+            sigma_t * alpha_s - alpha_t * sigma_s,
+            alpha_s * alpha_t + sigma_s * sigma_t,
+        )
+        some = turn > 0  # else both ends are the same
+        turn = jnp.where(some, turn, 1)
+        share_t, share_s = jnp.sin(share_t * turn), jnp.sin(share_s * turn)
+    weight_t = share_t / scale(variable, t, schedule)
+    weight_s = share_s / scale(variable, s, schedule)
+    alpha = weight_t * alpha_t + weight_s * alpha_s
+    sigma = weight_t * sigma_t + weight_s * sigma_s
+    return schedule.inverse_logsnr(2 * jnp.log(alpha / sigma))
