@@ -5,13 +5,15 @@ keys from `example_keys(seed, index)`, example i is the same for every batch siz
 device and process count.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_bound, is_traced, register
 
 
 def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
@@ -154,3 +156,97 @@ class Recorded:
                 f"[num_steps, {num_noises}, *{z.shape}]"
             )
         return jnp.asarray(self.values, z.dtype)[step]
+
+
+DEPTH = 30  # levels of the tree of `Brownian`; its lattice has 2^DEPTH cells
+
+
+@register
+class Brownian:
+    """Noise that is increments of one Brownian path, whatever the number of steps.
+
+    Step i uses `(W(clock_i) - W(clock_(i + 1))) / sqrt(clock_i - clock_(i + 1))`, with
+    one path W per key, draw of a step, and coordinate. Grids share the path, so that
+    samples made with 10 and with 1000 steps are paired: where two clocks meet, sums of
+    their increments agree. Each draw is exactly standard normal, and those of one run
+    are independent.
+
+    W is the sum of the hat functions of Schauder on [low, high], each times a normal
+    draw whose key is that of its place. Memory does not depend on the depth; a draw
+    costs `2 DEPTH` normal ones. Times are rounded to the lattice of 2^-DEPTH.
+
+    Args:
+      clock: times or other falling levels of the steps, `[num_steps + 1]`, such as the
+        grid itself. Runs of one key, `low` and `high` share the path.
+      low: lower end of the path.
+      high: upper end of the path.
+
+    Raises:
+      ValueError: `clock` is not inside [low, high], or does not fall by more than the
+        lattice can tell.
+    """
+
+    clock: Array
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if is_traced(self.clock, self.low, self.high) or not _numeric(self.clock):
+            return
+        clock = np.asarray(self.clock, np.float64)
+        if clock.ndim != 1 or clock.min() < self.low or clock.max() > self.high:
+            raise ValueError(
+                f"clock={clock}: must be [num_steps + 1] values in [{self.low!r}, "
+                f"{self.high!r}]; low and high are the ends of the path"
+            )
+        if (np.diff(self._places(np)) >= 0).any():
+            raise ValueError(
+                f"clock={clock}: must fall, by {2.0**-DEPTH:.1e} of the path at least"
+            )
+
+    def _places(self, xp: Any) -> Any:
+        """The clock in cells of the lattice."""
+        clock = xp.asarray(self.clock)
+        share = (clock - self.low) / (self.high - self.low)
+        return xp.round(share * 2**DEPTH).astype(xp.int32)
+
+    def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
+        """As `Independent.draw`; the draws of one step are of independent paths."""
+        places = self._places(jnp)
+        late, early = places[step], places[step + 1]
+        keys = split(key, num_noises)
+        return jnp.stack([_increment(key, early, late, z) for key in keys])
+
+
+def _increment(key: Array, early: Array, late: Array, z: Array) -> Array:
+    """`(W(late) - W(early)) / sqrt(late - early)`, with times in cells.
+
+    Where both times are under one hat, the difference of its values is that of two
+    integers: nothing cancels.
+    """
+    length = (late - early).astype(z.dtype)
+
+    def add(level: Array, total: Array) -> Array:
+        width = jnp.int32(2**DEPTH) >> level
+        node = lambda place: jnp.minimum(place // width, (1 << level) - 1)
+        height = lambda place: jnp.minimum(
+            place - node(place) * width, (node(place) + 1) * width - place
+        )
+        draw = lambda place: normal(
+            fold_in(fold_in(key, level), node(place)), z.shape, z.dtype
+        )
+        same = node(early) == node(late)
+        scale = 1 / jnp.sqrt(length * width.astype(z.dtype))
+        up = jnp.where(same, height(late) - height(early), height(late))
+        down = jnp.where(same, 0, height(early))
+        up, down = (scale * part.astype(z.dtype) for part in (up, down))
+        return total + up * draw(late) - down * draw(early)
+
+    slope = jnp.sqrt(length / 2**DEPTH)
+    start = slope * normal(fold_in(key, DEPTH), z.shape, z.dtype)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(DEPTH), add, start)
+
+
+def _numeric(value: Any) -> bool:
+    """Whether `value` holds numbers: pytrees are rebuilt around placeholders too."""
+    return isinstance(value, (list, tuple, np.ndarray, Array))

@@ -85,6 +85,11 @@ SAMPLERS = {
     "ddim": samplers.ddim,
     "ddpm": samplers.ddpm,
     "churn": samplers.Churn,
+    "ddim_eta": samplers.DDIMEta,
+    "edm": samplers.EDM,
+    "sde_dpm": samplers.SdeDpm,
+    "euler_maruyama": samplers.EulerMaruyama,
+    "stochastic_heun": samplers.StochasticHeun,
     "euler": samplers.Euler,
     "midpoint": samplers.Midpoint,
     "heun": samplers.Heun,
@@ -93,6 +98,14 @@ SAMPLERS = {
     "dpm_solver": samplers.DPMSolver,
     "dpm_solver_2s": samplers.DPMSolver2S,
     "unipc": samplers.UniPC,
+}
+DIFFUSIONS = {
+    "eta": samplers.diffusions.Eta,
+    "sigma": samplers.diffusions.Sigma,
+    "linear": samplers.diffusions.Linear,
+    "constant": samplers.diffusions.Constant,
+    "decreasing": samplers.diffusions.Decreasing,
+    "increasing_decreasing": samplers.diffusions.IncreasingDecreasing,
 }
 DATASETS = {
     "digits": data.digits,
@@ -179,7 +192,9 @@ def _density(where: str, text: str) -> Any:
 
 def sampler(section: Mapping[str, Any]) -> Any:
     """The sampler of a section `name, num_steps, grid`."""
-    return parse("sampler.name", section["name"], SAMPLERS)
+    return parse(
+        "sampler.name", section["name"], SAMPLERS, parts=dict(diffusion_fn=DIFFUSIONS)
+    )
 
 
 def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray:

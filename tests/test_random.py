@@ -71,6 +71,51 @@ def test_noise_sources():
         recorded.draw(None, 3, 1, z)
 
 
+def brownian(clock, size, keys=None):
+    """Draws of every step, `[num_steps, size]`."""
+    keys = random.example_keys(5, np.arange(size)) if keys is None else keys
+    source, z = random.Brownian(np.asarray(clock)), jnp.zeros(keys.shape)
+    draw = jax.jit(lambda step: source.draw(keys, step, 1, z)[0])
+    return np.stack([draw(step) for step in range(len(clock) - 1)])
+
+
+def test_brownian_draws_are_standard_normal_and_independent():
+    """On a grid of unequal steps, none of them on the lattice of another."""
+    clock, size = [1.0, 0.83, 0.8299, 0.5, 0.123, 1e-6, 0.0], 8000
+    draws = brownian(clock, size)
+    for row in draws:
+        assert stats.kstest(row, "norm").pvalue > 1e-3 / len(draws)
+    gap = np.corrcoef(draws) - np.eye(len(draws))
+    assert np.abs(gap).max() < 4.5 / size**0.5
+
+
+def test_brownian_increments_add_up_under_refinement():
+    coarse, fine = np.array([1.0, 0.7, 0.15, 0.0]), np.linspace(1, 0, 21)
+    whole, parts = brownian(coarse, 5), brownian(fine, 5)
+    long = np.sqrt(-np.diff(coarse))[:, None] * whole
+    short = np.sqrt(-np.diff(fine))[:, None] * parts
+    sums = np.stack([short[:6].sum(0), short[6:17].sum(0), short[17:].sum(0)])
+    np.testing.assert_allclose(long, sums, atol=1e-6)
+    some = brownian(coarse, 2, random.example_keys(5, np.arange(3, 5)))
+    np.testing.assert_allclose(some, whole[:, 3:], rtol=1e-6)
+    # a tiny step is no difference of large numbers
+    tiny = brownian([0.7 + 2**-20, 0.7 + 2**-21, 0.7], 5)
+    both = brownian([0.7 + 2**-20, 0.7], 5)
+    np.testing.assert_allclose(both[0], tiny.sum(0) / 2**0.5, rtol=0.02, atol=0.02)
+
+
+def test_brownian_refuses_a_clock_that_leaves_its_path():
+    for clock, words in (
+        (np.array([2.0, 0.0]), "low and high are the ends"),
+        (np.array([0.5, 0.5, 0.0]), "must fall"),
+        (np.array([0.1, 0.5]), "must fall"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            random.Brownian(clock)
+    wide = random.Brownian(np.array([80.0, 1.0]), 0.0, 100.0)
+    assert jax.tree.map(lambda leaf: leaf, wide).high == 100.0
+
+
 def test_a_seed_that_would_equal_another_is_refused():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=r"in \[0, 2\*\*32\)"):

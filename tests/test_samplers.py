@@ -82,9 +82,10 @@ def test_a_point_mass_comes_back(sampler, schedule):
         if schedule == SCHEDULES["truncated"]:  # short of the data
             x = data.denoise_fn(schedule)(x, 0.0).x
         errors.append(np.abs(np.asarray(x) - point).max())
-    variable = getattr(sampler, "variable", "x")
+    in_time = isinstance(sampler, (samplers.EulerMaruyama, samplers.StochasticHeun))
+    variable = "sde" if in_time else getattr(sampler, "variable", "x")
     exact = (
-        variable not in ("v", "dz_dt")
+        variable not in ("v", "dz_dt", "sde")
         or (variable == "dz_dt" and schedule == SCHEDULES["flow"])
         or schedule == SCHEDULES["truncated"]
     )
@@ -119,7 +120,8 @@ def test_calls_are_counted(sampler, schedule):
                 schedule=schedule,
             )
         assert result.nfe == len(calls)
-        assert all(np.diff(calls) <= 0)
+        raises = isinstance(sampler, samplers.EDM)
+        assert raises or all(np.diff(calls) <= 0)
 
 
 @every

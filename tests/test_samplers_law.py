@@ -15,13 +15,30 @@ from tests import oracles
 from tests.all_samplers import SCHEDULES, STOCHASTIC, levels
 
 VARIANCE = 0.25
-# name: (levels, variance) -> variance after each step; levels = (alpha, sigma)
+TOP = {"truncated": np.exp(7.5), "linear_beta": np.sqrt(np.expm1(10.05))}
+# name: (path, variance) -> variance after each step
 LAWS = {
-    name: lambda levels, variance, churn=churn: oracles.churn_law(
-        levels, churn, variance
-    )
+    name: lambda path, variance, churn=churn: oracles.churn_law(path, churn, variance)
     for name, churn in {"ddpm": 0.5, "churn-0.2": 0.2, "churn-0.8": 0.8}.items()
+} | {
+    "ddim_eta": lambda path, variance: oracles.ddim_eta_law(path, 0.6, variance),
+    "ddpm_forward": oracles.ddpm_forward_law,
+    "edm": lambda path, variance: oracles.edm_law(
+        path, 20.0, variance, TOP.get(path.name, np.inf)
+    ),
+    "sde_dpm2": lambda path, variance: oracles.sde_dpm_law(
+        path, 2, 0.7, variance, midpoint=True
+    ),
+    "sde_dpm3": lambda path, variance: oracles.sde_dpm_law(
+        path, 3, 1.0, variance, midpoint=False
+    ),
+    "euler_maruyama": lambda path, variance: oracles.sde_law(path, variance, False),
+    "stochastic_heun": lambda path, variance: oracles.sde_law(path, variance, True),
 }
+
+
+def path(on, times):
+    return oracles.Path(on, times, *levels(SCHEDULES[on], times))
 
 
 def law(sampler, schedule, times):
@@ -48,7 +65,7 @@ def law(sampler, schedule, times):
 def test_law_on_gaussian_data_is_the_recursion(name, on):
     schedule, times = SCHEDULES[on], grids.uniform(12)
     ours = law(STOCHASTIC[name].sampler, schedule, times)
-    expected = LAWS[name](levels(schedule, times), VARIANCE)[-1]
+    expected = LAWS[name](path(on, times), VARIANCE)[-1]
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
@@ -77,5 +94,5 @@ def test_monte_carlo_law_of_the_churn_family():
         sampler=samplers.ddpm(),
         schedule=schedule,
     ).x
-    expected = oracles.churn_law(levels(schedule, times), 0.5, VARIANCE)[-1]
+    expected = oracles.churn_law(path("cosine", times), 0.5, VARIANCE)[-1]
     assert stats.kstest(np.ravel(x), stats.norm(0, expected**0.5).cdf).pvalue > 1e-3

@@ -1,5 +1,6 @@
 """Samplers: a table of coefficients, computed once in float64, and one scan over it."""
 
+from diffusionflow.samplers import diffusions
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.base import (
     Result,
@@ -9,28 +10,50 @@ from diffusionflow.samplers.base import (
     run,
     sample,
 )
-from diffusionflow.samplers.churn import Churn, ddim, ddpm
+from diffusionflow.samplers.churn import (
+    CONVENTIONS,
+    Churn,
+    DDIMEta,
+    DDPMForward,
+    churn_to_eta,
+    ddim,
+    ddpm,
+    eta_to_churn,
+)
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
+from diffusionflow.samplers.edm import EDM
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
+from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
+from diffusionflow.samplers.sde_dpm import SdeDpm
 from diffusionflow.samplers.unipc import UniPC
 
 __all__ = [
+    "CONVENTIONS",
+    "EDM",
     "RK4",
     "AdamsBashforth",
     "Churn",
     "Coefficients",
+    "DDIMEta",
+    "DDPMForward",
     "DPMSolver",
     "DPMSolver2S",
     "Euler",
+    "EulerMaruyama",
     "Heun",
     "Midpoint",
     "Result",
     "Sampler",
+    "SdeDpm",
+    "StochasticHeun",
     "UniPC",
+    "churn_to_eta",
     "coefficients",
     "ddim",
     "ddpm",
+    "diffusions",
+    "eta_to_churn",
     "plan",
     "prior",
     "run",

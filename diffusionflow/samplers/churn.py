@@ -1,15 +1,57 @@
-"""The churn family: DDIM further than needed, then back with fresh noise."""
+"""The churn family: DDIM further than needed, then back with fresh noise.
+
+With `q = sigma_s alpha_t / (alpha_s sigma_t)`, the square root of e to the power of
+minus the step in log-SNR, all of its steps are
+
+    z_s = alpha_s x_hat + sigma_s (k eps_hat + sqrt(1 - k^2) xi),
+
+and differ in k. The literature sets k by four numbers:
+
+| number                             | k                          | DDIM | DDPM |
+|------------------------------------|----------------------------|------|------|
+| churn c, the fraction undone       | q^(c / (1 - c))            | 0    | 1/2  |
+| "blog" eta, Gao et al. 2024        | q^(eta^2)                  | 0    | 1    |
+| "sde" eta, SDE-DPM-Solver++        | q^eta                      | 0    | 1    |
+| "ddim" eta, Song et al. 2020       | sqrt(1 - eta^2 (1 - q^2))  | 0    | 1    |
+
+The first three are the same for every step; the last depends on the step between its
+ends. `eta_to_churn` and `churn_to_eta` are the maps. On a schedule with alpha = 1 the
+"ddim" eta is that of the ancestral samplers of k-diffusion.
+"""
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_bound, check_name, register
+from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
 
+CONVENTIONS = ("blog", "sde", "ddim")
+VARIANCES = ("posterior", "forward")
+Row = dict[str, Array]
+
+
+class _OneStep:
+    """The step that all samplers of this file share; their plans differ."""
+
+    num_noises = 1
+
+    def init(self, z: Array) -> Array:
+        return z
+
+    def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
+        denoised = denoise_fn(z, row["t"])
+        kept = row["x"] * denoised.x + row["eps"] * denoised.eps
+        return kept + row["noise"] * noise[0]
+
+    def output(self, z: Array) -> Array:
+        return z
+
 
 @register
-class Churn:
+class Churn(_OneStep):
     """Fraction `churn` of each denoising step is undone by fresh noise.
 
     With c = churn and D the step in log-SNR, DDIM goes to `logsnr_t + D / (1 - c)` and
@@ -32,38 +74,67 @@ class Churn:
     """
 
     churn: float = 0.0
-    num_noises = 1
 
     def __post_init__(self) -> None:
         inside = lambda churn: 0 <= churn < 1
         check_bound("churn", self.churn, inside, "in [0, 1)", "0 is DDIM, 0.5 is DDPM")
 
-    def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
-        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-        ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
-        power = jnp.asarray(self.churn / (1 - self.churn), ratio.dtype)
-        finite = ratio > 0  # a power has no derivative at 0
-        kept = jnp.where(
-            finite, jnp.where(finite, ratio, 1) ** power, jnp.where(power > 0, 0.0, 1.0)
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
+        kept = power(step_ratio(t, s, schedule), self.churn / (1 - self.churn))
+        return _row(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
+
+
+@register
+class DDIMEta(_OneStep):
+    """DDIM with noise of standard deviation eta times that of the posterior.
+
+    `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
+    and on a schedule with alpha = 1 that of k-diffusion's ancestral samplers.
+
+    Args:
+      eta: in [0, 1]; 0 is DDIM, 1 is DDPM with the posterior variance.
+
+    Raises:
+      ValueError: `eta` is outside.
+
+    Source: Song et al. 2020, arXiv 2010.02502, eq. 12 and 16.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_bound("eta", self.eta, lambda eta: 0 <= eta <= 1, "in [0, 1]")
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
+        q = step_ratio(t, s, schedule)
+        fresh = (1 - q) * (1 + q)
+        share = jnp.asarray(self.eta, q.dtype)
+        kept = root(q**2 + (1 - share) * (1 + share) * fresh)
+        return _row(t, s, schedule, kept, share * root(fresh))
+
+
+@register
+class DDPMForward(_OneStep):
+    """DDPM with the variance of the forward step, "fixedlarge".
+
+    The mean of DDPM, and noise of variance
+    `sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - q^2)`, larger than the
+    posterior's by `sigma_t^2 / sigma_s^2`; none on the step to sigma = 0. The variance
+    does not follow a scaling of the schedule, and the marginals are kept in the limit
+    of small steps alone.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, section 3.2.
+    """
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
+        q, sigma_s = step_ratio(t, s, schedule), schedule.sigma(s)
+        noise = schedule.sigma(t) * root((1 - q) * (1 + q))
+        return dict(
+            t=t,
+            x=schedule.alpha(s),
+            eps=sigma_s * q,
+            noise=jnp.where(sigma_s > 0, noise, 0),
         )
-        fresh = (1 - kept) * (1 + kept)
-        some = fresh > 0  # the root has no derivative at 0
-        fresh = jnp.where(some, jnp.sqrt(jnp.where(some, fresh, 1)), 0)
-        return dict(t=t, x=alpha_s, eps=sigma_s * kept, noise=sigma_s * fresh)
-
-    def init(self, z: Array) -> Array:
-        return z
-
-    def step(
-        self, z: Array, row: dict[str, Array], noise: Array, denoise_fn: DenoiseFn
-    ) -> Array:
-        denoised = denoise_fn(z, row["t"])
-        kept = row["x"] * denoised.x + row["eps"] * denoised.eps
-        return kept + row["noise"] * noise[0]
-
-    def output(self, z: Array) -> Array:
-        return z
 
 
 def ddim() -> Churn:
@@ -77,9 +148,114 @@ def ddim() -> Churn:
     return Churn(0.0)
 
 
-def ddpm() -> Churn:
-    """The ancestral sampler with the posterior variance.
+def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
+    """The ancestral sampler.
+
+    Args:
+      variance: "posterior" (beta tilde, "fixedsmall"), which is `Churn(0.5)`, or
+        "forward" ("fixedlarge"), which is `DDPMForward()`.
+
+    Returns:
+      A sampler.
+
+    Raises:
+      ValueError: the variance is unknown.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and 11, for any schedule and step.
     """
-    return Churn(0.5)
+    check_name("variance", variance, VARIANCES)
+    return Churn(0.5) if variance == "posterior" else DDPMForward()
+
+
+def eta_to_churn(
+    eta: ArrayLike, *, convention: str, step: ArrayLike | None = None
+) -> Array:
+    """The fraction c of a step that is undone, from an eta of the literature.
+
+    `c = w / (1 + w)` with w = eta^2 ("blog"), eta ("sde"), or
+    `-log(1 - eta^2 (1 - e^-step)) / step` ("ddim").
+
+    Args:
+      eta: at least 0, any shape.
+      convention: one of `CONVENTIONS`; see the module.
+      step: `logsnr_s - logsnr_t`, positive and finite, broadcast against `eta`; "ddim"
+        alone needs it.
+
+    Returns:
+      Array. It is not finite where "ddim" asks for more noise than there is.
+
+    Raises:
+      ValueError: the convention is unknown or its step is missing.
+    """
+    step = _check_step(convention, step)
+    eta = at_least_float32(eta)
+    match convention:
+        case "blog":
+            weight = eta**2
+        case "sde":
+            weight = eta
+        case "ddim":
+            weight = -jnp.log1p(eta**2 * jnp.expm1(-step)) / step
+    return weight / (1 + weight)
+
+
+def churn_to_eta(
+    churn: ArrayLike, *, convention: str, step: ArrayLike | None = None
+) -> Array:
+    """The inverse of `eta_to_churn`.
+
+    With `w = c / (1 - c)`: sqrt(w) ("blog"), w ("sde"), or
+    `sqrt((1 - e^(-w step)) / (1 - e^-step))` ("ddim").
+
+    Args:
+      churn: in [0, 1), any shape.
+      convention: one of `CONVENTIONS`.
+      step: as in `eta_to_churn`.
+
+    Returns:
+      Array.
+
+    Raises:
+      ValueError: as `eta_to_churn`.
+    """
+    step = _check_step(convention, step)
+    churn = at_least_float32(churn)
+    weight = churn / (1 - churn)
+    match convention:
+        case "blog":
+            return root(weight)
+        case "ddim":
+            return root(jnp.expm1(-weight * step) / jnp.expm1(-step))
+    return weight
+
+
+def step_ratio(t: Array, s: Array, schedule: Schedule) -> Array:
+    """`q = sigma_s alpha_t / (alpha_s sigma_t)`, 0 from alpha = 0 and to sigma = 0."""
+    return (schedule.alpha(t) * schedule.sigma(s)) / (
+        schedule.alpha(s) * schedule.sigma(t)
+    )
+
+
+def power(ratio: Array, exponent: ArrayLike) -> Array:
+    """`ratio ** exponent` with `0 ** 0 = 1` and finite derivatives at 0."""
+    exponent = jnp.asarray(exponent, ratio.dtype)
+    finite = ratio > 0  # a power has no derivative at 0
+    return jnp.where(
+        finite,
+        jnp.where(finite, ratio, 1) ** exponent,
+        jnp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
+    )
+
+
+def _row(t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array) -> Row:
+    sigma = schedule.sigma(s)
+    return dict(t=t, x=schedule.alpha(s), eps=sigma * kept, noise=sigma * fresh)
+
+
+def _check_step(convention: str, step: ArrayLike | None) -> Array | None:
+    check_name("convention", convention, CONVENTIONS)
+    if step is None:
+        if convention == "ddim":
+            raise ValueError("step=None: the eta of DDIM depends on the log-SNR step")
+        return None
+    return at_least_float32(step)

@@ -1,0 +1,113 @@
+"""Diffusions epsilon_t of generative SDEs, `(t, schedule) -> epsilon`.
+
+Every one keeps the marginals (see `processes.interpolant`). In terms of
+w = epsilon^2 / 2, with t = 0 at the data:
+
+| diffusion                  | w                                  |
+|----------------------------|------------------------------------|
+| `Eta(eta)`                 | eta^2 g^2 / 2                      |
+| `Sigma(norm)`              | norm sigma                         |
+| `Linear(norm)`             | norm t                             |
+| `Constant(norm)`           | norm                               |
+| `Decreasing(norm)`         | (1 + norm cos(pi (1 - t)))^2 / 4   |
+| `IncreasingDecreasing(norm)` | norm sin(pi t)^2                 |
+
+"Decreasing" falls towards the data. `Eta(eta)` is the "SBDM" form of the source, whose
+norm is eta^2.
+
+Source: Ma et al. 2024, arXiv 2401.08740 (SiT), and its published code.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import check_bound, register
+from diffusionflow._numeric import root
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Eta:
+    """`epsilon = eta g`: 0 is the probability flow, 1 the reversal of the forward SDE.
+
+    Args:
+      eta: at least 0.
+
+    Raises:
+      ValueError: `eta` is negative.
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
+
+    def __call__(self, t: Array, schedule: Schedule) -> Array:
+        eta = jnp.asarray(self.eta, t.dtype)
+        g2 = schedules.g2(schedule, t)
+        return eta * root(jnp.where(eta > 0, g2, 0))
+
+
+class _Normed:
+    """`epsilon = sqrt(2 w)`; the others give w."""
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
+
+    def __call__(self, t: Array, schedule: Schedule) -> Array:
+        return root(2 * self._half_square(t, jnp.asarray(self.norm, t.dtype), schedule))
+
+
+@register
+class Sigma(_Normed):
+    """`epsilon^2 / 2 = norm sigma`; `norm` at least 0."""
+
+    norm: float = 1.0
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        return norm * schedule.sigma(t)
+
+
+@register
+class Linear(_Normed):
+    """`epsilon^2 / 2 = norm t`; `norm` at least 0."""
+
+    norm: float = 1.0
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        return norm * t
+
+
+@register
+class Constant(_Normed):
+    """`epsilon^2 / 2 = norm`; `norm` at least 0."""
+
+    norm: float = 1.0
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        return norm * jnp.ones_like(t)
+
+
+@register
+class Decreasing(_Normed):
+    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`; `norm` at least 0."""
+
+    norm: float = 1.0
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        # 1 + cos(pi (1 - t)) = 2 sin(pi t / 2)^2
+        part = 1 - norm + 2 * norm * jnp.sin(jnp.pi / 2 * t) ** 2
+        return part**2 / 4
+
+
+@register
+class IncreasingDecreasing(_Normed):
+    """`epsilon^2 / 2 = norm sin(pi t)^2`; `norm` at least 0."""
+
+    norm: float = 1.0
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        return norm * jnp.sin(jnp.pi * t) ** 2

@@ -1,0 +1,163 @@
+"""Euler-Maruyama and stochastic Heun of the SDE with any diffusion epsilon_t.
+
+The SDE is `processes.interpolant`, dt < 0: its drift is
+`b = alpha' x_hat + (sigma' + epsilon^2 / (2 sigma)) eps_hat`, which for epsilon = eta g
+is that of `processes.reverse`.
+
+**First step.** Where epsilon_t or the drift is infinite (`Eta` at alpha = 0) no step in
+t exists; there z_s is `alpha_s x_hat + sigma_s xi`, the step of DDPM from pure noise.
+
+**Step to sigma = 0**, where `last` chooses: "mean" leaves the noise out, "x_hat" is
+`alpha_s x_hat`, "flow" is the Euler step of the probability flow, "noise" is a step
+like any other. A schedule with sigma(0) > 0 has no such step; there `sample` ends with
+one that returns x_hat.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import as_callable, check_name, register, static
+from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers.churn import Row
+from diffusionflow.samplers.diffusions import Eta
+from diffusionflow.schedules import Schedule
+
+LAST = ("mean", "x_hat", "flow", "noise")
+
+
+class _Sde:
+    """What both samplers share."""
+
+    num_noises = 1
+    diffusion_fn: Any
+    last: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "diffusion_fn", as_callable(self.diffusion_fn))
+        check_name("last", self.last, LAST)
+
+    def _first_stage(self, t: Array, s: Array, schedule: Schedule) -> tuple[Row, Array]:
+        """The Euler step with noise `noise`, and where it is the step from infinity."""
+        middle = (t + s) / 2  # stands in where the SDE is infinite
+        infinite = ~jnp.isfinite(self._drift(t, schedule)[1])
+        start = jnp.where(infinite, middle, t)
+        a, b = self._drift(start, schedule)
+        flow = schedules.derivatives(schedule, start)[1]
+        alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+        noise = jnp.sqrt(t - s) * self.diffusion_fn(start, schedule)
+        z, x, eps = jnp.ones_like(t), (s - t) * a, (s - t) * b
+        end = (sigma == 0) & ~infinite
+        match self.last:
+            case "mean":
+                noise = jnp.where(end, 0, noise)
+            case "flow":
+                noise = jnp.where(end, 0, noise)
+                eps = jnp.where(end, (s - t) * flow, eps)
+            case "x_hat":
+                noise, eps = (jnp.where(end, 0, part) for part in (noise, eps))
+                z, x = jnp.where(end, 0, z), jnp.where(end, alpha, x)
+        row = dict(
+            t=t,
+            z=jnp.where(infinite, 0, z),
+            x=jnp.where(infinite, alpha, x),
+            eps=jnp.where(infinite, 0, eps),
+            noise=jnp.where(infinite, sigma, noise),
+        )
+        return row, infinite
+
+    def _drift(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
+        """Factors of x_hat and eps_hat."""
+        a, b = schedules.derivatives(schedule, t)
+        epsilon = self.diffusion_fn(t, schedule)
+        some = epsilon > 0
+        rate = epsilon**2 / jnp.where(some, 2 * schedule.sigma(t), 1)
+        return a, b + jnp.where(some, rate, 0)
+
+    def init(self, z: Array) -> Array:
+        return z
+
+    def output(self, z: Array) -> Array:
+        return z
+
+
+@register
+class EulerMaruyama(_Sde):
+    """`z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`; see the module.
+
+    Args:
+      diffusion_fn: `(t, schedule) -> epsilon`, such as those of `samplers.diffusions`;
+        by default `Eta(1.0)`.
+      last: the step to sigma = 0, one of `LAST`.
+
+    Raises:
+      ValueError: `last` is unknown.
+    """
+
+    diffusion_fn: Any = Eta(1.0)
+    last: str = static(default="mean")
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
+        return self._first_stage(t, s, schedule)[0]
+
+    def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
+        denoised = denoise_fn(z, row["t"])
+        mean = row["z"] * z + row["x"] * denoised.x + row["eps"] * denoised.eps
+        return mean + row["noise"] * noise[0]
+
+
+@register
+class StochasticHeun(_Sde):
+    """Noise first, then Heun's step of the drift b, both stages with that noise.
+
+        z' = z + epsilon_t sqrt(t - s) xi,    z_e = z' + (s - t) b(z', t),
+        z_s = z' + (s - t) (b(z', t) + b(z_e, s)) / 2.
+
+    Without noise its order is 2; with it the law converges with order 1, since
+    epsilon is that of t in the whole step. The first and the last step of the module
+    have one stage.
+
+    Args:
+      diffusion_fn: as in `EulerMaruyama`.
+      last: as in `EulerMaruyama`.
+
+    Raises:
+      ValueError: `last` is unknown.
+
+    Source: Ma et al. 2024, arXiv 2401.08740, its published code.
+    """
+
+    diffusion_fn: Any = Eta(1.0)
+    last: str = static(default="mean")
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
+        first, infinite = self._first_stage(t, s, schedule)
+        second = (schedule.sigma(s) > 0) & ~infinite
+        a, b = self._drift(jnp.where(second, s, (t + s) / 2), schedule)
+        noise = first.pop("noise")
+        return dict(
+            **first,
+            noise_before=jnp.where(infinite, 0, noise),
+            noise_after=jnp.where(infinite, noise, 0),
+            s=jnp.where(second, s, t),
+            x_second=(s - t) * a,
+            eps_second=(s - t) * b,
+            second=second,
+            calls=1 + second.astype(jnp.int32),
+        )
+
+    def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
+        z = z + row["noise_before"] * noise[0]
+        denoised = denoise_fn(z, row["t"])
+        euler = row["z"] * z + row["x"] * denoised.x + row["eps"] * denoised.eps
+
+        def average(euler: Array) -> Array:
+            again = denoise_fn(euler, row["s"])
+            slope = row["x_second"] * again.x + row["eps_second"] * again.eps
+            return (euler + z + slope) / 2
+
+        z = jax.lax.cond(row["second"], average, lambda euler: euler, euler)
+        return z + row["noise_after"] * noise[0]
