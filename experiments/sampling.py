@@ -181,7 +181,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        request, config, built, params = _load(workdir, request)
+        request, config, built, params = load(workdir, request)
         path = output_path(workdir, request)
         shards = Shards(
             path,
@@ -275,7 +275,7 @@ def _settings(request: Request, params: Any) -> dict[str, Any]:
     }
 
 
-def _load(
+def load(
     workdir: pathlib.Path, request: Request
 ) -> tuple[Request, Mapping[str, Any], Model, Any]:
     """The request completed by the run's config; config, model and weights."""

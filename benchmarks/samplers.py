@@ -1,0 +1,301 @@
+"""Error against network calls for every sampler, and what a sampler's step costs.
+
+    python benchmarks/samplers.py --workdir=runs/digits --torch_python=PATH/TO/python
+
+Three measurements:
+
+- On a mixture in one dimension with its exact denoiser: the Wasserstein-2 distance of
+  the samples to the data. Starts are quantiles of the prior, so that a sampler without
+  noise has the error of its discretisation alone; with noise there is a floor, that of
+  as many independent draws from the data.
+- On a trained run: the root mean square distance, in pixels of [-1, 1], to the limit of
+  the same sample. The seeds are paired: the limit of a sampler without noise is the
+  probability-flow ODE from the same start, that of one with noise is itself with many
+  more steps along the same Brownian path.
+- Time of a step over time of its network calls, in rounds that alternate, beside
+  diffusers' schedulers on a network of the same shape where `--torch_python` names an
+  interpreter with torch and diffusers.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from diffusionflow import analytic, grids, random, samplers, schedules  # noqa: E402
+from experiments import build, devices, parsing, sampling  # noqa: E402
+
+SAMPLERS = (
+    "ddim",
+    "heun('dz_dt')",
+    "heun('eps')",
+    "rk4('dz_dt')",
+    "adams_bashforth(2, 'u')",
+    "adams_bashforth(3, 'u')",
+    "dpm_solver(2)",
+    "dpm_solver(3)",
+    "dpm_solver(3, third='reference')",
+    "dpm_solver_2s",
+    "unipc(2)",
+    "unipc(3)",
+    "ddpm",
+    "churn(0.2)",
+    "edm(20.0)",
+    "sde_dpm(2)",
+    "sde_dpm(3)",
+    "euler_maruyama",
+    "stochastic_heun",
+)
+NUM_STEPS = (5, 10, 20, 40, 80)
+NUM_STARTS = 20_000
+LIMIT_STEPS = 400
+
+
+class Point(NamedTuple):
+    """A sampler's error at a number of network calls."""
+
+    nfe: int
+    error: float
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--samplers", nargs="+", default=SAMPLERS, help="as in a config")
+    add("--workdir", help="of a trained run; none: the mixture alone")
+    add("--num_images", type=int, default=32)
+    add("--torch_python", help="interpreter with torch and diffusers")
+    add("--rounds", type=int, default=7, help="alternations with the network alone")
+    add("--out", type=pathlib.Path, default=pathlib.Path("samplers"), help="of files")
+    return parser.parse_args()
+
+
+def mixture() -> analytic.Mixture:
+    """Three modes of different width."""
+    return analytic.Mixture(
+        np.array([0.3, 0.5, 0.2]),
+        np.array([-2.0, 0.5, 3.0]),
+        np.array([0.04, 0.25, 0.01]),
+    )
+
+
+def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
+    """Those of the mixture at `(i + 1/2) / count`, by bisection."""
+    wanted = (np.arange(count) + 0.5) / count
+    low, high = np.full(count, -10.0), np.full(count, 10.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        spread = (middle[:, None] - data.means) / np.sqrt(data.variances)
+        below = stats.norm.cdf(spread) @ data.weights < wanted
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
+def on_mixture(text: str) -> list[Point]:
+    """Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
+    data, flow = mixture(), schedules.FlowMatching()
+    exact = quantiles(data, NUM_STARTS)
+    sampler = sampler_of(text)
+    points = []
+    with jax.enable_x64(True):
+        z = stats.norm.ppf((np.arange(NUM_STARTS) + 0.5) / NUM_STARTS)
+        run = jax.jit(samplers.run)
+        for count in NUM_STEPS:
+            rows = samplers.plan(sampler, grids.uniform(count), flow)
+            denoise_fn = data.denoise_fn(flow)
+            result = run(jax.random.key(0), denoise_fn, z, rows, sampler=sampler)
+            gap = np.sort(np.asarray(result.x)) - exact
+            points.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
+    return points
+
+
+def floor() -> float:
+    """Wasserstein-2 distance of independent draws from the data to the data."""
+    data = mixture()
+    drawn = np.sort(np.asarray(data.sample(jax.random.key(1), (NUM_STARTS,))))
+    return float(np.sqrt(np.mean((drawn - quantiles(data, NUM_STARTS)) ** 2)))
+
+
+def sampler_of(text: str) -> Any:
+    """A sampler, written as in a config."""
+    return parsing.parse("--samplers", text, build.SAMPLERS)
+
+
+class Trained:
+    """A trained run's denoiser, its starts and labels.
+
+    Args:
+      workdir: of the run.
+      count: images, a multiple of their classes for as many of each.
+    """
+
+    def __init__(self, workdir: str, count: int):
+        _, _, self.model, self.params = sampling.load(
+            pathlib.Path(workdir), sampling.Request()
+        )
+        self.schedule = self.model.objective.schedule
+        self.labels = sampling.labels_in_turn(count, self.model.num_classes)
+        prior, self.keys = random.split(random.example_keys(0, np.arange(count)))
+        shape = (count, *self.model.event_shape)
+        self.z = samplers.prior(prior, shape, schedule=self.schedule)
+        self.options = dict(compiler_options=devices.compiler_options())
+
+    @functools.cached_property
+    def run_fn(self) -> Callable[..., Any]:
+        """`samplers.run` with the run's denoiser, compiled."""
+
+        @functools.partial(jax.jit, **self.options)
+        def run(params, z, keys, rows, sampler, noise):
+            denoise_fn = self.model.denoise_fn(params, jnp.asarray(self.labels), 1)
+            return samplers.run(keys, denoise_fn, z, rows, sampler=sampler, noise=noise)
+
+        return run
+
+    def samples(self, sampler: Any, count: int) -> Any:
+        """`Result` after `count` uniform steps; noise from one Brownian path."""
+        times = grids.uniform(count)
+        rows = samplers.plan(sampler, times, self.schedule)
+        noise = random.Brownian(times)
+        return self.run_fn(self.params, self.z, self.keys, rows, sampler, noise)
+
+    @functools.cached_property
+    def flow_end(self) -> np.ndarray:
+        """The end of the probability-flow ODE."""
+        return np.asarray(self.samples(sampler_of("heun('dz_dt')"), LIMIT_STEPS).x)
+
+    def points(self, text: str) -> list[Point]:
+        """Distances to the limit at each of `NUM_STEPS`."""
+        sampler = sampler_of(text)
+        limit = self.flow_end
+        if not is_deterministic(text):
+            limit = np.asarray(self.samples(sampler, LIMIT_STEPS).x)
+        found = []
+        for count in NUM_STEPS:
+            result = self.samples(sampler, count)
+            gap = np.asarray(result.x) - limit
+            found.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
+        return found
+
+    def overhead(self, text: str, rounds: int, count: int = 20) -> tuple[float, float]:
+        """Median seconds of a step, and of its network calls alone."""
+        sampler = sampler_of(text)
+        calls = int(self.samples(sampler, count).nfe)
+        label = jnp.asarray(self.labels)
+
+        @functools.partial(jax.jit, **self.options)
+        def network(params, z):  # the same calls, and nothing between them
+            denoise_fn = self.model.denoise_fn(params, label, 1)
+            call = lambda z, t: (denoise_fn(z, t).x, None)
+            return jax.lax.scan(call, z, jnp.linspace(0.9, 0.1, calls))[0]
+
+        programs = {
+            "step": lambda: self.samples(sampler, count).x,
+            "network": lambda: network(self.params, self.z),
+        }
+        seconds = {name: [] for name in programs}
+        for number in range(rounds + 1):
+            for name, program in programs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(program())
+                if number:  # the first compiles
+                    seconds[name].append(time.perf_counter() - start)
+        return tuple(statistics.median(seconds[name]) / count for name in programs)
+
+
+def is_deterministic(text: str) -> bool:
+    """Whether no noise enters a sample."""
+    found = samplers.coefficients(
+        sampler_of(text), grids.uniform(4), schedule=schedules.FlowMatching(), kind="v"
+    )
+    return not np.any(found.c)
+
+
+def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
+    """One panel a problem, one line a sampler; dashed where it adds noise."""
+    figure = Figure(figsize=(6.4 * len(results), 4.8), layout="constrained")
+    for axes, (problem, lines) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0],
+        results.items(),
+        strict=True,
+    ):
+        for text, points in lines.items():
+            style = "-o" if is_deterministic(text) else "--s"
+            nfe, error = zip(*points, strict=True)
+            axes.loglog(nfe, error, style, markersize=3, linewidth=1, label=text)
+        axes.set(title=problem, xlabel="network calls", ylabel="error")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, ncols=2)
+    figure.savefig(path, dpi=150)
+
+
+def table(lines: Mapping[str, list[Point]]) -> None:
+    """Errors by number of steps, with the calls in brackets."""
+    print(f"  {'steps':34s}" + "".join(f"{count:>16d}" for count in NUM_STEPS))
+    for text, points in lines.items():
+        cells = (f"{error:.2e} ({nfe})" for nfe, error in points)
+        print(f"  {text:34s}" + "".join(f"{cell:>16s}" for cell in cells))
+
+
+def rival(python: str, trained: Trained, rounds: int) -> None:
+    """Prints what diffusers' schedulers cost a step, in a process of their own."""
+    net = trained.model.net
+    case = dict(
+        shape=list(trained.model.event_shape),
+        batch_size=len(trained.labels),
+        network=dict(
+            channels=net.channels,
+            multipliers=list(net.multipliers),
+            num_blocks=net.num_blocks,
+            attention_resolutions=list(net.attention_resolutions),
+            num_heads=net.num_heads,
+            dropout=0.0,
+        ),
+    )
+    script = str(ROOT / "benchmarks" / "rival_samplers.py")
+    command = [python, script, f"--case={json.dumps(case)}", f"--rounds={rounds}"]
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    args = parse()
+    results = {}
+    print(f"mixture, W2 to the data; independent draws: {floor():.2e}")
+    name = "mixture, Wasserstein-2"
+    results[name] = {text: on_mixture(text) for text in args.samplers}
+    table(results[name])
+    if args.workdir:
+        trained = Trained(args.workdir, args.num_images)
+        print(f"{args.workdir}, {args.num_images} images, rms to the limit")
+        name = "trained run, rms to the limit"
+        results[name] = {text: trained.points(text) for text in args.samplers}
+        table(results[name])
+        print("a step, ms; over its network calls alone")
+        for text in args.samplers:
+            step, network = trained.overhead(text, args.rounds)
+            print(f"  {text:34s}{1e3 * step:8.2f}{step / network:8.3f}")
+        if args.torch_python:
+            rival(args.torch_python, trained, args.rounds)
+    draw(results, args.out.with_suffix(".png"))
+    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
