@@ -10,7 +10,6 @@ from diffusionflow.samplers.base import (
     sample,
 )
 from diffusionflow.samplers.churn import (
-    CONVENTIONS,
     Churn,
     DDIMEta,
     DDPMForward,
@@ -26,7 +25,6 @@ from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
 from diffusionflow.samplers.sde_dpm import SdeDpm
 
 __all__ = [
-    "CONVENTIONS",
     "EDM",
     "Churn",
     "Coefficients",
