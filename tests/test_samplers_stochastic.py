@@ -76,7 +76,7 @@ def test_the_etas_of_the_literature(schedule):
         for churn in (0.0, 0.2, 0.5, 0.8):
             eta = {
                 name: samplers.churn_to_eta(churn, convention=name, step=step)
-                for name in samplers.CONVENTIONS
+                for name in ("blog", "sde", "ddim")
             }
             np.testing.assert_allclose(eta["blog"] ** 2, eta["sde"], rtol=1e-14)
             for name, value in eta.items():

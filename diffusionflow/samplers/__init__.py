@@ -11,7 +11,6 @@ from diffusionflow.samplers.base import (
     sample,
 )
 from diffusionflow.samplers.churn import (
-    CONVENTIONS,
     Churn,
     DDIMEta,
     DDPMForward,
@@ -29,7 +28,6 @@ from diffusionflow.samplers.sde_dpm import SdeDpm
 from diffusionflow.samplers.unipc import UniPC
 
 __all__ = [
-    "CONVENTIONS",
     "EDM",
     "RK4",
     "AdamsBashforth",
