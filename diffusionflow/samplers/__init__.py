@@ -2,6 +2,7 @@
 
 from diffusionflow.samplers import diffusions
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
+from diffusionflow.samplers.adaptive import Solution, solve
 from diffusionflow.samplers.base import (
     Result,
     Sampler,
@@ -21,6 +22,7 @@ from diffusionflow.samplers.churn import (
 )
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
+from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
@@ -44,6 +46,7 @@ __all__ = [
     "Result",
     "Sampler",
     "SdeDpm",
+    "Solution",
     "StochasticHeun",
     "UniPC",
     "churn_to_eta",
@@ -52,8 +55,10 @@ __all__ = [
     "ddpm",
     "diffusions",
     "eta_to_churn",
+    "invert",
     "plan",
     "prior",
     "run",
     "sample",
+    "solve",
 ]

@@ -185,8 +185,8 @@ def half_logsnr_steps(
 ) -> tuple[Array, Array]:
     """`(h, usable)`: the change of log(alpha / sigma), and whether it is finite.
 
-    Where it is not, 1 stands in.
+    Where it is not, 1 stands in; steps may go either way.
     """
-    kept = (alpha_t * sigma_s) / (alpha_s * sigma_t)
-    usable = kept > 0
-    return -jnp.log(jnp.where(usable, kept, jnp.exp(-1.0).astype(kept.dtype))), usable
+    above, below = alpha_t * sigma_s, alpha_s * sigma_t
+    usable = (above > 0) & (below > 0)
+    return jnp.log(jnp.where(usable, below / jnp.where(usable, above, 1), np.e)), usable

@@ -95,8 +95,9 @@ def slope(variable: str, t: Array, schedule: Schedule) -> tuple[Array, Array]:
 
 
 def finite_clock(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
-    """Whether `clock_s - clock_t` is finite; t is the noisier time."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(s)
+    """Whether `clock_s - clock_t` is finite."""
+    alpha = jnp.minimum(schedule.alpha(t), schedule.alpha(s))
+    sigma = jnp.minimum(schedule.sigma(t), schedule.sigma(s))
     match variable:
         case "x":
             return sigma > 0
@@ -121,7 +122,7 @@ def between(
             sigma_t * alpha_s - alpha_t * sigma_s,
             alpha_s * alpha_t + sigma_s * sigma_t,
         )
-        some = turn > 0  # else both ends are the same
+        some = turn != 0  # else both ends are the same
         turn = jnp.where(some, turn, 1)
         share_t, share_s = jnp.sin(share_t * turn), jnp.sin(share_s * turn)
     weight_t = share_t / scale(variable, t, schedule)

@@ -1,0 +1,96 @@
+"""Data to noise and back, and the adaptive solver, on data whose flow is known."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import analytic, grids, predictions, samplers
+from tests import oracles
+from tests.all_samplers import SCHEDULES, levels
+
+VARIANCE = 0.25
+DATA = analytic.gaussian(np.zeros(2), VARIANCE)
+Z = np.linspace(-1.0, 1.0, 6).reshape(3, 2)
+
+
+def exact(schedule, t0, t1):
+    """The probability-flow ODE keeps z / sqrt(V)."""
+    alpha, sigma = levels(schedule, np.array([t0, t1]))
+    spread = np.sqrt(alpha**2 * VARIANCE + sigma**2)
+    return Z * spread[1] / spread[0]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [
+        (samplers.Euler("x"), 1),
+        (samplers.Heun("u"), 2),
+        (samplers.DPMSolver(2), 2),
+        (samplers.UniPC(2), 3),
+    ],
+    ids=str,
+)
+def test_encoding_converges_with_the_order_and_decoding_inverts_it(sampler, order):
+    schedule, counts = SCHEDULES["cosine"], (40, 80, 160)
+    errors, back = [], []
+    settings = dict(sampler=sampler, schedule=schedule)
+    with jax.enable_x64(True):
+        denoise_fn = DATA.denoise_fn(schedule)
+        for count in counts:
+            falling = grids.logsnr_uniform(
+                count, schedule, logsnr_min=-5.0, logsnr_max=5.0
+            )
+            rising = falling[::-1]
+            noise = samplers.invert(denoise_fn, Z, rising, **settings).x
+            errors.append(np.abs(noise - exact(schedule, rising[0], rising[-1])).max())
+            x = samplers.sample(
+                None, denoise_fn, noise, falling, to_data=False, **settings
+            ).x
+            back.append(np.abs(x - Z).max())
+    assert oracles.order(errors, counts) >= order - 0.15
+    assert oracles.order(back, counts) >= order - 0.15
+
+
+def test_inversion_refuses():
+    schedule = SCHEDULES["flow"]
+    settings = dict(schedule=schedule)
+    with pytest.raises(ValueError, match="draws noise"):
+        samplers.invert(None, Z, [0.1, 0.9], sampler=samplers.ddim(), **settings)
+    with pytest.raises(ValueError, match="each time must be below"):
+        samplers.invert(None, Z, [0.9, 0.1], sampler=samplers.Heun(), **settings)
+
+
+@pytest.mark.parametrize("name", ["flow", "linear_beta"])
+@pytest.mark.parametrize(("t0", "t1"), [(1.0, 0.0), (0.0, 1.0)])
+def test_adaptive_solution_is_the_exact_flow(name, t0, t1):
+    schedule = SCHEDULES[name]
+    with jax.enable_x64(True):
+        found = samplers.solve(
+            DATA.denoise_fn(schedule),
+            Z,
+            t0,
+            t1,
+            schedule=schedule,
+            rtol=1e-9,
+            atol=1e-9,
+        )
+    assert found.done.all()
+    np.testing.assert_allclose(found.x, exact(schedule, t0, t1), atol=1e-6)
+    np.testing.assert_array_equal(found.nfe, 1 + 6 * found.steps)
+
+
+def test_each_example_has_its_own_steps_and_a_stiff_field_ends():
+    schedule = SCHEDULES["flow"]
+
+    def predict_fn(z, t):
+        return 1e7 * jax.numpy.sin(1e4 * z) * (z.sum() > 1.5)
+
+    denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
+    found = samplers.solve(
+        denoise_fn, Z.astype(np.float32), 1.0, 0.0, schedule=schedule, max_steps=50
+    )
+    np.testing.assert_array_equal(found.done, [True, True, False])
+    assert found.steps[2] == 50 and found.steps[1] < 50
+    assert np.isfinite(found.x[:2]).all() and np.isinf(found.x[2]).all()
+    with pytest.raises(ValueError, match="rtol=0"):
+        samplers.solve(denoise_fn, Z, 1.0, 0.0, schedule=schedule, rtol=0)
