@@ -158,7 +158,7 @@ class Inpainted(Wrapper):
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         denoised = self.denoise_fn(z, t)
-        if not is_traced(self.mask) and not np.any(self.mask):
+        if not is_traced(self.mask) and not np.asarray(self.mask).any():
             return denoised  # not even another program, which could round differently
         x, z = self.finish(denoised.x), at_least_float32(z)
         alpha = per_event(self.schedule.alpha(t), z)
