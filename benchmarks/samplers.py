@@ -56,8 +56,8 @@ SAMPLERS = (
     "ddpm",
     "churn(0.2)",
     "edm(20.0)",
-    "sde_dpm(2)",
-    "sde_dpm(3)",
+    "sde_dpm_solver(2)",
+    "sde_dpm_solver(3)",
     "euler_maruyama",
     "stochastic_heun",
 )

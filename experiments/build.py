@@ -87,7 +87,7 @@ SAMPLERS = {
     "churn": samplers.Churn,
     "ddim_eta": samplers.DDIMEta,
     "edm": samplers.EDM,
-    "sde_dpm": samplers.SdeDpm,
+    "sde_dpm_solver": samplers.SDEDPMSolver,
     "euler_maruyama": samplers.EulerMaruyama,
     "stochastic_heun": samplers.StochasticHeun,
     "euler": samplers.Euler,

@@ -160,11 +160,11 @@ def diffusers_sde(case):
     """The order is lowered at the end: a rule of theirs, applied here."""
     order, config = case.config["solver_order"], case.config
     form = "taylor" if config.get("solver_type") == "heun" else "midpoint"
-    sampler = samplers.SdeDpm(order, 1.0, form, "published")
+    sampler = samplers.SDEDPMSolver(order, 1.0, form, "reference")
     schedule, rows, (t, s) = by_levels(case, sampler)
     count = len(t)
     plans = [
-        plan(samplers.SdeDpm(k, 1.0, form, "published"), t, s, schedule)
+        plan(samplers.SDEDPMSolver(k, 1.0, form, "reference"), t, s, schedule)
         for k in range(1, order + 1)
     ]
     ends_at_zero = case.a["sigma_to"][-1] == 0
@@ -349,9 +349,9 @@ def reproduce(case):
             return one_step(case, samplers.DDIMEta(config["eta"]))
         case "kdiffusion_sampler" if method == "dpmpp_2m_sde":
             form = "taylor" if config["solver_type"] == "heun" else "midpoint"
-            return one_step(case, samplers.SdeDpm(2, config["eta"], form))
+            return one_step(case, samplers.SDEDPMSolver(2, config["eta"], form))
         case "kdiffusion_sampler" if method == "dpmpp_3m_sde":
-            sampler = samplers.SdeDpm(3, config["eta"], third="published")
+            sampler = samplers.SDEDPMSolver(3, config["eta"], third="reference")
             return one_step(case, sampler)
         case "hackable_diffusion" if not method.startswith("ddim"):
             return hackable(case)

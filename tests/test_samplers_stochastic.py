@@ -39,11 +39,14 @@ LIMITS = {
     "the DDIM paper's eta = 0 is DDIM": (samplers.DDIMEta(0.0), samplers.ddim()),
     "the DDIM paper's eta = 1 is DDPM": (samplers.DDIMEta(1.0), samplers.ddpm()),
     "SDE-DPM-Solver++ 1 without noise is DDIM": (
-        samplers.SdeDpm(1, 0.0),
+        samplers.SDEDPMSolver(1, 0.0),
         samplers.ddim(),
     ),
-    "SDE-DPM-Solver++ 1 is DDPM": (samplers.SdeDpm(1, 1.0), samplers.ddpm()),
-    "SDE-DPM-Solver++ 1 is churn": (samplers.SdeDpm(1, 0.25), samplers.Churn(0.2)),
+    "SDE-DPM-Solver++ 1 is DDPM": (samplers.SDEDPMSolver(1, 1.0), samplers.ddpm()),
+    "SDE-DPM-Solver++ 1 is churn": (
+        samplers.SDEDPMSolver(1, 0.25),
+        samplers.Churn(0.2),
+    ),
     "stochastic Heun without noise is Heun": (
         samplers.StochasticHeun(diffusions.Eta(0.0), "noise"),
         samplers.Heun("dz_dt"),
@@ -86,7 +89,7 @@ def test_the_etas_of_the_literature(schedule):
                 np.testing.assert_allclose(back, churn, rtol=1e-12)
             # the samplers that the etas belong to make the same step
             rows = samplers.Churn(churn).plan(t, s, schedule)
-            sde = samplers.SdeDpm(1, float(eta["sde"])).plan(t, s, schedule)
+            sde = samplers.SDEDPMSolver(1, float(eta["sde"])).plan(t, s, schedule)
             np.testing.assert_allclose(sde["noise"], rows["noise"], rtol=1e-12)
             if churn <= 0.5:  # the DDIM paper's eta is at most 1
                 same = samplers.DDIMEta(eta["ddim"][0]).plan(t, s, schedule)
@@ -147,7 +150,7 @@ def test_euler_maruyama_is_ddpm_to_second_order(schedule):
 def test_dpm_solver_2m_is_the_limit_without_noise():
     """Lu et al. 2022, in half log-SNR: the midpoint form."""
     schedule, times = SCHEDULES["flow"], grids.uniform(6, t_min=0.1, t_max=0.9)
-    found = draw(samplers.SdeDpm(2, 0.0), schedule, times)
+    found = draw(samplers.SDEDPMSolver(2, 0.0), schedule, times)
     alpha, sigma = levels(schedule, times)
     half, past = np.log(alpha / sigma), None
     z = found[0]
@@ -172,8 +175,10 @@ def test_the_corrected_third_order_is_exact_where_the_published_is_not():
     growth, h = 1 + eta, 0.5
     # int_a^b growth exp(-growth (b - u)) u^2 du, by the antiderivative
     anti = lambda u: u**2 - 2 * u / growth + 2 / growth**2
-    for third, exact in (("corrected", True), ("published", False)):
-        rows = samplers.plan(samplers.SdeDpm(3, eta, third=third), times, schedule)
+    for third, exact in (("corrected", True), ("reference", False)):
+        rows = samplers.plan(
+            samplers.SDEDPMSolver(3, eta, third=third), times, schedule
+        )
         i = 3
         past = half[[i, i - 1, i - 2]] ** 2
         ours = rows["x"][i] * past[0] + rows["near"][i] * (past[0] - past[1])
@@ -200,10 +205,10 @@ def test_levels_are_raised_to_the_end_of_the_schedule_at_most():
     [
         (lambda: samplers.EDM(-1.0), r"s_churn=-1.0: must be at least 0"),
         (lambda: samplers.EDM(stages=3), "stages=3: must be 1 or 2"),
-        (lambda: samplers.SdeDpm(4), "order=4: must be 1, 2 or 3"),
-        (lambda: samplers.SdeDpm(form="heum"), "unknown form"),
-        (lambda: samplers.SdeDpm(third="fixed"), "unknown third"),
-        (lambda: samplers.SdeDpm(eta=-0.5), "eta=-0.5: must be at least 0"),
+        (lambda: samplers.SDEDPMSolver(4), "order=4: must be 1, 2 or 3"),
+        (lambda: samplers.SDEDPMSolver(second="heum"), "unknown second"),
+        (lambda: samplers.SDEDPMSolver(third="fixed"), "unknown third"),
+        (lambda: samplers.SDEDPMSolver(eta=-0.5), "eta=-0.5: must be at least 0"),
         (lambda: samplers.DDIMEta(1.5), r"eta=1.5: must be in \[0, 1\]"),
         (lambda: samplers.EulerMaruyama(last="means"), "did you mean 'mean'"),
         (lambda: diffusions.Sigma(-1.0), "norm=-1.0: must be at least 0"),
@@ -218,7 +223,7 @@ def test_what_is_refused(make, words):
 FAMILIES = {
     "ddpm": samplers.ddpm(),
     "edm": samplers.EDM(60.0),
-    "sde_dpm": samplers.SdeDpm(2, 1.0),
+    "sde_dpm_solver": samplers.SDEDPMSolver(2, 1.0),
     "euler_maruyama": samplers.EulerMaruyama(diffusions.Sigma(1.0)),
     "stochastic_heun": samplers.StochasticHeun(diffusions.IncreasingDecreasing(1.0)),
 }

@@ -26,7 +26,7 @@ from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
-from diffusionflow.samplers.sde_dpm import SdeDpm
+from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
 from diffusionflow.samplers.unipc import UniPC
 
 __all__ = [
@@ -44,8 +44,8 @@ __all__ = [
     "Heun",
     "Midpoint",
     "Result",
+    "SDEDPMSolver",
     "Sampler",
-    "SdeDpm",
     "Solution",
     "StochasticHeun",
     "UniPC",

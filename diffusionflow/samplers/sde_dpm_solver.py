@@ -1,30 +1,19 @@
 """SDE-DPM-Solver++: exponential multistep solvers of the eta-SDE."""
 
-import math
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers import multistep
 from diffusionflow.samplers.churn import Row, power, step_ratio
+from diffusionflow.samplers.dpm_solver import SECOND, THIRD
 from diffusionflow.schedules import Schedule
-
-FORMS = ("midpoint", "taylor")
-THIRD = ("corrected", "published")
-
-
-class Multistep(NamedTuple):
-    """The state: `z`, and past `x_hat`, the latest first."""
-
-    z: Array
-    past: tuple[Array, ...]
 
 
 @register
-class SdeDpm:
+class SDEDPMSolver:
     """Multistep solver that is exact for x_hat a polynomial in the log-SNR.
 
     With h = (logsnr_s - logsnr_t) / 2, H = (1 + eta) h, m_0 = x_hat at t and m_1, m_2
@@ -37,7 +26,7 @@ class SdeDpm:
     Order 1: D = E = 0. Order 2: D = d_1, E = 0; the "midpoint" form has (1 - e^-H) / 2
     in place of p. Order 3, with r_i = h_i / h: D = d_1 + r_1 / (r_1 + r_2) (d_1 - d_2)
     and E = 2 (d_1 - d_2) / (r_1 + r_2). Published implementations leave out that 2, and
-    are of order 2; their form is "published".
+    are of order 2; theirs is "reference".
 
     The order grows from 1 with the first steps, and is 1 where h is infinite: from
     alpha = 0 (which its successors leave out as well) and to sigma = 0, where the
@@ -48,9 +37,9 @@ class SdeDpm:
       order: 1, 2 or 3.
       eta: noise, at least 0: 0 is the ODE, 1 the reversal of the forward SDE. Order 1
         is `Churn(eta / (1 + eta))`: DDIM at 0, DDPM at 1.
-      form: one of `FORMS`, of the steps of second order that are not a warm-up of
-        order 3, where it is "taylor".
-      third: one of `THIRD`, of the steps of third order.
+      second: "midpoint" or "taylor", of the steps of second order that are not a
+        warm-up of order 3, where it is "taylor".
+      third: "corrected" or "reference", of the steps of third order.
 
     Raises:
       ValueError: a value is out of bounds or unknown.
@@ -61,14 +50,14 @@ class SdeDpm:
 
     order: int = static(default=2)
     eta: float = 1.0
-    form: str = static(default="midpoint")
+    second: str = static(default="midpoint")
     third: str = static(default="corrected")
     num_noises = 1
 
     def __post_init__(self) -> None:
         check_bound("order", self.order, lambda order: order in (1, 2, 3), "1, 2 or 3")
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
-        check_name("form", self.form, FORMS)
+        check_name("second", self.second, SECOND)
         check_name("third", self.third, THIRD)
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
@@ -93,11 +82,13 @@ class SdeDpm:
         """Factors of m_0 - m_1 and of m_1 - m_2."""
         finite = q > 0
         h = -jnp.log(jnp.where(finite, q, 0.5))  # stands in where it is infinite
-        one, two = _before(h, 1), _before(h, 2)
-        second = finite & _before(finite, 1) & (self.order > 1)
-        third = second & _before(finite, 2) & (self.order > 2)
-        p, larger = _p(growth * h), _larger_p(growth * h)
-        if self.form == "midpoint" and self.order == 2:
+        one, two = (multistep.earlier(h, back, 1) for back in (1, 2))
+        known = [multistep.earlier(finite, back, False) for back in (1, 2)]
+        second = finite & known[0] & (self.order > 1)
+        third = second & known[1] & (self.order > 2)
+        _, slope, curve = multistep.phi_moments(-growth * h, 3)
+        p, larger = growth * h * slope, growth * h * curve / 2
+        if self.second == "midpoint" and self.order == 2:
             p = -jnp.expm1(-growth * h) / 2
         share, span = one / (one + two), h / (one + two)
         bend = p * share + (2 if self.third == "corrected" else 1) * larger * span
@@ -105,53 +96,18 @@ class SdeDpm:
         near = jnp.where(second, (p + bend) * h / one, 0)
         return near, -bend * h / two
 
-    def init(self, z: Array) -> Multistep:
-        return Multistep(z, (jnp.zeros_like(z),) * (self.order - 1))
+    def init(self, z: Array) -> multistep.State:
+        return multistep.State.first(z, self.order - 1)
 
     def step(
-        self, state: Multistep, row: Row, noise: Array, denoise_fn: DenoiseFn
-    ) -> Multistep:
-        z, past = state
-        x = denoise_fn(z, row["t"]).x
-        z = row["z"] * z + row["x"] * x + row["noise"] * noise[0]
-        known = (x, *past)
-        for name, now, before in zip(("near", "far"), known, past, strict=False):
+        self, state: multistep.State, row: Row, noise: Array, denoise_fn: DenoiseFn
+    ) -> multistep.State:
+        x = denoise_fn(state.z, row["t"]).x
+        z = row["z"] * state.z + row["x"] * x + row["noise"] * noise[0]
+        known = [x, *state.past]
+        for name, now, before in zip(("near", "far"), known, state.past, strict=False):
             z = z + row[name] * (now - before)
-        return Multistep(z, known[: len(past)])
+        return state.push(z, x) if self.order > 1 else state._replace(z=z)
 
-    def output(self, state: Multistep) -> Array:
+    def output(self, state: multistep.State) -> Array:
         return state.z
-
-
-def _before(column: Array, count: int) -> Array:
-    """The column `count` steps earlier: False or 1 where there is none."""
-    missing = min(count, column.shape[0])
-    empty = jnp.zeros if column.dtype == bool else jnp.ones
-    return jnp.concatenate(
-        [empty(missing, column.dtype), column[: column.shape[0] - missing]]
-    )
-
-
-def _p(h: Array) -> Array:
-    """`1 - (1 - e^-h) / h`, without cancellation."""
-    small = h < 1
-    safe = jnp.where(small, 1, h)
-    return jnp.where(
-        small, h * _series(jnp.where(small, h, 0), 2), 1 + jnp.expm1(-safe) / safe
-    )
-
-
-def _larger_p(h: Array) -> Array:
-    """`1/2 - (1 - (1 - e^-h) / h) / h`, without cancellation."""
-    small = h < 1
-    safe = jnp.where(small, 1, h)
-    closed = 0.5 - (1 + jnp.expm1(-safe) / safe) / safe
-    return jnp.where(small, h * _series(jnp.where(small, h, 0), 3), closed)
-
-
-def _series(h: Array, start: int) -> Array:
-    """`sum_k (-h)^k / (k + start)!`, for h below 1."""
-    total = jnp.ones_like(h)
-    for number in reversed(range(1, 18)):
-        total = 1 - h * total / (number + start)
-    return total / math.factorial(start)
