@@ -44,7 +44,7 @@ DETERMINISTIC = {
     "dpm-2s-taylor": Entry(samplers.DPMSolver2S("eps", "taylor", 0.4), 2),
     "unipc1": Entry(samplers.UniPC(1), 2),
     "unipc2-bh1": Entry(samplers.UniPC(2, "bh1"), 3),
-    "unipc3": Entry(samplers.UniPC(3), 4, 3),
+    "unipc3": Entry(samplers.UniPC(3), 4),
     "unipc2-eps": Entry(samplers.UniPC(2, variable="eps"), 3),
 }
 STOCHASTIC = {

@@ -90,7 +90,7 @@ def plan(sampler, t, s, schedule):
     missing = 0 if isinstance(sampler, samplers.EDM) else 64 - len(t)
     long = [jnp.asarray(np.append(times, [times[-1]] * missing)) for times in (t, s)]
     rows = sampler.plan(*long, schedule)
-    return {name: np.array(column)[: len(t)] for name, column in rows.items()}
+    return jax.tree.map(lambda column: np.array(column)[: len(t)], rows)
 
 
 def replay(case, sampler, rows, schedule, z, noise, denoised=None):

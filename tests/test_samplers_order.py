@@ -9,6 +9,8 @@ from tests import oracles
 from tests.all_samplers import DETERMINISTIC, SCHEDULES, levels, steps
 
 NUM_STEPS = (96, 192, 384)
+# below these the errors of warm-up and method are as large, and may have opposite signs
+WARM_UP_NUM_STEPS = (768, 1536, 3072)
 VARIANCE = 0.25
 
 
@@ -25,9 +27,10 @@ def error(sampler, schedule, count, warm):
     return np.abs(found[-1] - exact[-1]).max()
 
 
-def order(sampler, schedule, warm):
-    errors = [error(sampler, schedule, count, warm) for count in NUM_STEPS]
-    return oracles.order(errors, NUM_STEPS)
+def order(sampler, schedule, warm, num_steps=NUM_STEPS):
+    """As observed: the slope of log error on log step."""
+    errors = [error(sampler, schedule, count, warm) for count in num_steps]
+    return oracles.order(errors, num_steps)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -35,7 +38,8 @@ def order(sampler, schedule, warm):
 def test_order_of_convergence(name, on):
     """From exact starting values, and as shipped."""
     entry, schedule = DETERMINISTIC[name], SCHEDULES[on]
-    shipped = order(entry.sampler, schedule, 0)
-    assert shipped >= (entry.shipped or entry.order) - 0.15
+    warm = 0 if entry.shipped is None else 3
+    assert order(entry.sampler, schedule, warm) >= entry.order - 0.15
     if entry.shipped is not None:
-        assert order(entry.sampler, schedule, 3) >= entry.order - 0.15
+        shipped = order(entry.sampler, schedule, 0, WARM_UP_NUM_STEPS)
+        assert shipped >= entry.shipped - 0.15
