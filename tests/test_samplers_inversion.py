@@ -94,3 +94,38 @@ def test_each_example_has_its_own_steps_and_a_stiff_field_ends():
     assert np.isfinite(found.x[:2]).all() and np.isinf(found.x[2]).all()
     with pytest.raises(ValueError, match="rtol=0"):
         samplers.solve(denoise_fn, Z, 1.0, 0.0, schedule=schedule, rtol=0)
+
+
+def test_calls_of_the_adaptive_solver_are_those_counted():
+    calls, schedule = [], SCHEDULES["flow"]
+
+    def predict_fn(z, t):
+        jax.debug.callback(lambda t: calls.append(float(t)), t)
+        return 8 * jax.numpy.sin(9 * z) + t
+
+    denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
+    found = samplers.solve(
+        denoise_fn,
+        np.float32([0.3, -1.0]),
+        1.0,
+        0.0,
+        schedule=schedule,
+        rtol=1e-3,
+        batch_ndim=0,
+    )
+    jax.effects_barrier()
+    assert found.steps > 10 and found.nfe == len(calls)
+
+
+def test_a_condition_for_each_example():
+    schedule = SCHEDULES["flow"]
+
+    def end(z, label):
+        predict_fn = lambda z, t: label * z
+        denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
+        return samplers.solve(denoise_fn, z, 1.0, 0.0, schedule=schedule, batch_ndim=0)
+
+    z, label = np.ones((3, 2), np.float32), np.float32([0.0, 1.0, 2.0])
+    found = jax.vmap(end)(z, label)
+    assert found.done.all()
+    np.testing.assert_allclose(found.x[:, 0], np.exp(-label), rtol=1e-4)

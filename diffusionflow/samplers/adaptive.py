@@ -56,7 +56,8 @@ def solve(
 
     Args:
       denoise_fn: `(z, t) -> Denoised`, called on one example `[*event]` with scalar t,
-        under `vmap`: conditioning that it closes over must not have a batch axis.
+        under `vmap`: conditioning that it closes over must not have a batch axis. With
+        a condition for each example, `vmap` a call with `batch_ndim=0` over both.
       z: at `t0`, `[*batch, *event]`.
       t0: first time, scalar: 1 to sample, 0 to encode.
       t1: last time, scalar.
