@@ -21,6 +21,13 @@ jax.config.update("jax_compilation_cache_dir", _compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Programs of one file are kept in memory no longer than it is tested."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def standard_promotion():
     """For tests that run an optimizer: optax does not keep to strict promotion."""
