@@ -33,7 +33,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'slow and not gpu' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu' $(ARGS)
 
 test-all: test test-slow
 
