@@ -64,6 +64,7 @@ SAMPLERS = (
 NUM_STEPS = (5, 10, 20, 40, 80)
 NUM_STEPS_TRAINED = (5, 10, 20, 40)  # each is a compilation of the network
 NUM_STARTS = 20_000
+PARTS = ("mixture", "trained", "time")
 LIMIT_STEPS = 400
 
 
@@ -82,6 +83,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--samplers", nargs="+", default=SAMPLERS, help="as in a config")
     add("--workdir", help="of a trained run; none: the mixture alone")
+    add("--parts", nargs="+", default=PARTS, choices=PARTS)
     add("--num_images", type=int, default=32)
     add("--torch_python", help="interpreter with torch and diffusers")
     add("--rounds", type=int, default=7, help="alternations with the network alone")
@@ -170,11 +172,11 @@ class Trained:
 
         return run
 
-    def samples(self, sampler: Any, count: int) -> Any:
-        """`Result` after `count` uniform steps; noise from one Brownian path."""
+    def samples(self, sampler: Any, count: int, paired: bool = True) -> Any:
+        """`Result` after `count` uniform steps; one Brownian path if `paired`."""
         times = grids.uniform(count)
         rows = samplers.plan(sampler, times, self.schedule)
-        noise = random.Brownian(times)
+        noise = random.Brownian(times) if paired else random.Independent()
         return self.run_fn(self.params, self.z, self.keys, rows, sampler, noise)
 
     @functools.cached_property
@@ -208,7 +210,7 @@ class Trained:
             return jax.lax.scan(call, z, jnp.linspace(0.9, 0.1, calls))[0]
 
         programs = {
-            "step": lambda: self.samples(sampler, count).x,
+            "step": lambda: self.samples(sampler, count, paired=False).x,
             "network": lambda: network(self.params, self.z),
         }
         seconds = {name: [] for name in programs}
@@ -280,24 +282,27 @@ def rival(python: str, trained: Trained, rounds: int) -> None:
 def main() -> None:
     args = parse()
     results = {}
-    print(f"mixture, W2 to the data; independent draws: {floor():.2e}")
-    name = "mixture, Wasserstein-2"
-    results[name] = {text: on_mixture(text) for text in args.samplers}
-    table(results[name])
-    if args.workdir:
-        trained = Trained(args.workdir, args.num_images)
+    if "mixture" in args.parts:
+        print(f"mixture, W2 to the data; independent draws: {floor():.2e}")
+        name = "mixture, Wasserstein-2"
+        results[name] = {text: on_mixture(text) for text in args.samplers}
+        table(results[name])
+    trained = Trained(args.workdir, args.num_images) if args.workdir else None
+    if trained and "trained" in args.parts:
         print(f"{args.workdir}, {args.num_images} images, rms to the limit")
         name = "trained run, rms to the limit"
         results[name] = {text: trained.points(text) for text in args.samplers}
         table(results[name])
+    if trained and "time" in args.parts:
         print("a step, ms; over its network calls alone")
         for text in args.samplers:
             step, network = trained.overhead(text, args.rounds)
-            print(f"  {text:34s}{1e3 * step:8.2f}{step / network:8.3f}")
+            print(f"  {text:34s}{1e3 * step:8.2f}{step / network:8.3f}", flush=True)
         if args.torch_python:
             rival(args.torch_python, trained, args.rounds)
-    draw(results, args.out.with_suffix(".png"))
-    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1))
+    if results:
+        draw(results, args.out.with_suffix(".png"))
+        args.out.with_suffix(".json").write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
