@@ -1,6 +1,7 @@
 import fractions
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,7 +132,7 @@ def test_a_learned_schedule_makes_a_grid_with_gradients():
         schedule = schedules.LinearBeta(beta_min=first)
         return grids.karras(8, schedule, ratio_max=50.0)
 
-    traced, slope = jax.jvp(jax.jit(times), (np.float32(0.1),), (np.float32(1.0),))
+    traced, slope = jax.jvp(jax.jit(times), (jnp.asarray(0.1),), (jnp.asarray(1.0),))
     expected = times(0.1)
     np.testing.assert_allclose(traced, expected, rtol=1e-4, atol=1e-6)
     quotient = (times(0.1 + 1e-6) - times(0.1 - 1e-6)) / 2e-6

@@ -1,7 +1,8 @@
 """EDM's stochastic sampler: noise first, then a step of an ODE solver."""
 
+import math
+
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from diffusionflow._dataclass import check_bound, register, static
@@ -75,7 +76,7 @@ class EDM:
         top = schedule.sigma(jnp.ones_like(t)) / jnp.where(bounded, end, 1)
         inside = some & (rho >= self.s_tmin) & (rho <= self.s_tmax)
         gamma = jnp.asarray(self.s_churn, t.dtype) / t.shape[0]
-        gamma = jnp.where(inside, jnp.minimum(gamma, np.sqrt(2.0) - 1), 0)
+        gamma = jnp.where(inside, jnp.minimum(gamma, math.sqrt(2.0) - 1), 0)
         room = jnp.where(some & bounded, top / jnp.where(inside, rho, 1) - 1, jnp.inf)
         beyond = gamma >= room
         gamma = jnp.where(beyond, room, gamma)
