@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 FAST := not slow and not gpu
 # of the core, the tests that choose no precision themselves; run in float64 too
 X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
-  random samplers schedules schedules_learned schedules_transforms times times_adaptive \
+  random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
 
 .PHONY: help train sample test test-slow test-all test-x64 lint format
