@@ -134,12 +134,12 @@ def check_on_grid(check: Callable[..., None], *fns: Any) -> None:
 @functools.lru_cache(maxsize=256)
 def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
     fns = jax.tree.unflatten(structure, leaves)
-    values = lambda t: [np.asarray(elementwise(fn, t)) for fn in fns]
+    values = lambda t: [elementwise(fn, t) for fn in fns]
     try:
         with jax.numpy_dtype_promotion("standard"):  # a function may hold float32
-            wide = in_float64(lambda t: [elementwise(fn, t) for fn in fns], GRID)
+            wide = in_float64(values, GRID)
             with jax.ensure_compile_time_eval(), _cpu():
-                narrow = values(jnp.asarray(GRID, jnp.float32))
+                narrow = map(np.asarray, values(jnp.asarray(GRID, jnp.float32)))
     except TypeError:  # a function closes over a tracer, or None stands for a number
         return
     check(*wide)

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_name, is_traced
+from diffusionflow._dataclass import check_bound, check_name, check_positive, is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.schedules import Schedule
 
@@ -112,7 +112,7 @@ def shifted(
 
     Source: Esser et al. 2024, arXiv 2403.03206, shifting of the timesteps.
     """
-    check_bound("k", k, lambda k: 0 < k < np.inf, "positive and finite")
+    check_positive("k", k)
     times = uniform(num_steps, t_max=t_max, t_min=t_min)
     return check_grid(k * times / (k * times + (1 - times)))  # 1 stays exactly 1
 
@@ -171,7 +171,7 @@ def karras(
 
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 5, there for alpha = 1.
     """
-    check_bound("rho", rho, lambda rho: 0 < rho < np.inf, "positive and finite")
+    check_positive("rho", rho)
     check_bound("ratio_min", ratio_min, lambda low: low > 0, "positive")
     higher = lambda high: ratio_min < high < np.inf
     check_bound("ratio_max", ratio_max, higher, f"above ratio_min={ratio_min}, finite")

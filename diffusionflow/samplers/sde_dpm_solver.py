@@ -30,8 +30,8 @@ class SDEDPMSolver:
 
     The order grows from 1 with the first steps, and is 1 where h is infinite: from
     alpha = 0 (which its successors leave out as well) and to sigma = 0, where the
-    result is `alpha_s x_hat`. With eta > 0 past
-    values of x_hat carry noise, and no more than order 1 of the law is claimed.
+    result is `alpha_s x_hat`. With eta > 0 past values of x_hat carry noise, and no
+    more than order 1 of the law is claimed.
 
     Args:
       order: 1, 2 or 3.
