@@ -22,7 +22,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_name, check_positive, is_traced
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_name,
+    check_positive,
+    is_traced,
+)
 from diffusionflow._numeric import in_float64
 from diffusionflow.schedules import Schedule
 
@@ -172,9 +178,9 @@ def karras(
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 5, there for alpha = 1.
     """
     check_positive("rho", rho)
-    check_bound("ratio_min", ratio_min, lambda low: low > 0, "positive")
-    higher = lambda high: ratio_min < high < np.inf
-    check_bound("ratio_max", ratio_max, higher, f"above ratio_min={ratio_min}, finite")
+    check_positive("ratio_min", ratio_min)
+    check_positive("ratio_max", ratio_max)
+    check_below("ratio_min", ratio_min, "ratio_max", ratio_max)
     ratios = _power(num_steps, ratio_max, ratio_min, rho)
     return _at_logsnr(schedule, -2 * np.log(ratios))
 

@@ -344,7 +344,7 @@ def test_the_flow_grids_of_diffusers(case):
         (lambda: grids.karras(3, schedules.EDM(), rho=-1.0), "rho=-1.0.*positive"),
         (
             lambda: grids.karras(3, schedules.EDM(), ratio_max=0.001),
-            "ratio_max=0.001.*above ratio_min=0.002",
+            "ratio_min=0.002.*below ratio_max=0.001",
         ),
         (
             lambda: grids.karras(3, schedules.EDM(), ratio_max=90.0),

@@ -434,7 +434,7 @@ def test_refusals():
             lambda: guidance.limited(
                 plain, schedule=SCHEDULE, logsnr_min=1.0, logsnr_max=0.5
             ),
-            "logsnr_max=0.5: must be above logsnr_min=1.0",
+            "logsnr_min=1.0: must be below logsnr_max=0.5",
         ),
         (
             lambda: guidance.limited(conditional, schedule=SCHEDULE),
@@ -455,7 +455,7 @@ def test_refusals():
             lambda: guidance.static_threshold(
                 plain, schedule=SCHEDULE, low=1.0, high=1.0
             ),
-            "high=1.0: must be above low=1.0",
+            "low=1.0: must be below high=1.0",
         ),
         (
             lambda: guidance.dynamic_threshold(plain, quantile=99.5, **shape),

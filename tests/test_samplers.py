@@ -189,6 +189,34 @@ def test_one_compilation_for_every_number():
     assert len(traces) == 2  # once for each of the two networks
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        samplers.DDIMEta,
+        lambda number: samplers.EDM(10 * number, 0.1 * number, 9 * number, number),
+        lambda number: samplers.SDEDPMSolver(2, number),
+        lambda number: samplers.EulerMaruyama(samplers.diffusions.Sigma(number)),
+        lambda number: samplers.StochasticHeun(samplers.diffusions.Eta(number)),
+        lambda number: samplers.DPMSolver2S(r=number / 2),
+    ],
+    ids=["ddim_eta", "edm", "sde_dpm", "euler_maruyama", "stochastic_heun", "dpm_2s"],
+)
+def test_one_compilation_for_every_number_of_a_sampler(build):
+    traces = []
+
+    def denoise_fn(z, t):
+        traces.append(None)
+        return DATA.denoise_fn(SCHEDULES["flow"])(z, t)
+
+    run = jax.jit(samplers.run, static_argnums=1)
+    z, found = np.ones((2, 2), np.float32), []
+    for number in (0.5, 0.75, 0.9):
+        rows = samplers.plan(build(number), grids.uniform(4), SCHEDULES["flow"])
+        run(jax.random.key(0), denoise_fn, z, rows, sampler=build(number))
+        found.append(len(traces))
+    assert found[0] == found[-1] > 0
+
+
 def test_vmap_over_the_sampler_and_grad_through_it():
     schedule, times = SCHEDULES["flow"], grids.uniform(5)
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)

@@ -14,7 +14,9 @@ from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import (
     as_callable,
+    check_below,
     check_bound,
+    check_positive,
     is_traced,
     register,
     static,
@@ -43,9 +45,7 @@ class StaticThreshold(Wrapper):
     high: Any
 
     def __post_init__(self) -> None:
-        if isinstance(self.low, (int, float)):
-            above = lambda high: high > self.low
-            check_bound("high", self.high, above, f"above low={self.low}")
+        check_below("low", self.low, "high", self.high)
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         denoised = self.denoise_fn(z, t)
@@ -96,7 +96,7 @@ class DynamicThreshold(Wrapper):
     def __post_init__(self) -> None:
         inside = lambda quantile: 0 <= quantile <= 1
         check_bound("quantile", self.quantile, inside, "in [0, 1]")
-        check_bound("limit", self.limit, lambda limit: limit > 0, "positive")
+        check_positive("limit", self.limit)
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
         denoised = self.denoise_fn(z, t)

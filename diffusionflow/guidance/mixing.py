@@ -8,7 +8,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import as_callable, calls, check_bound, register, static
+from diffusionflow._dataclass import (
+    as_callable,
+    calls,
+    check_below,
+    check_bound,
+    register,
+    static,
+)
 from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.guidance.base import Wrapper, at_positive, over_event
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, per_event
@@ -103,10 +110,7 @@ class Limited(Wrapper):
     parts = ("guided",)
 
     def __post_init__(self) -> None:
-        low, high = self.logsnr_min, self.logsnr_max
-        if isinstance(low, (int, float)):
-            above = lambda high: high > low
-            check_bound("logsnr_max", high, above, f"above logsnr_min={low}")
+        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _inside(self, t: ArrayLike) -> Array:
         logsnr = self.schedule.logsnr(t)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, cost
+from diffusionflow._dataclass import check_bound, check_positive, cost
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
@@ -74,8 +74,8 @@ def solve(
       ImportError: diffrax is missing.
       ValueError: a tolerance is not positive, or `max_steps` is below 1.
     """
-    check_bound("rtol", rtol, lambda value: value > 0, "positive")
-    check_bound("atol", atol, lambda value: value > 0, "positive")
+    check_positive("rtol", rtol)
+    check_positive("atol", atol)
     check_bound("max_steps", max_steps, lambda n: n >= 1, "at least 1")
     diffrax = _diffrax()
     z = at_least_float32(z)
