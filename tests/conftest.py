@@ -1,10 +1,11 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
-Programs that several tests compile are kept for the session: compiling is most of the
-time of the tests that train.
+Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
+says; workers and the commands that tests run share them. Compiling is most of the time.
 """
 
 import atexit
+import os
 import shutil
 import tempfile
 
@@ -15,9 +16,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
-_compiled = tempfile.mkdtemp(prefix="diffusionflow-tests-")
-atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _compiled)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="diffusionflow-tests-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

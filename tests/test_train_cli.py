@@ -117,7 +117,10 @@ def test_training_writes_where_it_is_told_and_reuses_compiled_programs(tmp_path)
     for name in ("first", "second"):
         workdir = tmp_path / name
         code, output, error = commands.run(
-            *command, f"--workdir={workdir}", XDG_CACHE_HOME=str(cache)
+            *command,
+            f"--workdir={workdir}",
+            XDG_CACHE_HOME=str(cache),
+            JAX_COMPILATION_CACHE_DIR="",
         )
         assert (code, error) == (0, "")
         lines = output.splitlines()
