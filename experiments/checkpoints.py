@@ -92,7 +92,7 @@ class Checkpoints:
             )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAY_ITEMS}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
-        with _quiet():
+        with _quiet(logging.ERROR):
             options = ocp.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.LatestN(),  # all
@@ -181,7 +181,8 @@ class Checkpoints:
     def _failing(self) -> Iterator[None]:
         """Turns whatever a save raises, in this thread or its own, into `SaveError`."""
         try:
-            yield
+            with _quiet(logging.FATAL):
+                yield
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SaveError(
@@ -261,10 +262,14 @@ def _key_name(key: Any) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from warning that a read-only directory is read only."""
+def _quiet(level: int) -> Iterator[None]:
+    """Keeps Orbax from logging what is below a level.
+
+    It warns that a read-only directory is read only, and prints the traceback of an
+    error that it raises as well.
+    """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(level)
     try:
         yield
     finally:
