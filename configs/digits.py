@@ -56,5 +56,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.sampler = dict(name="heun(variable='u')", num_steps=25, grid="uniform")
     config.guidance = 1.0
     config.samples = dict(every=1_000, per_class=10)
-    config.checkpoint = dict(every=500, keep=3)
+    config.checkpoint = dict(
+        every=500,
+        keep=3,  # of the newest
+        keep_best=1,  # of those with the lowest metric, beside them
+        metric="test_loss_ema",  # or "test_loss_raw", "loss"
+    )
     return config

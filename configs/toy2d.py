@@ -49,5 +49,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.sampler = dict(name="ddim", num_steps=50, grid="uniform")
     config.guidance = 1.0
     config.samples = dict(every=2_000, per_class=1_000)
-    config.checkpoint = dict(every=1_000, keep=3)
+    config.checkpoint = dict(
+        every=1_000,
+        keep=3,  # of the newest
+        keep_best=1,  # of those with the lowest metric, beside them
+        metric="test_loss_ema",  # or "test_loss_raw", "loss"
+    )
     return config

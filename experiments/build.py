@@ -25,7 +25,7 @@ from diffusionflow import (
     times,
     weightings,
 )
-from experiments import data, devices, schema
+from experiments import data, devices, retention, schema
 from experiments.errors import check_bound, check_name, naming
 from experiments.parsing import from_section, parse
 
@@ -128,6 +128,7 @@ AT_LEAST = {
     "samples.per_class": 1,
     "checkpoint.every": 0,
     "checkpoint.keep": 1,
+    "checkpoint.keep_best": 0,
     "optimizer.clip_norm": 0,  # 0 is no clipping
     "optimizer.weight_decay": 0,
 }
@@ -285,6 +286,7 @@ def check(config: Mapping[str, Any]) -> None:
     low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
     check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
+    check_name("checkpoint.metric", config["checkpoint"]["metric"], retention.METRICS)
     devices.check_batch("batch_size", config["batch_size"])
     built = objective(config["objective"])
     schedule = built.schedule

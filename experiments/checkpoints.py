@@ -1,13 +1,15 @@
 """Checkpoints: the only file that knows Orbax.
 
-A checkpoint is one directory per step with four items: `params`, `ema`, `train` (step,
-optimizer, running sums) and `identity` (JSON: what the numbers mean). Sampling reads
-`identity` and one of the first two, and needs neither optimizer nor data set. The step
-is the position in the data, so nothing of the reader is saved.
+A checkpoint is one directory per step with five items: `params`, `ema`, `train` (step,
+optimizer, running sums), `identity` (JSON: what the numbers mean) and `scores` (JSON).
+Sampling reads `identity` and one of the first two, and needs neither optimizer nor data
+set. The step is the position in the data, so nothing of the reader is saved.
 
 Saves are asynchronous: the arrays are copied before `save` returns, so they may be
 donated at once. A save that fails raises in a later `save`, in `wait`, or when the
-context is left. Restoring is strict: another tree, shape or dtype is refused.
+context is left. A directory takes its name when it is on disk and sealed
+(`seals.py`), and one that is damaged later is set aside, never deleted. Restoring is
+strict: another tree, shape or dtype is refused.
 """
 
 import contextlib
@@ -21,14 +23,45 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from experiments.errors import UsageError
+from experiments import retention, seals, shelf
+from experiments.errors import SaveError, UsageError
 
 ARRAY_ITEMS = ("params", "ema", "train")
+JSON_ITEMS = ("identity", "scores")
 DIRECTORY = "checkpoints"
+KEEP = retention.Keep()
+_PlainPath = ocp.path.atomicity.AtomicRenameTemporaryPath
 
 
 class MismatchError(UsageError):
     """The checkpoint does not fit what it is to be restored into."""
+
+
+class _SealedPath(_PlainPath):
+    """Where Orbax writes a step; it is sealed before it takes its name."""
+
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> Any:
+        """Orbax finishes a directory of another name, which still is temporary.
+
+        Items within a step take their names as they always do.
+        """
+        if shelf.SUFFIX in final_path.parent.name:
+            return _PlainPath.from_final(final_path, **options)
+        unsealed = final_path.with_name(shelf.temporary(final_path.name, "unsealed"))
+        made = super().from_final(unsealed, **options)
+        made.named = final_path
+        return made
+
+    def get_final(self) -> Any:
+        return self.named
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        unsealed = pathlib.Path(super().get_final())
+        seals.write(unsealed, self.named.name)
+        unsealed.rename(self.named)
+        seals.sync_directory(unsealed.parent)
 
 
 class Checkpoints:
@@ -36,7 +69,7 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory.
-      keep: how many of the newest checkpoints are kept.
+      keep: which checkpoints are kept when there is a newer one.
       read_only: whether nothing is created, written or cleaned up.
 
     Raises:
@@ -44,62 +77,123 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, keep: int = 1, read_only: bool = False
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: retention.Keep = KEEP,
+        read_only: bool = False,
     ):
         self.directory = workdir.absolute() / DIRECTORY
+        self._keep, self._read_only = keep, read_only
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no checkpoints in {workdir}: {self.directory} is not a directory; "
                 "name the workdir of a run that has saved one"
             )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAY_ITEMS}
-        handlers["identity"] = ocp.JsonCheckpointHandler()
-        with _quiet():
+        handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
+        with _quiet(logging.ERROR):
             options = ocp.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-                preservation_policy=checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=not read_only,
+                preservation_policy=checkpoint_managers.LatestN(),  # all
+                temporary_path_class=_SealedPath,
+                lightweight_initialize=True,  # or damaged metadata would end it here
                 create=not read_only,
                 read_only=read_only,
             )
             self._manager = ocp.CheckpointManager(
                 self.directory, item_handlers=handlers, options=options
             )
+        if not read_only and jax.process_index() == 0:
+            shelf.sweep(self.directory)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, *unused: Any) -> None:
-        if kind is None:
-            self._manager.close()  # waits, and raises if a save failed
-        else:
+        if kind is not None:
             with contextlib.suppress(Exception):  # the first error is the one to see
                 self._manager.close()
+            return
+        self.wait()
+        self._manager.close()
+        self._retain()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, rising."""
-        return sorted(self._manager.all_steps())
+        return shelf.steps(self.directory)
+
+    def newest(self) -> int | None:
+        """The newest step whose checkpoint is whole; None if there is none at all.
+
+        Newer ones that are damaged are set aside with a warning, or passed over if
+        `read_only`.
+
+        Raises:
+          UsageError: if there are checkpoints, but none that is whole.
+        """
+        found = shelf.newest(self.directory, rename=not self._read_only)
+        self._manager.reload()
+        return found
+
+    def check(self, step: int) -> None:
+        """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+        shelf.check(self.directory, step)
 
     def save(
-        self, step: int, items: Mapping[str, Any], identity: Mapping[str, Any]
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        scores: Mapping[str, Any] | None = None,
     ) -> None:
         """Begins to save `items`, a pytree of arrays for each of `ARRAY_ITEMS`.
 
+        Args:
+          step: after all that there are.
+          items: the arrays.
+          identity: what they mean, plain JSON.
+          scores: by which checkpoints are ranked, numbers by name.
+
         Raises:
-          RuntimeError: if Orbax declines, because a later checkpoint exists.
-          Exception: what made an earlier save fail.
+          SaveError: this save or an earlier one failed, or Orbax declines, because a
+            later checkpoint exists.
         """
+        self.wait()
+        self._retain()
         arguments = {name: ocp.args.StandardSave(items[name]) for name in ARRAY_ITEMS}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
-        if not self._manager.save(step, args=ocp.args.Composite(**arguments)):
-            raise RuntimeError(
+        arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
+        with self._failing():
+            saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
+        if not saved:
+            raise SaveError(
                 f"step {step} was not saved: {self.directory} holds steps "
                 f"{self.steps()}; move the later ones away"
             )
 
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises if it failed."""
-        self._manager.wait_until_finished()
+        """Waits until the last save is on disk; raises a `SaveError` if it failed."""
+        with self._failing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turns whatever a save raises, in this thread or its own, into `SaveError`."""
+        try:
+            with _quiet(logging.FATAL):
+                yield
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SaveError(
+                f"a checkpoint could not be saved in {self.directory} ({reason}); "
+                f"whole ones: steps {self.steps()}. Make room or mend the disk, then "
+                "the same command goes on"
+            ) from error
+
+    def _retain(self) -> None:
+        if not self._read_only and jax.process_index() == 0:
+            shelf.retain(self.directory, self._keep)
 
     def identity(self, step: int) -> dict[str, Any]:
         """What the numbers of `step` mean, as it was saved."""
@@ -168,10 +262,14 @@ def _key_name(key: Any) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from warning that a read-only directory is read only."""
+def _quiet(level: int) -> Iterator[None]:
+    """Keeps Orbax from logging what is below a level.
+
+    It warns that a read-only directory is read only, and prints the traceback of an
+    error that it raises as well.
+    """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(level)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import devices, schema
-from experiments.errors import Stopped, UsageError, check_name, nearest
+from experiments.errors import SaveError, Stopped, UsageError, check_name, nearest
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",
@@ -121,13 +121,17 @@ def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
 def usage_errors() -> Iterator[None]:
     """Turns a `UsageError` inside into a message on standard error and exit code 2.
 
-    And `Stopped` into what was kept, with the exit code of the signal.
+    And `SaveError` into exit code 1, and `Stopped` into what was kept, with the exit
+    code of the signal.
     """
     try:
         yield
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Stopped as stopped:
         print(f"{stopped}: {stopped.kept}", file=sys.stderr)
         sys.exit(stopped.code)

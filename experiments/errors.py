@@ -4,12 +4,16 @@ import contextlib
 import difflib
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 
 class UsageError(ValueError):
     """A setting is wrong; the message names it, what is allowed, and the way out."""
+
+
+class SaveError(RuntimeError):
+    """Something could not be written; the command line prints one line, exit code 1."""
 
 
 class Stopped(Exception):
@@ -25,9 +29,43 @@ class Stopped(Exception):
         self.kept = "nothing was written"
 
 
+class Stop:
+    """Whether SIGTERM or Ctrl-C has come, for loops that end at a place of their own.
+
+    Fields:
+      number: of the signal, or None.
+    """
+
+    number: int | None = None
+
+    def check(self) -> None:
+        """Raises `Stopped` if one has come."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """Raises `Stopped` at SIGTERM and Ctrl-C inside; a second one ends the process.
+    """Raises `Stopped` at SIGTERM and Ctrl-C inside; a second one ends the process."""
+
+    def stop(number: int) -> None:
+        raise Stopped(number)
+
+    with _handling(stop):
+        yield
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Stop]:
+    """Notes SIGTERM and Ctrl-C inside; a second one ends the process."""
+    stop = Stop()
+    with _handling(lambda number: setattr(stop, "number", number)):
+        yield stop
+
+
+@contextlib.contextmanager
+def _handling(stop_fn: Callable[[int], None]) -> Iterator[None]:
+    """Calls `stop_fn` at the first signal inside.
 
     Elsewhere than in the main thread, where Python takes no signals, it does nothing.
     """
@@ -41,13 +79,13 @@ def stopping() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def stop(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         del frame
         restore()
-        raise Stopped(number)
+        stop_fn(number)
 
     for number in numbers:
-        signal.signal(number, stop)
+        signal.signal(number, handle)
     try:
         yield
     finally:

@@ -19,14 +19,15 @@ from experiments import (
     checkpoints,
     data,
     devices,
-    identity,
     metrics,
     pictures,
     report,
+    retention,
     sampling,
+    start,
     step,
 )
-from experiments.errors import check_bound
+from experiments.errors import Stop, Stopped, noting
 from experiments.step import TrainState, train_step
 from experiments.trainer import Trainer
 
@@ -40,6 +41,7 @@ def train_and_evaluate(
     workdir: str | pathlib.Path,
     *,
     hook: Hook | None = None,
+    source: start.Source | None = None,
 ) -> TrainState:
     """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if any.
 
@@ -47,30 +49,36 @@ def train_and_evaluate(
       config: of the experiment.
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
+      source: the run from whose weights a new one starts.
 
     Returns:
       The state at the end.
 
     Raises:
-      UsageError: if the config is wrong, or `workdir` holds another run.
+      UsageError: if the config is wrong, or `workdir` holds another run or no whole
+        checkpoint.
       FloatingPointError: if the loss is not finite.
+      SaveError: if a checkpoint could not be written.
+      Stopped: at SIGTERM or Ctrl-C, when the step under way is done and saved.
     """
     workdir = pathlib.Path(workdir)
-    trainer = Trainer(config)
-    (workdir / "samples").mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(noting())
+        trainer = Trainer(config)
+        (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
-        saved = stack.enter_context(
-            checkpoints.Checkpoints(workdir, keep=config.checkpoint.keep)
-        )
-        state = _restore_or_init(trainer, saved)
+        keep = config.checkpoint
+        keep = retention.Keep(keep.keep, keep.keep_best, keep.metric)
+        saved = stack.enter_context(checkpoints.Checkpoints(workdir, keep=keep))
+        state, meaning = start.begin(trainer, saved, source)
         first = int(state.step)
         _announce(trainer, state, workdir)
         log = metrics.Log(workdir, first)
         stack.enter_context(contextlib.closing(log))
         meter = report.Meter(first, config.num_steps, config.batch_size)
         stack.enter_context(contextlib.closing(meter))
-        run = _Run(trainer, workdir, saved, log, meter)
+        run = _Run(trainer, workdir, saved, meaning, log, meter, stop)
+        run.make_up(first, state)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
             state = run.step(number, batch, state)
@@ -78,30 +86,6 @@ def train_and_evaluate(
                 hook(number, batch, state)
     _conclude(workdir, config.num_steps)
     return state
-
-
-def _restore_or_init(trainer: Trainer, saved: checkpoints.Checkpoints) -> TrainState:
-    """The newest checkpoint if there is one, and if it belongs to this run."""
-    steps = saved.steps()
-    if not steps:
-        return trainer.init()
-    newest = steps[-1]
-    reachable = newest <= trainer.config.num_steps
-    bound = f"at least {newest}, the step of the newest checkpoint"
-    check_bound("num_steps", trainer.config.num_steps, reachable, bound)
-    found = saved.identity(newest)
-    identity.check_format(found)
-    identity.check_same(found, trainer.identity, newest)
-    items = saved.restore(newest, _items(trainer.abstract_state))
-    return TrainState(params=items["params"], ema=items["ema"], **items["train"])
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """The state as the items of a checkpoint."""
-    train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
-    if state.moments is not None:
-        train["moments"] = state.moments
-    return {"params": state.params, "ema": state.ema, "train": train}
 
 
 def _announce(trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> None:
@@ -127,34 +111,60 @@ class _Run:
         trainer: Trainer,
         workdir: pathlib.Path,
         saved: checkpoints.Checkpoints,
+        meaning: dict[str, Any],
         log: metrics.Log,
         meter: report.Meter,
+        stop: Stop,
     ):
         self._trainer, self._workdir = trainer, workdir
-        self._saved, self._log, self._meter = saved, log, meter
+        self._saved, self._meaning = saved, meaning
+        self._log, self._meter, self._stop = log, meter, stop
         self._previous_loss = None
 
+    def make_up(self, number: int, state: TrainState) -> None:
+        """Does what was due after the restored step, where a stop left it out."""
+        try:
+            self._stop.check()
+            if number and self._log.last < number:
+                row = self._training_row(number, state) | self._test_row(number, state)
+                if row:
+                    self._log.write(number, row, {})
+            if number and not all(map(pathlib.Path.exists, self._pictures(number))):
+                self._draw(number, state)
+        except Stopped as stopped:
+            stopped.kept = self._kept(number)
+            raise
+
     def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
-        """Update `number`, and whatever is due after it."""
+        """Update `number`, and whatever is due after it.
+
+        Raises:
+          Stopped: a signal has come; the update is saved, unless saves are never due.
+        """
         trainer, config = self._trainer, self._trainer.config
         placed = devices.place(trainer.mesh, batch)
         state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
         self._previous_loss = loss
         self._meter.advance(number)
-        row, wall_clock = {}, {}
-        if self._due(number, config.log.every):
-            row, wall_clock = self._training_row(number, state)
+        row, wall_clock = self._training_row(number, state), {}
+        if row:
+            wall_clock = self._meter.report(number, row["loss"])
         with self._meter.pause():
-            if self._due(number, config.eval.every):
-                row |= self._test_row(state)
-            if row:
-                self._log.write(number, row, wall_clock)
-            if self._due(number, config.samples.every):
+            try:
+                row |= self._test_row(number, state)
+                if row:
+                    self._log.write(number, row, wall_clock)
                 self._draw(number, state)
+                self._stop.check()
+            except Stopped as stopped:
+                if config.checkpoint.every:
+                    self._save(number, loss, state, row)
+                    self._saved.wait()
+                stopped.kept = self._kept(number)
+                raise
             if self._due(number, config.checkpoint.every):
-                _check_finite(number, float(loss), state)
-                self._saved.save(number, _items(state), trainer.identity)
+                self._save(number, loss, state, row)
         return state
 
     def _due(self, number: int, every: int) -> bool:
@@ -163,34 +173,70 @@ class _Run:
             number % every == 0 or number == self._trainer.config.num_steps
         )
 
-    def _training_row(
-        self, number: int, state: TrainState
-    ) -> tuple[dict[str, Any], dict[str, float]]:
+    def _training_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.log.every):
+            return {}
         row = step.averages(state.sums)
         _check_finite(number, row["loss"], state)
         row["learning_rate"] = float(self._trainer.learning_rate(number - 1))
-        return row, self._meter.report(number, row["loss"])
+        return row
 
-    def _test_row(self, state: TrainState) -> dict[str, Any]:
+    def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.eval.every):
+            return {}
         evaluate = self._trainer.evaluate
         return {
-            "test_loss_raw": evaluate(state.params),
-            "test_loss_ema": evaluate(state.ema),
+            "test_loss_raw": evaluate(state.params, self._stop.check),
+            "test_loss_ema": evaluate(state.ema, self._stop.check),
         }
 
+    def _pictures(self, number: int) -> list[pathlib.Path]:
+        """The pictures that are due after a step: of raw and of averaged weights."""
+        if not self._due(number, self._trainer.config.samples.every):
+            return []
+        folder = self._workdir / "samples"
+        return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
+
     def _draw(self, number: int, state: TrainState) -> None:
-        """Writes a picture of samples by class, for raw and averaged weights."""
+        """Writes the pictures that are due: samples, one class a row."""
         model, config = self._trainer.model, self._trainer.config
         labels = sampling.by_class(config.samples.per_class, model.num_classes)
-        for name, params in (("raw", state.params), ("ema", state.ema)):
-            x = self._trainer.draw_fn(jax.device_get(params), config.seed, labels)
+        weights = (state.params, state.ema)
+        for path, params in zip(self._pictures(number), weights, strict=False):
+            x = self._trainer.draw_fn(
+                jax.device_get(params),
+                config.seed,
+                labels,
+                advance=lambda count: self._stop.check(),
+            )
             pictures.write_samples(
-                self._workdir / "samples" / f"step{number:07d}_{name}.png",
+                path,
                 model.transform.to_stored(x),
                 labels,
                 transform=model.transform,
                 columns=config.samples.per_class,
             )
+
+    def _save(
+        self, number: int, loss: jax.Array, state: TrainState, row: dict[str, Any]
+    ) -> None:
+        _check_finite(number, float(loss), state)
+        ranking = {
+            name: metrics.plain(row[name]) for name in retention.METRICS if name in row
+        }
+        self._saved.save(number, start.items(state), self._meaning, ranking)
+
+    def _kept(self, number: int) -> str:
+        """What a stop after step `number` leaves, in words."""
+        config = self._trainer.config
+        if not number:
+            return "no step was made"
+        if not config.checkpoint.every:
+            return "nothing was saved, as checkpoint.every=0 says"
+        return (
+            f"step {number:,} of {config.num_steps:,} is saved in "
+            f"{self._saved.directory}; the same command goes on"
+        )
 
 
 def _check_finite(number: int, loss: float, state: TrainState) -> None:

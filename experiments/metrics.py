@@ -27,14 +27,19 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     return [row for _, row in _complete_lines(path)]
 
 
-def drop_after(path: pathlib.Path, step: int) -> None:
-    """Removes the rows beyond `step` and a torn last line, if there are any."""
+def drop_after(path: pathlib.Path, step: int) -> int:
+    """Removes the rows beyond `step` and a torn last line, if there are any.
+
+    Returns:
+      The step of the last row that is left, or 0.
+    """
     if not path.exists():
-        return
-    kept = [line for line, row in _complete_lines(path) if row["step"] <= step]
+        return 0
+    kept = [(line, row) for line, row in _complete_lines(path) if row["step"] <= step]
     replacement = path.with_suffix(".jsonl.tmp")
-    replacement.write_bytes(b"".join(kept))
+    replacement.write_bytes(b"".join(line for line, _ in kept))
     os.replace(replacement, path)
+    return kept[-1][1]["step"] if kept else 0
 
 
 def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
@@ -70,11 +75,14 @@ class Log:
     Args:
       workdir: the run's directory.
       step: the restored step; later rows of an earlier attempt are dropped.
+
+    Fields:
+      last: the step of the last row that was there at the start, or 0.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self.path = workdir / FILE_NAME
-        drop_after(self.path, step)
+        self.last = drop_after(self.path, step)
         self._file = self.path.open("ab")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

@@ -301,14 +301,18 @@ def load(
 
 
 def _existing_step(saved: checkpoints.Checkpoints, step: int | None) -> int:
-    steps = saved.steps()
-    if not steps:
+    if step is not None and step in saved.steps():
+        saved.check(step)
+        return step
+    newest = saved.newest()
+    if newest is None:
         raise UsageError(
             f"{saved.directory} holds no complete checkpoint yet; wait for the first"
         )
-    if step is not None and step not in steps:
+    if step is not None:
+        steps = saved.steps()
         raise UsageError(f"step={step}: {saved.directory} holds the steps {steps}")
-    return steps[-1] if step is None else step
+    return newest
 
 
 def _summary(request: Request) -> str:

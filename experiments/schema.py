@@ -31,7 +31,7 @@ ENTRIES = {
     "sampler": ("name", "num_steps", "grid"),
     "guidance": None,
     "samples": ("every", "per_class"),
-    "checkpoint": ("every", "keep"),
+    "checkpoint": ("every", "keep", "keep_best", "metric"),
 }
 
 

@@ -16,10 +16,22 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Directory of another run: a new run starts from the weights that it saved last.",
+)
+INIT_WEIGHTS = flags.DEFINE_enum(
+    "init_weights", "ema", ["ema", "raw"], "Which of its weights --init_from takes."
+)
+
+
 def main() -> None:
     from experiments import loop  # slow to import, and not needed for a wrong flag
+    from experiments.start import Source
 
-    loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
+    source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
+    loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 
 
 if __name__ == "__main__":

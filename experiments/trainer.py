@@ -1,7 +1,7 @@
 """Everything that a config determines, built once."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -107,11 +107,17 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
-    def evaluate(self, params: Any) -> float:
-        """Mean loss of the test examples, each counted once."""
+    def evaluate(self, params: Any, check_fn: Callable[[], None]) -> float:
+        """Mean loss of the test examples, each counted once.
+
+        Args:
+          params: raw or averaged.
+          check_fn: called before each batch; it may raise to end the evaluation.
+        """
         total = 0.0
         parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
+            check_fn()
             placed = devices.place(self.mesh, (batch, number.astype(np.int32)))
             losses = self.eval_fn(params, *placed, self.eval_key)
             total += float(np.asarray(losses, np.float64)[mask].sum())

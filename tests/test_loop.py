@@ -1,8 +1,10 @@
 """The training loop, in this process on eight devices: `experiments/loop.py`."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from experiments import loop, metrics, trainer
 from experiments.checkpoints import Checkpoints, MismatchError
-from experiments.errors import UsageError
+from experiments.errors import Stopped, UsageError
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -151,7 +153,7 @@ def test_a_constant_rate_can_be_trained_on(tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_refused(straight, tmp_path, monkeypatch):
     """As after a change of the code: the identity agrees, the arrays do not."""
-    monkeypatch.setattr(loop.identity, "check_same", lambda *args: None)
+    monkeypatch.setattr(loop.start.identity, "check_same", lambda *args: None)
     changed = tiny.config(network__features=8)
     with pytest.raises(MismatchError, match=r"step 10, params: .* has shape .*16"):
         loop.train_and_evaluate(changed, straight[0])
@@ -183,3 +185,99 @@ def test_the_step_compiles_once(straight, tmp_path, monkeypatch):
     loop.train_and_evaluate(tiny.config(), tmp_path)
     assert made[0].step_fn._cache_size() == 1
     assert made[0].eval_fn._cache_size() == 1
+
+
+class Signalled(trainer.Trainer):
+    """A trainer that is sent `number` at the `call`-th call of a method, from 1 on."""
+
+    method, call, number = "", 0, 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.calls = 0
+        if self.method:
+            setattr(self, self.method, self.signalled(getattr(self, self.method)))
+
+    def signalled(self, function):
+        def call(*args, **settings):
+            self.calls += 1
+            if self.calls == self.call:
+                os.kill(os.getpid(), self.number)
+            return function(*args, **settings)
+
+        return call
+
+
+STOPS = (  # method, call, signal, step that is saved
+    ("eval_fn", 4, signal.SIGTERM, 5),  # in the evaluation of the averaged weights
+    ("step_fn", 2, signal.SIGINT, 7),  # in the middle of a step: it is finished
+    ("draw_fn", 2, signal.SIGTERM, 10),  # between two pictures
+)
+
+
+def test_a_run_stopped_in_evaluation_training_and_drawing_is_the_same(
+    straight, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "Trainer", Signalled)
+    for method, call, number, step in STOPS:
+        monkeypatch.setattr(Signalled, "method", method)
+        monkeypatch.setattr(Signalled, "call", call)
+        monkeypatch.setattr(Signalled, "number", number)
+        before = signal.getsignal(number)
+        with pytest.raises(Stopped) as stopped:
+            loop.train_and_evaluate(tiny.config(), tmp_path)
+        assert stopped.value.code == 128 + number
+        assert f"step {step} of 10 is saved in" in stopped.value.kept
+        assert signal.getsignal(number) is before
+        with Checkpoints(tmp_path, read_only=True) as saved:
+            assert saved.newest() == step
+        logged = [row["step"] for row in metrics.read(tmp_path / "metrics.jsonl")]
+        assert logged == {5: [4], 7: [4, 5], 10: [4, 5, 8, 10]}[step]
+    pictures = tmp_path / "samples"
+    assert [path.name for path in pictures.iterdir()] == ["step0000010_raw.png"]
+    monkeypatch.setattr(Signalled, "method", "")
+    assert same(loop.train_and_evaluate(tiny.config(), tmp_path), straight[1])
+    for name in ("metrics.jsonl", "samples/step0000010_ema.png"):
+        assert (tmp_path / name).read_bytes() == (straight[0] / name).read_bytes()
+
+
+def test_a_stop_saves_nothing_where_saves_are_never_due(tmp_path, monkeypatch):
+    hook = lambda number, *unused: os.kill(os.getpid(), signal.SIGTERM)
+    config = tiny.config(checkpoint__every=0, eval__every=0)
+    with pytest.raises(Stopped) as stopped:
+        loop.train_and_evaluate(config, tmp_path, hook=hook)
+    assert "nothing was saved, as checkpoint.every=0 says" in stopped.value.kept
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
+    losses = iter([3.0, 3.0, 1.0, 1.0, float("nan"), float("nan"), 2.0, 2.0])
+    monkeypatch.setattr(trainer.Trainer, "evaluate", lambda *args: next(losses))
+    config = tiny.config(
+        num_steps=8,
+        eval__every=2,
+        checkpoint__every=2,
+        checkpoint__keep=1,
+        checkpoint__keep_best=1,
+        samples__every=0,
+    )
+    loop.train_and_evaluate(config, tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.steps() == [4, 8]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    straight, tmp_path, capfd
+):
+    for step in (5, 9):
+        source = straight[0] / "checkpoints" / str(step)
+        shutil.copytree(source, tmp_path / "checkpoints" / str(step))
+    data = max((tmp_path / "checkpoints" / "9" / "params" / "d").iterdir())
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    assert same(loop.train_and_evaluate(tiny.config(), tmp_path), straight[1])
+    output, error = capfd.readouterr()
+    assert "resuming at step 5 of 10" in output
+    assert re.search("warning: .*9 is damaged: params/d/.* was altered", error)
+    assert (tmp_path / "checkpoints" / "damaged-9" / "identity").is_dir()

@@ -37,7 +37,7 @@ def config(**overrides):
     config.sampler = dict(name="ddim", num_steps=2, grid="uniform")
     config.guidance = 1.0
     config.samples = dict(every=10, per_class=1)
-    config.checkpoint = dict(every=5, keep=3)
+    config.checkpoint = dict(every=5, keep=3, keep_best=0, metric="test_loss_ema")
     flat = {key.replace("__", "."): value for key, value in overrides.items()}
     config.update_from_flattened_dict(flat)
     return config

@@ -1,0 +1,279 @@
+"""Kills a run at random moments until it is done, and compares it with one left alone.
+
+    python benchmarks/kill_storm.py --kills=200
+
+A small run on points in the plane, which saves often. Each life is a process of its
+own (forked after the imports, before JAX has started) and ends by SIGKILL: half of them
+at a moment anywhere in its start, half in the first second of its steps; one life in
+ten compiles anew. A run that is done before all kills are spent is followed by another.
+Parameters, optimizer, averages and `metrics.jsonl` must be those of the run left alone,
+bit for bit, and no checkpoint may have been damaged; else the exit code is 1.
+"""
+
+import argparse
+import collections
+import hashlib
+import mmap
+import os
+import pathlib
+import random
+import signal
+import struct
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from configs import toy2d  # noqa: E402
+from experiments import loop, shelf, start  # noqa: E402
+from experiments.trainer import Trainer  # noqa: E402
+
+OVERRIDES = {
+    "batch_size": 16,
+    "data.size": 330,
+    "network.features": 16,
+    "network.num_blocks": 1,
+    "network.dropout": 0.1,
+    "optimizer.warmup_steps": 5,
+    "log.every": 7,
+    "eval.every": 20,
+    "eval.draws": 1,
+    "sampler.num_steps": 2,
+    "samples.every": 0,
+    "checkpoint.every": 2,
+}
+PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating")
+SPAN = 1.0  # seconds of steps in which a kill falls
+
+
+class Board:
+    """What a life says of itself: its phase and its step, read after its death."""
+
+    def __init__(self):
+        self._memory = mmap.mmap(-1, 16)
+
+    def phase(self, name: str) -> None:
+        self._memory[:8] = struct.pack("q", PHASES.index(name))
+
+    def step(self, number: int) -> None:
+        self._memory[8:] = struct.pack("q", number)
+
+    def read(self) -> tuple[str, int]:
+        phase, step = struct.unpack("qq", self._memory[:])
+        return PHASES[phase], step
+
+
+def watched(board: Board) -> type[Trainer]:
+    """A trainer that writes its phases on the board."""
+
+    def during(phase: str, function: Any) -> Any:
+        def call(*args: Any, **settings: Any) -> Any:
+            board.phase(phase)
+            result = function(*args, **settings)
+            board.phase("stepping")
+            return result
+
+        return call
+
+    class Watched(Trainer):
+        def __init__(self, config: Any):
+            super().__init__(config)
+            first = during("compiling", self.step_fn)
+            calls = iter([first])
+            compiled = self.step_fn
+            self.step_fn = lambda *args: next(calls, compiled)(*args)
+            self.evaluate = during("evaluating", self.evaluate)
+
+    return Watched
+
+
+def digest(tree: Any) -> str:
+    """Of every bit of a pytree of arrays."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> None:
+    """The whole life of a process; the digest of what it leaves is its last word."""
+    config = toy2d.get_config()
+    config.update_from_flattened_dict(OVERRIDES | {"num_steps": num_steps})
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    loop.Trainer = watched(board)
+    begin = start.begin
+
+    def restoring(*args: Any) -> Any:
+        board.phase("restoring")
+        return begin(*args)
+
+    start.begin = restoring
+    state = loop.train_and_evaluate(
+        config, workdir, hook=lambda number, *unused: board.step(number)
+    )
+    (workdir / "digest.txt").write_text(f"{digest(state.params)} {digest(state)}\n")
+
+
+def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int:
+    """Forks a life, its output in `log.txt`; returns its process number."""
+    board.phase("starting")
+    board.step(0)
+    child = os.fork()
+    if child:
+        return child
+    try:
+        log = os.open(workdir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        live(workdir, num_steps, cache, board)
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+def ended(child: int) -> bool:
+    """Whether a life is over of itself.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done and status:
+        raise RuntimeError("a life failed: see log.txt in the directory of the run")
+    return bool(done)
+
+
+def kill(child: int, board: Board, delay: float, stepping: bool) -> bool:
+    """Kills a life after `delay` seconds, or so long after its first step.
+
+    Returns:
+      Whether it was there to be killed.
+    """
+    while stepping and board.read()[1] == 0:
+        if ended(child):
+            return False
+        time.sleep(0.001)
+    end = time.monotonic() + delay
+    while time.monotonic() < end:
+        if ended(child):
+            return False
+        time.sleep(min(0.001, delay))
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
+    """In what a kill fell, and how many steps it cost."""
+    phase, step = board.read()
+    checkpoints = workdir / "checkpoints"
+    names = (
+        [path.name for path in checkpoints.iterdir()] if checkpoints.exists() else []
+    )
+    if any(name.endswith(shelf.SUFFIX) for name in names):
+        phase = "saving"
+    saved = [int(name) for name in names if name.isdecimal()]
+    return phase, step - max(saved, default=0) if step else 0
+
+
+def undisturbed(
+    folder: pathlib.Path, num_steps: int, cache: str
+) -> tuple[pathlib.Path, float]:
+    """A run left alone, and how many seconds it took to its first step."""
+    workdir, board = folder / "undisturbed", Board()
+    workdir.mkdir()
+    begin, first = time.monotonic(), None
+    child = born(workdir, num_steps, cache, board)
+    while not ended(child):
+        if first is None and board.read()[1]:
+            first = time.monotonic() - begin
+        time.sleep(0.005)
+    return workdir, first
+
+
+def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
+    """What of a run is not as it should be."""
+    names = ("digest.txt", "metrics.jsonl")
+    differing = [
+        name
+        for name in names
+        if (run / name).read_bytes() != (reference / name).read_bytes()
+    ]
+    aside = [path.name for path in (run / "checkpoints").glob("damaged-*")]
+    return differing + aside
+
+
+def storm(
+    folder: pathlib.Path, kills: int, minutes: float, num_steps: int, seed: int
+) -> int:
+    """All lives; prints what came of them, and returns the exit code."""
+    rng, board, cache = random.Random(seed), Board(), str(folder / "compiled")
+    reference, begin = undisturbed(folder, num_steps, cache)
+    print(f"left alone: first step after {begin:.1f} s", flush=True)
+    fell, lost, runs, wrong = collections.Counter(), [], 0, []
+    started = time.monotonic()
+    spent = lambda: (time.monotonic() - started) / 60
+    done = lambda: fell.total() >= kills or spent() > minutes
+    while not done():
+        runs += 1
+        workdir = folder / f"killed{runs}"
+        workdir.mkdir()
+        alive = False
+        while not alive:
+            last, fresh = done(), rng.random() < 0.1
+            child = born(workdir, num_steps, "" if fresh else cache, board)
+            if last:
+                while not ended(child):
+                    time.sleep(0.01)
+                break
+            stepping = rng.random() < 0.5
+            delay = rng.uniform(0, SPAN if stepping else begin * (2 if fresh else 1))
+            alive = not kill(child, board, delay, stepping)
+            if not alive:
+                phase, steps = where(workdir, board)
+                fell[phase] += 1
+                lost.append(steps)
+                if fell.total() % 20 == 0:
+                    print(f"{fell.total()} kills", flush=True)
+        wrong += [f"{workdir.name}/{name}" for name in differences(workdir, reference)]
+    parts = ", ".join(f"{count} {phase}" for phase, count in fell.most_common())
+    total = f"{fell.total()} kills in {spent():.1f} min"
+    print(f"{total}, over {runs} runs of {num_steps} steps")
+    print(f"they fell while {parts}")
+    print(f"steps to be made again: {sum(lost)} in all, {max(lost)} after one kill")
+    print(f"different: {', '.join(wrong)}" if wrong else "no bit is different")
+    return int(bool(wrong))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=60, help="no kills after them")
+    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:
+        sys.exit(
+            storm(
+                pathlib.Path(folder),
+                arguments.kills,
+                arguments.minutes,
+                arguments.num_steps,
+                arguments.seed,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

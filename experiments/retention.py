@@ -1,0 +1,40 @@
+"""Which checkpoints of a run are kept: the newest, and the best by a metric."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+METRICS = ("test_loss_ema", "test_loss_raw", "loss")  # the lower, the better
+
+
+class Keep(NamedTuple):
+    """What is kept.
+
+    Fields:
+      newest: how many of the newest.
+      best: how many of the best, beside those; one without the metric is none.
+      metric: by which they are ranked, lowest first; not finite is last.
+    """
+
+    newest: int = 1
+    best: int = 0
+    metric: str = METRICS[0]
+
+
+def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]:
+    """The steps that need not be kept.
+
+    Args:
+      metrics: of each step that may be removed.
+      keep: what must stay.
+    """
+    ranked = sorted(
+        (step for step in metrics if keep.metric in metrics[step]),
+        key=lambda step: (_rank(metrics[step][keep.metric]), -step),
+    )
+    kept = {*sorted(metrics)[-keep.newest :], *ranked[: keep.best]}
+    return sorted(metrics.keys() - kept)
+
+
+def _rank(value: Any) -> float:
+    return value if value is not None and math.isfinite(value) else math.inf

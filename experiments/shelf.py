@@ -1,0 +1,109 @@
+"""The directory of a run's checkpoints, one for each step, and what becomes of them.
+
+A step's directory is a whole one, of ours, if its seal says so. What is damaged is
+renamed; what is removed is whole, ours and superseded, or was never finished. Anything
+else is left alone.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import sys
+
+from experiments import retention, seals
+from experiments.errors import UsageError
+
+SUFFIX = ".orbax-checkpoint-tmp"  # Orbax takes no directory with it for a step
+_UNFINISHED = re.compile(r"\d+([.](unsealed|removed))?([.]orbax-checkpoint-tmp)+")
+
+
+def temporary(name: str, state: str) -> str:
+    """The name of a step's directory while it is "unsealed" or being "removed"."""
+    return f"{name}.{state}{SUFFIX}"
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """The steps that have a directory, rising."""
+    found = (path for path in directory.iterdir() if path.is_dir())
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
+    """The newest step that is whole; None if there is no step at all.
+
+    A warning on standard error names each newer one that is damaged, and why.
+
+    Args:
+      directory: of the checkpoints.
+      rename: whether the damaged ones are set aside as `damaged-STEP`, or only passed
+        over.
+
+    Raises:
+      UsageError: there are steps, but none is whole; then nothing is renamed.
+    """
+    damaged = {}
+    for step in reversed(steps(directory)):
+        path = directory / str(step)
+        fault = seals.fault(path)
+        if fault is None:
+            for bad, why in damaged.items():
+                what = f"set aside as {_set_aside(bad)}" if rename else "passed over"
+                print(
+                    f"warning: checkpoint {bad} is damaged: {why}; it was {what}, and "
+                    f"step {step} is used",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            return step
+        damaged[path] = fault
+    if not damaged:
+        return None
+    listed = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
+    raise UsageError(
+        f"no checkpoint in {directory} is whole ({listed}); nothing was changed: bring "
+        "one back from a copy, or choose another --workdir"
+    )
+
+
+def check(directory: pathlib.Path, step: int) -> None:
+    """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+    fault = seals.fault(directory / str(step))
+    if fault is not None:
+        raise UsageError(
+            f"checkpoint {directory / str(step)} is damaged: {fault}; there are the "
+            f"steps {steps(directory)}"
+        )
+
+
+def retain(directory: pathlib.Path, keep: retention.Keep) -> None:
+    """Removes the checkpoints that need not be kept, of those that are ours and sealed.
+
+    One that holds a file which was not sealed with it is not removed.
+    """
+    sealed = {}
+    for step in steps(directory):
+        path = directory / str(step)
+        if seals.holds_only_sealed(path):
+            sealed[step] = json.loads((path / "scores" / "metadata").read_text())
+    for step in retention.removable(sealed, keep):
+        removed = directory / temporary(str(step), "removed")
+        (directory / str(step)).rename(removed)  # a reader sees all of it or nothing
+        shutil.rmtree(removed)
+
+
+def sweep(directory: pathlib.Path) -> None:
+    """Removes what a killed process left half written or half removed."""
+    for path in directory.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path)
+
+
+def _set_aside(path: pathlib.Path) -> str:
+    """Renames a damaged directory; returns the new name."""
+    target, number = path.with_name(f"damaged-{path.name}"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"damaged-{path.name}-{number}")
+    path.rename(target)
+    return target.name

@@ -1,0 +1,111 @@
+"""How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from diffusionflow import ema
+from experiments import identity
+from experiments.checkpoints import Checkpoints
+from experiments.errors import UsageError, check_bound
+from experiments.step import TrainState
+from experiments.trainer import Trainer
+
+WEIGHTS = {"ema": "ema", "raw": "params"}  # items of a checkpoint
+
+
+class Source(NamedTuple):
+    """The weights from which a new run starts.
+
+    Fields:
+      workdir: of the run that has them.
+      weights: "ema" or "raw".
+    """
+
+    workdir: str | pathlib.Path
+    weights: str = "ema"
+
+
+def begin(
+    trainer: Trainer, saved: Checkpoints, source: Source | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from, and the identity of what will be saved.
+
+    Args:
+      trainer: of the run.
+      saved: its checkpoints; the newest whole one goes before `source`.
+      source: the run from whose weights a new run starts.
+
+    Raises:
+      UsageError: no checkpoint is whole, it belongs to another run or to one of
+        another source, or the weights of `source` do not fit.
+    """
+    newest = saved.newest()
+    if newest is None:
+        return _afresh(trainer, source)
+    reachable = newest <= trainer.config.num_steps
+    bound = f"at least {newest}, the step of the newest checkpoint"
+    check_bound("num_steps", trainer.config.num_steps, reachable, bound)
+    found = saved.identity(newest)
+    identity.check_format(found)
+    identity.check_same(found, trainer.identity, newest)
+    origin = found.get("init_from")
+    _check_source(source, origin)
+    restored = saved.restore(newest, items(trainer.abstract_state))
+    state = TrainState(
+        params=restored["params"], ema=restored["ema"], **restored["train"]
+    )
+    return state, trainer.identity | ({"init_from": origin} if origin else {})
+
+
+def items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint."""
+    train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
+    if state.moments is not None:
+        train["moments"] = state.moments
+    return {"params": state.params, "ema": state.ema, "train": train}
+
+
+def _afresh(
+    trainer: Trainer, source: Source | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """Step 0; the weights of `source`, if any, with an optimizer of their own."""
+    state = trainer.init()
+    if source is None:
+        return state, trainer.identity
+    item = WEIGHTS[source.weights]
+    with Checkpoints(pathlib.Path(source.workdir), read_only=True) as saved:
+        step = saved.newest()
+        if step is None:
+            raise UsageError(f"--init_from: {saved.directory} holds no checkpoint yet")
+        identity.check_format(saved.identity(step))
+        target = {item: trainer.abstract_state.params}
+        params = saved.restore(step, target)[item]
+    state = state._replace(
+        params=params,
+        ema=ema.init(params),
+        opt_state=trainer.recipe.optimizer.init(params),
+    )
+    place = lambda leaf, like: jax.device_put(leaf, like.sharding)
+    state = jax.tree.map(place, state, trainer.abstract_state)
+    return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What is recorded of a source."""
+    path = pathlib.Path(source.workdir).absolute()
+    return {"workdir": str(path), "weights": source.weights}
+
+
+def _check_source(source: Source | None, origin: dict[str, Any] | None) -> None:
+    """Refuses to resume a run that did not start from `source`."""
+    if source is None:
+        return
+    wanted = _origin(source)
+    if origin is None or any(origin.get(name) != wanted[name] for name in wanted):
+        there = "fresh weights" if origin is None else f"{origin}"
+        raise UsageError(
+            f"--init_from: the run that is there started from {there}, not from "
+            f"{wanted}; leave --init_from out to resume it, or choose another --workdir"
+        )

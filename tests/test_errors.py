@@ -1,0 +1,47 @@
+"""Signals become an exception or a note: `experiments/errors.py`."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from experiments.errors import Stopped, noting, stopping
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+@BOTH
+def test_a_signal_is_raised_where_it_comes(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped, stopping():
+        os.kill(os.getpid(), number)
+    assert stopped.value.code == 128 + number
+    assert str(stopped.value) == f"stopped by {signal.Signals(number).name}"
+    assert signal.getsignal(number) is before
+
+
+@BOTH
+def test_a_signal_is_noted_and_raised_where_it_is_asked_for(number):
+    before = signal.getsignal(number)
+    with noting() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is before  # a second one ends the process
+        with pytest.raises(Stopped) as stopped:
+            stop.check()
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_other_threads_are_left_alone():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with noting() as stop, stopping():
+            found.append((stop.number, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, before)]
