@@ -130,6 +130,9 @@ AT_LEAST = {
     "checkpoint.keep": 1,
     "optimizer.clip_norm": 0,  # 0 is no clipping
     "optimizer.weight_decay": 0,
+    "optimizer.accumulate": 1,
+    "optimizer.nonfinite_limit": 1,
+    "sharding.least_size": 1,
 }
 RANGES = (
     ("seed", lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
@@ -285,7 +288,9 @@ def check(config: Mapping[str, Any]) -> None:
     low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
     check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
-    devices.check_batch("batch_size", config["batch_size"])
+    parts = config["optimizer"]["accumulate"]
+    devices.check_batch("batch_size", config["batch_size"], parts)
+    devices.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
     built = objective(config["objective"])
     schedule = built.schedule
     sampler(config["sampler"])

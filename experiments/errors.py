@@ -12,6 +12,18 @@ class UsageError(ValueError):
     """A setting is wrong; the message names it, what is allowed, and the way out."""
 
 
+class Diverged(FloatingPointError):
+    """Training cannot go on: its numbers are not finite. The exit code is 3."""
+
+    code = 3
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run has ended or does not answer. The exit code is 4."""
+
+    code = 4
+
+
 class Stopped(Exception):
     """SIGTERM or Ctrl-C came; the command line prints what is kept, as one line.
 

@@ -6,27 +6,28 @@ The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
 """
 
 import contextlib
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
-import optax
+from rich.console import Console
 
 from experiments import (
     checkpoints,
+    cluster,
     data,
     devices,
+    faults,
     identity,
     metrics,
     pictures,
     report,
     sampling,
-    step,
+    sums,
 )
-from experiments.errors import check_bound
+from experiments.errors import Diverged, check_bound
 from experiments.step import TrainState, train_step
 from experiments.trainer import Trainer
 
@@ -53,7 +54,8 @@ def train_and_evaluate(
 
     Raises:
       UsageError: if the config is wrong, or `workdir` holds another run.
-      FloatingPointError: if the loss is not finite.
+      Diverged: after `optimizer.nonfinite_limit` steps in a row that were not finite,
+        or if the state to be saved is not.
     """
     workdir = pathlib.Path(workdir)
     trainer = Trainer(config)
@@ -65,10 +67,13 @@ def train_and_evaluate(
         )
         state = _restore_or_init(trainer, saved)
         first = int(state.step)
-        _announce(trainer, state, workdir)
-        log = metrics.Log(workdir, first)
-        stack.enter_context(contextlib.closing(log))
-        meter = report.Meter(first, config.num_steps, config.batch_size)
+        log = None
+        if cluster.is_first():
+            _announce(trainer, state, workdir)
+            log = metrics.Log(workdir, first)
+            stack.enter_context(contextlib.closing(log))
+        console = None if log else Console(quiet=True)
+        meter = report.Meter(first, config.num_steps, config.batch_size, console)
         stack.enter_context(contextlib.closing(meter))
         run = _Run(trainer, workdir, saved, log, meter)
         numbers = range(first + 1, config.num_steps + 1)
@@ -76,7 +81,8 @@ def train_and_evaluate(
             state = run.step(number, batch, state)
             if hook is not None:
                 hook(number, batch, state)
-    _conclude(workdir, config.num_steps)
+    if cluster.is_first():
+        _conclude(workdir, config.num_steps)
     return state
 
 
@@ -98,7 +104,8 @@ def _restore_or_init(trainer: Trainer, saved: checkpoints.Checkpoints) -> TrainS
 
 def _items(state: TrainState) -> dict[str, Any]:
     """The state as the items of a checkpoint."""
-    train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
+    names = ("step", "opt_state", "sums", "faults")
+    train = {name: getattr(state, name) for name in names}
     if state.moments is not None:
         train["moments"] = state.moments
     return {"params": state.params, "ema": state.ema, "train": train}
@@ -127,7 +134,7 @@ class _Run:
         trainer: Trainer,
         workdir: pathlib.Path,
         saved: checkpoints.Checkpoints,
-        log: metrics.Log,
+        log: metrics.Log | None,
         meter: report.Meter,
     ):
         self._trainer, self._workdir = trainer, workdir
@@ -148,12 +155,14 @@ class _Run:
         with self._meter.pause():
             if self._due(number, config.eval.every):
                 row |= self._test_row(state)
-            if row:
+            if row and self._log is not None:
                 self._log.write(number, row, wall_clock)
+            if wall_clock or self._due(number, config.checkpoint.every):
+                self._check_going(number, state)
             if self._due(number, config.samples.every):
                 self._draw(number, state)
             if self._due(number, config.checkpoint.every):
-                _check_finite(number, float(loss), state)
+                _check_finite(number, state)
                 self._saved.save(number, _items(state), trainer.identity)
         return state
 
@@ -166,10 +175,24 @@ class _Run:
     def _training_row(
         self, number: int, state: TrainState
     ) -> tuple[dict[str, Any], dict[str, float]]:
-        row = step.averages(state.sums)
-        _check_finite(number, row["loss"], state)
-        row["learning_rate"] = float(self._trainer.learning_rate(number - 1))
-        return row, self._meter.report(number, row["loss"])
+        row, skipped = sums.averages(state.sums), faults.row(state.faults, state.params)
+        count = int(state.faults.count)
+        if skipped:
+            self._meter.say(faults.warning(skipped, count))
+        row["learning_rate"] = float(self._trainer.learning_rate(number - 1 - count))
+        return row | skipped, self._meter.report(number, row["loss"])
+
+    def _check_going(self, number: int, state: TrainState) -> None:
+        """Raises where too many steps in a row made no update."""
+        limit = self._trainer.config.optimizer.nonfinite_limit
+        if state.faults.stopped(limit):
+            raise Diverged(
+                f"{limit} steps in a row (optimizer.nonfinite_limit) had a loss or a "
+                f"gradient that is not finite, found at step {number:,}; nothing was "
+                f"saved since, {_kept(self._saved.steps())}. Start again in another "
+                "--workdir with a lower optimizer.learning_rate or "
+                "optimizer.clip_norm"
+            )
 
     def _test_row(self, state: TrainState) -> dict[str, Any]:
         evaluate = self._trainer.evaluate
@@ -183,6 +206,9 @@ class _Run:
         model, config = self._trainer.model, self._trainer.config
         labels = sampling.by_class(config.samples.per_class, model.num_classes)
         for name, params in (("raw", state.params), ("ema", state.ema)):
+            params = self._trainer.gather(params)
+            if not cluster.is_first():
+                continue
             x = self._trainer.draw_fn(jax.device_get(params), config.seed, labels)
             pictures.write_samples(
                 self._workdir / "samples" / f"step{number:07d}_{name}.png",
@@ -193,13 +219,21 @@ class _Run:
             )
 
 
-def _check_finite(number: int, loss: float, state: TrainState) -> None:
-    """Raises where the loss, or what the update made of the parameters, diverged."""
-    norm = float(optax.tree.norm(state.params))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise FloatingPointError(
-            f"loss {loss} and norm of the parameters {norm} at step {number}: this "
-            "state was not saved. Start again in another --workdir with a lower "
+def _kept(steps: list[int]) -> str:
+    return (
+        f"the newest checkpoint is that of step {steps[-1]}"
+        if steps
+        else ("there is no checkpoint")
+    )
+
+
+def _check_finite(number: int, state: TrainState) -> None:
+    """Raises where a state must not be saved."""
+    bad = faults.not_finite(_items(state))
+    if bad:
+        raise Diverged(
+            f"step {number:,} left values that are not finite in {', '.join(bad)}: "
+            "this state was not saved. Start again in another --workdir with a lower "
             "optimizer.learning_rate or optimizer.clip_norm"
         )
 

@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, cluster
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
@@ -14,12 +14,14 @@ WORKDIR = flags.DEFINE_string(
     "Directory of the run; a run that is there is resumed.",
     required=True,
 )
+cluster.define_flags()
 
 
 def main() -> None:
     from experiments import loop  # slow to import, and not needed for a wrong flag
 
-    loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
+    with cluster.watching_peers():
+        loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def recorded(trainer, rate, count):
     recipe = trainer.recipe._replace(
         model=trainer.model._replace(net=net), label_dropout=rate
     )
-    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None)
+    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None, None)
     batch = Examples(np.zeros((count, 2), np.float32), np.arange(count) % 2)
     step.loss_and_gradients(state, batch, KEY, recipe=recipe)
     return net
