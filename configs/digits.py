@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
         num_heads=4,
         dropout=0.0,
         dtype="float32",  # or "bfloat16": of convolutions and products
+        remat="",  # or "nothing_saveable": blocks are computed twice, not stored
     )
     config.optimizer = dict(
         learning_rate=2e-3,

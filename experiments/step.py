@@ -235,7 +235,7 @@ def loss_and_gradients(
             recipe.accumulate,
         )
     if placement is not None:
-        gradients = placement.cut(gradients)
+        gradients = placement.cut(placement.whole(gradients))  # summed, then cut
     return terms, gradients
 
 
