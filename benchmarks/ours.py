@@ -57,6 +57,7 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
         ema_warmup=10.0,
         bins=step.Bins(-10.0, 10.0, 10),
         log_every=100,
+        batch_size=case["batch_size"],
     )
 
 

@@ -39,10 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
         b2=0.99,
         weight_decay=0.0,
         clip_norm=1.0,  # 0: no clipping
+        accumulate=1,  # parts of a batch, computed one after another
+        nonfinite_limit=10,  # steps in a row that are not finite end the run
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
     config.cpu_devices = 1  # on a CPU: devices that share a batch
+    config.sharding = dict(fsdp=1, least_size=2**14)  # devices that share parameters
 
     config.log = dict(every=100, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=1_000, draws=4)

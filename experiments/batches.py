@@ -41,14 +41,10 @@ class Batches:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        if batch_size < 1 or batch_size % process_count:
-            raise ValueError(
-                f"batch_size={batch_size}: must be a positive multiple of the "
-                f"{process_count} processes"
-            )
         self._examples, self._batch_size = examples, batch_size
-        share = batch_size // process_count
-        self._rows = np.arange(process_index * share, (process_index + 1) * share)
+        self._rows = np.arange(batch_size)[
+            share(batch_size, process_index, process_count)
+        ]
         self._count = len(examples.labels)
         self._order = functools.lru_cache(maxsize=4)(
             lambda epoch: np.random.RandomState([seed, epoch]).permutation(self._count)
@@ -64,6 +60,21 @@ class Batches:
             self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)
         ]
         return self._examples.gather(np.concatenate(parts))
+
+
+def share(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that belong to one process.
+
+    Raises:
+      ValueError: if `batch_size` is no positive multiple of `process_count`.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size}: must be a positive multiple of the "
+            f"{process_count} processes"
+        )
+    count = batch_size // process_count
+    return slice(process_index * count, (process_index + 1) * count)
 
 
 def iterate(batches: Batches, start: int, num_threads: int = 1) -> Iterator[Examples]:

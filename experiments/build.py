@@ -131,6 +131,9 @@ AT_LEAST = {
     "checkpoint.keep_best": 0,
     "optimizer.clip_norm": 0,  # 0 is no clipping
     "optimizer.weight_decay": 0,
+    "optimizer.accumulate": 1,
+    "optimizer.nonfinite_limit": 1,
+    "sharding.least_size": 1,
 }
 RANGES = (
     ("seed", lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
@@ -287,7 +290,9 @@ def check(config: Mapping[str, Any]) -> None:
     check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
     check_name("checkpoint.metric", config["checkpoint"]["metric"], retention.METRICS)
-    devices.check_batch("batch_size", config["batch_size"])
+    parts = config["optimizer"]["accumulate"]
+    devices.check_batch("batch_size", config["batch_size"], parts)
+    devices.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
     built = objective(config["objective"])
     schedule = built.schedule
     sampler(config["sampler"])

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from experiments import retention, seals, shelf
+from experiments import cluster, retention, seals, shelf
 from experiments.errors import SaveError, UsageError
 
 ARRAY_ITEMS = ("params", "ema", "train")
@@ -104,7 +104,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory, item_handlers=handlers, options=options
             )
-        if not read_only and jax.process_index() == 0:
+        if not read_only and cluster.is_first():
             shelf.sweep(self.directory)
 
     def __enter__(self) -> "Checkpoints":
@@ -132,9 +132,12 @@ class Checkpoints:
         Raises:
           UsageError: if there are checkpoints, but none that is whole.
         """
-        found = shelf.newest(self.directory, rename=not self._read_only)
+        found = None
+        if cluster.is_first():
+            found = shelf.newest(self.directory, rename=not self._read_only)
+        found = cluster.from_first(-1 if found is None else found)
         self._manager.reload()
-        return found
+        return None if found < 0 else found
 
     def check(self, step: int) -> None:
         """Raises a `UsageError` if the checkpoint of `step` is not whole."""
@@ -192,7 +195,7 @@ class Checkpoints:
             ) from error
 
     def _retain(self) -> None:
-        if not self._read_only and jax.process_index() == 0:
+        if not self._read_only and cluster.is_first():
             shelf.retain(self.directory, self._keep)
 
     def identity(self, step: int) -> dict[str, Any]:

@@ -19,8 +19,16 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import devices, schema
-from experiments.errors import SaveError, Stopped, UsageError, check_name, nearest
+from experiments import cluster, devices, schema
+from experiments.errors import (
+    Diverged,
+    PeerLost,
+    SaveError,
+    Stopped,
+    UsageError,
+    check_name,
+    nearest,
+)
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",
@@ -121,17 +129,20 @@ def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
 def usage_errors() -> Iterator[None]:
     """Turns a `UsageError` inside into a message on standard error and exit code 2.
 
-    And `SaveError` into exit code 1, and `Stopped` into what was kept, with the exit
-    code of the signal.
+    And `Stopped` into what was kept, with the exit code of the signal; `SaveError`,
+    `Diverged` and `PeerLost` into their message, with exit codes 1, 3 and 4.
     """
     try:
         yield
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except SaveError as error:
+    except (SaveError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.code)
+    except PeerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(error.code)  # the usual way out waits for all processes
     except Stopped as stopped:
         print(f"{stopped}: {stopped.kept}", file=sys.stderr)
         sys.exit(stopped.code)
@@ -143,6 +154,7 @@ def start_jax() -> None:
         config = flags.FLAGS["config"].value
         schema.check_entries(config)
         devices.split_cpu(config.cpu_devices)
+    cluster.join()
     directory = cache_directory()
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -1,15 +1,21 @@
-"""Where arrays live: one axis of devices, over which the batch is cut."""
+"""Where arrays live: the batch is cut over all devices, large leaves over some.
+
+The devices are a grid of two axes. The batch is cut over both of them; with an axis
+`fsdp` of more than one device, parameters, optimizer and averages are cut over that one
+and gathered for the network (fully sharded data parallel).
+"""
 
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import check_bound
 
-AXIS = "data"
+DATA, FSDP = "data", "fsdp"
 # jaxlib 0.10 gives CPU convolutions to YNNPACK, which is slower and less accurate
 # here than what it gives them to without (docs/performance.md).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -45,11 +51,16 @@ def compiler_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
+def mesh(fsdp: int = 1) -> Mesh:
+    """All devices of all processes, in their order, as [devices / fsdp, fsdp]."""
+    grid = np.array(jax.devices()).reshape(-1, fsdp)
+    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
+
+
 def data_mesh(count: int | None = None) -> Mesh:
-    """All devices of all processes on one axis, or the first `count`."""
-    used = jax.devices()[:count]
-    kinds = (AxisType.Auto,)
-    return jax.make_mesh((len(used),), (AXIS,), axis_types=kinds, devices=used)
+    """The devices of this process on one axis, or the first `count`."""
+    used = np.array(jax.local_devices()[:count])
+    return Mesh(used, (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,15 +70,60 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def along_batch(mesh: Mesh) -> NamedSharding:
     """The leading axis cut over the devices."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def check_batch(name: str, batch_size: int) -> None:
-    """Raises a `UsageError` unless the devices can share a batch evenly."""
+class Placement(NamedTuple):
+    """Leaves of at least `least` entries cut over the axis `fsdp`, others on each.
+
+    A leaf is cut along the longest of its axes that the devices divide evenly.
+
+    Fields:
+      mesh: with the axis `fsdp`.
+      least: number of entries.
+    """
+
+    mesh: Mesh
+    least: int
+
+    def sharding(self, leaf: Any) -> NamedSharding:
+        """Where a leaf lives: anything with `shape` and `size`."""
+        count, axes = self.mesh.shape[FSDP], range(len(leaf.shape))
+        even = [axis for axis in axes if leaf.shape[axis] % count == 0]
+        if leaf.size < self.least or not even:
+            return replicated(self.mesh)
+        longest = max(even, key=lambda axis: leaf.shape[axis])
+        names = [FSDP if axis == longest else None for axis in axes]
+        return NamedSharding(self.mesh, PartitionSpec(*names))
+
+    def shardings(self, tree: Any) -> Any:
+        """Where the leaves of a pytree live."""
+        return jax.tree.map(self.sharding, tree)
+
+    def cut(self, tree: Any) -> Any:
+        """Inside a program: the leaves where they live."""
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
+
+    def whole(self, tree: Any) -> Any:
+        """Inside a program: the leaves gathered on every device."""
+        return jax.lax.with_sharding_constraint(tree, replicated(self.mesh))
+
+
+def check_batch(name: str, batch_size: int, parts: int = 1) -> None:
+    """Raises a `UsageError` unless the devices share each part of a batch evenly."""
     count = jax.device_count()
-    good = batch_size >= 1 and batch_size % count == 0
-    bound = f"a positive multiple of the {count} devices" if count > 1 else "positive"
+    good = batch_size >= 1 and batch_size % (count * parts) == 0
+    words = [f"the {count} devices"] if count > 1 else []
+    words += [f"the {parts} parts of optimizer.accumulate"] if parts > 1 else []
+    bound = f"a positive multiple of {' times '.join(words)}" if words else "positive"
     check_bound(name, batch_size, good, bound)
+
+
+def check_fsdp(name: str, fsdp: int) -> None:
+    """Raises a `UsageError` unless `fsdp` divides the number of devices."""
+    count = jax.device_count()
+    good = fsdp >= 1 and count % fsdp == 0
+    check_bound(name, fsdp, good, f"a divisor of the number of devices, {count}")
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
@@ -78,9 +134,20 @@ def place(mesh: Mesh, tree: Any) -> Any:
     )
 
 
-def abstract(shapes: Any) -> Any:
-    """Shapes and dtypes of a pytree as a target for restoring, on every device."""
-    same = replicated(data_mesh())
+def abstract(shapes: Any, shardings: Any = None) -> Any:
+    """Shapes and dtypes of a pytree as a target for restoring.
+
+    Args:
+      shapes: pytree of leaves with `shape` and `dtype`.
+      shardings: the same tree of shardings; None for every device of this process.
+    """
+    if shardings is None:
+        same = replicated(data_mesh())
+        shardings = jax.tree.map(lambda leaf: same, shapes)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same), shapes
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
     )

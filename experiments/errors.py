@@ -13,7 +13,21 @@ class UsageError(ValueError):
 
 
 class SaveError(RuntimeError):
-    """Something could not be written; the command line prints one line, exit code 1."""
+    """Something could not be written. The exit code is 1."""
+
+    code = 1
+
+
+class Diverged(FloatingPointError):
+    """Training cannot go on: its numbers are not finite. The exit code is 3."""
+
+    code = 3
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run has ended or does not answer. The exit code is 4."""
+
+    code = 4
 
 
 class Stopped(Exception):

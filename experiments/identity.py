@@ -20,16 +20,19 @@ CONVENTIONS = {
     "null_label": "num_classes",
 }
 # May change on a resume: the trained numbers do not depend on them, but for the last
-# bits on `cpu_devices`.
+# bits on `cpu_devices`, `sharding` and `remat`.
 FREE = (
     "versions",
     "config.checkpoint",
     "config.cpu_devices",
     "config.eval",
     "config.guidance",
+    "config.network.remat",
     "config.sampler",
     "config.samples",
+    "config.sharding",
     "init_from",
+    "network.remat",
 )
 # What a checkpoint of an older version does not mention, by name: the value that
 # stands for what was done then.

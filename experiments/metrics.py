@@ -93,7 +93,8 @@ class Log:
 
         Args:
           step: larger than every step written before.
-          row: reproducible numbers; scalars, or vectors with one entry per bin.
+          row: reproducible numbers; scalars, or vectors with one entry per bin; words
+            are left out of TensorBoard.
           wall_clock: numbers for TensorBoard alone.
         """
         line = json.dumps({"step": step} | {k: plain(v) for k, v in row.items()})
@@ -102,7 +103,7 @@ class Log:
         for name, value in (row | wall_clock).items():
             for index, item in enumerate(np.ravel(value)):
                 tag = f"{name}/{index:02d}" if np.ndim(value) else name
-                if math.isfinite(item):
+                if not isinstance(item, str) and math.isfinite(item):
                     self._board.add_scalar(tag, item, step)
 
     def close(self) -> None:

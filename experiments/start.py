@@ -61,7 +61,8 @@ def begin(
 
 def items(state: TrainState) -> dict[str, Any]:
     """The state as the items of a checkpoint."""
-    train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
+    names = ("step", "opt_state", "sums", "faults")
+    train = {name: getattr(state, name) for name in names}
     if state.moments is not None:
         train["moments"] = state.moments
     return {"params": state.params, "ema": state.ema, "train": train}

@@ -11,89 +11,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from diffusionflow import ema, losses, objectives, random, times
+from experiments import micro
 from experiments.data import Examples
+from experiments.devices import Placement, replicated
+from experiments.faults import Faults
 from experiments.model import Model
+from experiments.sums import Bins, Sums
 
 INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
-
-
-class Bins(NamedTuple):
-    """Equal bins of the log-SNR; the two outer ones take what lies beyond.
-
-    Fields:
-      low: lower edge of the first bin.
-      high: upper edge of the last bin.
-      count: number of bins.
-    """
-
-    low: float
-    high: float
-    count: int
-
-    def one_hot(self, logsnr: jax.Array) -> jax.Array:
-        """In which bin each log-SNR [batch] lies: bool [batch, count]."""
-        width = (self.high - self.low) / self.count
-        place = jnp.clip(jnp.floor((logsnr - self.low) / width), 0, self.count - 1)
-        return place[:, None] == jnp.arange(self.count, dtype=place.dtype)[None]
-
-
-class Sums(NamedTuple):
-    """Sums since the last logged step; they are saved, so that averages resume.
-
-    Fields:
-      steps: number of steps, int32.
-      loss: of the batch means, float32.
-      grad_norm: before clipping, float32.
-      bin_examples: examples per log-SNR bin, int32 [bins].
-      bin_importance: their importance weights, float32 [bins].
-      bin_loss: their losses, importance-weighted, float32 [bins].
-      bin_eps_mse: their squared errors of eps, likewise, float32 [bins].
-    """
-
-    steps: jax.Array
-    loss: jax.Array
-    grad_norm: jax.Array
-    bin_examples: jax.Array
-    bin_importance: jax.Array
-    bin_loss: jax.Array
-    bin_eps_mse: jax.Array
-
-    @classmethod
-    def zeros(cls, num_bins: int) -> "Sums":
-        """No step yet."""
-        scalar, bins = jnp.zeros(()), jnp.zeros(num_bins)
-        count = jnp.zeros((), jnp.int32)
-        examples = jnp.zeros(num_bins, jnp.int32)
-        return cls(count, scalar, scalar, examples, bins, bins, bins)
-
-    def add(
-        self, loss: jax.Array, grad_norm: jax.Array, terms: losses.Terms, bins: Bins
-    ) -> "Sums":
-        """The sums with one more step."""
-        member = bins.one_hot(terms.logsnr)
-        total = lambda value: jnp.where(member, value[:, None], 0).sum(0)
-        return Sums(
-            steps=self.steps + 1,
-            loss=self.loss + loss,
-            grad_norm=self.grad_norm + grad_norm,
-            bin_examples=self.bin_examples + member.sum(0, dtype=jnp.int32),
-            bin_importance=self.bin_importance + total(terms.importance),
-            bin_loss=self.bin_loss + total(terms.loss),
-            bin_eps_mse=self.bin_eps_mse + total(terms.importance * terms.eps_mse),
-        )
 
 
 class TrainState(NamedTuple):
     """Everything that a step changes.
 
     Fields:
-      step: updates made so far, int32; also the number of the next batch.
+      step: steps made so far, int32; also the number of the next batch.
       params: of the network.
       opt_state: of optax.
       ema: average of `params`, float32.
       sums: for the log.
+      faults: steps that were not finite and made no update.
       moments: what an adaptive proposal has learned; None for any other.
     """
 
@@ -102,6 +42,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     ema: Any
     sums: Sums
+    faults: Faults
     moments: times.Moments | None = None
 
 
@@ -116,6 +57,10 @@ class Recipe(NamedTuple):
       ema_warmup: see `diffusionflow.ema.decay`.
       bins: of the log.
       log_every: the sums start anew after every multiple of it.
+      batch_size: examples of a step, over all devices and processes.
+      accumulate: parts of the batch that are computed one after another.
+      nonfinite_limit: steps in a row that are not finite, after which none counts.
+      placement: of parameters and of what is as large; None for the same everywhere.
     """
 
     model: Model
@@ -125,6 +70,10 @@ class Recipe(NamedTuple):
     ema_warmup: float
     bins: Bins
     log_every: int
+    batch_size: int
+    accumulate: int = 1
+    nonfinite_limit: int = 10
+    placement: Placement | None = None
 
 
 def stream(seed: int, purpose: int) -> jax.Array:
@@ -142,14 +91,30 @@ def init(key: jax.Array, recipe: Recipe) -> TrainState:
         opt_state=recipe.optimizer.init(params),
         ema=ema.init(params),
         sums=Sums.zeros(recipe.bins.count),
+        faults=Faults.zeros(recipe.batch_size, len(jax.tree.leaves(params))),
         moments=None if adaptive is None else adaptive.init(),
     )
+
+
+def shardings(state: TrainState, mesh: Mesh, placement: Placement | None) -> TrainState:
+    """Where the leaves of a state live: parameters and what is like them as placed."""
+    same = jax.tree.map(lambda leaf: replicated(mesh), state)
+    if placement is None:
+        return same
+    cut = {
+        name: placement.shardings(getattr(state, name))
+        for name in ("params", "opt_state", "ema")
+    }
+    return same._replace(**cut)
 
 
 def train_step(
     state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
 ) -> tuple[TrainState, jax.Array]:
-    """One update.
+    """One update, or none where loss or gradient are not finite.
+
+    Such a step leaves parameters, optimizer, average and moments as they were, bit for
+    bit, and is counted in `faults`; the next one has the next batch.
 
     Args:
       state: before.
@@ -160,24 +125,46 @@ def train_step(
     Returns:
       The state after, and the mean loss of the batch.
     """
-    (loss, terms), gradients = loss_and_gradients(state, batch, key, recipe=recipe)
-    updates, opt_state = recipe.optimizer.update(
-        gradients, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    decay = ema.decay(state.step, limit=recipe.ema_limit, warmup=recipe.ema_warmup)
     anew = state.step % recipe.log_every == 0
     sums = jax.tree.map(
         lambda value: jnp.where(anew, jnp.zeros_like(value), value), state.sums
     )
-    return TrainState(
-        step=state.step + 1,
+    state = state._replace(sums=sums)
+    (loss, terms), gradients = loss_and_gradients(state, batch, key, recipe=recipe)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    limit, number = recipe.nonfinite_limit, state.step + 1
+    updated = _updated(state, loss, norm, terms, gradients, recipe)
+    counts = finite & ~state.faults.stopped(limit)
+    kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), updated, state)
+    faults = state.faults.after(
+        number, finite, terms, gradients, anew=anew, limit=limit
+    )
+    return kept._replace(step=number, faults=faults), loss
+
+
+def _updated(
+    state: TrainState,
+    loss: jax.Array,
+    norm: jax.Array,
+    terms: losses.Terms,
+    gradients: Any,
+    recipe: Recipe,
+) -> TrainState:
+    """The state with one update more; the step itself is not counted here."""
+    updates, opt_state = recipe.optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    made = state.step - state.faults.count
+    decay = ema.decay(made, limit=recipe.ema_limit, warmup=recipe.ema_warmup)
+    return state._replace(
         params=params,
         opt_state=opt_state,
         ema=ema.update(state.ema, params, decay),
-        sums=sums.add(loss, optax.tree.norm(gradients), terms, recipe.bins),
+        sums=state.sums.add(loss, norm, terms, recipe.bins),
         moments=_learned(state.moments, terms, recipe.model.objective),
-    ), loss
+    )
 
 
 def _learned(
@@ -192,27 +179,80 @@ def _learned(
     return adaptive.update(moments, terms, objective.schedule)
 
 
+class Drawn(NamedTuple):
+    """What each example of a batch is trained on, `[batch, ...]`.
+
+    Fields:
+      values: stored.
+      labels: the null label where it was dropped.
+      keys: of the loss.
+      t: training time; drawn for the whole batch, which may stratify it.
+    """
+
+    values: jax.Array
+    labels: jax.Array
+    keys: jax.Array
+    t: jax.Array
+
+
 def loss_and_gradients(
     state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
 ) -> tuple[tuple[jax.Array, losses.Terms], Any]:
-    """((mean loss, terms), gradients) of the batch; arguments as `train_step`."""
+    """((mean loss, terms), gradients) of the batch; arguments as `train_step`.
+
+    With `recipe.accumulate` the batch is computed in parts, one after another: the same
+    times, noise and labels, so the same gradient to rounding, in less memory. Masks of
+    dropout are other ones, of the same law.
+    """
     model = recipe.model
-    step_key = random.fold_in(key, state.step)
-    example_key, dropout_key = random.split(step_key)
-    number = jnp.arange(batch.labels.shape[0])
-    loss_keys, label_keys = random.split(random.example_keys(example_key, number))
-    dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
-    labels = jnp.where(dropped, model.num_classes, batch.labels)
-    x = model.transform.to_float(batch.values)
     proposal = times.with_moments(model.objective.proposal, state.moments)
     objective = dataclasses.replace(model.objective, proposal=proposal)
+    example_key, dropout_key = random.split(random.fold_in(key, state.step))
+    drawn = _draw(batch, example_key, objective, recipe)
+    placement, params = recipe.placement, state.params
+    if placement is not None:
+        params = placement.whole(params)
 
-    def mean_loss(params: Any) -> tuple[jax.Array, losses.Terms]:
-        predict_fn = model.predict_fn(params, labels, dropout_key)
-        terms = losses.objective_terms(loss_keys, predict_fn, x, objective=objective)
+    def mean_loss(
+        params: Any, drawn: Drawn, dropout_key: jax.Array
+    ) -> tuple[jax.Array, losses.Terms]:
+        predict_fn = model.predict_fn(params, drawn.labels, dropout_key)
+        x = model.transform.to_float(drawn.values)
+        terms = losses.objective_terms(
+            drawn.keys, predict_fn, x, objective=objective, t=drawn.t
+        )
         return terms.loss.mean(), terms
 
-    return jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    each = jax.value_and_grad(mean_loss, has_aux=True)
+    if recipe.accumulate == 1:
+        terms, gradients = each(params, drawn, dropout_key)
+    else:
+        terms, gradients = micro.mean_of_parts(
+            lambda part, number: each(
+                params, part, random.fold_in(dropout_key, number)
+            ),
+            drawn,
+            recipe.accumulate,
+        )
+    if placement is not None:
+        gradients = placement.cut(placement.whole(gradients))  # summed, then cut
+    return terms, gradients
+
+
+def _draw(
+    batch: Examples,
+    key: jax.Array,
+    objective: objectives.Objective,
+    recipe: Recipe,
+) -> Drawn:
+    """Labels, times and keys of a batch, each example from the key of its place."""
+    number = jnp.arange(batch.labels.shape[0])
+    loss_keys, label_keys = random.split(random.example_keys(key, number))
+    dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
+    labels = jnp.where(dropped, recipe.model.num_classes, batch.labels)
+    density = objective.proposal or objective.times
+    t = density.sample(random.split(loss_keys)[0], number.shape, objective.schedule)
+    return Drawn(batch.values, labels, loss_keys, t)
 
 
 def eval_step(
@@ -250,24 +290,3 @@ def eval_step(
         )
 
     return jax.lax.map(one, jnp.arange(draws)).mean(0)
-
-
-def averages(sums: Sums) -> dict[str, Any]:
-    """What the sums say, as one row of the log; bins without examples are NaN.
-
-    The means of a bin are those of the objective's own times, from wherever times were
-    drawn: sums of weighted values over sums of weights.
-    """
-    sums = jax.device_get(sums)
-    full = sums.bin_importance > 0
-    mean = lambda total: [
-        value / weight if ok else float("nan")
-        for value, weight, ok in zip(total, sums.bin_importance, full, strict=True)
-    ]
-    return {
-        "loss": sums.loss / sums.steps,
-        "grad_norm": sums.grad_norm / sums.steps,
-        "loss_by_logsnr": mean(sums.bin_loss),
-        "eps_mse_by_logsnr": mean(sums.bin_eps_mse),
-        "examples_by_logsnr": [int(count) for count in sums.bin_examples],
-    }

@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, cluster
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
@@ -14,8 +14,6 @@ WORKDIR = flags.DEFINE_string(
     "Directory of the run; a run that is there is resumed.",
     required=True,
 )
-
-
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
@@ -25,13 +23,16 @@ INIT_WEIGHTS = flags.DEFINE_enum(
     "init_weights", "ema", ["ema", "raw"], "Which of its weights --init_from takes."
 )
 
+cluster.define_flags()
+
 
 def main() -> None:
     from experiments import loop  # slow to import, and not needed for a wrong flag
     from experiments.start import Source
 
     source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
-    loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
+    with cluster.watching_peers():
+        loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 
 
 if __name__ == "__main__":

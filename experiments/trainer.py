@@ -38,6 +38,7 @@ class Trainer:
         self.config = config = ml_collections.FrozenConfigDict(config)
         self.dataset = build.dataset(config.data)
         self.model = model.from_config(config, self.dataset)
+        self.mesh = devices.mesh(config.sharding.fsdp)
         self.learning_rate = build.learning_rate(config.optimizer, config.num_steps)
         self.recipe = step.Recipe(
             model=self.model,
@@ -49,11 +50,16 @@ class Trainer:
                 config.log.logsnr_min, config.log.logsnr_max, config.log.num_bins
             ),
             log_every=config.log.every,
+            batch_size=config.batch_size,
+            accumulate=config.optimizer.accumulate,
+            nonfinite_limit=config.optimizer.nonfinite_limit,
+            placement=self._placement(),
         )
-        self.mesh = devices.data_mesh()
         self.init_fn = functools.partial(step.init, recipe=self.recipe)
         with naming("network"):
-            self.abstract_state = self._abstract_state()
+            shapes = self._shapes()
+        self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
+        self.abstract_state = devices.abstract(shapes, self.shardings)
         self.identity = checkpoints.plain_json(
             identity.make(config.to_dict(), self.model)
         )
@@ -61,12 +67,17 @@ class Trainer:
 
     def _compile(self) -> None:
         config, same = self.config, devices.replicated(self.mesh)
-        self.train_key = jax.device_put(step.stream(config.seed, step.TRAIN), same)
-        self.eval_key = jax.device_put(step.stream(config.seed, step.EVALUATE), same)
+        streams = lambda: [
+            step.stream(config.seed, purpose) for purpose in (step.TRAIN, step.EVALUATE)
+        ]
+        self.train_key, self.eval_key = jax.jit(streams, out_shardings=same)()
+        self.gather = lambda params: params
+        if self.recipe.placement is not None:
+            self.gather = jax.jit(self.gather, out_shardings=same)
         self.step_fn = jax.jit(
             functools.partial(step.train_step, recipe=self.recipe),
             donate_argnums=0,
-            out_shardings=(same, same),
+            out_shardings=(self.shardings, same),
             compiler_options=devices.compiler_options(),
         )
         self.eval_fn = jax.jit(
@@ -87,14 +98,19 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        same = devices.replicated(self.mesh)
         key = step.stream(self.config.seed, step.INIT)
-        return jax.jit(self.init_fn, out_shardings=same)(key)
+        return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
 
-    def _abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
+    def _placement(self) -> devices.Placement | None:
+        section = self.config.sharding
+        if section.fsdp == 1:
+            return None
+        return devices.Placement(self.mesh, section.least_size)
+
+    def _shapes(self) -> TrainState:
+        """Shapes and dtypes of the state."""
         key = step.stream(self.config.seed, step.INIT)
-        return devices.abstract(jax.eval_shape(self.init_fn, key))
+        return jax.eval_shape(self.init_fn, key)
 
     def batches(self, start: int) -> Iterator[data.Examples]:
         """This process's part of the batches from number `start` on."""
@@ -114,11 +130,17 @@ class Trainer:
           params: raw or averaged.
           check_fn: called before each batch; it may raise to end the evaluation.
         """
-        total = 0.0
+        total, params = 0.0, self.gather(params)
+        mine = batches.share(
+            self.config.batch_size, jax.process_index(), jax.process_count()
+        )
         parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
             check_fn()
-            placed = devices.place(self.mesh, (batch, number.astype(np.int32)))
+            local = jax.tree.map(
+                lambda leaf: leaf[mine], (batch, number.astype(np.int32))
+            )
+            placed = devices.place(self.mesh, local)
             losses = self.eval_fn(params, *placed, self.eval_key)
             total += float(np.asarray(losses, np.float64)[mask].sum())
         return total / len(self.dataset.test.labels)

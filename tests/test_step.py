@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh
 
-from diffusionflow import losses
-from experiments import devices, step
+from diffusionflow import losses, networks
+from experiments import devices, step, sums
 from experiments.data import Examples
 from experiments.trainer import Trainer
 from tests import tiny
@@ -93,7 +94,7 @@ def recorded(trainer, rate, count):
     recipe = trainer.recipe._replace(
         model=trainer.model._replace(net=net), label_dropout=rate
     )
-    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None)
+    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None, None)
     batch = Examples(np.zeros((count, 2), np.float32), np.arange(count) % 2)
     step.loss_and_gradients(state, batch, KEY, recipe=recipe)
     return net
@@ -120,7 +121,7 @@ def test_label_dropout_and_time_are_independent(trainer):
 
 
 def test_bins_cover_everything_once():
-    bins = step.Bins(low=-10.0, high=10.0, count=5)
+    bins = sums.Bins(low=-10.0, high=10.0, count=5)
     logsnr = jnp.array([-jnp.inf, -10.0, -6.01, -6.0, 0.0, 5.99, 6.0, 10.0, jnp.inf])
     member = np.asarray(bins.one_hot(logsnr))
     assert member.sum(1).tolist() == [1] * 9
@@ -128,15 +129,15 @@ def test_bins_cover_everything_once():
 
 
 def test_sums_are_sums():
-    bins = step.Bins(low=-1.0, high=1.0, count=2)
+    bins = sums.Bins(low=-1.0, high=1.0, count=2)
     logsnr = jnp.array([-5.0, 0.5, 5.0])
     loss, eps_mse = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
     importance = jnp.array([1.0, 0.5, 2.0])  # of which the losses are multiples
     terms = losses.Terms(loss, None, logsnr, eps_mse, importance)
-    sums = step.Sums.zeros(2)
+    total = sums.Sums.zeros(2)
     for _ in range(2):
-        sums = sums.add(loss.mean(), jnp.array(3.0), terms, bins)
-    row = step.averages(sums)
+        total = total.add(loss.mean(), jnp.array(3.0), terms, bins)
+    row = sums.averages(total)
     assert row["loss"] == pytest.approx(7 / 3)
     assert row["grad_norm"] == pytest.approx(3)
     assert row["loss_by_logsnr"] == pytest.approx([1, 6 / 2.5])
@@ -145,11 +146,11 @@ def test_sums_are_sums():
 
 
 def test_empty_bins_are_nan_and_poison_nothing():
-    bins = step.Bins(low=-1.0, high=1.0, count=2)
+    bins = sums.Bins(low=-1.0, high=1.0, count=2)
     terms = losses.Terms(
         jnp.ones(1), None, jnp.array([5.0]), jnp.array([jnp.inf]), jnp.ones(1)
     )
-    row = step.averages(step.Sums.zeros(2).add(*jnp.ones(2), terms, bins))
+    row = sums.averages(sums.Sums.zeros(2).add(*jnp.ones(2), terms, bins))
     assert np.isnan(row["loss_by_logsnr"][0])
     assert row["loss_by_logsnr"][1] == 1
 
@@ -261,3 +262,139 @@ def test_an_adaptive_proposal_learns_the_same_on_one_and_eight_devices(
 def test_other_proposals_have_no_moments(trainer):
     with jax.numpy_dtype_promotion("standard"):
         assert trainer.init().moments is None
+
+
+def with_parts(trainer, parts):
+    """The recipe of a batch in parts; without dropout, whose masks would differ."""
+    net = trainer.model.net.clone(dropout=0.0)
+    return trainer.recipe._replace(
+        model=trainer.model._replace(net=net), accumulate=parts
+    )
+
+
+def test_a_batch_in_parts_has_the_same_gradient(state, standard_promotion):
+    """With stratified times, which belong to the whole batch, on eight devices."""
+    config = tiny.config(batch_size=64, objective__times="stratified(uniform)")
+    trainer = Trainer(config)
+    batch = devices.place(trainer.mesh, next(trainer.batches(0)))
+    seen = []
+    for parts in (1, 4):
+        compiled = jax.jit(
+            functools.partial(
+                step.loss_and_gradients, recipe=with_parts(trainer, parts)
+            ),
+            out_shardings=devices.replicated(trainer.mesh),
+        )
+        seen.append(jax.device_get(compiled(state, batch, trainer.train_key)))
+    ((loss, terms), gradients), ((loss_4, terms_4), gradients_4) = seen
+    np.testing.assert_allclose(loss_4, loss, rtol=1e-6)
+    np.testing.assert_array_equal(terms_4.t, terms.t)
+    np.testing.assert_allclose(terms_4.loss, terms.loss, rtol=1e-5)
+    scale = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradients)))
+    for one, four in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(gradients_4), strict=True
+    ):
+        assert one.dtype == four.dtype == np.float32
+        np.testing.assert_allclose(four, one, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_a_batch_in_parts_makes_one_update(trainer, batch, standard_promotion):
+    """Of the optimizer and of the average, which has the decay of a first update."""
+    recipe = with_parts(trainer, 2)
+    before = jax.device_get(trainer.init())
+    train = jax.jit(functools.partial(step.train_step, recipe=recipe))
+    after, _ = train(before, batch, KEY)
+    assert int(after.step) == int(after.sums.steps) == 1
+    assert int(after.opt_state[1][0].count) == 1
+    assert sum(map(int, after.sums.bin_examples)) == len(batch.labels)
+    for old, new, param in zip(
+        *map(jax.tree.leaves, (before.ema, after.ema, after.params)), strict=True
+    ):
+        np.testing.assert_allclose(new, old + 0.9 * (param - old), atol=1e-7)
+
+
+def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
+    """Not even what is not used: `jax_debug_nans` stops at it."""
+    config = tiny.config(
+        objective__schedule="cosine",
+        objective__kind="v",
+        objective__weighting="min_snr",
+        objective__times="stratified(uniform)",
+        objective__proposal="stratified(adaptive(uniform))",
+    )
+    trainer = Trainer(config)
+    placed = devices.place(trainer.mesh, batch)
+    with jax.debug_nans(True):
+        state, loss = trainer.step_fn(trainer.init(), placed, trainer.train_key)
+        state, loss = trainer.step_fn(state, placed, trainer.train_key)
+    assert float(loss) > 0
+
+
+EXACT = {"float32", "int32", "uint32", "uint8", "bool", "key<fry>"}
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, inner ones included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_bfloat16_is_of_products_alone(standard_promotion):
+    """Sums, roots, exponentials and the whole of time are float32, and so is the state.
+
+    Of the ways that a number is made, bfloat16 may have products, casts, copies, and
+    the sum of a product and its bias.
+    """
+    config = tiny.config(objective__schedule="cosine")
+    trainer = Trainer(config)
+    net = networks.UNet(channels=8, dtype="bfloat16", attention_resolutions=(4,))
+    model = trainer.model._replace(net=net, event_shape=(8, 8, 1))
+    recipe = trainer.recipe._replace(model=model)
+    before = jax.eval_shape(functools.partial(step.init, recipe=recipe), KEY)
+    batch = Examples(
+        jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32),
+        jax.ShapeDtypeStruct((16,), jnp.int32),
+    )
+    train = functools.partial(step.train_step, recipe=recipe)
+    jaxpr, (after, loss) = jax.make_jaxpr(train, return_shape=True)(before, batch, KEY)
+    assert loss.dtype == "float32"
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(after)} <= EXACT
+    rough, products, summed = set(), [], []
+    for equation in equations(jaxpr):
+        types = [str(value.aval.dtype) for value in equation.outvars]
+        if "bfloat16" in types:
+            rough.add(equation.primitive.name)
+        if "bfloat16" in types and equation.primitive.name == "reduce_sum":
+            summed.append(equation.invars[0].aval.size / equation.outvars[0].aval.size)
+        if equation.primitive.name in PRODUCTS:
+            products.append(str(equation.invars[0].aval.dtype))
+    assert products.count("bfloat16") > 100
+    moves = {"reshape", "transpose", "broadcast_in_dim", "concatenate", "pad", "slice"}
+    inside = {"jit", "pjit", "custom_jvp_call", "copy"}
+    allowed = moves | inside | {"add", "add_any", "mul", "convert_element_type"}
+    print(summed)
+    assert rough <= allowed | {"reduce_sum", "split", "rev"} | set(PRODUCTS)
+    assert max(summed) <= 4  # pixels that one pixel was repeated to
+
+
+def test_bfloat16_changes_the_gradient_little(trainer, state, batch):
+    rough = trainer.model.net.clone(dtype="bfloat16")
+    recipes = [
+        trainer.recipe._replace(model=trainer.model._replace(net=net))
+        for net in (trainer.model.net, rough)
+    ]
+    flat = []
+    for recipe in recipes:
+        compiled = jax.jit(functools.partial(step.loss_and_gradients, recipe=recipe))
+        (_, terms), gradients = compiled(state, batch, KEY)
+        assert terms.t.dtype == terms.loss.dtype == jnp.float32
+        flat.append(
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradients)])
+        )
+    exact, half = flat
+    assert half.dtype == np.float32
+    error = np.linalg.norm(half - exact) / np.linalg.norm(exact)
+    assert 1e-4 < error < 0.05

@@ -28,10 +28,13 @@ def config(**overrides):
         b2=0.99,
         weight_decay=0.01,
         clip_norm=1.0,
+        accumulate=1,
+        nonfinite_limit=3,
     )
     config.ema = dict(limit=0.999, warmup=10.0)
     config.matmul_precision = "default"
     config.cpu_devices = 1
+    config.sharding = dict(fsdp=1, least_size=64)
     config.log = dict(every=4, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
     config.eval = dict(every=5, draws=2)
     config.sampler = dict(name="ddim", num_steps=2, grid="uniform")

@@ -15,6 +15,38 @@ zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
+REMAT = (
+    "",
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+)
+
+
+def rematerialized(
+    block: type[nn.Module], policy: str, static: tuple[int, ...] = ()
+) -> type[nn.Module]:
+    """A block whose inner values are computed again on the way back, not stored.
+
+    Its parameters and its values are the same.
+
+    Args:
+      block: a module class; give its instances names, or they get other ones.
+      policy: which values are stored, a name of `jax.checkpoint_policies` in `REMAT`;
+        with "" all that the gradient needs, which leaves the class as it is.
+      static: places of arguments that are no arrays, counted from 1.
+
+    Raises:
+      ValueError: the policy is not known.
+    """
+    if policy not in REMAT:
+        raise ValueError(f"remat={policy!r}: must be one of {', '.join(REMAT[1:])}, ''")
+    if not policy:
+        return block
+    stored = getattr(jax.checkpoint_policies, policy)
+    return nn.remat(block, policy=stored, static_argnums=static)
+
+
 def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Zero-padded 3x3 convolution (correlation), one pixel of padding on each side.
 

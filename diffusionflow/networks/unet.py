@@ -13,6 +13,7 @@ from diffusionflow.networks.layers import (
     Pointwise,
     attend,
     fan_in,
+    rematerialized,
     zeros,
 )
 
@@ -91,6 +92,8 @@ class UNet(nn.Module):
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       dtype: of convolutions and products, "float32" or "bfloat16".
+      remat: what the blocks store for the gradient, see `layers.rematerialized`; the
+        rest is computed twice. Empty for all that it needs.
     """
 
     channels: int = 64
@@ -101,6 +104,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int = 0
     dtype: DTypeLike = "float32"
+    remat: str = ""
 
     @property
     def null_label(self) -> int:
@@ -136,7 +140,7 @@ class UNet(nn.Module):
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(z)
         h, skips = self._down(h, vector, train)
         h = self._block(h, h.shape[-1], vector, train, "middle_in")
-        h = SelfAttention(self.num_heads, self.dtype, name="middle_attention")(h)
+        h = self._attention("middle_attention")(h)
         h = self._block(h, h.shape[-1], vector, train, "middle_out")
         h = self._up(h, skips, vector, train)
         h = nn.silu(GroupNorm(name="norm_out")(h))
@@ -185,8 +189,13 @@ class UNet(nn.Module):
     def _block(
         self, h: jax.Array, features: int, vector: jax.Array, train: bool, name: str
     ) -> jax.Array:
-        block = ResidualBlock(features, self.dropout, self.dtype, name=name)
+        kind = rematerialized(ResidualBlock, self.remat, static=(3,))
+        block = kind(features, self.dropout, self.dtype, name=name)
         return block(h, vector, train)
+
+    def _attention(self, name: str) -> nn.Module:
+        kind = rematerialized(SelfAttention, self.remat)
+        return kind(self.num_heads, self.dtype, name=name)
 
     def _attend(
         self, h: jax.Array, multiplier: int, vector: jax.Array, train: bool, name: str
@@ -194,4 +203,4 @@ class UNet(nn.Module):
         h = self._block(h, multiplier * self.channels, vector, train, name)
         if min(h.shape[1:3]) not in self.attention_resolutions:
             return h
-        return SelfAttention(self.num_heads, self.dtype, name=f"{name}_attention")(h)
+        return self._attention(f"{name}_attention")(h)

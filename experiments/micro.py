@@ -1,0 +1,47 @@
+"""The gradient of a batch as the mean of those of its parts, in the memory of one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+ValueAndGrad = tuple[tuple[jax.Array, Any], Any]
+
+
+def mean_of_parts(
+    each: Callable[[Any, jax.Array], ValueAndGrad], batch: Any, count: int
+) -> ValueAndGrad:
+    """((mean value, per-example terms), mean gradients) over `count` parts.
+
+    Part j has the examples j, j + count, j + 2 count, ..., so that each device, which
+    holds neighbouring examples, works at every part.
+
+    Args:
+      each: `(part, j) -> ((mean value, terms [batch / count, ...]), gradients)`.
+      batch: pytree of arrays [batch, ...].
+      count: of parts; it divides the batch.
+
+    Returns:
+      What `each` gives of the whole batch, to rounding; terms in the batch's order.
+    """
+
+    def part(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def whole(leaf: jax.Array) -> jax.Array:
+        return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
+
+    def add(total: Any, numbered: Any) -> tuple[Any, Any]:
+        (value, terms), gradients = each(*numbered)
+        return jax.tree.map(jnp.add, total, (value, gradients)), terms
+
+    parts = jax.tree.map(part, batch), jnp.arange(count)
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    (value, _), gradients = jax.eval_shape(each, *first)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, gradients)
+    )
+    total, terms = jax.lax.scan(add, zeros, parts)
+    value, gradients = jax.tree.map(lambda leaf: leaf / count, total)
+    return (value, jax.tree.map(whole, terms)), gradients

@@ -1,0 +1,216 @@
+"""A run's pass through the steps: what happens beside the update itself.
+
+With several processes every one of them calls the same methods, as updates, evaluation
+and saves are made together; the first one alone writes logs and pictures.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments import (
+    checkpoints,
+    cluster,
+    data,
+    devices,
+    faults,
+    metrics,
+    pictures,
+    report,
+    retention,
+    sampling,
+    start,
+    sums,
+)
+from experiments.errors import Diverged, Stop, Stopped
+from experiments.step import TrainState
+from experiments.trainer import Trainer
+
+
+class Run:
+    """The steps of a run, and what is due after each.
+
+    Args:
+      trainer: what the config determines.
+      workdir: where everything is written.
+      saved: the checkpoints.
+      meaning: the identity that is saved with them.
+      log: of the first process; None in the others.
+      meter: of progress.
+      stop: whether a signal has come.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        workdir: pathlib.Path,
+        saved: checkpoints.Checkpoints,
+        meaning: dict[str, Any],
+        log: metrics.Log | None,
+        meter: report.Meter,
+        stop: Stop,
+    ):
+        self._trainer, self._workdir = trainer, workdir
+        self._saved, self._meaning = saved, meaning
+        self._log, self._meter, self._stop = log, meter, stop
+        self._previous_loss = None
+
+    def make_up(self, number: int, state: TrainState) -> None:
+        """Does what was due after the restored step, where a stop left it out.
+
+        Raises:
+          Stopped: a signal has come.
+        """
+        try:
+            cluster.check(self._stop)
+            if number and cluster.from_first(self._behind(number)):
+                row = self._training_row(number, state) | self._test_row(number, state)
+                self._write(number, row)
+            drawn = all(map(pathlib.Path.exists, self._pictures(number)))
+            if number and not cluster.from_first(drawn):
+                self._draw(number, state)
+        except Stopped as stopped:
+            stopped.kept = self._kept(number)
+            raise
+
+    def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
+        """Update `number`, and whatever is due after it.
+
+        Raises:
+          Stopped: a signal has come; the update is saved, unless saves are never due.
+          Diverged: too many steps in a row were not finite.
+        """
+        trainer, config = self._trainer, self._trainer.config
+        placed = devices.place(trainer.mesh, batch)
+        state, loss = trainer.step_fn(state, placed, trainer.train_key)
+        jax.block_until_ready(self._previous_loss)  # at most two steps are under way
+        self._previous_loss = loss
+        self._meter.advance(number)
+        row, wall_clock = self._training_row(number, state), {}
+        if row:
+            wall_clock = self._meter.report(number, row["loss"])
+        with self._meter.pause():
+            try:
+                row |= self._test_row(number, state)
+                self._write(number, row, wall_clock)
+                if wall_clock or self._due(number, config.checkpoint.every):
+                    self._check_going(number, state)
+                self._draw(number, state)
+                cluster.check(self._stop)
+            except Stopped as stopped:
+                if config.checkpoint.every:
+                    self._save(number, state, row)
+                    self._saved.wait()
+                stopped.kept = self._kept(number)
+                raise
+            if self._due(number, config.checkpoint.every):
+                self._save(number, state, row)
+        return state
+
+    def _behind(self, number: int) -> bool:
+        """Whether the log ends before `number`."""
+        return self._log is not None and self._log.last < number
+
+    def _due(self, number: int, every: int) -> bool:
+        """Every so many steps, and at the end; never if `every` is 0."""
+        return every > 0 and (
+            number % every == 0 or number == self._trainer.config.num_steps
+        )
+
+    def _training_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.log.every):
+            return {}
+        row, skipped = sums.averages(state.sums), faults.row(state.faults, state.params)
+        count = int(state.faults.count)
+        if skipped:
+            self._meter.say(faults.warning(skipped, count))
+        row["learning_rate"] = float(self._trainer.learning_rate(number - 1 - count))
+        return row | skipped
+
+    def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.eval.every):
+            return {}
+        check_fn = lambda: cluster.check_alone(self._stop)
+        return {
+            "test_loss_raw": self._trainer.evaluate(state.params, check_fn),
+            "test_loss_ema": self._trainer.evaluate(state.ema, check_fn),
+        }
+
+    def _write(
+        self,
+        number: int,
+        row: dict[str, Any],
+        wall_clock: dict[str, float] | None = None,
+    ) -> None:
+        if row and self._log is not None:
+            self._log.write(number, row, wall_clock or {})
+
+    def _pictures(self, number: int) -> list[pathlib.Path]:
+        """The pictures that are due after a step: of raw and of averaged weights."""
+        if not self._due(number, self._trainer.config.samples.every):
+            return []
+        folder = self._workdir / "samples"
+        return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
+
+    def _draw(self, number: int, state: TrainState) -> None:
+        """Writes the pictures that are due: samples, one class a row."""
+        model, config = self._trainer.model, self._trainer.config
+        labels = sampling.by_class(config.samples.per_class, model.num_classes)
+        weights = (state.params, state.ema)
+        for path, params in zip(self._pictures(number), weights, strict=False):
+            params = self._trainer.gather(params)
+            if not cluster.is_first():
+                continue
+            x = self._trainer.draw_fn(
+                jax.device_get(params),
+                config.seed,
+                labels,
+                advance=lambda count: cluster.check_alone(self._stop),
+            )
+            pictures.write_samples(
+                path,
+                model.transform.to_stored(x),
+                labels,
+                transform=model.transform,
+                columns=config.samples.per_class,
+            )
+
+    def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
+        items = start.items(state)
+        bad = faults.not_finite(items)
+        if bad:
+            raise Diverged(
+                f"step {number:,} left values that are not finite in {', '.join(bad)}: "
+                "this state was not saved. Start again in another --workdir with a "
+                "lower optimizer.learning_rate or optimizer.clip_norm"
+            )
+        ranking = {
+            name: metrics.plain(row[name]) for name in retention.METRICS if name in row
+        }
+        self._saved.save(number, items, self._meaning, ranking)
+
+    def _check_going(self, number: int, state: TrainState) -> None:
+        """Raises where too many steps in a row made no update."""
+        limit = self._trainer.config.optimizer.nonfinite_limit
+        if state.faults.stopped(limit):
+            steps = self._saved.steps()
+            newest = f"the newest is that of step {steps[-1]}" if steps else "none"
+            raise Diverged(
+                f"{limit} steps in a row (optimizer.nonfinite_limit) had a loss or a "
+                f"gradient that is not finite, found at step {number:,}; checkpoints "
+                f"from before: {newest}. Start again in another --workdir with a lower "
+                "optimizer.learning_rate or optimizer.clip_norm"
+            )
+
+    def _kept(self, number: int) -> str:
+        """What a stop after step `number` leaves, in words."""
+        config = self._trainer.config
+        if not number:
+            return "no step was made"
+        if not config.checkpoint.every:
+            return "nothing was saved, as checkpoint.every=0 says"
+        return (
+            f"step {number:,} of {config.num_steps:,} is saved in "
+            f"{self._saved.directory}; the same command goes on"
+        )
