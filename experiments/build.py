@@ -113,7 +113,11 @@ DATASETS = {
     "checkerboard": data.checkerboard,
     "mixture": data.mixture,
 }
-NETWORKS = {"unet": networks.UNet, "residual_mlp": networks.ResidualMLP}
+NETWORKS = {
+    "unet": networks.UNet,
+    "dit": networks.DiT,
+    "residual_mlp": networks.ResidualMLP,
+}
 LEARNING_RATES = ("constant", "cosine")
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
 AT_LEAST = {
