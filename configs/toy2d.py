@@ -40,7 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
         weight_decay=0.0,
         clip_norm=1.0,  # 0: no clipping
     )
-    config.ema = dict(limit=0.999, warmup=10.0)
+    config.ema = dict(
+        limit=0.999,
+        warmup=10.0,
+        sigma_rel=(),  # widths of averages to store, such as (0.05, 0.1)
+        store_every=0,  # steps; any other width is put together from them
+    )
     config.matmul_precision = "default"
     config.cpu_devices = 1  # on a CPU: devices that share a batch
 

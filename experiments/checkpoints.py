@@ -13,7 +13,7 @@ context is left. Restoring is strict: another tree, shape or dtype is refused.
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,23 +36,31 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory.
-      keep: how many of the newest checkpoints are kept.
+      keep: how many of the newest checkpoints are kept; None for all.
       read_only: whether nothing is created, written or cleaned up.
+      directory: in `workdir`.
+      items: names of the pytrees of arrays of a checkpoint.
 
     Raises:
       UsageError: if `read_only` and there is no such directory.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, keep: int = 1, read_only: bool = False
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int | None = 1,
+        read_only: bool = False,
+        directory: str = DIRECTORY,
+        items: Sequence[str] = ARRAY_ITEMS,
     ):
-        self.directory = workdir.absolute() / DIRECTORY
+        self.directory, self._items = workdir.absolute() / directory, items
         if read_only and not self.directory.is_dir():
             raise UsageError(
-                f"no checkpoints in {workdir}: {self.directory} is not a directory; "
+                f"no {directory} in {workdir}: {self.directory} is not a directory; "
                 "name the workdir of a run that has saved one"
             )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAY_ITEMS}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers["identity"] = ocp.JsonCheckpointHandler()
         with _quiet():
             options = ocp.CheckpointManagerOptions(
@@ -83,13 +91,13 @@ class Checkpoints:
     def save(
         self, step: int, items: Mapping[str, Any], identity: Mapping[str, Any]
     ) -> None:
-        """Begins to save `items`, a pytree of arrays for each of `ARRAY_ITEMS`.
+        """Begins to save `items`, a pytree of arrays for each name of the context.
 
         Raises:
           RuntimeError: if Orbax declines, because a later checkpoint exists.
           Exception: what made an earlier save fail.
         """
-        arguments = {name: ocp.args.StandardSave(items[name]) for name in ARRAY_ITEMS}
+        arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
         if not self._manager.save(step, args=ocp.args.Composite(**arguments)):
             raise RuntimeError(

@@ -25,11 +25,18 @@ FREE = (
     "versions",
     "config.checkpoint",
     "config.cpu_devices",
+    "config.ema.store_every",
     "config.eval",
     "config.guidance",
     "config.sampler",
     "config.samples",
 )
+# What a checkpoint of an older version does not mention, by name: the value that
+# stands for what was done then.
+SINCE: dict[str, Any] = {
+    "config.ema.sigma_rel": [],
+    "network.vector_features": 0,
+}
 
 
 def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def check_format(identity: Mapping[str, Any]) -> None:
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out."""
-    saved, current = _flat(saved), _flat(current)
+    saved, current = SINCE | _flat(saved), _flat(current)
     free = set(FREE)
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it

@@ -1,8 +1,8 @@
 """The training loop: `train_and_evaluate(config, workdir)`.
 
 The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
-`metrics.jsonl`, `tensorboard/`, `config.json`, `environment.json`, `samples/`,
-`loss.png`.
+`averages/` if it is to, `metrics.jsonl`, `tensorboard/`, `config.json`,
+`environment.json`, `samples/`, `loss.png`.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import ml_collections
 import optax
 
 from experiments import (
+    averages,
     checkpoints,
     data,
     devices,
@@ -70,7 +71,10 @@ def train_and_evaluate(
         stack.enter_context(contextlib.closing(log))
         meter = report.Meter(first, config.num_steps, config.batch_size)
         stack.enter_context(contextlib.closing(meter))
-        run = _Run(trainer, workdir, saved, log, meter)
+        stored = stack.enter_context(
+            averages.opened(workdir, config.ema, trainer.identity)
+        )
+        run = _Run(trainer, workdir, saved, stored, log, meter)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
             state = run.step(number, batch, state)
@@ -101,6 +105,8 @@ def _items(state: TrainState) -> dict[str, Any]:
     train = {name: getattr(state, name) for name in ("step", "opt_state", "sums")}
     if state.moments is not None:
         train["moments"] = state.moments
+    if state.profiles:
+        train["profiles"] = state.profiles
     return {"params": state.params, "ema": state.ema, "train": train}
 
 
@@ -127,11 +133,13 @@ class _Run:
         trainer: Trainer,
         workdir: pathlib.Path,
         saved: checkpoints.Checkpoints,
+        stored: averages.Averages | None,
         log: metrics.Log,
         meter: report.Meter,
     ):
         self._trainer, self._workdir = trainer, workdir
-        self._saved, self._log, self._meter = saved, log, meter
+        self._saved, self._stored = saved, stored
+        self._log, self._meter = log, meter
         self._previous_loss = None
 
     def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
@@ -152,8 +160,12 @@ class _Run:
                 self._log.write(number, row, wall_clock)
             if self._due(number, config.samples.every):
                 self._draw(number, state)
+            if self._stored is not None and self._due(number, config.ema.store_every):
+                self._stored.save(number, state.profiles)
             if self._due(number, config.checkpoint.every):
                 _check_finite(number, float(loss), state)
+                if self._stored is not None:
+                    self._stored.wait()
                 self._saved.save(number, _items(state), trainer.identity)
         return state
 

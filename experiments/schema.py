@@ -23,7 +23,7 @@ ENTRIES = {
         "weight_decay",
         "clip_norm",
     ),
-    "ema": ("limit", "warmup"),
+    "ema": ("limit", "warmup", "sigma_rel", "store_every"),
     "matmul_precision": None,
     "cpu_devices": None,
     "log": ("every", "logsnr_min", "logsnr_max", "num_bins"),

@@ -95,6 +95,7 @@ class TrainState(NamedTuple):
       ema: average of `params`, float32.
       sums: for the log.
       moments: what an adaptive proposal has learned; None for any other.
+      profiles: averages of power profiles, float32, one for each of the recipe's.
     """
 
     step: jax.Array
@@ -103,6 +104,7 @@ class TrainState(NamedTuple):
     ema: Any
     sums: Sums
     moments: times.Moments | None = None
+    profiles: tuple[Any, ...] = ()
 
 
 class Recipe(NamedTuple):
@@ -116,6 +118,7 @@ class Recipe(NamedTuple):
       ema_warmup: see `diffusionflow.ema.decay`.
       bins: of the log.
       log_every: the sums start anew after every multiple of it.
+      gammas: powers of the averages `profiles` of the state.
     """
 
     model: Model
@@ -125,6 +128,7 @@ class Recipe(NamedTuple):
     ema_warmup: float
     bins: Bins
     log_every: int
+    gammas: tuple[float, ...] = ()
 
 
 def stream(seed: int, purpose: int) -> jax.Array:
@@ -143,6 +147,7 @@ def init(key: jax.Array, recipe: Recipe) -> TrainState:
         ema=ema.init(params),
         sums=Sums.zeros(recipe.bins.count),
         moments=None if adaptive is None else adaptive.init(),
+        profiles=tuple(ema.init(params) for _ in recipe.gammas),
     )
 
 
@@ -177,6 +182,10 @@ def train_step(
         ema=ema.update(state.ema, params, decay),
         sums=sums.add(loss, optax.tree.norm(gradients), terms, recipe.bins),
         moments=_learned(state.moments, terms, recipe.model.objective),
+        profiles=tuple(
+            ema.power_update(average, params, state.step, gamma=gamma)
+            for average, gamma in zip(state.profiles, recipe.gammas, strict=True)
+        ),
     ), loss
 
 

@@ -49,6 +49,7 @@ class Trainer:
                 config.log.logsnr_min, config.log.logsnr_max, config.log.num_bins
             ),
             log_every=config.log.every,
+            gammas=build.profiles(config.ema),
         )
         self.mesh = devices.data_mesh()
         self.init_fn = functools.partial(step.init, recipe=self.recipe)

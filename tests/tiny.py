@@ -29,7 +29,7 @@ def config(**overrides):
         weight_decay=0.01,
         clip_norm=1.0,
     )
-    config.ema = dict(limit=0.999, warmup=10.0)
+    config.ema = dict(limit=0.999, warmup=10.0, sigma_rel=(), store_every=0)
     config.matmul_precision = "default"
     config.cpu_devices = 1
     config.log = dict(every=4, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)
