@@ -18,11 +18,13 @@ import optax
 from experiments import (
     averages,
     checkpoints,
+    curves,
     data,
     devices,
     identity,
     metrics,
     pictures,
+    probe,
     report,
     sampling,
     step,
@@ -67,6 +69,7 @@ def train_and_evaluate(
         state = _restore_or_init(trainer, saved)
         first = int(state.step)
         _announce(trainer, state, workdir)
+        watch = curves.watch(trainer.identity)
         log = metrics.Log(workdir, first)
         stack.enter_context(contextlib.closing(log))
         meter = report.Meter(first, config.num_steps, config.batch_size)
@@ -74,7 +77,7 @@ def train_and_evaluate(
         stored = stack.enter_context(
             averages.opened(workdir, config.ema, trainer.identity)
         )
-        run = _Run(trainer, workdir, saved, stored, log, meter)
+        run = _Run(trainer, workdir, saved, stored, log, meter, watch)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
             state = run.step(number, batch, state)
@@ -121,6 +124,8 @@ def _announce(trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> Non
         workdir=workdir,
     )
     print(text, flush=True)
+    if warning := probe.warning(trainer.label_effect(state.params)):
+        print(warning, flush=True)
     report.write_json(workdir / "config.json", trainer.identity["config"])
     report.write_json(workdir / "environment.json", report.environment())
 
@@ -136,10 +141,11 @@ class _Run:
         stored: averages.Averages | None,
         log: metrics.Log,
         meter: report.Meter,
+        watch: curves.Watch,
     ):
         self._trainer, self._workdir = trainer, workdir
         self._saved, self._stored = saved, stored
-        self._log, self._meter = log, meter
+        self._log, self._meter, self._watch = log, meter, watch
         self._previous_loss = None
 
     def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
@@ -158,6 +164,8 @@ class _Run:
                 row |= self._test_row(state)
             if row:
                 self._log.write(number, row, wall_clock)
+                if note := self._watch.note(number, row):
+                    self._meter.say(note)
             if self._due(number, config.samples.every):
                 self._draw(number, state)
             if self._stored is not None and self._due(number, config.ema.store_every):
@@ -181,14 +189,14 @@ class _Run:
         row = step.averages(state.sums)
         _check_finite(number, row["loss"], state)
         row["learning_rate"] = float(self._trainer.learning_rate(number - 1))
-        return row, self._meter.report(number, row["loss"])
+        return row, self._meter.report(number, row["loss"]) | report.memory()
 
     def _test_row(self, state: TrainState) -> dict[str, Any]:
-        evaluate = self._trainer.evaluate
-        return {
-            "test_loss_raw": evaluate(state.params),
-            "test_loss_ema": evaluate(state.ema),
-        }
+        row = {}
+        for weights, params in (("raw", state.params), ("ema", state.ema)):
+            found = self._trainer.evaluate(params)
+            row |= {f"test_{name}_{weights}": value for name, value in found.items()}
+        return row
 
     def _draw(self, number: int, state: TrainState) -> None:
         """Writes a picture of samples by class, for raw and averaged weights."""

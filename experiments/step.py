@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions.
+"""One training step, as a pure function.
 
 Randomness: the keys of example i of the batch at step k are `fold_in` of (seed, k, i),
 those of dropout of (seed, k), so they depend neither on the devices nor on where a run
@@ -222,43 +222,6 @@ def loss_and_gradients(
         return terms.loss.mean(), terms
 
     return jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-
-
-def eval_step(
-    params: Any,
-    batch: Examples,
-    number: jax.Array,
-    key: jax.Array,
-    *,
-    model: Model,
-    draws: int,
-) -> jax.Array:
-    """The loss of each example [batch], at times and noise that never change.
-
-    Args:
-      params: raw or averaged.
-      batch: stored values [batch, *event] and labels [batch].
-      number: of each example in its data set, [batch].
-      key: the stream of evaluation.
-      model: network and objective.
-      draws: times and noises per example; the result is their mean.
-    """
-    x = model.transform.to_float(batch.values)
-    keys = random.example_keys(key, number)
-    predict_fn = model.predict_fn(params, batch.labels)
-
-    objective = model.objective
-    density = objective.proposal or objective.times
-    own_time = lambda key: density.sample(key, (), objective.schedule)
-
-    def one(draw: jax.Array) -> jax.Array:
-        time_keys, noise_keys = random.split(random.fold_in(keys, draw))
-        t = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
-        return losses.objective_loss(
-            noise_keys, predict_fn, x, objective=objective, t=t
-        )
-
-    return jax.lax.map(one, jnp.arange(draws)).mean(0)
 
 
 def averages(sums: Sums) -> dict[str, Any]:

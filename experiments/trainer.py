@@ -14,8 +14,10 @@ from experiments import (
     checkpoints,
     data,
     devices,
+    evaluation,
     identity,
     model,
+    probe,
     sampling,
     step,
 )
@@ -72,7 +74,7 @@ class Trainer:
         )
         self.eval_fn = jax.jit(
             functools.partial(
-                step.eval_step, model=self.model, draws=config.eval.draws
+                evaluation.eval_step, model=self.model, draws=config.eval.draws
             ),
             out_shardings=same,
             compiler_options=devices.compiler_options(),
@@ -108,12 +110,26 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
-    def evaluate(self, params: Any) -> float:
-        """Mean loss of the test examples, each counted once."""
-        total = 0.0
+    def evaluate(self, params: Any) -> dict[str, Any]:
+        """What `evaluation.Tally.row` says of the test examples, each counted once."""
+        tally = evaluation.Tally(self.config.eval.draws)
         parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
             placed = devices.place(self.mesh, (batch, number.astype(np.int32)))
-            losses = self.eval_fn(params, *placed, self.eval_key)
-            total += float(np.asarray(losses, np.float64)[mask].sum())
-        return total / len(self.dataset.test.labels)
+            found = self.eval_fn(params, *placed, self.eval_key)
+            tally.add(found, number, mask)
+        return tally.row()
+
+    def label_effect(self, params: Any) -> float:
+        """How much losses change with the labels; zero layers are lifted first."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+        params = jax.jit(probe.lifted, out_shardings=shardings)(params)
+        parts = batches.padded(self.dataset.test, self.config.batch_size)
+        batch, number, _ = next(parts)
+
+        def losses_fn(labels: np.ndarray) -> jax.Array:
+            inputs = (batch._replace(labels=labels), number.astype(np.int32))
+            placed = devices.place(self.mesh, inputs)
+            return self.eval_fn(params, *placed, self.eval_key).loss
+
+        return probe.label_effect(losses_fn, batch.labels, self.model.num_classes)
