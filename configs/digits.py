@@ -50,7 +50,12 @@ def get_config() -> ml_collections.ConfigDict:
         accumulate=1,  # parts of a batch, computed one after another
         nonfinite_limit=10,  # steps in a row that are not finite end the run
     )
-    config.ema = dict(limit=0.999, warmup=10.0)
+    config.ema = dict(
+        limit=0.999,
+        warmup=10.0,
+        sigma_rel=(),  # widths of averages to store, such as (0.05, 0.1)
+        store_every=0,  # steps; any other width is put together from them
+    )
     config.matmul_precision = "default"
     config.cpu_devices = 1  # on a CPU: devices that share a batch
     config.sharding = dict(fsdp=1, least_size=2**14)  # devices that share parameters

@@ -113,7 +113,11 @@ DATASETS = {
     "checkerboard": data.checkerboard,
     "mixture": data.mixture,
 }
-NETWORKS = {"unet": networks.UNet, "residual_mlp": networks.ResidualMLP}
+NETWORKS = {
+    "unet": networks.UNet,
+    "dit": networks.DiT,
+    "residual_mlp": networks.ResidualMLP,
+}
 LEARNING_RATES = ("constant", "cosine")
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
 AT_LEAST = {
@@ -121,7 +125,8 @@ AT_LEAST = {
     "log.every": 1,
     "log.num_bins": 1,
     "cpu_devices": 1,
-    "eval.every": 0,  # 0 is never
+    "ema.store_every": 0,  # 0 is never
+    "eval.every": 0,
     "eval.draws": 1,
     "sampler.num_steps": 1,
     "samples.every": 0,
@@ -271,6 +276,21 @@ def optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
 
 
+def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
+    """The powers gamma of the averages of section `ema` that are tracked and stored.
+
+    Raises:
+      UsageError: a width is out of bounds or there twice, or none would be stored.
+    """
+    widths, every = tuple(section["sigma_rel"]), section["store_every"]
+    check_bound("ema.sigma_rel", widths, len(set(widths)) == len(widths), "distinct")
+    stored = bool(widths) == bool(every)
+    bound = f"positive if there are widths, else 0: ema.sigma_rel={widths}"
+    check_bound("ema.store_every", every, stored, bound)
+    with naming("ema"):
+        return tuple(map(ema.gamma_of, widths))
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Looks at every value of a config that can be judged without data and network.
 
@@ -301,6 +321,7 @@ def check(config: Mapping[str, Any]) -> None:
     average = config["ema"]
     with naming("ema"):
         ema.decay(0, limit=average["limit"], warmup=average["warmup"])
+    profiles(average)
     with naming("sigma_data"):
         predictions.precondition(
             jnp.zeros_like, schedule=schedule, sigma_data=config["sigma_data"]

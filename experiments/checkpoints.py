@@ -15,7 +15,7 @@ strict: another tree, shape or dtype is refused.
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -69,8 +69,10 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory.
-      keep: which checkpoints are kept when there is a newer one.
+      keep: which checkpoints are kept when there is a newer one; None for all.
       read_only: whether nothing is created, written or cleaned up.
+      directory: in `workdir`.
+      items: names of the pytrees of arrays of a checkpoint.
 
     Raises:
       UsageError: if `read_only` and there is no such directory.
@@ -80,17 +82,19 @@ class Checkpoints:
         self,
         workdir: pathlib.Path,
         *,
-        keep: retention.Keep = KEEP,
+        keep: retention.Keep | None = KEEP,
         read_only: bool = False,
+        directory: str = DIRECTORY,
+        items: Sequence[str] = ARRAY_ITEMS,
     ):
-        self.directory = workdir.absolute() / DIRECTORY
+        self.directory, self._items = workdir.absolute() / directory, items
         self._keep, self._read_only = keep, read_only
         if read_only and not self.directory.is_dir():
             raise UsageError(
-                f"no checkpoints in {workdir}: {self.directory} is not a directory; "
+                f"no {directory} in {workdir}: {self.directory} is not a directory; "
                 "name the workdir of a run that has saved one"
             )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAY_ITEMS}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
         with _quiet(logging.ERROR):
             options = ocp.CheckpointManagerOptions(
@@ -150,7 +154,7 @@ class Checkpoints:
         identity: Mapping[str, Any],
         scores: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begins to save `items`, a pytree of arrays for each of `ARRAY_ITEMS`.
+        """Begins to save `items`, a pytree of arrays for each name of the context.
 
         Args:
           step: after all that there are.
@@ -164,7 +168,7 @@ class Checkpoints:
         """
         self.wait()
         self._retain()
-        arguments = {name: ocp.args.StandardSave(items[name]) for name in ARRAY_ITEMS}
+        arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
         arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
         with self._failing():
@@ -195,13 +199,18 @@ class Checkpoints:
             ) from error
 
     def _retain(self) -> None:
-        if not self._read_only and cluster.is_first():
+        if self._keep and not self._read_only and cluster.is_first():
             shelf.retain(self.directory, self._keep)
 
     def identity(self, step: int) -> dict[str, Any]:
         """What the numbers of `step` mean, as it was saved."""
         arguments = ocp.args.Composite(identity=ocp.args.JsonRestore())
         return self._manager.restore(step, args=arguments)["identity"]
+
+    def scores(self, step: int) -> dict[str, Any]:
+        """The numbers by which the checkpoint of `step` is ranked, as saved."""
+        arguments = ocp.args.Composite(scores=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=arguments)["scores"]
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         """Restores the items of `step` that `targets` names.

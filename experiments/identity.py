@@ -25,6 +25,7 @@ FREE = (
     "versions",
     "config.checkpoint",
     "config.cpu_devices",
+    "config.ema.store_every",
     "config.eval",
     "config.guidance",
     "config.network.remat",
@@ -36,7 +37,10 @@ FREE = (
 )
 # What a checkpoint of an older version does not mention, by name: the value that
 # stands for what was done then.
-SINCE: dict[str, Any] = {}
+SINCE: dict[str, Any] = {
+    "config.ema.sigma_rel": [],
+    "network.vector_features": 0,
+}
 
 
 def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:

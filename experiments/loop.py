@@ -1,8 +1,8 @@
 """The training loop: `train_and_evaluate(config, workdir)`.
 
 The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
-`metrics.jsonl`, `tensorboard/`, `config.json`, `environment.json`, `samples/`,
-`loss.png`.
+`averages/` if it is to, `metrics.jsonl`, `tensorboard/`, `config.json`,
+`environment.json`, `samples/`, `loss.png`.
 """
 
 import contextlib
@@ -14,17 +14,20 @@ import ml_collections
 from rich.console import Console
 
 from experiments import (
+    averages,
     checkpoints,
     cluster,
+    curves,
     data,
     metrics,
     pictures,
+    probe,
     report,
     retention,
     start,
 )
 from experiments.errors import noting
-from experiments.run import Run
+from experiments.run import Books, Run
 from experiments.step import TrainState, train_step
 from experiments.trainer import Trainer
 
@@ -78,7 +81,11 @@ def train_and_evaluate(
         console = None if log else Console(quiet=True)
         meter = report.Meter(first, config.num_steps, config.batch_size, console)
         stack.enter_context(contextlib.closing(meter))
-        run = Run(trainer, workdir, saved, meaning, log, meter, stop)
+        stored = stack.enter_context(
+            averages.opened(workdir, config.ema, trainer.identity)
+        )
+        books = Books(saved, stored, log, meter, curves.watch(trainer.identity))
+        run = Run(trainer, workdir, books, meaning, stop)
         run.make_up(first, state)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
@@ -101,6 +108,8 @@ def _announce(trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> Non
         workdir=workdir,
     )
     print(text, flush=True)
+    if warning := probe.warning(trainer.label_effect(state.params)):
+        print(warning, flush=True)
     report.write_json(workdir / "config.json", trainer.identity["config"])
     report.write_json(workdir / "environment.json", report.environment())
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -56,6 +57,21 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def memory() -> dict[str, float]:
+    """Peak memory so far in GiB: of this process, and of its fullest device.
+
+    The latter where the backend tells, which a CPU does not.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    found = {"host_memory_gib": peak / 2**30}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    if peaks:
+        found["device_memory_gib"] = max(peaks) / 2**30
+    return found
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -5,13 +5,15 @@ and saves are made together; the first one alone writes logs and pictures.
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from experiments import (
+    averages,
     checkpoints,
     cluster,
+    curves,
     data,
     devices,
     faults,
@@ -28,16 +30,32 @@ from experiments.step import TrainState
 from experiments.trainer import Trainer
 
 
+class Books(NamedTuple):
+    """Where a run writes down what it does.
+
+    Fields:
+      saved: the checkpoints.
+      stored: averages of power profiles; None where there are none.
+      log: of the first process; None in the others.
+      meter: of progress.
+      watch: of the reference curve.
+    """
+
+    saved: checkpoints.Checkpoints
+    stored: averages.Averages | None
+    log: metrics.Log | None
+    meter: report.Meter
+    watch: curves.Watch
+
+
 class Run:
     """The steps of a run, and what is due after each.
 
     Args:
       trainer: what the config determines.
-      workdir: where everything is written.
-      saved: the checkpoints.
-      meaning: the identity that is saved with them.
-      log: of the first process; None in the others.
-      meter: of progress.
+      workdir: where pictures are written.
+      books: where all the rest is.
+      meaning: the identity that is saved with checkpoints.
       stop: whether a signal has come.
     """
 
@@ -45,15 +63,12 @@ class Run:
         self,
         trainer: Trainer,
         workdir: pathlib.Path,
-        saved: checkpoints.Checkpoints,
+        books: Books,
         meaning: dict[str, Any],
-        log: metrics.Log | None,
-        meter: report.Meter,
         stop: Stop,
     ):
-        self._trainer, self._workdir = trainer, workdir
-        self._saved, self._meaning = saved, meaning
-        self._log, self._meter, self._stop = log, meter, stop
+        self._trainer, self._workdir, self._books = trainer, workdir, books
+        self._meaning, self._stop = meaning, stop
         self._previous_loss = None
 
     def make_up(self, number: int, state: TrainState) -> None:
@@ -86,11 +101,12 @@ class Run:
         state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
         self._previous_loss = loss
-        self._meter.advance(number)
+        self._books.meter.advance(number)
         row, wall_clock = self._training_row(number, state), {}
         if row:
-            wall_clock = self._meter.report(number, row["loss"])
-        with self._meter.pause():
+            wall_clock = self._books.meter.report(number, row["loss"])
+            wall_clock |= report.memory()
+        with self._books.meter.pause():
             try:
                 row |= self._test_row(number, state)
                 self._write(number, row, wall_clock)
@@ -99,18 +115,20 @@ class Run:
                 self._draw(number, state)
                 cluster.check(self._stop)
             except Stopped as stopped:
+                self._store(number, state)
                 if config.checkpoint.every:
                     self._save(number, state, row)
-                    self._saved.wait()
+                    self._books.saved.wait()
                 stopped.kept = self._kept(number)
                 raise
+            self._store(number, state)
             if self._due(number, config.checkpoint.every):
                 self._save(number, state, row)
         return state
 
     def _behind(self, number: int) -> bool:
         """Whether the log ends before `number`."""
-        return self._log is not None and self._log.last < number
+        return self._books.log is not None and self._books.log.last < number
 
     def _due(self, number: int, every: int) -> bool:
         """Every so many steps, and at the end; never if `every` is 0."""
@@ -124,18 +142,18 @@ class Run:
         row, skipped = sums.averages(state.sums), faults.row(state.faults, state.params)
         count = int(state.faults.count)
         if skipped:
-            self._meter.say(faults.warning(skipped, count))
+            self._books.meter.say(faults.warning(skipped, count))
         row["learning_rate"] = float(self._trainer.learning_rate(number - 1 - count))
         return row | skipped
 
     def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
         if not self._due(number, self._trainer.config.eval.every):
             return {}
-        check_fn = lambda: cluster.check_alone(self._stop)
-        return {
-            "test_loss_raw": self._trainer.evaluate(state.params, check_fn),
-            "test_loss_ema": self._trainer.evaluate(state.ema, check_fn),
-        }
+        check_fn, row = lambda: cluster.check_alone(self._stop), {}
+        for weights, params in (("raw", state.params), ("ema", state.ema)):
+            found = self._trainer.evaluate(params, check_fn)
+            row |= {f"test_{name}_{weights}": value for name, value in found.items()}
+        return row
 
     def _write(
         self,
@@ -143,8 +161,10 @@ class Run:
         row: dict[str, Any],
         wall_clock: dict[str, float] | None = None,
     ) -> None:
-        if row and self._log is not None:
-            self._log.write(number, row, wall_clock or {})
+        if row and self._books.log is not None:
+            self._books.log.write(number, row, wall_clock or {})
+            if note := self._books.watch.note(number, row):
+                self._books.meter.say(note)
 
     def _pictures(self, number: int) -> list[pathlib.Path]:
         """The pictures that are due after a step: of raw and of averaged weights."""
@@ -176,6 +196,12 @@ class Run:
                 columns=config.samples.per_class,
             )
 
+    def _store(self, number: int, state: TrainState) -> None:
+        stored, every = self._books.stored, self._trainer.config.ema.store_every
+        if stored is not None and self._due(number, every):
+            made = number - int(state.faults.count)
+            stored.save(number, state.profiles, made)
+
     def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
         items = start.items(state)
         bad = faults.not_finite(items)
@@ -188,13 +214,15 @@ class Run:
         ranking = {
             name: metrics.plain(row[name]) for name in retention.METRICS if name in row
         }
-        self._saved.save(number, items, self._meaning, ranking)
+        if self._books.stored is not None:
+            self._books.stored.wait()
+        self._books.saved.save(number, items, self._meaning, ranking)
 
     def _check_going(self, number: int, state: TrainState) -> None:
         """Raises where too many steps in a row made no update."""
         limit = self._trainer.config.optimizer.nonfinite_limit
         if state.faults.stopped(limit):
-            steps = self._saved.steps()
+            steps = self._books.saved.steps()
             newest = f"the newest is that of step {steps[-1]}" if steps else "none"
             raise Diverged(
                 f"{limit} steps in a row (optimizer.nonfinite_limit) had a loss or a "
@@ -212,5 +240,5 @@ class Run:
             return "nothing was saved, as checkpoint.every=0 says"
         return (
             f"step {number:,} of {config.num_steps:,} is saved in "
-            f"{self._saved.directory}; the same command goes on"
+            f"{self._books.saved.directory}; the same command goes on"
         )

@@ -34,6 +34,9 @@ flags.DEFINE_float(
     "guidance", None, "1: conditional, 0: unconditional, more: stronger."
 )
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
+flags.DEFINE_float(
+    "sigma_rel", None, "Width of the average, if the run stored any, such as 0.1."
+)
 flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")

@@ -22,6 +22,7 @@ import numpy as np
 
 from diffusionflow import random, samplers
 from experiments import (
+    averages,
     build,
     checkpoints,
     devices,
@@ -141,6 +142,8 @@ class Request(NamedTuple):
       shard_size: samples after which a draw can go on.
       guidance: scale, or None.
       weights: "ema" or "raw".
+      sigma_rel: width of the average, put together from what the run stored; None for
+        the one that it tracks.
       step: of the checkpoint, or None for the newest.
       out: path of the files without suffix, or None for one in the workdir.
       sampler: entries of the section `sampler` that differ from the config.
@@ -153,6 +156,7 @@ class Request(NamedTuple):
     shard_size: int = 1024
     guidance: float | None = None
     weights: str = "ema"
+    sigma_rel: float | None = None
     step: int | None = None
     out: str | None = None
     sampler: Mapping[str, Any] = {}
@@ -265,7 +269,9 @@ def _settings(request: Request, params: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
-    names = ("num_samples", "label", "seed", "guidance", "weights", "step")
+    names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
+    if request.sigma_rel is not None:
+        names.append("sigma_rel")
     sampler = {f"sampler.{key}": value for key, value in request.sampler.items()}
     return {
         **{name: getattr(request, name) for name in names},
@@ -287,8 +293,15 @@ def load(
         rebuilt = checkpoints.plain_json(identity.make(config, built))
         identity.check_same(found, rebuilt, number)
         target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
-        item = {"ema": "ema", "raw": "params"}[request.weights]
-        params = saved.restore(number, {item: target})[item]
+        if request.sigma_rel is None:
+            item = {"ema": "ema", "raw": "params"}[request.weights]
+            params = saved.restore(number, {item: target})[item]
+    if request.sigma_rel is not None:
+        check_bound("weights", request.weights, request.weights == "ema", "ema")
+        params, error = averages.reconstruct(
+            workdir, request.sigma_rel, step=number, found=found, target=target
+        )
+        print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
     if request.label is not None:
         inside = 0 <= request.label < built.num_classes
         bound = f"in 0..{built.num_classes - 1}, the classes of the data"
@@ -319,10 +332,15 @@ def _summary(request: Request) -> str:
     """How the samples were drawn, on one line."""
     sampler = request.sampler
     return (
-        f"{request.weights} weights of step {request.step:,}, {sampler['name']}, "
+        f"{_weights(request)} weights of step {request.step:,}, {sampler['name']}, "
         f"{sampler['num_steps']} steps, grid {sampler['grid']}, guidance "
         f"{request.guidance:g}, seed {request.seed}"
     )
+
+
+def _weights(request: Request) -> str:
+    """Such as raw, ema, or ema0.1 for an average of that width."""
+    return f"{request.weights}{request.sigma_rel or ''}"
 
 
 def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
@@ -332,7 +350,7 @@ def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
     sampler = request.sampler
     name = (
-        f"drawn_step{request.step:07d}_{request.weights}_{sampler['name']}"
+        f"drawn_step{request.step:07d}_{_weights(request)}_{sampler['name']}"
         f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"

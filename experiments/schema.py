@@ -25,7 +25,7 @@ ENTRIES = {
         "accumulate",
         "nonfinite_limit",
     ),
-    "ema": ("limit", "warmup"),
+    "ema": ("limit", "warmup", "sigma_rel", "store_every"),
     "matmul_precision": None,
     "cpu_devices": None,
     "sharding": ("fsdp", "least_size"),

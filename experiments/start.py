@@ -65,6 +65,8 @@ def items(state: TrainState) -> dict[str, Any]:
     train = {name: getattr(state, name) for name in names}
     if state.moments is not None:
         train["moments"] = state.moments
+    if state.profiles:
+        train["profiles"] = state.profiles
     return {"params": state.params, "ema": state.ema, "train": train}
 
 

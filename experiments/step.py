@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions.
+"""One training step, as a pure function.
 
 Randomness: the keys of example i of the batch at step k are `fold_in` of (seed, k, i),
 those of dropout of (seed, k), so they depend neither on the devices nor on where a run
@@ -35,6 +35,7 @@ class TrainState(NamedTuple):
       sums: for the log.
       faults: steps that were not finite and made no update.
       moments: what an adaptive proposal has learned; None for any other.
+      profiles: averages of power profiles, float32, one for each of the recipe's.
     """
 
     step: jax.Array
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
     sums: Sums
     faults: Faults
     moments: times.Moments | None = None
+    profiles: tuple[Any, ...] = ()
 
 
 class Recipe(NamedTuple):
@@ -61,6 +63,7 @@ class Recipe(NamedTuple):
       accumulate: parts of the batch that are computed one after another.
       nonfinite_limit: steps in a row that are not finite, after which none counts.
       placement: of parameters and of what is as large; None for the same everywhere.
+      gammas: powers of the averages `profiles` of the state.
     """
 
     model: Model
@@ -74,6 +77,7 @@ class Recipe(NamedTuple):
     accumulate: int = 1
     nonfinite_limit: int = 10
     placement: Placement | None = None
+    gammas: tuple[float, ...] = ()
 
 
 def stream(seed: int, purpose: int) -> jax.Array:
@@ -93,6 +97,7 @@ def init(key: jax.Array, recipe: Recipe) -> TrainState:
         sums=Sums.zeros(recipe.bins.count),
         faults=Faults.zeros(recipe.batch_size, len(jax.tree.leaves(params))),
         moments=None if adaptive is None else adaptive.init(),
+        profiles=tuple(ema.init(params) for _ in recipe.gammas),
     )
 
 
@@ -164,6 +169,10 @@ def _updated(
         ema=ema.update(state.ema, params, decay),
         sums=state.sums.add(loss, norm, terms, recipe.bins),
         moments=_learned(state.moments, terms, recipe.model.objective),
+        profiles=tuple(
+            ema.power_update(average, params, made, gamma=gamma)
+            for average, gamma in zip(state.profiles, recipe.gammas, strict=True)
+        ),
     )
 
 
@@ -253,40 +262,3 @@ def _draw(
     density = objective.proposal or objective.times
     t = density.sample(random.split(loss_keys)[0], number.shape, objective.schedule)
     return Drawn(batch.values, labels, loss_keys, t)
-
-
-def eval_step(
-    params: Any,
-    batch: Examples,
-    number: jax.Array,
-    key: jax.Array,
-    *,
-    model: Model,
-    draws: int,
-) -> jax.Array:
-    """The loss of each example [batch], at times and noise that never change.
-
-    Args:
-      params: raw or averaged.
-      batch: stored values [batch, *event] and labels [batch].
-      number: of each example in its data set, [batch].
-      key: the stream of evaluation.
-      model: network and objective.
-      draws: times and noises per example; the result is their mean.
-    """
-    x = model.transform.to_float(batch.values)
-    keys = random.example_keys(key, number)
-    predict_fn = model.predict_fn(params, batch.labels)
-
-    objective = model.objective
-    density = objective.proposal or objective.times
-    own_time = lambda key: density.sample(key, (), objective.schedule)
-
-    def one(draw: jax.Array) -> jax.Array:
-        time_keys, noise_keys = random.split(random.fold_in(keys, draw))
-        t = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
-        return losses.objective_loss(
-            noise_keys, predict_fn, x, objective=objective, t=t
-        )
-
-    return jax.lax.map(one, jnp.arange(draws)).mean(0)

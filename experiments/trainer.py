@@ -14,8 +14,10 @@ from experiments import (
     checkpoints,
     data,
     devices,
+    evaluation,
     identity,
     model,
+    probe,
     sampling,
     step,
 )
@@ -54,6 +56,7 @@ class Trainer:
             accumulate=config.optimizer.accumulate,
             nonfinite_limit=config.optimizer.nonfinite_limit,
             placement=self._placement(),
+            gammas=build.profiles(config.ema),
         )
         self.init_fn = functools.partial(step.init, recipe=self.recipe)
         with naming("network"):
@@ -82,7 +85,7 @@ class Trainer:
         )
         self.eval_fn = jax.jit(
             functools.partial(
-                step.eval_step, model=self.model, draws=config.eval.draws
+                evaluation.eval_step, model=self.model, draws=config.eval.draws
             ),
             out_shardings=same,
             compiler_options=devices.compiler_options(),
@@ -123,24 +126,39 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
-    def evaluate(self, params: Any, check_fn: Callable[[], None]) -> float:
-        """Mean loss of the test examples, each counted once.
+    def evaluate(self, params: Any, check_fn: Callable[[], None]) -> dict[str, Any]:
+        """What `evaluation.Tally.row` says of the test examples, each counted once.
 
         Args:
           params: raw or averaged.
           check_fn: called before each batch; it may raise to end the evaluation.
         """
-        total, params = 0.0, self.gather(params)
-        mine = batches.share(
-            self.config.batch_size, jax.process_index(), jax.process_count()
-        )
+        params = self.gather(params)
+        tally = evaluation.Tally(self.config.eval.draws)
         parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
             check_fn()
-            local = jax.tree.map(
-                lambda leaf: leaf[mine], (batch, number.astype(np.int32))
-            )
-            placed = devices.place(self.mesh, local)
-            losses = self.eval_fn(params, *placed, self.eval_key)
-            total += float(np.asarray(losses, np.float64)[mask].sum())
-        return total / len(self.dataset.test.labels)
+            tally.add(self._evaluated(params, batch, number), number, mask)
+        return tally.row()
+
+    def label_effect(self, params: Any) -> float:
+        """How much losses change with the labels; zero layers are lifted first."""
+        same = devices.replicated(self.mesh)
+        params = jax.jit(probe.lifted, out_shardings=same)(params)
+        parts = batches.padded(self.dataset.test, self.config.batch_size)
+        batch, number, _ = next(parts)
+
+        def losses_fn(labels: np.ndarray) -> np.ndarray:
+            return self._evaluated(params, batch._replace(labels=labels), number).loss
+
+        return probe.label_effect(losses_fn, batch.labels, self.model.num_classes)
+
+    def _evaluated(
+        self, params: Any, batch: data.Examples, number: np.ndarray
+    ) -> evaluation.Evaluation:
+        """Of a whole batch, to which each process contributes its share."""
+        mine = batches.share(
+            self.config.batch_size, jax.process_index(), jax.process_count()
+        )
+        local = jax.tree.map(lambda leaf: leaf[mine], (batch, number.astype(np.int32)))
+        return self.eval_fn(params, *devices.place(self.mesh, local), self.eval_key)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from experiments import devices, loop, step
+from experiments import devices, loop, start, step
 from experiments.checkpoints import Checkpoints
 from experiments.errors import UsageError
 from experiments.trainer import Trainer

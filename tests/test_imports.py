@@ -14,7 +14,7 @@ PACKAGE = ROOT / "diffusionflow"
 ALLOWED = {
     "random": set(),
     "schedules": {"schedules"},
-    "ema": set(),
+    "ema": {"ema"},
     "predictions": {"schedules", "predictions"},
     "times": {"random", "schedules", "predictions", "times"},
     "grids": {"schedules", "predictions"},

@@ -1,6 +1,4 @@
-"""The U-Net: call, labels, sizes, precision, transformations, size of the model."""
-
-from typing import Any, NamedTuple
+"""The U-Net: sizes, zero output, numbers of parameters, devices."""
 
 import jax
 import jax.numpy as jnp
@@ -39,28 +37,6 @@ def fast(fn):
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
 
-class Case(NamedTuple):
-    """A perturbed network, compiled, and a batch of 4 maps of 4 x 4 with 4 channels.
-
-    All equal, so that an axis taken for another one shows.
-    """
-
-    net: UNet
-    params: Any
-    raw: Any
-    fn: Any
-    inputs: tuple
-
-
-@pytest.fixture(scope="module")
-def case():
-    net = UNet(**TINY, num_classes=3)
-    inputs = arguments((4, 4, 4, 4))
-    params = perturbed(net, *inputs)
-    raw = lambda z, time, label: net.apply({"params": params}, z, time, label)
-    return Case(net, params, raw, fast(raw), inputs)
-
-
 @pytest.mark.parametrize("shape", [(1, 4, 6, 3), (2, 6, 4, 1), (3, 4, 4, 1)])
 def test_output_is_like_z(shape):
     net = UNet(**TINY, attention_resolutions=(2,))
@@ -79,38 +55,10 @@ def test_output_is_zero_at_first():
     assert np.abs(params["middle_in"]["conv_in"]["kernel"]).max() > 0.01
 
 
-def test_examples_do_not_mix(case):
-    z, time, label = case.inputs
-    whole = case.fn(z, time, label)
-    order = jnp.array([2, 0, 3, 1])
-    permuted = case.fn(z[order], time[order], label[order])
-    np.testing.assert_allclose(permuted, whole[order], rtol=1e-5, atol=1e-5)
-    changed = np.abs(case.fn(z.at[1].add(1.0), time, label) - whole).max((1, 2, 3))
-    assert changed[1] > 0.1 and changed[[0, 2, 3]].max() < 1e-5
-
-
-def test_time_may_be_scalar_and_matters(case):
-    z, time, label = case.inputs
-    scalar = case.fn(z, jnp.float32(0.3), label)
-    vector = case.fn(z, jnp.full(4, 0.3), label)
-    np.testing.assert_allclose(scalar, vector, rtol=1e-5, atol=1e-5)
-    assert np.abs(vector - case.fn(z, time, label)).max() > 1e-2
-
-
-def test_no_label_is_the_null_label_and_labels_matter(case):
-    z, time, label = case.inputs
-    assert case.net.null_label == 3
-    out, none = case.fn(z, time, label), case.fn(z, time, None)
-    null = case.fn(z, time, jnp.full(4, case.net.null_label))
-    np.testing.assert_allclose(none, null, rtol=1e-5, atol=1e-5)
-    other = case.fn(z, time, (label + 1) % 3)
-    for difference in out - none, out - other:
-        assert np.abs(difference).max((1, 2, 3)).min() > 1e-2
-
-
-def test_label_table_has_a_row_for_null(case):
-    table = case.params["Conditioning_0"]["label"]["embedding"]
-    assert table.shape == (4, 4 * case.net.channels)
+def test_label_table_has_a_row_for_null():
+    net, inputs = UNet(**TINY, num_classes=3), arguments((1, 4, 4, 1))
+    params = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    assert params["Conditioning_0"]["label"]["embedding"].shape == (4, 4 * 8)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 8, 1), (1, 8, 10, 1)])
@@ -124,49 +72,6 @@ def test_heads_must_divide():
     net, inputs = UNet(channels=8, num_heads=3), arguments((1, 4, 4, 1))
     with pytest.raises(ValueError, match="num_heads=3 does not divide 16"):
         jax.eval_shape(net.init, jax.random.key(0), *inputs)
-
-
-@pytest.mark.parametrize("label", [jnp.zeros((4, 1), jnp.int32), jnp.zeros(4)])
-def test_label_shape_and_type_are_checked(case, label):
-    z, time, _ = case.inputs
-    with pytest.raises(AssertionError):
-        case.fn(z, time, label)
-
-
-def test_jvp_and_grad_agree(case):
-    """u . (J v) by forward mode is (u J) . v by reverse mode, in z and in time."""
-    z, time, label = case.inputs
-    keys = jax.random.split(jax.random.key(5), 3)
-    dz = jax.random.normal(keys[0], z.shape)
-    dt = 0.01 * jax.random.normal(keys[1], time.shape)
-    u = jax.random.normal(keys[2], z.shape)
-
-    @fast
-    def products(z, time):
-        fn = lambda z, time: case.raw(z, time, label)
-        _, pushed = jax.jvp(fn, (z, time), (dz, dt))
-        pulled_z, pulled_time = jax.vjp(fn, z, time)[1](u)
-        return (u * pushed).sum(), (pulled_z * dz).sum() + (pulled_time * dt).sum()
-
-    forward, reverse = products(z, time)
-    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
-
-
-def test_vmap_equals_batch(case):
-    one = lambda z, time, label: case.raw(z[None], time, label[None])[0]
-    out = fast(jax.vmap(one))(*case.inputs)
-    np.testing.assert_allclose(out, case.fn(*case.inputs), rtol=1e-5, atol=1e-5)
-
-
-def test_bfloat16_computes_close_and_keeps_float32_ends(case):
-    half = case.net.clone(dtype="bfloat16")
-    inits = jax.eval_shape(half.init, jax.random.key(0), *case.inputs)["params"]
-    assert {leaf.dtype for leaf in jax.tree.leaves(inits)} == {jnp.dtype("float32")}
-    out = case.fn(*case.inputs)
-    rough = fast(half.apply)({"params": case.params}, *case.inputs)
-    assert rough.dtype == jnp.float32
-    error = np.abs(out - rough).max() / np.abs(out).max()
-    assert 1e-4 < error < 0.05
 
 
 def count(net, shape):
@@ -209,22 +114,6 @@ def test_number_of_parameters_by_hand():
     assert count(net, (1, 4, 4, 1)) == expected
     attending = net.clone(attention_resolutions=(2,))
     assert count(attending, (1, 4, 4, 1)) == expected + 3 * attention
-
-
-def test_dropout_only_in_training_and_by_key(case):
-    net = case.net.clone(dropout=0.5)
-
-    @fast
-    def train(key):
-        rngs = {"dropout": key}
-        variables = {"params": case.params}
-        return net.apply(variables, *case.inputs, train=True, rngs=rngs)
-
-    one, other = train(jax.random.key(0)), train(jax.random.key(1))
-    assert np.abs(one - other).max() > 1e-2
-    plain = jax.make_jaxpr(case.net.apply)({"params": case.params}, *case.inputs)
-    still = jax.make_jaxpr(net.apply)({"params": case.params}, *case.inputs)
-    assert str(still) == str(plain)
 
 
 def test_eight_devices_equal_one():

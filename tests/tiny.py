@@ -31,7 +31,7 @@ def config(**overrides):
         accumulate=1,
         nonfinite_limit=3,
     )
-    config.ema = dict(limit=0.999, warmup=10.0)
+    config.ema = dict(limit=0.999, warmup=10.0, sigma_rel=(), store_every=0)
     config.matmul_precision = "default"
     config.cpu_devices = 1
     config.sharding = dict(fsdp=1, least_size=64)

@@ -27,39 +27,69 @@ def embed_time(time: jax.Array, features: int) -> jax.Array:
 
 
 class Conditioning(nn.Module):
-    """The vector that every block reads: an MLP of the time plus a row of a table.
+    """The vector that every block reads: an MLP of the time, a label's row, a map.
 
-    The table has `num_classes + 1` rows; row `num_classes` is the null label. Without
-    classes there is no table and labels are not looked at.
+    The table of labels has `num_classes + 1` rows; row `num_classes` is the null label.
+    The map of `vector` has no bias, so the null vector is zero. Without classes there
+    is no table, and labels are not looked at.
+
+    Fields:
+      features: of the result.
+      num_classes: of the labels; 0 for none.
+      vector_features: of `vector`; 0 for none.
+      time_features: sinusoids of the time; by default `features`.
     """
 
     features: int
     num_classes: int
+    vector_features: int = 0
+    time_features: int | None = None
 
     @nn.compact
     def __call__(
-        self, time: jax.Array, label: jax.Array | None, batch: int
+        self,
+        time: jax.Array,
+        label: jax.Array | None,
+        vector: jax.Array | None,
+        batch: int,
     ) -> jax.Array:
         """The vector of each example.
 
         Args:
           time: [] or [batch] in [0, 1].
           label: int [batch], or None for the null label.
+          vector: [batch, vector_features], or None for the null vector.
           batch: number of examples.
 
         Returns:
           [batch, features], float32.
+
+        Raises:
+          ValueError: a vector is given to a network without `vector_features`.
         """
         time = jnp.asarray(time)
         chex.assert_rank(time, {0, 1})
-        features = embed_time(jnp.broadcast_to(time, (batch,)), self.features)
-        hidden = nn.silu(nn.Dense(self.features, name="time_in")(features))
-        vector = nn.Dense(self.features, name="time_out")(hidden)
+        waves = embed_time(
+            jnp.broadcast_to(time, (batch,)), self.time_features or self.features
+        )
+        hidden = nn.silu(nn.Dense(self.features, name="time_in")(waves))
+        total = nn.Dense(self.features, name="time_out")(hidden)
         if self.num_classes:
             if label is None:
                 label = jnp.full(batch, self.num_classes)
             chex.assert_shape(label, (batch,))
             chex.assert_type(label, int)
             table = nn.Embed(self.num_classes + 1, self.features, name="label")
-            vector = vector + table(label)
-        return nn.silu(vector)
+            total = total + table(label)
+        if vector is not None and not self.vector_features:
+            raise ValueError(
+                f"a vector of shape {vector.shape} for a network without vectors: set "
+                "vector_features"
+            )
+        if self.vector_features:
+            shape = (batch, self.vector_features)
+            vector = jnp.zeros(shape) if vector is None else vector
+            chex.assert_shape(vector, shape)
+            project = nn.Dense(self.features, use_bias=False, name="vector")
+            total = total + project(vector.astype(jnp.float32))
+        return nn.silu(total)

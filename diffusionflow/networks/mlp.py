@@ -1,4 +1,4 @@
-"""The residual MLP, for vectors: (z, time, label) -> an array like z."""
+"""The residual MLP, for vectors: (z, time, label, vector) -> an array like z."""
 
 import chex
 import flax.linen as nn
@@ -18,6 +18,7 @@ class ResidualMLP(nn.Module):
       num_blocks: residual blocks.
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      vector_features: of a vector to condition on; 0 for none.
       dtype: of the products, "float32" or "bfloat16".
     """
 
@@ -25,6 +26,7 @@ class ResidualMLP(nn.Module):
     num_blocks: int = 4
     dropout: float = 0.0
     num_classes: int = 0
+    vector_features: int = 0
     dtype: DTypeLike = "float32"
 
     @property
@@ -38,6 +40,7 @@ class ResidualMLP(nn.Module):
         z: jax.Array,
         time: jax.Array,
         label: jax.Array | None = None,
+        vector: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """The prediction for z.
@@ -46,15 +49,16 @@ class ResidualMLP(nn.Module):
           z: [batch, features of the data].
           time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
           label: int [batch]; None means the null label.
+          vector: [batch, vector_features]; None means the null vector, zero.
           train: whether to drop; needs the rng "dropout" where `dropout` > 0.
 
         Returns:
           An array like z.
         """
         chex.assert_rank(z, 2)
-        vector = Conditioning(max(64, self.features), self.num_classes)(
-            time, label, z.shape[0]
-        )
+        vector = Conditioning(
+            max(64, self.features), self.num_classes, self.vector_features
+        )(time, label, vector, z.shape[0])
         h = Pointwise(self.features, self.dtype, name="in")(z)
         for i in range(self.num_blocks):
             h = self._block(h, vector, train, f"block_{i}")

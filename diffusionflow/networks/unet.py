@@ -1,4 +1,4 @@
-"""The U-Net: (z, time, label) -> an array like z."""
+"""The U-Net: (z, time, label, vector) -> an array like z."""
 
 import chex
 import flax.linen as nn
@@ -91,6 +91,7 @@ class UNet(nn.Module):
       num_heads: of the attention.
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      vector_features: of a vector to condition on, such as a text's; 0 for none.
       dtype: of convolutions and products, "float32" or "bfloat16".
       remat: what the blocks store for the gradient, see `layers.rematerialized`; the
         rest is computed twice. Empty for all that it needs.
@@ -103,6 +104,7 @@ class UNet(nn.Module):
     num_heads: int = 4
     dropout: float = 0.0
     num_classes: int = 0
+    vector_features: int = 0
     dtype: DTypeLike = "float32"
     remat: str = ""
 
@@ -117,6 +119,7 @@ class UNet(nn.Module):
         z: jax.Array,
         time: jax.Array,
         label: jax.Array | None = None,
+        vector: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """The prediction for z.
@@ -125,6 +128,7 @@ class UNet(nn.Module):
           z: [batch, height, width, channels of the image].
           time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
           label: int [batch]; None means the null label.
+          vector: [batch, vector_features]; None means the null vector, zero.
           train: whether to drop; needs the rng "dropout" where `dropout` > 0.
 
         Returns:
@@ -134,9 +138,9 @@ class UNet(nn.Module):
           ValueError: a side that the levels cannot halve evenly.
         """
         self._check(z)
-        vector = Conditioning(4 * self.channels, self.num_classes)(
-            time, label, z.shape[0]
-        )
+        vector = Conditioning(
+            4 * self.channels, self.num_classes, self.vector_features
+        )(time, label, vector, z.shape[0])
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(z)
         h, skips = self._down(h, vector, train)
         h = self._block(h, h.shape[-1], vector, train, "middle_in")

@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameters, always in float32."""
+"""Exponential moving averages of parameters."""
 
 from typing import Any
 
@@ -47,6 +47,10 @@ def update(average: Any, params: Any, decay: ArrayLike) -> Any:
     Returns:
       float32 pytree.
     """
-    rate = (1 - jnp.asarray(decay)).astype(jnp.float32)
+    return toward(average, params, (1 - jnp.asarray(decay)).astype(jnp.float32))
+
+
+def toward(average: Any, params: Any, rate: Array) -> Any:
+    """`average + rate (params - average)`, float32; `rate` a float32 scalar."""
     step = lambda old, new: old + rate * (new.astype(jnp.float32) - old)
     return jax.tree.map(step, average, params)

@@ -1,0 +1,237 @@
+"""The diffusion transformer: (z, time, label, vector) -> an array like z."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from diffusionflow.networks import positions
+from diffusionflow.networks.embedding import Conditioning
+from diffusionflow.networks.layers import Pointwise, attend, zeros
+
+POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+TIME_FEATURES = 256
+glorot = nn.initializers.xavier_uniform()
+
+
+def patchify(x: jax.Array, size: int) -> jax.Array:
+    """Cuts images into squares, row by row.
+
+    Args:
+      x: [batch, height, width, channels]; `size` divides height and width.
+      size: side of a square.
+
+    Returns:
+      [batch, height / size * width / size, size * size * channels].
+    """
+    batch, height, width, channels = x.shape
+    grid = (height // size, size, width // size, size)
+    x = x.reshape(batch, *grid, channels).swapaxes(2, 3)
+    return x.reshape(batch, grid[0] * grid[2], size * size * channels)
+
+
+def unpatchify(tokens: jax.Array, size: int, height: int, width: int) -> jax.Array:
+    """The inverse of `patchify`: [batch, height, width, channels]."""
+    batch, channels = tokens.shape[0], tokens.shape[-1] // size**2
+    x = tokens.reshape(batch, height // size, width // size, size, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, height, width, channels)
+
+
+def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """`norm(x) (1 + scale) + shift` in float32; the norm has no parameters."""
+    norm = nn.LayerNorm(epsilon=1e-6, use_scale=False, use_bias=False)
+    return norm(x.astype(jnp.float32)) * (1 + scale) + shift
+
+
+class Modulation(nn.Module):
+    """`count` float32 vectors [batch, 1, features] of the conditioning; zero first."""
+
+    count: int
+    features: int
+
+    @nn.compact
+    def __call__(self, vector: jax.Array) -> list[jax.Array]:
+        """vector: [batch, any]."""
+        dense = nn.Dense(self.count * self.features, kernel_init=zeros, name="dense")
+        return jnp.split(dense(vector)[:, None], self.count, axis=-1)
+
+
+class TransformerBlock(nn.Module):
+    """x + gate attention(modulate(x)), then x + gate mlp(modulate(x)); gates 0 first.
+
+    Softmax, norms and gates are float32.
+    """
+
+    num_heads: int
+    expansion: int
+    rotary: bool
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, vector: jax.Array, places: np.ndarray, train: bool
+    ) -> jax.Array:
+        """x: [batch, tokens, features]; vector: [batch, any]. Returns like x."""
+        modulation = Modulation(6, x.shape[-1], name="modulation")(vector)
+        branches = self._attention, self._mlp
+        for i, branch in enumerate(branches):
+            shift, scale, gate = modulation[3 * i : 3 * i + 3]
+            y = branch(modulate(x, scale, shift), places)
+            y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            x = x + (gate * y.astype(jnp.float32)).astype(x.dtype)
+        return x
+
+    def _attention(self, x: jax.Array, places: np.ndarray) -> jax.Array:
+        batch, tokens, features = x.shape
+        parts = (batch, tokens, 3, self.num_heads, features // self.num_heads)
+        y = Pointwise(3 * features, self.dtype, glorot, name="query_key_value")(x)
+        query, key, value = jnp.moveaxis(y.reshape(parts), 2, 0)
+        if self.rotary:
+            query, key = (positions.rotate(part, places) for part in (query, key))
+        y = attend(query, key, value).reshape(x.shape)
+        return Pointwise(features, self.dtype, glorot, name="attention_out")(y)
+
+    def _mlp(self, x: jax.Array, places: np.ndarray) -> jax.Array:
+        del places
+        hidden = self.expansion * x.shape[-1]
+        y = nn.gelu(Pointwise(hidden, self.dtype, glorot, name="mlp_in")(x))
+        return Pointwise(x.shape[-1], self.dtype, glorot, name="mlp_out")(y)
+
+
+class DiT(nn.Module):
+    """Transformer blocks on patches, scaled, shifted and gated by the conditioning.
+
+    The block is adaLN-Zero: at first every block is the identity and the output is
+    zero. Parameters are float32 and the output has the type of z.
+
+    | size | features | num_blocks | num_heads | parameters, patch_size 2, 32 x 32 x 4 |
+    |---|---|---|---|---|
+    | S | 384 | 12 | 6 | 33 M |
+    | B | 768 | 12 | 12 | 130 M |
+    | L | 1024 | 24 | 16 | 458 M |
+    | XL | 1152 | 28 | 16 | 675 M |
+
+    Source: Peebles & Xie, arXiv:2212.09748, section 3 and table 1. It differs in that
+    the output has the channels of z and no second half for variances (a learned
+    variance is a network of its own kind here), that the frequencies of the time are
+    those of `embed_time`, and that positions may be learned, rotary or left out.
+
+    Fields:
+      features: of a token.
+      num_blocks: of attention and MLP.
+      num_heads: of the attention.
+      patch_size: side of the squares that become tokens.
+      positions: "sinusoidal" (added, constant), "learned" (added; for images of one
+        size), "rotary" (in the attention, relative) or "none".
+      expansion: hidden features of the MLP as a multiple of `features`.
+      dropout: rate after attention and MLP, when training.
+      num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      vector_features: of a vector to condition on, such as a text's; 0 for none.
+      dtype: of the products and of what runs between blocks, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: `positions` is unknown, the heads do not divide the features, or
+        features of a token or head that have to be a multiple of 4 are not.
+    """
+
+    features: int = 384
+    num_blocks: int = 12
+    num_heads: int = 6
+    patch_size: int = 2
+    positions: str = "sinusoidal"
+    expansion: int = 4
+    dropout: float = 0.0
+    num_classes: int = 0
+    vector_features: int = 0
+    dtype: DTypeLike = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.positions not in POSITIONS:
+            raise ValueError(
+                f"positions={self.positions!r}: must be one of {', '.join(POSITIONS)}"
+            )
+        if self.features % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide features={self.features}"
+            )
+        least = {"sinusoidal": 4, "rotary": 4 * self.num_heads}.get(self.positions, 1)
+        if self.features % least:
+            raise ValueError(
+                f"features={self.features}: must be a multiple of {least} for "
+                f"positions={self.positions!r} and num_heads={self.num_heads}"
+            )
+
+    @property
+    def null_label(self) -> int:
+        """The label that means no label."""
+        return self.num_classes
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        vector: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction for z.
+
+        Args:
+          z: [batch, height, width, channels of the image].
+          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
+          label: int [batch]; None means the null label.
+          vector: [batch, vector_features]; None means the null vector, zero.
+          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
+
+        Returns:
+          An array like z.
+
+        Raises:
+          ValueError: a side that is no multiple of the patch.
+        """
+        chex.assert_rank(z, 4)
+        height, width, channels = z.shape[1:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"image of {height} x {width} pixels: patches need sides that are "
+                f"multiples of patch_size={self.patch_size}"
+            )
+        vector = Conditioning(
+            self.features, self.num_classes, self.vector_features, TIME_FEATURES
+        )(time, label, vector, z.shape[0])
+        places = positions.places(height // self.patch_size, width // self.patch_size)
+        h = self._tokens(z, places)
+        for i in range(self.num_blocks):
+            h = self._block(f"block_{i}")(h, vector, places, train)
+        shift, scale = Modulation(2, self.features, name="modulation_out")(vector)
+        patch = self.patch_size**2 * channels
+        h = Pointwise(patch, self.dtype, zeros, name="out")(modulate(h, scale, shift))
+        return unpatchify(h, self.patch_size, height, width).astype(z.dtype)
+
+    def _tokens(self, z: jax.Array, places: np.ndarray) -> jax.Array:
+        """Patches, linearly mapped and told where they are."""
+        project = Pointwise(self.features, self.dtype, glorot, name="in")
+        h = project(patchify(z, self.patch_size))
+        if self.positions == "sinusoidal":
+            table = positions.sinusoids(places, self.features)
+        elif self.positions == "learned":
+            small = nn.initializers.normal(0.02)
+            table = self.param("positions", small, (len(places), self.features))
+        else:
+            return h
+        return h + jnp.asarray(table, h.dtype)[None]
+
+    def _block(self, name: str) -> TransformerBlock:
+        return TransformerBlock(
+            self.num_heads,
+            self.expansion,
+            self.positions == "rotary",
+            self.dropout,
+            self.dtype,
+            name=name,
+        )

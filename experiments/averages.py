@@ -1,0 +1,162 @@
+"""Averages of power profiles: stored while training, put together afterwards.
+
+`averages/STEP/` of a run holds one item for each width of `ema.sigma_rel` and the
+identity of the run. All are kept: an average of any width at any of these steps is a
+weighted sum of those that came before it.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusionflow import ema
+from experiments import checkpoints, identity
+from experiments.errors import UsageError, naming
+
+DIRECTORY = "averages"
+
+
+class Averages:
+    """Where a run stores its averages.
+
+    Args:
+      saved: the directory.
+      sigma_rel: the widths, in the order of the state's `profiles`.
+      identity: of the run.
+    """
+
+    def __init__(
+        self,
+        saved: checkpoints.Checkpoints,
+        sigma_rel: Sequence[float],
+        identity: Mapping[str, Any],
+    ):
+        self._saved, self._identity = saved, identity
+        self._names = [_item(width) for width in sigma_rel]
+
+    def save(self, step: int, profiles: Sequence[Any], num_updates: int) -> None:
+        """Begins to store the averages after `step`, unless an earlier attempt did.
+
+        Args:
+          step: after which.
+          profiles: the averages.
+          num_updates: steps up to `step` that made an update.
+        """
+        if step not in self._saved.steps():
+            items = dict(zip(self._names, profiles, strict=True))
+            scores = {"num_updates": num_updates}
+            self._saved.save(step, items, self._identity, scores)
+
+    def wait(self) -> None:
+        """Waits until they are on disk.
+
+        Before a checkpoint of the same step or a later one, which a resumed run would
+        start from and not store them again.
+        """
+        self._saved.wait()
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: pathlib.Path, section: Mapping[str, Any], current: Mapping[str, Any]
+) -> Iterator[Averages | None]:
+    """The averages of a run that stores some, for writing; else None.
+
+    Args:
+      workdir: of the run.
+      section: `ema` of its config.
+      current: its identity.
+
+    Raises:
+      UsageError: those that are there belong to another run.
+    """
+    widths = section["sigma_rel"]
+    if not widths:
+        yield None
+        return
+    with _directory(workdir, widths, read_only=False) as saved:
+        for step in saved.steps()[-1:]:
+            identity.check_same(saved.identity(step), current, step)
+        yield Averages(saved, widths, current)
+
+
+class Reconstruction(NamedTuple):
+    """An average put together.
+
+    Fields:
+      params: pytree of float32 arrays.
+      error: of its profile, see `diffusionflow.ema.Combination`.
+    """
+
+    params: Any
+    error: float
+
+
+def reconstruct(
+    workdir: pathlib.Path,
+    sigma_rel: float,
+    *,
+    step: int,
+    found: Mapping[str, Any],
+    target: Any,
+) -> Reconstruction:
+    """The average of a width that need not have been tracked.
+
+    Args:
+      workdir: of the run.
+      sigma_rel: the width, in (0, 1 / sqrt(12)].
+      step: after which; one at or before which averages were stored.
+      found: identity of the run.
+      target: pytree of `jax.ShapeDtypeStruct` with shardings, of the parameters.
+
+    Raises:
+      UsageError: the width is out of bounds, or nothing was stored that it could be
+        put together from.
+    """
+    with naming("sigma_rel"):
+        gamma = ema.gamma_of(sigma_rel)
+    widths = found["config"].get("ema", {}).get("sigma_rel", ())
+    if not widths:
+        raise UsageError(
+            f"sigma_rel={sigma_rel}: the run in {workdir} stored no averages of power "
+            "profiles; train with --config.ema.sigma_rel=0.05,0.1 and "
+            "--config.ema.store_every"
+        )
+    with _directory(workdir, widths, read_only=True) as saved:
+        steps = [number for number in saved.steps() if number <= step]
+        stored = [(number, width) for number in steps for width in widths]
+        updates = {number: saved.scores(number)["num_updates"] for number in steps}
+        skipped = steps[-1] - updates[steps[-1]] if steps else 0
+        with naming(f"sigma_rel={sigma_rel} at step {step}"):
+            weights, error = ema.combination(
+                [
+                    ema.Profile(updates[number], ema.gamma_of(width))
+                    for number, width in stored
+                ],
+                ema.Profile(step - skipped, gamma),
+            )
+        for number in steps:
+            identity.check_same(saved.identity(number), found, number)
+
+        def read(number: int, width: float) -> Any:
+            return saved.restore(number, {_item(width): target})[_item(width)]
+
+        averages = (read(number, width) for number, width in stored)
+        return Reconstruction(ema.combine(weights, averages), error)
+
+
+def _directory(
+    workdir: pathlib.Path, widths: Sequence[float], *, read_only: bool
+) -> checkpoints.Checkpoints:
+    return checkpoints.Checkpoints(
+        workdir,
+        keep=None,
+        read_only=read_only,
+        directory=DIRECTORY,
+        items=tuple(map(_item, widths)),
+    )
+
+
+def _item(sigma_rel: float) -> str:
+    return f"sigma_rel_{sigma_rel:g}"

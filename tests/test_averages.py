@@ -1,0 +1,142 @@
+"""Averages of power profiles in a run: `experiments/averages.py`."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import ema
+from experiments import averages, loop, sampling
+from experiments.checkpoints import Checkpoints
+from experiments.errors import UsageError
+from tests import tiny
+from tests.test_ema_power import shares
+from tests.test_loop import same
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+WIDTHS = (0.1, 0.2)
+
+
+def config(**overrides):
+    averages = dict(ema__sigma_rel=WIDTHS, ema__store_every=2)
+    return tiny.config(**averages | dict(samples__every=0) | overrides)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Ten steps: the workdir, the state, and the parameters after every step."""
+    workdir, path = tmp_path_factory.mktemp("averages"), []
+    with jax.numpy_dtype_promotion("standard"):
+        state = loop.train_and_evaluate(
+            config(),
+            workdir,
+            hook=lambda *step: path.append(jax.device_get(step[-1].params)),
+        )
+    return workdir, state, path
+
+
+def average(path, gamma):
+    """By its definition, in float64."""
+    weights = shares(len(path), gamma)
+    return jax.tree.map(
+        lambda *leaves: sum(
+            w * leaf.astype(np.float64) for w, leaf in zip(weights, leaves, strict=True)
+        ),
+        *path,
+    )
+
+
+def distance(one, other):
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    return np.linalg.norm(flat(one).astype(np.float64) - flat(other))
+
+
+def stored_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "averages").iterdir())
+
+
+def test_the_step_tracks_each_profile(run):
+    _, state, path = run
+    moved = distance(path[-1], path[0])
+    for tracked, width in zip(state.profiles, WIDTHS, strict=True):
+        expected = average(path, ema.gamma_of(width))
+        assert distance(tracked, expected) < 1e-5 * moved
+        assert distance(tracked, path[-1]) > 1e-2 * moved
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.profiles))
+
+
+def reconstructed(workdir, width, step=10):
+    with Checkpoints(workdir, read_only=True) as saved:
+        found = saved.identity(10)
+    trainer = loop.Trainer(config())
+    return averages.reconstruct(
+        workdir, width, step=step, found=found, target=trainer.abstract_state.params
+    )
+
+
+def test_any_width_is_put_together_from_what_is_stored(run):
+    workdir, state, path = run
+    assert stored_steps(workdir) == [2, 4, 6, 8, 10]
+    itself = reconstructed(workdir, WIDTHS[0])
+    assert distance(itself.params, state.profiles[0]) < 1e-5 * distance(*path[:2])
+    between = reconstructed(workdir, 0.15)
+    expected = average(path, ema.gamma_of(0.15))
+    wrong = distance(state.profiles[1], expected)
+    assert between.error < 0.05
+    assert distance(between.params, expected) < 0.1 * wrong
+    earlier = reconstructed(workdir, 0.15, step=6)
+    expected = average(path[:6], ema.gamma_of(0.15))
+    assert distance(earlier.params, expected) < 0.1 * wrong
+
+
+def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
+    source, expected, _ = run
+    for name, step in (("checkpoints", "5"), ("averages", "2"), ("averages", "6")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copytree(source / name / step, tmp_path / name / step)
+    shutil.rmtree(tmp_path / "averages" / "6" / "sigma_rel_0.1")  # is not written again
+    state = loop.train_and_evaluate(config(), tmp_path)
+    assert same(state, expected)
+    assert stored_steps(tmp_path) == [2, 6, 8, 10]
+    shutil.rmtree(tmp_path / "averages" / "6")
+    items = tuple(f"sigma_rel_{width}" for width in WIDTHS)
+    target = dict.fromkeys(items, loop.Trainer(config()).abstract_state.params)
+    both = []
+    for workdir in (source, tmp_path):
+        with Checkpoints(
+            workdir, read_only=True, directory="averages", items=items, keep=None
+        ) as saved:
+            both.append([saved.restore(step, target) for step in (8, 10)])
+    assert same(*both)
+
+
+def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
+    shutil.copytree(run[0] / "averages", tmp_path / "averages")
+    with pytest.raises(UsageError, match="step 10 belongs to another run:\n.*seed"):
+        loop.train_and_evaluate(config(seed=1), tmp_path)
+
+
+def test_samples_of_any_width(run, tmp_path):
+    request = sampling.Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
+    with np.load(sampling.sample_run(run[0], request)) as drawn:
+        assert drawn["samples"].shape == (4, 2)
+        assert "ema0.15 weights of step 10" in str(drawn["recipe"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (dict(sigma_rel=0.5), "sigma_rel: sigma_rel=0.5: must be in"),
+        (dict(sigma_rel=0.1, weights="raw"), "weights='raw': must be ema"),
+    ],
+)
+def test_wrong_widths_are_refused(run, changed, words):
+    with pytest.raises(UsageError, match=words):
+        sampling.sample_run(run[0], sampling.Request(**changed))
+
+
+def test_a_run_without_averages_says_how_to_have_some(tmp_path):
+    found = {"config": {"ema": {"sigma_rel": []}}}
+    with pytest.raises(UsageError, match=r"train with --config.ema.sigma_rel"):
+        averages.reconstruct(tmp_path, 0.1, step=1, found=found, target=None)

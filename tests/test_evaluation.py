@@ -1,0 +1,109 @@
+"""The error of eps at fixed log-SNRs: `experiments/evaluation.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import objectives, schedules, times, weightings
+from experiments import evaluation, step
+from experiments.data import DataTransform, Examples
+from experiments.evaluation import LEVELS, Evaluation, Tally
+from experiments.model import Model
+from tests.test_networks_unet import fast
+
+STD = 0.7
+SCHEDULES = {
+    "flow_matching": (schedules.FlowMatching(), "u", times.Uniform()),
+    "cosine": (schedules.Cosine(), "v", times.LogitNormal()),
+    "ve": (schedules.VE(), "eps", times.Truncated(times.Uniform(), logsnr_max=5.0)),
+}
+
+
+class Exact:
+    """The best prediction for N(0, STD^2), as the network of a model."""
+
+    def __init__(self, schedule, kind):
+        self.schedule, self.kind = schedule, kind
+
+    def apply(self, variables, z, time, label, *, train, rngs):
+        """z comes scaled by sqrt(STD^2 alpha^2 + sigma^2); time is the noise level."""
+        logsnr = 2 * jnp.log((1 - time) / time)
+        t = self.schedule.inverse_logsnr(logsnr)
+        alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
+        norm = jnp.sqrt((STD * alpha) ** 2 + sigma**2)
+        x, eps = STD**2 * alpha / norm * z, sigma / norm * z
+        return {"u": eps - x, "v": alpha * eps - sigma * x, "eps": eps}[self.kind]
+
+
+def model_of(name):
+    schedule, kind, density = SCHEDULES[name]
+    objective = objectives.Objective(schedule, kind, weightings.Mse(kind), density)
+    return Model(
+        net=Exact(schedule, kind),
+        objective=objective,
+        transform=DataTransform(),
+        event_shape=(4,),
+        num_classes=2,
+        sigma_data=STD,
+    )
+
+
+def tallied(model, size=4_000, draws=2):
+    values = STD * jax.random.normal(jax.random.key(1), (size, 4))
+    number = jnp.arange(size)
+    examples = Examples(values, jnp.zeros(size, jnp.int32))
+    run = fast(
+        lambda: evaluation.eval_step(
+            {}, examples, number, step.stream(0, 0), model=model, draws=draws
+        )
+    )
+    tally = Tally(draws)
+    tally.add(run(), np.arange(size), np.ones(size, bool))
+    return tally.row()
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_the_best_predictor_has_the_error_of_its_law_in_every_recipe(name):
+    """Of N(0, s^2) the variance of eps given z is s^2 / (s^2 + e^-logsnr).
+
+    4000 values a level; the relative deviation of their mean square is sqrt(2 / 4000).
+    """
+    row = tallied(model_of(name))
+    expected = STD**2 / (STD**2 + np.exp(-LEVELS))
+    np.testing.assert_allclose(row["eps_mse_by_level"], expected, rtol=5 * 0.0224)
+    assert row["eps_mse"] == pytest.approx(np.mean(row["eps_mse_by_level"]))
+
+
+def test_recipes_are_measured_with_the_same_noise():
+    """So that runs are compared without its chance."""
+    one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))
+    assert one["eps_mse"] == pytest.approx(other["eps_mse"], rel=1e-3)
+    assert abs(one["loss"] / other["loss"] - 1) > 0.05  # which losses are not
+
+
+def test_levels_that_a_schedule_does_not_reach_are_no_number():
+    low = schedules.Cosine(logsnr_min=-4.0, logsnr_max=6.0)
+    found = evaluation.times_of_levels(low)
+    outside = (LEVELS < -4) | (LEVELS > 6)
+    np.testing.assert_array_equal(np.isnan(found), outside)
+    np.testing.assert_allclose(low.logsnr(found[~outside]), LEVELS[~outside], atol=1e-3)
+
+
+def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
+    number = np.array([0, 1, 2, 5])
+    expected = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [7, 0, 1]]
+    assert evaluation.levels_of(number, 3).tolist() == expected
+    tally = Tally(3)
+    eps_mse = np.arange(12.0).reshape(4, 3)
+    found = Evaluation(np.array([1.0, 2.0, 4.0, 100.0]), eps_mse)
+    tally.add(found, number, np.array([True, True, True, False]))
+    row = tally.row()
+    assert row["loss"] == pytest.approx(7 / 3)
+    assert row["eps_mse_by_level"] == [(0 + 8) / 2, 1, 2, 3, 4, 5, 6, 7]
+    assert row["eps_mse"] == pytest.approx(32 / 8)
+    empty = Tally(1)
+    empty.add(
+        Evaluation(np.ones(1), np.ones((1, 1))), np.zeros(1, int), np.ones(1, bool)
+    )
+    assert np.isnan(empty.row()["eps_mse"])  # a mean over other levels is no mean
