@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -237,19 +238,18 @@ def is_deterministic(text: str) -> bool:
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
     """One panel a problem, one line a sampler; dashed where it adds noise."""
-    figure = Figure(figsize=(6.4 * len(results), 4.8), layout="constrained")
-    for axes, (problem, lines) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0],
-        results.items(),
-        strict=True,
-    ):
+    figure = Figure(figsize=(6.4 * len(results), 6.0), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for axes, (problem, lines) in zip(panels, results.items(), strict=True):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for text, points in lines.items():
             style = "-o" if is_deterministic(text) else "--s"
             nfe, error = zip(*points, strict=True)
             axes.loglog(nfe, error, style, markersize=3, linewidth=1, label=text)
         axes.set(title=problem, xlabel="network calls", ylabel="error")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6, ncols=2)
+    named = panels[0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", fontsize=7, ncols=5)
     figure.savefig(path, dpi=150)
 
 
