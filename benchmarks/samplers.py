@@ -14,7 +14,7 @@ Three measurements:
   more steps along the same Brownian path.
 - Time of a step over time of its network calls, in rounds that alternate, beside
   diffusers' schedulers on a network of the same shape where `--torch_python` names an
-  interpreter with torch and diffusers.
+  interpreter with torch and diffusers; and time of a step whose network is one sine.
 """
 
 import argparse
@@ -31,13 +31,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy import stats
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from diffusionflow import analytic, grids, random, samplers, schedules  # noqa: E402
+from diffusionflow import (  # noqa: E402
+    analytic,
+    grids,
+    predictions,
+    random,
+    samplers,
+    schedules,
+)
 from experiments import build, devices, parsing, sampling  # noqa: E402
 
 SAMPLERS = (
@@ -227,6 +235,25 @@ class Trained:
         return tuple(statistics.median(seconds[name]) / count for name in programs)
 
 
+def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
+    """Median seconds of a step whose network is one sine, noise included."""
+    flow, count, sampler = schedules.FlowMatching(), 200, sampler_of(text)
+    denoise_fn = predictions.denoiser(lambda z, t: jnp.sin(z), kind="u", schedule=flow)
+    rows = samplers.plan(sampler, grids.uniform(count), flow)
+    keys = random.example_keys(0, np.arange(shape[0]))
+
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    def run(z, rows):
+        return samplers.run(keys, denoise_fn, z, rows, sampler=sampler).x
+
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(run(jnp.ones(shape), rows))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]) / count
+
+
 def is_deterministic(text: str) -> bool:
     """Whether no noise enters a sample."""
     found = samplers.coefficients(
@@ -237,19 +264,18 @@ def is_deterministic(text: str) -> bool:
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
     """One panel a problem, one line a sampler; dashed where it adds noise."""
-    figure = Figure(figsize=(6.4 * len(results), 4.8), layout="constrained")
-    for axes, (problem, lines) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0],
-        results.items(),
-        strict=True,
-    ):
+    figure = Figure(figsize=(6.4 * len(results), 6.0), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for axes, (problem, lines) in zip(panels, results.items(), strict=True):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for text, points in lines.items():
             style = "-o" if is_deterministic(text) else "--s"
             nfe, error = zip(*points, strict=True)
             axes.loglog(nfe, error, style, markersize=3, linewidth=1, label=text)
         axes.set(title=problem, xlabel="network calls", ylabel="error")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6, ncols=2)
+    named = panels[0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", fontsize=7, ncols=5)
     figure.savefig(path, dpi=150)
 
 
@@ -299,10 +325,12 @@ def main() -> None:
         results[name] = {text: trained.points(text) for text in args.samplers}
         table(results[name])
     if trained and "time" in args.parts:
-        print("a step, ms; over its network calls alone")
+        print("a step, ms; over its network calls alone; with a sine for network, ms")
         for text in args.samplers:
             step, network = trained.overhead(text, args.rounds)
-            print(f"  {text:34s}{1e3 * step:8.2f}{step / network:8.3f}", flush=True)
+            bare = arithmetic(text, trained.z.shape, 3 * args.rounds)
+            columns = f"{1e3 * step:8.2f}{step / network:8.3f}{1e3 * bare:8.3f}"
+            print(f"  {text:34s}{columns}", flush=True)
         if args.torch_python:
             rival(args.torch_python, trained, args.rounds)
     if results:
