@@ -260,7 +260,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60, help="no kills after them")
-    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--num_steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:

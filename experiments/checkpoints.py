@@ -132,7 +132,8 @@ class Checkpoints:
         Raises:
           UsageError: if there are checkpoints, but none that is whole.
         """
-        found = shelf.newest(self.directory, rename=not self._read_only)
+        rename = not self._read_only and jax.process_index() == 0
+        found = shelf.newest(self.directory, rename=rename)
         self._manager.reload()
         return found
 
