@@ -107,7 +107,9 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
-    def evaluate(self, params: Any, check_fn: Callable[[], None]) -> float:
+    def evaluate(
+        self, params: Any, check_fn: Callable[[], None] = lambda: None
+    ) -> float:
         """Mean loss of the test examples, each counted once.
 
         Args:
