@@ -4,10 +4,11 @@
 
 A small run on points in the plane, which saves often. Each life is a process of its
 own (forked after the imports, before JAX has started) and ends by SIGKILL: half of them
-at a moment anywhere in its start, half in the first second of its steps; one life in
-ten compiles anew. A run that is done before all kills are spent is followed by another.
-Parameters, optimizer, averages and `metrics.jsonl` must be those of the run left alone,
-bit for bit, and no checkpoint may have been damaged; else the exit code is 1.
+at a moment anywhere in its start (as long as the last one took), half in its first
+steps (for an eighth of that time); one life in ten compiles anew. A run that is done
+before all kills are spent is followed by another. Parameters, optimizer, averages and
+`metrics.jsonl` must be those of the run left alone, bit for bit, and no checkpoint may
+have been damaged; else the exit code is 1.
 """
 
 import argparse
@@ -49,7 +50,6 @@ OVERRIDES = {
     "checkpoint.every": 2,
 }
 PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating")
-SPAN = 1.0  # seconds of steps in which a kill falls
 
 
 class Board:
@@ -153,21 +153,23 @@ def ended(child: int) -> bool:
     return bool(done)
 
 
-def kill(child: int, board: Board, delay: float, stepping: bool) -> bool:
-    """Kills a life after `delay` seconds, or so long after its first step.
-
-    Returns:
-      Whether it was there to be killed.
-    """
-    while stepping and board.read()[1] == 0:
+def first_step(child: int, board: Board) -> float | None:
+    """Waits for the first step of a life; the seconds that took, None if it is over."""
+    begin = time.monotonic()
+    while board.read()[1] == 0:
         if ended(child):
-            return False
+            return None
         time.sleep(0.001)
+    return time.monotonic() - begin
+
+
+def kill(child: int, delay: float) -> bool:
+    """Kills a life after `delay` seconds; whether it was there to be killed."""
     end = time.monotonic() + delay
     while time.monotonic() < end:
         if ended(child):
             return False
-        time.sleep(min(0.001, delay))
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
@@ -188,16 +190,14 @@ def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
 def undisturbed(
     folder: pathlib.Path, num_steps: int, cache: str
 ) -> tuple[pathlib.Path, float]:
-    """A run left alone, and how many seconds it took to its first step."""
+    """A run left alone, and the seconds to its first step."""
     workdir, board = folder / "undisturbed", Board()
     workdir.mkdir()
-    begin, first = time.monotonic(), None
     child = born(workdir, num_steps, cache, board)
+    seconds = first_step(child, board)
     while not ended(child):
-        if first is None and board.read()[1]:
-            first = time.monotonic() - begin
         time.sleep(0.005)
-    return workdir, first
+    return workdir, seconds
 
 
 def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
@@ -227,7 +227,7 @@ def storm(
         runs += 1
         workdir = folder / f"killed{runs}"
         workdir.mkdir()
-        alive = False
+        alive = False  # at the end of a run, of itself
         while not alive:
             last, fresh = done(), rng.random() < 0.1
             child = born(workdir, num_steps, "" if fresh else cache, board)
@@ -235,9 +235,12 @@ def storm(
                 while not ended(child):
                     time.sleep(0.01)
                 break
-            stepping = rng.random() < 0.5
-            delay = rng.uniform(0, SPAN if stepping else begin * (2 if fresh else 1))
-            alive = not kill(child, board, delay, stepping)
+            if rng.random() < 0.5:
+                alive = not kill(child, rng.uniform(0, begin))
+            else:
+                seconds = first_step(child, board)
+                begin = seconds or begin
+                alive = seconds is None or not kill(child, rng.uniform(0, begin / 8))
             if not alive:
                 phase, steps = where(workdir, board)
                 fell[phase] += 1
