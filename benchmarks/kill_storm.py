@@ -3,11 +3,13 @@
     python benchmarks/kill_storm.py --kills=200
 
 A small run on points in the plane, which saves often. Each life is a process of its
-own (forked after the imports, before JAX has started) and ends by SIGKILL: half of them
-at a moment anywhere in its start, half in the first second of its steps; one life in
-ten compiles anew. A run that is done before all kills are spent is followed by another.
-Parameters, optimizer, averages and `metrics.jsonl` must be those of the run left alone,
-bit for bit, and no checkpoint may have been damaged; else the exit code is 1.
+own (forked after the imports, before JAX has started) and ends by SIGKILL: a third of
+them at a moment anywhere in its start (as long as the last one took), a third in its
+first steps (for an eighth of that time), a third in the first 0.1 s of writing a
+checkpoint; one life in ten compiles anew. A run that is done before all kills are spent
+is followed by another. Parameters, optimizer, averages and `metrics.jsonl` must be
+those of the run left alone, bit for bit, and no checkpoint may have been damaged; else
+the exit code is 1.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -49,7 +52,6 @@ OVERRIDES = {
     "checkpoint.every": 2,
 }
 PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating")
-SPAN = 1.0  # seconds of steps in which a kill falls
 
 
 class Board:
@@ -153,34 +155,44 @@ def ended(child: int) -> bool:
     return bool(done)
 
 
-def kill(child: int, board: Board, delay: float, stepping: bool) -> bool:
-    """Kills a life after `delay` seconds, or so long after its first step.
+def lives_until(child: int, condition: Callable[[], bool]) -> bool:
+    """Waits until something is so; False if the life is over before of itself."""
+    while not condition():
+        if ended(child):
+            return False
+        time.sleep(0.0005)
+    return True
 
-    Returns:
-      Whether it was there to be killed.
-    """
-    while stepping and board.read()[1] == 0:
-        if ended(child):
-            return False
-        time.sleep(0.001)
-    end = time.monotonic() + delay
-    while time.monotonic() < end:
-        if ended(child):
-            return False
-        time.sleep(min(0.001, delay))
+
+def passed(seconds: float) -> Callable[[], bool]:
+    """Whether a time from now on is over."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def kill(child: int) -> bool:
+    """Kills a life; False if it was over in that very moment."""
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def stepping(board: Board) -> Callable[[], bool]:
+    """Whether a life has made a step."""
+    return lambda: board.read()[1] > 0
+
+
+def unfinished(workdir: pathlib.Path) -> list[str]:
+    """Directories of checkpoints that are being written or removed."""
+    found = (workdir / "checkpoints").glob("*" + shelf.SUFFIX)
+    return [path.name for path in found]
 
 
 def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
     """In what a kill fell, and how many steps it cost."""
     phase, step = board.read()
-    checkpoints = workdir / "checkpoints"
-    names = (
-        [path.name for path in checkpoints.iterdir()] if checkpoints.exists() else []
-    )
-    if any(name.endswith(shelf.SUFFIX) for name in names):
+    if unfinished(workdir):
         phase = "saving"
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
     saved = [int(name) for name in names if name.isdecimal()]
     return phase, step - max(saved, default=0) if step else 0
 
@@ -188,16 +200,15 @@ def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
 def undisturbed(
     folder: pathlib.Path, num_steps: int, cache: str
 ) -> tuple[pathlib.Path, float]:
-    """A run left alone, and how many seconds it took to its first step."""
+    """A run left alone, and the seconds to its first step."""
     workdir, board = folder / "undisturbed", Board()
     workdir.mkdir()
-    begin, first = time.monotonic(), None
     child = born(workdir, num_steps, cache, board)
-    while not ended(child):
-        if first is None and board.read()[1]:
-            first = time.monotonic() - begin
-        time.sleep(0.005)
-    return workdir, first
+    begin = time.monotonic()
+    lives_until(child, stepping(board))
+    seconds = time.monotonic() - begin
+    lives_until(child, lambda: False)
+    return workdir, seconds
 
 
 def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
@@ -227,18 +238,24 @@ def storm(
         runs += 1
         workdir = folder / f"killed{runs}"
         workdir.mkdir()
-        alive = False
-        while not alive:
-            last, fresh = done(), rng.random() < 0.1
-            child = born(workdir, num_steps, "" if fresh else cache, board)
-            if last:
-                while not ended(child):
-                    time.sleep(0.01)
+        over = False
+        while not over:
+            used = "" if rng.random() < 0.1 else cache
+            child, born_at = born(workdir, num_steps, used, board), time.monotonic()
+            if done():
+                lives_until(child, lambda: False)
                 break
-            stepping = rng.random() < 0.5
-            delay = rng.uniform(0, SPAN if stepping else begin * (2 if fresh else 1))
-            alive = not kill(child, board, delay, stepping)
-            if not alive:
+            moment, over = rng.choice(("start", "steps", "save")), False
+            if moment != "start":
+                over = not lives_until(child, stepping(board))
+                begin = time.monotonic() - born_at
+            if moment == "save":
+                writing = lambda where=workdir: bool(unfinished(where))
+                over = over or not lives_until(child, writing)
+            span = {"start": begin, "steps": begin / 8, "save": 0.1}[moment]
+            over = over or not lives_until(child, passed(rng.uniform(0, span)))
+            over = over or not kill(child)
+            if not over:
                 phase, steps = where(workdir, board)
                 fell[phase] += 1
                 lost.append(steps)
@@ -260,7 +277,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60, help="no kills after them")
-    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--num_steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:

@@ -26,7 +26,9 @@ def write(directory: pathlib.Path, name: str) -> None:
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         paths = sorted(_files(directory))
-        entries = list(pool.map(lambda path: _entry(directory / path, True), paths))
+        entries = list(
+            pool.map(lambda path: _entry(directory / path, sync=True), paths)
+        )
     files = dict(zip(paths, entries, strict=True))
     seal = {"format": FORMAT, "name": name, "files": files}
     temporary = directory / f".{FILE_NAME}.tmp"
@@ -52,19 +54,33 @@ def fault(directory: pathlib.Path) -> str | None:
         return f"its {FILE_NAME} cannot be read ({type(error).__name__})"
     if name != directory.name:
         return f"it was saved under the name {name}"
-    for name, entry in sealed.items():
-        path = directory / name
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != entry["size"]:
-            return f"{name} has {size} bytes, not {entry['size']}"
+    faults = (_size_fault(directory, name, sealed[name]) for name in sealed)
+    found = next(filter(None, faults), None)
+    if found is not None:
+        return found
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = pool.map(lambda name: _entry(directory / name, False), sealed)
-        for name, entry in zip(sealed, found, strict=True):
-            if entry != sealed[name]:
-                return f"{name} was altered: its checksum differs"
-    return None
+        check_fn = lambda name: _content_fault(directory, name, sealed[name])
+        return next(filter(None, pool.map(check_fn, sealed)), None)
+
+
+def _size_fault(
+    directory: pathlib.Path, name: str, entry: dict[str, int | str]
+) -> str | None:
+    path = directory / name
+    if not path.is_file():
+        return f"{name} is missing"
+    size, sealed = path.stat().st_size, entry["size"]
+    return None if size == sealed else f"{name} has {size} bytes, not {sealed}"
+
+
+def _content_fault(
+    directory: pathlib.Path, name: str, entry: dict[str, int | str]
+) -> str | None:
+    try:
+        same = _entry(directory / name, sync=False) == entry
+    except OSError as error:
+        return f"{name} cannot be read ({error})"
+    return None if same else f"{name} was altered: its checksum differs"
 
 
 def holds_only_sealed(directory: pathlib.Path) -> bool:
@@ -101,7 +117,7 @@ def _files(directory: pathlib.Path) -> list[str]:
     return [name for name in names if name != FILE_NAME]
 
 
-def _entry(path: pathlib.Path, sync: bool) -> dict[str, int | str]:
+def _entry(path: pathlib.Path, *, sync: bool) -> dict[str, int | str]:
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())

@@ -126,7 +126,9 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
-    def evaluate(self, params: Any, check_fn: Callable[[], None]) -> dict[str, Any]:
+    def evaluate(
+        self, params: Any, check_fn: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """What `evaluation.Tally.row` says of the test examples, each counted once.
 
         Args:

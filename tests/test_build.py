@@ -259,6 +259,8 @@ def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
         ("objective.times", "lognormal", "did you mean 'logit_normal'"),
         ("optimizer.schedule", "cosin", "did you mean 'cosine'"),
         ("checkpoint.keep", 0, "checkpoint.keep=0: must be at least 1"),
+        ("checkpoint.keep_best", -1, "checkpoint.keep_best=-1: must be at least 0"),
+        ("checkpoint.metric", "tst_loss_ema", "did you mean 'test_loss_ema'"),
         ("eval.every", -1, "eval.every=-1: must be at least 0"),
         ("log.every", 0, "log.every=0: must be at least 1"),
     ],

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from experiments import checkpoints, devices
+from experiments import checkpoints, devices, shelf
 from experiments.checkpoints import Checkpoints, MismatchError
 from experiments.errors import SaveError
 from experiments.retention import Keep
@@ -126,6 +127,10 @@ def test_reading_creates_nothing_and_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no checkpoints in .*name the workdir"):
         Checkpoints(tmp_path / "nowhere", read_only=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_directories_are_known_by_the_name_that_orbax_gives():
+    assert shelf.SUFFIX == ocp.path.atomicity_types.TMP_DIR_SUFFIX
 
 
 def test_reading_leaves_a_save_under_way_alone(workdir):
