@@ -110,7 +110,6 @@ def test_two_processes_train_lose_one_resume_and_end_alike(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--coordinator=127.0.0.1:1"], "given: coordinator"),
         (["--distributed", "--process_id=1"], "or --distributed alone"),
         (
             ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=2"],

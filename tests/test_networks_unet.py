@@ -265,7 +265,7 @@ def stored_bytes(net, *inputs):
 
 def test_remat_stores_less():
     """The fewer values are saveable, the less; and it is the same network."""
-    net = UNet(channels=32, attention_resolutions=(8,), num_classes=3)
+    net = UNet(channels=32, num_blocks=1, attention_resolutions=(8,), num_classes=3)
     inputs = arguments((16, 16, 16, 3))
     policies = ("nothing", "dots_with_no_batch_dims", "dots")
     kept = [
@@ -282,11 +282,10 @@ def test_remat_stores_less():
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
 
-@pytest.mark.parametrize("policy", ["nothing_saveable", "dots_saveable"])
-def test_remat_leaves_value_and_gradient(case, policy):
+def test_remat_leaves_value_and_gradient(case):
     """Dropout included, whose masks are drawn twice."""
     seen = []
-    for remat in ("", policy):
+    for remat in ("", "nothing_saveable"):
         net = case.net.clone(remat=remat, dropout=0.5)
 
         def loss(params, net=net):
