@@ -155,6 +155,7 @@ def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
             np.testing.assert_array_equal(leaf, first)
 
 
+@pytest.mark.slow
 def test_a_run_with_cut_parameters_goes_on_without(tmp_path, capsys):
     """The whole road: training, evaluation, pictures, saving, another placement."""
     with jax.numpy_dtype_promotion("standard"):

@@ -138,3 +138,58 @@ def test_eight_devices_equal_one():
         jax.tree.leaves(gradient), jax.tree.leaves(gradient8), strict=True
     ):
         np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-6 * largest)
+
+
+def stored_bytes(net, *inputs):
+    """What is kept between forward and backward pass, parameters included."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+
+    def backward(params, *inputs):
+        loss = lambda params: (net.apply({"params": params}, *inputs) ** 2).mean()
+        return jax.vjp(loss, params)[1]  # a pytree of what it needs
+
+    kept = jax.eval_shape(backward, shapes, *inputs)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def test_remat_stores_less():
+    """The fewer values are saveable, the less; and it is the same network."""
+    net = UNet(channels=32, num_blocks=1, attention_resolutions=(8,), num_classes=3)
+    inputs = arguments((16, 16, 16, 3))
+    policies = ("nothing", "dots_with_no_batch_dims", "dots")
+    kept = [
+        stored_bytes(net.clone(remat=f"{policy}_saveable"), *inputs)
+        for policy in policies
+    ]
+    every = stored_bytes(net, *inputs)
+    assert kept[0] < kept[1] < kept[2] < every
+    assert kept[0] < 0.25 * every
+    shapes = [
+        jax.eval_shape(net.clone(remat=remat).init, jax.random.key(0), *inputs)
+        for remat in ("", "nothing_saveable")
+    ]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+
+
+def test_remat_leaves_value_and_gradient(case):
+    """Dropout included, whose masks are drawn twice."""
+    seen = []
+    for remat in ("", "nothing_saveable"):
+        net = case.net.clone(remat=remat, dropout=0.5)
+
+        def loss(params, net=net):
+            rngs = {"dropout": jax.random.key(5)}
+            out = net.apply({"params": params}, *case.inputs, train=True, rngs=rngs)
+            return (out**2).mean()
+
+        value, gradient = fast(jax.value_and_grad(loss))(case.params)
+        seen.append((value, *jax.tree.leaves(gradient)))
+    scale = max(np.abs(leaf).max() for leaf in seen[0])
+    for plain, again in zip(*seen, strict=True):
+        np.testing.assert_allclose(again, plain, rtol=0, atol=1e-6 * scale)
+
+
+def test_an_unknown_policy_is_refused():
+    net = UNet(**TINY, remat="dots")
+    with pytest.raises(ValueError, match="remat='dots': must be one of nothing_save"):
+        jax.eval_shape(net.init, jax.random.key(0), *arguments((1, 4, 4, 1)))

@@ -376,7 +376,6 @@ def test_bfloat16_is_of_products_alone(standard_promotion):
     moves = {"reshape", "transpose", "broadcast_in_dim", "concatenate", "pad", "slice"}
     inside = {"jit", "pjit", "custom_jvp_call", "copy"}
     allowed = moves | inside | {"add", "add_any", "mul", "convert_element_type"}
-    print(summed)
     assert rough <= allowed | {"reduce_sum", "split", "rev"} | set(PRODUCTS)
     assert max(summed) <= 4  # pixels that one pixel was repeated to
 
@@ -399,3 +398,23 @@ def test_bfloat16_changes_the_gradient_little(trainer, state, batch):
     assert half.dtype == np.float32
     error = np.linalg.norm(half - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 0.05
+
+
+@pytest.mark.slow
+def test_training_in_bfloat16_ends_near_that_in_float32(standard_promotion):
+    """200 steps: finite, and the mean loss of the last 100 within 5 %."""
+    means = []
+    for dtype in ("float32", "bfloat16"):
+        config = tiny.config(num_steps=200, batch_size=128, log__every=100)
+        with config.unlocked():
+            config.network.dtype = dtype
+        trainer = Trainer(config)
+        state = trainer.init()
+        for _, batch in zip(range(200), trainer.batches(0), strict=False):
+            placed = devices.place(trainer.mesh, batch)
+            state, _ = trainer.step_fn(state, placed, trainer.train_key)
+        assert int(state.faults.count) == 0
+        means.append(sums.averages(state.sums)["loss"])
+    assert int(state.sums.steps) == 100
+    assert means[0] != means[1]
+    np.testing.assert_allclose(means[1], means[0], rtol=0.05)
