@@ -6,18 +6,20 @@ WORKDIR ?= runs/digits
 ARGS ?=
 
 BIN := $(VENV)/bin
+NAME := $(basename $(notdir $(CONFIG)))
 FAST := not slow and not gpu
 # of the core, the tests that choose no precision themselves; run in float64 too
 X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
   random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
 
-.PHONY: help train sample test test-slow test-all test-x64 lint format
+.PHONY: help train sample curve test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train      train CONFIG=$(CONFIG) into WORKDIR=$(WORKDIR), or resume it"
 	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
+	@echo "make curve      the reference curve of CONFIG, from three seeds"
 	@echo "make test       the fast tests        make test-slow  the slow ones"
 	@echo "make test-all   all tests             make test-x64   the core's in float64"
 	@echo "make lint       ruff, nothing changed"
@@ -28,6 +30,13 @@ train: $(VENV)/.train
 
 sample: $(VENV)/.train
 	$(BIN)/python -m experiments.sample --workdir=$(WORKDIR) $(ARGS)
+
+# three runs that differ in their seeds; stopped, it goes on
+curve: $(VENV)/.train
+	for seed in 0 1 2; do $(BIN)/python -m experiments.train --config=$(CONFIG) \
+	  --workdir=runs/curves/$(NAME)/$$seed --config.seed=$$seed $(ARGS) || exit; done
+	$(BIN)/python benchmarks/reference_curve.py --config=$(CONFIG) \
+	  $(addprefix runs/curves/$(NAME)/,0 1 2)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)

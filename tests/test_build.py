@@ -198,6 +198,27 @@ def test_sections_report_unknown_names_and_arguments():
         build.network({"name": "unet", "chanels": 3}, num_classes=10)
 
 
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((0.1, 0.5), r"ema: sigma_rel=0.5: must be in \(0, 1 / sqrt\(12\)"),
+        ((0.1, 0.1), r"ema.sigma_rel=\(0.1, 0.1\): must be distinct"),
+    ],
+)
+def test_widths_of_averages_are_judged(widths, message):
+    with pytest.raises(UsageError, match=message):
+        build.profiles({"sigma_rel": widths, "store_every": 1})
+    gammas = build.profiles({"sigma_rel": widths[:1], "store_every": 1})
+    assert gammas == pytest.approx([6.94], abs=0.005)
+
+
+def test_a_dit_from_its_section():
+    section = {"name": "dit", "features": 32, "num_heads": 2, "positions": "rotary"}
+    assert build.network(section, num_classes=3).num_classes == 3
+    with pytest.raises(UsageError, match="network: dit: positions='rotatory'"):
+        build.network(section | {"positions": "rotatory"}, num_classes=3)
+
+
 def test_lists_from_json_become_tuples():
     section = {"name": "unet", "multipliers": [1, 2]}
     assert build.network(section, num_classes=3).multipliers == (1, 2)
@@ -249,6 +270,9 @@ def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
         ("matmul_precision", "hihgest", "did you mean 'highest'"),
         ("sigma_data", 0.0, "sigma_data: .*positive"),
         ("ema.limit", 1.0, r"ema: limit=1.0: must be in \[0, 1\)"),
+        ("ema.sigma_rel", (0.1,), r"store_every=0: must be positive if .*\(0.1,\)"),
+        ("ema.store_every", 5, r"store_every=5: must be positive if .*\(\)"),
+        ("ema.store_every", -1, "ema.store_every=-1: must be at least 0"),
         (
             "sampler.name",
             "dimm",

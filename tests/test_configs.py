@@ -1,5 +1,6 @@
 """Every shipped config builds, trains and samples, and all its entries are read."""
 
+import functools
 import importlib
 import pathlib
 
@@ -7,7 +8,9 @@ import jax
 import ml_collections
 import pytest
 
-from experiments import build, loop
+from diffusionflow.networks.embedding import Conditioning
+from experiments import build, loop, model
+from tests.test_networks_layers import directions
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -19,7 +22,11 @@ SHORT = {
     "samples.per_class": 1,
     "eval.draws": 1,
 }
-SMALL = {"unet": {"network.channels": 8}, "residual_mlp": {"network.features": 8}}
+SMALL = {
+    "unet": {"network.channels": 8},
+    "dit": {"network.features": 16, "network.num_heads": 2},
+    "residual_mlp": {"network.features": 8},
+}
 
 
 class Recorder:
@@ -66,6 +73,27 @@ def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
     build.check(module.get_config())
     assert f"--config=configs/{name}.py" in module.__doc__
     assert f"--workdir=runs/{name}" in module.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_blocks_read_a_vector_that_resolves_time(name):
+    """32 directions or more, of 1 % of the largest, over 101 times."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    built = model.from_config(config, build.dataset(config.data))
+    time = jax.numpy.linspace(0, 1, 101)
+    read = lambda module, _: isinstance(module, Conditioning)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def vectors(key):  # nothing else is computed
+        z, label = jax.numpy.zeros((101, *built.event_shape)), None
+        variables = built.net.init(key, z, time, label)
+        return built.net.apply(variables, z, time, label, capture_intermediates=read)[
+            1
+        ]["intermediates"]
+
+    found = jax.tree.leaves(vectors(jax.random.key(0)))
+    assert [leaf.shape[0] for leaf in found] == [101]
+    assert directions(found[0]) >= 32
 
 
 @pytest.mark.slow

@@ -96,6 +96,21 @@ def test_durations(seconds, text):
     assert report.duration(seconds) == text
 
 
+def test_memory_is_that_of_the_process_and_of_the_fullest_device(monkeypatch):
+    before = report.memory()["host_memory_gib"]
+    block = np.ones(2**26)  # half a GiB
+    assert before + 0.3 < report.memory()["host_memory_gib"] < before + 10
+    del block
+
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    peaks = [{"peak_bytes_in_use": 2**30}, {"peak_bytes_in_use": 3 * 2**30}, None]
+    monkeypatch.setattr(report.jax, "local_devices", lambda: map(Device, peaks))
+    assert report.memory()["device_memory_gib"] == 3
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_a_grid_shows_every_image_in_order(tmp_path, channels):
     samples = np.zeros((5, 8, 4, channels), np.uint8)
