@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from experiments.data import Examples
+from experiments.data import DrawFn, Examples
 
 
 class Batches:
@@ -27,6 +27,8 @@ class Batches:
         the order of the processes, as the devices do.
       process_index: this process.
       process_count: all processes.
+      draw_fn: of the data set, called for each example with a generator for (seed,
+        epoch, index of the example).
 
     Raises:
       ValueError: if `batch_size` is no positive multiple of `process_count`.
@@ -40,8 +42,10 @@ class Batches:
         batch_size: int,
         process_index: int = 0,
         process_count: int = 1,
+        draw_fn: DrawFn | None = None,
     ):
         self._examples, self._batch_size = examples, batch_size
+        self._seed, self._draw_fn = seed, draw_fn
         self._rows = np.arange(batch_size)[
             share(batch_size, process_index, process_count)
         ]
@@ -59,7 +63,15 @@ class Batches:
         parts = [
             self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)
         ]
-        return self._examples.gather(np.concatenate(parts))
+        index = np.concatenate(parts)
+        batch = self._examples.gather(index)
+        if self._draw_fn is None:
+            return batch
+        drawn = [
+            self._draw_fn(np.random.RandomState([self._seed, *of_example]), value)
+            for *of_example, value in zip(epochs, index, batch.values, strict=True)
+        ]
+        return batch._replace(values=np.stack(drawn))
 
 
 def share(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -112,6 +112,13 @@ DATASETS = {
     "moons": data.moons,
     "checkerboard": data.checkerboard,
     "mixture": data.mixture,
+    "patches": data.patches,
+    "npz": data.npz,
+    "folder": data.folder,
+    "latents": data.latents,
+    "cifar10": data.cifar10,
+    "huggingface": data.huggingface,
+    "tfds": data.tfds,
 }
 NETWORKS = {
     "unet": networks.UNet,

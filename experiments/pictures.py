@@ -37,6 +37,8 @@ def write_samples(
     if samples.ndim == 2 and samples.shape[1] >= 2:
         _scatter(path, samples, labels)
     elif samples.ndim == 4:
+        if transform.levels is None:
+            samples = DataTransform(256).to_stored(samples)
         levels = transform.levels or 256
         _grid(samples, levels, columns).save(path)
     else:

@@ -123,6 +123,7 @@ class Trainer:
             batch_size=self.config.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            draw_fn=self.dataset.draw_fn,
         )
         return batches.iterate(mine, start)
 

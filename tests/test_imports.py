@@ -88,7 +88,7 @@ def test_configs_import_only_ml_collections():
 
 
 def test_orbax_is_imported_in_one_place():
-    for path in (ROOT / "experiments").glob("*.py"):
+    for path in (ROOT / "experiments").rglob("*.py"):
         _, others = imports(path)
         assert ("orbax" in others) == (path.name == "checkpoints.py")
 

@@ -1,0 +1,199 @@
+"""Examples, their split, the transform to floats, and what is drawn while training.
+
+A data set keeps what its source stores (quantised grey levels as uint8, points as
+float32), in memory or read when it is asked for; `DataTransform` is the one way to
+floats and back. All random numbers are of NumPy's `RandomState`, whose stream is
+frozen.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HOLD_OUT = 9  # every 9th example of each class is a test example
+
+
+@dataclasses.dataclass(frozen=True)
+class DataTransform:
+    """Between stored values and the floats that a model sees.
+
+    With `levels` = L, level q in 0..L-1 is the float 2 q / (L - 1) - 1 in [-1, 1].
+    With `levels` = None, stored values are floats already and pass unchanged.
+
+    Args:
+      levels: number of quantisation levels, 2 to 256, or None.
+
+    Raises:
+      ValueError: if `levels` is out of range.
+    """
+
+    levels: int | None = None
+
+    def __post_init__(self):
+        if self.levels is not None and not 2 <= self.levels <= 256:
+            raise ValueError(
+                f"levels={self.levels}: must be in 2..256 (samples are stored as "
+                "uint8), or None for data that are floats already"
+            )
+
+    def to_float(self, values: jax.Array) -> jax.Array:
+        """Stored values [...] as float32 [...]."""
+        values = jnp.asarray(values).astype(jnp.float32)
+        return values if self.levels is None else values * (2 / (self.levels - 1)) - 1
+
+    def to_stored(self, x: np.ndarray) -> np.ndarray:
+        """Floats [...] as the nearest stored values; the inverse of `to_float`.
+
+        Floats outside [-1, 1] become the end levels: this is the only place where
+        anything is clamped, and `clamped_fraction` tells how much it was.
+        """
+        x = np.asarray(x, np.float32)
+        if self.levels is None:
+            return x
+        top = self.levels - 1
+        return np.clip(np.rint((x + 1) * (top / 2)), 0, top).astype(np.uint8)
+
+    def clamped_fraction(self, x: np.ndarray) -> float:
+        """The fraction of floats more than half a level outside [-1, 1]."""
+        if self.levels is None:
+            return 0.0
+        return float(np.mean(np.abs(np.asarray(x)) > 1 + 1 / (self.levels - 1)))
+
+
+class Lazy:
+    """An array that is read row by row, when it is indexed.
+
+    Args:
+      shape: [n, *event].
+      dtype: of the rows.
+      read_fn: `number -> row` of shape [*event].
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any, read_fn: Callable[[int], np.ndarray]
+    ):
+        self.shape, self.dtype, self._read_fn = shape, np.dtype(dtype), read_fn
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """The rows at `index` [b], as [b, *event]."""
+        return np.stack([self._read_fn(int(number)) for number in index])
+
+
+class Examples(NamedTuple):
+    """Stored values [n, *event], read when indexed if `Lazy`; int32 labels [n]."""
+
+    values: np.ndarray | Lazy
+    labels: np.ndarray
+
+    def gather(self, index: np.ndarray) -> "Examples":
+        """The examples at `index` [b], as `Examples` of [b, *event] and [b]."""
+        return Examples(self.values[index], self.labels[index])
+
+
+DrawFn = Callable[[np.random.RandomState, np.ndarray], np.ndarray]
+
+
+class DataSet(NamedTuple):
+    """A fixed train/test split, its transform and its number of classes.
+
+    Fields:
+      train: examples as they are stored.
+      test: examples as the model sees them, but for `transform`.
+      transform: between stored values and floats.
+      num_classes: labels are 0..num_classes-1.
+      draw_fn: `(rng, stored values [*event]) -> values` of a training example, with a
+        generator for (seed, epoch, global index); None where nothing is drawn.
+    """
+
+    train: Examples
+    test: Examples
+    transform: DataTransform
+    num_classes: int
+    draw_fn: DrawFn | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example: [height, width, channels] or [features]."""
+        return self.test.values.shape[1:]
+
+
+def flip(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
+    """An image [height, width, channels], mirrored left to right half of the time."""
+    return values[:, ::-1] if rng.randint(2) else values
+
+
+def split(
+    values: np.ndarray | Lazy,
+    labels: np.ndarray,
+    levels: int | None,
+    *,
+    num_classes: int | None = None,
+    draw_fn: DrawFn | None = None,
+) -> DataSet:
+    """Holds out every 9th example of each class, in stored order.
+
+    The rule uses no random generator, so the split is the same for every version of
+    every library.
+
+    Args:
+      values: stored values [n, *event].
+      labels: class labels [n], integers from 0.
+      levels: number of quantisation levels, or None for floats.
+      num_classes: by default as many as the labels name.
+      draw_fn: of the data set.
+
+    Raises:
+      ValueError: if there is nothing to hold out, or a label is out of range.
+    """
+    labels = check_labels(labels, num_classes)
+    num_classes = num_classes or int(labels.max()) + 1
+    held_out = np.zeros(len(labels), bool)
+    for label in range(num_classes):
+        held_out[np.flatnonzero(labels == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
+    if not held_out.any():
+        raise ValueError(
+            f"{len(labels)} examples of {num_classes} classes: every {HOLD_OUT}th of a "
+            f"class is held out, so at least one class needs {HOLD_OUT}"
+        )
+    train, test = (subset(values, labels, mask) for mask in (~held_out, held_out))
+    return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
+
+
+def subset(values: np.ndarray | Lazy, labels: np.ndarray, mask: np.ndarray) -> Examples:
+    """The examples where `mask` [n] is True; lazy values stay so."""
+    if not isinstance(values, Lazy):
+        return Examples(values[mask], labels[mask])
+    number = np.flatnonzero(mask)
+    rows = Lazy(
+        (len(number), *values.shape[1:]),
+        values.dtype,
+        lambda place: values[number[place : place + 1]][0],
+    )
+    return Examples(rows, labels[mask])
+
+
+def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
+    """Labels [n] as int32.
+
+    Raises:
+      ValueError: if there are none, or they are no integers of the classes.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels of shape {labels.shape} and type {labels.dtype}: must be [n] "
+            "integers, n at least 1"
+        )
+    if labels.min() < 0 or (num_classes and labels.max() >= num_classes):
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: must be in "
+            f"0..{'num_classes' if num_classes is None else num_classes} - 1"
+        )
+    return labels.astype(np.int32)

@@ -1,0 +1,187 @@
+"""One's own files as data: `experiments/data/files.py`."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import build, data
+from experiments.batches import Batches, iterate
+from experiments.errors import UsageError
+
+RNG = np.random.RandomState(0)
+
+
+def stored(count, *shape):
+    return RNG.randint(0, 256, (count, *shape), np.uint8)
+
+
+def write_images(path, images, suffix="png"):
+    path.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{number:03d}.{suffix}")
+
+
+def write_cifar(path, images, labels):
+    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    np.concatenate([labels[:, None], rows], 1).astype(np.uint8).tofile(path)
+
+
+def test_an_npz_of_bytes_is_what_was_written_and_split_by_class(tmp_path):
+    images, labels = stored(18, 4, 6, 3), np.arange(18) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    found = data.npz(path=str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(found.test.values, images[[16, 17]])
+    np.testing.assert_array_equal(found.train.values, images[:16])
+    np.testing.assert_array_equal(found.train.labels, labels[:16])
+    assert (found.event_shape, found.num_classes) == ((4, 6, 3), 2)
+    assert found.transform.levels == 256
+
+
+def test_floats_of_a_declared_range_become_minus_one_to_one(tmp_path):
+    path = str(tmp_path / "a.npz")
+    images = np.linspace(10, 30, 9 * 4).reshape(9, 2, 2, 1)
+    np.savez(path, pictures=images)
+    found = data.npz(path=path, images="pictures", low=10, high=30)
+    together = np.concatenate([found.train.values, found.test.values])
+    np.testing.assert_allclose(together.ravel(), np.linspace(-1, 1, 36), atol=1e-6)
+    assert (found.transform.levels, found.num_classes) == (None, 1)
+    for bounds in ({}, {"low": 0, "high": 29}, {"low": 30, "high": 10}):
+        with pytest.raises(ValueError, match="declared|must be in"):
+            data.npz(path=path, images="pictures", **bounds)
+
+
+def test_a_wrong_npz_is_one_line_that_names_it(tmp_path):
+    path = tmp_path / "a.npz"
+    for content, said in [
+        (None, "No such file"),
+        (b"no archive", "no readable .npz"),
+        ({"x": stored(9, 2, 2, 1)}, "no array 'images'; it has x"),
+        ({"images": stored(9, 4)}, "must be [n, height, width, channels]"),
+        ({"images": stored(9, 2, 2, 1), "labels": np.arange(3)}, "3 labels for 9"),
+        ({"images": stored(9, 2, 2, 1), "labels": -np.ones(9, int)}, "from -1 to -1"),
+        ({"images": stored(4, 2, 2, 1)}, "at least one class needs 9"),
+    ]:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.savez(path, **content)
+        with pytest.raises(UsageError, match=re.escape(said)) as caught:
+            build.dataset({"name": "npz", "path": str(path)})
+        assert str(caught.value).startswith("data: npz: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_read_in_sorted_order_by_class(tmp_path):
+    cats, dogs = stored(9, 4, 6, 3), stored(10, 4, 6, 3)
+    write_images(tmp_path / "cats", cats)
+    write_images(tmp_path / "dogs", dogs)
+    (tmp_path / "dogs" / "notes.txt").write_text("no image")
+    found = data.folder(path=str(tmp_path))
+    assert (found.event_shape, found.num_classes) == ((4, 6, 3), 2)
+    batch = found.test.gather(np.array([1, 0]))
+    np.testing.assert_array_equal(batch.values, [dogs[8], cats[8]])
+    assert batch.labels.tolist() == [1, 0]
+    train = found.train.gather(np.arange(17))
+    np.testing.assert_array_equal(train.values, [*cats[:8], *dogs[:8], dogs[9]])
+    apart = data.folder(path=str(tmp_path), test_path=str(tmp_path))
+    assert len(apart.train.labels) == len(apart.test.labels) == 19
+
+
+def test_images_are_cropped_at_the_centre(tmp_path):
+    wide = np.zeros((4, 10, 3), np.uint8)
+    wide[:, 3:7] = stored(4, 4, 3)
+    write_images(tmp_path, [wide] * 9)
+    crop = data.folder(path=str(tmp_path), size=(4, 4)).test.gather(np.array([0]))
+    np.testing.assert_array_equal(crop.values[0], wide[:, 3:7])
+    grey = data.folder(path=str(tmp_path), size=(3, 5), channels=1)
+    assert grey.test.gather(np.array([0])).values.shape == (1, 3, 5, 1)
+
+
+def test_a_wrong_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        data.folder(path=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="no image in it"):
+        data.folder(path=str(tmp_path))
+    write_images(tmp_path, [*stored(9, 4, 4, 3), np.zeros((5, 4, 3), np.uint8)])
+    with pytest.raises(ValueError, match=r"\(4, 4\).*009.png \(5, 4\): set size="):
+        data.folder(path=str(tmp_path))
+    (tmp_path / "009.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="009.png: no readable image"):
+        data.folder(path=str(tmp_path))
+
+
+def test_a_file_that_breaks_later_is_named_through_the_reader(tmp_path):
+    write_images(tmp_path, stored(9, 32, 32, 3))
+    found = data.folder(path=str(tmp_path))
+    file = tmp_path / "003.png"
+    file.write_bytes(file.read_bytes()[:200])
+    batches = Batches(found.train, seed=0, batch_size=8)
+    with pytest.raises(UsageError, match="003.png: no readable image"):
+        next(iterate(batches, 0))
+
+
+def test_cifar10_is_read_from_its_binary_files(tmp_path):
+    images, labels = stored(12, 32, 32, 3), RNG.randint(0, 10, 12)
+    for number in range(5):
+        part = slice(2 * number, 2 * number + 2)
+        file = tmp_path / f"data_batch_{number + 1}.bin"
+        write_cifar(file, images[part], labels[part])
+    with pytest.raises(ValueError, match="test_batch.bin: No such file"):
+        data.cifar10(path=str(tmp_path))
+    write_cifar(tmp_path / "test_batch.bin", images[10:], labels[10:])
+    found = data.cifar10(path=str(tmp_path))
+    np.testing.assert_array_equal(found.train.values, images[:10])
+    np.testing.assert_array_equal(found.test.values, images[10:])
+    np.testing.assert_array_equal(found.train.labels, labels[:10])
+    assert (found.event_shape, found.num_classes) == ((32, 32, 3), 10)
+    with (tmp_path / "data_batch_3.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="data_batch_3.bin: 6147 bytes: must be"):
+        data.cifar10(path=str(tmp_path))
+
+
+def test_latents_are_drawn_from_their_moments(tmp_path):
+    path = str(tmp_path / "a.npz")
+    mean = np.full((9000, 1, 1, 2), 3.0)
+    np.savez(path, mean=mean, logvar=np.full_like(mean, 2 * np.log(0.5)))
+    found = data.latents(path=path, scale=0.2)
+    assert found.event_shape == (1, 1, 2)
+    batches = Batches(found.train, seed=1, batch_size=8000, draw_fn=found.draw_fn)
+    first, second = batches[0].values, batches[1].values
+    for drawn in (first, second, found.test.values):
+        error = 0.1 / np.sqrt(drawn.size)
+        np.testing.assert_allclose(drawn.mean(), 0.6, atol=5 * error)
+        np.testing.assert_allclose(drawn.std(), 0.1, atol=5 * error)
+    rows = [set(map(tuple, part.reshape(-1, 2))) for part in (first, second)]
+    assert not rows[0] & rows[1]  # each epoch draws anew
+    np.testing.assert_array_equal(batches[1].values, second)
+    again = data.latents(path=path, scale=0.2).test.values
+    np.testing.assert_array_equal(found.test.values, again)
+
+
+def test_latents_without_spread_are_their_means(tmp_path):
+    path = str(tmp_path / "a.npz")
+    mean = RNG.standard_normal((9, 2, 2, 3)).astype(np.float32)
+    np.savez(path, mean=mean, std=np.zeros_like(mean))
+    found = data.latents(path=path, scale=2.0)
+    batch = Batches(found.train, seed=0, batch_size=8, draw_fn=found.draw_fn)[0]
+    order = np.argsort(batch.values[:, 0, 0, 0])
+    expected = 2 * mean[:8][np.argsort(mean[:8, 0, 0, 0])]
+    np.testing.assert_array_equal(batch.values[order], expected)
+    np.testing.assert_array_equal(found.test.values, 2 * mean[8:])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"mean": np.ones((9, 1, 1, 1))}, "either 'std' or 'logvar'"),
+        ({"mean": np.ones((9, 1, 1, 1)), "std": np.ones((9, 1, 1, 2))}, "has shape"),
+        ({"mean": np.full((9, 1, 1, 1), np.nan), "std": np.ones((9, 1, 1, 1))}, "fin"),
+    ],
+)
+def test_wrong_latents_are_refused(tmp_path, arrays, said):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=said):
+        data.latents(path=str(tmp_path / "a.npz"))
