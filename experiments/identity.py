@@ -39,6 +39,8 @@ FREE = (
 # stands for what was done then.
 SINCE: dict[str, Any] = {
     "config.ema.sigma_rel": [],
+    "config.optimizer.accumulate": 1,
+    "config.optimizer.nonfinite_limit": 10,
     "network.vector_features": 0,
 }
 
