@@ -88,7 +88,7 @@ class Checkpoints:
         items: Sequence[str] = ARRAY_ITEMS,
     ):
         self.directory, self._items = workdir.absolute() / directory, items
-        self._keep, self._read_only = keep, read_only
+        self._keep, self._read_only, self._has_saved = keep, read_only, False
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -121,7 +121,8 @@ class Checkpoints:
             return
         self.wait()
         self._manager.close()
-        self._retain()
+        if self._has_saved:
+            self._retain()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, rising."""
@@ -173,6 +174,7 @@ class Checkpoints:
         arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
         with self._failing():
             saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
+        self._has_saved = True
         if not saved:
             raise SaveError(
                 f"step {step} was not saved: {self.directory} holds steps "

@@ -240,7 +240,8 @@ def test_a_stop_saves_nothing_where_saves_are_never_due(tmp_path, monkeypatch):
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
     losses = iter([3.0, 3.0, 1.0, 1.0, float("nan"), float("nan"), 2.0, 2.0])
-    monkeypatch.setattr(trainer.Trainer, "evaluate", lambda *args: next(losses))
+    evaluate = lambda *args: {"loss": next(losses)}
+    monkeypatch.setattr(trainer.Trainer, "evaluate", evaluate)
     config = tiny.config(
         num_steps=8,
         eval__every=2,
