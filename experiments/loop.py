@@ -74,8 +74,9 @@ def train_and_evaluate(
         state, meaning = start.begin(trainer, saved, source)
         first = int(state.step)
         log = None
+        warning = probe.warning(trainer.label_effect(state.params))
         if cluster.is_first():
-            _announce(trainer, state, workdir)
+            _announce(trainer, state, workdir, warning)
             log = metrics.Log(workdir, first)
             stack.enter_context(contextlib.closing(log))
         console = None if log else Console(quiet=True)
@@ -97,8 +98,10 @@ def train_and_evaluate(
     return state
 
 
-def _announce(trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> None:
-    """Prints the banner; writes `config.json` and `environment.json`."""
+def _announce(
+    trainer: Trainer, state: TrainState, workdir: pathlib.Path, warning: str | None
+) -> None:
+    """Prints banner and warning; writes `config.json` and `environment.json`."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     text = report.banner(
         num_parameters=parameters,
@@ -108,7 +111,7 @@ def _announce(trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> Non
         workdir=workdir,
     )
     print(text, flush=True)
-    if warning := probe.warning(trainer.label_effect(state.params)):
+    if warning:
         print(warning, flush=True)
     report.write_json(workdir / "config.json", trainer.identity["config"])
     report.write_json(workdir / "environment.json", report.environment())

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import loop
+from experiments import loop, start
 from experiments.checkpoints import Checkpoints
 from experiments.trainer import Trainer
 from tests import commands, tiny
@@ -66,7 +66,7 @@ def newest(workdir):
         Checkpoints(workdir, read_only=True) as saved,
     ):
         assert saved.steps()[-1] == NUM_STEPS
-        targets = loop._items(Trainer(settings()).abstract_state)
+        targets = start.items(Trainer(settings()).abstract_state)
         return jax.device_get(saved.restore(NUM_STEPS, targets))
 
 
