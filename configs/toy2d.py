@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
         times="uniform",
         proposal="",  # where times are drawn from; empty: from `times`
     )
-    config.sigma_data = 1.0  # standard deviation of the data, for the input scale
+    config.sigma_data = 1.0  # root mean square of the data, for the input scale
     config.label_dropout = 0.1  # trains the unconditional model for guidance
 
     config.network = dict(

@@ -5,10 +5,12 @@ valid name in it, and exit code 2.
 """
 
 import contextlib
+import decimal
 import os
 import pathlib
 import re
 import runpy
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +47,10 @@ _CACHE = flags.DEFINE_string(
 
 
 def define_config() -> flags.FlagHolder:
-    """The flag `--config=FILE`, and `--config.a.b=value` for every entry of it."""
+    """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`."""
+    flags.DEFINE_bool(
+        "print_config", False, "Print every entry as the flag that sets it, and stop."
+    )
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
@@ -67,7 +72,10 @@ def run(main: Callable[[], None]) -> NoReturn:
                     "entries of the config like --config.a.b=value"
                 )
             start_jax()
-            main()
+            if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
+                print("\n".join(as_flags(flags.FLAGS["config"].value)))
+            else:
+                main()
 
     app.run(started, flags_parser=_parse)
 
@@ -80,7 +88,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     with usage_errors():
         if "config" in flags.FLAGS:
-            _check_overrides(argv)
+            argv = _overrides(argv)
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -90,21 +98,60 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _check_overrides(argv: list[str]) -> None:
-    """Refuses a config that is not there, and entries that it does not have.
+def _overrides(argv: list[str]) -> list[str]:
+    """`argv`, in which whole numbers such as 1e5 are written as integers.
 
-    absl would show a traceback for either, or nothing until the first use.
+    Refuses a config that is not there, and entries that it does not have: absl would
+    show a traceback for either, or nothing until the first use.
     """
     found = re.findall(r"(?<!\S)--?config(?:=|\s)(\S+)", " ".join(argv))
     if not found:
-        return
-    config = load_config(found[-1])
-    for flag in re.findall(r"(?<!\S)--?(?:no)?(config[.][^\s=]*)", " ".join(argv)):
-        section, where = config, "--config"
-        for key in flag.split(".")[1:]:
-            known = list(section) if hasattr(section, "keys") else []
-            check_name(where, key, known)
-            section, where = section[key], f"{where}.{key}"
+        return argv
+    config, argv = load_config(found[-1]), list(argv)
+    for place, argument in enumerate(argv):
+        match = re.fullmatch(r"--?(no)?(config[.][^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            continue
+        current = _entry(config, match[2])
+        apart = match[3] is None and place + 1 < len(argv)
+        if isinstance(current, int) and not isinstance(current, bool):
+            if apart:
+                argv[place + 1] = _as_integer(argv[place + 1])
+            elif match[3] is not None:
+                argv[place] = f"--{match[2]}={_as_integer(match[3])}"
+    return argv
+
+
+def _entry(config: Mapping[str, Any], flag: str) -> Any:
+    """The value of the entry of a flag `config.a.b`."""
+    section, where = config, "--config"
+    for key in flag.split(".")[1:]:
+        known = list(section) if hasattr(section, "keys") else []
+        check_name(where, key, known)
+        section, where = section[key], f"{where}.{key}"
+    return section
+
+
+def _as_integer(text: str) -> str:
+    """A whole number however it is written, as an integer; other text as it is."""
+    try:
+        value = decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        return text
+    whole = value.is_finite() and value == value.to_integral_value()
+    return str(int(value)) if whole else text
+
+
+def as_flags(config: Mapping[str, Any], prefix: str = "--config") -> list[str]:
+    """Every entry as `--config.a.b=value`, quoted for a shell."""
+    found = []
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        if hasattr(value, "items"):
+            found += as_flags(value, name)
+        else:
+            found.append(shlex.quote(f"{name}={value}"))
+    return found
 
 
 def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:

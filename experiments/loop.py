@@ -74,9 +74,9 @@ def train_and_evaluate(
         state, meaning = start.begin(trainer, saved, source)
         first = int(state.step)
         log = None
-        warning = probe.warning(trainer.label_effect(state.params))
+        label_effect = trainer.label_effect(state.params)
         if cluster.is_first():
-            _announce(trainer, state, workdir, warning)
+            _announce(trainer, state, workdir, label_effect)
             log = metrics.Log(workdir, first)
             stack.enter_context(contextlib.closing(log))
         console = None if log else Console(quiet=True)
@@ -99,19 +99,22 @@ def train_and_evaluate(
 
 
 def _announce(
-    trainer: Trainer, state: TrainState, workdir: pathlib.Path, warning: str | None
+    trainer: Trainer, state: TrainState, workdir: pathlib.Path, label_effect: float
 ) -> None:
-    """Prints banner and warning; writes `config.json` and `environment.json`."""
+    """Prints banner and warnings; writes `config.json` and `environment.json`."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sigma_data = trainer.config.sigma_data, trainer.root_mean_square()
     text = report.banner(
         num_parameters=parameters,
         objective=trainer.config.objective.to_dict(),
+        sigma_data=sigma_data,
         step=int(state.step),
         num_steps=trainer.config.num_steps,
         workdir=workdir,
     )
     print(text, flush=True)
-    if warning:
+    warnings = probe.warning(label_effect), report.sigma_data_warning(*sigma_data)
+    for warning in filter(None, warnings):
         print(warning, flush=True)
     report.write_json(workdir / "config.json", trainer.identity["config"])
     report.write_json(workdir / "environment.json", report.environment())

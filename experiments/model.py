@@ -22,7 +22,7 @@ class Model(NamedTuple):
       transform: between stored values and floats.
       event_shape: [height, width, channels] or [features].
       num_classes: labels are 0..num_classes-1; `num_classes` itself is the null label.
-      sigma_data: standard deviation of the data that the input scale assumes.
+      sigma_data: root mean square of the data that the input scale assumes.
     """
 
     net: Any

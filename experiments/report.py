@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+SIGMA_DATA_TOLERANCE = 0.2
 
 
 def versions() -> dict[str, str]:
@@ -80,9 +81,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def banner(
-    *, num_parameters: int, objective: dict, step: int, num_steps: int, workdir: Any
+    *,
+    num_parameters: int,
+    objective: dict,
+    sigma_data: tuple[float, float],
+    step: int,
+    num_steps: int,
+    workdir: Any,
 ) -> str:
-    """The lines printed before training."""
+    """The lines printed before training; `sigma_data` as given and as measured."""
     devices = jax.devices()
     start = f"resuming at step {step:,}" if step else "starting at step 0"
     chosen = ", ".join(
@@ -94,9 +101,20 @@ def banner(
             f"{devices[0].device_kind}, jax {jax.__version__}",
             f"parameters  {num_parameters:,}",
             f"objective   {chosen}",
+            f"data        sigma_data {sigma_data[0]:.3g}, measured {sigma_data[1]:.3g}",
             f"steps       {start} of {num_steps:,}",
             f"directory   {workdir}",
         ]
+    )
+
+
+def sigma_data_warning(given: float, measured: float) -> str | None:
+    """One line where the config's value is more than 20 % off, else None."""
+    if abs(given - measured) <= SIGMA_DATA_TOLERANCE * measured:
+        return None
+    return (
+        f"warning: sigma_data={given:g}, but the first training examples have root mean "
+        f"square {measured:.3g}: the network's input is scaled for other data"
     )
 
 

@@ -127,6 +127,20 @@ class Trainer:
         )
         return batches.iterate(mine, start)
 
+    def root_mean_square(self, least: int = 1_024) -> float:
+        """Of the first training examples, at least `least`: what `sigma_data` is for.
+
+        The network's input `z / sqrt(sigma_data^2 alpha^2 + sigma^2)` then has mean
+        square 1 at every level, whatever the mean of the data is.
+        """
+        total, count, seen = 0.0, 0, 0
+        for batch in self.batches(0):
+            x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
+            total, count = total + float((x**2).sum()), count + x.size
+            seen += len(x)
+            if seen >= least:
+                return float(np.sqrt(total / count))
+
     def evaluate(
         self, params: Any, check_fn: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Every shipped config builds, trains and samples, and all its entries are read."""
+"""Every shipped config builds, trains and samples, and all its entries are read.
+
+Data that must be brought along are made up, a few examples of each class.
+"""
 
 import functools
 import importlib
@@ -6,10 +9,12 @@ import pathlib
 
 import jax
 import ml_collections
+import numpy as np
+import PIL.Image
 import pytest
 
 from diffusionflow.networks.embedding import Conditioning
-from experiments import build, loop, model
+from experiments import build, loop, model, report
 from tests.test_networks_layers import directions
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -61,8 +66,31 @@ def entries(config, prefix=""):
     return found
 
 
-def short(name):
+def with_data(name, folder):
+    """A shipped config; data that must be brought along stand in `folder`."""
     config = importlib.import_module(f"configs.{name}").get_config()
+    values = np.random.RandomState(0)
+    if config.data.name == "cifar10":
+        for number in (*range(1, 6), None):
+            file = f"data_batch_{number}.bin" if number else "test_batch.bin"
+            records = values.randint(0, 256, (10, 3_073)).astype(np.uint8)
+            records[:, 0] = np.arange(10)
+            records.tofile(folder / file)
+        config.data.path = str(folder)
+    if config.data.name == "folder":
+        for part, entry in (("train", "path"), ("val", "test_path")):
+            for label in ("cat", "dog"):
+                (folder / part / label).mkdir(parents=True)
+                for number in range(6):
+                    pixels = values.randint(0, 256, (70, 80, 3)).astype(np.uint8)
+                    file = folder / part / label / f"{number}.png"
+                    PIL.Image.fromarray(pixels).save(file)
+            config.data[entry] = str(folder / part)
+    return config
+
+
+def short(name, folder):
+    config = with_data(name, folder)
     config.update_from_flattened_dict(SHORT | SMALL[config.network.name])
     return config
 
@@ -76,9 +104,9 @@ def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_blocks_read_a_vector_that_resolves_time(name):
+def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     """32 directions or more, of 1 % of the largest, over 101 times."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = with_data(name, tmp_path)
     built = model.from_config(config, build.dataset(config.data))
     time = jax.numpy.linspace(0, 1, 101)
     read = lambda module, _: isinstance(module, Conditioning)
@@ -96,18 +124,29 @@ def test_its_blocks_read_a_vector_that_resolves_time(name):
     assert directions(found[0]) >= 32
 
 
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"cifar10", "imagenet64"}))
+def test_sigma_data_is_that_of_the_data(name):
+    """To the 20 % at which a run warns; the others' data are not here."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    dataset = build.dataset(config.data)
+    x = np.asarray(dataset.transform.to_float(dataset.train.values), np.float64)
+    measured = np.sqrt(np.mean(x**2))
+    assert report.sigma_data_warning(config.sigma_data, measured) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_every_entry_is_read(
     name, tmp_path, monkeypatch, standard_promotion
 ):
-    config = short(name)
+    config = short(name, tmp_path)
     recorder = Recorder(config)
     monkeypatch.setattr(build, "check", lambda config: None)
     monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
-    state = loop.train_and_evaluate(recorder, tmp_path)
+    workdir = tmp_path / "run"
+    state = loop.train_and_evaluate(recorder, workdir)
     assert int(state.step) == 2
     at_start = {"cpu_devices"}  # by cli.start_jax
     assert entries(config) - recorder.read == at_start
-    assert len(list((tmp_path / "samples").iterdir())) == 2
+    assert len(list((workdir / "samples").iterdir())) == 2
     assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(state.ema))

@@ -22,12 +22,22 @@ def test_the_environment_is_json_and_names_versions_and_devices():
 
 def test_the_banner_says_where_a_run_starts():
     facts = dict(num_parameters=1234, objective={"kind": "u"}, workdir="runs/a")
+    facts["sigma_data"] = 0.5, 0.625
     fresh = report.banner(step=0, num_steps=50, **facts)
     resumed = report.banner(step=20, num_steps=50, **facts)
     assert "starting at step 0 of 50" in fresh
     assert "resuming at step 20 of 50" in resumed
-    for text in ("cpu, 8 x", "1,234", "kind='u'", "runs/a"):
+    for text in ("cpu, 8 x", "1,234", "kind='u'", "runs/a", "measured 0.625"):
         assert text in fresh
+
+
+@pytest.mark.parametrize(
+    ("given", "warns"), [(0.79, True), (0.81, False), (1.19, False), (1.21, True)]
+)
+def test_a_sigma_data_that_is_a_fifth_off_is_told(given, warns):
+    warning = report.sigma_data_warning(given, 1.0)
+    assert (warning is not None) == warns
+    assert warning is None or f"sigma_data={given:g}, but" in warning
 
 
 def test_without_a_terminal_there_are_plain_lines():

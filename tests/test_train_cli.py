@@ -2,9 +2,11 @@
 
 import os
 import re
+import shlex
 
 import pytest
 
+from experiments import cli
 from tests import commands, tiny
 
 CONFIG = "--config=configs/digits.py"
@@ -101,6 +103,37 @@ def test_help_is_no_mistake():
     assert code == 0
     assert "--workdir" in output
     assert "Trains a model" in output
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["--config.num_steps=1e5"], ["--config.num_steps=100000"]),
+        (["--config.num_steps", "2.5e3"], ["--config.num_steps", "2500"]),
+        (["--config.seed=4294967295"], ["--config.seed=4294967295"]),
+        (["--config.num_steps=1.5"], ["--config.num_steps=1.5"]),
+        (["--config.num_steps=None"], ["--config.num_steps=None"]),
+        (["--config.guidance=1e1"], ["--config.guidance=1e1"]),
+        (["--config.network.dtype=1e5"], ["--config.network.dtype=1e5"]),
+    ],
+    ids=str,
+)
+def test_whole_numbers_may_be_written_as_floats(given, wanted):
+    """Only of integer entries; what is no whole number is left for absl to refuse."""
+    assert cli._overrides(["train", CONFIG, *given]) == ["train", CONFIG, *wanted]
+
+
+def test_a_printed_config_is_read_back_as_it_is(tmp_path):
+    command = ["experiments.train", CONFIG, f"--workdir={tmp_path / 'none'}"]
+    changes = ["--config.network.multipliers=1,2,4", "--config.num_steps=1e3"]
+    code, printed, error = commands.run(*command, "--print_config", *changes)
+    assert (code, error) == (0, "") and not (tmp_path / "none").exists()
+    lines = [shlex.split(line)[0] for line in printed.splitlines()]
+    assert "--config.network.multipliers=(1, 2, 4)" in lines
+    assert "--config.num_steps=1000" in lines
+    assert "--config.objective.weighting=mse(kind='u')" in lines
+    again = commands.run(*command, "--print_config", *lines)
+    assert again == (0, printed, "")
 
 
 @pytest.mark.slow
