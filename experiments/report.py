@@ -113,8 +113,8 @@ def sigma_data_warning(given: float, measured: float) -> str | None:
     if abs(given - measured) <= SIGMA_DATA_TOLERANCE * measured:
         return None
     return (
-        f"warning: sigma_data={given:g}, but the first training examples have root mean "
-        f"square {measured:.3g}: the network's input is scaled for other data"
+        f"warning: sigma_data={given:g}, but the first training examples have a root "
+        f"mean square of {measured:.3g}: the network's input is scaled for other data"
     )
 
 
