@@ -144,7 +144,7 @@ def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
     for number, mesh in enumerate((grid(1, 1), grid(4, 2), grid(8, 8)), start=1):
         placement = devices.Placement(mesh, LEAST)
         where = jax.tree.map(placement.sharding, here)
-        with Checkpoints(tmp_path, keep=9) as saved:
+        with Checkpoints(tmp_path, keep=None) as saved:
             saved.save(number, here, {})
             saved.wait()
             here = saved.restore(number, devices.abstract(here, where))

@@ -137,5 +137,5 @@ def test_time_embedding_resolves_the_unit_interval(features):
 def test_vector_that_blocks_read_resolves_time(features):
     times = jnp.linspace(0, 1, 101)
     module = embedding.Conditioning(features, 0)
-    params = module.init(jax.random.key(0), times, None, 101)
-    assert directions(module.apply(params, times, None, 101)) >= 32
+    params = module.init(jax.random.key(0), times, None, None, 101)
+    assert directions(module.apply(params, times, None, None, 101)) >= 32

@@ -171,22 +171,24 @@ def test_remat_stores_less():
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
 
-def test_remat_leaves_value_and_gradient(case):
+def test_remat_leaves_value_and_gradient():
     """Dropout included, whose masks are drawn twice."""
-    seen = []
+    seen, inputs = [], arguments((4, 4, 4, 4))
+    plain = UNet(**TINY, num_classes=3, dropout=0.5)
+    params = perturbed(plain, *inputs)
     for remat in ("", "nothing_saveable"):
-        net = case.net.clone(remat=remat, dropout=0.5)
+        net = plain.clone(remat=remat)
 
         def loss(params, net=net):
             rngs = {"dropout": jax.random.key(5)}
-            out = net.apply({"params": params}, *case.inputs, train=True, rngs=rngs)
+            out = net.apply({"params": params}, *inputs, train=True, rngs=rngs)
             return (out**2).mean()
 
-        value, gradient = fast(jax.value_and_grad(loss))(case.params)
+        value, gradient = fast(jax.value_and_grad(loss))(params)
         seen.append((value, *jax.tree.leaves(gradient)))
     scale = max(np.abs(leaf).max() for leaf in seen[0])
-    for plain, again in zip(*seen, strict=True):
-        np.testing.assert_allclose(again, plain, rtol=0, atol=1e-6 * scale)
+    for first, again in zip(*seen, strict=True):
+        np.testing.assert_allclose(again, first, rtol=0, atol=1e-6 * scale)
 
 
 def test_an_unknown_policy_is_refused():

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import build, loop, sampling
+from experiments import build, loop, sampling, seals
 from experiments.errors import UsageError
 from experiments.sampling import Request, sample_run
 from tests import tiny
@@ -124,6 +124,7 @@ def test_neither_optimizer_nor_data_set_is_needed(workdir, tmp_path, monkeypatch
     saved = shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     for item in ("train", "params"):
         shutil.rmtree(saved / "30" / item)
+    seals.write(saved / "30", "30")
 
     def missing(section):
         raise AssertionError("the data set was asked for")
