@@ -21,25 +21,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks.ours import CLASSES, OBJECTIVE, OPTIMIZER
+from benchmarks import ours
+from benchmarks.cases import CASES
 from diffusionflow.networks.layers import REMAT
-from experiments import build, devices, parsing, step
-from experiments.data import DataTransform, Examples
-from experiments.model import Model
+from experiments import devices, step
+from experiments.data import Examples
 
 MIB = 2**20
-NETWORKS = {
-    "cifar10": (
-        (32, 32, 3),
-        "unet(channels=128, multipliers=(2, 2, 2), num_blocks=4,"
-        " attention_resolutions=(16,), dropout=0.1",
-    ),
-    "imagenet64": (
-        (64, 64, 3),
-        "unet(channels=192, multipliers=(1, 2, 3, 4), num_blocks=3,"
-        " attention_resolutions=(32, 16, 8), dropout=0.1",
-    ),
-}
+NETWORKS = ("cifar10", "imagenet64", "dit_b")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    add("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     add("--dtypes", nargs="+", default=["float32", "bfloat16"])
     add("--remat", nargs="+", default=["none", "nothing_saveable"])
     add("--batch_size", type=int, default=16)
@@ -60,29 +49,11 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def make_recipe(name: str, dtype: str, remat: str, batch_size: int) -> step.Recipe:
-    """Network, objective and optimizer."""
-    shape, call = NETWORKS[name]
-    text = f"{call}, dtype={dtype!r}, remat={remat!r})"
-    net = parsing.parse("network", text, build.NETWORKS, num_classes=CLASSES)
-    model = Model(
-        net=net,
-        objective=build.objective(OBJECTIVE),
-        transform=DataTransform(levels=256),
-        event_shape=shape,
-        num_classes=CLASSES,
-        sigma_data=1.0,
-    )
-    return step.Recipe(
-        model=model,
-        optimizer=build.optimizer(OPTIMIZER, 10_000),
-        label_dropout=0.1,
-        ema_limit=0.999,
-        ema_warmup=10.0,
-        bins=step.Bins(-10.0, 10.0, 10),
-        log_every=100,
-        batch_size=batch_size,
-    )
+def large(name: str, dtype: str, remat: str, batch_size: int) -> step.Recipe:
+    """The recipe of a case, with another batch size and choice of what is stored."""
+    case = CASES[name] | {"batch_size": batch_size}
+    case["network"] = case["network"] | {"remat": remat}
+    return ours.make_recipe(case, dtype)
 
 
 def shapes(recipe: step.Recipe) -> tuple[Any, Examples, jax.Array]:
@@ -162,7 +133,7 @@ def main() -> None:
     choices = itertools.product(arguments.networks, arguments.dtypes, arguments.remat)
     for name, dtype, remat in choices:
         policy = "" if remat == "none" else remat
-        recipe = make_recipe(name, dtype, policy, arguments.batch_size)
+        recipe = large(name, dtype, policy, arguments.batch_size)
         row = {"network": name, "products": dtype, "stored": remat}
         row |= measure(recipe, arguments.compile)
         if titles is None:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import protocol
-from diffusionflow import networks
 from experiments import build, devices, step
 from experiments.data import DataTransform, Examples
 from experiments.model import Model
@@ -39,8 +38,10 @@ OPTIMIZER = dict(
 
 
 def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
-    """Network, objective and optimizer of a case."""
-    net = networks.UNet(**case["network"], num_classes=CLASSES, dtype=dtype)
+    """Network, objective and optimizer of a case of `cases.py`."""
+    entries = dict(case["network"])
+    kind = build.NETWORKS[entries.pop("name")]
+    net = kind(**entries, num_classes=CLASSES, dtype=dtype)
     model = Model(
         net=net,
         objective=build.objective(OBJECTIVE),
@@ -58,6 +59,7 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
         bins=step.Bins(-10.0, 10.0, 10),
         log_every=100,
         batch_size=case["batch_size"],
+        accumulate=case.get("accumulate", 1),
     )
 
 

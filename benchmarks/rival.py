@@ -1,4 +1,7 @@
-"""The process that times the same U-Net in PyTorch: diffusers' `UNet2DModel`.
+"""The process that times the same network in PyTorch, as diffusers has it.
+
+A U-Net is its `UNet2DModel`, a DiT its `DiTTransformer2DModel`, which embeds time and
+label once in each block.
 
 Started by `train_step.py` with the interpreter that it was given, which needs torch and
 diffusers only; see `protocol.py` for what it answers.
@@ -17,7 +20,21 @@ import torch
 CLASSES = 10
 
 
-def make_net(case: dict[str, Any]) -> torch.nn.Module:
+def make_dit(case: dict[str, Any]) -> torch.nn.Module:
+    """The same features, blocks, heads and patches."""
+    network, (size, _, channels) = case["network"], case["shape"]
+    return diffusers.DiTTransformer2DModel(
+        num_attention_heads=network["num_heads"],
+        attention_head_dim=network["features"] // network["num_heads"],
+        in_channels=channels,
+        num_layers=network["num_blocks"],
+        sample_size=size,
+        patch_size=network["patch_size"],
+        num_embeds_ada_norm=CLASSES,
+    )
+
+
+def make_unet(case: dict[str, Any]) -> torch.nn.Module:
     """The same channels, blocks, attention and scale-and-shift conditioning."""
     network, (size, _, image_channels) = case["network"], case["shape"]
     channels = [m * network["channels"] for m in network["multipliers"]]
@@ -102,6 +119,7 @@ def main() -> None:
     case = json.loads(args.case)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     height, width, channels = case["shape"]
+    make_net = {"unet": make_unet, "dit": make_dit}[case["network"]["name"]]
     net = make_net(case).to(device, memory_format=torch.channels_last)
     x = torch.rand(case["batch_size"], channels, height, width, device=device) * 2 - 1
     x = x.to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
-"""How fast a training step is, beside the same U-Net in PyTorch.
+"""How fast a training step is, beside the same network in PyTorch.
 
-    python benchmarks/train_step.py --torch_python=PATH/TO/python
+    python -m benchmarks.train_step --torch_python=PATH/TO/python
 
 Times the real step of `experiments` (keys, loss, network, gradients, clipping, AdamW,
 average, log sums) and the network alone, in rounds that alternate with the rival, and
@@ -17,40 +17,10 @@ import sys
 import tempfile
 from typing import Any
 
-import protocol
+from benchmarks import protocol
+from benchmarks.cases import CASES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PLAIN = dict(dropout=0.0, num_heads=4)
-CASES = {
-    "digits": dict(
-        shape=[8, 8, 1],
-        batch_size=128,
-        network=PLAIN
-        | dict(channels=32, multipliers=[1, 2], num_blocks=1, attention_resolutions=[]),
-    ),
-    "small32": dict(
-        shape=[32, 32, 3],
-        batch_size=16,
-        network=PLAIN
-        | dict(
-            channels=64,
-            multipliers=[1, 2, 2, 2],
-            num_blocks=1,
-            attention_resolutions=[16],
-        ),
-    ),
-    "cifar10": dict(
-        shape=[32, 32, 3],
-        batch_size=128,
-        network=dict(num_heads=4, dropout=0.1)
-        | dict(
-            channels=128,
-            multipliers=[2, 2, 2],
-            num_blocks=4,
-            attention_resolutions=[16],
-        ),
-    ),
-}
 
 
 def parse() -> argparse.Namespace:
@@ -59,7 +29,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cases", nargs="+", default=["digits", "small32"], choices=list(CASES))
+    add(
+        "--cases",
+        nargs="+",
+        default=["digits", "small32", "dit_tiny"],
+        choices=list(CASES),
+    )
     add("--batch_size", type=int, help="instead of that of the case")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--torch_python", help="interpreter with torch and diffusers")

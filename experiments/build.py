@@ -259,23 +259,28 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
     )
 
 
+def decayed(params: Any) -> Any:
+    """Which leaves weight decay shrinks: all but those named bias or scale."""
+    named = lambda path, _: path[-1].key not in ("bias", "scale")
+    return jax.tree_util.tree_map_with_path(named, params)
+
+
 def optimizer(
     section: Mapping[str, Any], num_steps: int
 ) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; weight decay on arrays of rank >= 2.
+    """AdamW after clipping by the global norm; no weight decay of biases and scales.
 
     Args:
       section: `learning_rate`, `warmup_steps`, `schedule` ("constant" or "cosine"),
         `b1`, `b2`, `weight_decay`, `clip_norm` (0 for no clipping).
       num_steps: of the whole run.
     """
-    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
     adamw = optax.adamw(
         learning_rate(section, num_steps),
         b1=section["b1"],
         b2=section["b2"],
         weight_decay=section["weight_decay"],
-        mask=matrices,
+        mask=decayed,
     )
     clip_norm = section["clip_norm"]
     if not clip_norm:

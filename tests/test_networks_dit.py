@@ -2,13 +2,14 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusionflow.networks import DiT, dit, positions
-from experiments import step
+from experiments import build, step
 from experiments.trainer import Trainer
 from tests import tiny
 from tests.test_networks_unet import arguments, count, fast, perturbed
@@ -177,3 +178,63 @@ def test_it_learns_more_of_digits_than_pixels_tell_alone(standard_promotion):
     zero, pixels = 1 + (x**2).mean(), x.std(0).mean() * np.pi / 2
     assert abs(losses[0] / zero - 1) < 0.1  # the output is zero at first
     assert losses[-20:].mean() < 0.98 * pixels
+
+
+def stacked(params):
+    """Parameters of single blocks as those of a scanned one."""
+    blocks = [params[f"block_{i}"] for i in range(TINY["num_blocks"])]
+    rest = {k: v for k, v in params.items() if not k.startswith("block_")}
+    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+@pytest.mark.parametrize(
+    ("remat", "scan"),
+    [("nothing_saveable", False), ("", True), ("dots_saveable", True)],
+)
+def test_remat_and_scan_leave_value_and_gradient(remat, scan):
+    inputs = arguments((2, 4, 4, 1))
+    plain = DiT(**TINY, positions="rotary")
+    params = perturbed(plain, *inputs)
+
+    def run(net, params):
+        loss = lambda params: (net.apply({"params": params}, *inputs) ** 2).mean()
+        return fast(jax.value_and_grad(loss))(params)
+
+    value, gradient = run(plain, params)
+    other = plain.clone(remat=remat, scan=scan)
+    adapt = stacked if scan else lambda params: params
+    found, found_gradient = run(other, adapt(params))
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+    chex.assert_trees_all_close(found_gradient, adapt(gradient), rtol=0, atol=1e-6)
+
+
+def test_scanned_blocks_differ_from_each_other_and_drop_by_key():
+    net = DiT(**TINY, scan=True, dropout=0.5)
+    inputs = arguments((2, 4, 4, 1))
+    params = perturbed(net, *inputs)
+    kernel = params["blocks"]["mlp_in"]["kernel"]
+    assert kernel.shape == (2, 16, 64) and np.abs(kernel[0] - kernel[1]).max() > 0.1
+
+    @fast
+    def run(key):
+        rngs = {"dropout": key}
+        return net.apply({"params": params}, *inputs, train=True, rngs=rngs)
+
+    first, again, other = (run(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_weight_decay_is_the_same_for_scanned_blocks():
+    inputs = arguments((2, 4, 4, 1))
+    shapes = lambda net: jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    single, scanned = (
+        build.decayed(shapes(DiT(**TINY, scan=s))) for s in (False, True)
+    )
+    assert scanned["blocks"] == single["block_0"] == single["block_1"]
+    assert scanned["blocks"]["mlp_in"] == {"bias": False, "kernel": True}
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="remat='dots': must be one of nothing_save"):
+        DiT(**TINY, remat="dots")

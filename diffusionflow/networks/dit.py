@@ -9,7 +9,13 @@ from jax.typing import DTypeLike
 
 from diffusionflow.networks import positions
 from diffusionflow.networks.embedding import Conditioning
-from diffusionflow.networks.layers import Pointwise, attend, zeros
+from diffusionflow.networks.layers import (
+    Pointwise,
+    attend,
+    check_remat,
+    rematerialized,
+    zeros,
+)
 
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 TIME_FEATURES = 256
@@ -131,10 +137,15 @@ class DiT(nn.Module):
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       vector_features: of a vector to condition on, such as a text's; 0 for none.
       dtype: of the products and of what runs between blocks, "float32" or "bfloat16".
+      remat: what the blocks store for the gradient, see `layers.rematerialized`; the
+        rest is computed twice. Empty for all that it needs.
+      scan: whether one block is compiled and looped over; its parameters, `blocks`,
+        have a leading axis of `num_blocks`. Compiles in less time.
 
     Raises:
-      ValueError: `positions` is unknown, the heads do not divide the features, or
-        features of a token or head that have to be a multiple of 4 are not.
+      ValueError: `positions` or `remat` is unknown, the heads do not divide the
+        features, or features of a token or head that have to be a multiple of 4 are
+        not.
     """
 
     features: int = 384
@@ -147,9 +158,12 @@ class DiT(nn.Module):
     num_classes: int = 0
     vector_features: int = 0
     dtype: DTypeLike = "float32"
+    remat: str = ""
+    scan: bool = False
 
     def __post_init__(self):
         super().__post_init__()
+        check_remat(self.remat)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"positions={self.positions!r}: must be one of {', '.join(POSITIONS)}"
@@ -205,9 +219,7 @@ class DiT(nn.Module):
             self.features, self.num_classes, self.vector_features, TIME_FEATURES
         )(time, label, vector, z.shape[0])
         places = positions.places(height // self.patch_size, width // self.patch_size)
-        h = self._tokens(z, places)
-        for i in range(self.num_blocks):
-            h = self._block(f"block_{i}")(h, vector, places, train)
+        h = self._blocks(self._tokens(z, places), vector, places, train)
         shift, scale = Modulation(2, self.features, name="modulation_out")(vector)
         patch = self.patch_size**2 * channels
         h = Pointwise(patch, self.dtype, zeros, name="out")(modulate(h, scale, shift))
@@ -226,8 +238,26 @@ class DiT(nn.Module):
             return h
         return h + jnp.asarray(table, h.dtype)[None]
 
-    def _block(self, name: str) -> TransformerBlock:
-        return TransformerBlock(
+    def _blocks(
+        self, h: jax.Array, vector: jax.Array, places: np.ndarray, train: bool
+    ) -> jax.Array:
+        """All blocks, one after another."""
+
+        def apply(block: nn.Module, h: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return block(h, vector, places, train), None
+
+        if not self.scan:
+            for i in range(self.num_blocks):
+                h, _ = apply(self._block(f"block_{i}"), h, None)
+            return h
+        rngs = {"params": True, "dropout": True}
+        axes = {"params": 0}
+        loop = nn.scan(apply, axes, split_rngs=rngs, length=self.num_blocks)
+        return loop(self._block("blocks"), h, None)[0]
+
+    def _block(self, name: str) -> nn.Module:
+        kind = rematerialized(TransformerBlock, self.remat, static=(3, 4))
+        return kind(
             self.num_heads,
             self.expansion,
             self.positions == "rotary",

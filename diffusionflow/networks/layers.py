@@ -23,6 +23,12 @@ REMAT = (
 )
 
 
+def check_remat(policy: str) -> None:
+    """Raises ValueError unless `policy` is one of `REMAT`."""
+    if policy not in REMAT:
+        raise ValueError(f"remat={policy!r}: must be one of {', '.join(REMAT[1:])}, ''")
+
+
 def rematerialized(
     block: type[nn.Module], policy: str, static: tuple[int, ...] = ()
 ) -> type[nn.Module]:
@@ -39,8 +45,7 @@ def rematerialized(
     Raises:
       ValueError: the policy is not known.
     """
-    if policy not in REMAT:
-        raise ValueError(f"remat={policy!r}: must be one of {', '.join(REMAT[1:])}, ''")
+    check_remat(policy)
     if not policy:
         return block
     stored = getattr(jax.checkpoint_policies, policy)
