@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import protocol
-from experiments import build, devices, step
+from experiments import build, devices, optimizers, step
 from experiments.data import DataTransform, Examples
 from experiments.model import Model
 
@@ -52,7 +52,7 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
     )
     return step.Recipe(
         model=model,
-        optimizer=build.optimizer(OPTIMIZER, 10_000),
+        optimizer=optimizers.optimizer(OPTIMIZER, 10_000),
         label_dropout=0.1,
         ema_limit=0.999,
         ema_warmup=10.0,

@@ -46,7 +46,7 @@ from diffusionflow import (  # noqa: E402
     samplers,
     schedules,
 )
-from experiments import build, devices, parsing, sampling  # noqa: E402
+from experiments import build, devices, drawing, parsing, sampling  # noqa: E402
 
 SAMPLERS = (
     "ddim",
@@ -167,7 +167,7 @@ class Trained:
             pathlib.Path(workdir), sampling.Request()
         )
         self.schedule = self.model.objective.schedule
-        self.labels = sampling.labels_in_turn(count, self.model.num_classes)
+        self.labels = drawing.labels_in_turn(count, self.model.num_classes)
         prior, self.keys = random.split(random.example_keys(0, np.arange(count)))
         shape = (count, *self.model.event_shape)
         self.z = samplers.prior(prior, shape, schedule=self.schedule)

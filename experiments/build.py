@@ -9,10 +9,8 @@ arguments. Adding one more schedule, weighting or sampler is one line here.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from diffusionflow import (
     ema,
@@ -25,7 +23,7 @@ from diffusionflow import (
     times,
     weightings,
 )
-from experiments import data, devices, retention, schema
+from experiments import data, devices, optimizers, retention, schema
 from experiments.errors import check_bound, check_name, naming
 from experiments.parsing import from_section, parse
 
@@ -125,7 +123,6 @@ NETWORKS = {
     "dit": networks.DiT,
     "residual_mlp": networks.ResidualMLP,
 }
-LEARNING_RATES = ("constant", "cosine")
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
 AT_LEAST = {
     "num_steps": 1,
@@ -237,57 +234,6 @@ def network(section: Mapping[str, Any], num_classes: int) -> Any:
     return from_section("network", section, NETWORKS, num_classes=num_classes)
 
 
-def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, or a cosine that ends at zero at `num_steps`.
-
-    Raises:
-      UsageError: if the name is unknown, or the warm-up is as long as the run.
-    """
-    name, peak = section["schedule"], section["learning_rate"]
-    check_name("optimizer.schedule", name, LEARNING_RATES)
-    warmup = section["warmup_steps"]
-    inside = 0 <= warmup < num_steps
-    bound = f"in [0, num_steps={num_steps})"
-    check_bound("optimizer.warmup_steps", warmup, inside, bound)
-    after = (
-        optax.constant_schedule(peak)
-        if name == "constant"
-        else optax.cosine_decay_schedule(peak, num_steps - warmup)
-    )
-    return optax.join_schedules(
-        [optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup]
-    )
-
-
-def decayed(params: Any) -> Any:
-    """Which leaves weight decay shrinks: all but those named bias or scale."""
-    named = lambda path, _: path[-1].key not in ("bias", "scale")
-    return jax.tree_util.tree_map_with_path(named, params)
-
-
-def optimizer(
-    section: Mapping[str, Any], num_steps: int
-) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; no weight decay of biases and scales.
-
-    Args:
-      section: `learning_rate`, `warmup_steps`, `schedule` ("constant" or "cosine"),
-        `b1`, `b2`, `weight_decay`, `clip_norm` (0 for no clipping).
-      num_steps: of the whole run.
-    """
-    adamw = optax.adamw(
-        learning_rate(section, num_steps),
-        b1=section["b1"],
-        b2=section["b2"],
-        weight_decay=section["weight_decay"],
-        mask=decayed,
-    )
-    clip_norm = section["clip_norm"]
-    if not clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
-
-
 def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
     """The powers gamma of the averages of section `ema` that are tracked and stored.
 
@@ -329,7 +275,7 @@ def check(config: Mapping[str, Any]) -> None:
     schedule = built.schedule
     sampler(config["sampler"])
     check_start(built, grid(config["sampler"], schedule))
-    optimizer(config["optimizer"], config["num_steps"])
+    optimizers.optimizer(config["optimizer"], config["num_steps"])
     average = config["ema"]
     with naming("ema"):
         ema.decay(0, limit=average["limit"], warmup=average["warmup"])

@@ -13,7 +13,6 @@ strict: another tree, shape or dtype is refused.
 """
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -288,8 +287,3 @@ def _quiet(level: int) -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def plain_json(value: Any) -> Any:
-    """`value` as it comes back from JSON: tuples as lists, keys as strings."""
-    return json.loads(json.dumps(value))

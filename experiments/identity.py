@@ -5,6 +5,7 @@ settings is noticed instead of being carried out.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
       model: built from it.
     """
     objective = model.objective
-    return {
+    found = {
         "format": FORMAT,
         "conventions": CONVENTIONS,
         "objective": {
@@ -79,6 +80,7 @@ def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
         "config": config,
         "versions": report.versions(),
     }
+    return json.loads(json.dumps(found))  # tuples as lists
 
 
 def check_format(identity: Mapping[str, Any]) -> None:

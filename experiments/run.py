@@ -16,12 +16,12 @@ from experiments import (
     curves,
     data,
     devices,
+    drawing,
     faults,
     metrics,
     pictures,
     report,
     retention,
-    sampling,
     start,
     sums,
 )
@@ -176,7 +176,7 @@ class Run:
     def _draw(self, number: int, state: TrainState) -> None:
         """Writes the pictures that are due: samples, one class a row."""
         model, config = self._trainer.model, self._trainer.config
-        labels = sampling.by_class(config.samples.per_class, model.num_classes)
+        labels = drawing.by_class(config.samples.per_class, model.num_classes)
         weights = (state.params, state.ema)
         for path, params in zip(self._pictures(number), weights, strict=False):
             params = self._trainer.gather(params)

@@ -1,134 +1,32 @@
-"""Drawing samples: the one path of the trainer and of the command line.
-
-Sample i of seed s has keys of its own, so it is the same image whatever the batch size,
-the shards and the number of devices. On a CPU that holds bit for bit, because the
-program of a device always draws `CPU_WIDTH` samples at once, from a multiple of it on
-(measured to be as fast as more); elsewhere a batch size of one's own changes roundings
-of floats, of the order of 1e-6.
-"""
+"""Samples of a run, from one of its checkpoints into files (`drawing.py` draws)."""
 
 import contextlib
-import functools
 import hashlib
 import pathlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow import random, samplers
 from experiments import (
     averages,
-    build,
     checkpoints,
     devices,
+    drawing,
     identity,
     model,
     pictures,
     report,
-    step,
 )
 from experiments.errors import Stopped, UsageError, check_bound, stopping
 from experiments.model import Model
 from experiments.shards import Shards
 
-CPU_WIDTH = 16
 LARGEST_GRID = 200  # images in a picture; the .npz has them all
 LARGEST_SCATTER = 10_000  # points in a picture
-
-DrawFn = Callable[..., np.ndarray]
-
-
-def make_draw_fn(
-    model: Model,
-    section: Mapping[str, Any],
-    *,
-    guidance: float,
-    batch_size: int,
-    most: int,
-) -> DrawFn:
-    """A compiled sampler.
-
-    Args:
-      model: of the run.
-      section: `name`, `num_steps` and `grid` of the sampler.
-      guidance: scale of classifier-free guidance; 1 conditional, 0 unconditional.
-      batch_size: samples that a device draws at once, where it is not a CPU.
-      most: samples wanted in one call, at most; devices beyond what that takes are
-        not used.
-
-    Returns:
-      `draw_fn(params, seed, labels, first=0, advance=None) -> x`: floats [n, *event]
-      for labels [n], the samples `first`, `first + 1`, ...; `advance(count)` is called
-      as they come.
-
-    Raises:
-      UsageError: if sampler or grid are unknown.
-    """
-    schedule = model.objective.schedule
-    sampler = build.sampler(section)
-    times = build.grid(section, schedule)
-    build.check_start(model.objective, times)
-    width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
-    mesh = devices.data_mesh(-(-most // width))
-    everywhere, cut = devices.replicated(mesh), devices.along_batch(mesh)
-
-    def on_device(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
-        scale = guidance if guidance in (0, 1) else scale
-        denoise_fn = model.denoise_fn(params, labels, scale)
-        prior_keys, noise_keys = random.split(keys)
-        shape = (*labels.shape, *model.event_shape)
-        z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
-        return samplers.sample(
-            noise_keys, denoise_fn, z, times, sampler=sampler, schedule=schedule
-        ).x
-
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-    def program(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
-        specs = (everywhere.spec, cut.spec, cut.spec, everywhere.spec)
-        each = jax.shard_map(
-            on_device, mesh=mesh, in_specs=specs, out_specs=cut.spec, check_vma=False
-        )
-        return each(params, keys, labels, scale)
-
-    def draw_fn(
-        params: Any,
-        seed: int,
-        labels: np.ndarray,
-        first: int = 0,
-        advance: Callable[[int], Any] | None = None,
-    ) -> np.ndarray:
-        params = jax.device_put(params, everywhere)
-        scale = jax.device_put(np.float32(guidance), everywhere)
-        parts, stream = [], step.stream(seed, step.SAMPLE)
-        end, together = first + len(labels), width * mesh.size
-        for start in range(first - first % width, end, together):
-            number = np.arange(start, start + together)
-            place = np.clip(number - first, 0, len(labels) - 1)
-            keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
-            label = labels[place].astype(np.int32)
-            placed = jax.device_put((keys, label), cut)
-            x = np.asarray(program(params, *placed, scale))
-            parts.append(x[(number >= first) & (number < end)])
-            if advance is not None:
-                advance(len(parts[-1]))
-        return np.concatenate(parts)
-
-    return draw_fn
-
-
-def labels_in_turn(count: int, num_classes: int) -> np.ndarray:
-    """The classes 0, 1, ... in turn, int32 [count]."""
-    return (np.arange(count) % num_classes).astype(np.int32)
-
-
-def by_class(per_class: int, num_classes: int) -> np.ndarray:
-    """`per_class` labels of each class, class after class: one class a row."""
-    return np.repeat(np.arange(num_classes, dtype=np.int32), per_class)
 
 
 class Request(NamedTuple):
@@ -138,7 +36,7 @@ class Request(NamedTuple):
       num_samples: how many.
       label: of all samples, or None for all classes in turn.
       seed: of the samples.
-      batch_size: see `make_draw_fn`.
+      batch_size: see `drawing.make_draw_fn`.
       shard_size: samples after which a draw can go on.
       guidance: scale, or None.
       weights: "ema" or "raw".
@@ -211,7 +109,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
 
 def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
     """Draws the shards that are not there."""
-    draw_fn = make_draw_fn(
+    draw_fn = drawing.make_draw_fn(
         built,
         request.sampler,
         guidance=request.guidance,
@@ -260,7 +158,7 @@ def _conclude(
 
 def _labels(request: Request, built: Model) -> np.ndarray:
     if request.label is None:
-        return labels_in_turn(request.num_samples, built.num_classes)
+        return drawing.labels_in_turn(request.num_samples, built.num_classes)
     return np.full(request.num_samples, request.label, np.int32)
 
 
@@ -290,7 +188,7 @@ def load(
         found = saved.identity(number)
         identity.check_format(found)
         config, built = found["config"], model.from_identity(found)
-        rebuilt = checkpoints.plain_json(identity.make(config, built))
+        rebuilt = identity.make(config, built)
         identity.check_same(found, rebuilt, number)
         target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
         if request.sigma_rel is None:

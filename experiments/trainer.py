@@ -11,14 +11,14 @@ import numpy as np
 from experiments import (
     batches,
     build,
-    checkpoints,
     data,
     devices,
+    drawing,
     evaluation,
     identity,
     model,
+    optimizers,
     probe,
-    sampling,
     step,
 )
 from experiments.errors import naming
@@ -41,10 +41,12 @@ class Trainer:
         self.dataset = build.dataset(config.data)
         self.model = model.from_config(config, self.dataset)
         self.mesh = devices.mesh(config.sharding.fsdp)
-        self.learning_rate = build.learning_rate(config.optimizer, config.num_steps)
+        self.learning_rate = optimizers.learning_rate(
+            config.optimizer, config.num_steps
+        )
         self.recipe = step.Recipe(
             model=self.model,
-            optimizer=build.optimizer(config.optimizer, config.num_steps),
+            optimizer=optimizers.optimizer(config.optimizer, config.num_steps),
             label_dropout=config.label_dropout,
             ema_limit=config.ema.limit,
             ema_warmup=config.ema.warmup,
@@ -63,9 +65,7 @@ class Trainer:
             shapes = self._shapes()
         self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
         self.abstract_state = devices.abstract(shapes, self.shardings)
-        self.identity = checkpoints.plain_json(
-            identity.make(config.to_dict(), self.model)
-        )
+        self.identity = identity.make(config.to_dict(), self.model)
         self._compile()
 
     def _compile(self) -> None:
@@ -91,7 +91,7 @@ class Trainer:
             compiler_options=devices.compiler_options(),
         )
         count = config.samples.per_class * self.model.num_classes
-        self.draw_fn = sampling.make_draw_fn(
+        self.draw_fn = drawing.make_draw_fn(
             self.model,
             config.sampler,
             guidance=config.guidance,

@@ -1,4 +1,4 @@
-"""One's own files as data: `experiments/data/files.py`."""
+"""One's own files: `arrays.py`, `folders.py` and `cifar.py` of `experiments/data`."""
 
 import re
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusionflow.networks import DiT, dit, positions
-from experiments import build, step
+from experiments import step
 from experiments.trainer import Trainer
 from tests import tiny
 from tests.test_networks_unet import arguments, count, fast, perturbed
@@ -223,16 +223,6 @@ def test_scanned_blocks_differ_from_each_other_and_drop_by_key():
     first, again, other = (run(jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
-
-
-def test_weight_decay_is_the_same_for_scanned_blocks():
-    inputs = arguments((2, 4, 4, 1))
-    shapes = lambda net: jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
-    single, scanned = (
-        build.decayed(shapes(DiT(**TINY, scan=s))) for s in (False, True)
-    )
-    assert scanned["blocks"] == single["block_0"] == single["block_1"]
-    assert scanned["blocks"]["mlp_in"] == {"bias": False, "kernel": True}
 
 
 def test_an_unknown_policy_is_refused():

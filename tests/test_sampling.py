@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import build, loop, sampling, seals
+from experiments import build, drawing, loop, sampling, seals
 from experiments.errors import UsageError
 from experiments.sampling import Request, sample_run
 from tests import tiny
@@ -86,7 +86,7 @@ def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, s
     fewer = draw(workdir, **settings | {"num_samples": 3})["samples"]
     np.testing.assert_array_equal(fewer, expected[:3])
     for width in (1, 7, 64):  # other programs, as on an accelerator
-        monkeypatch.setattr(sampling, "CPU_WIDTH", width)
+        monkeypatch.setattr(drawing, "CPU_WIDTH", width)
         out = str(tmp_path / f"width{width}")
         again = draw(workdir, out=out, **settings)["samples"]
         np.testing.assert_allclose(again, expected, atol=1e-5)
@@ -177,5 +177,5 @@ def test_a_run_without_checkpoint_is_refused(tmp_path):
 
 
 def test_label_orders():
-    assert sampling.labels_in_turn(5, 3).tolist() == [0, 1, 2, 0, 1]
-    assert sampling.by_class(2, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert drawing.labels_in_turn(5, 3).tolist() == [0, 1, 2, 0, 1]
+    assert drawing.by_class(2, 3).tolist() == [0, 0, 1, 1, 2, 2]

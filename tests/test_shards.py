@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import loop, sampling
+from experiments import drawing, loop
 from experiments.errors import UsageError
 from experiments.sampling import Request, sample_run
 from experiments.shards import Shards
@@ -124,7 +124,7 @@ def test_sample_i_does_not_depend_on_shards_and_devices(workdir, tmp_path, monke
     for size in (16, 37):
         np.testing.assert_array_equal(draw(f"{size}", shard_size=size), whole)
     one = jax.devices()[:1]
-    monkeypatch.setattr(sampling.devices, "data_mesh", lambda count=None: mesh_of(one))
+    monkeypatch.setattr(drawing.devices, "data_mesh", lambda count=None: mesh_of(one))
     np.testing.assert_array_equal(draw("one", shard_size=64), whole)
 
 
@@ -135,7 +135,7 @@ def mesh_of(devices):
 
 def test_what_is_there_is_not_drawn_again(workdir, tmp_path, monkeypatch, capsys):
     request = Request(num_samples=40, shard_size=16, out=str(tmp_path / "a"))
-    drawn, original = [], sampling.make_draw_fn
+    drawn, original = [], drawing.make_draw_fn
 
     def counting(*args, **settings):
         draw_fn = original(*args, **settings)
@@ -148,7 +148,7 @@ def test_what_is_there_is_not_drawn_again(workdir, tmp_path, monkeypatch, capsys
 
         return draw
 
-    monkeypatch.setattr(sampling, "make_draw_fn", counting)
+    monkeypatch.setattr(drawing, "make_draw_fn", counting)
     with pytest.raises(RuntimeError):
         sample_run(workdir, request)
     path = sample_run(workdir, request)

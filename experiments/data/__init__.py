@@ -1,5 +1,7 @@
 """Data sets: one module a family, and what they share in `core`."""
 
+from experiments.data.arrays import latents, npz
+from experiments.data.cifar import cifar10
 from experiments.data.core import (
     DataSet,
     DataTransform,
@@ -8,7 +10,7 @@ from experiments.data.core import (
     Lazy,
     split,
 )
-from experiments.data.files import cifar10, folder, latents, npz
+from experiments.data.folders import folder
 from experiments.data.hub import huggingface, tfds
 from experiments.data.photographs import digits, patches
 from experiments.data.points import checkerboard, mixture, mixture_means, moons

@@ -18,7 +18,7 @@ from experiments.data.core import (
     check_labels,
     flip,
 )
-from experiments.data.files import fitted
+from experiments.data.folders import fitted
 
 
 def huggingface(

@@ -1,0 +1,54 @@
+"""CIFAR-10 from its published binary files.
+
+A missing or broken file is a `ValueError` that names it.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments.data.core import (
+    DataSet,
+    DataTransform,
+    Examples,
+    check_labels,
+    flip,
+)
+
+CIFAR_SHAPE = (3, 32, 32)
+CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+
+
+def cifar10(*, path: str, flips: bool = False) -> DataSet:
+    """CIFAR-10 from its binary version: uint8 [n, 32, 32, 3], its own test part.
+
+    Args:
+      path: of the directory with `data_batch_1.bin` to `data_batch_5.bin` and
+        `test_batch.bin`: records of a label and 3 x 32 x 32 bytes.
+      flips: mirrors training images half of the time.
+
+    Raises:
+      ValueError: if a file is missing or no whole number of records.
+
+    Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+    parts = [_read_cifar(pathlib.Path(path) / name) for name in CIFAR_TRAIN]
+    train = Examples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    test = _read_cifar(pathlib.Path(path) / "test_batch.bin")
+    return DataSet(train, test, DataTransform(256), 10, flip if flips else None)
+
+
+def _read_cifar(file: pathlib.Path) -> Examples:
+    try:
+        stored = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    record = 1 + int(np.prod(CIFAR_SHAPE))
+    if not stored.size or stored.size % record:
+        raise ValueError(
+            f"{file}: {stored.size} bytes: must be a whole number of {record}-byte "
+            "records; copy it again"
+        )
+    rows = stored.reshape(-1, record)
+    labels = check_labels(rows[:, 0], num_classes=10)
+    return Examples(rows[:, 1:].reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1), labels)
