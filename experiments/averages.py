@@ -69,14 +69,15 @@ def opened(
       current: its identity.
 
     Raises:
-      UsageError: those that are there belong to another run.
+      UsageError: those that are there belong to another run, or none is whole.
     """
     widths = section["sigma_rel"]
     if not widths:
         yield None
         return
     with _directory(workdir, widths, read_only=False) as saved:
-        for step in saved.steps()[-1:]:
+        step = saved.newest()
+        if step is not None:
             identity.check_same(saved.identity(step), current, step)
         yield Averages(saved, widths, current)
 
@@ -111,8 +112,8 @@ def reconstruct(
       target: pytree of `jax.ShapeDtypeStruct` with shardings, of the parameters.
 
     Raises:
-      UsageError: the width is out of bounds, or nothing was stored that it could be
-        put together from.
+      UsageError: the width is out of bounds, nothing was stored that it could be put
+        together from, or what was stored is damaged.
     """
     with naming("sigma_rel"):
         gamma = ema.gamma_of(sigma_rel)
@@ -125,6 +126,8 @@ def reconstruct(
         )
     with _directory(workdir, widths, read_only=True) as saved:
         steps = [number for number in saved.steps() if number <= step]
+        for number in steps:
+            saved.check(number)
         stored = [(number, width) for number in steps for width in widths]
         updates = {number: saved.scores(number)["num_updates"] for number in steps}
         skipped = steps[-1] - updates[steps[-1]] if steps else 0

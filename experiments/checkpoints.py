@@ -14,7 +14,7 @@ strict: another tree, shape or dtype is refused.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +27,8 @@ from experiments.errors import SaveError, UsageError
 
 ARRAY_ITEMS = ("params", "ema", "train")
 JSON_ITEMS = ("identity", "scores")
+WEIGHTS = {"ema": "ema", "raw": "params"}  # items, by what they are called outside
 DIRECTORY = "checkpoints"
-KEEP = retention.Keep()
 _PlainPath = ocp.path.atomicity.AtomicRenameTemporaryPath
 
 
@@ -69,6 +69,8 @@ class Checkpoints:
     Args:
       workdir: the run's directory.
       keep: which checkpoints are kept when there is a newer one; None for all.
+      later_fn: gives the numbers by which steps are ranked, by step, beside those that
+        are saved with them.
       read_only: whether nothing is created, written or cleaned up.
       directory: in `workdir`.
       items: names of the pytrees of arrays of a checkpoint.
@@ -81,13 +83,15 @@ class Checkpoints:
         self,
         workdir: pathlib.Path,
         *,
-        keep: retention.Keep | None = KEEP,
+        keep: retention.Keep | None = retention.NEWEST,
+        later_fn: Callable[[], Mapping[int, Mapping[str, Any]]] = dict,
         read_only: bool = False,
         directory: str = DIRECTORY,
         items: Sequence[str] = ARRAY_ITEMS,
     ):
         self.directory, self._items = workdir.absolute() / directory, items
-        self._keep, self._read_only, self._has_saved = keep, read_only, False
+        self._keep, self._later_fn = keep, later_fn
+        self._read_only, self._has_saved = read_only, False
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -201,7 +205,7 @@ class Checkpoints:
 
     def _retain(self) -> None:
         if self._keep and not self._read_only and cluster.is_first():
-            shelf.retain(self.directory, self._keep)
+            shelf.retain(self.directory, self._keep, self._later_fn())
 
     def identity(self, step: int) -> dict[str, Any]:
         """What the numbers of `step` mean, as it was saved."""

@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from experiments import cluster, devices, schema
 from experiments.errors import (
+    FULL,
     Diverged,
     PeerLost,
     SaveError,
@@ -176,8 +177,9 @@ def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
 def usage_errors() -> Iterator[None]:
     """Turns a `UsageError` inside into a message on standard error and exit code 2.
 
-    And `Stopped` into what was kept, with the exit code of the signal; `SaveError`,
-    `Diverged` and `PeerLost` into their message, with exit codes 1, 3 and 4.
+    And `Stopped` into what was kept, with the exit code of the signal; `SaveError` and
+    a disk that is full, `Diverged` and `PeerLost` into their message, with exit codes
+    1, 3 and 4.
     """
     try:
         yield
@@ -187,6 +189,11 @@ def usage_errors() -> Iterator[None]:
     except (SaveError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error}; make room or mend the disk", file=sys.stderr)
+        sys.exit(SaveError.code)
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(error.code)  # the usual way out waits for all processes

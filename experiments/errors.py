@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +17,9 @@ class SaveError(RuntimeError):
     """Something could not be written. The exit code is 1."""
 
     code = 1
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an `OSError`
 
 
 class Diverged(FloatingPointError):

@@ -13,7 +13,7 @@ from experiments import report
 from experiments.errors import UsageError
 from experiments.model import Model
 
-FORMAT = 1
+FORMAT = 2
 CONVENTIONS = {
     "time": "t = 0 is data, t = 1 is noise; z_t = alpha_t x + sigma_t eps",
     "network_input": "z / sqrt(sigma_data^2 alpha^2 + sigma^2)",
@@ -36,22 +36,20 @@ FREE = (
     "init_from",
     "network.remat",
 )
-# What a checkpoint of an older version does not mention, by name: the value that
-# stands for what was done then.
-SINCE: dict[str, Any] = {
-    "config.ema.sigma_rel": [],
-    "config.optimizer.accumulate": 1,
-    "config.optimizer.nonfinite_limit": 10,
-    "network.vector_features": 0,
-}
+# What a checkpoint of an older version with this format does not mention, by name: the
+# value that stands for what was done then.
+SINCE: dict[str, Any] = {}
 
 
-def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
+def make(
+    config: Mapping[str, Any], model: Model, examples: Mapping[str, Any]
+) -> dict[str, Any]:
     """The identity of a run, as plain JSON values.
 
     Args:
       config: of the run, as plain values.
       model: built from it.
+      examples: identity of the data set.
     """
     objective = model.objective
     found = {
@@ -69,6 +67,7 @@ def make(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
             "levels": model.transform.levels,
             "num_classes": model.num_classes,
         },
+        "examples": examples,
         "network": {
             "class": type(model.net).__name__,
             **{

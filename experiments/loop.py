@@ -6,6 +6,7 @@ The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
 """
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -67,10 +68,14 @@ def train_and_evaluate(
         stop = stack.enter_context(noting())
         trainer = Trainer(config)
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
+        stack.enter_context(start.alone(workdir))
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
         keep = config.checkpoint
         keep = retention.Keep(keep.keep, keep.keep_best, keep.metric)
-        saved = stack.enter_context(checkpoints.Checkpoints(workdir, keep=keep))
+        later_fn = functools.partial(metrics.rankings, workdir / metrics.FILE_NAME)
+        saved = stack.enter_context(
+            checkpoints.Checkpoints(workdir, keep=keep, later_fn=later_fn)
+        )
         state, meaning = start.begin(trainer, saved, source)
         first = int(state.step)
         log = None
@@ -85,7 +90,7 @@ def train_and_evaluate(
         stored = stack.enter_context(
             averages.opened(workdir, config.ema, trainer.identity)
         )
-        books = Books(saved, stored, log, meter, curves.watch(trainer.identity))
+        books = Books(saved, stored, log, meter, curves.watch(meaning))
         run = Run(trainer, workdir, books, meaning, stop)
         run.make_up(first, state)
         numbers = range(first + 1, config.num_steps + 1)

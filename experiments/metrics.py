@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from experiments import retention
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -25,6 +27,16 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if a line before the last one is damaged.
     """
     return [row for _, row in _complete_lines(path)]
+
+
+def rankings(path: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """By what each step that has a row in `metrics.jsonl` is ranked.
+
+    A row that a stop left out when its checkpoint was saved is made up at the next
+    start, and is only there.
+    """
+    rows = read(path) if path.exists() else []
+    return {row["step"]: retention.ranking(row) for row in rows}
 
 
 def drop_after(path: pathlib.Path, step: int) -> int:

@@ -21,6 +21,9 @@ class Keep(NamedTuple):
     metric: str = METRICS[0]
 
 
+NEWEST = Keep()
+
+
 def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]:
     """The steps that need not be kept.
 
@@ -34,6 +37,11 @@ def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]
     )
     kept = {*sorted(metrics)[-keep.newest :], *ranked[: keep.best]}
     return sorted(metrics.keys() - kept)
+
+
+def ranking(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of the log says of the rank of its step."""
+    return {name: row[name] for name in METRICS if name in row}
 
 
 def _rank(value: Any) -> float:

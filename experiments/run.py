@@ -48,6 +48,17 @@ class Books(NamedTuple):
     watch: curves.Watch
 
 
+def _check_finite(number: int, state: TrainState) -> None:
+    """Raises `Diverged` where the state after step `number` is not finite."""
+    bad = faults.not_finite(start.items(state))
+    if bad:
+        raise Diverged(
+            f"step {number:,} left values that are not finite in {', '.join(bad)}: "
+            "this state was not saved. Start again in another --workdir with a lower "
+            "optimizer.learning_rate or optimizer.clip_norm"
+        )
+
+
 class Run:
     """The steps of a run, and what is due after each.
 
@@ -96,7 +107,7 @@ class Run:
           Stopped: a signal has come; the update is saved, unless saves are never due.
           Diverged: too many steps in a row were not finite.
         """
-        trainer, config = self._trainer, self._trainer.config
+        trainer = self._trainer
         placed = devices.place(trainer.mesh, batch)
         state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
@@ -110,21 +121,40 @@ class Run:
             try:
                 row |= self._test_row(number, state)
                 self._write(number, row, wall_clock)
-                if wall_clock or self._due(number, config.checkpoint.every):
+                if wall_clock:
                     self._check_going(number, state)
                 self._draw(number, state)
                 cluster.check(self._stop)
             except Stopped as stopped:
-                self._store(number, state)
-                if config.checkpoint.every:
-                    self._save(number, state, row)
-                    self._books.saved.wait()
+                self._save_due(number, state, row, anyway=True)
                 stopped.kept = self._kept(number)
                 raise
-            self._store(number, state)
-            if self._due(number, config.checkpoint.every):
-                self._save(number, state, row)
+            self._save_due(number, state, row, anyway=False)
         return state
+
+    def _save_due(
+        self, number: int, state: TrainState, row: dict[str, Any], *, anyway: bool
+    ) -> None:
+        """Stores averages and saves the state where due; the state `anyway` at a stop.
+
+        Raises:
+          Diverged: the state is not finite, or the run no longer moves.
+        """
+        section, stored = self._trainer.config.checkpoint, self._books.stored
+        store = stored is not None and self._due(
+            number, self._trainer.config.ema.store_every
+        )
+        save = self._due(number, section.every) or (anyway and section.every > 0)
+        if not (store or save):
+            return
+        self._check_going(number, state)
+        _check_finite(number, state)
+        if store:
+            stored.save(number, state.profiles, number - int(state.faults.count))
+        if save:
+            self._save(number, state, row)
+        if anyway:
+            self._books.saved.wait()
 
     def _behind(self, number: int) -> bool:
         """Whether the log ends before `number`."""
@@ -196,27 +226,11 @@ class Run:
                 columns=config.samples.per_class,
             )
 
-    def _store(self, number: int, state: TrainState) -> None:
-        stored, every = self._books.stored, self._trainer.config.ema.store_every
-        if stored is not None and self._due(number, every):
-            made = number - int(state.faults.count)
-            stored.save(number, state.profiles, made)
-
     def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
-        items = start.items(state)
-        bad = faults.not_finite(items)
-        if bad:
-            raise Diverged(
-                f"step {number:,} left values that are not finite in {', '.join(bad)}: "
-                "this state was not saved. Start again in another --workdir with a "
-                "lower optimizer.learning_rate or optimizer.clip_norm"
-            )
-        ranking = {
-            name: metrics.plain(row[name]) for name in retention.METRICS if name in row
-        }
         if self._books.stored is not None:
             self._books.stored.wait()
-        self._books.saved.save(number, items, self._meaning, ranking)
+        ranking = retention.ranking({k: metrics.plain(v) for k, v in row.items()})
+        self._books.saved.save(number, start.items(state), self._meaning, ranking)
 
     def _check_going(self, number: int, state: TrainState) -> None:
         """Raises where too many steps in a row made no update."""

@@ -188,11 +188,11 @@ def load(
         found = saved.identity(number)
         identity.check_format(found)
         config, built = found["config"], model.from_identity(found)
-        rebuilt = identity.make(config, built)
+        rebuilt = identity.make(config, built, found["examples"])
         identity.check_same(found, rebuilt, number)
         target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
         if request.sigma_rel is None:
-            item = {"ema": "ema", "raw": "params"}[request.weights]
+            item = checkpoints.WEIGHTS[request.weights]
             params = saved.restore(number, {item: target})[item]
     if request.sigma_rel is not None:
         check_bound("weights", request.weights, request.weights == "ema", "ema")

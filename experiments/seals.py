@@ -49,7 +49,10 @@ def fault(directory: pathlib.Path) -> str | None:
     try:
         name, sealed = _sealed(directory)
     except FileNotFoundError:
-        return f"it has no {FILE_NAME}, as after a copy that was interrupted"
+        return (
+            f"it has no {FILE_NAME}, as after an interrupted copy, or was saved "
+            "before there were seals"
+        )
     except UNREADABLE as error:
         return f"its {FILE_NAME} cannot be read ({type(error).__name__})"
     if name != directory.name:

@@ -2,7 +2,7 @@
 
 A step's directory is a whole one, of ours, if its seal says so. What is damaged is
 renamed; what is removed is whole, ours and superseded, or was never finished. Anything
-else is left alone.
+else, links included, is left alone.
 """
 
 import json
@@ -10,6 +10,8 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from experiments import retention, seals
 from experiments.errors import UsageError
@@ -42,21 +44,21 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
     Raises:
       UsageError: there are steps, but none is whole; then nothing is renamed.
     """
-    damaged = {}
-    for step in reversed(steps(directory)):
+    damaged, listed = {}, steps(directory)
+    for step in reversed(listed):
         path = directory / str(step)
         fault = seals.fault(path)
         if fault is None:
             for bad, why in damaged.items():
                 what = f"set aside as {_set_aside(bad)}" if rename else "passed over"
-                print(
-                    f"warning: checkpoint {bad} is damaged: {why}; it was {what}, and "
-                    f"step {step} is used",
-                    file=sys.stderr,
-                    flush=True,
+                _warn(
+                    f"{bad} is damaged: {why}; it was {what}, and step {step} is used"
                 )
             return step
-        damaged[path] = fault
+        if path.is_dir():
+            damaged[path] = fault
+    if steps(directory) != listed:  # a run beside this one saved meanwhile
+        return newest(directory, rename=rename)
     if not damaged:
         return None
     listed = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
@@ -76,26 +78,65 @@ def check(directory: pathlib.Path, step: int) -> None:
         )
 
 
-def retain(directory: pathlib.Path, keep: retention.Keep) -> None:
+def retain(
+    directory: pathlib.Path,
+    keep: retention.Keep,
+    later: Mapping[int, Mapping[str, Any]],
+) -> None:
     """Removes the checkpoints that need not be kept, of those that are ours and sealed.
 
-    One that holds a file which was not sealed with it is not removed.
+    One that holds a file which was not sealed with it is not removed, nor a link.
+    Before anything is, all are checked against their seals, so that what stays is
+    whole; the damaged ones are set aside, with a warning.
+
+    Args:
+      directory: of the checkpoints.
+      keep: what must stay.
+      later: numbers by which steps are ranked, where they were known only after the
+        step was saved; beside those that were saved with it.
     """
-    sealed = {}
-    for step in steps(directory):
+    ours = {step: _scores(directory / str(step)) for step in _ours(directory)}
+    ours = {step: found | later.get(step, {}) for step, found in ours.items()}
+    if not retention.removable(ours, keep):
+        return
+    for step in list(ours):
         path = directory / str(step)
-        if seals.holds_only_sealed(path):
-            sealed[step] = json.loads((path / "scores" / "metadata").read_text())
-    for step in retention.removable(sealed, keep):
+        fault = seals.fault(path)
+        if fault is not None:
+            _warn(f"{path} is damaged: {fault}; it was set aside as {_set_aside(path)}")
+            del ours[step]
+    for step in retention.removable(ours, keep):
         removed = directory / temporary(str(step), "removed")
         (directory / str(step)).rename(removed)  # a reader sees all of it or nothing
         shutil.rmtree(removed)
 
 
+def _ours(directory: pathlib.Path) -> list[int]:
+    """The steps whose directories hold what was sealed and nothing else."""
+    paths = {step: directory / str(step) for step in steps(directory)}
+    return [
+        step
+        for step, path in paths.items()
+        if not path.is_symlink() and seals.holds_only_sealed(path)
+    ]
+
+
+def _scores(path: pathlib.Path) -> dict[str, Any]:
+    """What a step is ranked by; nothing where that cannot be read."""
+    try:
+        return dict(json.loads((path / "scores" / "metadata").read_text()))
+    except seals.UNREADABLE:
+        return {}
+
+
+def _warn(text: str) -> None:
+    print(f"warning: checkpoint {text}", file=sys.stderr, flush=True)
+
+
 def sweep(directory: pathlib.Path) -> None:
     """Removes what a killed process left half written or half removed."""
     for path in directory.iterdir():
-        if _UNFINISHED.fullmatch(path.name):
+        if _UNFINISHED.fullmatch(path.name) and not path.is_symlink():
             shutil.rmtree(path)
 
 

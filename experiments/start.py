@@ -1,18 +1,19 @@
 """How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
 
+import contextlib
+import fcntl
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from diffusionflow import ema
-from experiments import identity
-from experiments.checkpoints import Checkpoints
+from experiments import cluster, identity
+from experiments.checkpoints import WEIGHTS, Checkpoints
 from experiments.errors import UsageError, check_bound
 from experiments.step import TrainState
 from experiments.trainer import Trainer
-
-WEIGHTS = {"ema": "ema", "raw": "params"}  # items of a checkpoint
 
 
 class Source(NamedTuple):
@@ -25,6 +26,31 @@ class Source(NamedTuple):
 
     workdir: str | pathlib.Path
     weights: str = "ema"
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a workdir, which the system releases when the process ends.
+
+    Of several processes of one run the first holds it.
+
+    Raises:
+      UsageError: another run has it.
+    """
+    with contextlib.ExitStack() as stack:
+        taken = False
+        if cluster.is_first():
+            file = stack.enter_context((workdir / ".lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken = True
+        if cluster.from_first(taken):
+            raise UsageError(
+                f"another process trains in {workdir}: wait until it has ended, or "
+                "choose another --workdir"
+            )
+        yield
 
 
 def begin(
@@ -82,7 +108,9 @@ def _afresh(
         step = saved.newest()
         if step is None:
             raise UsageError(f"--init_from: {saved.directory} holds no checkpoint yet")
-        identity.check_format(saved.identity(step))
+        found = saved.identity(step)
+        identity.check_format(found)
+        _tell_differences(found, trainer.identity, saved.directory)
         target = {item: trainer.abstract_state.params}
         params = saved.restore(step, target)[item]
     state = state._replace(
@@ -93,6 +121,22 @@ def _afresh(
     place = lambda leaf, like: jax.device_put(leaf, like.sharding)
     state = jax.tree.map(place, state, trainer.abstract_state)
     return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
+
+
+def _tell_differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], directory: pathlib.Path
+) -> None:
+    """Prints in what the weights' meaning differs, and refuses other conventions."""
+    names = ("conventions", "objective", "network", "data")
+    one, other = ({name: found[name] for name in names} for found in (there, here))
+    one["sigma_data"] = there["config"]["sigma_data"]
+    other["sigma_data"] = here["config"]["sigma_data"]
+    lines = identity.differences(one, other)
+    if any(line.startswith("conventions") for line in lines):
+        raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
+    if lines and cluster.is_first():
+        listed = "\n  ".join(lines)
+        print(f"note: the weights of {directory} had\n  {listed}", flush=True)
 
 
 def _origin(source: Source) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def shardings(state: TrainState, mesh: Mesh, placement: Placement | None) -> Tra
         return same
     cut = {
         name: placement.shardings(getattr(state, name))
-        for name in ("params", "opt_state", "ema")
+        for name in ("params", "opt_state", "ema", "profiles")
     }
     return same._replace(**cut)
 

@@ -65,7 +65,9 @@ class Trainer:
             shapes = self._shapes()
         self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
         self.abstract_state = devices.abstract(shapes, self.shardings)
-        self.identity = identity.make(config.to_dict(), self.model)
+        self.identity = identity.make(
+            config.to_dict(), self.model, self.dataset.identity()
+        )
         self._compile()
 
     def _compile(self) -> None:
@@ -151,7 +153,8 @@ class Trainer:
           check_fn: called before each batch; it may raise to end the evaluation.
         """
         params = self.gather(params)
-        tally = evaluation.Tally(self.config.eval.draws)
+        told = evaluation.reached(self.model.objective.schedule)
+        tally = evaluation.Tally(self.config.eval.draws, told)
         parts = batches.padded(self.dataset.test, self.config.batch_size)
         for batch, number, mask in parts:
             check_fn()

@@ -53,7 +53,8 @@ def distance(one, other):
 
 
 def stored_steps(workdir):
-    return sorted(int(path.name) for path in (workdir / "averages").iterdir())
+    names = [path.name for path in (workdir / "averages").iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def test_the_step_tracks_each_profile(run):
@@ -95,11 +96,11 @@ def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
     for name, step in (("checkpoints", "5"), ("averages", "2"), ("averages", "6")):
         (tmp_path / name).mkdir(exist_ok=True)
         shutil.copytree(source / name / step, tmp_path / name / step)
-    shutil.rmtree(tmp_path / "averages" / "6" / "sigma_rel_0.1")  # is not written again
+    written = (tmp_path / "averages" / "6").stat().st_ctime_ns
     state = loop.train_and_evaluate(config(), tmp_path)
     assert same(state, expected)
     assert stored_steps(tmp_path) == [2, 6, 8, 10]
-    shutil.rmtree(tmp_path / "averages" / "6")
+    assert (tmp_path / "averages" / "6").stat().st_ctime_ns == written
     items = tuple(f"sigma_rel_{width}" for width in WIDTHS)
     target = dict.fromkeys(items, loop.Trainer(config()).abstract_state.params)
     both = []
@@ -109,6 +110,21 @@ def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
         ) as saved:
             both.append([saved.restore(step, target) for step in (8, 10)])
     assert same(*both)
+
+
+def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    data = max((tmp_path / "averages" / "10" / "sigma_rel_0.1" / "d").iterdir())
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(UsageError, match=r"averages.10 is damaged: sigma_rel_0.1/d/"):
+        reconstructed(tmp_path, 0.15)
+    shutil.rmtree(tmp_path / "checkpoints" / "10")
+    assert same(loop.train_and_evaluate(config(), tmp_path), run[1])
+    assert "set aside as damaged-10" in capfd.readouterr().err
+    again = reconstructed(tmp_path, 0.15).params
+    assert same(again, reconstructed(run[0], 0.15).params)
 
 
 def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):

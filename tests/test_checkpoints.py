@@ -205,7 +205,7 @@ def largest(folder):
 
 
 def interrupt_copy(step):
-    """Only what sorts before the seal and some of the rest has arrived."""
+    """Only some of it has arrived, and not the seal."""
     (step / "SEAL.json").unlink()
     shutil.rmtree(step / "train")
 

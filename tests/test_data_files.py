@@ -185,3 +185,30 @@ def test_wrong_latents_are_refused(tmp_path, arrays, said):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=said):
         data.latents(path=str(tmp_path / "a.npz"))
+
+
+def test_other_files_have_another_digest(tmp_path):
+    def digests():
+        found = [
+            data.folder(path=str(tmp_path / "images"), size=(4, 4)),
+            data.npz(path=str(tmp_path / "a.npz")),
+            data.cifar10(path=str(tmp_path)),
+            data.latents(path=str(tmp_path / "l.npz")),
+        ]
+        return [dataset.identity()["digest"] for dataset in found]
+
+    images = stored(18, 4, 4, 3)
+    write_images(tmp_path / "images", images)
+    np.savez(tmp_path / "a.npz", images=images)
+    moments = RNG.standard_normal((9, 2, 2, 1))
+    np.savez(tmp_path / "l.npz", mean=moments, logvar=moments)
+    names = [f"data_batch_{n}.bin" for n in range(1, 6)] + ["test_batch.bin"]
+    for name in names:
+        write_cifar(tmp_path / name, stored(2, 32, 32, 3), np.array([0, 1]))
+    first = digests()
+    assert len(set(first)) == 4 and digests() == first
+    write_images(tmp_path / "images", images[:1], suffix="bmp")
+    np.savez(tmp_path / "a.npz", images=images[::-1])
+    np.savez(tmp_path / "l.npz", mean=moments, logvar=moments + 1)
+    write_cifar(tmp_path / names[-1], stored(2, 32, 32, 3), np.array([0, 1]))
+    assert not set(digests()) & set(first)

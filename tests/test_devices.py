@@ -94,7 +94,13 @@ def trained(trainer, mesh, placement):
 def runs():
     """Three steps on one device, on eight, on eight with parameters cut over four."""
     with jax.numpy_dtype_promotion("standard"):
-        trainer = Trainer(tiny.config(objective__proposal="adaptive(uniform)"))
+        trainer = Trainer(
+            tiny.config(
+                objective__proposal="adaptive(uniform)",
+                ema__sigma_rel=(0.1,),
+                ema__store_every=1,
+            )
+        )
         placed = devices.Placement(grid(8, 4), LEAST)
         return {
             "one": trained(trainer, grid(1, 1), None)[0],
@@ -129,7 +135,7 @@ def test_cut_parameters_optimizer_and_average_stay_cut(runs):
     state, where = runs["cut"]
     for leaf, sharding in zip(*map(jax.tree.leaves, (state, where)), strict=True):
         assert leaf.sharding == sharding
-    for name in ("params", "ema", "opt_state"):
+    for name in ("params", "ema", "opt_state", "profiles"):
         leaves = jax.tree.leaves(getattr(state, name))
         held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
         assert held < 0.3 * sum(

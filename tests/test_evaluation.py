@@ -58,7 +58,7 @@ def tallied(model, size=4_000, draws=2):
             {}, examples, number, step.stream(0, 0), model=model, draws=draws
         )
     )
-    tally = Tally(draws)
+    tally = Tally(draws, evaluation.reached(model.objective.schedule))
     tally.add(run(), np.arange(size), np.ones(size, bool))
     return tally.row()
 
@@ -83,27 +83,35 @@ def test_recipes_are_measured_with_the_same_noise():
 
 
 def test_levels_that_a_schedule_does_not_reach_are_no_number():
-    low = schedules.Cosine(logsnr_min=-4.0, logsnr_max=6.0)
-    found = evaluation.times_of_levels(low)
-    outside = (LEVELS < -4) | (LEVELS > 6)
-    np.testing.assert_array_equal(np.isnan(found), outside)
-    np.testing.assert_allclose(low.logsnr(found[~outside]), LEVELS[~outside], atol=1e-3)
+    low = schedules.Cosine(logsnr_min=-3.0, logsnr_max=5.0)
+    found, told = evaluation.times_of_levels(low), evaluation.reached(low)
+    np.testing.assert_array_equal(told, (LEVELS >= -3) & (LEVELS <= 5))
+    np.testing.assert_allclose(low.logsnr(found[told]), LEVELS[told], atol=1e-3)
+    assert np.isfinite(found).all()  # the program has no NaN in it
+    tally = Tally(len(LEVELS), told)
+    seen = Evaluation(np.ones(1), np.ones((1, len(LEVELS))))
+    tally.add(seen, np.zeros(1, int), np.ones(1, bool))
+    row = tally.row()
+    np.testing.assert_array_equal(np.isfinite(row["eps_mse_by_level"]), told)
+    assert np.isnan(row["eps_mse"])  # a mean over other levels is no mean
 
 
 def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
-    number = np.array([0, 1, 2, 5])
-    expected = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [7, 0, 1]]
-    assert evaluation.levels_of(number, 3).tolist() == expected
-    tally = Tally(3)
-    eps_mse = np.arange(12.0).reshape(4, 3)
+    number = np.array([0, 1, 2, 4])
+    expected = [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [4, 5, 0, 1]]
+    assert evaluation.levels_of(number, 4).tolist() == expected
+    everything = np.ones(len(LEVELS), bool)
+    tally = Tally(4, everything)
+    eps_mse = np.arange(16.0).reshape(4, 4)
     found = Evaluation(np.array([1.0, 2.0, 4.0, 100.0]), eps_mse)
     tally.add(found, number, np.array([True, True, True, False]))
     row = tally.row()
     assert row["loss"] == pytest.approx(7 / 3)
-    assert row["eps_mse_by_level"] == [(0 + 8) / 2, 1, 2, 3, 4, 5, 6, 7]
-    assert row["eps_mse"] == pytest.approx(32 / 8)
-    empty = Tally(1)
+    by_level = [(low + low + 6) / 2 for low in range(6)]
+    assert row["eps_mse_by_level"] == by_level
+    assert row["eps_mse"] == pytest.approx(np.mean(by_level))
+    empty = Tally(1, everything)
     empty.add(
         Evaluation(np.ones(1), np.ones((1, 1))), np.zeros(1, int), np.ones(1, bool)
     )
-    assert np.isnan(empty.row()["eps_mse"])  # a mean over other levels is no mean
+    assert np.isnan(empty.row()["eps_mse"])

@@ -6,8 +6,10 @@ what is poisoned is one example of one batch.
 
 import functools
 import json
+import os
 import re
 import shutil
+import signal
 from typing import NamedTuple
 
 import jax
@@ -211,9 +213,25 @@ def test_too_many_in_a_row_end_the_run(monkeypatch, tmp_path, capsys):
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     """Its step was sound: the rate is more than a float32 can hold."""
     config = tiny.config(
-        optimizer__learning_rate=1e39, optimizer__warmup_steps=0, checkpoint__every=1
+        optimizer__learning_rate=1e39,
+        optimizer__warmup_steps=0,
+        checkpoint__every=1,
+        ema__sigma_rel=(0.1,),
+        ema__store_every=1,
     )
     with pytest.raises(Diverged, match=r"step 1 .* not finite in .*params.*not saved"):
         loop.train_and_evaluate(config, tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.steps() == []
+    assert not any((tmp_path / "averages").iterdir())
+
+
+def test_a_stop_does_not_save_a_run_that_no_longer_moves(monkeypatch, tmp_path):
+    """It would take the place of the last one that can go on."""
+    poison(monkeypatch, slice(None))
+    stop = lambda number, *unused: number == 3 and os.kill(os.getpid(), signal.SIGTERM)
+    config = tiny.config(eval__every=0, log__every=10, checkpoint__every=10)
+    with pytest.raises(Diverged, match="3 steps in a row"):
+        loop.train_and_evaluate(config, tmp_path, hook=stop)
     with Checkpoints(tmp_path, read_only=True) as saved:
         assert saved.steps() == []

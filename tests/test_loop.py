@@ -1,5 +1,6 @@
 """The training loop, in this process on eight devices: `experiments/loop.py`."""
 
+import functools
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import loop, metrics, trainer
+from experiments import build, data, loop, metrics, run, trainer
 from experiments.checkpoints import Checkpoints, MismatchError
 from experiments.errors import Stopped, UsageError
 from tests import tiny
@@ -253,6 +254,55 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
     loop.train_and_evaluate(config, tmp_path)
     with Checkpoints(tmp_path, read_only=True) as saved:
         assert saved.steps() == [4, 8]
+
+
+def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeypatch):
+    config = tiny.config(
+        num_steps=6,
+        eval__every=2,
+        checkpoint__every=2,
+        checkpoint__keep=1,
+        checkpoint__keep_best=1,
+        samples__every=0,
+    )
+    losses = {2: 1.0, 4: 3.0, 6: 2.0}
+    stops = iter([True])
+
+    def row(self, number, state):
+        del state
+        if number % 2:
+            return {}
+        if number == 2 and next(stops, False):
+            raise Stopped(signal.SIGTERM)
+        return {"test_loss_ema": losses[number]}
+
+    monkeypatch.setattr(run.Run, "_test_row", row)
+    with pytest.raises(Stopped):
+        loop.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.steps() == [2, 6]
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    def again(number, *unused):
+        if number == 3:
+            with pytest.raises(UsageError, match="another process trains in .*other"):
+                loop.train_and_evaluate(tiny.config(), tmp_path)
+
+    config = tiny.config(num_steps=4, eval__every=0, samples__every=0)
+    loop.train_and_evaluate(config, tmp_path, hook=again)
+    loop.train_and_evaluate(config, tmp_path)
+
+
+def test_other_examples_are_refused(straight, monkeypatch):
+    @functools.wraps(data.moons)
+    def moons(**arguments):
+        return data.moons(**arguments)._replace(digest="0123")
+
+    monkeypatch.setitem(build.DATASETS, "moons", moons)
+    with pytest.raises(UsageError, match="examples.digest: '' in the .*, '0123' now"):
+        loop.train_and_evaluate(tiny.config(), straight[0])
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(

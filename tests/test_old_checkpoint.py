@@ -1,4 +1,4 @@
-"""A checkpoint of format 1 opens for good: `tests/data/checkpoint`."""
+"""A checkpoint of format 2 opens for good: `tests/data/checkpoint`."""
 
 import json
 import pathlib

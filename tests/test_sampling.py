@@ -163,8 +163,8 @@ def test_what_does_not_fit_the_run_is_refused(workdir, settings, message):
 
 
 def test_a_checkpoint_of_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(sampling.identity, "FORMAT", 2)
-    with pytest.raises(UsageError, match="checkpoint format 1: .* reads format 2"):
+    monkeypatch.setattr(sampling.identity, "FORMAT", 3)
+    with pytest.raises(UsageError, match="checkpoint format 2: .* reads format 3"):
         draw(workdir)
 
 

@@ -62,7 +62,7 @@ DAMAGE = {
     "a lost empty file": (lambda p: p.unlink(), "empty", "empty is missing"),
     "a lost folder": (shutil.rmtree, "a", "a/b/data is missing"),
     "no file": (replace_by_directory, "empty", "empty is missing"),
-    "no seal": (lambda p: p.unlink(), "SEAL.json", "no SEAL.json.*interrupted"),
+    "no seal": (lambda p: p.unlink(), "SEAL.json", "no SEAL.json.*interrupted copy"),
     "half a seal": (cut, "SEAL.json", "SEAL.json cannot be read"),
     "an empty seal": (lambda p: p.write_text(""), "SEAL.json", "cannot be read"),
     "another list": (lambda p: p.write_text("[]"), "SEAL.json", "cannot be read"),

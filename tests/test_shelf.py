@@ -1,6 +1,7 @@
 """The directory of checkpoints: `experiments/shelf.py`."""
 
 import json
+import shutil
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_damaged_ones_are_set_aside_with_all_that_is_in_them(directory, capfd):
     text = capfd.readouterr().err.splitlines()
     assert text[0] == (
         f"warning: checkpoint {directory / '10'} is damaged: data was altered: its "
-        "checksum differs; it was set aside as damaged-10, and step 8 is used"
+        "checksum differs; it was set aside as damaged-10, step 8 is used"
     )
     assert "no SEAL.json" in text[1] and "set aside as damaged-9-2" in text[1]
     assert len(text) == 2
@@ -75,7 +76,7 @@ def test_reading_renames_nothing(directory, capfd):
     before = contents(directory)
     assert shelf.newest(directory, rename=False) == 9
     assert contents(directory) == before
-    assert "it was passed over, and step 9 is used" in capfd.readouterr().err
+    assert "it was passed over, step 9 is used" in capfd.readouterr().err
     with pytest.raises(UsageError, match=r"10 is damaged: data is missing.*\[8, 9, 10"):
         shelf.check(directory, 10)
     shelf.check(directory, 9)
@@ -110,10 +111,69 @@ def test_only_our_whole_superseded_ones_are_removed(directory):
     (directory / "damaged-2").mkdir()
     (directory / "2024").mkdir()  # someone's folder that looks like a step
     (directory / "best").mkdir()
-    shelf.retain(directory, Keep(newest=2, best=1))
+    shelf.retain(directory, Keep(newest=2, best=1), {})
     assert shelf.steps(directory) == [1, 4, 5, 6, 7, 9, 10, 2024]
     left = {path.name for path in directory.iterdir()} - {"damaged-2", "best"}
     assert left == {str(step) for step in shelf.steps(directory)}
+
+
+def alter(path):
+    (path / "data").write_text((path / "data").read_text().upper())
+
+
+def test_a_damaged_one_is_set_aside_and_no_other_is_removed_for_its_sake(
+    tmp_path, capfd
+):
+    for step, loss in ((5, 0.1), (8, 0.2), (10, 0.3), (15, 0.4)):
+        make(tmp_path, step, loss)
+    alter(tmp_path / "5")  # the best
+    shelf.retain(tmp_path, Keep(newest=1, best=1), {})
+    assert shelf.steps(tmp_path) == [8, 15]
+    assert (tmp_path / "damaged-5" / "data").read_text() == "OF STEP 5"
+    assert "5 is damaged: data was altered" in capfd.readouterr().err
+    make(tmp_path, 20)
+    alter(tmp_path / "20")  # the newest
+    shelf.retain(tmp_path, Keep(newest=1), {})
+    assert shelf.steps(tmp_path) == [15] and (tmp_path / "damaged-20").is_dir()
+
+
+def test_scores_that_cannot_be_read_end_nothing(directory):
+    (make(directory, 5, 0.1) / "scores" / "metadata").write_text("{")
+    shelf.retain(directory, Keep(newest=1), {})
+    assert shelf.steps(directory) == [10]
+    assert (directory / "damaged-5").is_dir()
+
+
+def test_a_score_that_came_later_counts(directory):
+    shelf.retain(directory, Keep(newest=1, best=1), {8: {"test_loss_ema": 0.5}})
+    assert shelf.steps(directory) == [8, 10]
+
+
+def test_links_are_left_alone(tmp_path):
+    for step in (5, 10):
+        make(tmp_path / "elsewhere", step)
+        (tmp_path / str(step)).symlink_to(tmp_path / "elsewhere" / str(step))
+    (tmp_path / shelf.temporary("3", "removed")).symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    shelf.sweep(tmp_path)
+    shelf.retain(tmp_path, Keep(newest=1), {})
+    assert contents(tmp_path) == before
+    assert shelf.newest(tmp_path, rename=True) == 10
+
+
+def test_a_reader_looks_again_where_a_run_went_on(tmp_path, monkeypatch):
+    """The run saves step 20 and removes 10 while 10 is being read."""
+    make(tmp_path, 10)
+    fault = seals.fault
+
+    def slow(path):
+        if path.name == "10":
+            make(tmp_path, 20)
+            shutil.rmtree(path)
+        return fault(path)
+
+    monkeypatch.setattr(seals, "fault", slow)
+    assert shelf.newest(tmp_path, rename=False) == 20
 
 
 def test_what_was_never_finished_is_swept_and_nothing_else(directory):

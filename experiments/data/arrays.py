@@ -10,6 +10,7 @@ import numpy as np
 from experiments.data.core import (
     DataSet,
     check_labels,
+    file_digest,
     flip,
     split,
 )
@@ -56,7 +57,8 @@ def npz(
             f"low={low}, high={high}: {path} is uint8, whose range is 0..255"
         )
     found = _labels(arrays, labels, len(values), path)
-    return split(values, found, levels, draw_fn=flip if flips else None)
+    made = split(values, found, levels, draw_fn=flip if flips else None)
+    return made._replace(digest=file_digest(path))
 
 
 def _scaled(
@@ -117,7 +119,8 @@ def latents(*, path: str, labels: str = "labels", scale: float = 1.0) -> DataSet
     parts = split(moments, found, None, draw_fn=draw)
     held_out = parts.test.values
     fixed = [draw(np.random.RandomState([n]), row) for n, row in enumerate(held_out)]
-    return parts._replace(test=parts.test._replace(values=np.stack(fixed)))
+    test = parts.test._replace(values=np.stack(fixed))
+    return parts._replace(test=test, digest=file_digest(path))
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from experiments.data.core import (
     DataTransform,
     Examples,
     check_labels,
+    file_digest,
     flip,
 )
 
@@ -32,10 +33,11 @@ def cifar10(*, path: str, flips: bool = False) -> DataSet:
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
-    parts = [_read_cifar(pathlib.Path(path) / name) for name in CIFAR_TRAIN]
+    files = [pathlib.Path(path) / name for name in (*CIFAR_TRAIN, "test_batch.bin")]
+    *parts, test = map(_read_cifar, files)
     train = Examples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    test = _read_cifar(pathlib.Path(path) / "test_batch.bin")
-    return DataSet(train, test, DataTransform(256), 10, flip if flips else None)
+    draw_fn, digest = flip if flips else None, file_digest(*files)
+    return DataSet(train, test, DataTransform(256), 10, draw_fn, digest)
 
 
 def _read_cifar(file: pathlib.Path) -> Examples:

@@ -7,6 +7,8 @@ frozen.
 """
 
 import dataclasses
+import hashlib
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -110,6 +112,8 @@ class DataSet(NamedTuple):
       num_classes: labels are 0..num_classes-1.
       draw_fn: `(rng, stored values [*event]) -> values` of a training example, with a
         generator for (seed, epoch, global index); None where nothing is drawn.
+      digest: of the files, by which another version of them is noticed; empty where
+        the arguments alone determine the examples.
     """
 
     train: Examples
@@ -117,6 +121,15 @@ class DataSet(NamedTuple):
     transform: DataTransform
     num_classes: int
     draw_fn: DrawFn | None = None
+    digest: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """By which the examples are told from others, as plain JSON values."""
+        return {
+            "num_train": len(self.train.labels),
+            "num_test": len(self.test.labels),
+            "digest": self.digest,
+        }
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -164,6 +177,20 @@ def split(
         )
     train, test = (subset(values, labels, mask) for mask in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
+
+
+def digest_of(*parts: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of the representations of `parts`."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def file_digest(*paths: str | pathlib.Path) -> str:
+    """The digest of the contents of files, in order."""
+    found = []
+    for path in paths:
+        with open(path, "rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest_of(found)
 
 
 def subset(values: np.ndarray | Lazy, labels: np.ndarray, mask: np.ndarray) -> Examples:

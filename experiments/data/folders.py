@@ -13,6 +13,7 @@ from experiments.data.core import (
     DataTransform,
     Examples,
     Lazy,
+    digest_of,
     flip,
     split,
 )
@@ -65,10 +66,17 @@ def folder(
         return Examples(rows, np.array([label for _, label in found], np.int32))
 
     draw_fn = flip if flips else None
+    digest = digest_of(_seen(train), _seen(test or []))
     if test is None:
-        return split(*examples(train), 256, num_classes=len(names), draw_fn=draw_fn)
+        made = split(*examples(train), 256, num_classes=len(names), draw_fn=draw_fn)
+        return made._replace(digest=digest)
     parts = examples(train), examples(test)
-    return DataSet(*parts, DataTransform(256), len(names), draw_fn)
+    return DataSet(*parts, DataTransform(256), len(names), draw_fn, digest)
+
+
+def _seen(found: list[tuple[pathlib.Path, int]]) -> list[tuple[str, int, int]]:
+    """Name, size and label of files, by which others are noticed unread."""
+    return [(file.name, file.stat().st_size, label) for file, label in found]
 
 
 def _classes(path: str) -> list[str]:

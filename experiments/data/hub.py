@@ -16,6 +16,7 @@ from experiments.data.core import (
     Examples,
     Lazy,
     check_labels,
+    digest_of,
     flip,
 )
 from experiments.data.folders import fitted
@@ -143,4 +144,6 @@ def _examples(
 
 def _together(parts: list[Examples], flips: bool) -> DataSet:
     num_classes = 1 + int(max(part.labels.max() for part in parts))
-    return DataSet(*parts, DataTransform(256), num_classes, flip if flips else None)
+    draw_fn = flip if flips else None
+    digest = digest_of(*(part.labels.tolist() for part in parts))
+    return DataSet(*parts, DataTransform(256), num_classes, draw_fn, digest)
