@@ -107,7 +107,7 @@ def reconstruct(
     Args:
       workdir: of the run.
       sigma_rel: the width, in (0, 1 / sqrt(12)].
-      step: after which; one at or before which averages were stored.
+      step: after which; one at which averages were stored.
       found: identity of the run.
       target: pytree of `jax.ShapeDtypeStruct` with shardings, of the parameters.
 
@@ -126,18 +126,22 @@ def reconstruct(
         )
     with _directory(workdir, widths, read_only=True) as saved:
         steps = [number for number in saved.steps() if number <= step]
+        if step not in steps:
+            raise UsageError(
+                f"sigma_rel={sigma_rel} at step {step}: averages were stored at the "
+                f"steps {saved.steps()}; choose one of them with --step"
+            )
         for number in steps:
             saved.check(number)
         stored = [(number, width) for number in steps for width in widths]
         updates = {number: saved.scores(number)["num_updates"] for number in steps}
-        skipped = steps[-1] - updates[steps[-1]] if steps else 0
         with naming(f"sigma_rel={sigma_rel} at step {step}"):
             weights, error = ema.combination(
                 [
                     ema.Profile(updates[number], ema.gamma_of(width))
                     for number, width in stored
                 ],
-                ema.Profile(step - skipped, gamma),
+                ema.Profile(updates[step], gamma),
             )
         for number in steps:
             identity.check_same(saved.identity(number), found, number)

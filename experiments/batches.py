@@ -97,18 +97,15 @@ def iterate(batches: Batches, start: int, num_threads: int = 1) -> Iterator[Exam
     return iterator
 
 
-def padded(
-    examples: Examples, batch_size: int
-) -> Iterator[tuple[Examples, np.ndarray, np.ndarray]]:
-    """Every example once, in batches of one size.
+def padded(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every one of `count` examples once, in batches of one size.
 
     Yields:
-      The examples [batch_size, ...], their index [batch_size], and a mask
-      [batch_size] that is False where the last batch was filled up by repetition.
+      The index [batch_size] of the examples, and a mask [batch_size] that is False
+      where the last batch was filled up by repetition.
     """
-    count = len(examples.labels)
     for start in range(0, count, batch_size):
         index = np.arange(start, start + batch_size)
         mask = index < count
         index = np.where(mask, index, 0)
-        yield examples.gather(index), index, mask
+        yield index, mask

@@ -4,6 +4,7 @@ A mistake of the user ends the program with one line on standard error, the near
 valid name in it, and exit code 2.
 """
 
+import ast
 import contextlib
 import decimal
 import os
@@ -47,6 +48,9 @@ _CACHE = flags.DEFINE_string(
 )
 
 
+_ARGUMENTS: list[str] = []  # where ml_collections looks for entries that have flags
+
+
 def define_config() -> flags.FlagHolder:
     """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`."""
     flags.DEFINE_bool(
@@ -57,6 +61,7 @@ def define_config() -> flags.FlagHolder:
         None,
         "Config file; --config.a.b=1 overrides an entry.",
         lock_config=True,
+        sys_argv=_ARGUMENTS,
     )
     flags.mark_flag_as_required("config")
     return holder
@@ -88,55 +93,92 @@ def _parse(argv: list[str]) -> list[str]:
         print(flags.FLAGS.module_help(__name__))
         sys.exit(0)
     with usage_errors():
+        late = {}
         if "config" in flags.FLAGS:
-            argv = _overrides(argv)
+            argv, late = _overrides(argv)
+            _ARGUMENTS[:] = argv
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
+        if late:
+            config = flags.FLAGS["config"].value
+            with config.ignore_type():
+                config.update_from_flattened_dict(late)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
 
 
-def _overrides(argv: list[str]) -> list[str]:
-    """`argv`, in which whole numbers such as 1e5 are written as integers.
+def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments as absl can take them, and the overrides that it cannot, by name.
 
+    Whole numbers such as 1e5 are written as integers. An entry that is None has no type
+    that absl could read its text by: it becomes a literal of Python, or else a string.
     Refuses a config that is not there, and entries that it does not have: absl would
     show a traceback for either, or nothing until the first use.
     """
-    found = re.findall(r"(?<!\S)--?config(?:=|\s)(\S+)", " ".join(argv))
-    if not found:
-        return argv
-    config, argv = load_config(found[-1]), list(argv)
+    found = [text for _, name, text, _ in _given(argv) if name == "config"]
+    if not found or found[-1] is None:
+        return argv, {}
+    config, result, late = load_config(found[-1]), list(argv), {}
+    for place, name, text, width in _given(argv):
+        if not re.match("(no)?config[.]", name):
+            continue
+        current, kind = _entry(config, name.removeprefix("no"))
+        if text is None:
+            continue
+        if current is None and (kind is type(None) or text == "None"):
+            late[name.removeprefix("config.")] = _literal(text)
+            result[place : place + width] = [None] * width
+            continue
+        if kind is int:
+            text = _as_integer(text)
+        if kind is tuple and current and {*map(type, current)} == {int}:
+            text = ",".join(map(_as_integer, text.split(",")))
+        result[place : place + width] = (
+            [f"--{name}={text}"] if width == 1 else [argv[place], text]
+        )
+    return [argument for argument in result if argument is not None], late
+
+
+def _given(argv: list[str]) -> Iterator[tuple[int, str, str | None, int]]:
+    """The flags: place, name, text (None if there is none), number of arguments."""
     for place, argument in enumerate(argv):
-        match = re.fullmatch(r"--?(no)?(config[.][^=]*)(?:=(.*))?", argument, re.DOTALL)
+        match = re.fullmatch(r"--?([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
             continue
-        current = _entry(config, match[2])
-        apart = match[3] is None and place + 1 < len(argv)
-        if isinstance(current, int) and not isinstance(current, bool):
-            if apart:
-                argv[place + 1] = _as_integer(argv[place + 1])
-            elif match[3] is not None:
-                argv[place] = f"--{match[2]}={_as_integer(match[3])}"
-    return argv
+        name, text = match.groups()
+        following = argv[place + 1 : place + 2]
+        if text is None and following and not following[0].startswith("--"):
+            yield place, name, following[0], 2
+        else:
+            yield place, name, text, 1
 
 
-def _entry(config: Mapping[str, Any], flag: str) -> Any:
-    """The value of the entry of a flag `config.a.b`."""
-    section, where = config, "--config"
+def _entry(config: Mapping[str, Any], flag: str) -> tuple[Any, type]:
+    """The value of the entry of a flag `config.a.b`, and its type."""
+    section, where, kind = config, "--config", dict
     for key in flag.split(".")[1:]:
         known = list(section) if hasattr(section, "keys") else []
         check_name(where, key, known)
+        kind = section.get_type(key)
         section, where = section[key], f"{where}.{key}"
-    return section
+    return section, kind
+
+
+def _literal(text: str) -> Any:
+    """A literal of Python, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _as_integer(text: str) -> str:
     """A whole number however it is written, as an integer; other text as it is."""
     try:
-        value = decimal.Decimal(text)
+        value = decimal.Decimal(text.strip())
     except decimal.InvalidOperation:
         return text
     whole = value.is_finite() and value == value.to_integral_value()

@@ -26,6 +26,9 @@ FREE = (
     "versions",
     "config.checkpoint",
     "config.cpu_devices",
+    "config.data.data_dir",  # the examples have a digest
+    "config.data.path",
+    "config.data.test_path",
     "config.ema.store_every",
     "config.eval",
     "config.guidance",

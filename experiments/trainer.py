@@ -24,6 +24,8 @@ from experiments import (
 from experiments.errors import naming
 from experiments.step import TrainState
 
+LARGEST_DRAW = 128  # samples that a device draws at once
+
 
 class Trainer:
     """Everything that a config determines, built and compiled on use.
@@ -97,7 +99,7 @@ class Trainer:
             self.model,
             config.sampler,
             guidance=config.guidance,
-            batch_size=count,
+            batch_size=min(count, LARGEST_DRAW),
             most=count,
         )
 
@@ -155,30 +157,40 @@ class Trainer:
         params = self.gather(params)
         told = evaluation.reached(self.model.objective.schedule)
         tally = evaluation.Tally(self.config.eval.draws, told)
-        parts = batches.padded(self.dataset.test, self.config.batch_size)
-        for batch, number, mask in parts:
+        count = len(self.dataset.test.labels)
+        for number, mask in batches.padded(count, self.config.batch_size):
             check_fn()
-            tally.add(self._evaluated(params, batch, number), number, mask)
+            tally.add(self._evaluated(params, number), number, mask)
         return tally.row()
 
     def label_effect(self, params: Any) -> float:
         """How much losses change with the labels; zero layers are lifted first."""
         same = devices.replicated(self.mesh)
         params = jax.jit(probe.lifted, out_shardings=same)(params)
-        parts = batches.padded(self.dataset.test, self.config.batch_size)
-        batch, number, _ = next(parts)
+        all_labels = self.dataset.test.labels
+        number, _ = next(batches.padded(len(all_labels), self.config.batch_size))
 
         def losses_fn(labels: np.ndarray) -> np.ndarray:
-            return self._evaluated(params, batch._replace(labels=labels), number).loss
+            return self._evaluated(params, number, labels).loss
 
-        return probe.label_effect(losses_fn, batch.labels, self.model.num_classes)
+        labels = all_labels[number]
+        return probe.label_effect(losses_fn, labels, self.model.num_classes)
 
     def _evaluated(
-        self, params: Any, batch: data.Examples, number: np.ndarray
+        self, params: Any, number: np.ndarray, labels: np.ndarray | None = None
     ) -> evaluation.Evaluation:
-        """Of a whole batch, to which each process contributes its share."""
+        """Of a batch of test examples, of which each process reads its share.
+
+        Args:
+          params: raw or averaged.
+          number: of the examples, [batch].
+          labels: other ones than theirs, [batch].
+        """
         mine = batches.share(
             self.config.batch_size, jax.process_index(), jax.process_count()
         )
-        local = jax.tree.map(lambda leaf: leaf[mine], (batch, number.astype(np.int32)))
+        batch = self.dataset.test.gather(number[mine])
+        if labels is not None:
+            batch = batch._replace(labels=labels[mine])
+        local = batch, number[mine].astype(np.int32)
         return self.eval_fn(params, *devices.place(self.mesh, local), self.eval_key)

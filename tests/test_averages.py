@@ -143,6 +143,7 @@ def test_samples_of_any_width(run, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        (dict(sigma_rel=0.1, step=5), r"step 5: averages were stored at .*2, 4, 6, 8"),
         (dict(sigma_rel=0.5), "sigma_rel: sigma_rel=0.5: must be in"),
         (dict(sigma_rel=0.1, weights="raw"), "weights='raw': must be ema"),
     ],

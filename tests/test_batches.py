@@ -61,10 +61,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(examples, batch_size, count):
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (11, 4), (3, 8)])
 def test_padding_counts_every_example_once(count, batch_size):
-    examples = Examples(np.arange(count), np.arange(count))
     seen = []
-    for batch, index, mask in padded(examples, batch_size):
-        assert batch.labels.shape == index.shape == mask.shape == (batch_size,)
-        np.testing.assert_array_equal(batch.labels, index)
-        seen.extend(batch.labels[mask])
+    for index, mask in padded(count, batch_size):
+        assert index.shape == mask.shape == (batch_size,)
+        assert ((index >= 0) & (index < count)).all()
+        seen.extend(index[mask])
     assert seen == list(range(count))

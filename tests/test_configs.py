@@ -13,8 +13,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
 from experiments import build, loop, model, report
+from experiments.data import cifar
 from tests.test_networks_layers import directions
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,6 +28,7 @@ SHORT = {
     "sampler.num_steps": 1,
     "samples.per_class": 1,
     "eval.draws": 1,
+    "sharding.fsdp": 2,
 }
 SMALL = {
     "unet": {"network.channels": 8},
@@ -55,6 +58,11 @@ class Recorder:
 
     def to_dict(self):
         return self._config.to_dict()
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    monkeypatch.setattr(cifar, "CIFAR_RECORDS", 10)
 
 
 def entries(config, prefix=""):
@@ -132,6 +140,26 @@ def test_sigma_data_is_that_of_the_data(name):
     x = np.asarray(dataset.transform.to_float(dataset.train.values), np.float64)
     measured = np.sqrt(np.mean(x**2))
     assert report.sigma_data_warning(config.sigma_data, measured) is None
+
+
+RECIPES = {
+    "digits": objectives.flow_matching(),
+    "digits_ddpm": objectives.ddpm(),
+    "digits_edm": objectives.edm(sigma_data=0.85),
+    "digits_sd3": objectives.sd3(),
+    "digits_vcosine": objectives.v_cosine(),
+    "digits_vdm": objectives.vdm(),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    built, recipe = build.objective(config.objective), RECIPES[name]
+    found = objectives.same_objective(built, recipe, logsnr_range=(-4.9, 7.0))
+    assert found.same, found
+    assert built.schedule == recipe.schedule
+    assert str(built.kind) == str(recipe.kind)
 
 
 @pytest.mark.slow

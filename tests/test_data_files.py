@@ -1,6 +1,7 @@
 """One's own files: `arrays.py`, `folders.py` and `cifar.py` of `experiments/data`."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from experiments import build, data
 from experiments.batches import Batches, iterate
+from experiments.data import cifar
 from experiments.errors import UsageError
 
 RNG = np.random.RandomState(0)
@@ -122,7 +124,8 @@ def test_a_file_that_breaks_later_is_named_through_the_reader(tmp_path):
         next(iterate(batches, 0))
 
 
-def test_cifar10_is_read_from_its_binary_files(tmp_path):
+def test_cifar10_is_read_from_its_binary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "CIFAR_RECORDS", 2)
     images, labels = stored(12, 32, 32, 3), RNG.randint(0, 10, 12)
     for number in range(5):
         part = slice(2 * number, 2 * number + 2)
@@ -136,9 +139,8 @@ def test_cifar10_is_read_from_its_binary_files(tmp_path):
     np.testing.assert_array_equal(found.test.values, images[10:])
     np.testing.assert_array_equal(found.train.labels, labels[:10])
     assert (found.event_shape, found.num_classes) == ((32, 32, 3), 10)
-    with (tmp_path / "data_batch_3.bin").open("ab") as file:
-        file.write(b"x")
-    with pytest.raises(ValueError, match="data_batch_3.bin: 6147 bytes: must be"):
+    write_cifar(tmp_path / "data_batch_3.bin", images[:1], labels[:1])  # cut short
+    with pytest.raises(ValueError, match="_3.bin: 3073 bytes: must be 2 records of 3"):
         data.cifar10(path=str(tmp_path))
 
 
@@ -187,7 +189,9 @@ def test_wrong_latents_are_refused(tmp_path, arrays, said):
         data.latents(path=str(tmp_path / "a.npz"))
 
 
-def test_other_files_have_another_digest(tmp_path):
+def test_other_files_have_another_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "CIFAR_RECORDS", 2)
+
     def digests():
         found = [
             data.folder(path=str(tmp_path / "images"), size=(4, 4)),
@@ -212,3 +216,31 @@ def test_other_files_have_another_digest(tmp_path):
     np.savez(tmp_path / "l.npz", mean=moments, logvar=moments + 1)
     write_cifar(tmp_path / names[-1], stored(2, 32, 32, 3), np.array([0, 1]))
     assert not set(digests()) & set(first)
+
+
+def test_images_that_would_lose_something_are_refused(tmp_path):
+    for name, image in (
+        ("deep", Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4))),
+        ("alpha", Image.fromarray(stored(1, 4, 4, 4)[0], "RGBA")),
+    ):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "0.png")
+        for _ in range(8):
+            shutil.copy(tmp_path / name / "0.png", tmp_path / name / f"{_ + 1}.png")
+        found = data.folder(path=str(tmp_path / name))
+        with pytest.raises(UsageError, match="0.png: .* mode .* convert it to 8 bits"):
+            found.train.values[np.array([0])]
+
+
+def test_what_is_no_class_is_told_from_one(tmp_path):
+    for name in ("cats", "dogs"):
+        write_images(tmp_path / name, stored(9, 4, 4, 3))
+    (tmp_path / ".hidden").mkdir()
+    assert data.folder(path=str(tmp_path)).num_classes == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no image in it"):
+        data.folder(path=str(tmp_path))
+    (tmp_path / "empty").rmdir()
+    write_images(tmp_path, stored(1, 4, 4, 3))
+    with pytest.raises(ValueError, match="000.png: an image beside the folders"):
+        data.folder(path=str(tmp_path))

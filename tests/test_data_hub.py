@@ -81,6 +81,24 @@ def test_an_unknown_set_is_one_line(huggingface):
         build.dataset({"name": "huggingface", "path": "dogs", "size": (4, 6)})
 
 
+@pytest.mark.parametrize("package", ["huggingface", "tfds"])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"label": "fine"}, "label='fine': KeyError"),
+        ({"image": "picture"}, "image='picture': KeyError"),
+        ({"channels": 4}, "channels=4: must be 1 or 3"),
+        ({"size": (4,)}, r"size=\(4,\): must be \(height, width\)"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(package, wrong, words, request):
+    request.getfixturevalue(package)
+    name = {"huggingface": "path", "tfds": "dataset"}[package]
+    with pytest.raises(UsageError, match=words) as error:
+        build.dataset({"name": package, name: "cats", "size": (4, 6)} | wrong)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("module", "load", "packages"),
     [

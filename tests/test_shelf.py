@@ -59,7 +59,7 @@ def test_damaged_ones_are_set_aside_with_all_that_is_in_them(directory, capfd):
     text = capfd.readouterr().err.splitlines()
     assert text[0] == (
         f"warning: checkpoint {directory / '10'} is damaged: data was altered: its "
-        "checksum differs; it was set aside as damaged-10, step 8 is used"
+        "checksum differs; it was set aside as damaged-10, and step 8 is used"
     )
     assert "no SEAL.json" in text[1] and "set aside as damaged-9-2" in text[1]
     assert len(text) == 2
@@ -76,7 +76,7 @@ def test_reading_renames_nothing(directory, capfd):
     before = contents(directory)
     assert shelf.newest(directory, rename=False) == 9
     assert contents(directory) == before
-    assert "it was passed over, step 9 is used" in capfd.readouterr().err
+    assert "it was passed over, and step 9 is used" in capfd.readouterr().err
     with pytest.raises(UsageError, match=r"10 is damaged: data is missing.*\[8, 9, 10"):
         shelf.check(directory, 10)
     shelf.check(directory, 9)

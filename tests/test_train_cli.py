@@ -113,6 +113,12 @@ def test_help_is_no_mistake():
         (["--config.seed=4294967295"], ["--config.seed=4294967295"]),
         (["--config.num_steps=1.5"], ["--config.num_steps=1.5"]),
         (["--config.num_steps=None"], ["--config.num_steps=None"]),
+        (["--config.network.multipliers=1e0,2"], ["--config.network.multipliers=1,2"]),
+        (["--config.network.multipliers=(1, 2)"],) * 2,
+        (
+            ["--print_config", "--config.seed=1e0"],
+            ["--print_config", "--config.seed=1"],
+        ),
         (["--config.guidance=1e1"], ["--config.guidance=1e1"]),
         (["--config.network.dtype=1e5"], ["--config.network.dtype=1e5"]),
     ],
@@ -120,7 +126,43 @@ def test_help_is_no_mistake():
 )
 def test_whole_numbers_may_be_written_as_floats(given, wanted):
     """Only of integer entries; what is no whole number is left for absl to refuse."""
-    assert cli._overrides(["train", CONFIG, *given]) == ["train", CONFIG, *wanted]
+    found = cli._overrides(["train", CONFIG, *given])
+    assert found == (["train", CONFIG, *wanted], {})
+
+
+OPEN = """
+import ml_collections
+from ml_collections import config_dict
+from configs import digits
+def get_config():
+    config = digits.get_config()
+    config.data = dict(name="npz", path=config_dict.placeholder(str), low=None)
+    config.num_steps = config_dict.placeholder(int)
+    return config
+"""
+
+
+def test_entries_without_a_value_take_one_and_are_printed_as_they_are_read(tmp_path):
+    (tmp_path / "my configs").mkdir()
+    path = tmp_path / "my configs" / "open.py"
+    path.write_text(OPEN)
+    command = ["experiments.train", f"--config={path}", f"--workdir={tmp_path}"]
+    code, printed, error = commands.run(*command, "--print_config")
+    assert (code, error) == (0, "")
+    lines = [shlex.split(line)[0] for line in printed.splitlines()]
+    for name in ("num_steps", "data.path", "data.low"):
+        assert f"--config.{name}=None" in lines
+    assert commands.run(*command, "--print_config", *lines) == (0, printed, "")
+    given = ["--config.num_steps=2e3", "--config.data.path=a.npz"]
+    code, printed, error = commands.run(
+        *command, *given, "--config.data.low=-1.5", "--print_config"
+    )
+    assert (code, error) == (0, "")
+    lines = printed.splitlines()
+    for name in ("num_steps=2000", "data.path=a.npz", "data.low=-1.5"):
+        assert f"--config.{name}" in lines
+    code, _, error = commands.run(*command, "--config.num_steps=2")
+    assert code == 2 and len(error.splitlines()) == 1
 
 
 def test_a_printed_config_is_read_back_as_it_is(tmp_path):

@@ -17,6 +17,7 @@ from experiments.data.core import (
 )
 
 CIFAR_SHAPE = (3, 32, 32)
+CIFAR_RECORDS = 10_000  # in each file
 CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 
 
@@ -29,7 +30,7 @@ def cifar10(*, path: str, flips: bool = False) -> DataSet:
       flips: mirrors training images half of the time.
 
     Raises:
-      ValueError: if a file is missing or no whole number of records.
+      ValueError: if a file is missing or not of its size.
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
@@ -46,10 +47,10 @@ def _read_cifar(file: pathlib.Path) -> Examples:
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
     record = 1 + int(np.prod(CIFAR_SHAPE))
-    if not stored.size or stored.size % record:
+    if stored.size != CIFAR_RECORDS * record:
         raise ValueError(
-            f"{file}: {stored.size} bytes: must be a whole number of {record}-byte "
-            "records; copy it again"
+            f"{file}: {stored.size} bytes: must be {CIFAR_RECORDS} records of {record} "
+            "bytes; copy it again"
         )
     rows = stored.reshape(-1, record)
     labels = check_labels(rows[:, 0], num_classes=10)

@@ -6,8 +6,10 @@ floats and back. All random numbers are of NumPy's `RandomState`, whose stream i
 frozen.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 HOLD_OUT = 9  # every 9th example of each class is a test example
+NUM_THREADS = min(16, os.cpu_count() or 1)  # that read the files of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +86,14 @@ class Lazy:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def row(self, number: int) -> np.ndarray:
+        """Row `number`, [*event]."""
+        return self._read_fn(int(number))
+
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """The rows at `index` [b], as [b, *event]."""
-        return np.stack([self._read_fn(int(number)) for number in index])
+        """The rows at `index` [b], as [b, *event]; read by several threads."""
+        with concurrent.futures.ThreadPoolExecutor(NUM_THREADS) as pool:
+            return np.stack(list(pool.map(self.row, index)))
 
 
 class Examples(NamedTuple):
@@ -201,7 +209,7 @@ def subset(values: np.ndarray | Lazy, labels: np.ndarray, mask: np.ndarray) -> E
     rows = Lazy(
         (len(number), *values.shape[1:]),
         values.dtype,
-        lambda place: values[number[place : place + 1]][0],
+        lambda place: values.row(number[place]),
     )
     return Examples(rows, labels[mask])
 

@@ -21,6 +21,7 @@ from experiments.errors import UsageError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by number of channels
+KEPT = ("1", "L", "P", "RGB", "YCbCr", "CMYK")  # modes that lose nothing in these
 
 
 def folder(
@@ -47,10 +48,7 @@ def folder(
     Raises:
       ValueError: if there is no such folder, no image in it, or one of another size.
     """
-    if channels not in MODES:
-        raise ValueError(f"channels={channels}: must be 1 or 3")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size={size}: must be (height, width), both at least 1")
+    check_shape(size, channels)
     names = _classes(path)
     train = _listed(path, names)
     test = None if test_path is None else _listed(test_path, names)
@@ -79,11 +77,24 @@ def _seen(found: list[tuple[pathlib.Path, int]]) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, label) for file, label in found]
 
 
+def check_shape(size: tuple[int, ...] | None, channels: int) -> None:
+    """Raises a ValueError unless images can be made of this size."""
+    if channels not in MODES:
+        raise ValueError(f"channels={channels}: must be 1 or 3")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size={size}: must be (height, width), both at least 1")
+
+
 def _classes(path: str) -> list[str]:
-    """Names of the subfolders, sorted; `["."]` if there are none."""
+    """Names of the subfolders, hidden ones aside, sorted; `["."]` if there are none."""
     if not pathlib.Path(path).is_dir():
         raise ValueError(f"path={path!r}: no such folder")
-    return sorted(p.name for p in pathlib.Path(path).iterdir() if p.is_dir()) or ["."]
+    there = list(pathlib.Path(path).iterdir())
+    names = [p.name for p in there if p.is_dir() and not p.name.startswith(".")]
+    loose = next((p for p in there if p.suffix.lower() in SUFFIXES), None)
+    if names and loose:
+        raise ValueError(f"{loose}: an image beside the folders of the classes")
+    return sorted(names) or ["."]
 
 
 def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:
@@ -96,15 +107,17 @@ def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:
         for file in sorted((pathlib.Path(path) / name).iterdir())
         if file.suffix.lower() in SUFFIXES
     ]
-    if not found:
-        raise ValueError(f"path={path!r}: no image in it; known: {', '.join(SUFFIXES)}")
+    empty = {*range(len(names))} - {label for _, label in found}
+    if empty:
+        where = pathlib.Path(path) / names[min(empty)]
+        raise ValueError(f"{where}: no image in it; known: {', '.join(SUFFIXES)}")
     return found
 
 
 def _open(file: pathlib.Path) -> Image.Image:
     try:
         return Image.open(file)
-    except OSError as error:
+    except Exception as error:  # whatever a damaged file raises
         raise UsageError(f"{file}: no readable image: {error}") from error
 
 
@@ -128,12 +141,20 @@ def _read_image(file: pathlib.Path, size: tuple[int, int], channels: int) -> np.
     with _open(file) as image:
         try:
             return fitted(image, size, channels)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise UsageError(f"{file}: no readable image: {error}") from error
 
 
 def fitted(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
-    """An image, scaled to cover `size` and cropped at the centre, as uint8."""
+    """An image, scaled to cover `size` and cropped at the centre, as uint8.
+
+    Raises:
+      ValueError: it has an alpha channel or more than 8 bits, which would be lost.
+    """
+    if image.mode not in KEPT or "transparency" in image.info:
+        raise ValueError(
+            f"mode {image.mode}, or transparent: convert it to 8 bits, grey or colour"
+        )
     image = image.convert(MODES[channels])
     height, width = size
     if image.size != (width, height):

@@ -4,7 +4,7 @@ Both are random-access lists of dicts, read one example at a time.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from experiments.data.core import (
     digest_of,
     flip,
 )
-from experiments.data.folders import fitted
+from experiments.data.folders import check_shape, fitted
 
 
 def huggingface(
@@ -48,14 +48,18 @@ def huggingface(
     Raises:
       ValueError: if the package or the data set is missing.
     """
+    check_shape(size, channels)
     package = _imported("datasets", "datasets")
     parts = []
     for name in (train_split, test_split):
         where = f"path={path!r}, split {name!r}"
         source = _loaded(where, package.load_dataset, path, split=name)
-        labels = source[label] if label else np.zeros(len(source), np.int32)
-        parts.append(_examples(source, image, np.array(labels), size, channels))
-    return _together(parts, flips)
+        column = lambda source=source: np.array(source[label])
+        labels = np.zeros(len(source), np.int32)
+        if label:
+            labels = _loaded(f"{where}, label={label!r}", column)
+        parts.append(_examples(where, source, image, labels, size, channels))
+    return _together(path, parts, flips)
 
 
 def tfds(
@@ -86,6 +90,7 @@ def tfds(
     Raises:
       ValueError: if the package or the data set is missing.
     """
+    check_shape(size, channels)
     package = _imported("tensorflow_datasets", "tensorflow-datasets array_record")
     builder = _loaded(
         f"dataset={dataset!r}",
@@ -102,9 +107,10 @@ def tfds(
         if label:
             skipped = {image: package.decode.SkipDecoding()}
             bare = _loaded(where, builder.as_data_source, split=name, decoders=skipped)
-            labels = np.array([bare[number][label] for number in range(len(bare))])
-        parts.append(_examples(source, image, labels, size, channels))
-    return _together(parts, flips)
+            column = lambda bare=bare: np.array([row[label] for row in _rows(bare)])
+            labels = _loaded(f"{where}, label={label!r}", column)
+        parts.append(_examples(where, source, image, labels, size, channels))
+    return _together(dataset, parts, flips)
 
 
 def _imported(module: str, packages: str) -> Any:
@@ -124,7 +130,12 @@ def _loaded(where: str, load: Any, *arguments: Any, **keywords: Any) -> Any:
         raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
 
+def _rows(source: Sequence[Any]) -> Iterator[Any]:
+    return (source[number] for number in range(len(source)))
+
+
 def _examples(
+    where: str,
     source: Sequence[Any],
     image: str,
     labels: np.ndarray,
@@ -138,12 +149,13 @@ def _examples(
             found = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
         return fitted(found, size, channels)
 
+    _loaded(f"{where}, image={image!r}", read, 0)
     rows = Lazy((len(source), *size, channels), np.uint8, read)
     return Examples(rows, check_labels(labels))
 
 
-def _together(parts: list[Examples], flips: bool) -> DataSet:
+def _together(name: str, parts: list[Examples], flips: bool) -> DataSet:
     num_classes = 1 + int(max(part.labels.max() for part in parts))
     draw_fn = flip if flips else None
-    digest = digest_of(*(part.labels.tolist() for part in parts))
+    digest = digest_of(name, *(part.labels.tolist() for part in parts))
     return DataSet(*parts, DataTransform(256), num_classes, draw_fn, digest)
