@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/digits_edm.py --workdir=runs/digits_edm
 
-All but objective and sampler is as in `digits.py`. To compare the two, look at
+All but objective and sampler is as in `digits.py`. Kind and weighting carry sigma_data
+as well: with another one change all three. To compare the two, look at
 `test_eps_mse_ema`: their losses are in other units.
 
 Source: Karras et al. 2022, arXiv 2206.00364, with the sigma_data of the digits.

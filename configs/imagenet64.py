@@ -1,10 +1,12 @@
-"""ImageNet 64x64 from a folder, class-conditional: a U-Net of ADM's size, 277 M.
+"""ImageNet 64x64 from a folder, class-conditional, by flow matching: ADM's size.
 
     python -m experiments.train --config=configs/imagenet64.py --workdir=runs/imagenet64
         --config.data.path=PATH/TO/train --config.data.test_path=PATH/TO/val
 
 The folders hold a subfolder for each class. It has not been trained; it builds, and
-steps at a reduced size (tests). For memory see docs/performance.md.
+steps at a reduced size (tests). For memory see docs/performance.md. 277 M parameters;
+channels, blocks and places of attention are ADM's (arXiv 2105.05233), which has heads
+of 64 channels each, residual blocks that resample, and 296 M.
 """
 
 import ml_collections
