@@ -78,7 +78,9 @@ def stored_bytes(recipe: step.Recipe) -> int:
         def forward(params: Any) -> jax.Array:
             rngs = {"dropout": key}
             variables = {"params": params}
-            return recipe.model.net.apply(variables, z, time, label, True, rngs=rngs)
+            return recipe.model.net.apply(
+                variables, z, time, label, train=True, rngs=rngs
+            )
 
         return jax.vjp(forward, params)[1]  # a pytree of what it needs
 

@@ -231,12 +231,11 @@ def dataset(section: Mapping[str, Any]) -> data.DataSet:
 
 def network(section: Mapping[str, Any], num_classes: int) -> Any:
     """The Flax module of a section `name` and arguments."""
-    vectors = section.get("vector_features", 0)
-    bound = (
-        "0: no data set here has vectors; condition on them in a program of your own"
-    )
+    built = from_section("network", section, NETWORKS, num_classes=num_classes)
+    vectors = built.vector_features
+    bound = "0: no data set here has vectors; use them in a program of your own"
     check_bound("network.vector_features", vectors, vectors == 0, bound)
-    return from_section("network", section, NETWORKS, num_classes=num_classes)
+    return built
 
 
 def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:

@@ -252,8 +252,8 @@ def start_jax() -> None:
         devices.split_cpu(config.cpu_devices)
     cluster.join()
     directory = cache_directory()
+    jax.config.update("jax_compilation_cache_dir", directory and str(directory))
     if directory is not None:
-        jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     wanted = _BACKEND.value
     if wanted is not None and jax.default_backend() != wanted:

@@ -15,7 +15,7 @@ import pytest
 
 from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
-from experiments import build, loop, model, report
+from experiments import build, devices, loop, model, report
 from experiments.data import cifar
 from tests.test_networks_layers import directions
 
@@ -31,7 +31,7 @@ SHORT = {
     "sharding.fsdp": 2,
 }
 SMALL = {
-    "unet": {"network.channels": 8},
+    "unet": {"network.channels": 8, "network.num_blocks": 1},
     "dit": {"network.features": 16, "network.num_heads": 2},
     "residual_mlp": {"network.features": 8},
 }
@@ -171,6 +171,8 @@ def test_it_trains_and_every_entry_is_read(
     recorder = Recorder(config)
     monkeypatch.setattr(build, "check", lambda config: None)
     monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
+    quick = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(devices, "compiler_options", lambda: quick)
     workdir = tmp_path / "run"
     state = loop.train_and_evaluate(recorder, workdir)
     assert int(state.step) == 2
