@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, losses, predictions, random
-from diffusionflow._dataclass import check_bound, is_traced
+from diffusionflow._dataclass import check_bound, check_name, is_traced
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.levels import Levels, gaussian_nats
@@ -102,16 +102,15 @@ def discrete_bound(
     if hasattr(denoise_fn, "check"):
         denoise_fn.check(times[:-1])
     steps = len(times) - 1
-    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise)
+    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
     table = in_float64(_step_table, schedule, times)
     t, weight = (jnp.asarray(column, draw.x.dtype) for column in table)
     if num_times is None:
         number = jnp.arange(steps).reshape((1, steps) + (1,) * batch_ndim)
         number = jnp.broadcast_to(number, (num_draws, steps, *draw.batch))
     else:
-        share = draw.uniform(
-            Uniform(), schedule
-        )  # below 1, the product by rounding not
+        share = draw.uniform(Uniform(), schedule)
+        # share is below 1, but the product may round up
         number = jnp.minimum((share * steps).astype(jnp.int32), steps - 1)
 
     v_fn = _v_fn(denoise_fn, schedule)
@@ -123,7 +122,7 @@ def discrete_bound(
         return steps * draw.dim * weight[number] * error
 
     ends = times[-1], times[0]
-    return draw.bound(term, number, schedule, ends, levels, prior)
+    return draw.bound(term, number, schedule, ends)
 
 
 def continuous_bound(
@@ -172,7 +171,7 @@ def continuous_bound(
     """
     _check_end("t_min", t_min, schedule)
     _check_end("t_max", t_max, schedule)
-    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise)
+    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
     window = Uniform(t_min, t_max)
     objective = Objective(schedule, "v", ELBO(), window, density)
     v_fn = _v_fn(denoise_fn, schedule)
@@ -184,22 +183,28 @@ def continuous_bound(
         return (t_max - t_min) * draw.dim / 2 * loss
 
     t = draw.uniform(window if density is None else density, schedule)
-    return draw.bound(term, t, schedule, (t_min, t_max), levels, prior)
+    return draw.bound(term, t, schedule, (t_min, t_max))
 
 
 class _Draw:
     """Times and noise of the draws of a bound, and the sums over them."""
 
-    def __init__(self, key, x, batch_ndim, num_draws, num_times, noise) -> None:
+    def __init__(
+        self, key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+    ) -> None:
         check_bound("num_draws", num_draws, lambda n: n >= 1, "at least 1")
         if num_times is not None:
             check_bound("num_times", num_times, lambda n: n >= 1, "at least 1")
         if key is None and noise is None:
             raise ValueError("key=None must be a key: a bound draws noise")
+        check_name("prior", prior, priors.PRIORS)
+        self.levels, self.prior = levels, prior
         self.x, self.batch_ndim = at_least_float32(x), batch_ndim
         self.batch = self.x.shape[:batch_ndim]
         self.dim = math.prod(self.x.shape[batch_ndim:])
         self.num_draws, self.num_times = num_draws, num_times
+        if levels is not None:
+            levels.numbers(self.x)  # refused here, where the values are known
         self.source = random.Independent() if noise is None else noise
         keys = (None,) * 3 if key is None else random.split(key, 3)
         self.time_key, self.noise_key, self.recon_key = keys
@@ -219,7 +224,7 @@ class _Draw:
         t = jax.vmap(times)(keys.reshape(-1)).reshape(*keys.shape, self.num_times)
         return jnp.moveaxis(t, -1, 1).astype(self.x.dtype)
 
-    def bound(self, term_fn, places, schedule, ends, levels, prior) -> Bound:
+    def bound(self, term_fn, places, schedule, ends) -> Bound:
         """The mean of `term_fn(place, eps)` over the times of each draw, and the rest.
 
         Args:
@@ -227,8 +232,6 @@ class _Draw:
           places: what it is called with, `[num_draws, num_times, *batch]`.
           schedule: any.
           ends: times of the least and of the most noise.
-          levels: of the data, or None.
-          prior: of the most noise.
         """
 
         def one(numbered: tuple[Array, Array]) -> Array:
@@ -240,23 +243,23 @@ class _Draw:
         terms = jax.lax.map(one, (jnp.arange(flat.shape[0]), flat))
         terms = terms.reshape(places.shape[:2] + self.batch)
         diffusion = jnp.mean(terms, axis=1)
-        recon = self._recon(schedule, ends[0], levels)
+        recon = self._recon(schedule, ends[0])
         stderr = standard_error(recon + diffusion)
         recon, diffusion = jnp.mean(recon, axis=0), jnp.mean(diffusion, axis=0)
-        kl = priors.divergence(prior, self.x, schedule, ends[1], self.batch_ndim)
+        kl = priors.divergence(self.prior, self.x, schedule, ends[1], self.batch_ndim)
         return Bound(recon, diffusion, kl, recon + diffusion + kl, stderr)
 
-    def _recon(self, schedule: Schedule, t: ArrayLike, levels: Levels | None) -> Array:
+    def _recon(self, schedule: Schedule, t: ArrayLike) -> Array:
         """`[num_draws, *batch]`."""
         logsnr = in_float64(lambda schedule, t: schedule.logsnr(t), schedule, t)
-        if levels is None:
+        if self.levels is None:
             nats = jnp.asarray(in_float64(gaussian_nats, logsnr, self.dim))
             shape = (self.num_draws, *self.batch)
             return jnp.broadcast_to(nats.astype(self.x.dtype), shape)
 
         def one(number: Array) -> Array:
             eps = self.source.draw(self.recon_key, number, 1, self.x)[0]
-            return levels.nats(self.x, eps, logsnr, self.batch_ndim)
+            return self.levels.nats(self.x, eps, logsnr, self.batch_ndim)
 
         return jax.lax.map(one, jnp.arange(self.num_draws))
 
