@@ -139,7 +139,11 @@ def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
     ("schedule", "window"),
     [
         (schedules.FlowMatching(), (0.01, 0.99)),
-        (schedules.Cosine(logsnr_min=-8.0, logsnr_max=9.0), (0.0, 1.0)),
+        pytest.param(
+            schedules.Cosine(logsnr_min=-8.0, logsnr_max=9.0),
+            (0.0, 1.0),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["flow", "cosine"],
 )
@@ -213,7 +217,12 @@ def test_reconstruction_of_bytes(logsnr, interior, edge):
 
 
 @pytest.mark.parametrize(
-    "density", [None, times.UniformLogSNR(-5.0, 13.3)], ids=["uniform", "logsnr"]
+    "density",
+    [
+        times.UniformLogSNR(-5.0, 13.3),
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
+    ids=["logsnr", "uniform"],
 )
 def test_random_times_are_unbiased_and_their_errors_are_what_is_said(density):
     x = np.tile(X[::2], (1000, 1))
