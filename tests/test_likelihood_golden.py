@@ -82,7 +82,7 @@ def prior_std(case, schedule):
 
 def t_data(case):
     if case.family == "sit":
-        return 1 - case.config["t1"]
+        return 1.0 - case.config["t1"]
     return case.config.get("eps", 0.0) if case.family == "score_sde" else 0.0
 
 

@@ -120,6 +120,15 @@ def test_fixed_steps_converge_with_their_order(method, order):
     assert oracles.order(errors, counts) >= order - 0.15
 
 
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_levels_are_the_same_on_the_host_and_traced(name):
+    """And finite at both ends, which rounding may not move beyond."""
+    plan = lambda schedule: Fixed(400)._plan(schedule, 0.0, 1.0)
+    host, traced = plan(SCHEDULES[name]), jax.jit(plan)(SCHEDULES[name])
+    for exact, found in zip(*map(jax.tree.leaves, (host, traced)), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-15)
+
+
 def test_adaptive_steps_on_batches_of_one():
     schedule, seen = schedules.FlowMatching(), []
 

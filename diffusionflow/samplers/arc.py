@@ -51,11 +51,14 @@ def level(schedule: Schedule, place: Array, t0: Array, t1: Array) -> Level:
       `Level`, whose time is exactly that of an end at the angle of the end.
     """
     (start, _), (end, _) = angle(schedule, t0), angle(schedule, t1)
-    log_ratio = jnp.log(jnp.cos(place)) - jnp.log(jnp.sin(place))
-    # the ends themselves, where the angle is known only to rounding
+    # by rounding only: an angle may be computed to lie beyond its end
+    place = jnp.clip(place, jnp.minimum(start, end), jnp.maximum(start, end))
+    first, last = place == start, place == end
+    inside = jnp.where(first | last, (start + end) / 2, place)
+    log_ratio = jnp.log(jnp.cos(inside)) - jnp.log(jnp.sin(inside))
     earliest, latest = jnp.minimum(t0, t1), jnp.maximum(t0, t1)
     t = jnp.clip(schedule.inverse_logsnr(2 * log_ratio), earliest, latest)
-    t = jnp.where(place == start, t0, jnp.where(place == end, t1, t))
+    t = jnp.where(first, t0, jnp.where(last, t1, t))
     _, length = angle(schedule, t)
     return Level(t, jnp.cos(place), jnp.sin(place), length)
 
