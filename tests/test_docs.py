@@ -8,10 +8,10 @@ import jax
 import pytest
 
 import diffusionflow
-from diffusionflow import samplers, schedules
+from diffusionflow import likelihood, samplers, schedules
 from tests import test_samplers_golden_deterministic, test_samplers_golden_stochastic
 
-PROTOCOLS = (samplers.Sampler, schedules.Schedule)
+PROTOCOLS = (likelihood.Trace, samplers.Sampler, schedules.Schedule)
 
 
 def public():
@@ -64,7 +64,7 @@ def test_the_algorithms_of_the_lecture_run():
             exec(compile(block, "lecture.md", "exec"), names)
 
 
-@pytest.mark.parametrize("name", ["guidance", "samplers"])
+@pytest.mark.parametrize("name", ["guidance", "likelihood", "samplers"])
 def test_the_example_of_a_document_runs(name):
     text = (DOCS / f"{name}.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.S)

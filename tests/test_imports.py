@@ -32,6 +32,18 @@ ALLOWED = {
     },
     "losses": {"random", "schedules", "predictions", "objectives", "losses"},
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
+    "likelihood": {
+        "random",
+        "schedules",
+        "predictions",
+        "times",
+        "weightings",
+        "grids",
+        "objectives",
+        "losses",
+        "samplers",
+        "likelihood",
+    },
     "networks": {"networks"},
 }
 OUTSIDE = {"jax", "chex", "numpy"}

@@ -6,7 +6,7 @@ bounds are nats per dimension, means over the event as well. The batch is the sh
 its conditioning closed over.
 """
 
-from diffusionflow.losses.bounds import kl_terms, prior_kl
+from diffusionflow.losses.bounds import kl_terms, kl_weight, prior_kl
 from diffusionflow.losses.objective import (
     Terms,
     objective_loss,
@@ -29,6 +29,7 @@ __all__ = [
     "fm_loss",
     "kind_loss",
     "kl_terms",
+    "kl_weight",
     "objective_loss",
     "objective_terms",
     "prior_kl",

@@ -10,6 +10,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow import predictions
 from diffusionflow._dataclass import check_name, is_traced
@@ -84,17 +85,20 @@ def kl_terms(
     return weight * error + extra
 
 
-def prior_kl(x: Array, *, schedule: Schedule, batch_ndim: int = 1) -> Array:
-    """`KL(q(z_1 | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
+def prior_kl(
+    x: Array, *, schedule: Schedule, t: ArrayLike = 1.0, batch_ndim: int = 1
+) -> Array:
+    """`KL(q(z_t | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
 
-    Levels are those at t = 1. It depends on no network and vanishes where alpha_1 = 0
-    and sigma_1 = 1. The prior is N(0, I) whatever the schedule: where sigma_1 is far
-    from 1, such as on `VE`, the divergence is large, and a bound that samples from
-    N(0, sigma_1^2 I) needs another term, `1/2 alpha_1^2 x^2 / sigma_1^2`.
+    It depends on no network and vanishes where alpha = 0 and sigma = 1. The prior is
+    N(0, I) whatever the schedule: where sigma is far from 1, such as on `VE`, the
+    divergence is large, and a bound that samples from N(0, sigma^2 I) needs another
+    term, `1/2 alpha^2 x^2 / sigma^2`.
 
     Args:
       x: data, `[*batch, *event]`.
       schedule: any schedule.
+      t: where the bound begins, scalar.
       batch_ndim: leading axes of `x` that are the batch.
 
     Returns:
@@ -104,10 +108,24 @@ def prior_kl(x: Array, *, schedule: Schedule, batch_ndim: int = 1) -> Array:
     """
     x = at_least_float32(x)
     signal, extra = (
-        jnp.asarray(part, x.dtype) for part in in_float64(_prior, schedule)
+        jnp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
     )
     square = jnp.mean(x**2, axis=tuple(range(batch_ndim, x.ndim)))
     return signal * square + extra
+
+
+def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
+    """`1/2 (SNR_s - SNR_t)`: the weight of the error of x in `kl_terms`.
+
+    Args:
+      t: times, any shape.
+      s: less noisy times, like `t`.
+      schedule: any schedule.
+
+    Returns:
+      Like `t`; infinite where sigma_s = 0.
+    """
+    return _posterior(schedule, at_least_float32(t), at_least_float32(s))[0]
 
 
 def _check_order(t: Array, s: Array) -> None:
@@ -138,6 +156,6 @@ def _forward(schedule, t, s):
 _FACTORS = {"posterior": _posterior, "forward": _forward}
 
 
-def _prior(schedule):
-    excess = schedule.sigma(1.0) ** 2 - 1
-    return schedule.alpha(1.0) ** 2 / 2, (excess - jnp.log1p(excess)) / 2
+def _prior(schedule, t):
+    excess = schedule.sigma(t) ** 2 - 1
+    return schedule.alpha(t) ** 2 / 2, (excess - jnp.log1p(excess)) / 2

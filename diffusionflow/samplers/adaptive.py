@@ -1,12 +1,9 @@
 """The probability-flow ODE with steps of adaptive length, through diffrax.
 
-The variable of integration is the angle `atan2(sigma, alpha)`, from 0 (data) to pi / 2
-(noise), and the state is `z / sqrt(alpha^2 + sigma^2)`, whose slope is v. Of the
-variables in `variables` it is the one that is finite and smooth at both ends on every
-schedule: the clocks of x and eps are infinite at one end, and dz/dt is where a schedule
-has an infinite derivative, such as sigma' at t = 0 of `LinearBeta`.
+Variable and state of the integration are those of `arc`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, check_positive, cost
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers import arc
 from diffusionflow.schedules import Schedule
 
 
@@ -74,54 +72,83 @@ def solve(
       ImportError: diffrax is missing.
       ValueError: a tolerance is not positive, or `max_steps` is below 1.
     """
+    check_tolerances(rtol, atol, max_steps)
+    z = at_least_float32(z)
+    t0, t1 = jnp.asarray(t0, z.dtype), jnp.asarray(t1, z.dtype)
+    (start, first), (end, last) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+
+    def field(angle: Array, y: Array) -> Array:
+        return arc.slope(denoise_fn, y, arc.level(schedule, angle, t0, t1))
+
+    def one(z: Array) -> tuple[Array, Array, Array]:
+        y, done, steps = integrate(
+            field, start, end, z / first.astype(z.dtype), rtol, atol, max_steps
+        )
+        return jnp.where(done, y * last.astype(z.dtype), jnp.inf), done, steps
+
+    for _ in range(batch_ndim):
+        one = jax.vmap(one)
+    x, done, steps = one(z)
+    return Solution(x, done, steps, (1 + 6 * steps) * cost(denoise_fn))
+
+
+def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:
+    """Refuses what the adaptive solver cannot work with."""
     check_positive("rtol", rtol)
     check_positive("atol", atol)
     check_bound("max_steps", max_steps, lambda n: n >= 1, "at least 1")
+
+
+def integrate(
+    field: Callable[[Array, Any], Any],
+    start: Array,
+    end: Array,
+    state: Any,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+) -> tuple[Any, Array, Array]:
+    """Tsitouras' method on one example.
+
+    Args:
+      field: `(clock, state) -> slopes`.
+      start: first value of the clock, scalar.
+      end: last one.
+      state: a pytree at `start`; each of its arrays keeps to the tolerances by itself.
+      rtol: relative tolerance of a step.
+      atol: absolute tolerance.
+      max_steps: cap on attempted steps.
+
+    Returns:
+      The state at `end`, whether it was reached and is finite, and attempted steps.
+
+    Raises:
+      ImportError: diffrax is missing.
+    """
     diffrax = _diffrax()
-    z = at_least_float32(z)
-    t0, t1 = jnp.asarray(t0, z.dtype), jnp.asarray(t1, z.dtype)
-    start, first = _angle(schedule, t0)
-    end, last = _angle(schedule, t1)
-    earliest, latest = jnp.minimum(t0, t1), jnp.maximum(t0, t1)
-
-    def field(angle: Array, y: Array, args: None) -> Array:
-        del args
-        log_ratio = jnp.log(jnp.cos(angle)) - jnp.log(jnp.sin(angle))
-        # the ends themselves, where the angle is known only to rounding
-        t = jnp.clip(schedule.inverse_logsnr(2 * log_ratio), earliest, latest)
-        t = jnp.where(angle == start, t0, jnp.where(angle == end, t1, t))
-        _, length = _angle(schedule, t)
-        denoised = denoise_fn(y * length.astype(y.dtype), t.astype(y.dtype))
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        return cos.astype(y.dtype) * denoised.eps - sin.astype(y.dtype) * denoised.x
-
-    def one(z: Array) -> tuple[Array, Array, Array]:
+    # diffrax is written for standard promotion
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
+            diffrax.ODETerm(lambda clock, state, args: field(clock, state)),
             diffrax.Tsit5(),
             start,
             end,
             (end - start) / 100,
-            z / first.astype(z.dtype),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            state,
+            stepsize_controller=diffrax.PIDController(rtol, atol, norm=_largest),
             max_steps=max_steps,
             throw=False,
         )
-        y = solution.ys[0] * last.astype(z.dtype)
-        done = (solution.result == diffrax.RESULTS.successful) & jnp.isfinite(y).all()
-        return jnp.where(done, y, jnp.inf), done, solution.stats["num_steps"]
-
-    for _ in range(batch_ndim):
-        one = jax.vmap(one)
-    # diffrax is written for standard promotion
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        x, done, steps = one(z)
-    return Solution(x, done, steps, (1 + 6 * steps) * cost(denoise_fn))
+    state = jax.tree.map(lambda values: values[0], solution.ys)
+    finite = [jnp.isfinite(part).all() for part in jax.tree.leaves(state)]
+    reached = solution.result == diffrax.RESULTS.successful
+    return state, reached & jnp.stack(finite).all(), solution.stats["num_steps"]
 
 
-def _angle(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return jnp.arctan2(sigma, alpha), jnp.hypot(alpha, sigma)
+def _largest(error: Any) -> Array:
+    """The largest root mean square of the arrays in `error`."""
+    squares = [jnp.mean(part**2) for part in jax.tree.leaves(error)]
+    return root(jnp.max(jnp.stack(squares)))
 
 
 def _diffrax() -> Any:
@@ -129,6 +156,6 @@ def _diffrax() -> Any:
         import diffrax
     except ImportError as error:
         raise ImportError(
-            'samplers.solve needs diffrax: pip install "diffusionflow[ode]"'
+            'steps of adaptive length need diffrax: pip install "diffusionflow[ode]"'
         ) from error
     return diffrax

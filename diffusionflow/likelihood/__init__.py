@@ -1,0 +1,41 @@
+"""Likelihoods: variational bounds, the probability-flow ODE, and their units.
+
+Everything is in nats per example (sums over the event), `[*batch]`, with a standard
+error where anything was drawn; `bits_per_dim` converts, once it is said what the floats
+stand for, and `summarise` averages over examples.
+
+- `discrete_bound`, `continuous_bound`: upper bounds on `-log p(x)` of the model that
+  samples with noise, for data that are continuous or have `Levels`.
+- `encode`, `decode`: `log p(x)` of the model that samples with the ODE, from data to
+  latent or along sampling.
+
+They are two models of one network, and equal only for an exact denoiser.
+"""
+
+from diffusionflow.likelihood.bounds import Bound, continuous_bound, discrete_bound
+from diffusionflow.likelihood.levels import Levels, bits_per_dim, gaussian_nats
+from diffusionflow.likelihood.ode import Flow, decode, encode
+from diffusionflow.likelihood.solvers import Adaptive, Fixed, Integrated
+from diffusionflow.likelihood.summary import Summary, summarise
+from diffusionflow.likelihood.traces import Exact, Hutchinson, Trace, Traced
+
+__all__ = [
+    "Adaptive",
+    "Bound",
+    "Exact",
+    "Fixed",
+    "Flow",
+    "Hutchinson",
+    "Integrated",
+    "Levels",
+    "Summary",
+    "Trace",
+    "Traced",
+    "bits_per_dim",
+    "continuous_bound",
+    "decode",
+    "discrete_bound",
+    "encode",
+    "gaussian_nats",
+    "summarise",
+]

@@ -1,0 +1,216 @@
+"""Data of K levels: dequantisation, their likelihood given z_0, and bits."""
+
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import random
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_positive,
+    is_finite,
+    is_traced,
+    register,
+    static,
+)
+from diffusionflow._numeric import at_least_float32, in_float64
+
+OFF_CENTRE = 0.01  # of a cell: far above rounding, far below a wrong scale
+
+
+@register
+class Levels:
+    """Level k of K is the float `low + (k + 1/2) width`, `width = (high - low) / K`.
+
+    The cells fill [low, high], and each value is the centre of its cell. For the values
+    themselves to reach from -1 to 1, write `Levels.between(K, -1.0, 1.0)`.
+
+    Args:
+      count: K, at least 2: 256 for bytes.
+      low: lower end of the lowest cell.
+      high: upper end of the highest cell.
+
+    Raises:
+      ValueError: fewer than two levels, or not -inf < low < high < inf.
+    """
+
+    count: int = static(default=256)
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_bound("count", self.count, lambda count: count >= 2, "at least 2")
+        check_bound("low", self.low, is_finite, "finite")
+        check_bound("high", self.high, is_finite, "finite")
+        check_below("low", self.low, "high", self.high)
+
+    @classmethod
+    def between(cls, count: int, first: float, last: float) -> "Levels":
+        """Levels whose lowest value is `first` and whose highest is `last`."""
+        half = (last - first) / (count - 1) / 2
+        return cls(count, first - half, last + half)
+
+    @property
+    def width(self) -> ArrayLike:
+        """Of a cell."""
+        return (self.high - self.low) / self.count
+
+    def values(self, number: ArrayLike) -> Array:
+        """Levels `0 .. count - 1` as floats, of the shape of `number`."""
+        return self.low + (at_least_float32(number) + 0.5) * self.width
+
+    def numbers(self, x: Array) -> Array:
+        """The level of each value, int32 like `x`.
+
+        Raises:
+          ValueError: a value is further than `OFF_CENTRE` of a cell from the centre of
+            any; in a traced array such a value gets the number -1.
+        """
+        place = (at_least_float32(x) - self.low) / self.width - 0.5
+        near = jnp.round(place)
+        good = (jnp.abs(place - near) <= OFF_CENTRE) & (near >= 0)
+        good &= near <= self.count - 1
+        if not is_traced(good) and not np.all(good):
+            first = np.asarray(x)[~np.asarray(good)].ravel()[0]
+            raise ValueError(
+                f"x={first}: must be one of the {self.count} values from "
+                f"{self.low + self.width / 2} to {self.high - self.width / 2}, the "
+                f"centres of the cells of [{self.low}, {self.high}]; declare the "
+                "levels that the data have (Levels.between for values that include "
+                "the ends)"
+            )
+        return jnp.where(good, near, -1).astype(jnp.int32)
+
+    def dequantise(self, key: Array, x: Array) -> Array:
+        """Uniform in the cell of each value: `x + width (u - 1/2)`.
+
+        A density p of the result bounds the probability of the level:
+        `-log P(x) <= -E log p(x + width (u - 1/2)) - d log width`.
+
+        Args:
+          key: scalar, or typed keys `[*batch]`.
+          x: levels as floats, `[*batch, *event]`.
+
+        Returns:
+          Like `x`; NaN at values that are no level, in a traced array.
+
+        Raises:
+          ValueError: values that are no levels, where they are known.
+
+        Source: Uria et al. 2013, arXiv 1306.0186; the bound, Theis et al. 2016, arXiv
+        1511.01844.
+        """
+        x = at_least_float32(x)
+        centre = self._centre(self.numbers(x), x.dtype)
+        noise = random.uniform(key, x.shape).astype(x.dtype) - 0.5
+        return centre + self.width * noise
+
+    def nats(
+        self, x: Array, eps: Array, logsnr: ArrayLike, batch_ndim: int = 1
+    ) -> Array:
+        """`-log p(x | z_0)`: how far z_0 leaves open which level it was.
+
+        `p(x | z_0)` is the softmax over the levels x_k of
+        `-e^logsnr (z_0 / alpha_0 - x_k)^2 / 2`, coordinate by coordinate: the posterior
+        of levels that are equally likely. It depends on `x` and `eps` only through
+        `z_0 / alpha_0 - x_k = x - x_k + e^(-logsnr / 2) eps`.
+
+        Args:
+          x: levels as floats, `[*batch, *event]`.
+          eps: noise of z_0, like `x`.
+          logsnr: of z_0, scalar.
+          batch_ndim: leading axes of `x` that are the batch.
+
+        Returns:
+          `[*batch]`, nats, summed over the event; NaN for values that are no level, in
+          a traced array.
+
+        Raises:
+          ValueError: values that are no levels, where they are known.
+          AssertionError: the shape of `eps` is another.
+
+        Source: Kingma et al. 2021, arXiv 2107.00630, the reconstruction of VDM.
+        """
+        x = at_least_float32(x)
+        chex.assert_equal_shape([x, eps])
+        number = self.numbers(x)[..., None]
+        eps = eps.astype(x.dtype)[..., None]
+        others = jnp.arange(self.count, dtype=jnp.int32)
+        others = others.reshape((1,) * x.ndim + (-1,))
+        cell = self.width * jnp.exp(jnp.asarray(logsnr, x.dtype) / 2)
+        gap = (number - others).astype(x.dtype) * cell
+        # the other levels against x itself, so that nothing cancels
+        logits = jnp.where(gap == 0, -jnp.inf, -gap * (gap + 2 * eps) / 2)
+        open_nats = jax.nn.softplus(jax.nn.logsumexp(logits, axis=-1))
+        open_nats = jnp.where(number[..., 0] >= 0, open_nats, jnp.nan)
+        return jnp.sum(open_nats, axis=tuple(range(batch_ndim, x.ndim)))
+
+    def _centre(self, number: Array, dtype: Any) -> Array:
+        centre = self.values(number).astype(dtype)
+        return jnp.where(number >= 0, centre, jnp.nan)
+
+
+def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:
+    """`E[-log N(x; z_0 / alpha_0, e^-logsnr)]` of continuous data, in nats.
+
+    `d / 2 (log 2 pi - logsnr + 1)`, the same for every x.
+
+    Args:
+      logsnr: of z_0, any shape.
+      dim: d, the size of the event.
+
+    Returns:
+      Like `logsnr`; negative where z_0 is precise, as log densities are.
+    """
+    return dim / 2 * (jnp.log(2 * jnp.pi) - at_least_float32(logsnr) + 1)
+
+
+DISCRETE = "discrete"
+
+
+def bits_per_dim(
+    nats: ArrayLike, *, dim: int, cell: Levels | float | str | None = None
+) -> Array:
+    """`nats / (d log 2) - log2(width)`: bits that a coordinate takes.
+
+    A negative log density changes with the unit of the data; bits do not, once it is
+    said how wide a cell of the data is in the unit of the density. On [-1, 1] with 256
+    levels the width is 1/128, which adds 7 bits.
+
+    Args:
+      nats: negative log-likelihood of an event, any shape.
+      dim: d, the number of its coordinates.
+      cell: of what nats are. "discrete": of a probability of levels, such as a bound
+        with `levels`, which needs no width. `Levels`: of a density of data dequantised
+        from these levels. A number: of a density, with cells of this width (the data
+        standardised as `(raw - shift) / scale` have `1 / scale` for one unit of raw).
+
+    Returns:
+      Like `nats`.
+
+    Raises:
+      ValueError: `cell` is missing or no width, or `dim` is below 1.
+    """
+    check_bound("dim", dim, lambda dim: dim >= 1, "at least 1")
+    if cell is None or (isinstance(cell, str) and cell != DISCRETE):
+        raise ValueError(
+            f"cell={cell!r}: a density of float data has no bits until it is declared "
+            'how the floats were made; write cell="discrete" for nats of a probability '
+            "(a bound with levels), cell=Levels(...) for dequantised data, or the "
+            "width of a cell as a number (1 / scale for data divided by scale)"
+        )
+    nats = at_least_float32(nats)
+    if isinstance(cell, str):
+        width = 1.0
+    else:
+        width = cell.width if isinstance(cell, Levels) else cell
+        check_positive("cell", width)
+    offset = jnp.asarray(in_float64(lambda width: jnp.log2(width), width), nats.dtype)
+    return nats / (dim * math.log(2)) - offset

@@ -1,0 +1,195 @@
+"""Densities through the probability-flow ODE, with either end given.
+
+With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.arc`,
+
+    log p_0(z_0) = log p_1(z_1) + d log(l_1 / l_0) + int_0^1 div (dy / dangle) dangle,
+
+integrated from the data to the noise. It is the density of the ODE with the network's
+field and the prior that is put at its noisy end, no bound, and exact up to the solver
+and the probes.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_name, cost, is_traced, register, static
+from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow.likelihood import priors
+from diffusionflow.likelihood.priors import LogPrior
+from diffusionflow.likelihood.solvers import Fixed
+from diffusionflow.likelihood.traces import Exact
+from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers import arc
+from diffusionflow.schedules import Schedule
+
+
+@register
+class Flow:
+    """Both ends of the probability-flow ODE, and the density of the data's end.
+
+    Args:
+      x: z at `t_data`, `[*batch, *event]`: the data where sigma is 0 and alpha 1 there,
+        else data with that little noise, whose density is what `log_p` is of. Infinite
+        where it is a result and not `done`.
+      z: at `t_noise`, `[*batch, *event]`, likewise.
+      log_p: log density of `x`, nats per example, `[*batch]`; NaN where not `done`.
+      log_prior: the prior's log density of `z`, `[*batch]`.
+      log_det: what the flow adds: the integral of the divergence of dz/dt from `t_data`
+        to `t_noise`, `[*batch]`.
+      stderr: standard error of `log_p` across the probes, `[*batch]`: 0 for the exact
+        trace, NaN for a single probe, from which it cannot be told.
+      done: whether the solver arrived within its tolerances at finite values,
+        `[*batch]`.
+      nfe: network calls, a number or `[*batch]`; the derivatives of each come on top
+        (one product per coordinate or probe).
+      prior_alpha: alpha at `t_noise`. Where it is not 0, the named priors leave out the
+        data's share of the law of z, and `log_p` is the density of a model that is
+        started from that prior.
+      prior: "standard", N(0, sigma^2 I) at `t_noise`; "unit", N(0, I); or "given".
+    """
+
+    x: Array
+    z: Array
+    log_p: Array
+    log_prior: Array
+    log_det: Array
+    stderr: Array
+    done: Array
+    nfe: ArrayLike
+    prior_alpha: ArrayLike
+    prior: str = static()
+
+
+def encode(
+    key: Array | None,
+    denoise_fn: DenoiseFn,
+    x: Array,
+    *,
+    schedule: Schedule,
+    trace: Any = None,
+    solver: Any = None,
+    prior: str | LogPrior = "standard",
+    t_data: ArrayLike = 0.0,
+    t_noise: ArrayLike = 1.0,
+    batch_ndim: int = 1,
+) -> Flow:
+    """The latent that the ODE makes of data, and the log-likelihood of the data.
+
+    Differentiable in `x` and in what `denoise_fn` closes over. For the latent alone,
+    `samplers.solve` and `samplers.invert` cost less.
+
+    Args:
+      key: for the probes; scalar, or typed keys `[*batch]`. None for the exact trace.
+      denoise_fn: `(z, t) -> Denoised` with scalar t; see the solvers for the shape of
+        z. No example's result may depend on another example.
+      x: z at `t_data`, `[*batch, *event]`.
+      schedule: the one of `denoise_fn`.
+      trace: `Exact()` if None, or `Hutchinson(...)`.
+      solver: `Fixed()` if None, or `Adaptive(...)`.
+      prior: law of z at `t_noise`: "standard", "unit" (see `Flow`), or a function from
+        z to its log density, `[*batch]`.
+      t_data: time of `x`, scalar.
+      t_noise: time of the latent, scalar, above `t_data`.
+      batch_ndim: leading axes of `x` that are the batch.
+
+    Returns:
+      `Flow`.
+
+    Raises:
+      ValueError: the prior is unknown, times in the wrong order, a network that is
+        singular at a known time (eps at alpha = 0, x at sigma = 0: give a `t_noise` or
+        `t_data` short of it), or no key for probes.
+      ImportError: diffrax is missing for `Adaptive`.
+
+    Source: Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, the
+    probability-flow ODE and its likelihood.
+    """
+    settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
+    return _flow(key, denoise_fn, x, True, *settings)
+
+
+def decode(
+    key: Array | None,
+    denoise_fn: DenoiseFn,
+    z: Array,
+    *,
+    schedule: Schedule,
+    trace: Any = None,
+    solver: Any = None,
+    prior: str | LogPrior = "standard",
+    t_data: ArrayLike = 0.0,
+    t_noise: ArrayLike = 1.0,
+    batch_ndim: int = 1,
+) -> Flow:
+    """The data that the ODE makes of a latent, and its log-likelihood along the way.
+
+    Arguments and errors as `encode`, but for:
+
+    Args:
+      z: at `t_noise`, such as `samplers.prior(...)`, `[*batch, *event]`.
+
+    Returns:
+      `Flow`: `x` are samples, `log_p` their log densities, those that `encode` finds.
+    """
+    settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
+    return _flow(key, denoise_fn, z, False, *settings)
+
+
+def _flow(
+    key, denoise_fn, z, forward, schedule, trace, solver, prior, t_data, t_noise, batch
+) -> Flow:
+    trace = Exact() if trace is None else trace
+    solver = Fixed() if solver is None else solver
+    z = at_least_float32(z)
+    _check_order(t_data, t_noise)
+    if not callable(prior):
+        check_name("prior", prior, priors.PRIORS)
+    t0, t1 = (t_data, t_noise) if forward else (t_noise, t_data)
+    if hasattr(denoise_fn, "check"):
+        denoise_fn.check(solver.times(schedule, t0, t1))
+    lengths = lambda schedule, *ends: [arc.angle(schedule, end)[1] for end in ends]
+    first, last = (
+        jnp.asarray(length, z.dtype) for length in in_float64(lengths, schedule, t0, t1)
+    )
+
+    def slopes(level: arc.Level, state: Any, probes: Array) -> Any:
+        field = lambda y: arc.slope(denoise_fn, y, level)
+        return tuple(trace.divergence(field, state[0], probes, batch))
+
+    sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)
+    (y, sums), done, evaluations = solver.solve(
+        slopes, (z / first, sums), trace.probes(key, z), schedule, t0, t1, batch
+    )
+    growth = math.prod(z.shape[batch:]) * jnp.log(last / first)
+    sums = (sums + growth) if forward else -(sums + growth)
+    reached = done.reshape(done.shape + (1,) * (z.ndim - batch))
+    other = jnp.where(reached, y * last, jnp.inf)
+    x, z = (z, other) if forward else (other, z)
+    log_prior = priors.log_density(prior, z, schedule, t_noise, batch)
+    log_det = jnp.mean(sums, axis=0)
+    return Flow(
+        x=x,
+        z=z,
+        log_p=jnp.where(done, log_prior + log_det, jnp.nan),
+        log_prior=log_prior,
+        log_det=log_det,
+        stderr=trace.stderr(sums),
+        done=done,
+        nfe=evaluations * cost(denoise_fn),
+        prior_alpha=jnp.asarray(
+            in_float64(lambda on, t: on.alpha(t), schedule, t_noise), z.dtype
+        ),
+        prior="given" if callable(prior) else prior,
+    )
+
+
+def _check_order(t_data: ArrayLike, t_noise: ArrayLike) -> None:
+    if not is_traced(t_data, t_noise) and not 0 <= t_data < t_noise <= 1:
+        raise ValueError(
+            f"t_data={t_data!r}, t_noise={t_noise!r}: must be "
+            "0 <= t_data < t_noise <= 1; t = 0 is data and t = 1 is noise"
+        )

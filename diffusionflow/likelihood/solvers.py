@@ -1,0 +1,209 @@
+"""How the probability-flow ODE is integrated, along the angle of `samplers.arc`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._numeric import in_float64
+from diffusionflow.samplers import adaptive, arc
+from diffusionflow.schedules import Schedule
+
+# (level, state, what `each` is given for an example) -> slopes; see `Fixed.solve`
+Slopes = Callable[[arc.Level, Any, Any], Any]
+
+# nodes, rows of A, weights of the result
+METHODS = {
+    "heun": ((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
+    "rk4": (
+        (0.0, 0.5, 0.5, 1.0),
+        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    ),
+}
+
+
+class Integrated(NamedTuple):
+    """What a solver returns.
+
+    Fields:
+      state: at the last time.
+      done: whether the last time was reached and all is finite, `[*batch]`.
+      evaluations: of the field, a number or `[*batch]`.
+    """
+
+    state: Any
+    done: Array
+    evaluations: ArrayLike
+
+
+@register
+class Fixed:
+    """`num_steps` equal steps in the angle, of one method, without any other package.
+
+    The denoiser is called on the whole batch. Levels are computed in float64 on the
+    host where the schedule is concrete.
+
+    Args:
+      num_steps: at least 1.
+      method: "rk4" (order 4, four evaluations a step) or "heun" (order 2, two).
+
+    Raises:
+      ValueError: no step, or the method is unknown.
+    """
+
+    num_steps: int = static(default=50)
+    method: str = static(default="rk4")
+
+    def __post_init__(self) -> None:
+        check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
+        check_name("method", self.method, METHODS)
+
+    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
+        """The times at which the field is evaluated, `[num_steps, num_stages]`."""
+        return self._plan(schedule, t0, t1)[0].t
+
+    def solve(
+        self,
+        slopes: Slopes,
+        state: Any,
+        given: Any,
+        schedule: Schedule,
+        t0: ArrayLike,
+        t1: ArrayLike,
+        batch_ndim: int,
+    ) -> Integrated:
+        """Integrates `d state / d angle = slopes(level, state, given)`.
+
+        Args:
+          slopes: of the whole batch, for a scalar level.
+          state: `(y, *others)` at `t0`, `[*batch, *event]` and `[num, *batch]`.
+          given: constants, `[num, *batch, ...]`.
+          schedule: any.
+          t0: first time, scalar.
+          t1: last time, scalar.
+          batch_ndim: number of batch axes.
+
+        Returns:
+          `Integrated`.
+        """
+        like = lambda part: jnp.asarray(part, state[0].dtype)
+        rows, width = jax.tree.map(like, self._plan(schedule, t0, t1))
+        _, stages, weights = METHODS[self.method]
+
+        def step(state: Any, row: arc.Level) -> tuple[Any, None]:
+            found: list[Any] = []
+            for number, shares in enumerate(stages):
+                level = arc.Level(*(part[number] for part in row))
+                at = _moved(state, found, shares, width)
+                found.append(slopes(level, at, given))
+            return _moved(state, found, weights, width), None
+
+        state, _ = jax.lax.scan(step, state, rows)
+        y, *others = state
+        event = tuple(range(batch_ndim, y.ndim))
+        done = jnp.isfinite(y).all(axis=event)
+        for other in others:
+            done &= jnp.isfinite(other).all(axis=0)
+        return Integrated(state, done, self.num_steps * len(stages))
+
+    def _plan(self, schedule, t0, t1) -> tuple[arc.Level, Array]:
+        """Levels of every stage, and the width of a step in the angle."""
+
+        def plan(schedule: Schedule, t0: Array, t1: Array) -> tuple[arc.Level, Array]:
+            t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
+            (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+            nodes = jnp.asarray(METHODS[self.method][0], start.dtype)
+            steps = jnp.arange(self.num_steps, dtype=start.dtype)
+            share = (steps[:, None] + nodes[None]) / self.num_steps
+            places = (1 - share) * start + share * end  # exact at both ends
+            return arc.level(schedule, places, t0, t1), (end - start) / self.num_steps
+
+        return in_float64(plan, schedule, t0, t1)
+
+
+@register
+class Adaptive:
+    """Steps of adaptive length (Tsitouras' method of order 5), through diffrax.
+
+    Every example has its own steps and its own outcome. The denoiser is called under
+    `vmap` on batches of one: conditioning that it closes over must not have a batch
+    axis; with a condition for each example, `vmap` a call with `batch_ndim=0` over
+    both.
+
+    Args:
+      rtol: relative tolerance of a step.
+      atol: absolute tolerance, in units of `z / sqrt(alpha^2 + sigma^2)` and in nats.
+      max_steps: cap on attempted steps, so that a stiff field ends too.
+
+    Raises:
+      ValueError: a tolerance is not positive, or `max_steps` is below 1.
+      ImportError: diffrax is missing, where it is used.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = static(default=1000)
+
+    def __post_init__(self) -> None:
+        adaptive.check_tolerances(self.rtol, self.atol, self.max_steps)
+
+    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
+        """Both ends: between them the times are not known beforehand."""
+        del schedule
+        return jnp.stack([jnp.asarray(t0), jnp.asarray(t1)])
+
+    def solve(
+        self,
+        slopes: Slopes,
+        state: Any,
+        given: Any,
+        schedule: Schedule,
+        t0: ArrayLike,
+        t1: ArrayLike,
+        batch_ndim: int,
+    ) -> Integrated:
+        """As `Fixed.solve`."""
+        like = lambda part: jnp.asarray(part, state[0].dtype)
+        t0, t1 = like(t0), like(t1)
+        (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+
+        def one(state: Any, given: Any) -> tuple[Any, Array, Array]:
+            field = lambda place, state: slopes(
+                arc.level(schedule, place, t0, t1), state, given
+            )
+            return adaptive.integrate(
+                field, start, end, state, self.rtol, self.atol, self.max_steps
+            )
+
+        for axis in reversed(range(batch_ndim)):
+            one = _over_examples(one, axis, len(state) - 1)
+        state, done, steps = one(state, given)
+        return Integrated(state, done, 1 + 6 * steps)
+
+
+def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
+    """`one` for each example along a batch axis, seen as a batch of one."""
+    axes = (axis, *[axis + 1] * num_others)
+
+    def single(state: Any, given: Any) -> Any:
+        state = tuple(map(jnp.expand_dims, state, axes))
+        state, done, steps = one(state, jnp.expand_dims(given, axis + 1))
+        return tuple(map(jnp.squeeze, state, axes)), done, steps
+
+    return jax.vmap(single, in_axes=(axes, axis + 1), out_axes=(axes, 0, 0))
+
+
+def _moved(state: Any, slopes: list, shares: tuple[float, ...], width: Array) -> Any:
+    """`state + width sum_j shares_j slopes_j`."""
+    used = [pair for pair in zip(shares, slopes, strict=True) if pair[0]]
+    add = lambda part, *known: (
+        part
+        + width
+        * sum(share * slope for (share, _), slope in zip(used, known, strict=True))
+    )
+    return jax.tree.map(add, state, *(slope for _, slope in used)) if used else state

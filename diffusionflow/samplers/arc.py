@@ -1,0 +1,70 @@
+"""The probability-flow ODE along the angle `atan2(sigma, alpha)`.
+
+The angle goes from 0 (data) to pi / 2 (noise), and the state is
+`y = z / sqrt(alpha^2 + sigma^2)`, whose slope is v / sqrt(alpha^2 + sigma^2). Of the
+variables in `variables` it is the one that is finite and smooth at both ends on every
+schedule: the clocks of x and eps are infinite at one end, and dz/dt is where a schedule
+has an infinite derivative, such as sigma' at t = 0 of `LinearBeta`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusionflow.predictions import DenoiseFn
+from diffusionflow.schedules import Schedule
+
+
+class Level(NamedTuple):
+    """A place on the arc; arrays of one shape.
+
+    Fields:
+      t: its time.
+      cos: of its angle, `alpha / length`.
+      sin: of its angle, `sigma / length`.
+      length: `sqrt(alpha^2 + sigma^2)`.
+    """
+
+    t: Array
+    cos: Array
+    sin: Array
+    length: Array
+
+
+def angle(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """The angle and the length at time `t`."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return jnp.arctan2(sigma, alpha), jnp.hypot(alpha, sigma)
+
+
+def level(schedule: Schedule, place: Array, t0: Array, t1: Array) -> Level:
+    """The level at angle `place`, between times `t0` and `t1`.
+
+    Args:
+      schedule: any.
+      place: an angle, any shape, between those of `t0` and `t1`.
+      t0: scalar.
+      t1: scalar.
+
+    Returns:
+      `Level`, whose time is exactly that of an end at the angle of the end.
+    """
+    (start, _), (end, _) = angle(schedule, t0), angle(schedule, t1)
+    # by rounding only: an angle may be computed to lie beyond its end
+    place = jnp.clip(place, jnp.minimum(start, end), jnp.maximum(start, end))
+    first, last = place == start, place == end
+    inside = jnp.where(first | last, (start + end) / 2, place)
+    log_ratio = jnp.log(jnp.cos(inside)) - jnp.log(jnp.sin(inside))
+    earliest, latest = jnp.minimum(t0, t1), jnp.maximum(t0, t1)
+    t = jnp.clip(schedule.inverse_logsnr(2 * log_ratio), earliest, latest)
+    t = jnp.where(first, t0, jnp.where(last, t1, t))
+    _, length = angle(schedule, t)
+    return Level(t, jnp.cos(place), jnp.sin(place), length)
+
+
+def slope(denoise_fn: DenoiseFn, y: Array, at: Level) -> Array:
+    """`dy / dangle = cos eps_hat - sin x_hat`, like `y`; `at` is scalar."""
+    at = Level(*(part.astype(y.dtype) for part in at))
+    denoised = denoise_fn(y * at.length, at.t)
+    return at.cos * denoised.eps - at.sin * denoised.x
