@@ -12,7 +12,7 @@ KEY = jax.random.key(7)
 X = np.random.RandomState(0).standard_normal((10, 2))
 
 
-def recipe(metric, *sets, key=KEY, features="pixels", num_resamples=5):
+def recipe(metric, *sets, key=KEY, features="pixels", num_resamples=39):
     return metrics.measure(
         key,
         metric,
@@ -33,14 +33,14 @@ def test_what_it_records():
     }
     assert found["features"] == "pixels" and found["num_features"] == 2
     assert found["reference"] == "digits, test" and found["counts"] == [10, 10]
-    assert found["bootstrap"] == {"key": [0, 7], "num_resamples": 5, "level": 0.95}
+    assert found["bootstrap"] == {"key": [0, 7], "num_resamples": 39, "level": 0.95}
 
 
 CHANGES = {
     "metric.kernel.degree": dict(metric=metrics.SquaredMMD(metrics.Polynomial(2))),
     "metric.unbiased": dict(metric=metrics.SquaredMMD(metrics.Polynomial(), False)),
     "features": dict(features="classifier"),
-    "bootstrap.num_resamples": dict(num_resamples=6),
+    "bootstrap.num_resamples": dict(num_resamples=40),
     "bootstrap.key": dict(key=jax.random.key(8)),
     "counts": dict(sets=(X[:9], X + 1)),
 }

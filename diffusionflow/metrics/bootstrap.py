@@ -53,7 +53,7 @@ def measure(
       *samples: what the metric takes, `[n, *event]` each.
       features: what the rows are, for the recipe: `"pixels"`, a network's identity.
       reference: what the metric compares with, for the recipe: data set and split.
-      num_resamples: 2 or more.
+      num_resamples: `2 / (1 - level) - 1` or more.
       level: of the interval, in (0, 1).
 
     Returns:
@@ -131,8 +131,10 @@ def halves(key: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _check(num_resamples: int, level: float) -> None:
-    check_bound("num_resamples", num_resamples, lambda n: n >= 2, "2 at least")
     check_bound("level", level, lambda level: 0 < level < 1, "in (0, 1)")
+    enough = lambda number: (number + 1) * (1 - level) / 2 >= 1 - 1e-9
+    least = f"2 / (1 - level) - 1 = {2 / (1 - level) - 1:.0f} at least"
+    check_bound("num_resamples", num_resamples, enough, least)
 
 
 def _counts(
@@ -146,18 +148,18 @@ def _counts(
 
 
 def _drawn(key: Array, num_resamples: int, n: int) -> np.ndarray:
-    numbers = np.arange(num_resamples)
-    keys = random.fold_in(jnp.broadcast_to(key, numbers.shape), numbers)
-    draw = lambda key: jax.random.randint(key, (n,), 0, n, jnp.int32)
-    drawn = np.asarray(jax.vmap(draw)(keys))
-    counts = [np.bincount(each, minlength=n) for each in drawn]
+    # threefry numbers its draws, so the first rows do not depend on how many there are
+    drawn = jax.random.randint(key, (num_resamples, n), 0, n, jnp.int32)
+    counts = [np.bincount(each, minlength=n) for each in np.asarray(drawn)]
     return np.stack([np.ones(n, np.int64), *counts])
 
 
 def _estimate(values: np.ndarray, level: float, recipe: dict[str, Any]) -> Estimate:
     value, resampled = values[0], values[1:]
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = value + np.quantile(resampled, tails) - resampled.mean()
+    # places p (B + 1): others make the interval of few resamples too short
+    ends = np.quantile(resampled, tails, method="weibull")
+    low, high = value + ends - resampled.mean()
     return Estimate(
         float(value), float(resampled.std(ddof=1)), float(low), float(high), recipe
     )

@@ -1,0 +1,57 @@
+"""Features for sample metrics, and the floor of the real digits."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import metrics
+from experiments import data, features
+
+DIGITS = data.digits()
+IMAGES = np.asarray(DIGITS.transform.to_float(DIGITS.train.values))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return features.classifier(DIGITS, epochs=8)
+
+
+def test_pixels_are_pixels():
+    found = features.pixels().features_fn(IMAGES[:3])
+    np.testing.assert_array_equal(found, IMAGES[:3].reshape(3, 64))
+
+
+def test_the_classifier_knows_the_digits_that_were_held_out(trained):
+    assert trained.accuracy > 0.95
+    found = trained.features_fn(IMAGES[:250])
+    assert found.shape == (250, 64)
+    # whatever the batch
+    np.testing.assert_allclose(trained.features_fn(IMAGES[:7]), found[:7], atol=1e-5)
+
+
+def test_its_name_tells_its_weights(trained):
+    names = {trained.name}
+    for seed in (0, 0, 1):
+        names.add(features.classifier(DIGITS, seed=seed, epochs=1).name)
+    assert len(names) == 3 and all("weights=" in name for name in names)
+
+
+def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
+    """In both features; the floor itself is bias, which extrapolation takes away."""
+    halves = metrics.halves(jax.random.key(0), IMAGES)
+    level = IMAGES.std()
+    noisy = halves[0] + 0.3 * level * np.random.RandomState(0).standard_normal(
+        halves[0].shape
+    )
+    line = metrics.ExtrapolatedFrechet(jax.random.key(1))
+    for kind in (features.pixels(), trained):
+        a, b, c = map(kind.features_fn, (*halves, noisy))
+        floor, worse = metrics.Frechet()(a, b), metrics.Frechet()(c, b)
+        assert worse > 2 * floor
+        assert abs(line(a, b)) < 0.3 * floor
+        assert metrics.kid()(c, b) > 3 * abs(metrics.kid()(a, b))
+
+
+def test_too_little_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match="epochs=0"):
+        features.classifier(DIGITS, epochs=0)
