@@ -1,5 +1,7 @@
 """Features for sample metrics, and the floor of the real digits."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -55,3 +57,42 @@ def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
 def test_too_little_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="epochs=0"):
         features.classifier(DIGITS, epochs=0)
+
+
+def test_weights_are_read_from_files_that_are_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no file .*nothing is downloaded"):
+        features.inception(tmp_path / "inception.pth")
+    (tmp_path / "inception.h5").touch()
+    with pytest.raises(ValueError, match=r"must end in .npz, .safetensors or .pth"):
+        features.inception(tmp_path / "inception.h5")
+    state = {"a.conv.weight": np.ones((2, 3), np.float32), "b": np.arange(4)}
+    np.savez(tmp_path / "state.npz", **state)
+    found = features.read_state(tmp_path / "state.npz")
+    assert found.keys() == state.keys()
+    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+    with pytest.raises(ValueError, match="not the weights of Inception"):
+        features.inception(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("package", ["safetensors", "torch"])
+def test_files_of_other_libraries(tmp_path, package):
+    library = pytest.importorskip(
+        "safetensors.numpy" if package == "safetensors" else "torch"
+    )
+    state = {"a.conv.weight": np.ones((2, 3), np.float32)}
+    if package == "torch":
+        path = tmp_path / "state.pth"
+        library.save({name: library.from_numpy(a) for name, a in state.items()}, path)
+    else:
+        path = tmp_path / "state.safetensors"
+        library.save_file(state, path)
+    found = features.read_state(path)
+    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    path.touch()
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ValueError, match="pip install safetensors"):
+        features.read_state(path)

@@ -91,7 +91,7 @@ def test_an_estimate_is_deterministic_and_json(name):
         metrics.measure(KEY, metric, *sets, num_resamples=40, **NAMES) for _ in range(2)
     ]
     assert found[0] == found[1]
-    assert found[0].value == metric(*sets)
+    np.testing.assert_allclose(found[0].value, metric(*sets), rtol=1e-12)
     assert found[0].low < found[0].high and found[0].standard_error > 0
     read = metrics.Estimate(**json.loads(json.dumps(found[0]._asdict())))
     assert read == found[0]
@@ -183,11 +183,11 @@ def test_the_interval_covers_the_truth_of_mmd():
 @pytest.mark.slow
 def test_the_interval_covers_the_truth_of_extrapolated_frechet():
     draw = lambda rng: (
-        rng.standard_normal((150, 2)),
-        1 + rng.standard_normal((150, 2)),
+        rng.standard_normal((90, 2)),
+        1 + rng.standard_normal((90, 2)),
     )
-    metric = metrics.ExtrapolatedFrechet(KEY, levels=(1, 2, 3))
-    assert inside(coverage(metric, draw, 2.0, 150), 150)
+    metric = metrics.ExtrapolatedFrechet(KEY, levels=(1, 2))
+    assert inside(coverage(metric, draw, 2.0, 80), 80)
 
 
 def test_halves_are_disjoint():

@@ -5,6 +5,7 @@ import numpy as np
 import ot
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from diffusionflow import metrics
 from diffusionflow.metrics import ExtrapolatedFrechet, Frechet, Moments
