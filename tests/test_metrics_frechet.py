@@ -1,5 +1,7 @@
 """The Frechet distance: closed forms, other libraries, its bias and what removes it."""
 
+import pathlib
+
 import jax
 import numpy as np
 import ot
@@ -11,6 +13,7 @@ from diffusionflow import metrics
 from diffusionflow.metrics import ExtrapolatedFrechet, Frechet, Moments
 
 RNG = np.random.RandomState(0)
+DOCUMENT = (pathlib.Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
 
 
 def random_moments(d, rng):
@@ -116,6 +119,9 @@ def test_the_bias_falls_as_1_over_n_and_the_extrapolation_has_none(shift):
     spread = error.std() / np.sqrt(count)
     raw_spread = (raw - truth).std() / np.sqrt(count)
     np.testing.assert_allclose(raw.mean() - truth, bias, atol=4 * raw_spread)
+    if not shift:
+        assert f"{raw.mean():.4f} ± {raw_spread:.4f}, {count} sets" in DOCUMENT
+        assert f"{error.mean():.4f} ± {spread:.4f}" in DOCUMENT
     assert abs(error.mean()) < 4 * spread + 0.06 * bias  # of order 1 / n^2
     assert abs(error.mean()) < 0.25 * (raw.mean() - truth) or shift
     slopes = np.array([fit.slope for fit in fits])
