@@ -2,7 +2,8 @@
 
 A method is a choice of noise schedule (`schedules`), network output (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-`grids`, `guidance`); they compose freely. The conventions stand in `schedules`.
+`grids`, `guidance`); they compose freely. `metrics` compare what comes out. The
+conventions stand in `schedules`.
 
 The package needs jax and chex; `diffusionflow.networks` needs flax as well and is
 imported by name.
@@ -16,6 +17,7 @@ from diffusionflow import (
     interop,
     likelihood,
     losses,
+    metrics,
     objectives,
     predictions,
     processes,
@@ -34,6 +36,7 @@ __all__ = [
     "interop",
     "likelihood",
     "losses",
+    "metrics",
     "objectives",
     "predictions",
     "processes",

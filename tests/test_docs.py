@@ -64,7 +64,7 @@ def test_the_algorithms_of_the_lecture_run():
             exec(compile(block, "lecture.md", "exec"), names)
 
 
-@pytest.mark.parametrize("name", ["guidance", "likelihood", "samplers"])
+@pytest.mark.parametrize("name", ["guidance", "likelihood", "metrics", "samplers"])
 def test_the_example_of_a_document_runs(name):
     text = (DOCS / f"{name}.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.S)

@@ -1,0 +1,67 @@
+"""How far samples are from data, from a law or from a solution, with error bars.
+
+A metric is a value and is called with sets of samples or features, `[n, *event]`:
+`Frechet()(x, y)`. `measure` adds a bootstrap interval and the recipe; `difference` does
+so for two samplers whose rows are paired by seed; numbers whose recipes differ
+(`same_recipe`) do not compare.
+"""
+
+from diffusionflow.metrics.base import Metric
+from diffusionflow.metrics.bootstrap import Estimate, difference, halves, measure
+from diffusionflow.metrics.discrepancy import SquaredMMD, energy, kid
+from diffusionflow.metrics.exact import (
+    CovarianceError,
+    Kolmogorov,
+    LawCDF,
+    Mean,
+    MeanError,
+    RMSError,
+    law_moments,
+)
+from diffusionflow.metrics.frechet import (
+    ExtrapolatedFrechet,
+    Fit,
+    Frechet,
+    Moments,
+    frechet_distance,
+    moments,
+)
+from diffusionflow.metrics.kernels import RBF, NegativeDistance, Polynomial
+from diffusionflow.metrics.paths import curvature, in_flow_coordinates, straightness
+from diffusionflow.metrics.recipes import check_same_recipe, describe, same_recipe
+from diffusionflow.metrics.wasserstein import SlicedWasserstein2, Wasserstein2
+
+__all__ = [
+    "RBF",
+    "CovarianceError",
+    "Estimate",
+    "ExtrapolatedFrechet",
+    "Fit",
+    "Frechet",
+    "Kolmogorov",
+    "LawCDF",
+    "Mean",
+    "MeanError",
+    "Metric",
+    "Moments",
+    "NegativeDistance",
+    "Polynomial",
+    "RMSError",
+    "SlicedWasserstein2",
+    "SquaredMMD",
+    "Wasserstein2",
+    "check_same_recipe",
+    "curvature",
+    "describe",
+    "difference",
+    "energy",
+    "frechet_distance",
+    "halves",
+    "in_flow_coordinates",
+    "kid",
+    "law_moments",
+    "measure",
+    "moments",
+    "same_recipe",
+    "straightness",
+]

@@ -1,0 +1,112 @@
+"""What metrics share: sets of rows, and how often each row counts.
+
+A metric is a value (`Frechet()`, `SquaredMMD(RBF(1.0))`) that is called with sets of
+samples or features, `[n, *event]`. A resample of a set is the vector of how often each
+row was drawn: `values` takes many of them at once, so that what does not change between
+resamples (kernel matrices, sorted projections) is computed once.
+
+Numbers are computed on the host in float64. `SquaredMMD`, `SlicedWasserstein2`, `Mean`
+and `RMSError` are pure functions of their samples: where these are traced, the same
+code runs in jax, in their type.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusionflow._dataclass import is_traced
+
+
+class Metric:
+    """A number of `num_sets` sets of rows.
+
+    `paired` says that row i of the sets belong together: they are resampled as one.
+    """
+
+    num_sets: ClassVar[int] = 2
+    paired: ClassVar[bool] = False
+
+    def values(
+        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
+    ) -> Array:
+        """The metric of every resample.
+
+        Args:
+          samples: from `checked`, `[n, features]` each.
+          counts: how often each row is drawn, integers `[num_resamples, n]` each.
+
+        Returns:
+          `[num_resamples]`.
+        """
+        raise NotImplementedError
+
+    def __call__(self, *samples: Array) -> Any:
+        """The metric of `samples`, `[n, *event]` each: a float, or a traced scalar."""
+        samples = self.checked(samples)
+        once = tuple(np.ones((1, len(part)), np.int64) for part in samples)
+        value = self.values(samples, once)[0]
+        return value if is_traced(value) else float(value)
+
+    def checked(self, samples: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The sets as `values` takes them.
+
+        Raises:
+          ValueError: the number of sets, their shapes or their values do not fit.
+        """
+        samples = rows(*samples)
+        if len(samples) != self.num_sets:
+            raise ValueError(f"{len(samples)} sets: {self} takes {self.num_sets}")
+        sizes = {len(part) for part in samples}
+        if self.paired and len(sizes) > 1:
+            raise ValueError(f"sets of {sorted(sizes)} rows: {self} pairs them")
+        return samples
+
+
+def rows(*samples: Array) -> tuple[Array, ...]:
+    """`[n, *event]` as `[n, features]`: NumPy float64, or as it is where traced.
+
+    Raises:
+      ValueError: a set has no rows, features of two sets differ in number, or a value
+        is not finite.
+    """
+    traced = is_traced(samples)
+    xp = namespace(*samples)
+    flat = []
+    for part in samples:
+        part = xp.asarray(part) if traced else np.asarray(part, np.float64)
+        if part.ndim < 1 or not len(part):
+            raise ValueError(f"samples of shape {part.shape}: must be [n, *event]")
+        flat.append(part.reshape(len(part), -1))
+    widths = {part.shape[1] for part in flat}
+    if len(widths) > 1:
+        raise ValueError(
+            f"sets of shapes {[np.shape(part) for part in samples]} have "
+            f"{[part.shape[1] for part in flat]} features: must have equally many"
+        )
+    if not traced:
+        _check_finite(flat)
+    return tuple(flat)
+
+
+def shuffled(key: Array, n: int) -> np.ndarray:
+    """0..n-1 in an order drawn by a scalar key."""
+    return np.asarray(jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32)))
+
+
+def namespace(*arrays: Array) -> Any:
+    """`jax.numpy` where an array is traced, else `numpy`."""
+    return jnp if is_traced(arrays) else np
+
+
+def _check_finite(samples: list[np.ndarray]) -> None:
+    for number, part in enumerate(samples):
+        bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(part)} rows of set {number} are not finite (the "
+                f"first: row {bad[0]}); a metric leaves none out: say how many there "
+                "are beside the metric of the others"
+            )

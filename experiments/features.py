@@ -1,0 +1,205 @@
+"""What sample metrics compare: pixels, features of a classifier trained here, or FID's.
+
+Features of a network are those of its weights: the name of a classifier, which goes
+into the recipe of a metric, carries a digest of them.
+"""
+
+import hashlib
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusionflow.networks.inception import Inception, inception_params, resized
+from diffusionflow.networks.layers import Conv3x3
+from experiments.data import DataSet
+
+BATCH = 100
+INCEPTION_BATCH = 25  # 1 GB of activations
+
+
+class Features(NamedTuple):
+    """A map from images to what metrics compare.
+
+    Fields:
+      name: of the features, for recipes.
+      features_fn: floats `[n, *event]`, as the model sees them, to `[n, features]`.
+      accuracy: of the classifier on held-out labels, or None.
+    """
+
+    name: str
+    features_fn: Callable[[np.ndarray], np.ndarray]
+    accuracy: float | None = None
+
+
+def pixels() -> Features:
+    """The values of the pixels themselves."""
+    return Features("pixels", lambda x: np.asarray(x).reshape(len(x), -1))
+
+
+class Classifier(nn.Module):
+    """Two convolutions and a hidden layer: the last layer but one is the features."""
+
+    num_classes: int
+    channels: int = 32
+    features: int = 64
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [batch, height, width, channels] as (logits, features)."""
+        x = nn.relu(Conv3x3(self.channels)(x))
+        x = nn.relu(Conv3x3(2 * self.channels, stride=2)(x))
+        x = nn.relu(nn.Dense(self.features)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes)(x), x
+
+
+def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
+    """Features of a classifier of the labels, trained on the spot.
+
+    The same seed gives the same weights on the same machine. Training on the 1,602
+    digits takes seconds.
+
+    Args:
+      data: images [height, width, channels] with labels.
+      seed: of the weights and of the order of the examples.
+      epochs: passes over the training examples, at least 1.
+
+    Raises:
+      ValueError: there are fewer than 100 training examples, or nothing to tell apart.
+    """
+    count = len(data.train.labels)
+    if count < BATCH or data.num_classes < 2 or epochs < 1:
+        raise ValueError(
+            f"{count} training examples of {data.num_classes} classes, epochs={epochs}:"
+            f" a classifier needs {BATCH} examples, 2 classes and an epoch at least"
+        )
+    net = Classifier(data.num_classes)
+    params = _trained(net, data, np.random.RandomState(seed), seed, epochs)
+    features_fn = _in_batches(jax.jit(lambda x: net.apply(params, x)[1]), BATCH)
+    logits_fn = _in_batches(jax.jit(lambda x: net.apply(params, x)[0]), BATCH)
+    test = np.asarray(data.transform.to_float(_all(data.test.values)))
+    right = logits_fn(test).argmax(1) == data.test.labels
+    name = f"classifier(seed={seed}, epochs={epochs}, weights={_digest(params)})"
+    return Features(name, features_fn, float(right.mean()))
+
+
+def inception(path: str | pathlib.Path) -> Features:
+    """The 2,048 features of FID, for images of 1 or 3 channels with values in [-1, 1].
+
+    Nothing is downloaded: the file is one that you have, such as the port of the
+    weights of 2015 to PyTorch.
+
+    Args:
+      path: arrays under torchvision's names, `.npz`, `.safetensors` or `.pth`.
+
+    Raises:
+      ValueError: there is no such file, its kind is not known, or its names or shapes
+        are not those of the network, which are then listed.
+    """
+    params = inception_params(read_state(pathlib.Path(path)))
+    apply = jax.jit(lambda x: Inception().apply({"params": params}, resized(x)))
+
+    def features_fn(x: np.ndarray) -> np.ndarray:
+        if x.ndim != 4 or x.shape[-1] not in (1, 3):
+            raise ValueError(f"images of shape {x.shape}: must be [n, h, w, 1 or 3]")
+        channels = (*x.shape[:-1], 3)
+        return _in_batches(apply, INCEPTION_BATCH)(np.broadcast_to(x, channels))
+
+    return Features(f"inception(weights={_digest(params)})", features_fn)
+
+
+def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, by name.
+
+    Raises:
+      ValueError: there is no such file, or its kind is not known.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"no file {str(path)!r}: nothing is downloaded; give a local file of "
+            "Inception's weights, .npz, .safetensors or .pth, or use pixels() or "
+            "classifier()"
+        )
+    match path.suffix:
+        case ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        case ".safetensors":
+            return _library("safetensors.numpy", path).load_file(path)
+        case ".pth" | ".pt":
+            torch = _library("torch", path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return {name: array.numpy() for name, array in state.items()}
+    raise ValueError(f"{path.name}: must end in .npz, .safetensors or .pth")
+
+
+def _library(name: str, path: pathlib.Path) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        raise ValueError(
+            f"{path.name} needs {package}: pip install {package}, or save the arrays "
+            "as .npz where it is installed"
+        ) from error
+
+
+def _trained(
+    net: nn.Module, data: DataSet, rng: np.random.RandomState, seed: int, epochs: int
+) -> Any:
+    images = data.transform.to_float(_all(data.train.values))
+    labels = jnp.asarray(data.train.labels)
+    steps = len(labels) // BATCH
+    params = jax.jit(net.init)(jax.random.key(seed), images[:1])
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps * epochs))
+
+    @jax.jit
+    def step(params: Any, state: Any, index: jax.Array) -> tuple[Any, Any]:
+        def loss_fn(params: Any) -> jax.Array:
+            logits, _ = net.apply(params, images[index])
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, labels[index]
+            ).mean()
+
+        updates, state = optimizer.update(jax.grad(loss_fn)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        for _ in range(epochs):
+            order = rng.permutation(len(labels))[: steps * BATCH]
+            for index in order.reshape(steps, BATCH).astype(np.int32):
+                params, state = step(params, state, index)
+    return params
+
+
+def _in_batches(
+    fn: Callable[[jax.Array], jax.Array], batch: int
+) -> Callable[[Any], np.ndarray]:
+    """`fn` on any number of rows, compiled for one."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        x = np.asarray(x, np.float32)
+        padding = np.zeros((-len(x) % batch, *x.shape[1:]), np.float32)
+        parts = np.split(np.concatenate([x, padding]), range(batch, len(x), batch))
+        return np.concatenate([np.asarray(fn(part)) for part in parts])[: len(x)]
+
+    return run
+
+
+def _all(values: Any) -> np.ndarray:
+    """All rows, read if they are lazy."""
+    return np.asarray(values[np.arange(len(values))])
+
+
+def _digest(params: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
