@@ -163,9 +163,8 @@ class Trained:
     """
 
     def __init__(self, workdir: str, count: int):
-        _, _, self.model, self.params = sampling.load(
-            pathlib.Path(workdir), sampling.Request()
-        )
+        loaded = sampling.load(pathlib.Path(workdir), sampling.Request())
+        self.model, self.params = loaded.model, loaded.params
         self.schedule = self.model.objective.schedule
         self.labels = drawing.labels_in_turn(count, self.model.num_classes)
         prior, self.keys = random.split(random.example_keys(0, np.arange(count)))

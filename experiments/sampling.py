@@ -83,7 +83,8 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        request, config, built, params = load(workdir, request)
+        loaded = load(workdir, request)
+        request, built, params = loaded.request, loaded.model, loaded.params
         path = output_path(workdir, request)
         shards = Shards(
             path,
@@ -95,7 +96,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
             print(f"drawn already: {shards.result}", flush=True)
             return shards.result
         try:
-            with jax.default_matmul_precision(config["matmul_precision"]):
+            with jax.default_matmul_precision(loaded.config["matmul_precision"]):
                 _draw(shards, built, params, request)
             _conclude(path, shards, built, request)
         except Stopped as stopped:
@@ -179,10 +180,33 @@ def _settings(request: Request, params: Any) -> dict[str, Any]:
     }
 
 
-def load(
-    workdir: pathlib.Path, request: Request
-) -> tuple[Request, Mapping[str, Any], Model, Any]:
-    """The request completed by the run's config; config, model and weights."""
+class Loaded(NamedTuple):
+    """What a checkpoint gives to draw from.
+
+    Fields:
+      request: completed by the run's config.
+      identity: of the run.
+      model: of the run.
+      params: the weights that are asked for.
+    """
+
+    request: Request
+    identity: Mapping[str, Any]
+    model: Model
+    params: Any
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the run."""
+        return self.identity["config"]
+
+
+def load(workdir: pathlib.Path, request: Request) -> Loaded:
+    """The weights of a run and what they mean.
+
+    Raises:
+      UsageError: there is no such checkpoint, or a setting does not fit it.
+    """
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         number = _existing_step(saved, request.step)
         found = saved.identity(number)
@@ -208,7 +232,7 @@ def load(
     completed = request._replace(
         step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
     )
-    return completed, config, built, params
+    return Loaded(completed, found, built, params)
 
 
 def _existing_step(saved: checkpoints.Checkpoints, step: int | None) -> int:

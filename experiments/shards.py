@@ -44,10 +44,10 @@ class Shards:
         ]
         self._settings = dict(settings)
         if self.result.exists():
-            _check_same(self.result, _settings_of(self.result), self._lasting())
+            check_same(self.result, _settings_of(self.result), self._lasting())
         elif (self.folder / "settings.json").exists():
             stored = json.loads((self.folder / "settings.json").read_text())
-            _check_same(self.folder, stored, self._settings)
+            check_same(self.folder, stored, self._settings)
 
     def _lasting(self) -> dict[str, Any]:
         """The settings that the result keeps."""
@@ -66,12 +66,12 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
-        with _whole(self.folder / "settings.json") as temporary:
+        with whole(self.folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
 
     def write(self, number: int, samples: np.ndarray, outside: int) -> None:
         """Writes shard `number`; `outside` counts the values that were clamped."""
-        with _whole(self._path(number)) as temporary, temporary.open("wb") as file:
+        with whole(self._path(number)) as temporary, temporary.open("wb") as file:
             np.savez(file, samples=samples, outside=np.int64(outside))
 
     def read(self, number: int) -> tuple[np.ndarray, int]:
@@ -124,7 +124,7 @@ class Shards:
         count, outside = self.bounds[-1][1], 0
         sample = self.read(0)[0]
         with (
-            _whole(self.result) as temporary,
+            whole(self.result) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file,
         ):
             with file.open("samples.npy", "w", force_zip64=True) as entry:
@@ -147,7 +147,7 @@ class Shards:
 
 
 @contextlib.contextmanager
-def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write to, which takes the name `path` once it is on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -169,7 +169,7 @@ def _settings_of(result: pathlib.Path) -> Settings:
         ) from error
 
 
-def _check_same(where: pathlib.Path, there: Settings, here: Settings) -> None:
+def check_same(where: pathlib.Path, there: Settings, here: Settings) -> None:
     differences = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} now"
         for name in sorted(there.keys() | here.keys())

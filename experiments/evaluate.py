@@ -1,0 +1,58 @@
+"""Evaluates a run: likelihoods, errors at fixed log-SNRs, samples against calls.
+
+    python -m experiments.evaluate --workdir=runs/digits --sampler=ddim@10 \
+        --sampler=ddim@50 --sampler="heun(variable='u')@25"
+
+Writes `eval.json` with errors and recipes. Stopped or killed, the same command goes on
+where it was.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
+flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
+flags.DEFINE_integer(
+    "num_examples", None, "Held-out examples of the likelihoods; by default all."
+)
+flags.DEFINE_integer("batch_size", 128, "Of the likelihoods.", lower_bound=1)
+flags.DEFINE_float("guidance", None, "Of the samples; by default that of the config.")
+flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.")
+flags.DEFINE_integer("num_times", 32, "Times of the bound in a draw.", lower_bound=1)
+flags.DEFINE_integer("num_draws", 2, "Independent draws of the bound.", lower_bound=1)
+flags.DEFINE_float("logsnr_min", -10.0, "Where the bound begins.")
+flags.DEFINE_float("logsnr_max", 13.3, "Where the bound ends.")
+flags.DEFINE_integer("ode_steps", 50, "Of fourth order, of the ODE.", lower_bound=1)
+flags.DEFINE_integer("num_probes", 4, "Of the divergence of the ODE.", lower_bound=1)
+flags.DEFINE_multi_string(
+    "sampler", [], "Such as ddim@25 (steps) or ddim@25@cosine; again for another."
+)
+flags.DEFINE_integer("num_samples", 2_000, "Of each sampler.", lower_bound=2)
+flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID.")
+flags.DEFINE_integer("num_resamples", 100, "Of the bootstrap.", lower_bound=39)
+flags.DEFINE_integer("seed", 0, "Of all that is drawn.", lower_bound=0)
+
+
+def main() -> None:
+    from experiments import evaluating, likelihoods, quality  # slow to import
+
+    values = flags.FLAGS.flag_values_dict()
+
+    def taken(settings: type, **known: object) -> object:
+        return settings(
+            **{k: values[k] for k in settings._fields if k in values} | known
+        )
+
+    samplers = tuple(values["sampler"])
+    request = taken(
+        evaluating.Request,
+        likelihood=taken(likelihoods.Settings),
+        quality=taken(quality.Settings, samplers=samplers),
+    )
+    evaluating.evaluate_run(WORKDIR.value, request)
+
+
+if __name__ == "__main__":
+    cli.run(main)

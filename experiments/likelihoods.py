@@ -1,0 +1,199 @@
+"""Likelihoods of the held-out examples of a run, in units that do not depend on it.
+
+Per example, given its label: the bound in continuous time over a range of log-SNRs,
+and the density by the probability-flow ODE, of uniformly dequantised values where the
+data have levels.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow import likelihood, random, times
+from diffusionflow.schedules import Schedule
+from experiments import batches, devices, step
+from experiments.data import DataTransform, Examples
+from experiments.model import Model
+from experiments.parts import Parts
+
+
+class Settings(NamedTuple):
+    """What the numbers depend on, beside weights and examples.
+
+    Fields:
+      logsnr_min: where the bound begins, or where the schedule does.
+      logsnr_max: where it ends, likewise.
+      num_times: times of the bound in each of its draws.
+      num_draws: independent draws of the bound.
+      ode_steps: of the fourth-order method.
+      num_probes: for the divergence of the ODE.
+      seed: of all that is drawn.
+    """
+
+    logsnr_min: float = -10.0
+    logsnr_max: float = 13.3
+    num_times: int = 32
+    num_draws: int = 2
+    ode_steps: int = 50
+    num_probes: int = 4
+    seed: int = 0
+
+
+def levels_of(transform: DataTransform) -> likelihood.Levels | None:
+    """The levels that floats have after the transform, from -1 to 1."""
+    if transform.levels is None:
+        return None
+    return likelihood.Levels.between(transform.levels, -1.0, 1.0)
+
+
+def reach(schedule: Schedule, settings: Settings) -> tuple[float, float]:
+    """The range of log-SNRs of the settings, as far as the schedule has it."""
+    low, high = (float(schedule.logsnr(jnp.float32(t))) for t in (1, 0))
+    return max(low, settings.logsnr_min), min(high, settings.logsnr_max)
+
+
+def per_example(
+    model: Model,
+    params: Any,
+    examples: Examples,
+    settings: Settings,
+    parts: Parts,
+    *,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Nats of each example, `[n]` each, computed in batches of which each is kept.
+
+    Args:
+      model: of the run.
+      params: raw or averaged.
+      examples: held out, with their labels.
+      settings: of bound and ODE.
+      parts: where the batches are kept.
+      batch_size: of a batch.
+
+    Returns:
+      `recon`, `diffusion`, `prior` and `bound`, their sum, with `bound_stderr` over
+      draws; `ode`, `-log p`, with `ode_stderr` over probes.
+    """
+    bound_fn = _compiled(_bound, model, settings)
+    ode_fn = _compiled(_ode, model, settings)
+    found: dict[str, list[np.ndarray]] = {}
+    for number, mask in batches.padded(len(examples.labels), batch_size):
+
+        def compute(
+            number: np.ndarray = number, mask: np.ndarray = mask
+        ) -> Mapping[str, np.ndarray]:
+            batch = examples.gather(number)
+            arguments = (params, *batch, number.astype(np.int32))
+            values = bound_fn(*arguments) | ode_fn(*arguments)
+            return {name: np.asarray(value)[mask] for name, value in values.items()}
+
+        part = parts.get(f"likelihood-{number[0]:08d}", compute)
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _compiled(fn: Any, model: Model, settings: Settings) -> Any:
+    def program(params: Any, values: Any, labels: Any, number: Any) -> Any:
+        key = step.stream(settings.seed, step.EVALUATE)
+        keys = random.example_keys(key, number)
+        x = model.transform.to_float(values)
+        return fn(keys, model, model.denoise_fn(params, labels, 1), x, settings)
+
+    return jax.jit(program, compiler_options=devices.compiler_options())
+
+
+def _bound(
+    keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
+) -> dict[str, jax.Array]:
+    schedule = model.objective.schedule
+    low, high = reach(schedule, settings)
+    ends = schedule.inverse_logsnr(jnp.asarray([high, low], jnp.float32))
+    found = likelihood.continuous_bound(
+        keys,
+        denoise_fn,
+        x,
+        schedule=schedule,
+        density=times.UniformLogSNR(low, high),
+        levels=levels_of(model.transform),
+        num_times=settings.num_times,
+        num_draws=settings.num_draws,
+        t_min=float(ends[0]),
+        t_max=float(ends[1]),
+    )
+    names = ("recon", "diffusion", "prior")
+    terms = {name: getattr(found, name) for name in names}
+    return terms | {"bound": found.total, "bound_stderr": found.stderr}
+
+
+def _ode(
+    keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
+) -> dict[str, jax.Array]:
+    schedule, levels = model.objective.schedule, levels_of(model.transform)
+    noise_keys, probe_keys = random.split(keys)
+    if levels is not None:
+        x = levels.dequantise(noise_keys, x)
+    found = likelihood.encode(
+        probe_keys,
+        denoise_fn,
+        x,
+        schedule=schedule,
+        trace=likelihood.Hutchinson(settings.num_probes),
+        solver=likelihood.Fixed(settings.ode_steps),
+        t_noise=_noisy_end(denoise_fn, schedule, settings),
+    )
+    return {"ode": -found.log_p, "ode_stderr": found.stderr}
+
+
+def _noisy_end(denoise_fn: Any, schedule: Schedule, settings: Settings) -> float:
+    """1, or where the log-SNR is its least for a network that is singular at 1."""
+    try:
+        denoise_fn.check(jnp.ones(()))
+    except ValueError:
+        low, _ = reach(schedule, settings)
+        return float(schedule.inverse_logsnr(jnp.float32(low)))
+    return 1.0
+
+
+def summary(
+    found: Mapping[str, np.ndarray], model: Model, settings: Settings
+) -> dict[str, Any]:
+    """Means over examples with their standard errors, as JSON values.
+
+    In bits per dimension where the data have levels, else in nats per dimension.
+    """
+    dim, levels = int(np.prod(model.event_shape)), levels_of(model.transform)
+    with jax.enable_x64(True):
+        means = {name: likelihood.summarise(value) for name, value in found.items()}
+
+        def per_dim(nats: Any, cell: Any) -> float:
+            if levels is None:
+                return float(nats / dim)
+            return float(likelihood.bits_per_dim(nats, dim=dim, cell=cell))
+
+        def entry(name: str, cell: Any) -> dict[str, float]:
+            scale = per_dim(1.0, "discrete")
+            mean, stderr, _ = means[name]
+            return {"mean": per_dim(mean, cell), "stderr": float(stderr) * scale}
+
+        terms = ("bound", "recon", "diffusion", "prior")
+        values = {name: entry(name, "discrete") for name in terms}
+        values["ode"] = entry("ode", levels)
+        values["bound"]["stderr_draws"] = _of_draws(found["bound_stderr"], dim, levels)
+        values["ode"]["stderr_draws"] = _of_draws(found["ode_stderr"], dim, levels)
+    return {
+        "unit": "nats per dimension" if levels is None else "bits per dimension",
+        "count": len(found["bound"]),
+        "logsnr_range": reach(model.objective.schedule, settings),
+        **values,
+    }
+
+
+def _of_draws(stderr: np.ndarray, dim: int, levels: Any) -> float:
+    """The part of the error of a mean that more draws or probes would lessen."""
+    nats = float(np.sqrt(np.sum(np.square(stderr, dtype=np.float64)))) / len(stderr)
+    return nats / dim / (1.0 if levels is None else np.log(2))
