@@ -49,7 +49,7 @@ def main() -> None:
     request = taken(
         evaluating.Request,
         likelihood=taken(likelihoods.Settings),
-        quality=taken(quality.Settings, samplers=samplers),
+        samples=taken(quality.Settings, samplers=samplers),
     )
     evaluating.evaluate_run(WORKDIR.value, request)
 

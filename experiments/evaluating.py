@@ -41,7 +41,7 @@ class Request(NamedTuple):
       batch_size: of likelihoods.
       guidance: of samples, or None for that of the config.
       likelihood: settings of bound and ODE.
-      quality: settings of samples; without samplers, that of the config.
+      samples: settings of samples; without samplers, that of the config.
       out: path of the result, or None for `eval.json` in the workdir.
     """
 
@@ -51,7 +51,7 @@ class Request(NamedTuple):
     batch_size: int = 128
     guidance: float | None = None
     likelihood: likelihoods.Settings = likelihoods.Settings()
-    quality: quality.Settings = quality.Settings(())
+    samples: quality.Settings = quality.Settings(())
     out: str | None = None
 
 
@@ -126,7 +126,7 @@ def _everything(
         parts,
         batch_size=request.batch_size,
     )
-    judge = quality.Judge(loaded.model, dataset, request.quality)
+    judge = quality.Judge(loaded.model, dataset, request.samples)
     return {
         "identity": loaded.identity,
         "environment": report.environment(),
@@ -136,7 +136,7 @@ def _everything(
         "accuracy": judge.accuracy(),
         "samples": [
             quality.judged(workdir, judge, _draw(request, loaded, section))
-            for section in quality.listed(request.quality, loaded.config["sampler"])
+            for section in quality.listed(request.samples, loaded.config["sampler"])
         ],
     }
 
@@ -145,8 +145,8 @@ def _draw(
     request: Request, loaded: Loaded, section: dict[str, Any]
 ) -> sampling.Request:
     return loaded.request._replace(
-        num_samples=request.quality.num_samples,
-        seed=request.quality.seed,
+        num_samples=request.samples.num_samples,
+        seed=request.samples.seed,
         sampler=section,
     )
 
@@ -208,12 +208,12 @@ def _check_data(loaded: Loaded, dataset: DataSet) -> None:
 
 def _completed(request: Request, loaded: Loaded) -> Request:
     """The request with a sampler and the step of the checkpoint."""
-    asked, own = request.quality, loaded.config["sampler"]
+    asked, own = request.samples, loaded.config["sampler"]
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
     quality.listed(asked, own)  # refuses a wrong one before anything is computed
-    return request._replace(step=loaded.request.step, quality=asked)
+    return request._replace(step=loaded.request.step, samples=asked)
 
 
 def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
     found = request._asdict() | {
         "guidance": loaded.request.guidance,
         "likelihood": request.likelihood._asdict(),
-        "quality": request.quality._asdict(),
+        "samples": request.samples._asdict(),
         "parameters": digest.hexdigest()[:16],
     }
     del found["out"]

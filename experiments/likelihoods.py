@@ -51,7 +51,8 @@ def levels_of(transform: DataTransform) -> likelihood.Levels | None:
 
 def reach(schedule: Schedule, settings: Settings) -> tuple[float, float]:
     """The range of log-SNRs of the settings, as far as the schedule has it."""
-    low, high = (float(schedule.logsnr(jnp.float32(t))) for t in (1, 0))
+    with jax.ensure_compile_time_eval():
+        low, high = (float(schedule.logsnr(jnp.float32(t))) for t in (1, 0))
     return max(low, settings.logsnr_min), min(high, settings.logsnr_max)
 
 
@@ -112,7 +113,6 @@ def _bound(
 ) -> dict[str, jax.Array]:
     schedule = model.objective.schedule
     low, high = reach(schedule, settings)
-    ends = schedule.inverse_logsnr(jnp.asarray([high, low], jnp.float32))
     found = likelihood.continuous_bound(
         keys,
         denoise_fn,
@@ -122,8 +122,8 @@ def _bound(
         levels=levels_of(model.transform),
         num_times=settings.num_times,
         num_draws=settings.num_draws,
-        t_min=float(ends[0]),
-        t_max=float(ends[1]),
+        t_min=_time(schedule, high),
+        t_max=_time(schedule, low),
     )
     names = ("recon", "diffusion", "prior")
     terms = {name: getattr(found, name) for name in names}
@@ -154,9 +154,13 @@ def _noisy_end(denoise_fn: Any, schedule: Schedule, settings: Settings) -> float
     try:
         denoise_fn.check(jnp.ones(()))
     except ValueError:
-        low, _ = reach(schedule, settings)
-        return float(schedule.inverse_logsnr(jnp.float32(low)))
+        return _time(schedule, reach(schedule, settings)[0])
     return 1.0
+
+
+def _time(schedule: Schedule, logsnr: float) -> float:
+    with jax.ensure_compile_time_eval():
+        return float(schedule.inverse_logsnr(jnp.float32(logsnr)))
 
 
 def summary(
