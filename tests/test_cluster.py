@@ -176,7 +176,8 @@ def test_a_killed_process_is_named_and_all_resume_bit_for_bit(
     assert dead.code == -signal.SIGKILL
     assert survivor.code in LOST
     assert survivor.end - dead.end < 3 * TIMEOUT
-    assert re.search(r"tasks are unhealthy.*\n?.*/task:1\b", survivor.error)
+    named = r"Task 1 heartbeat timeout|tasks are unhealthy[^\n]*\n+(.*task:)?1\n"
+    assert re.search(named, survivor.error), survivor.error
     for answer in run_two(config, tmp_path):
         assert answer.code == 0, answer.error
     assert_same_run(straight, tmp_path)
