@@ -54,7 +54,7 @@ FAULTS = {
 def hook(number, batch, state):
     """The hook of the training loop."""
     del batch, state
-    name, process, step = os.environ.get("FAULT", "none:0:0").split(":")
+    name, process, step = (os.environ.get("FAULT") or "none:0:0").split(":")
     if (jax.process_index(), number) == (int(process), int(step)):
         FAULTS[name](number)
 
