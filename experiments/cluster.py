@@ -107,7 +107,7 @@ def on_first(call_fn: Callable[[], int | None]) -> int | None:
         try:
             value = call_fn()
         except Exception as error:
-            failure, message = error, str(error).encode() or b"-"
+            failure, message = error, str(error).encode(errors="replace") or b"-"
     shared = [isinstance(failure, kind) for kind in _SHARED]
     sent = np.array([-1 if value is None else value, len(message), *shared], np.int64)
     value, size, *shared = map(int, multihost_utils.broadcast_one_to_all(sent))
