@@ -83,20 +83,19 @@ def run(main: Callable[[], None]) -> NoReturn:
             else:
                 main()
 
-    sys.excepthook = _without_closed_loops(sys.excepthook)
+    sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     app.run(started, flags_parser=_parse)
 
 
-def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
+def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`hook` without what writes still under way say after a save that failed.
 
-    TensorStore hands the traceback of its threads to `sys.excepthook` when they find
-    the loop of the save gone.
+    TensorStore reports from its threads that they find the loop of the save gone.
     """
 
-    def filtered(kind: type, error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
 
     return filtered
 
