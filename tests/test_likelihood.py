@@ -161,11 +161,12 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     )
     schedule = schedules.LinearLogSNR(-9.0, 14.0)
     data = analytic.Mixture(share, mean[:, None], variance[:, None])
-    nodes, weights = grid_of_normals(0.2)
-    x = (mean[:, None] + np.sqrt(variance)[:, None] * nodes).ravel()
-    of_x = (share[:, None] * weights).ravel()
+    nodes, weights = grid_of_normals(0.25)
+    fine, of_fine = grid_of_normals(0.06)  # narrow components among wide ones
+    x = (mean[:, None] + np.sqrt(variance)[:, None] * fine).ravel()
+    of_x = (share[:, None] * of_fine).ravel()
     pairs = [part.reshape(-1, 1) for part in np.meshgrid(x, nodes, indexing="ij")]
-    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 128)
+    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 96)
     diffusion = diffusion.reshape(x.size, nodes.size) @ weights
     ends = likelihood.continuous_bound(
         KEY,
@@ -189,12 +190,12 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
     levels, schedule = likelihood.Levels(count), schedules.LinearLogSNR(-15.0, 13.3)
     centres = np.asarray(levels.values(np.arange(float(count))))
     data = analytic.Mixture(np.ones(count), centres[:, None], 0.0)
-    nodes, weights = grid_of_normals(0.5, 6.5)
+    nodes, weights = grid_of_normals(0.25, 6.5)
     pairs = np.meshgrid(
         centres[: count // 2], nodes, indexing="ij"
     )  # the rest by symmetry
     x, eps = (part.reshape(-1, 1) for part in pairs)
-    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 96)
+    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 80)
     ends = likelihood.continuous_bound(
         KEY,
         data.denoise_fn(schedule),
