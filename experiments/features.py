@@ -71,8 +71,11 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
       epochs: passes over the training examples, at least 1.
 
     Raises:
-      ValueError: there are fewer than 100 training examples, or nothing to tell apart.
+      ValueError: the data are no images, there are fewer than 100 training examples, or
+        nothing to tell apart.
     """
+    if len(data.event_shape) != 3:
+        raise ValueError(f"events of shape {data.event_shape}: must be images")
     count = len(data.train.labels)
     if count < BATCH or data.num_classes < 2 or epochs < 1:
         raise ValueError(

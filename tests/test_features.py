@@ -56,6 +56,8 @@ def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
 def test_too_little_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="epochs=0"):
         features.classifier(DIGITS, epochs=0)
+    with pytest.raises(ValueError, match="must be images"):
+        features.classifier(data.moons(size=200))
 
 
 def test_weights_are_read_from_files_that_are_there(tmp_path):
