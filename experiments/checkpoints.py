@@ -37,7 +37,13 @@ class MismatchError(UsageError):
 
 
 class _SealedPath(_PlainPath):
-    """Where Orbax writes a step; it is sealed before it takes its name."""
+    """Where Orbax writes a step; it is sealed before it takes its name.
+
+    If that fails, the error is put into `failures`: raised here, in the first process
+    alone, it would leave the others waiting for twenty minutes.
+    """
+
+    failures: list[Exception]
 
     @classmethod
     def from_final(cls, final_path: Any, **options: Any) -> Any:
@@ -56,11 +62,14 @@ class _SealedPath(_PlainPath):
         return self.named
 
     async def finalize(self) -> None:
-        await super().finalize()
-        unsealed = pathlib.Path(super().get_final())
-        seals.write(unsealed, self.named.name)
-        unsealed.rename(self.named)
-        seals.sync_directory(unsealed.parent)
+        try:
+            await super().finalize()
+            unsealed = pathlib.Path(super().get_final())
+            seals.write(unsealed, self.named.name)
+            unsealed.rename(self.named)
+            seals.sync_directory(unsealed.parent)
+        except Exception as error:
+            self.failures.append(error)
 
 
 class Checkpoints:
@@ -92,6 +101,7 @@ class Checkpoints:
         self.directory, self._items = workdir.absolute() / directory, items
         self._keep, self._later_fn = keep, later_fn
         self._read_only, self._has_saved = read_only, False
+        self._failures = []
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -103,7 +113,9 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.LatestN(),  # all
-                temporary_path_class=_SealedPath,
+                temporary_path_class=type(
+                    "_SealedPath", (_SealedPath,), {"failures": self._failures}
+                ),
                 lightweight_initialize=True,  # or damaged metadata would end it here
                 create=not read_only,
                 read_only=read_only,
@@ -111,8 +123,8 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory, item_handlers=handlers, options=options
             )
-        if not read_only and cluster.is_first():
-            shelf.sweep(self.directory)
+        if not read_only:
+            cluster.on_first(lambda: shelf.sweep(self.directory))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -140,12 +152,10 @@ class Checkpoints:
         Raises:
           UsageError: if there are checkpoints, but none that is whole.
         """
-        found = None
-        if cluster.is_first():
-            found = shelf.newest(self.directory, rename=not self._read_only)
-        found = cluster.from_first(-1 if found is None else found)
+        rename = not self._read_only
+        found = cluster.on_first(lambda: shelf.newest(self.directory, rename=rename))
         self._manager.reload()
-        return None if found < 0 else found
+        return found
 
     def check(self, step: int) -> None:
         """Raises a `UsageError` if the checkpoint of `step` is not whole."""
@@ -188,6 +198,13 @@ class Checkpoints:
         """Waits until the last save is on disk; raises a `SaveError` if it failed."""
         with self._failing():
             self._manager.wait_until_finished()
+        cluster.on_first(self._check_sealed)
+
+    def _check_sealed(self) -> None:
+        """Raises what kept the last save from being sealed, as a `SaveError`."""
+        if self._failures:
+            with self._failing():
+                raise self._failures.pop()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -196,6 +213,8 @@ class Checkpoints:
             with _quiet(logging.FATAL):
                 yield
         except Exception as error:
+            if cluster.is_peer_lost(error):
+                raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SaveError(
                 f"a checkpoint could not be saved in {self.directory} ({reason}); "
@@ -204,8 +223,10 @@ class Checkpoints:
             ) from error
 
     def _retain(self) -> None:
-        if self._keep and not self._read_only and cluster.is_first():
-            shelf.retain(self.directory, self._keep, self._later_fn())
+        if self._keep and not self._read_only:
+            cluster.on_first(
+                lambda: shelf.retain(self.directory, self._keep, self._later_fn())
+            )
 
     def identity(self, step: int) -> dict[str, Any]:
         """What the numbers of `step` mean, as it was saved."""

@@ -83,7 +83,21 @@ def run(main: Callable[[], None]) -> NoReturn:
             else:
                 main()
 
+    sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     app.run(started, flags_parser=_parse)
+
+
+def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`hook` without what writes still under way say after a save that failed.
+
+    TensorStore reports from its threads that they find the loop of the save gone.
+    """
+
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return filtered
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -221,27 +235,31 @@ def usage_errors() -> Iterator[None]:
 
     And `Stopped` into what was kept, with the exit code of the signal; `SaveError` and
     a disk that is full, `Diverged` and `PeerLost` into their message, with exit codes
-    1, 3 and 4.
+    1, 3 and 4. One of several processes does not wait for ever for others that have no
+    error.
     """
     try:
         yield
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (SaveError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+    except (UsageError, SaveError, Diverged) as error:
+        _end(f"error: {error}", error.code)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        print(f"error: {error}; make room or mend the disk", file=sys.stderr)
-        sys.exit(SaveError.code)
+        _end(f"error: {error}; make room or mend the disk", SaveError.code)
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(error.code)  # the usual way out waits for all processes
     except Stopped as stopped:
-        print(f"{stopped}: {stopped.kept}", file=sys.stderr)
-        sys.exit(stopped.code)
+        _end(f"{stopped}: {stopped.kept}", stopped.code)
+    except Exception:
+        cluster.leave(1)
+        raise
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    cluster.leave(code)
+    sys.exit(code)
 
 
 def start_jax() -> None:

@@ -10,7 +10,12 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """A setting is wrong; the message names it, what is allowed, and the way out."""
+    """A setting is wrong; the message names it, what is allowed, and the way out.
+
+    The exit code is 2.
+    """
+
+    code = 2
 
 
 class SaveError(RuntimeError):

@@ -55,15 +55,16 @@ class Classifier(nn.Module):
         """Images [batch, height, width, channels] as (logits, features)."""
         x = nn.relu(Conv3x3(self.channels)(x))
         x = nn.relu(Conv3x3(2 * self.channels, stride=2)(x))
-        x = nn.relu(nn.Dense(self.features)(x.reshape(len(x), -1)))
+        # not relu: a third of the features would be 0 for every image
+        x = nn.silu(nn.Dense(self.features)(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes)(x), x
 
 
 def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
     """Features of a classifier of the labels, trained on the spot.
 
-    The same seed gives the same weights on the same machine. Training on the 1,602
-    digits takes seconds.
+    The same seed gives the same weights on the same machine with the same settings of
+    JAX. Training on the 1,602 digits takes seconds.
 
     Args:
       data: images [height, width, channels] with labels.
@@ -71,8 +72,11 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
       epochs: passes over the training examples, at least 1.
 
     Raises:
-      ValueError: there are fewer than 100 training examples, or nothing to tell apart.
+      ValueError: the data are no images, there are fewer than 100 training examples, or
+        nothing to tell apart.
     """
+    if len(data.event_shape) != 3:
+        raise ValueError(f"events of shape {data.event_shape}: must be images")
     count = len(data.train.labels)
     if count < BATCH or data.num_classes < 2 or epochs < 1:
         raise ValueError(

@@ -1,9 +1,11 @@
-"""`experiments.train`, in which process KILL_PROCESS kills itself after step KILL_AT.
+"""`experiments.train`, in which one process comes to harm after a step.
 
-Both are environment variables. Before that it waits until the checkpoint of that step
-is on disk.
+`FAULT=kind:process:step` in the environment says which: "kill" (SIGKILL, when the
+checkpoint of that step is on disk), "term" (SIGTERM), "memory" (the device has none
+left), "disk" (no checkpoint can be sealed any more).
 """
 
+import errno
 import functools
 import os
 import pathlib
@@ -12,15 +14,11 @@ import time
 
 import jax
 
-from experiments import cli, loop, train
+from experiments import cli, loop, seals, train
 
 
-def kill(number, batch, state):
-    """The hook of the training loop."""
-    del batch, state
-    here = os.environ.get("KILL_PROCESS") == str(jax.process_index())
-    if not here or number != int(os.environ["KILL_AT"]):
-        return
+def kill(number):
+    """After the checkpoint of `number` is on disk."""
     saved = pathlib.Path(train.WORKDIR.value) / "checkpoints" / str(number)
     deadline = time.monotonic() + 60
     while not saved.exists():
@@ -29,6 +27,38 @@ def kill(number, batch, state):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def exhaust(number):
+    """The error of XLA."""
+    del number
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+def fill(number):
+    """Lets every later seal fail."""
+    del number
+
+    def write(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    seals.write = write
+
+
+FAULTS = {
+    "kill": kill,
+    "term": lambda number: os.kill(os.getpid(), signal.SIGTERM),
+    "memory": exhaust,
+    "disk": fill,
+}
+
+
+def hook(number, batch, state):
+    """The hook of the training loop."""
+    del batch, state
+    name, process, step = (os.environ.get("FAULT") or "none:0:0").split(":")
+    if (jax.process_index(), number) == (int(process), int(step)):
+        FAULTS[name](number)
+
+
 if __name__ == "__main__":
-    loop.train_and_evaluate = functools.partial(loop.train_and_evaluate, hook=kill)
+    loop.train_and_evaluate = functools.partial(loop.train_and_evaluate, hook=hook)
     cli.run(train.main)

@@ -39,10 +39,10 @@ def test_its_name_tells_its_weights(trained):
 
 
 def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
-    """In both features; the floor itself is bias, which extrapolation takes away."""
+    """In both features; of pixels the floor is bias, which extrapolation takes away."""
     halves = metrics.halves(jax.random.key(0), IMAGES)
     level = IMAGES.std()
-    noisy = halves[0] + 0.3 * level * np.random.RandomState(0).standard_normal(
+    noisy = halves[0] + level * np.random.RandomState(0).standard_normal(
         halves[0].shape
     )
     line = metrics.ExtrapolatedFrechet(jax.random.key(1))
@@ -50,12 +50,15 @@ def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
         a, b, c = map(kind.features_fn, (*halves, noisy))
         floor, worse = metrics.Frechet()(a, b), metrics.Frechet()(c, b)
         assert worse > 2 * floor
-        assert abs(line(a, b)) < 0.3 * floor
+    a, b = map(features.pixels().features_fn, halves)
+    assert abs(line(a, b)) < 0.3 * metrics.Frechet()(a, b)
 
 
 def test_too_little_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="epochs=0"):
         features.classifier(DIGITS, epochs=0)
+    with pytest.raises(ValueError, match="must be images"):
+        features.classifier(data.moons(size=200))
 
 
 def test_weights_are_read_from_files_that_are_there(tmp_path):

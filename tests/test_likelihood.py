@@ -92,15 +92,17 @@ def l_inf(schedule, t_min=0.0, t_max=1.0):
 
 
 def steps_bound(count):
+    data = analytic.gaussian(jnp.zeros(1), VARIANCE)  # in the precision at hand
+    x, eps = jnp.asarray(X), jnp.asarray(EPS)
     run = lambda x: likelihood.discrete_bound(
         None,
-        GAUSSIAN.denoise_fn(VDM),
+        data.denoise_fn(VDM),
         x,
         times=grids.uniform(count),
         schedule=VDM,
-        noise=Given(EPS),
+        noise=Given(eps),
     )
-    return jax.tree.map(np.mean, jax.jit(run)(X))
+    return jax.tree.map(np.mean, jax.jit(run)(x))
 
 
 def test_every_term_of_t_steps_is_the_closed_form_and_the_gap_falls_as_one_over_t():
@@ -159,11 +161,12 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     )
     schedule = schedules.LinearLogSNR(-9.0, 14.0)
     data = analytic.Mixture(share, mean[:, None], variance[:, None])
-    nodes, weights = grid_of_normals(0.2)
-    x = (mean[:, None] + np.sqrt(variance)[:, None] * nodes).ravel()
-    of_x = (share[:, None] * weights).ravel()
+    nodes, weights = grid_of_normals(0.25)
+    fine, of_fine = grid_of_normals(0.06)  # narrow components among wide ones
+    x = (mean[:, None] + np.sqrt(variance)[:, None] * fine).ravel()
+    of_x = (share[:, None] * of_fine).ravel()
     pairs = [part.reshape(-1, 1) for part in np.meshgrid(x, nodes, indexing="ij")]
-    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 128)
+    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 96)
     diffusion = diffusion.reshape(x.size, nodes.size) @ weights
     ends = likelihood.continuous_bound(
         KEY,
@@ -187,12 +190,12 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
     levels, schedule = likelihood.Levels(count), schedules.LinearLogSNR(-15.0, 13.3)
     centres = np.asarray(levels.values(np.arange(float(count))))
     data = analytic.Mixture(np.ones(count), centres[:, None], 0.0)
-    nodes, weights = grid_of_normals(0.5, 6.5)
+    nodes, weights = grid_of_normals(0.25, 6.5)
     pairs = np.meshgrid(
         centres[: count // 2], nodes, indexing="ij"
     )  # the rest by symmetry
     x, eps = (part.reshape(-1, 1) for part in pairs)
-    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 96)
+    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 80)
     ends = likelihood.continuous_bound(
         KEY,
         data.denoise_fn(schedule),
@@ -411,7 +414,17 @@ def test_summaries_leave_padding_out():
     np.testing.assert_allclose(found.stderr, scipy.stats.sem(values), rtol=1e-12)
     assert found.count == 7 and np.isnan(likelihood.summarise(values[:1]).stderr)
     slope = jax.grad(lambda v: likelihood.summarise(v, np.arange(9) < 7).mean)(padded)
-    np.testing.assert_allclose(slope, np.arange(9) < 7, atol=1)
-    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope, (np.arange(9) < 7) / 7, rtol=1e-12)
     with pytest.raises(AssertionError):
         likelihood.summarise(values, np.ones(3, bool))
+
+
+def test_float32_is_close_to_the_closed_forms():
+    """Its tables are those of float64; its sums are not."""
+    with jax.enable_x64(False):
+        found = steps_bound(100)
+    exact = float(oracles.VECTORS["gaussian"]["LT"]["100"])
+    assert found.total.dtype == np.float32
+    np.testing.assert_allclose(found.diffusion, exact, rtol=1e-5)
+    np.testing.assert_allclose(found.recon, FIXED["recon"], rtol=1e-6)
+    np.testing.assert_allclose(found.prior, FIXED["prior_VP"], rtol=1e-5)

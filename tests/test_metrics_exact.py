@@ -80,6 +80,8 @@ def test_error_along_pairs():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="must be of one"):
         metrics.LawCDF(LAW)(np.zeros(3))
+    with pytest.raises(ValueError, match="must be positive"):
+        metrics.LawCDF(analytic.gaussian(np.zeros(1), 0.0))(np.zeros(3))
     with pytest.raises(ValueError, match=r"rows of 2 numbers"):
         metrics.Kolmogorov(scipy.stats.norm.cdf)(np.zeros((4, 2)))
     with pytest.raises(ValueError, match="pairs them"):

@@ -57,7 +57,9 @@ def test_a_straight_path_at_an_even_pace_is_0_and_at_another_is_not():
     np.testing.assert_allclose(metrics.straightness(path, t), 0, atol=1e-12)
     np.testing.assert_allclose(metrics.curvature(path), 1)
     uneven = (t**2)[:, None, None]
-    assert metrics.straightness(uneven, t) > 0.1
+    # slopes 1.6, 1.1, 0.5 over 0.4, 0.1, 0.5 of the time, where the whole has 1
+    exact = 0.4 * 0.6**2 + 0.1 * 0.1**2 + 0.5 * 0.5**2
+    np.testing.assert_allclose(metrics.straightness(uneven, t), exact)
     np.testing.assert_allclose(metrics.curvature(uneven), 1)
 
 
@@ -67,6 +69,7 @@ def test_curvature_of_a_half_circle():
     np.testing.assert_allclose(metrics.curvature(3 * circle), np.pi / 2, rtol=1e-6)
     closed = np.concatenate([circle, circle[:1]])
     assert metrics.curvature(closed) == np.inf
+    assert np.isnan(metrics.curvature(np.zeros((3, 1, 2))))
 
 
 @pytest.mark.parametrize("schedule", [schedules.Cosine(), schedules.LinearBeta()])

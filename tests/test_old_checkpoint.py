@@ -24,7 +24,7 @@ def test_it_says_what_it_is():
     with Checkpoints(OLD, read_only=True) as saved:
         assert saved.newest() == STEP
         found = saved.identity(STEP)
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert found["versions"].keys() >= {"jax", "jaxlib", "orbax-checkpoint", "flax"}
     identity.check_format(found)
 

@@ -12,7 +12,8 @@ stand for, and `summarise` averages over examples.
 They are two models of one network, and equal only for an exact denoiser.
 """
 
-from diffusionflow.likelihood.bounds import Bound, continuous_bound, discrete_bound
+from diffusionflow.likelihood.bounds import continuous_bound, discrete_bound
+from diffusionflow.likelihood.draws import Bound
 from diffusionflow.likelihood.levels import Levels, bits_per_dim, gaussian_nats
 from diffusionflow.likelihood.ode import Flow, decode, encode
 from diffusionflow.likelihood.solvers import Adaptive, Fixed, Integrated

@@ -12,45 +12,23 @@ with z_0 and z_1 at the least and the most noise of the bound. The diffusion ter
 Both are computed from the error of v, which is precise at high and at low log-SNR.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import grids, losses, predictions, random
-from diffusionflow._dataclass import check_bound, check_name, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64
-from diffusionflow.likelihood import priors
-from diffusionflow.likelihood.levels import Levels, gaussian_nats
-from diffusionflow.likelihood.summary import standard_error
+from diffusionflow import grids, losses, predictions
+from diffusionflow._dataclass import is_traced
+from diffusionflow._numeric import in_float64
+from diffusionflow.likelihood.draws import Bound, Draws
+from diffusionflow.likelihood.levels import Levels
 from diffusionflow.objectives import Objective
 from diffusionflow.predictions import DenoiseFn, PredictFn
 from diffusionflow.schedules import Schedule
-from diffusionflow.times import Stratified, Uniform
+from diffusionflow.times import Uniform
 from diffusionflow.weightings import ELBO
-
-
-class Bound(NamedTuple):
-    """Terms of a bound on `-log p(x)`, nats per example, `[*batch]` each.
-
-    Fields:
-      recon: `E[-log p(x | z_0)]`: of a density for continuous data (then it may be
-        negative), of a probability for levels.
-      diffusion: what the network decides.
-      prior: `KL(q(z_1 | x) || p(z_1))`.
-      total: their sum.
-      stderr: standard error of `total` across the draws; NaN for one draw.
-    """
-
-    recon: Array
-    diffusion: Array
-    prior: Array
-    total: Array
-    stderr: Array
 
 
 def discrete_bound(
@@ -102,7 +80,7 @@ def discrete_bound(
     if hasattr(denoise_fn, "check"):
         denoise_fn.check(times[:-1])
     steps = len(times) - 1
-    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
     table = in_float64(_step_table, schedule, times)
     t, weight = (jnp.asarray(column, draw.x.dtype) for column in table)
     if num_times is None:
@@ -171,7 +149,7 @@ def continuous_bound(
     """
     _check_end("t_min", t_min, schedule)
     _check_end("t_max", t_max, schedule)
-    draw = _Draw(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
     window = Uniform(t_min, t_max)
     objective = Objective(schedule, "v", ELBO(), window, density)
     v_fn = _v_fn(denoise_fn, schedule)
@@ -184,84 +162,6 @@ def continuous_bound(
 
     t = draw.uniform(window if density is None else density, schedule)
     return draw.bound(term, t, schedule, (t_min, t_max))
-
-
-class _Draw:
-    """Times and noise of the draws of a bound, and the sums over them."""
-
-    def __init__(
-        self, key, x, batch_ndim, num_draws, num_times, noise, levels, prior
-    ) -> None:
-        check_bound("num_draws", num_draws, lambda n: n >= 1, "at least 1")
-        if num_times is not None:
-            check_bound("num_times", num_times, lambda n: n >= 1, "at least 1")
-        if key is None and noise is None:
-            raise ValueError("key=None must be a key: a bound draws noise")
-        check_name("prior", prior, priors.PRIORS)
-        self.levels, self.prior = levels, prior
-        self.x, self.batch_ndim = at_least_float32(x), batch_ndim
-        self.batch = self.x.shape[:batch_ndim]
-        self.dim = math.prod(self.x.shape[batch_ndim:])
-        self.num_draws, self.num_times = num_draws, num_times
-        if levels is not None:
-            levels.numbers(self.x)  # refused here, where the values are known
-        self.source = random.Independent() if noise is None else noise
-        keys = (None,) * 3 if key is None else random.split(key, 3)
-        self.time_key, self.noise_key, self.recon_key = keys
-
-    def uniform(self, density: Any, schedule: Schedule) -> Array:
-        """Times `[num_draws, num_times, *batch]`, stratified within each example."""
-        if self.time_key is None:
-            raise ValueError("key=None must be a key: times are drawn")
-
-        def times(key: Array) -> Array:
-            return Stratified(density).sample(key, (self.num_times,), schedule)
-
-        keys = [random.fold_in(self.time_key, i) for i in range(self.num_draws)]
-        keys = jnp.stack(keys)
-        if not self.time_key.ndim:
-            keys = jax.vmap(lambda key: jax.random.split(key, self.batch))(keys)
-        t = jax.vmap(times)(keys.reshape(-1)).reshape(*keys.shape, self.num_times)
-        return jnp.moveaxis(t, -1, 1).astype(self.x.dtype)
-
-    def bound(self, term_fn, places, schedule, ends) -> Bound:
-        """The mean of `term_fn(place, eps)` over the times of each draw, and the rest.
-
-        Args:
-          term_fn: an unbiased estimate of the diffusion term, `[*batch]`.
-          places: what it is called with, `[num_draws, num_times, *batch]`.
-          schedule: any.
-          ends: times of the least and of the most noise.
-        """
-
-        def one(numbered: tuple[Array, Array]) -> Array:
-            number, place = numbered
-            eps = self.source.draw(self.noise_key, number, 1, self.x)[0]
-            return term_fn(place, eps)
-
-        flat = places.reshape(-1, *self.batch)
-        terms = jax.lax.map(one, (jnp.arange(flat.shape[0]), flat))
-        terms = terms.reshape(places.shape[:2] + self.batch)
-        diffusion = jnp.mean(terms, axis=1)
-        recon = self._recon(schedule, ends[0])
-        stderr = standard_error(recon + diffusion)
-        recon, diffusion = jnp.mean(recon, axis=0), jnp.mean(diffusion, axis=0)
-        kl = priors.divergence(self.prior, self.x, schedule, ends[1], self.batch_ndim)
-        return Bound(recon, diffusion, kl, recon + diffusion + kl, stderr)
-
-    def _recon(self, schedule: Schedule, t: ArrayLike) -> Array:
-        """`[num_draws, *batch]`."""
-        logsnr = in_float64(lambda schedule, t: schedule.logsnr(t), schedule, t)
-        if self.levels is None:
-            nats = jnp.asarray(in_float64(gaussian_nats, logsnr, self.dim))
-            shape = (self.num_draws, *self.batch)
-            return jnp.broadcast_to(nats.astype(self.x.dtype), shape)
-
-        def one(number: Array) -> Array:
-            eps = self.source.draw(self.recon_key, number, 1, self.x)[0]
-            return self.levels.nats(self.x, eps, logsnr, self.batch_ndim)
-
-        return jax.lax.map(one, jnp.arange(self.num_draws))
 
 
 def _v_fn(denoise_fn: DenoiseFn, schedule: Schedule) -> PredictFn:

@@ -151,24 +151,10 @@ def _flow(
     t0, t1 = (t_data, t_noise) if forward else (t_noise, t_data)
     if hasattr(denoise_fn, "check"):
         denoise_fn.check(solver.times(schedule, t0, t1))
-    lengths = lambda schedule, *ends: [arc.angle(schedule, end)[1] for end in ends]
-    first, last = (
-        jnp.asarray(length, z.dtype) for length in in_float64(lengths, schedule, t0, t1)
+    other, sums, done, evaluations = _moved(
+        key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
     )
-
-    def slopes(level: arc.Level, state: Any, probes: Array) -> Any:
-        field = lambda y: arc.slope(denoise_fn, y, level)
-        return tuple(trace.divergence(field, state[0], probes, batch))
-
-    sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)
-    (y, sums), done, evaluations = solver.solve(
-        slopes, (z / first, sums), trace.probes(key, z), schedule, t0, t1, batch
-    )
-    growth = math.prod(z.shape[batch:]) * jnp.log(last / first)
-    sums = (sums + growth) if forward else -(sums + growth)
-    reached = done.reshape(done.shape + (1,) * (z.ndim - batch))
-    other = jnp.where(reached, y * last, jnp.inf)
-    x, z = (z, other) if forward else (other, z)
+    x, z, sums = (z, other, sums) if forward else (other, z, -sums)
     log_prior = priors.log_density(prior, z, schedule, t_noise, batch)
     log_det = jnp.mean(sums, axis=0)
     return Flow(
@@ -185,6 +171,28 @@ def _flow(
         ),
         prior="given" if callable(prior) else prior,
     )
+
+
+def _moved(
+    key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
+) -> tuple[Array, Array, Array, ArrayLike]:
+    """z at `t1`, the divergence on the way `[num, *batch]`, done, and evaluations."""
+    lengths = lambda schedule, *ends: [arc.angle(schedule, end)[1] for end in ends]
+    first, last = (
+        jnp.asarray(length, z.dtype) for length in in_float64(lengths, schedule, t0, t1)
+    )
+
+    def slopes(level: arc.Level, state: Any, probes: Array) -> Any:
+        field = lambda y: arc.slope(denoise_fn, y, level)
+        return tuple(trace.divergence(field, state[0], probes, batch))
+
+    sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)
+    (y, sums), done, evaluations = solver.solve(
+        slopes, (z / first, sums), trace.probes(key, z), schedule, t0, t1, batch
+    )
+    growth = math.prod(z.shape[batch:]) * jnp.log(last / first)
+    reached = done.reshape(done.shape + (1,) * (z.ndim - batch))
+    return jnp.where(reached, y * last, jnp.inf), sums + growth, done, evaluations
 
 
 def _check_order(t_data: ArrayLike, t_noise: ArrayLike) -> None:

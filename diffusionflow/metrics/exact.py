@@ -30,7 +30,7 @@ class LawCDF:
       law: a Gaussian or a mixture whose event is one number.
 
     Raises:
-      ValueError: when called, where the event has more numbers.
+      ValueError: when called, where the event has more numbers or a variance is 0.
     """
 
     law: Mixture
@@ -41,6 +41,8 @@ class LawCDF:
         weights, means, variances = _components(self.law)
         if means.shape[1] != 1:
             raise ValueError(f"events of {means.shape[1]} numbers: must be of one")
+        if not (variances > 0).all():
+            raise ValueError(f"variances={variances[:, 0]}: must be positive")
         return ndtr((x[..., None] - means[:, 0]) / np.sqrt(variances[:, 0])) @ weights
 
 
@@ -96,8 +98,8 @@ class CovarianceError(Metric):
         """As `Metric.values`."""
         (x,), (count,) = samples, counts
         known = np.asarray(self.covariance, np.float64)
-        found = [weighted_moments(x, each).covariance - known for each in count]
-        return np.linalg.norm(found, axis=(1, 2))
+        error = lambda each: weighted_moments(x, each).covariance - known
+        return np.array([np.linalg.norm(error(each)) for each in count])
 
 
 @register

@@ -51,7 +51,7 @@ def curvature(trajectory: Array, *, batch_ndim: int = 1) -> Array:
     """Length of the path over that of its chord, of each example: 1 if straight.
 
     `sum_i |z_(i+1) - z_i| / |z_end - z_start|`, whatever the pace along the path.
-    Infinite where a path ends at its start.
+    Infinite where a path ends at its start, NaN where it never leaves it.
 
     Args:
       trajectory: `[num_states, *batch, *event]`.
@@ -63,7 +63,7 @@ def curvature(trajectory: Array, *, batch_ndim: int = 1) -> Array:
     times = np.arange(len(trajectory))
     z, _, xp = _prepared(trajectory, times, batch_ndim)
     norm = lambda offset: xp.sqrt((offset**2).sum(-1))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return norm(z[1:] - z[:-1]).sum(0) / norm(z[-1] - z[0])
 
 
