@@ -23,7 +23,7 @@ flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.
 flags.DEFINE_integer("num_times", 32, "Times of the bound in a draw.", lower_bound=1)
 flags.DEFINE_integer("num_draws", 2, "Independent draws of the bound.", lower_bound=1)
 flags.DEFINE_float("logsnr_min", -10.0, "Where the bound begins.")
-flags.DEFINE_float("logsnr_max", 13.3, "Where the bound ends.")
+flags.DEFINE_float("logsnr_max", None, "Where the bound ends; by default by the data.")
 flags.DEFINE_integer("ode_steps", 50, "Of fourth order, of the ODE.", lower_bound=1)
 flags.DEFINE_integer("num_probes", 4, "Of the divergence of the ODE.", lower_bound=1)
 flags.DEFINE_multi_string(

@@ -5,6 +5,7 @@ and the density by the probability-flow ODE, of uniformly dequantised values whe
 data have levels.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,13 +20,15 @@ from experiments.data import DataTransform, Examples
 from experiments.model import Model
 from experiments.parts import Parts
 
+SIGMAS = 3.5
+
 
 class Settings(NamedTuple):
     """What the numbers depend on, beside weights and examples.
 
     Fields:
       logsnr_min: where the bound begins, or where the schedule does.
-      logsnr_max: where it ends, likewise.
+      logsnr_max: where it ends, likewise; None for what the data need, see `reach`.
       num_times: times of the bound in each of its draws.
       num_draws: independent draws of the bound.
       ode_steps: of the fourth-order method.
@@ -34,7 +37,7 @@ class Settings(NamedTuple):
     """
 
     logsnr_min: float = -10.0
-    logsnr_max: float = 13.3
+    logsnr_max: float | None = None
     num_times: int = 32
     num_draws: int = 2
     ode_steps: int = 50
@@ -49,11 +52,20 @@ def levels_of(transform: DataTransform) -> likelihood.Levels | None:
     return likelihood.Levels.between(transform.levels, -1.0, 1.0)
 
 
-def reach(schedule: Schedule, settings: Settings) -> tuple[float, float]:
-    """The range of log-SNRs of the settings, as far as the schedule has it."""
+def reach(model: Model, settings: Settings) -> tuple[float, float]:
+    """The range of log-SNRs of the bound: of the settings, as far as the schedule goes.
+
+    Every range gives a bound. By default it ends where a level is told from its
+    neighbours by `SIGMAS` deviations of the noise, beyond which a network that is not
+    exact only adds to it; for data without levels, at 10.
+    """
+    schedule, levels = model.objective.schedule, levels_of(model.transform)
     with jax.ensure_compile_time_eval():
         low, high = (float(schedule.logsnr(jnp.float32(t))) for t in (1, 0))
-    return max(low, settings.logsnr_min), min(high, settings.logsnr_max)
+    last = settings.logsnr_max
+    if last is None:
+        last = 10.0 if levels is None else 2 * math.log(2 * SIGMAS / levels.width)
+    return max(low, settings.logsnr_min), min(high, last)
 
 
 def per_example(
@@ -112,7 +124,7 @@ def _bound(
     keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
 ) -> dict[str, jax.Array]:
     schedule = model.objective.schedule
-    low, high = reach(schedule, settings)
+    low, high = reach(model, settings)
     found = likelihood.continuous_bound(
         keys,
         denoise_fn,
@@ -144,17 +156,17 @@ def _ode(
         schedule=schedule,
         trace=likelihood.Hutchinson(settings.num_probes),
         solver=likelihood.Fixed(settings.ode_steps),
-        t_noise=_noisy_end(denoise_fn, schedule, settings),
+        t_noise=_noisy_end(denoise_fn, model, settings),
     )
     return {"ode": -found.log_p, "ode_stderr": found.stderr}
 
 
-def _noisy_end(denoise_fn: Any, schedule: Schedule, settings: Settings) -> float:
+def _noisy_end(denoise_fn: Any, model: Model, settings: Settings) -> float:
     """1, or where the log-SNR is its least for a network that is singular at 1."""
     try:
         denoise_fn.check(jnp.ones(()))
     except ValueError:
-        return _time(schedule, reach(schedule, settings)[0])
+        return _time(model.objective.schedule, reach(model, settings)[0])
     return 1.0
 
 
@@ -192,7 +204,7 @@ def summary(
     return {
         "unit": "nats per dimension" if levels is None else "bits per dimension",
         "count": len(found["bound"]),
-        "logsnr_range": reach(model.objective.schedule, settings),
+        "logsnr_range": reach(model, settings),
         **values,
     }
 
