@@ -115,7 +115,7 @@ def test_other_data_are_refused(workdir, monkeypatch):
     [
         ("ddim", "write name@steps"),
         ("ddim@x", "write name@steps"),
-        ("ddmi@2", "did you mean 'ddim'"),
+        ("ddimm@2", "did you mean 'ddim'"),
     ],
 )
 def test_wrong_samplers_are_refused_before_anything_is_done(workdir, text, words):

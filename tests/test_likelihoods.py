@@ -12,7 +12,7 @@ from experiments.parts import Parts
 from tests.test_evaluation import STD, model_of
 
 SIZE = 150
-SETTINGS = Settings(num_times=32, num_draws=2, ode_steps=20, num_probes=1)
+SETTINGS = Settings(num_times=128, num_draws=2, ode_steps=20, num_probes=1)
 
 
 def examples():
