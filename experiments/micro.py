@@ -42,6 +42,8 @@ def mean_of_parts(
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, gradients)
     )
-    total, terms = jax.lax.scan(add, zeros, parts)
+    # XLA's loops on a CPU run on one thread, with slow convolutions
+    unroll = count if jax.default_backend() == "cpu" else 1
+    total, terms = jax.lax.scan(add, zeros, parts, unroll=unroll)
     value, gradients = jax.tree.map(lambda leaf: leaf / count, total)
     return (value, jax.tree.map(whole, terms)), gradients
