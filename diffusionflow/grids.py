@@ -181,7 +181,7 @@ def karras(
     check_positive("ratio_min", ratio_min)
     check_positive("ratio_max", ratio_max)
     check_below("ratio_min", ratio_min, "ratio_max", ratio_max)
-    ratios = _power(num_steps, ratio_max, ratio_min, rho)
+    ratios = _power(num_steps, float(ratio_max), float(ratio_min), float(rho))
     return _at_logsnr(schedule, -2 * np.log(ratios))
 
 

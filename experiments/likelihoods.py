@@ -17,6 +17,7 @@ from diffusionflow import likelihood, random, times
 from diffusionflow.schedules import Schedule
 from experiments import batches, devices, step
 from experiments.data import DataTransform, Examples
+from experiments.metrics import plain
 from experiments.model import Model
 from experiments.parts import Parts
 
@@ -134,6 +135,7 @@ def _bound(
         levels=levels_of(model.transform),
         num_times=settings.num_times,
         num_draws=settings.num_draws,
+        prior="standard",  # the KL is then of the log-SNR, whatever alpha^2 + sigma^2
         t_min=_time(schedule, high),
         t_max=_time(schedule, low),
     )
@@ -199,8 +201,9 @@ def summary(
         terms = ("bound", "recon", "diffusion", "prior")
         values = {name: entry(name, "discrete") for name in terms}
         values["ode"] = entry("ode", levels)
-        values["bound"]["stderr_draws"] = _of_draws(found["bound_stderr"], dim, levels)
-        values["ode"]["stderr_draws"] = _of_draws(found["ode_stderr"], dim, levels)
+        for name in ("bound", "ode"):
+            error = _of_draws(found[f"{name}_stderr"], dim, levels)
+            values[name]["stderr_draws"] = plain(error)
     return {
         "unit": "nats per dimension" if levels is None else "bits per dimension",
         "count": len(found["bound"]),
@@ -210,6 +213,9 @@ def summary(
 
 
 def _of_draws(stderr: np.ndarray, dim: int, levels: Any) -> float:
-    """The part of the error of a mean that more draws or probes would lessen."""
+    """The part of the error of a mean that more draws or probes would lessen.
+
+    NaN where there is but one.
+    """
     nats = float(np.sqrt(np.sum(np.square(stderr, dtype=np.float64)))) / len(stderr)
     return nats / dim / (1.0 if levels is None else np.log(2))

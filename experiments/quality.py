@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from diffusionflow import metrics, predictions, samplers
 from experiments import build, features, sampling
@@ -102,15 +103,16 @@ class Judge:
         rows = []
         for kind, values in found.items():
             for name, metric in METRICS.items():
-                estimate = metrics.measure(
-                    key,
-                    metric,
-                    values,
-                    self._real[kind],
-                    features=kind,
-                    reference=reference,
-                    num_resamples=self._settings.num_resamples,
-                )
+                with threadpool_limits(_threads(values.shape[1])):
+                    estimate = metrics.measure(
+                        key,
+                        metric,
+                        values,
+                        self._real[kind],
+                        features=kind,
+                        reference=reference,
+                        num_resamples=self._settings.num_resamples,
+                    )
                 rows.append({"metric": name, **estimate._asdict()})
         return rows
 
@@ -147,6 +149,11 @@ class Judge:
 def _zero(z: jax.Array, t: jax.Array) -> jax.Array:
     del t
     return jnp.zeros_like(z)
+
+
+def _threads(features: int) -> int | None:
+    """Of linear algebra: one where matrices are so small that more only wait."""
+    return 1 if features <= 256 else None
 
 
 def judged(

@@ -196,7 +196,9 @@ def _moved(
 
 
 def _check_order(t_data: ArrayLike, t_noise: ArrayLike) -> None:
-    if not is_traced(t_data, t_noise) and not 0 <= t_data < t_noise <= 1:
+    if is_traced(t_data, t_noise):
+        return
+    if not 0 <= float(t_data) < float(t_noise) <= 1:
         raise ValueError(
             f"t_data={t_data!r}, t_noise={t_noise!r}: must be "
             "0 <= t_data < t_noise <= 1; t = 0 is data and t = 1 is noise"

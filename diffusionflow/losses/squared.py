@@ -130,15 +130,16 @@ def as_arrays(x: Array, t: Array) -> tuple[Array, Array]:
     Raises:
       ValueError: a time that is not traced lies outside [0, 1].
     """
-    x, t = at_least_float32(x), at_least_float32(t)
     if not is_traced(t):
-        outside = ~((t >= 0) & (t <= 1))
-        if np.any(outside):
-            first = float(np.asarray(t)[outside].ravel()[0])
+        times = np.asarray(t)
+        outside = ~((times >= 0) & (times <= 1))
+        if outside.any():
+            first = float(times[outside].ravel()[0])
             raise ValueError(
                 f"t={first}: must be in [0, 1], 0 the data and 1 the noise; step i of "
                 "T stands at i / T"
             )
+    x, t = at_least_float32(x), at_least_float32(t)
     return x, t.astype(x.dtype)
 
 

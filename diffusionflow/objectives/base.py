@@ -75,7 +75,8 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
     """
     logsnr = at_least_float32(logsnr)
     if not is_traced(logsnr) and logsnr.size:
-        ends = np.min(logsnr), np.max(logsnr)
+        known = np.asarray(logsnr)  # inside jit JAX would trace the reduction
+        ends = known.min(), known.max()
         times.check_reached(objective.schedule, *ends)
     return jnp.asarray(in_float64(_total_weight, objective, logsnr), logsnr.dtype)
 

@@ -49,10 +49,11 @@ def check_reached(schedule: Schedule, low: ArrayLike, high: ArrayLike) -> None:
     if is_traced((schedule, low, high)):
         return
     first, last = reached(schedule)
-    slack = 1e-6 * max(1.0, abs(float(low)), abs(float(high)))  # of rounding
+    low, high = float(low), float(high)  # inside jit JAX would trace the comparison
+    slack = 1e-6 * max(1.0, abs(low), abs(high))  # of rounding
     if not (first - slack <= low and high <= last + slack):
         raise ValueError(
-            f"log-SNR in [{float(low):.6g}, {float(high):.6g}]: {schedule} reaches "
+            f"log-SNR in [{low:.6g}, {high:.6g}]: {schedule} reaches "
             f"[{first:.6g}, {last:.6g}] alone; choose a range inside"
         )
 

@@ -1,0 +1,26 @@
+"""Trains recipes with several seeds, evaluates every run, and compares the recipes.
+
+    python -m experiments.study --study=configs/study.py --workdir=runs/study
+
+A run is in WORKDIR/RECIPE/SEED, the comparison in WORKDIR/compare.html. Stopped or
+killed, the same command goes on where it was.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+STUDY = flags.DEFINE_string(
+    "study", "configs/study.py", "File with get_study() and get_config(recipe)."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
+
+
+def main() -> None:
+    from experiments import studying  # slow to import
+
+    studying.run_study(STUDY.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
