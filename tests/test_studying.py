@@ -1,6 +1,7 @@
 """The study: `experiments/studying.py`, and what in it is a theorem."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,6 +15,7 @@ from experiments import build, studying
 from experiments.errors import UsageError
 from experiments.model import Model
 from tests import tiny
+from tests.test_networks_unet import fast
 
 STUDY = """
 import dataclasses, json
@@ -37,14 +39,19 @@ def get_config(recipe):
     return tiny.config(objective=objective)
 """
 
+OUTPUT = predictions.edm_f(0.85)
+
 # --- what the objectives say of gradients --------------------------------------
 
 
-def expected_gradient(objective):
+@functools.cache
+def expected_gradient(recipe, output=None):
     """Of the loss over log-SNRs from -6 to 6, of one network on the same examples.
 
-    By Gauss-Legendre nodes, at which all objectives see the same noise.
+    By Gauss-Legendre nodes, at which all recipes see the same noise. With `output`,
+    the network predicts that instead of what the recipe says.
     """
+    objective = objective_of(recipe, output)
     config = tiny.config(network__dropout=0.0)
     model = Model(
         net=build.network(config.network, 2),
@@ -81,7 +88,7 @@ def expected_gradient(objective):
         )
         return jnp.sum(weights * density * loss)
 
-    gradient = jax.jit(jax.grad(loss_fn))(params)
+    gradient = fast(jax.grad(loss_fn))(params)
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
 
 
@@ -100,26 +107,24 @@ def test_flow_matching_and_v_cosine_have_one_gradient_with_one_network():
     The constant is that of the total weights. With outputs of their own, u and v, the
     network is another one and the gradients point elsewhere.
     """
-    output = predictions.edm_f(0.85)
-    one, two = (objective_of(name, output) for name in ("flow_matching", "v_cosine"))
+    pair = "flow_matching", "v_cosine"
+    one, two = (objective_of(name, OUTPUT) for name in pair)
     same = objectives.same_objective(one, two)
     assert same.same and same.constant == pytest.approx(np.pi / 2, rel=1e-6)
-    ours, theirs = expected_gradient(one), expected_gradient(two)
+    ours, theirs = (expected_gradient(name, OUTPUT) for name in pair)
     error = np.abs(ours - same.constant * theirs).max()
     assert error < 2e-5 * np.abs(ours).max()
-    ours, theirs = map(
-        expected_gradient, map(objective_of, ("flow_matching", "v_cosine"))
-    )
+    ours, theirs = map(expected_gradient, pair)
     error = np.abs(ours - same.constant * theirs).max()
     assert error > 0.02 * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("recipe", ["edm", "eps_linear", "sd3", "x"])
 def test_the_other_recipes_have_other_gradients_even_with_one_network(recipe):
-    output = predictions.edm_f(0.85)
-    one, two = (objective_of(name, output) for name in ("flow_matching", recipe))
+    pair = "flow_matching", recipe
+    one, two = (objective_of(name, OUTPUT) for name in pair)
     assert not objectives.same_objective(one, two, (-6.0, 6.0)).same
-    similar = cosine_similarity(expected_gradient(one), expected_gradient(two))
+    similar = cosine_similarity(*(expected_gradient(name, OUTPUT) for name in pair))
     assert similar < 0.9999
 
 
