@@ -39,6 +39,7 @@ OBJECTIVES = {
 def get_config(recipe: str = "flow_matching") -> ml_collections.ConfigDict:
     """The experiment with one recipe: plain values."""
     config = digits.get_config()
+    config.num_steps = 1_000
     config.batch_size = 64
     config.objective = OBJECTIVES[recipe]
     config.network.channels = 16
