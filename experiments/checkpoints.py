@@ -17,12 +17,11 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from experiments import cluster, retention, seals, shelf
+from experiments import cluster, retention, seals, shelf, trees
 from experiments.errors import SaveError, UsageError
 
 ARRAY_ITEMS = ("params", "ema", "train")
@@ -253,7 +252,7 @@ class Checkpoints:
         """
         metadata = self._manager.item_metadata(step)
         for name, target in targets.items():
-            difference = first_difference(metadata[name].tree, target)
+            difference = trees.first_difference(metadata[name].tree, target)
             if difference:
                 raise MismatchError(f"checkpoint of step {step}, {name}: {difference}")
         arguments = {
@@ -261,42 +260,6 @@ class Checkpoints:
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return {name: restored[name] for name in targets}
-
-
-def first_difference(saved: Any, target: Any) -> str | None:
-    """The first leaf in which two trees of shaped leaves differ, in words.
-
-    Args:
-      saved: pytree of leaves with `shape` and `dtype`, as in the checkpoint.
-      target: the same, as wanted here.
-
-    Returns:
-      A sentence, or None if names, shapes and dtypes all agree.
-    """
-    saved, target = _named_leaves(saved), _named_leaves(target)
-    for name in sorted(saved.keys() | target.keys()):
-        if name not in target:
-            return f"{name} is in the checkpoint but not in this program"
-        if name not in saved:
-            return f"{name} is not in the checkpoint"
-        for field in ("shape", "dtype"):
-            there, here = (getattr(tree[name], field) for tree in (saved, target))
-            if there != here:
-                return f"{name} has {field} {there} in the checkpoint, {here} here"
-    return None
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by path, the same for a NamedTuple and for the dict that Orbax makes."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(map(_key_name, path)): leaf for path, leaf in leaves}
-
-
-def _key_name(key: Any) -> str:
-    for field in ("key", "name", "idx"):
-        if hasattr(key, field):
-            return str(getattr(key, field))
-    raise TypeError(f"unknown kind of tree key {key!r}")
 
 
 @contextlib.contextmanager

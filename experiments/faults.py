@@ -4,7 +4,7 @@ A step looks and counts on the device; the loop reads what was seen where it rea
 running averages, so that no step waits for the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import losses
+from experiments import trees
 
 SHOWN = 4  # times and leaves in the warning line; the metrics have them all
 
@@ -112,7 +113,7 @@ def row(faults: Faults, params: Any) -> dict[str, Any]:
         "skipped_steps": int(faults.recent),
         "skipped_first": int(faults.first),
         "skipped_times": faults.t[guilty].tolist(),
-        "skipped_leaves": chosen(leaf_names(params), faults.leaves),
+        "skipped_leaves": chosen(trees.named_leaves(params), faults.leaves),
     }
 
 
@@ -134,13 +135,7 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:SHOWN]) + more
 
 
-def leaf_names(tree: Any) -> list[str]:
-    """Paths of the leaves, in their order: `block_0/kernel`."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-
-
-def chosen(names: Sequence[str], which: Sequence[bool]) -> list[str]:
+def chosen(names: Iterable[str], which: Sequence[bool]) -> list[str]:
     """The names where `which` is true."""
     return [name for name, bad in zip(names, which, strict=True) if bad]
 
@@ -152,4 +147,4 @@ def _leaves_not_finite(tree: Any) -> list[jax.Array]:
 
 def not_finite(tree: Any) -> list[str]:
     """Paths of the leaves that hold a value that is not finite."""
-    return chosen(leaf_names(tree), jax.device_get(_leaves_not_finite(tree)))
+    return chosen(trees.named_leaves(tree), jax.device_get(_leaves_not_finite(tree)))

@@ -144,9 +144,8 @@ def test_the_first_of_each_logged_interval_is_told(recipe):
     assert np.isnan(sums.averages(states[2].sums)["loss"])  # of no step
 
 
-def test_leaves_are_told_by_their_paths():
+def test_leaves_that_are_not_finite_are_told_by_their_paths():
     tree = {"a": [jnp.ones(2), jnp.array([1.0, jnp.inf])], "b": {"c": jnp.array(3)}}
-    assert faults.leaf_names(tree) == ["a/0", "a/1", "b/c"]
     assert faults.not_finite(tree) == ["a/1"]
 
 

@@ -1,0 +1,38 @@
+"""Leaves of pytrees by their paths."""
+
+from typing import Any
+
+import jax
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by path, in their order: `block_0/kernel`.
+
+    The paths are the same for a NamedTuple and for the dict that Orbax makes of it.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in leaves}
+
+
+def first_difference(saved: Any, target: Any) -> str | None:
+    """The first leaf in which two trees of shaped leaves differ, in words.
+
+    Args:
+      saved: pytree of leaves with `shape` and `dtype`, as in the checkpoint.
+      target: the same, as wanted here.
+
+    Returns:
+      A sentence, or None if names, shapes and dtypes all agree.
+    """
+    saved, target = named_leaves(saved), named_leaves(target)
+    for name in sorted(saved.keys() | target.keys()):
+        if name not in target:
+            return f"{name} is in the checkpoint but not in this program"
+        if name not in saved:
+            return f"{name} is not in the checkpoint"
+        for field in ("shape", "dtype"):
+            there, here = (getattr(tree[name], field) for tree in (saved, target))
+            if there != here:
+                return f"{name} has {field} {there} in the checkpoint, {here} here"
+    return None
