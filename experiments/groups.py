@@ -4,6 +4,7 @@ Runs whose identities differ in `config.seed` alone, trained for as many steps f
 same start, are one group; comparison is between groups.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -86,15 +87,17 @@ def gather(arguments: Sequence[str]) -> list[Group]:
             raise UsageError(f"{path} is named twice")
         seen.add(os.path.realpath(path))
         run = read(path)
-        place = next((runs for known in found if (runs := _joined(*known, label, run))), None)
+        place = next(
+            (runs for known in found if (runs := _joined(*known, label, run))), None
+        )
         if place is None:
             found.append((label, [run]))
         else:
             place.append(run)
     if not 2 <= len(found) <= MOST:
         raise UsageError(
-            f"{len(arguments)} runs are {len(found)} recipes, seeds aside: compare takes "
-            f"2 to {MOST}; label=directory gives a run a recipe of its own"
+            f"{len(arguments)} runs are {len(found)} recipes, seeds aside: compare "
+            f"takes 2 to {MOST}; label=directory gives a run a recipe of its own"
         )
     return _named(found)
 
@@ -230,6 +233,9 @@ def _common(workdirs: Sequence[pathlib.Path]) -> str:
     stems = [path.absolute().name for path in workdirs]
     if len(stems) == 1:
         return stems[0]
-    begin = os.path.commonprefix(stems)
-    begin = re.sub(r"([-_.]+(seed|s)?|^(seed|s))[-_.]*$", "", begin)
+    letters = itertools.takewhile(
+        lambda some: len(set(some)) == 1, zip(*stems, strict=False)
+    )
+    begin = "".join(some[0] for some in letters)
+    begin = re.sub(r"([-_.]+(seed|s)?|^(seed|s))[-_.]*\d*$", "", begin)
     return begin or workdirs[0].absolute().parent.name

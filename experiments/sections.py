@@ -1,0 +1,267 @@
+"""What the page of a comparison says, a section after another."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import charts, evaluation, explaining, identity
+from experiments.errors import UsageError
+from experiments.explaining import Named
+from experiments.findings import Findings, section_of
+from experiments.groups import Group, Run
+from experiments.model import from_identity
+from experiments.page import Lines, Section, Strip, Table
+
+SHOWN = 20  # samples side by side
+A_ROW = 10
+SAME = "the config entries that differ are only such as do not change what is trained"
+
+
+def summary(groups: Sequence[Group], found: Findings) -> Table:
+    """The numbers told first: a row a quantity, a column a group."""
+    rows = [["training seeds", *(_seeds(group) for group in groups)]]
+    rows.append(["trained to step", *(f"{group.first.step:,}" for group in groups)])
+    for one in found.main:
+        unit = f", {one.unit}" if one.unit else ""
+        cells = [
+            f"{value.value:.4g} ± {value.standard_error:.2g}"
+            if (value := one.values.get(group.name))
+            else "-"
+            for group in groups
+        ]
+        rows.append([f"{one.title}{unit}", *cells])
+    rows.append(["training images/s", *(_rate(group) for group in groups)])
+    return Table(["", *(group.name for group in groups)], rows)
+
+
+def _seeds(group: Group) -> str:
+    return ", ".join(str(run.config["seed"]) for run in group.runs)
+
+
+def _median(run: Run, name: str) -> float | None:
+    values = [row[name] for row in run.wall_clock if row.get(name) is not None]
+    return float(np.median(values)) if values else None
+
+
+def _rate(group: Group) -> str:
+    rates = [r for run in group.runs if (r := _median(run, "images_per_second"))]
+    return f"{np.median(rates):,.0f}" if rates else "-"
+
+
+def told(found: Findings) -> Lines:
+    """The sentences told first."""
+    return Lines([line for one in found.main for line in one.found()])
+
+
+def refused(found: Findings) -> Lines:
+    """What is not compared and why, each reason once."""
+    every = [*found.likelihoods, *found.eps, *(one.finding for one in found.samples)]
+    lines = [line for one in every for line in one.refusals]
+    first = {line.partition(": ")[2]: line for line in reversed(lines)}
+    return Lines([line for line in lines if line in first.values()], "refused")
+
+
+def notes(groups: Sequence[Group], found: Findings) -> Lines:
+    """What is missing, and what the intervals mean here."""
+    lines = [note for group in groups for run in group.runs for note in run.notes]
+    differences = [each for one in found.main for each in one.differences.values()]
+    if any(not each.recipe["repetitions_in_error"] for each in differences):
+        lines.append(
+            "where a recipe has one training seed, the finding is about these runs: "
+            "what another seed would give is not in the interval"
+        )
+    shared = any(one.finding.differences for one in found.samples)
+    if found.samples and not shared:
+        lines.append(
+            "no two recipes were evaluated with one sampler that compares: give "
+            "evaluate the same --sampler flags for all"
+        )
+    return Lines(lines, "note")
+
+
+def configs(groups: Sequence[Group]) -> Table:
+    """The entries of the configs that differ, and versions and data that do."""
+    each = [
+        identity.entries(
+            {
+                "config": group.first.config,
+                "examples": group.first.identity["examples"],
+                "versions": group.first.identity["versions"],
+                "init_from": group.first.identity.get("init_from", "nothing"),
+                "step": group.first.step,
+            }
+        )
+        for group in groups
+    ]
+    rows = [["seeds", *(_seeds(group) for group in groups)]]
+    for name in sorted(set().union(*each)):
+        values = [entries.get(name, "nothing") for entries in each]
+        if name != "config.seed" and any(value != values[0] for value in values):
+            free = name.startswith("config.") and identity.is_free(name)
+            mark = " (not trained on)" if free else ""
+            rows.append([name.removeprefix("config.") + mark, *map(str, values)])
+    return Table(["entry", *(group.name for group in groups)], rows)
+
+
+def objectives(groups: Sequence[Group]) -> Lines:
+    """Whether each group learns the same as the first one."""
+    named = [
+        Named(group.name, from_identity(group.first.identity).objective)
+        for group in groups
+    ]
+    lines = []
+    for other in named[1:]:
+        try:
+            text = explaining.comparison(other, named[0])
+        except UsageError as error:
+            text = f"against {named[0].name}: not compared, {error}"
+        lines.append(f"{other.name} " + " ".join(text.split()))
+    return Lines(lines)
+
+
+def _same_data(groups: Sequence[Group]) -> str | None:
+    """A line where the held-out examples are other ones, else None."""
+    first = groups[0].first.identity
+    for group in groups[1:]:
+        if group.first.identity["examples"] != first["examples"]:
+            return (
+                f"{group.name} and {groups[0].name} were trained on other data, "
+                f"{group.first.identity['examples']} and {first['examples']}: errors "
+                "on held-out examples do not compare"
+            )
+    return None
+
+
+def _training(groups: Sequence[Group]) -> Section:
+    why, chart = _same_data(groups), None
+    if why is None:
+        chart = charts.curves(groups)
+        why = None if chart else "no run recorded the error of eps while it trained"
+    blocks = [chart] if chart else [Lines([why], "refused")]
+    return Section("Training", "Losses of unlike objectives do not compare.", blocks)
+
+
+def _throughput(groups: Sequence[Group]) -> Section:
+    rows = [
+        [
+            f"{group.name}, seed {run.config['seed']}",
+            f"{rate:,.0f}" if (rate := _median(run, "images_per_second")) else "-",
+            f"{run.config['batch_size']:,}",
+            *(
+                f"{peak:.2f}" if (peak := _median(run, f"{name}_memory_gib")) else "-"
+                for name in ("host", "device")
+            ),
+            run.machine or "-",
+        ]
+        for group in groups
+        for run in group.runs
+    ]
+    head = ["run", "images/s", "batch", "host GiB", "device GiB", "machine"]
+    machines = {run.machine for group in groups for run in group.runs}
+    blocks: list[Any] = [Table(head, rows)]
+    if len(machines) > 1:
+        lines = ["images/s are not compared: the runs were on unlike machines"]
+        blocks.append(Lines(lines, "refused"))
+    lead = (
+        "Medians over the logged steps of a run, compilation, evaluation and drawing "
+        "left out. Whatever else the machine did is in them."
+    )
+    return Section("Throughput", lead, blocks)
+
+
+class _Drawn(NamedTuple):
+    name: str
+    samples: np.ndarray
+    labels: np.ndarray
+
+
+def _side_by_side(groups: Sequence[Group], found: Findings) -> Section | None:
+    """Samples of the sampler that most groups share, in pairs of one noise."""
+    rows = {}
+    for number, group in enumerate(groups):
+        for run in group.evaluated[:1]:
+            for row in run.told["samples"]:
+                key = (section_of(row), run.told["settings"]["samples"]["seed"])
+                rows.setdefault(key, {})[number] = (run, row)
+    if not rows:
+        return None
+    chosen = max(
+        rows.values(), key=lambda at: (len(at), next(iter(at.values()))[1]["nfe"])
+    )
+    drawn, lines = {}, []
+    for number, (run, row) in chosen.items():
+        try:
+            with np.load(run.workdir / row["file"]) as file:
+                drawn[number] = _Drawn(
+                    groups[number].name, file["samples"][:], file["labels"][:]
+                )
+        except (OSError, KeyError, ValueError) as error:
+            lines.append(f"{run.workdir / row['file']}: {error}")
+    row = next(iter(chosen.values()))[1]
+    sampler = row["sampler"]
+    lead = (
+        f"By {sampler['name']}, {sampler['num_steps']} steps, {row['nfe']} calls. "
+        "Samples in one place come from the same noise and label."
+    )
+    shapes = {one.samples.shape[1:] for one in drawn.values()}
+    if len(shapes) > 1:
+        lines.append(f"the samples have unlike shapes, {sorted(shapes)}")
+        drawn = {}
+    blocks = (
+        [*_pictures(groups, drawn), Lines(lines, "refused")] if drawn or lines else []
+    )
+    return Section("Samples side by side", lead, blocks)
+
+
+def _pictures(groups: Sequence[Group], drawn: dict[int, _Drawn]) -> list[Any]:
+    if not drawn:
+        return []
+    some = next(iter(drawn.values())).samples
+    if some.ndim == 2:
+        reach = 1.1 * max(np.abs(one.samples[:, :2]).max() for one in drawn.values())
+        return [
+            [
+                charts.points(one.samples, group=number, name=one.name, reach=reach)
+                for number, one in drawn.items()
+            ]
+        ]
+    levels = groups[next(iter(drawn))].first.identity["data"]["levels"]
+    return [
+        Strip(
+            [(one.name, one.samples[first : first + A_ROW]) for one in drawn.values()],
+            levels,
+            f"samples {first} to {first + A_ROW - 1}",
+        )
+        for first in range(0, min(SHOWN, len(some)), A_ROW)
+    ]
+
+
+def every(groups: Sequence[Group], found: Findings) -> list[Section]:
+    """All sections of the page."""
+    names = [group.name for group in groups]
+    lead = (
+        "Lower is better in every row but the last. In brackets: intervals of 95 %, "
+        "each for itself; of many comparisons of equals, one in twenty excludes 0."
+    )
+    blocks = [summary(groups, found), told(found), refused(found), notes(groups, found)]
+    sections = [
+        Section("What was found", lead, blocks),
+        Section(
+            "Recipes",
+            "The entries in which the configs differ, and whether what is learned, the "
+            "total weight on the error of eps at each log-SNR, is the same.",
+            [configs(groups), objectives(groups)],
+        ),
+        _training(groups),
+    ]
+    level = charts.levels(found.eps[1:], evaluation.LEVELS.tolist(), names)
+    if level is not None:
+        sections.append(Section("Where they differ", "", [level]))
+    if found.samples:
+        lead = "A line a recipe and sampler; to the left is cheaper, down is better."
+        lines = [line for one in found.samples for line in one.finding.found()]
+        quality = [charts.quality(found.samples, names), Lines(lines)]
+        sections.append(Section("Quality against network calls", lead, quality))
+    side = _side_by_side(groups, found)
+    return [*sections, *([side] if side else []), _throughput(groups)]
