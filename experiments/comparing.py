@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments import findings, groups, page, sections, shards
 from experiments.errors import UsageError
@@ -57,12 +58,12 @@ def _print(gathered: Sequence[groups.Group], found: findings.Findings) -> None:
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=WIDTH)
     plain = sections.summary(gathered, found)
-    table = Table(*plain.head)
+    table = Table()
+    for name in plain.head:
+        table.add_column(Text(name), overflow="fold")
     for row in plain.rows:
-        table.add_row(*row)
-    for column in table.columns:
-        column.overflow = "fold"
-    console.print(table, markup=False)
+        table.add_row(*map(Text, row))
+    console.print(table)
     blocks = {
         "": sections.objectives(gathered),
         "found": sections.told(found),

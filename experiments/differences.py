@@ -42,7 +42,7 @@ class Finding(NamedTuple):
       seeds: of each group, how many runs.
       values: of each group, with the interval of the value alone.
       differences: of each group but the reference: its value less the reference's.
-      refusals: a line for each group that does not compare.
+      refusals: why, for each group that does not compare.
     """
 
     title: str
@@ -113,15 +113,13 @@ def find(
             continue
         if not all(map(_finite, each)):
             found.refusals.append(
-                f"{title}: {group.name} is left out: its schedule does not reach there"
+                f"{group.name} is left out: its schedule does not reach there"
             )
             continue
         base = base or (group.name, each[0])
         why = next(filter(None, (_unlike(base[1], got) for got in each)), None)
         if why is not None:
-            found.refusals.append(
-                f"{title}: {group.name} is not compared with {base[0]}: {why}"
-            )
+            found.refusals.append(f"{group.name} is not compared with {base[0]}: {why}")
             continue
         taken[group.name] = [got.value for got in each]
     for name, values in taken.items():

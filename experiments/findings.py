@@ -38,10 +38,6 @@ class Samples(NamedTuple):
     floor: Mapping[str, Any] | None
 
 
-def _data(run: Run) -> dict[str, Any]:
-    return {"examples": run.identity["examples"], "data": run.identity["data"]}
-
-
 def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     """Bound and density of the same held-out examples."""
 
@@ -49,7 +45,8 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
         if run.told is None:
             return None
         told = run.told["likelihood"]
-        recipe = _data(run) | {
+        recipe = {
+            "examples": run.examples,
             "weights": run.told["settings"]["weights"],
             "likelihood": run.told["settings"]["likelihood"],
             "count": told["count"],
@@ -77,9 +74,9 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
             return None
         weights = run.told["settings"]["weights"]
         every = run.arrays[f"eps_mse_{weights}"].astype(np.float64)
-        told = {"weights": weights, "logsnr": run.told["eps_mse"]["logsnr"]}
+        told = {"examples": run.examples, "weights": weights}
         value = every.mean(1) if level is None else every[:, level]
-        return Measured(value, _data(run) | told, len(every))
+        return Measured(value, told, len(every))
 
     levels = [None, *range(len(evaluation.LEVELS))]
     return [
@@ -166,7 +163,8 @@ def _of_samples(run: Run, metric: str, feature: str, section: str) -> Measured |
         if (one["metric"], _plain(one["recipe"])) == (metric, feature):
             known = {name: one[name] for name in Estimate._fields}
             value = Estimate(**known), run.arrays[f"samples_{number}"][place]
-            recipe = {"weights": run.told["settings"]["weights"], **one["recipe"]}
+            weights = run.told["settings"]["weights"]
+            recipe = {"examples": run.examples, "weights": weights} | one["recipe"]
             return Measured(value, recipe, row["count"])
     return None
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,15 @@ class Run(NamedTuple):
     def config(self) -> Mapping[str, Any]:
         """Of the run."""
         return self.identity["config"]
+
+    @property
+    def examples(self) -> dict[str, Any]:
+        """By what its held-out examples are told from others."""
+        found = dict(self.identity["examples"]) | self.identity["data"]
+        if not found["digest"]:  # made, not read: by the config
+            section = self.config["data"]
+            found |= {key: section[key] for key in section if key != "flips"}
+        return found
 
 
 class Group(NamedTuple):
@@ -96,8 +106,8 @@ def gather(arguments: Sequence[str]) -> list[Group]:
             place.append(run)
     if not 2 <= len(found) <= MOST:
         raise UsageError(
-            f"{len(arguments)} runs are {len(found)} recipes, seeds aside: compare "
-            f"takes 2 to {MOST}; label=directory gives a run a recipe of its own"
+            f"compare takes 2 to {MOST} recipes, and the number of those given is "
+            f"{len(found)}, seeds aside; label=directory makes a run one of its own"
         )
     return _named(found)
 
@@ -190,7 +200,8 @@ def read(workdir: pathlib.Path) -> Run:
 
 def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
     path = workdir / "eval.json"
-    way = f"python -m experiments.evaluate --workdir={workdir}"
+    flag = shlex.quote(f"--workdir={workdir}")
+    way = f"python -m experiments.evaluate {flag}"
     if not path.exists():
         return None, {}, [f"{workdir} is not evaluated: {way}"]
     try:
@@ -220,11 +231,9 @@ def _machine(path: pathlib.Path) -> str:
 def _named(found: list[tuple[str | None, list[Run]]]) -> list[Group]:
     """The groups: by label, name of the directory, or what the names begin with."""
     names = [label or _common([run.workdir for run in runs]) for label, runs in found]
-    for number, (_, runs) in enumerate(found):
-        if names.count(names[number]) > 1:
-            names[number] = str(runs[0].workdir)
     return [
-        Group(name, tuple(runs)) for name, (_, runs) in zip(names, found, strict=True)
+        Group(name if names.count(name) == 1 else str(runs[0].workdir), tuple(runs))
+        for name, (_, runs) in zip(names, found, strict=True)
     ]
 
 

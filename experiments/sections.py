@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusionflow import metrics
 from experiments import charts, evaluation, explaining, identity
 from experiments.errors import UsageError
 from experiments.explaining import Named
@@ -15,7 +16,6 @@ from experiments.page import Lines, Section, Strip, Table
 
 SHOWN = 20  # samples side by side
 A_ROW = 10
-SAME = "the config entries that differ are only such as do not change what is trained"
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:
@@ -57,9 +57,15 @@ def told(found: Findings) -> Lines:
 def refused(found: Findings) -> Lines:
     """What is not compared and why, each reason once."""
     every = [*found.likelihoods, *found.eps, *(one.finding for one in found.samples)]
-    lines = [line for one in every for line in one.refusals]
-    first = {line.partition(": ")[2]: line for line in reversed(lines)}
-    return Lines([line for line in lines if line in first.values()], "refused")
+    titles: dict[str, list[str]] = {}
+    for one in every:
+        for why in one.refusals:
+            titles.setdefault(why, []).append(one.title)
+    lines = []
+    for why, of in titles.items():
+        more = f" and {len(of) - 3} others" if len(of) > 3 else ""
+        lines.append(f"{'; '.join(of[:3])}{more}: {why}")
+    return Lines(lines, "refused")
 
 
 def notes(groups: Sequence[Group], found: Findings) -> Lines:
@@ -100,8 +106,12 @@ def configs(groups: Sequence[Group]) -> Table:
         if name != "config.seed" and any(value != values[0] for value in values):
             free = name.startswith("config.") and identity.is_free(name)
             mark = " (not trained on)" if free else ""
-            rows.append([name.removeprefix("config.") + mark, *map(str, values)])
+            rows.append([name.removeprefix("config.") + mark, *map(_text, values)])
     return Table(["entry", *(group.name for group in groups)], rows)
+
+
+def _text(value: Any) -> str:
+    return "(empty)" if value == "" else str(value)
 
 
 def objectives(groups: Sequence[Group]) -> Lines:
@@ -122,13 +132,15 @@ def objectives(groups: Sequence[Group]) -> Lines:
 
 def _same_data(groups: Sequence[Group]) -> str | None:
     """A line where the held-out examples are other ones, else None."""
-    first = groups[0].first.identity
+    first = groups[0]
     for group in groups[1:]:
-        if group.first.identity["examples"] != first["examples"]:
+        unlike = metrics.same_recipe(group.first.examples, first.first.examples)
+        if unlike:
+            listed = "; ".join(
+                f"{name} {a!r} and {b!r}" for name, (a, b) in unlike.items()
+            )
             return (
-                f"{group.name} and {groups[0].name} were trained on other data, "
-                f"{group.first.identity['examples']} and {first['examples']}: errors "
-                "on held-out examples do not compare"
+                f"{group.name} and {first.name} have other held-out examples: {listed}"
             )
     return None
 
@@ -173,7 +185,6 @@ def _throughput(groups: Sequence[Group]) -> Section:
 class _Drawn(NamedTuple):
     name: str
     samples: np.ndarray
-    labels: np.ndarray
 
 
 def _side_by_side(groups: Sequence[Group], found: Findings) -> Section | None:
@@ -193,11 +204,12 @@ def _side_by_side(groups: Sequence[Group], found: Findings) -> Section | None:
     for number, (run, row) in chosen.items():
         try:
             with np.load(run.workdir / row["file"]) as file:
-                drawn[number] = _Drawn(
-                    groups[number].name, file["samples"][:], file["labels"][:]
-                )
+                drawn[number] = _Drawn(groups[number].name, file["samples"])
         except (OSError, KeyError, ValueError) as error:
             lines.append(f"{run.workdir / row['file']}: {error}")
+    for number, group in enumerate(groups):
+        if number not in chosen and group.evaluated:
+            lines.append(f"{group.name} has no samples of this sampler and seed")
     row = next(iter(chosen.values()))[1]
     sampler = row["sampler"]
     lead = (
@@ -219,10 +231,10 @@ def _pictures(groups: Sequence[Group], drawn: dict[int, _Drawn]) -> list[Any]:
         return []
     some = next(iter(drawn.values())).samples
     if some.ndim == 2:
-        reach = 1.1 * max(np.abs(one.samples[:, :2]).max() for one in drawn.values())
+        reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
         return [
             [
-                charts.points(one.samples, group=number, name=one.name, reach=reach)
+                charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
                 for number, one in drawn.items()
             ]
         ]
