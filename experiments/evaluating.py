@@ -223,7 +223,8 @@ def _completed(request: Request, loaded: Loaded) -> Request:
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
-    quality.listed(asked, own)  # refuses a wrong one before anything is computed
+    for section in quality.listed(asked, own):  # refused before anything is computed
+        build.grid(section, loaded.model.objective.schedule)
     return request._replace(step=loaded.request.step, samples=asked)
 
 

@@ -234,7 +234,9 @@ def _pictures(groups: Sequence[Group], drawn: dict[int, _Drawn]) -> list[Any]:
         reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
         return [
             [
-                charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
+                charts.points(
+                    one.samples, group=number, name=one.name, reach=1.1 * reach
+                )
                 for number, one in drawn.items()
             ]
         ]
