@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import findings, groups, page, sections, shards
+from experiments import findings, groups, page, sections, shards, tables
 from experiments.errors import UsageError
 
 WIDTH = 110  # of the table where no terminal says
@@ -38,7 +38,8 @@ def compare_runs(
     _print(gathered, found)
     if not out:
         return ""
-    title = " against ".join(group.name for group in gathered)
+    first, *others = (group.name for group in gathered)
+    title = f"{first} against {', '.join(others)}"
     text = page.render(title, sections.every(gathered, found))
     with shards.whole(pathlib.Path(out)) as temporary:
         temporary.write_text(text)
@@ -57,20 +58,20 @@ def _print(gathered: Sequence[groups.Group], found: findings.Findings) -> None:
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=WIDTH)
-    plain = sections.summary(gathered, found)
+    plain = tables.summary(gathered, found)
     table = Table()
     for name in plain.head:
         table.add_column(Text(name), overflow="fold")
     for row in plain.rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    blocks = {
-        "": sections.objectives(gathered),
-        "found": sections.told(found),
-        "not compared": sections.refused(found),
-        "note": sections.notes(gathered, found),
-    }
-    for word, lines in blocks.items():
-        for line in lines.lines:
-            text = f"{word}: {line}" if word not in ("", "found") else line
+    words = {"refused": "not compared: ", "note": "note: "}
+    for block in (
+        sections.objectives(gathered),
+        *sections.told(found),
+        sections.refused(found),
+        sections.notes(gathered, found),
+    ):
+        for line in block.lines:
+            text = words.get(block.kind, "") + line
             console.print(text, markup=False, soft_wrap=True)

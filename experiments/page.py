@@ -30,10 +30,17 @@ class Table(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Sentences; `kind` is "found", "refused" or "note"."""
+    """Sentences; `kind` is "found", "equal", "refused" or "note"."""
 
     lines: Sequence[str]
     kind: str = "found"
+
+
+class Row(NamedTuple):
+    """Charts beside each other, as many as there is room for."""
+
+    charts: Sequence[Chart]
+    narrow: bool = False
 
 
 class Strip(NamedTuple):
@@ -55,7 +62,7 @@ class Section(NamedTuple):
 
     title: str
     lead: str
-    blocks: Sequence[Table | Lines | Chart | Strip | Sequence[Chart]]
+    blocks: Sequence[Table | Lines | Chart | Row | Strip]
 
 
 def library() -> str:
@@ -127,8 +134,8 @@ def _block(block: Any, figures: list[dict[str, Any]]) -> str:
         return _strip(block)
     if isinstance(block, Chart):
         return _chart(block, figures)
-    charts = "\n".join(_chart(chart, figures) for chart in block)
-    return f'<div class="charts">{charts}</div>'
+    charts = "\n".join(_chart(chart, figures) for chart in block.charts)
+    return f'<div class="charts{" narrow" if block.narrow else ""}">{charts}</div>'
 
 
 def _table(table: Table) -> str:

@@ -6,52 +6,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusionflow import metrics
-from experiments import charts, evaluation, explaining, identity
+from experiments import charts, evaluation, explaining, tables
 from experiments.errors import UsageError
 from experiments.explaining import Named
 from experiments.findings import Findings, section_of
-from experiments.groups import Group, Run
+from experiments.groups import Group
 from experiments.model import from_identity
-from experiments.page import Lines, Section, Strip, Table
+from experiments.page import Lines, Row, Section, Strip
 
 SHOWN = 20  # samples side by side
 A_ROW = 10
 
 
-def summary(groups: Sequence[Group], found: Findings) -> Table:
-    """The numbers told first: a row a quantity, a column a group."""
-    rows = [["training seeds", *(_seeds(group) for group in groups)]]
-    rows.append(["trained to step", *(f"{group.first.step:,}" for group in groups)])
+def told(found: Findings) -> list[Lines]:
+    """The sentences told first: of what is told apart, and then of what is not."""
+    apart, equal = [], []
     for one in found.main:
-        unit = f", {one.unit}" if one.unit else ""
-        cells = [
-            f"{value.value:.4g} ± {value.standard_error:.2g}"
-            if (value := one.values.get(group.name))
-            else "-"
-            for group in groups
-        ]
-        rows.append([f"{one.title}{unit}", *cells])
-    rows.append(["training images/s", *(_rate(group) for group in groups)])
-    return Table(["", *(group.name for group in groups)], rows)
-
-
-def _seeds(group: Group) -> str:
-    return ", ".join(str(run.config["seed"]) for run in group.runs)
-
-
-def _median(run: Run, name: str) -> float | None:
-    values = [row[name] for row in run.wall_clock if row.get(name) is not None]
-    return float(np.median(values)) if values else None
-
-
-def _rate(group: Group) -> str:
-    rates = [r for run in group.runs if (r := _median(run, "images_per_second"))]
-    return f"{np.median(rates):,.0f}" if rates else "-"
-
-
-def told(found: Findings) -> Lines:
-    """The sentences told first."""
-    return Lines([line for one in found.main for line in one.found()])
+        for name, each in one.differences.items():
+            inside = each.low <= 0 <= each.high
+            (equal if inside else apart).append(one.sentence(name))
+    return [Lines(apart), Lines(equal, "equal")]
 
 
 def refused(found: Findings) -> Lines:
@@ -84,34 +58,6 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
             "evaluate the same --sampler flags for all"
         )
     return Lines(lines, "note")
-
-
-def configs(groups: Sequence[Group]) -> Table:
-    """The entries of the configs that differ, and versions and data that do."""
-    each = [
-        identity.entries(
-            {
-                "config": group.first.config,
-                "examples": group.first.identity["examples"],
-                "versions": group.first.identity["versions"],
-                "init_from": group.first.identity.get("init_from", "nothing"),
-                "step": group.first.step,
-            }
-        )
-        for group in groups
-    ]
-    rows = [["seeds", *(_seeds(group) for group in groups)]]
-    for name in sorted(set().union(*each)):
-        values = [entries.get(name, "nothing") for entries in each]
-        if name != "config.seed" and any(value != values[0] for value in values):
-            free = name.startswith("config.") and identity.is_free(name)
-            mark = " (not trained on)" if free else ""
-            rows.append([name.removeprefix("config.") + mark, *map(_text, values)])
-    return Table(["entry", *(group.name for group in groups)], rows)
-
-
-def _text(value: Any) -> str:
-    return "(empty)" if value == "" else str(value)
 
 
 def objectives(groups: Sequence[Group]) -> Lines:
@@ -155,23 +101,8 @@ def _training(groups: Sequence[Group]) -> Section:
 
 
 def _throughput(groups: Sequence[Group]) -> Section:
-    rows = [
-        [
-            f"{group.name}, seed {run.config['seed']}",
-            f"{rate:,.0f}" if (rate := _median(run, "images_per_second")) else "-",
-            f"{run.config['batch_size']:,}",
-            *(
-                f"{peak:.2f}" if (peak := _median(run, f"{name}_memory_gib")) else "-"
-                for name in ("host", "device")
-            ),
-            run.machine or "-",
-        ]
-        for group in groups
-        for run in group.runs
-    ]
-    head = ["run", "images/s", "batch", "host GiB", "device GiB", "machine"]
     machines = {run.machine for group in groups for run in group.runs}
-    blocks: list[Any] = [Table(head, rows)]
+    blocks: list[Any] = [tables.throughput(groups)]
     if len(machines) > 1:
         lines = ["images/s are not compared: the runs were on unlike machines"]
         blocks.append(Lines(lines, "refused"))
@@ -232,14 +163,11 @@ def _pictures(groups: Sequence[Group], drawn: dict[int, _Drawn]) -> list[Any]:
     some = next(iter(drawn.values())).samples
     if some.ndim == 2:
         reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
-        return [
-            [
-                charts.points(
-                    one.samples, group=number, name=one.name, reach=1.1 * reach
-                )
-                for number, one in drawn.items()
-            ]
+        each = [
+            charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
+            for number, one in drawn.items()
         ]
+        return [Row(each, narrow=True)]
     levels = groups[next(iter(drawn))].first.identity["data"]["levels"]
     return [
         Strip(
@@ -255,17 +183,23 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
     """All sections of the page."""
     names = [group.name for group in groups]
     lead = (
-        "Lower is better in every row but the last. In brackets: intervals of 95 %, "
-        "each for itself; of many comparisons of equals, one in twenty excludes 0."
+        "Of -log p, errors and distances, lower is better. After ±: standard errors. "
+        "In brackets: intervals of 95 %, each for itself; of many comparisons of "
+        "equals, one in twenty excludes 0."
     )
-    blocks = [summary(groups, found), told(found), refused(found), notes(groups, found)]
+    blocks = [
+        tables.summary(groups, found),
+        *told(found),
+        refused(found),
+        notes(groups, found),
+    ]
     sections = [
         Section("What was found", lead, blocks),
         Section(
             "Recipes",
             "The entries in which the configs differ, and whether what is learned, the "
             "total weight on the error of eps at each log-SNR, is the same.",
-            [configs(groups), objectives(groups)],
+            [tables.configs(groups), objectives(groups)],
         ),
         _training(groups),
     ]
@@ -274,8 +208,10 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
         sections.append(Section("Where they differ", "", [level]))
     if found.samples:
         lead = "A line a recipe and sampler; to the left is cheaper, down is better."
-        lines = [line for one in found.samples for line in one.finding.found()]
-        quality = [charts.quality(found.samples, names), Lines(lines)]
+        quality = [
+            Row(charts.quality(found.samples, names)),
+            tables.distances(found, names),
+        ]
         sections.append(Section("Quality against network calls", lead, quality))
     side = _side_by_side(groups, found)
     return [*sections, *([side] if side else []), _throughput(groups)]

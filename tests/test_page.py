@@ -1,4 +1,4 @@
-"""The page of a comparison: `experiments/page.py`, `charts.py`, `sections.py`."""
+"""The page of a comparison: `experiments/page.py` and what fills it."""
 
 import json
 import re
@@ -7,7 +7,16 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 
-from experiments import charts, comparing, evaluation, findings, groups, page, sections
+from experiments import (
+    charts,
+    comparing,
+    evaluation,
+    findings,
+    groups,
+    page,
+    sections,
+    tables,
+)
 from experiments.errors import UsageError
 from tests import browser, made
 
@@ -52,7 +61,7 @@ def test_nothing_is_fetched(text):
 
 
 def test_the_page_says_what_is_found(gathered, found, text):
-    table = sections.summary(gathered, found)
+    table = tables.summary(gathered, found)
     assert [row[0] for row in table.rows][:3] == [
         "training seeds",
         "trained to step",
@@ -60,7 +69,7 @@ def test_the_page_says_what_is_found(gathered, found, text):
     ]
     assert table.rows[0][1:] == ["0", "0, 1, 2"]
     assert table.rows[-1][1:] == ["500", "500"]
-    configs = dict((row[0], row[1:]) for row in sections.configs(gathered).rows)
+    configs = dict((row[0], row[1:]) for row in tables.configs(gathered).rows)
     assert configs == {"seeds": ["0", "0, 1, 2"], "batch_size": ["16", "32"]}
     assert "the same objective on log-SNR -10 to 10" in text
     assert "is better than b by 0." in text
@@ -89,7 +98,7 @@ def test_levels_are_drawn_as_shares(found):
 def test_every_chart_is_one_that_plotly_knows(gathered, found):
     for section in sections.every(gathered, found):
         for block in section.blocks:
-            for chart in block if isinstance(block, list) else [block]:
+            for chart in getattr(block, "charts", [block]):
                 if isinstance(chart, charts.Chart):
                     plotly.graph_objects.Figure(chart.data, chart.layout)
 
