@@ -166,14 +166,14 @@ def _quality(
     for number, name in enumerate(names):
         for place, family in enumerate(families):
             rows = sorted(
-                (one.nfe, *one.finding.values[name][:4])
+                (one.calls[name], *one.finding.values[name][:4])
                 for one in found
                 if one.family == family and name in one.finding.values
             )
             if rows:
                 data += _quality_line(rows, number, f"{name}: {family}", place)
     floor = next((one.floor for one in found if one.floor is not None), None)
-    ticks = sorted({one.nfe for one in found})
+    ticks = sorted({calls for one in found for calls in one.calls.values()})
     lows = [
         one.finding.values[name].low for one in found for name in one.finding.values
     ]

@@ -24,7 +24,7 @@ class Samples(NamedTuple):
       features: what it compares, without the digest.
       sampler: name, steps and grid, in words.
       family: name, grid and guidance in words: a line of a chart.
-      nfe: network calls.
+      calls: network calls of each group, which its schedule may add one to.
       finding: of the groups that have it.
       floor: what the held-out examples get.
     """
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
     features: str
     sampler: str
     family: str
-    nfe: int
+    calls: dict[str, int]
     finding: Finding
     floor: Mapping[str, Any] | None
 
@@ -104,11 +104,18 @@ def samples(groups: Sequence[Group], key: jax.Array) -> list[Samples]:
 
         runs = [run for group in groups for run in group.evaluated]
         row = next(row for run in runs if (row := _row(run, section)[1]) is not None)
+        calls = {
+            group.name: has["nfe"]
+            for group in groups
+            for run in group.evaluated
+            if (has := _row(run, section)[1]) is not None
+        }
         sampler = row["sampler"]
         family = f"{sampler['name']}, grid {sampler['grid']}"
         if row["guidance"] != 1:
             family += f", guidance {row['guidance']:g}"
-        which = f"{sampler['name']}, {row['nfe']} calls"
+        counts = " or ".join(map(str, sorted(set(calls.values()))))
+        which = f"{sampler['name']}, {sampler['num_steps']} steps, {counts} calls"
         title = f"{name} distance in {feature}, {which}"
         one = find(title, groups, take, key, of="samples")
         floor = next(
@@ -121,7 +128,7 @@ def samples(groups: Sequence[Group], key: jax.Array) -> list[Samples]:
             ),
             None,
         )
-        found.append(Samples(name, feature, which, family, row["nfe"], one, floor))
+        found.append(Samples(name, feature, which, family, calls, one, floor))
     return found
 
 
@@ -132,7 +139,7 @@ def _plain(recipe: Mapping[str, Any]) -> str:
 
 def section_of(row: Mapping[str, Any]) -> str:
     """By what the same sampler is known in two evaluations."""
-    return repr((sorted(row["sampler"].items()), row["guidance"], row["nfe"]))
+    return repr((sorted(row["sampler"].items()), row["guidance"]))
 
 
 def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:

@@ -50,7 +50,7 @@ def test_a_shift_is_found_with_its_size_and_sign(found):
 
 def test_of_samples_it_is_the_paired_difference(worse, found):
     """Computed from the files of samples, which the finding does not read."""
-    assert [(one.metric, one.nfe) for one in found.samples] == [
+    assert [(one.metric, one.calls["b"]) for one in found.samples] == [
         ("energy", 2),
         ("energy", 8),
         ("frechet", 2),
@@ -161,7 +161,12 @@ def _with_raw(some):
 def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
     some = gathered(tmp_path, batch_size=32)
     for row in some[1].first.told["samples"]:
-        row["nfe"] += 1
+        row["nfe"] += 1  # of a schedule that ends with a step to the data
+    one = findings.of(some, 0).samples[0]
+    assert one.calls == {"a": 2, "b": 3} and "b" in one.finding.differences
+    assert "2 steps, 2 or 3 calls" in one.finding.title
+    for row in some[1].first.told["samples"]:
+        row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
     found = findings.of(some, 0)
     assert not any(one.finding.differences for one in found.samples)
     assert any(
