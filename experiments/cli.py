@@ -67,12 +67,19 @@ def define_config() -> flags.FlagHolder:
     return holder
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Parses the flags, starts JAX, and calls `main`; never returns."""
+def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
+    """Parses the flags, starts JAX, and calls `main`; never returns.
+
+    Args:
+      main: called without arguments, or with the list of those that are no flags.
+      takes: what these are, in words; None where there must be none.
+    """
 
     def started(argv: list[str]) -> None:
         with usage_errors():
-            if len(argv) > 1:
+            if takes is not None and len(argv) < 2:
+                raise UsageError(f"{takes} are missing; --help shows an example")
+            if takes is None and len(argv) > 1:
                 raise UsageError(
                     f"unexpected argument {argv[1]!r}; flags look like --name=value, "
                     "entries of the config like --config.a.b=value"
@@ -80,9 +87,12 @@ def run(main: Callable[[], None]) -> NoReturn:
             start_jax()
             if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
                 print("\n".join(as_flags(flags.FLAGS["config"].value)))
+            elif takes is not None:
+                main(argv[1:])
             else:
                 main()
 
+    flags.FLAGS.set_gnu_getopt(takes is not None)  # flags after arguments too
     sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     app.run(started, flags_parser=_parse)
 

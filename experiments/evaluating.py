@@ -17,18 +17,16 @@ from experiments import (
     likelihoods,
     quality,
     report,
+    results,
     sampling,
-    shards,
     step,
 )
 from experiments.data import DataSet, Examples
-from experiments.errors import Stopped, UsageError, stopping
+from experiments.errors import Stopped, UsageError, check_bound, stopping
 from experiments.metrics import plain
 from experiments.model import Model
 from experiments.parts import Parts
 from experiments.sampling import Loaded
-
-FORMAT = 1
 
 
 class Request(NamedTuple):
@@ -42,7 +40,8 @@ class Request(NamedTuple):
       guidance: of samples, or None for that of the config.
       likelihood: settings of bound and ODE.
       samples: settings of samples; without samplers, that of the config.
-      out: path of the result, or None for `eval.json` in the workdir.
+      out: path of the result, or None for `eval.json` in the workdir; the arrays are
+        beside it, under the same name with `.npz`.
     """
 
     weights: str = "ema"
@@ -56,7 +55,7 @@ class Request(NamedTuple):
 
 
 def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
-    """Evaluates a run and writes `eval.json`.
+    """Evaluates a run and writes `eval.json` and `eval.npz`.
 
     Likelihoods of held-out examples, the error of eps at fixed log-SNRs of raw and
     averaged weights, and metrics of samples against network calls, each with its error
@@ -88,19 +87,18 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
-        if _is_there(path, settings):
+        check_bound("out", str(path), path.suffix == ".json", "a .json")
+        if results.is_there(path, settings):
             print(f"evaluated already: {path}", flush=True)
             return path
         parts = Parts(workdir / "evaluation" / _digest(settings), settings)
         try:
             with jax.default_matmul_precision(loaded.config["matmul_precision"]):
-                found = _everything(workdir, request, loaded, dataset, parts)
+                found, arrays = _everything(workdir, request, loaded, dataset, parts)
         except Stopped as stopped:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
-        whole = {"format": FORMAT, "settings": settings, **found}
-        with shards.whole(path) as temporary:
-            temporary.write_text(json.dumps(whole, indent=1) + "\n")
+        results.write(path, {"settings": settings, **found}, arrays)
     print(_text(found), path, sep="\n", flush=True)
     return path
 
@@ -111,7 +109,8 @@ def _everything(
     loaded: Loaded,
     dataset: DataSet,
     parts: Parts,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `eval.json` and `eval.npz` hold."""
     examples = dataset.test
     if request.num_examples is not None:
         examples = examples._replace(
@@ -126,19 +125,25 @@ def _everything(
         parts,
         batch_size=request.batch_size,
     )
+    eps_mse = _eps_mse(workdir, request, loaded, dataset.test, parts)
     judge = quality.Judge(loaded.model, dataset, request.samples)
+    samples = [
+        quality.judged(workdir, judge, _draw(request, loaded, section))
+        for section in quality.listed(request.samples, loaded.config["sampler"])
+    ]
+    of_each = likelihoods.in_units(nats, loaded.model)
+    arrays = {name: of_each[name] for name in ("bound", "ode")}
+    arrays |= {f"eps_mse_{name}": value for name, value in eps_mse.items()}
+    arrays |= {f"samples_{i}": found for i, (_, found) in enumerate(samples)}
     return {
         "identity": loaded.identity,
         "environment": report.environment(),
         "likelihood": likelihoods.summary(nats, loaded.model, request.likelihood),
-        "eps_mse": _eps_mse(workdir, request, loaded, dataset.test, parts),
+        "eps_mse": _by_level(eps_mse),
         "floor": judge.floor(),
         "accuracy": judge.accuracy(),
-        "samples": [
-            quality.judged(workdir, judge, _draw(request, loaded, section))
-            for section in quality.listed(request.samples, loaded.config["sampler"])
-        ],
-    }
+        "samples": [told for told, _ in samples],
+    }, arrays
 
 
 def _draw(
@@ -157,10 +162,10 @@ def _eps_mse(
     loaded: Loaded,
     examples: Examples,
     parts: Parts,
-) -> dict[str, Any]:
-    """The mean at each level over all examples and its standard error, of both."""
+) -> dict[str, np.ndarray]:
+    """The error of each example at each level of raw and averaged weights."""
     told = evaluation.reached(loaded.model.objective.schedule)
-    found: dict[str, Any] = {"logsnr": evaluation.LEVELS.tolist()}
+    found = {}
     for weights in ("raw", "ema"):
         asked = sampling.Request(step=loaded.request.step, weights=weights)
         params = sampling.load(workdir, asked).params
@@ -168,13 +173,19 @@ def _eps_mse(
             loaded.model, params, examples, request.batch_size
         )
         errors = parts.get(f"eps-mse-{weights}", compute)["eps_mse"]
-        error = errors.std(0, ddof=1) / np.sqrt(len(errors))
-        found[weights] = {
-            "mean": np.where(told, errors.mean(0), np.nan),
-            "stderr": np.where(told, error, np.nan),
-        }
-        found[weights] = {name: plain(value) for name, value in found[weights].items()}
+        found[weights] = np.where(told, errors, np.nan)
     return found
+
+
+def _by_level(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The mean at each level over all examples and its standard error."""
+    return {"logsnr": evaluation.LEVELS.tolist()} | {
+        weights: {
+            "mean": plain(errors.mean(0)),
+            "stderr": plain(errors.std(0, ddof=1) / np.sqrt(len(errors))),
+        }
+        for weights, errors in found.items()
+    }
 
 
 def _errors(
@@ -212,7 +223,8 @@ def _completed(request: Request, loaded: Loaded) -> Request:
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
-    quality.listed(asked, own)  # refuses a wrong one before anything is computed
+    for section in quality.listed(asked, own):  # refused before anything is computed
+        build.grid(section, loaded.model.objective.schedule)
     return request._replace(step=loaded.request.step, samples=asked)
 
 
@@ -235,18 +247,6 @@ def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[
         :12
     ]
-
-
-def _is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the result is there; refuses one of other settings."""
-    if not path.exists():
-        return False
-    try:
-        there = json.loads(path.read_text())["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no evaluation; choose another --out") from error
-    shards.check_same(path, there, settings)
-    return True
 
 
 def _text(found: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def text(own: Named, other: Named | None = None) -> str:
         parts.append(_description(other))
     parts.append(_recipes(own))
     if other is not None:
-        parts.append(_comparison(own, other))
+        parts.append(comparison(own, other))
     return "\n\n".join(parts)
 
 
@@ -180,7 +180,7 @@ def _recipes(own: Named) -> str:
     return "\n".join(["equals, up to a constant:", *lines])
 
 
-def _comparison(own: Named, other: Named) -> str:
+def comparison(own: Named, other: Named) -> str:
     """Whether two objectives are the same, or how far they are apart and where."""
     both = own.objective, other.objective
     low, high = common_range(*both)

@@ -96,7 +96,7 @@ def check_format(identity: Mapping[str, Any]) -> None:
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out."""
-    saved, current = SINCE | _flat(saved), _flat(current)
+    saved, current = SINCE | entries(saved), entries(current)
     free = set(FREE)
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it
@@ -123,16 +123,21 @@ def check_same(saved: Mapping[str, Any], current: Mapping[str, Any], step: int) 
         )
 
 
+def is_free(name: str) -> bool:
+    """Whether the trained numbers do not depend on an entry, by its dotted name."""
+    return any(_within(name, prefix) for prefix in FREE)
+
+
 def _within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+def entries(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings such as an identity as one, keys joined by dots."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= entries(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

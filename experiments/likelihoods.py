@@ -22,6 +22,7 @@ from experiments.model import Model
 from experiments.parts import Parts
 
 SIGMAS = 3.5
+TERMS = ("bound", "recon", "diffusion", "prior")
 
 
 class Settings(NamedTuple):
@@ -177,6 +178,23 @@ def _time(schedule: Schedule, logsnr: float) -> float:
         return float(schedule.inverse_logsnr(jnp.float32(logsnr)))
 
 
+def in_units(found: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
+    """Each example's bound, its terms, and density: bits or nats per dimension, `[n]`.
+
+    Bits where the data have levels.
+    """
+    dim, levels = int(np.prod(model.event_shape)), levels_of(model.transform)
+    cells = dict.fromkeys(TERMS, "discrete") | {"ode": levels}
+    values = {name: np.asarray(found[name], np.float64) for name in cells}
+    if levels is None:
+        return {name: value / dim for name, value in values.items()}
+    with jax.enable_x64(True):
+        return {
+            name: np.asarray(likelihood.bits_per_dim(value, dim=dim, cell=cells[name]))
+            for name, value in values.items()
+        }
+
+
 def summary(
     found: Mapping[str, np.ndarray], model: Model, settings: Settings
 ) -> dict[str, Any]:
@@ -186,24 +204,17 @@ def summary(
     """
     dim, levels = int(np.prod(model.event_shape)), levels_of(model.transform)
     with jax.enable_x64(True):
-        means = {name: likelihood.summarise(value) for name, value in found.items()}
-
-        def per_dim(nats: Any, cell: Any) -> float:
-            if levels is None:
-                return float(nats / dim)
-            return float(likelihood.bits_per_dim(nats, dim=dim, cell=cell))
-
-        def entry(name: str, cell: Any) -> dict[str, float]:
-            scale = per_dim(1.0, "discrete")
-            mean, stderr, _ = means[name]
-            return {"mean": per_dim(mean, cell), "stderr": float(stderr) * scale}
-
-        terms = ("bound", "recon", "diffusion", "prior")
-        values = {name: entry(name, "discrete") for name in terms}
-        values["ode"] = entry("ode", levels)
-        for name in ("bound", "ode"):
-            error = _of_draws(found[f"{name}_stderr"], dim, levels)
-            values[name]["stderr_draws"] = plain(error)
+        means = {
+            name: likelihood.summarise(value)
+            for name, value in in_units(found, model).items()
+        }
+    values = {
+        name: {"mean": float(each.mean), "stderr": float(each.stderr)}
+        for name, each in means.items()
+    }
+    for name in ("bound", "ode"):
+        error = _of_draws(found[f"{name}_stderr"], dim, levels)
+        values[name]["stderr_draws"] = plain(error)
     return {
         "unit": "nats per dimension" if levels is None else "bits per dimension",
         "count": len(found["bound"]),

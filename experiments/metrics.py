@@ -1,9 +1,10 @@
 """The record of a run: `metrics.jsonl`, and TensorBoard events as a view of it.
 
-`metrics.jsonl` has one line per logged step, steps strictly increasing, and holds
-only numbers that a repetition of the run reproduces; wall-clock figures go to
-TensorBoard alone. After a resume the lines beyond the restored step are dropped, so an
-interrupted run leaves the same bytes as an uninterrupted one.
+`metrics.jsonl` has one line per logged step, steps strictly increasing, and holds only
+numbers that a repetition of the run reproduces; wall-clock figures go to
+`wall_clock.jsonl`, where lines are only ever added, and to TensorBoard. After a resume
+the lines beyond the restored step are dropped, so an interrupted run leaves the same
+bytes as an uninterrupted one.
 """
 
 import json
@@ -18,10 +19,11 @@ from tensorboardX import SummaryWriter
 from experiments import retention
 
 FILE_NAME = "metrics.jsonl"
+WALL_CLOCK = "wall_clock.jsonl"
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a torn last line is left out.
+    """The rows of a `metrics.jsonl` or `wall_clock.jsonl`, without a torn last line.
 
     Raises:
       ValueError: if a line before the last one is damaged.
@@ -39,7 +41,7 @@ def rankings(path: pathlib.Path) -> dict[int, dict[str, Any]]:
     return {row["step"]: retention.ranking(row) for row in rows}
 
 
-def drop_after(path: pathlib.Path, step: int) -> int:
+def drop_after(path: pathlib.Path, step: float) -> int:
     """Removes the rows beyond `step` and a torn last line, if there are any.
 
     Returns:
@@ -82,7 +84,7 @@ def plain(value: Any) -> Any:
 
 
 class Log:
-    """Writes one row per logged step to both places.
+    """Writes one row per logged step to all places.
 
     Args:
       workdir: the run's directory.
@@ -96,6 +98,8 @@ class Log:
         self.path = workdir / FILE_NAME
         self.last = drop_after(self.path, step)
         self._file = self.path.open("ab")
+        drop_after(workdir / WALL_CLOCK, math.inf)  # only what is torn
+        self._times = (workdir / WALL_CLOCK).open("ab")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(
@@ -107,11 +111,13 @@ class Log:
           step: larger than every step written before.
           row: reproducible numbers; scalars, or vectors with one entry per bin; words
             are left out of TensorBoard.
-          wall_clock: numbers for TensorBoard alone.
+          wall_clock: numbers for `wall_clock.jsonl` and TensorBoard alone.
         """
-        line = json.dumps({"step": step} | {k: plain(v) for k, v in row.items()})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        for file, numbers in ((self._file, row), (self._times, wall_clock)):
+            if numbers:
+                values = {name: plain(value) for name, value in numbers.items()}
+                file.write(json.dumps({"step": step} | values).encode() + b"\n")
+                file.flush()
         for name, value in (row | wall_clock).items():
             for index, item in enumerate(np.ravel(value)):
                 tag = f"{name}/{index:02d}" if np.ndim(value) else name
@@ -119,6 +125,7 @@ class Log:
                     self._board.add_scalar(tag, item, step)
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes all files."""
         self._file.close()
+        self._times.close()
         self._board.close()

@@ -40,7 +40,7 @@ def write_samples(
         if transform.levels is None:
             samples = DataTransform(256).to_stored(samples)
         levels = transform.levels or 256
-        _grid(samples, levels, columns).save(path)
+        grid(samples, levels, columns).save(path)
     else:
         raise ValueError(
             f"samples of shape {samples.shape} have no picture: it takes "
@@ -48,7 +48,7 @@ def write_samples(
         )
 
 
-def _grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
+def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
     """Images row by row, enlarged by a whole factor, with a thin frame."""
     count, height, width, channels = samples.shape
     shown = samples if channels == 3 else samples[..., :1]

@@ -96,15 +96,20 @@ class Judge:
         x = np.asarray(self._model.transform.to_float(stored))
         return {found.name: found.features_fn(x) for found in self._maps}
 
-    def measured(self, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Every metric of every kind of features, with errors and recipe."""
+    def measured(
+        self, found: dict[str, np.ndarray]
+    ) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """Every metric of every kind of features, with errors and recipe.
+
+        And the resamples of each, `[metrics, num_resamples]`: see `metrics.subtract`.
+        """
         key = jax.random.key(self._settings.seed)
         reference = f"training examples: {self._digest}"
-        rows = []
+        rows, every = [], []
         for kind, values in found.items():
             for name, metric in METRICS.items():
                 with threadpool_limits(_threads(values.shape[1])):
-                    estimate = metrics.measure(
+                    estimate, resamples = metrics.measure_resampled(
                         key,
                         metric,
                         values,
@@ -114,16 +119,18 @@ class Judge:
                         num_resamples=self._settings.num_resamples,
                     )
                 rows.append({"metric": name, **estimate._asdict()})
-        return rows
+                every.append(resamples)
+        return rows, np.stack(every)
 
     def floor(self) -> list[dict[str, Any]]:
         """What the held-out examples get."""
-        return self.measured(self._held_out)
+        return self.measured(self._held_out)[0]
 
     def at_the_floors_count(self, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """What the first samples get, as many as the floor has."""
         count = len(next(iter(self._held_out.values())))
-        return self.measured({kind: values[:count] for kind, values in found.items()})
+        first = {kind: values[:count] for kind, values in found.items()}
+        return self.measured(first)[0]
 
     def num_calls(self, request: sampling.Request) -> int:
         """Network calls that a sample takes."""
@@ -158,25 +165,32 @@ def _threads(features: int) -> int | None:
 
 def judged(
     workdir: pathlib.Path, judge: Judge, request: sampling.Request
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Draws by one sampler, or finds what was drawn, and measures it.
 
     Args:
       workdir: of the run.
       judge: of its data.
       request: complete.
+
+    Returns:
+      What is told of it, and the resamples of its metrics.
     """
-    with np.load(sampling.sample_run(workdir, request)) as file:
+    path = sampling.sample_run(workdir, request)
+    with np.load(path) as file:
         stored = file["samples"]
     found = judge.features(stored)
-    return {
+    rows, resamples = judge.measured(found)
+    told = {
+        "file": path.relative_to(workdir).as_posix(),
         "sampler": dict(request.sampler),
         "guidance": request.guidance,
         "nfe": judge.num_calls(request),
         "count": len(stored),
-        "metrics": judge.measured(found),
+        "metrics": rows,
         "at_the_floors_count": judge.at_the_floors_count(found),
     }
+    return told, resamples
 
 
 def listed(settings: Settings, default: dict[str, Any]) -> Sequence[dict[str, Any]]:

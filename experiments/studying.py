@@ -5,7 +5,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments import evaluating, likelihoods, loop, quality
+from experiments import comparing, evaluating, likelihoods, loop, quality
 from experiments.errors import UsageError
 
 
@@ -87,4 +87,11 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
         run = folder(workdir, recipe, seed)
         loop.train_and_evaluate(config, run)
         evaluating.evaluate_run(run, study.request)
-    raise NotImplementedError
+    runs = [
+        f"{recipe}={folder(workdir, recipe, seed)}"
+        for recipe in study.recipes
+        for seed in study.seeds
+    ]
+    path = pathlib.Path(workdir) / "compare.html"
+    comparing.compare_runs(runs, out=str(path))
+    return path

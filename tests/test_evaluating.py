@@ -1,4 +1,4 @@
-"""Evaluation of a run: `experiments/evaluating.py`, `quality.py`."""
+"""Evaluation of a run: `experiments/evaluating.py`, `quality.py`, `results.py`."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import metrics
-from experiments import build, evaluating, likelihoods, loop, parts, quality
+from experiments import build, evaluating, likelihoods, loop, parts, quality, results
 from experiments.errors import Stopped, UsageError
 from experiments.evaluating import Request, evaluate_run
 from tests import tiny
@@ -70,6 +70,45 @@ def test_metrics_are_those_of_what_was_drawn(workdir, evaluated):
     assert evaluated["floor"][0]["value"] == pytest.approx(floor, rel=1e-5)
 
 
+def test_the_arrays_are_what_is_told(workdir, evaluated):
+    """And each is found again: means of examples, estimates of resamples, samples."""
+    told, arrays = results.read(workdir / "eval.json")
+    assert told == evaluated
+    for name in ("bound", "ode"):
+        assert arrays[name].shape == (36,)
+        error = arrays[name].std(ddof=1) / 6
+        assert arrays[name].mean() == pytest.approx(told["likelihood"][name]["mean"])
+        assert error == pytest.approx(told["likelihood"][name]["stderr"], rel=1e-6)
+    for weights in ("raw", "ema"):
+        mean = arrays[f"eps_mse_{weights}"].mean(0)
+        np.testing.assert_allclose(mean, told["eps_mse"][weights]["mean"], rtol=1e-6)
+    for number, row in enumerate(told["samples"]):
+        errors = arrays[f"samples_{number}"].std(1, ddof=1)
+        expected = [one["standard_error"] for one in row["metrics"]]
+        np.testing.assert_allclose(errors, expected)
+        assert (workdir / row["file"]).exists()
+
+
+def test_arrays_that_are_gone_or_other_ones_are_made_again(
+    workdir, evaluated, tmp_path, capsys
+):
+    for name in ("checkpoints", "evaluation", "samples"):
+        shutil.copytree(workdir / name, tmp_path / name)
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    for damage, words in (
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or does"),
+    ):
+        damage(tmp_path / "eval.npz")
+        with pytest.raises(UsageError, match=words):
+            results.read(tmp_path / "eval.json")
+        evaluate_run(tmp_path, REQUEST)
+        assert words in capsys.readouterr().out
+        told, _ = results.read(tmp_path / "eval.json")
+        assert told | {"environment": None} == evaluated | {"environment": None}
+
+
 def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     workdir, evaluated, tmp_path, monkeypatch
 ):
@@ -98,6 +137,8 @@ def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, ca
     with pytest.raises(UsageError, match="weights 'ema' there, 'raw' now"):
         evaluate_run(workdir, REQUEST._replace(weights="raw"))
     assert (workdir / "eval.json").read_bytes() == before
+    with pytest.raises(UsageError, match="must be a .json"):
+        evaluate_run(workdir, REQUEST._replace(out=str(workdir / "eval.npz")))
     (workdir / "other.json").write_text("{}")
     with pytest.raises(UsageError, match="other.json is no evaluation"):
         evaluate_run(workdir, REQUEST._replace(out=str(workdir / "other.json")))
@@ -116,6 +157,8 @@ def test_other_data_are_refused(workdir, monkeypatch):
         ("ddim", "write name@steps"),
         ("ddim@x", "write name@steps"),
         ("ddimm@2", "did you mean 'ddim'"),
+        ("ddim@2@unifrm", "did you mean 'uniform'"),
+        ("ddim@2@logsnr_uniform(logsnr_max=90.0)", "choose bounds inside"),
     ],
 )
 def test_wrong_samplers_are_refused_before_anything_is_done(workdir, text, words):

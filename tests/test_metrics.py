@@ -64,6 +64,18 @@ def test_a_resumed_log_has_the_bytes_of_an_uninterrupted_one(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_wall_clock_is_only_added_to(tmp_path):
+    write(tmp_path, 0, [10, 20])
+    path = tmp_path / "wall_clock.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"step": 30, "ima')  # torn by a kill
+    assert [row["step"] for row in metrics.read(path)] == [10, 20]
+    write(tmp_path, 10, [20, 30])
+    rows = metrics.read(path)
+    assert [row["step"] for row in rows] == [10, 20, 20, 30]
+    assert rows[0] == {"step": 10, "images_per_second": 7.0}
+
+
 def test_a_torn_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')

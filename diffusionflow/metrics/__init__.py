@@ -7,7 +7,14 @@ so for two samplers whose rows are paired by seed; numbers whose recipes differ
 """
 
 from diffusionflow.metrics.base import Metric
-from diffusionflow.metrics.bootstrap import Estimate, difference, halves, measure
+from diffusionflow.metrics.bootstrap import (
+    Estimate,
+    difference,
+    halves,
+    measure,
+    measure_resampled,
+)
+from diffusionflow.metrics.contrasts import contrast, mean_difference, subtract
 from diffusionflow.metrics.discrepancy import SquaredMMD, energy, kid
 from diffusionflow.metrics.exact import (
     CovarianceError,
@@ -51,6 +58,7 @@ __all__ = [
     "SquaredMMD",
     "Wasserstein2",
     "check_same_recipe",
+    "contrast",
     "curvature",
     "describe",
     "difference",
@@ -60,8 +68,11 @@ __all__ = [
     "in_flow_coordinates",
     "kid",
     "law_moments",
+    "mean_difference",
     "measure",
+    "measure_resampled",
     "moments",
     "same_recipe",
     "straightness",
+    "subtract",
 ]

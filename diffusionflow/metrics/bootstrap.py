@@ -62,12 +62,44 @@ def measure(
     Raises:
       ValueError: an argument is out of range, or the metric cannot be computed.
     """
-    _check(num_resamples, level)
+    names = dict(features=features, reference=reference)
+    settings = dict(num_resamples=num_resamples, level=level)
+    return measure_resampled(key, metric, *samples, **names, **settings)[0]
+
+
+def measure_resampled(
+    key: Array,
+    metric: Metric,
+    *samples: Array,
+    features: str,
+    reference: str,
+    num_resamples: int = 200,
+    level: float = 0.95,
+) -> tuple[Estimate, np.ndarray]:
+    """`measure`, and the metric of each resample, `[num_resamples]`.
+
+    With one key, resample i of sets of as many rows drew the same ones, so what is
+    measured of two methods can be subtracted later, without the samples: `subtract`.
+
+    Args:
+      key: as in `measure`.
+      metric: as in `measure`.
+      *samples: as in `measure`.
+      features: as in `measure`.
+      reference: as in `measure`.
+      num_resamples: as in `measure`.
+      level: as in `measure`.
+
+    Raises:
+      ValueError: as `measure`.
+    """
+    check_level(num_resamples, level)
     samples = metric.checked(samples)
     counts = _counts(key, metric, samples, num_resamples)
     recipe = _recipe("value", metric, samples, features, reference)
     recipe["bootstrap"] = _bootstrap(key, num_resamples, level)
-    return _estimate(metric.values(samples, counts), level, recipe)
+    values = metric.values(samples, counts)
+    return _estimate(values, level, recipe), np.asarray(values[1:])
 
 
 def difference(
@@ -104,7 +136,7 @@ def difference(
     Raises:
       ValueError: a and b have not equally many rows, or as `measure`.
     """
-    _check(num_resamples, level)
+    check_level(num_resamples, level)
     if np.shape(a) != np.shape(b):
         raise ValueError(
             f"sets of shapes {np.shape(a)} and {np.shape(b)}: row i of both must be of "
@@ -130,7 +162,8 @@ def halves(key: Array, x: Array) -> tuple[Array, Array]:
     return x[order[:half]], x[order[half : 2 * half]]
 
 
-def _check(num_resamples: int, level: float) -> None:
+def check_level(num_resamples: int, level: float) -> None:
+    """Raises a `ValueError` unless the resamples tell an interval of this level."""
     check_bound("level", level, lambda level: 0 < level < 1, "in (0, 1)")
     enough = lambda number: (number + 1) * (1 - level) / 2 >= 1 - 1e-9
     least = f"2 / (1 - level) - 1 = {2 / (1 - level) - 1:.0f} at least"

@@ -1,0 +1,25 @@
+"""Compares trained recipes: which is better, by how much, and is that told apart.
+
+    python -m experiments.compare runs/digits runs/digits_edm
+    python -m experiments.compare ours=runs/a ours=runs/b edm=runs/edm --out=edm.html
+
+Runs that differ in their seed alone are one recipe; the first recipe is the reference.
+Prints a table and writes a page, from what training and `experiments.evaluate` left.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+OUT = flags.DEFINE_string("out", "compare.html", "The page; empty for none.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.", lower_bound=0)
+
+
+def main(runs: list[str]) -> None:
+    from experiments import comparing  # slow to import
+
+    comparing.compare_runs(runs, out=OUT.value, seed=SEED.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, takes="directories of runs")

@@ -1,0 +1,94 @@
+"""The files of an evaluation: `eval.json`, what is told, and `eval.npz` beside it.
+
+The arrays are what a comparison takes: `bound` and `ode` of each example in the unit
+of `eval.json`; `eps_mse_raw` and `eps_mse_ema` of each example and level, NaN where the
+schedule does not reach; and `samples_0`, `samples_1`, ...: the resamples of the metrics
+of each sampler, `[metrics, num_resamples]`, in the order of `eval.json`.
+"""
+
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import shards
+from experiments.errors import UsageError
+
+FORMAT = 2
+
+Arrays = dict[str, np.ndarray]
+
+
+def write(
+    path: pathlib.Path, told: Mapping[str, Any], found: Mapping[str, np.ndarray]
+) -> None:
+    """Writes the arrays, and then what is told, with their digest.
+
+    Args:
+      path: of the `eval.json`; killed at any moment, what is there is whole or none.
+      told: plain JSON values.
+      found: the arrays.
+    """
+    beside = path.with_suffix(".npz")
+    with shards.whole(beside) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **found)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    arrays = {"file": beside.name, "sha256": digest}
+    whole = {"format": FORMAT, **told, "arrays": arrays}
+    with shards.whole(path) as temporary:
+        temporary.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the result is there; refuses one of other settings.
+
+    One of an older format, or whose arrays are gone, is not there: what was computed in
+    parts is found again.
+
+    Raises:
+      UsageError: it is that of other settings, or no evaluation.
+    """
+    if not path.exists():
+        return False
+    shards.check_same(path, _told(path)["settings"], settings)
+    try:
+        read(path)
+    except UsageError as error:
+        print(f"evaluating again: {error}", flush=True)
+        return False
+    return True
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
+    """What is told, and the arrays.
+
+    Raises:
+      UsageError: it is no evaluation or of another format, or its arrays are missing or
+        other ones.
+    """
+    told = _told(path)
+    if told.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {told.get('format')}, not {FORMAT}")
+    beside = path.with_name(told["arrays"]["file"])
+    try:
+        content = beside.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{beside}, which belongs to {path}, is missing") from error
+    if hashlib.sha256(content).hexdigest() != told["arrays"]["sha256"]:
+        raise UsageError(f"{beside} is damaged or does not belong to {path}")
+    with np.load(io.BytesIO(content)) as file:
+        return told, {name: file[name] for name in file.files}
+
+
+def _told(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text())
+        told["settings"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is no evaluation; choose another --out") from error
+    return told

@@ -1,0 +1,114 @@
+"""The tables of a comparison: a column a recipe, or a row a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import identity
+from experiments.differences import Finding
+from experiments.findings import Findings
+from experiments.groups import Group, Run
+from experiments.page import Table
+
+
+def summary(groups: Sequence[Group], found: Findings) -> Table:
+    """The numbers told first: a row a quantity, a column a group."""
+    rows = [["training seeds", *(_seeds(group) for group in groups)]]
+    rows.append(["trained to step", *(f"{group.first.step:,}" for group in groups)])
+    for one in found.main:
+        unit = f", {one.unit}" if one.unit else ""
+        cells = [
+            f"{value.value:.4g} ± {value.standard_error:.2g}"
+            if (value := one.values.get(group.name))
+            else "-"
+            for group in groups
+        ]
+        rows.append([f"{one.title}{unit}", *cells])
+    rows.append(["training images/s", *(_rate(group) for group in groups)])
+    return Table(["", *(group.name for group in groups)], rows)
+
+
+def _seeds(group: Group) -> str:
+    return ", ".join(str(run.config["seed"]) for run in group.runs)
+
+
+def _median(run: Run, name: str) -> float | None:
+    values = [row[name] for row in run.wall_clock if row.get(name) is not None]
+    return float(np.median(values)) if values else None
+
+
+def _rate(group: Group) -> str:
+    rates = [r for run in group.runs if (r := _median(run, "images_per_second"))]
+    return f"{np.median(rates):,.0f}" if rates else "-"
+
+
+def configs(groups: Sequence[Group]) -> Table:
+    """The entries of the configs that differ, and versions and data that do."""
+    each = [
+        identity.entries(
+            {
+                "config": group.first.config,
+                "examples": group.first.identity["examples"],
+                "versions": group.first.identity["versions"],
+                "init_from": group.first.identity.get("init_from", "nothing"),
+                "step": group.first.step,
+            }
+        )
+        for group in groups
+    ]
+    rows = [["seeds", *(_seeds(group) for group in groups)]]
+    for name in sorted(set().union(*each)):
+        values = [entries.get(name, "nothing") for entries in each]
+        if name != "config.seed" and any(value != values[0] for value in values):
+            free = name.startswith("config.") and identity.is_free(name)
+            mark = " (not trained on)" if free else ""
+            rows.append([name.removeprefix("config.") + mark, *map(_text, values)])
+    return Table(["entry", *(group.name for group in groups)], rows)
+
+
+def _text(value: Any) -> str:
+    return "(empty)" if value == "" else str(value)
+
+
+def distances(found: Findings, names: Sequence[str]) -> Table:
+    """Every metric: each group's value, and the paired difference under it."""
+
+    def cell(one: Finding, name: str) -> str:
+        if name not in one.values:
+            return "-"
+        value = one.values[name]
+        text = f"{value.value:.4g} ± {value.standard_error:.2g}"
+        if name not in one.differences:
+            return text
+        each = one.differences[name]
+        apart = not each.low <= 0 <= each.high
+        word = ("worse" if each.value > 0 else "better") if apart else "not told apart"
+        return f"{text}; {each.value:+.3g} [{each.low:+.3g}, {each.high:+.3g}] {word}"
+
+    rows = [
+        [one.finding.title, *(cell(one.finding, name) for name in names)]
+        for one in found.samples
+    ]
+    caption = "After the semicolon: the paired difference from the first recipe."
+    return Table(["distance", *names], rows, caption)
+
+
+def throughput(groups: Sequence[Group]) -> Table:
+    """Images per second and peak memory of each run."""
+    rows = [
+        [
+            f"{group.name}, seed {run.config['seed']}",
+            f"{rate:,.0f}" if (rate := _median(run, "images_per_second")) else "-",
+            f"{run.config['batch_size']:,}",
+            *(
+                f"{peak:.2f}" if (peak := _median(run, f"{name}_memory_gib")) else "-"
+                for name in ("host", "device")
+            ),
+            run.machine or "-",
+        ]
+        for group in groups
+        for run in group.runs
+    ]
+    head = ["run", "images/s", "batch", "host GiB", "device GiB", "machine"]
+    return Table(head, rows)

@@ -1,0 +1,173 @@
+"""The comparison of runs, start to end: `experiments/comparing.py`, `compare.py`."""
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import jax
+import pytest
+
+from experiments import comparing, loop, page
+from experiments.errors import UsageError
+from tests import commands, made, tiny
+
+EVALUATE = (
+    "--sampler=ddim@2",
+    "--num_samples=40",
+    "--num_resamples=39",
+    "--num_times=4",
+    "--ode_steps=4",
+    "--num_probes=2",
+    "--batch_size=16",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        str(made.run(root / "fm")),
+        str(made.run(root / "large", shift=0.3, batch_size=32)),
+        str(made.run(root / "raw", batch_size=64, settings={"weights": "raw"})),
+    ]
+
+
+def test_the_same_inputs_give_the_same_page_and_the_terminal_says_it(
+    runs, tmp_path, capsys
+):
+    runs = runs[:2]
+    out = tmp_path / "compare.html"
+    first = comparing.compare_runs(runs, out=str(out))
+    printed = capsys.readouterr().out
+    assert out.read_text() == first
+    assert comparing.compare_runs(runs, out=str(out)) == first
+    assert re.search("fm is better than large by 0.[23].* n = 200 examples", printed)
+    assert re.search(r"bound on -log p, nats.*3\.\d+ ± 0\.07", printed)
+    assert "large against fm: the same objective" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
+
+
+def test_without_a_page_only_the_table_is_printed(runs, capsys, monkeypatch):
+    monkeypatch.setitem(comparing.sys.modules, "plotly.offline", None)
+    assert comparing.compare_runs(runs[:2], out="") == ""
+    assert "fm is better than large" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["page.txt", "nowhere/page.html"])
+def test_a_wrong_path_is_refused_first(runs, tmp_path, out):
+    with pytest.raises(UsageError, match="must be a .html in a directory"):
+        comparing.compare_runs([], out=str(tmp_path / out))
+
+
+def test_a_failure_leaves_the_page_that_was_there(runs, tmp_path, monkeypatch):
+    out = tmp_path / "compare.html"
+    comparing.compare_runs(runs[:2], out=str(out))
+    before = out.read_bytes()
+
+    def half(self, text):
+        with self.open("w") as file:
+            file.write(text[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing.pathlib.Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        comparing.compare_runs(runs[:2], out=str(out))
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
+
+
+def test_a_refusal_does_not_end_the_comparison(runs, tmp_path, capsys):
+    raw = comparing.pathlib.Path(runs[2]) / "eval.npz"
+    assert raw.exists()
+    out = tmp_path / "compare.html"
+    for run in runs[2:]:
+        _add_raw(comparing.pathlib.Path(run))
+    text = comparing.compare_runs(runs, out=str(out))
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "not compared: " in line]
+    assert "raw is not compared with fm: the recipes differ in weights" in line
+    assert "fm is better than large" in printed and page.html.escape(line[14:]) in text
+
+
+def _add_raw(path):
+    from experiments import results
+
+    told, arrays = results.read(path / "eval.json")
+    arrays["eps_mse_raw"] = arrays["eps_mse_ema"]
+    del told["format"], told["arrays"]
+    results.write(path / "eval.json", told, arrays)
+
+
+@pytest.mark.slow
+def test_the_command_and_what_it_refuses(runs, tmp_path):
+    out = tmp_path / "compare.html"
+    code, output, error = commands.run("experiments.compare", *runs[:2], f"--out={out}")
+    assert code == 0 and error == "" and out.exists()
+    assert output.splitlines()[-1] == str(out)
+    for arguments, words in (
+        ([], "directories of runs are missing"),
+        (runs[:1], "compare takes 2 to 7 recipes"),
+        ([runs[0], tmp_path / "none"], "no checkpoints in"),
+        ([*runs[:2], "--seeed=1"], "Unknown command line flag 'seeed'"),
+    ):
+        code, output, error = commands.run("experiments.compare", *arguments)
+        assert code == 2 and words in error and len(error.splitlines()) == 1, error
+
+
+@pytest.mark.slow
+def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path):
+    """Two trained recipes, each evaluated straight, and again with kills."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"delays from random.Random({seed})")
+    delays, seconds = random.Random(seed), 0.0
+    for name, batch_size in (("a", 16), ("b", 32)):
+        workdir = tmp_path / "straight" / name
+        config = tiny.config(samples__every=0, batch_size=batch_size)
+        with jax.numpy_dtype_promotion("standard"):
+            loop.train_and_evaluate(config, workdir)
+        shutil.copytree(workdir, tmp_path / "killed" / name)
+        begin = time.monotonic()
+        code, _, error = commands.run(*_evaluate(workdir))
+        assert code == 0, error
+        seconds = time.monotonic() - begin
+    out = {}
+    for where in ("straight", "killed"):
+        runs = [f"{name}={tmp_path / where / name}" for name in "ab"]
+        if where == "killed":
+            kills = [
+                _killed(_evaluate(tmp_path / where / name), delays, seconds)
+                for name in "ab"
+            ]
+            print(f"kills of evaluate: {kills}")
+        out[where] = tmp_path / f"{where}.html"
+        command = ("experiments.compare", *runs, f"--out={out[where]}")
+        if where == "straight":
+            code, _, error = commands.run(*command)
+            assert code == 0, error
+        else:
+            print(f"kills of compare: {_killed(command, delays, seconds)}")
+    assert out["straight"].read_text() == out["killed"].read_text()
+
+
+def _evaluate(workdir):
+    return ("experiments.evaluate", f"--workdir={workdir}", *EVALUATE)
+
+
+def _killed(command, delays, seconds):
+    """Runs a command, killed at random moments three times at most, to its end."""
+    for kills in range(3):
+        process = commands.start(*command)
+        try:
+            process.communicate(timeout=delays.uniform(0.1, 1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            continue
+        assert process.returncode == 0
+        return kills
+    code, _, error = commands.run(*command)
+    assert code == 0, error
+    return 3
