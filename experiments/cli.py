@@ -4,17 +4,12 @@ A mistake of the user ends the program with one line on standard error, the near
 valid name in it, and exit code 2.
 """
 
-import ast
 import contextlib
-import decimal
 import os
 import pathlib
-import re
-import runpy
-import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -22,7 +17,7 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import cluster, devices, schema
+from experiments import cluster, devices, overrides, schema
 from experiments.errors import (
     FULL,
     Diverged,
@@ -30,8 +25,6 @@ from experiments.errors import (
     SaveError,
     Stopped,
     UsageError,
-    check_name,
-    nearest,
 )
 
 _BACKEND = flags.DEFINE_enum(
@@ -86,7 +79,7 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                 )
             start_jax()
             if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
-                print("\n".join(as_flags(flags.FLAGS["config"].value)))
+                print("\n".join(overrides.as_flags(flags.FLAGS["config"].value)))
             elif takes is not None:
                 main(argv[1:])
             else:
@@ -119,7 +112,7 @@ def _parse(argv: list[str]) -> list[str]:
     with usage_errors():
         late = {}
         if "config" in flags.FLAGS:
-            argv, late = _overrides(argv)
+            argv, late = overrides.split(argv)
             _ARGUMENTS[:] = argv
         try:
             rest = flags.FLAGS(argv)
@@ -132,111 +125,6 @@ def _parse(argv: list[str]) -> list[str]:
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
-
-
-def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments as absl can take them, and the overrides that it cannot, by name.
-
-    Whole numbers such as 1e5 are written as integers. An entry that is None has no type
-    that absl could read its text by: it becomes a literal of Python, or else a string.
-    Refuses a config that is not there, and entries that it does not have: absl would
-    show a traceback for either, or nothing until the first use.
-    """
-    found = [text for _, name, text, _ in _given(argv) if name == "config"]
-    if not found or found[-1] is None:
-        return argv, {}
-    config, result, late = load_config(found[-1]), list(argv), {}
-    for place, name, text, width in _given(argv):
-        if not re.match("(no)?config[.]", name):
-            continue
-        current, kind = _entry(config, name.removeprefix("no"))
-        if text is None:
-            continue
-        if current is None and (kind is type(None) or text == "None"):
-            late[name.removeprefix("config.")] = _literal(text)
-            result[place : place + width] = [None] * width
-            continue
-        if kind is int:
-            text = _as_integer(text)
-        if kind is tuple and current and {*map(type, current)} == {int}:
-            text = ",".join(map(_as_integer, text.split(",")))
-        result[place : place + width] = (
-            [f"--{name}={text}"] if width == 1 else [argv[place], text]
-        )
-    return [argument for argument in result if argument is not None], late
-
-
-def _given(argv: list[str]) -> Iterator[tuple[int, str, str | None, int]]:
-    """The flags: place, name, text (None if there is none), number of arguments."""
-    for place, argument in enumerate(argv):
-        match = re.fullmatch(r"--?([\w.]+)(?:=(.*))?", argument, re.DOTALL)
-        if match is None:
-            continue
-        name, text = match.groups()
-        following = argv[place + 1 : place + 2]
-        if text is None and following and not following[0].startswith("--"):
-            yield place, name, following[0], 2
-        else:
-            yield place, name, text, 1
-
-
-def _entry(config: Mapping[str, Any], flag: str) -> tuple[Any, type]:
-    """The value of the entry of a flag `config.a.b`, and its type."""
-    section, where, kind = config, "--config", dict
-    for key in flag.split(".")[1:]:
-        known = list(section) if hasattr(section, "keys") else []
-        check_name(where, key, known)
-        kind = section.get_type(key)
-        section, where = section[key], f"{where}.{key}"
-    return section, kind
-
-
-def _literal(text: str) -> Any:
-    """A literal of Python, or else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _as_integer(text: str) -> str:
-    """A whole number however it is written, as an integer; other text as it is."""
-    try:
-        value = decimal.Decimal(text.strip())
-    except decimal.InvalidOperation:
-        return text
-    whole = value.is_finite() and value == value.to_integral_value()
-    return str(int(value)) if whole else text
-
-
-def as_flags(config: Mapping[str, Any], prefix: str = "--config") -> list[str]:
-    """Every entry as `--config.a.b=value`, quoted for a shell."""
-    found = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
-        if hasattr(value, "items"):
-            found += as_flags(value, name)
-        else:
-            found.append(shlex.quote(f"{name}={value}"))
-    return found
-
-
-def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
-    """The config of `--config=FILE` or `--config=FILE:ARGUMENT`.
-
-    Raises:
-      UsageError: there is no such file, or it gives no config.
-    """
-    name, *argument = flag_value.split(":", 1)
-    path = pathlib.Path(name)
-    if not path.is_file():
-        there = sorted(map(str, path.parent.glob("*.py")))
-        raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
-    try:
-        return runpy.run_path(name)["get_config"](*argument)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{flag}: {name} gives no config: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ constant and on which log-SNRs, and draws the weights: explain.png. Nothing is t
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, overrides
 
 CONFIG = cli.define_config()
 AGAINST = flags.DEFINE_string(
@@ -26,7 +26,7 @@ def main() -> None:
         explaining.check_path(OUT.value)
     other = None
     if AGAINST.value is not None and ".py" in AGAINST.value:
-        config = cli.load_config(AGAINST.value, "--against")
+        config = overrides.load_config(AGAINST.value, "--against")
         other = explaining.from_config(AGAINST.value, config)
     elif AGAINST.value is not None:
         other = explaining.from_recipe(AGAINST.value)

@@ -5,7 +5,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments import comparing, evaluating, likelihoods, loop, quality
+from experiments import comparing, evaluating, groups, likelihoods, loop, quality
 from experiments.errors import UsageError
 
 
@@ -49,8 +49,12 @@ def load(path: str) -> Study:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"--study: {path} holds no study: {reason}") from error
-    if not study.recipes or not study.seeds:
-        raise UsageError(f"--study: {path} names no recipe or no seed")
+    if not study.seeds or not 2 <= len(set(study.recipes)) <= groups.MOST:
+        raise UsageError(
+            f"--study: {path} names {len(set(study.recipes))} recipes and "
+            f"{len(study.seeds)} seeds; 2 to {groups.MOST} recipes are compared, with "
+            "a seed at least"
+        )
     return study
 
 
@@ -92,6 +96,6 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
         for recipe in study.recipes
         for seed in study.seeds
     ]
-    path = pathlib.Path(workdir) / "compare.html"
-    comparing.compare_runs(runs, out=str(path))
-    return path
+    page = pathlib.Path(workdir) / "compare.html"
+    comparing.compare_runs(runs, out=str(page))
+    return page

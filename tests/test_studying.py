@@ -183,7 +183,8 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
         (None, "no file"),
         ("seeds = 3", "holds no study"),
         (STUDY.replace("num_times=4", "times=4"), "holds no study"),
-        (STUDY.replace("(3, 4)", "()"), "names no recipe or no seed"),
+        (STUDY.replace("(3, 4)", "()"), "names 2 recipes and 0 seeds"),
+        (STUDY.replace(', "x")', ",)"), "names 1 recipes and 2 seeds; 2 to 7"),
     ],
 )
 def test_what_is_no_study_is_one_line(tmp_path, text, message):

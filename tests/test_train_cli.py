@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import cli
+from experiments import overrides
 from tests import commands, tiny
 
 CONFIG = "--config=configs/digits.py"
@@ -126,7 +126,7 @@ def test_help_is_no_mistake():
 )
 def test_whole_numbers_may_be_written_as_floats(given, wanted):
     """Only of integer entries; what is no whole number is left for absl to refuse."""
-    found = cli._overrides(["train", CONFIG, *given])
+    found = overrides.split(["train", CONFIG, *given])
     assert found == (["train", CONFIG, *wanted], {})
 
 
