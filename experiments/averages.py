@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusionflow import ema
-from experiments import checkpoints, identity
+from experiments import checkpoints, cluster, identity
 from experiments.errors import UsageError, naming
 
 DIRECTORY = "averages"
@@ -43,7 +43,7 @@ class Averages:
           profiles: the averages.
           num_updates: steps up to `step` that made an update.
         """
-        if step not in self._saved.steps():
+        if not cluster.from_first(step in self._saved.steps()):
             items = dict(zip(self._names, profiles, strict=True))
             scores = {"num_updates": num_updates}
             self._saved.save(step, items, self._identity, scores)
