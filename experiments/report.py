@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -65,14 +66,26 @@ def memory() -> dict[str, float]:
 
     The latter where the backend tells, which a CPU does not.
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    found = {"host_memory_gib": peak / 2**30}
+    found = {"host_memory_gib": _peak() / 2**30}
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
     if peaks:
         found["device_memory_gib"] = max(peaks) / 2**30
     return found
+
+
+def _peak() -> int:
+    """Peak memory of this process in bytes.
+
+    Linux's `ru_maxrss` is no less than that of the process which started this one.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        match = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if match:
+            return int(match[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
