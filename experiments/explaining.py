@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffusionflow import objectives, schedules, times
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
-from experiments import build, schema
+from experiments import build, schema, style
 from experiments.errors import UsageError, naming
 from experiments.parsing import parse
 
@@ -212,6 +212,7 @@ def check_path(path: str | pathlib.Path) -> None:
         raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
 
 
+@style.context()
 def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
     """Writes the picture of total weights, each divided by its largest.
 

@@ -120,7 +120,7 @@ def straightness() -> Figure:
             panel.loglog(variance, value, label=SCALES[fraction], **style.lines(i))
         for low, high in CROSSOVERS[name]:
             place = particles.crossover(measure, low, high)
-            style.mark(panel, place, f"{place:.3g}")
+            style.mark(panel, place, f"{place:.4g}")
         panel.set(title=title, xlabel="variance of the data", ylim=(1e-3, None))
     axes[0, 0].set_ylabel("per unit of $z_1$")
     handles, labels = axes[0, 0].get_legend_handles_labels()
