@@ -232,10 +232,10 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
     for name in SHOWN:
         weight = weights(build.RECIPES[name](), logsnr)
         axes.plot(logsnr, weight / np.nanmax(weight), label=name, lw=1.2, alpha=0.7)
-    for named, style in ((other, "--"), (own, "-")):
+    for named, dashes in ((other, "--"), (own, "-")):
         if named is not None:
             weight = weights(named.objective, logsnr)
-            line = dict(color="black", ls=style, lw=2.2)
+            line = dict(color="black", ls=dashes, lw=2.2)
             axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
     axes.legend()
     figure.savefig(path, dpi=120)
