@@ -91,7 +91,12 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
 @register
 class Exact:
-    """The exact denoiser of a mixture on a schedule."""
+    """The exact denoiser of a mixture on a schedule.
+
+    Args:
+      data: any mixture.
+      schedule: any.
+    """
 
     data: Mixture
     schedule: Any

@@ -244,6 +244,9 @@ def discrete(
 def check_grid(times: ArrayLike) -> ArrayLike:
     """`times`, if they are a grid; traced times cannot be looked at and pass.
 
+    Args:
+      times: `[num_steps + 1]`, falling, in [0, 1].
+
     Raises:
       ValueError: fewer than two times, a time outside [0, 1], a time that repeats or
         rises.

@@ -11,7 +11,14 @@ from diffusionflow._dataclass import check_bound
 
 
 def init(params: Any) -> Any:
-    """A float32 copy of `params`, the average before the first update."""
+    """The average before the first update.
+
+    Args:
+      params: pytree of arrays.
+
+    Returns:
+      A float32 copy.
+    """
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
 
 

@@ -24,7 +24,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class Extrapolated(Wrapper):
-    """`negative + scale (positive - negative)`: see `classifier_free`."""
+    """`negative + scale (positive - negative)`. See `classifier_free`."""
 
     positive_fn: Any
     negative_fn: Any
@@ -95,7 +95,11 @@ def autoguidance(
 
 
 def from_weight(w: ArrayLike) -> ArrayLike:
-    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`."""
+    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`.
+
+    Args:
+      w: their weight, any shape.
+    """
     return 1 + w
 
 

@@ -127,13 +127,23 @@ def decode(
 ) -> Flow:
     """The data that the ODE makes of a latent, and its log-likelihood along the way.
 
-    Arguments and errors as `encode`, but for:
-
     Args:
+      key: as in `encode`, like all that follow but for z.
+      denoise_fn: `(z, t) -> Denoised`.
       z: at `t_noise`, such as `samplers.prior(...)`, `[*batch, *event]`.
+      schedule: that of `denoise_fn`.
+      trace: how divergences are found.
+      solver: of the ODE.
+      prior: law of z at `t_noise`.
+      t_data: time of the data.
+      t_noise: time of the latent.
+      batch_ndim: number of batch axes, static.
 
     Returns:
       `Flow`: `x` are samples, `log_p` their log densities, those that `encode` finds.
+
+    Raises:
+      ValueError: as `encode`.
     """
     settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
     return _flow(key, denoise_fn, z, False, *settings)

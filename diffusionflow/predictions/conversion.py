@@ -24,7 +24,12 @@ PredictFn = Callable[[Array, Array], Array]
 
 
 class Denoised(NamedTuple):
-    """The data and the noise that a prediction implies, `[*batch, *event]` each."""
+    """The data and the noise that a prediction implies.
+
+    Fields:
+      x: `[*batch, *event]`.
+      eps: like `x`.
+    """
 
     x: Array
     eps: Array
@@ -184,7 +189,11 @@ def denoiser(predict_fn: PredictFn, *, kind: AnyKind, schedule: Schedule) -> Den
 
 
 def per_event(value: Array, like: Array) -> Array:
-    """`value` of shape `()` or `[*batch]`, shaped and typed to multiply `like`.
+    """`value` shaped and typed to multiply `like`.
+
+    Args:
+      value: `()` or `[*batch]`.
+      like: `[*batch, *event]`.
 
     Raises:
       ValueError: the shape of `value` does not begin the shape of `like`.

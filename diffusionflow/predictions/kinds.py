@@ -108,6 +108,9 @@ AnyKind = str | Kind | EdmF
 def as_kind(kind: Any) -> Any:
     """A `Kind` for a name; any other value with a `plane` as it is.
 
+    Args:
+      kind: a name of `NAMES`, or a value with the method `plane(schedule, t)`.
+
     Raises:
       ValueError: it is neither, or the name is unknown.
     """
@@ -122,7 +125,12 @@ def as_kind(kind: Any) -> Any:
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
-    """Whether two kinds are known to be equal without looking at arrays."""
+    """Whether two kinds are known to be equal without looking at arrays.
+
+    Args:
+      a: a kind or its name.
+      b: another.
+    """
     a, b = as_kind(a), as_kind(b)
     return a is b or (isinstance(a, Kind) and isinstance(b, Kind) and a == b)
 

@@ -35,19 +35,25 @@ from diffusionflow.schedules import Schedule
 
 
 class Sampler(Protocol):
-    """See the module."""
+    """What every sampler offers; see the module.
+
+    Fields:
+      num_noises: arrays of noise that a step takes.
+    """
 
     num_noises: int
 
-    def plan(self, t: Array, s: Array, schedule: Schedule) -> Any: ...
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
+        """The steps from times `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
-    def init(self, z: Array) -> Any: ...
+    def init(self, z: Array) -> Any:
+        """The state of a run that starts from `z`."""
 
-    def step(
-        self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn
-    ) -> Any: ...
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+        """The state after a step with its row of the plan."""
 
-    def output(self, state: Any) -> Array: ...
+    def output(self, state: Any) -> Array:
+        """The `z` in a state."""
 
 
 class Result(NamedTuple):
