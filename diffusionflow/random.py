@@ -29,6 +29,11 @@ def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
 
     Raises:
       ValueError: `seed` is out of range, where it would equal another.
+
+    Example:
+      >>> few, many = example_keys(0, jnp.arange(2)), example_keys(0, jnp.arange(8))
+      >>> bool((normal(few, (2, 3)) == normal(many, (8, 3))[:2]).all())
+      True
     """
     check_bound("seed", seed, lambda seed: 0 <= seed < 2**32, "in [0, 2**32)")
     typed = isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)

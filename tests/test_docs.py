@@ -4,9 +4,12 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -127,6 +130,18 @@ def test_the_main_functions_have_examples():
 
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
+
+
+def test_the_reference_has_a_page_for_every_package(tmp_path):
+    """In a process of its own: it completes docstrings."""
+    command = [sys.executable, "docs/reference.py", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": "."}
+    subprocess.run(command, cwd=DOCS.parent, env=environment, check=True)
+    for name in (*diffusionflow.__all__, "networks"):
+        assert (tmp_path / "diffusionflow" / f"{name}.html").exists()
+    page = (tmp_path / "diffusionflow" / "schedules.html").read_text()
+    words = schedules.Schedule.alpha.__doc__.split("`")[0]
+    assert page.count(words) > 10 and 'id="Cosine.alpha"' in page  # of every schedule
 
 
 def test_the_algorithms_of_the_lecture_run():

@@ -36,6 +36,10 @@ def decay(num_updates: ArrayLike, *, limit: float, warmup: float = 10.0) -> Arra
 
     Raises:
       ValueError: `limit` or `warmup` is out of bounds.
+
+    Example:
+      >>> print(decay(0, limit=0.999), decay(10**6, limit=0.999))
+      0.1 0.999
     """
     check_bound("limit", limit, lambda limit: 0 <= limit < 1, "in [0, 1)")
     check_bound("warmup", warmup, lambda warmup: warmup >= 1, "at least 1")

@@ -67,6 +67,14 @@ def classifier_free(
       A registered callable `(z, t) -> Denoised`; its cost is the sum of both.
 
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> cond = lambda z, t: Denoised(x=0 * z + 1, eps=z)
+      >>> uncond = lambda z, t: Denoised(x=0 * z, eps=z)
+      >>> guided = classifier_free(cond, uncond, 3.0)
+      >>> print(guided(jnp.zeros(2), 0.5).x, guided.cost)
+      [3. 3.] 2
     """
     return Extrapolated(
         as_callable(conditional_fn), as_callable(unconditional_fn), scale

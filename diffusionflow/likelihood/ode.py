@@ -107,6 +107,16 @@ def encode(
 
     Source: Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, the
     probability-flow ODE and its likelihood.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from diffusionflow import analytic, schedules
+      >>> flow, law = schedules.FlowMatching(), analytic.gaussian(jnp.zeros(1), 0.25)
+      >>> x = jnp.array([[0.3]])
+      >>> found = encode(None, law.denoise_fn(flow), x, schedule=flow)
+      >>> exact = law.log_density(x, 1.0, 0.0)
+      >>> print(jnp.abs(found.log_p - exact) < 1e-3)
+      [ True]
     """
     settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
     return _flow(key, denoise_fn, x, True, *settings)

@@ -128,6 +128,16 @@ def objective_loss(
 
     Raises:
       ValueError: as `objective_terms`.
+
+    Example:
+      >>> from diffusionflow import objectives
+      >>> net = lambda z, t: 0 * z  # predicts u = 0
+      >>> loss = objective_loss(
+      ...     None, net, jnp.array([[1.0, 2.0]]), objective=objectives.flow_matching(),
+      ...     t=jnp.array([0.5]), eps=jnp.zeros((1, 2)),
+      ... )
+      >>> print(loss)  # the mean of (eps - x)^2
+      [2.5]
     """
     terms = objective_terms(
         key,

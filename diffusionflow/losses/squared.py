@@ -38,6 +38,13 @@ def kind_loss(
       ValueError: `t` does not begin the shape of `x`, or leaves [0, 1] where it is not
         traced.
       AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> x, eps, t = jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.full((3,), 0.5)
+      >>> net = lambda z, t: 2 * z  # z = x / 2
+      >>> print(kind_loss(net, x, t, eps, kind="x", schedule=schedules.FlowMatching()))
+      [0. 0. 0.]
     """
     x, t = as_arrays(x, t)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)

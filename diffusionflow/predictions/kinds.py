@@ -160,6 +160,11 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
 
     Returns:
       An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> print(mse_ratio("u", 0.5, schedule=schedules.FlowMatching()))
+      4.0
     """
     return error_ratio(kind, "eps", t, schedule=schedule)
 

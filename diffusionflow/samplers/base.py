@@ -200,6 +200,17 @@ def sample(
     Raises:
       ValueError: `times` is no grid, or `denoise_fn` is singular on it (eps at
         alpha = 0).
+
+    Example:
+      >>> from diffusionflow import analytic, samplers, schedules
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = analytic.gaussian(jnp.zeros(()), 0.25).denoise_fn(flow)
+      >>> result = sample(
+      ...     jax.random.key(0), denoise_fn, jnp.array([2.0]), grids.uniform(100),
+      ...     sampler=samplers.Heun("u"), schedule=flow,
+      ... )
+      >>> print(jnp.round(result.x, 3), result.nfe)  # exactly sqrt(1/4) 2
+      [1.] 199
     """
     if hasattr(denoise_fn, "check"):
         denoise_fn.check(times[:-1])
