@@ -186,3 +186,29 @@ def test_the_table_of_equivalences_names_tests_that_exist():
         r"^def (test_\w+)", (tests / "test_equivalences.py").read_text(), re.M
     )
     assert set(held) <= named
+
+
+def test_what_choosing_quotes_of_samplers_stands_there():
+    rows = (DOCS / "samplers.md").read_text().splitlines()
+    text = (DOCS / "choosing.md").read_text()
+    part = text[text.index("## The sampler") : text.index("## The grid")]
+    quotes = re.findall(r"`([^`]+)` (\d+\.\d+)", part)
+    assert len(quotes) > 12
+    for name, value in quotes:
+        found = [row for row in rows if row.startswith(f"| `{name}` |")]
+        assert any(f" {value} (" in row for row in found), (name, value)
+
+
+@pytest.mark.parametrize("name", ["choosing", "errata"])
+def test_links_of_a_document_lead_somewhere(name):
+    text = (DOCS / f"{name}.md").read_text()
+    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (DOCS / path).exists(), path
+
+
+def test_the_tests_that_choosing_names_exist():
+    text = (DOCS / "choosing.md").read_text()
+    defined = set()
+    for file in (DOCS.parent / "tests").glob("test_*.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", file.read_text(), re.M))
+    assert set(re.findall(r"`(test_[a-z]\w+)`", text)) <= defined

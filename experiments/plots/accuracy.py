@@ -1,5 +1,6 @@
 """Error of samplers against network calls, on a mixture with its exact denoiser."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +50,7 @@ def errors_against_calls(
     num_steps: tuple[int, ...] = NUM_STEPS,
     num_starts: int = NUM_STARTS,
     schedule: schedules.Schedule | None = None,
+    grid_fn: Callable[[int], np.ndarray] = grids.uniform,
 ) -> list[Point]:
     """Wasserstein-2 distance of samples to the data.
 
@@ -59,9 +61,10 @@ def errors_against_calls(
     Args:
       sampler: any.
       data: a mixture in one dimension, events of shape (), weights of sum 1.
-      num_steps: of uniform grids.
+      num_steps: of the grids.
       num_starts: samples.
       schedule: flow matching by default.
+      grid_fn: from a number of steps to times.
 
     Returns:
       A `Point` for each of `num_steps`, computed in float64.
@@ -69,13 +72,17 @@ def errors_against_calls(
     schedule = schedules.FlowMatching() if schedule is None else schedule
     exact, points = quantiles(data, num_starts), []
     with jax.enable_x64(True):
-        prior = float(schedule.sigma(1.0))
-        z = prior * stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
-        run = jax.jit(samplers.run)
+        noise = stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
         for count in num_steps:
-            rows = samplers.plan(sampler, grids.uniform(count), schedule)
-            denoise_fn = data.denoise_fn(schedule)
-            result = run(jax.random.key(0), denoise_fn, z, rows, sampler=sampler)
+            times = grid_fn(count)
+            result = samplers.sample(
+                jax.random.key(0),
+                data.denoise_fn(schedule),
+                schedule.sigma(times[0]) * noise,
+                times,
+                sampler=sampler,
+                schedule=schedule,
+            )
             gap = np.sort(np.asarray(result.x)) - exact
             points.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
     return points
