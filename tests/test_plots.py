@@ -4,6 +4,9 @@
 of "Diffusion Meets Flow Matching" (Gao et al. 2024) as numbers.
 """
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -229,3 +232,11 @@ def test_numbers_are_float64_and_do_not_change_the_precision_outside():
     assert weights.churn_weights(0.2, 4).h.dtype == np.float64
     assert particles.particles_under_scaling(0.5).ddim.z.dtype == np.float64
     assert jax.numpy.ones(1).dtype == np.float32
+
+
+def test_the_numbers_need_no_matplotlib():
+    command = (
+        "import sys; from experiments.plots import accuracy, particles, weights; "
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True)
