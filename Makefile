@@ -13,7 +13,7 @@ X64 := analytic dataclass grids guidance losses objectives outside predictions p
   random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
 
-.PHONY: help train sample curve test test-slow test-all test-x64 lint format
+.PHONY: help train sample curve docs test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make curve      the reference curve of CONFIG, from three seeds"
 	@echo "make test       the fast tests        make test-slow  the slow ones"
 	@echo "make test-all   all tests             make test-x64   the core's in float64"
+	@echo "make docs       the reference of the API: site/api/index.html"
 	@echo "make lint       ruff, nothing changed"
 	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
 
@@ -37,6 +38,9 @@ curve: $(VENV)/.train
 	  --workdir=runs/curves/$(NAME)/$$seed --config.seed=$$seed $(ARGS) || exit; done
 	$(BIN)/python benchmarks/reference_curve.py --config=$(CONFIG) \
 	  $(addprefix runs/curves/$(NAME)/,0 1 2)
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/reference.py site/api
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
@@ -69,4 +73,8 @@ $(VENV)/.train: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,docs]'
 	@touch $@

@@ -26,20 +26,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from scipy import stats
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from diffusionflow import (  # noqa: E402
-    analytic,
     grids,
     predictions,
     random,
@@ -47,6 +45,8 @@ from diffusionflow import (  # noqa: E402
     schedules,
 )
 from experiments import build, devices, drawing, parsing, sampling  # noqa: E402
+from experiments.plots import accuracy  # noqa: E402
+from experiments.plots.accuracy import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
 
 SAMPLERS = (
     "ddim",
@@ -69,18 +69,9 @@ SAMPLERS = (
     "euler_maruyama",
     "stochastic_heun",
 )
-NUM_STEPS = (5, 10, 20, 40, 80)
 NUM_STEPS_TRAINED = (5, 10, 20, 40)  # each is a compilation of the network
-NUM_STARTS = 20_000
 PARTS = ("mixture", "trained", "time")
 LIMIT_STEPS = 400
-
-
-class Point(NamedTuple):
-    """A sampler's error at a number of network calls."""
-
-    nfe: int
-    error: float
 
 
 def parse() -> argparse.Namespace:
@@ -99,49 +90,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def mixture() -> analytic.Mixture:
-    """Three modes of different width."""
-    return analytic.Mixture(
-        np.array([0.3, 0.5, 0.2]),
-        np.array([-2.0, 0.5, 3.0]),
-        np.array([0.04, 0.25, 0.01]),
-    )
-
-
-def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
-    """Those of the mixture at `(i + 1/2) / count`, by bisection."""
-    wanted = (np.arange(count) + 0.5) / count
-    low, high = np.full(count, -10.0), np.full(count, 10.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        spread = (middle[:, None] - data.means) / np.sqrt(data.variances)
-        below = stats.norm.cdf(spread) @ data.weights < wanted
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
-
-
 def on_mixture(text: str) -> list[Point]:
     """Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
-    data, flow = mixture(), schedules.FlowMatching()
-    exact = quantiles(data, NUM_STARTS)
-    sampler = sampler_of(text)
-    points = []
-    with jax.enable_x64(True):
-        z = stats.norm.ppf((np.arange(NUM_STARTS) + 0.5) / NUM_STARTS)
-        run = jax.jit(samplers.run)
-        for count in NUM_STEPS:
-            rows = samplers.plan(sampler, grids.uniform(count), flow)
-            denoise_fn = data.denoise_fn(flow)
-            result = run(jax.random.key(0), denoise_fn, z, rows, sampler=sampler)
-            gap = np.sort(np.asarray(result.x)) - exact
-            points.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
-    return points
+    return accuracy.errors_against_calls(sampler_of(text), accuracy.mixture())
 
 
 def floor(repeats: int = 20) -> tuple[float, float]:
     """Least and greatest Wasserstein-2 distance of draws from the data to the data."""
-    data = mixture()
-    exact = quantiles(data, NUM_STARTS)
+    data = accuracy.mixture()
+    exact = accuracy.quantiles(data, NUM_STARTS)
     distances = []
     for key in jax.random.split(jax.random.key(1), repeats):
         drawn = np.sort(np.asarray(data.sample(key, (NUM_STARTS,))))

@@ -83,6 +83,12 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
     Args:
       mean: `[*event]`.
       variance: broadcast to `mean`.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedules.FlowMatching())
+      >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # alpha v z / V = 2 / 5
+      [[0.4 0.4]]
     """
     mean = at_least_float32(mean)
     variance = jnp.broadcast_to(at_least_float32(variance), mean.shape)
@@ -91,7 +97,12 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
 @register
 class Exact:
-    """The exact denoiser of a mixture on a schedule."""
+    """The exact denoiser of a mixture on a schedule.
+
+    Args:
+      data: any mixture.
+      schedule: any.
+    """
 
     data: Mixture
     schedule: Any

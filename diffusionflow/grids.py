@@ -48,6 +48,10 @@ def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.nda
 
     Raises:
       ValueError: no step, or not 0 <= t_min < t_max <= 1.
+
+    Example:
+      >>> uniform(4).tolist()
+      [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     return check_grid(_line(num_steps, t_max, t_min))
 
@@ -243,6 +247,9 @@ def discrete(
 
 def check_grid(times: ArrayLike) -> ArrayLike:
     """`times`, if they are a grid; traced times cannot be looked at and pass.
+
+    Args:
+      times: `[num_steps + 1]`, falling, in [0, 1].
 
     Raises:
       ValueError: fewer than two times, a time outside [0, 1], a time that repeats or

@@ -29,6 +29,11 @@ def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
 
     Raises:
       ValueError: `seed` is out of range, where it would equal another.
+
+    Example:
+      >>> few, many = example_keys(0, jnp.arange(2)), example_keys(0, jnp.arange(8))
+      >>> bool((normal(few, (2, 3)) == normal(many, (8, 3))[:2]).all())
+      True
     """
     check_bound("seed", seed, lambda seed: 0 <= seed < 2**32, "in [0, 2**32)")
     typed = isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
@@ -37,7 +42,12 @@ def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
 
 
 def fold_in(key: Array, data: ArrayLike) -> Array:
-    """`jax.random.fold_in` for a scalar key or keys `[*batch]`; `data` broadcasts."""
+    """`jax.random.fold_in` for one key or many.
+
+    Args:
+      key: scalar, or `[*batch]`.
+      data: integers, broadcast to `key`.
+    """
     check_key(key)
     data = jnp.broadcast_to(jnp.asarray(data), key.shape).astype(jnp.uint32)
     if key.ndim == 0:
@@ -47,7 +57,12 @@ def fold_in(key: Array, data: ArrayLike) -> Array:
 
 
 def split(key: Array, num: int = 2) -> tuple[Array, ...]:
-    """`num` independent keys, each of the shape of `key`."""
+    """Independent keys, each of the shape of `key`.
+
+    Args:
+      key: scalar, or `[*batch]`.
+      num: of keys.
+    """
     return tuple(fold_in(key, number) for number in range(num))
 
 
@@ -72,7 +87,12 @@ LATTICE = 2**23
 
 
 def lattice(key: Array, shape: tuple[int, ...]) -> Array:
-    """Uniform integers in [0, `LATTICE`), uint32; `key` as in `normal`."""
+    """Uniform integers in [0, `LATTICE`), uint32.
+
+    Args:
+      key: scalar, or `[*batch]` where `shape` is `[*batch, *event]`.
+      shape: of the result.
+    """
     bits = _per_example(
         lambda key, shape: jax.random.bits(key, shape, jnp.uint32), key, shape
     )
@@ -80,17 +100,30 @@ def lattice(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def from_lattice(number: Array) -> Array:
-    """`(number + 1/2) / LATTICE` in float32: inside (0, 1), never 0 or 1."""
+    """`(number + 1/2) / LATTICE` in float32: inside (0, 1), never 0 or 1.
+
+    Args:
+      number: of `lattice`, any shape.
+    """
     return (number.astype(jnp.float32) + 0.5) / LATTICE
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Uniform draws in the *open* interval (0, 1), float32; `key` as in `normal`."""
+    """Uniform draws in the *open* interval (0, 1), float32.
+
+    Args:
+      key: scalar, or `[*batch]` where `shape` is `[*batch, *event]`.
+      shape: of the result.
+    """
     return from_lattice(lattice(key, shape))
 
 
 def check_key(key: Array) -> None:
-    """Raises a `ValueError` where `key` is untyped, or batched and not threefry."""
+    """Raises a `ValueError` where `key` is untyped, or batched and not threefry.
+
+    Args:
+      key: of any shape.
+    """
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         raise ValueError(
             f"key has dtype {jnp.result_type(key)}: must be a typed key, as made by "

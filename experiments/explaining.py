@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffusionflow import objectives, schedules, times
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
-from experiments import build, schema
+from experiments import build, schema, style
 from experiments.errors import UsageError, naming
 from experiments.parsing import parse
 
@@ -212,6 +212,7 @@ def check_path(path: str | pathlib.Path) -> None:
         raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
 
 
+@style.context()
 def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
     """Writes the picture of total weights, each divided by its largest.
 
@@ -231,10 +232,10 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
     for name in SHOWN:
         weight = weights(build.RECIPES[name](), logsnr)
         axes.plot(logsnr, weight / np.nanmax(weight), label=name, lw=1.2, alpha=0.7)
-    for named, style in ((other, "--"), (own, "-")):
+    for named, dashes in ((other, "--"), (own, "-")):
         if named is not None:
             weight = weights(named.objective, logsnr)
-            line = dict(color="black", ls=style, lw=2.2)
+            line = dict(color="black", ls=dashes, lw=2.2)
             axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments import style
 from experiments.data import DataTransform
 
 LOSSES = ("loss", "test_loss_raw", "test_loss_ema")
@@ -66,6 +67,7 @@ def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
     return Image.fromarray(image if channels == 3 else image[..., 0])
 
 
+@style.context()
 def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None:
     """The first two features, coloured by label."""
     figure = Figure(figsize=(6, 6), layout="constrained")
@@ -74,6 +76,7 @@ def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None
     figure.savefig(path, dpi=120)
 
 
+@style.context()
 def write_loss_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Draws every loss that the rows of `metrics.jsonl` hold, over the step."""
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -1,9 +1,10 @@
 """Exact answers in NumPy float64, written from the formulas and from nothing of ours.
 
 `tests/data/testvectors.json` holds 20-digit values of schedules, weights and mixtures
-from an independent evaluation in arbitrary precision; `tests/data/churn.npz` and
-`tests/data/scaling.npz` the figures on churn and on the scaling of a schedule of
-"Diffusion Meets Flow Matching" (Gao et al. 2024) as numbers.
+from an independent evaluation in arbitrary precision; `tests/data/churn.npz`,
+`scaling.npz` and `straightness.npz` the figures on churn, on the scaling of a schedule
+and on the variance of the data of "Diffusion Meets Flow Matching" (Gao et al. 2024) as
+numbers.
 """
 
 import itertools

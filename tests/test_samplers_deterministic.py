@@ -116,7 +116,7 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
     )
     data = analytic.gaussian(np.zeros(()), 0.25)
     z = np.linspace(-2.0, 2.0, 6)
-    tolerance = 2e-3 if frame == 0 else 1e-5  # frame 0 guards the call at t = 1
+    tolerance = 1e-4 if frame == 0 else 1e-5  # frame 0 guards the call at t = 1
     with jax.enable_x64(True):
         for name, sampler in (("ddim", samplers.ddim()), ("euler", samplers.Euler())):
             found = samplers.sample(

@@ -11,7 +11,14 @@ from diffusionflow._dataclass import check_bound
 
 
 def init(params: Any) -> Any:
-    """A float32 copy of `params`, the average before the first update."""
+    """The average before the first update.
+
+    Args:
+      params: pytree of arrays.
+
+    Returns:
+      A float32 copy.
+    """
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
 
 
@@ -29,6 +36,10 @@ def decay(num_updates: ArrayLike, *, limit: float, warmup: float = 10.0) -> Arra
 
     Raises:
       ValueError: `limit` or `warmup` is out of bounds.
+
+    Example:
+      >>> print(decay(0, limit=0.999), decay(10**6, limit=0.999))
+      0.1 0.999
     """
     check_bound("limit", limit, lambda limit: 0 <= limit < 1, "in [0, 1)")
     check_bound("warmup", warmup, lambda warmup: warmup >= 1, "at least 1")

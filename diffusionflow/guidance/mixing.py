@@ -24,7 +24,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class Extrapolated(Wrapper):
-    """`negative + scale (positive - negative)`: see `classifier_free`."""
+    """`negative + scale (positive - negative)`. See `classifier_free`."""
 
     positive_fn: Any
     negative_fn: Any
@@ -67,6 +67,14 @@ def classifier_free(
       A registered callable `(z, t) -> Denoised`; its cost is the sum of both.
 
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> cond = lambda z, t: Denoised(x=0 * z + 1, eps=z)
+      >>> uncond = lambda z, t: Denoised(x=0 * z, eps=z)
+      >>> guided = classifier_free(cond, uncond, 3.0)
+      >>> print(guided(jnp.zeros(2), 0.5).x, guided.cost)
+      [3. 3.] 2
     """
     return Extrapolated(
         as_callable(conditional_fn), as_callable(unconditional_fn), scale
@@ -95,7 +103,11 @@ def autoguidance(
 
 
 def from_weight(w: ArrayLike) -> ArrayLike:
-    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`."""
+    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`.
+
+    Args:
+      w: their weight, any shape.
+    """
     return 1 + w
 
 

@@ -51,7 +51,12 @@ class Convention:
 
 @register
 class Wrapped:
-    """See `Convention.predict_fn`."""
+    """A network of another convention, as one of ours: `Convention.predict_fn`.
+
+    Args:
+      net_fn: with the arguments of its convention.
+      convention: a `Convention`.
+    """
 
     net_fn: Any
     convention: Any

@@ -107,6 +107,16 @@ def encode(
 
     Source: Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, the
     probability-flow ODE and its likelihood.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from diffusionflow import analytic, schedules
+      >>> flow, law = schedules.FlowMatching(), analytic.gaussian(jnp.zeros(1), 0.25)
+      >>> x = jnp.array([[0.3]])
+      >>> found = encode(None, law.denoise_fn(flow), x, schedule=flow)
+      >>> exact = law.log_density(x, 1.0, 0.0)
+      >>> print(jnp.abs(found.log_p - exact) < 1e-3)
+      [ True]
     """
     settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
     return _flow(key, denoise_fn, x, True, *settings)
@@ -127,13 +137,23 @@ def decode(
 ) -> Flow:
     """The data that the ODE makes of a latent, and its log-likelihood along the way.
 
-    Arguments and errors as `encode`, but for:
-
     Args:
+      key: as in `encode`, like all that follow but for z.
+      denoise_fn: `(z, t) -> Denoised`.
       z: at `t_noise`, such as `samplers.prior(...)`, `[*batch, *event]`.
+      schedule: that of `denoise_fn`.
+      trace: how divergences are found.
+      solver: of the ODE.
+      prior: law of z at `t_noise`.
+      t_data: time of the data.
+      t_noise: time of the latent.
+      batch_ndim: number of batch axes, static.
 
     Returns:
       `Flow`: `x` are samples, `log_p` their log densities, those that `encode` finds.
+
+    Raises:
+      ValueError: as `encode`.
     """
     settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
     return _flow(key, denoise_fn, z, False, *settings)

@@ -16,14 +16,23 @@ Field = Callable[[Array], Array]
 
 
 class Traced(NamedTuple):
-    """A field and its divergence: `[*batch, *event]` and `[num, *batch]`."""
+    """A field and its divergence.
+
+    Fields:
+      value: `[*batch, *event]`.
+      divergence: `[num, *batch]`.
+    """
 
     value: Array
     divergence: Array
 
 
 class Trace(Protocol):
-    """How a divergence is found: `num` estimates of it, the same probes throughout."""
+    """How a divergence is found: `num` estimates of it, the same probes throughout.
+
+    Fields:
+      num: of estimates.
+    """
 
     num: int
 

@@ -111,7 +111,34 @@ def objective_loss(
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """`objective_terms(...).loss`, `[*batch]`; arguments and errors as there."""
+    """`objective_terms(...).loss`: what is minimised, one number an example.
+
+    Args:
+      key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
+      predict_fn: `(z, t) -> prediction` of the objective's kind.
+      x: data, `[*batch, *event]`.
+      objective: what is learned.
+      t: times in [0, 1], `[*batch]`; drawn from the proposal if None.
+      eps: noise like `x`; standard normal if None.
+      batch_ndim: leading axes of `x` that are the batch, where nothing else tells.
+      log_variance_fn: of the level, as in `objective_terms`.
+
+    Returns:
+      `[*batch]`, mean over the event.
+
+    Raises:
+      ValueError: as `objective_terms`.
+
+    Example:
+      >>> from diffusionflow import objectives
+      >>> net = lambda z, t: 0 * z  # predicts u = 0
+      >>> loss = objective_loss(
+      ...     None, net, jnp.array([[1.0, 2.0]]), objective=objectives.flow_matching(),
+      ...     t=jnp.array([0.5]), eps=jnp.zeros((1, 2)),
+      ... )
+      >>> print(loss)  # the mean of (eps - x)^2
+      [2.5]
+    """
     terms = objective_terms(
         key,
         predict_fn,

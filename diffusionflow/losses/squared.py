@@ -38,6 +38,13 @@ def kind_loss(
       ValueError: `t` does not begin the shape of `x`, or leaves [0, 1] where it is not
         traced.
       AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> x, eps, t = jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.full((3,), 0.5)
+      >>> net = lambda z, t: 2 * z  # z = x / 2
+      >>> print(kind_loss(net, x, t, eps, kind="x", schedule=schedules.FlowMatching()))
+      [0. 0. 0.]
     """
     x, t = as_arrays(x, t)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
@@ -49,8 +56,17 @@ def cfm_loss(
     """Conditional flow matching: `||w_hat(z_t, t) - (alpha' x + sigma' eps)||^2`.
 
     For any Gaussian path. On `FlowMatching(sigma_min)`, the path of conditional optimal
-    transport, the target is `(1 - sigma_min) eps - x`. Arguments, result and errors as
-    `kind_loss`.
+    transport, the target is `(1 - sigma_min) eps - x`.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` of kind "dz_dt".
+      x: data, `[*batch, *event]`.
+      t: times in [0, 1], `[*batch]`.
+      eps: noise like `x`.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch]`; errors are raised as by `kind_loss`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, eq. 9 and 14, time reversed.
     """
@@ -103,7 +119,15 @@ def ddpm_loss(
 ) -> Array:
     """L_simple: `||eps_hat(z_t, t) - eps||^2`.
 
-    Arguments, result and errors as `kind_loss`.
+    Args:
+      predict_fn: `(z, t) -> prediction` of kind "eps".
+      x: data, `[*batch, *event]`.
+      t: times in [0, 1], `[*batch]`.
+      eps: noise like `x`.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch]`; errors are raised as by `kind_loss`.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14.
     """
@@ -116,7 +140,17 @@ def dsm_loss(
     """Denoising score matching: `||s_hat(z_t, t) + eps / sigma_t||^2`, unweighted.
 
     Its mean over uniform t is infinite where sigma_t reaches 0: weigh it, or keep t
-    away from 0. Arguments, result and errors as `kind_loss`.
+    away from 0.
+
+    Args:
+      predict_fn: `(z, t) -> prediction` of kind "score".
+      x: data, `[*batch, *event]`.
+      t: times in [0, 1], `[*batch]`.
+      eps: noise like `x`.
+      schedule: any schedule.
+
+    Returns:
+      `[*batch]`; errors are raised as by `kind_loss`.
 
     Source: Vincent 2011, Neural Computation 23(7); Song et al. 2021, arXiv 2011.13456,
     eq. 7 with weight 1.

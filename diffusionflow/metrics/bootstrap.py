@@ -152,10 +152,14 @@ def difference(
 
 
 def halves(key: Array, x: Array) -> tuple[Array, Array]:
-    """Two disjoint halves of `x`, `[n // 2, *event]` each, dealt by a scalar key.
+    """Two disjoint halves of `x`, `[n // 2, *event]` each.
 
     A metric between halves of the real data is the floor: what exact samples would get
     at these counts.
+
+    Args:
+      key: scalar, deals the rows.
+      x: `[n, *event]`.
     """
     order = shuffled(key, len(x))
     half = len(x) // 2

@@ -89,6 +89,9 @@ def energy(*, unbiased: bool = True) -> SquaredMMD:
 
     It is the square of what SciPy calls so.
 
+    Args:
+      unbiased: whether pairs of a sample with itself are left out.
+
     Source: Szekely and Rizzo, Energy statistics, J. Stat. Plan. Inference 143, 2013.
     """
     return SquaredMMD(NegativeDistance(), unbiased)

@@ -15,6 +15,9 @@ def law_moments(law: Mixture) -> Moments:
     """Mean and covariance of a Gaussian or a mixture, its event flattened.
 
     `m = sum_k w_k m_k`, `C = sum_k w_k (diag(v_k) + (m_k - m)(m_k - m)^T)`.
+
+    Args:
+      law: a mixture.
     """
     weights, means, variances = _components(law)
     mean = weights @ means

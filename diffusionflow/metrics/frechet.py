@@ -16,14 +16,22 @@ from diffusionflow.metrics.base import Metric, rows, shuffled
 
 
 class Moments(NamedTuple):
-    """Mean `[features]` and covariance `[features, features]`, float64."""
+    """The first two moments of features, float64.
+
+    Fields:
+      mean: `[features]`.
+      covariance: `[features, features]`.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
 def moments(x: Array) -> Moments:
-    """Mean and unbiased covariance of samples `[n, *event]`.
+    """Mean and unbiased covariance of samples.
+
+    Args:
+      x: `[n, *event]`.
 
     Raises:
       ValueError: fewer than two rows.

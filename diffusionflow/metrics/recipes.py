@@ -18,6 +18,9 @@ def describe(value: Any) -> Any:
     Dataclasses become `{"name": ..., field: ...}`; typed keys their words; arrays of
     more than 16 entries their shape and a digest of their values in float64; functions
     their qualified name.
+
+    Args:
+      value: any of these, or containers of them.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

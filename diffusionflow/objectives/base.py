@@ -72,6 +72,12 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
     Raises:
       ValueError: a log-SNR that the schedule does not reach; traced ones cannot be
         looked at and pass.
+
+    Example:
+      >>> from diffusionflow import objectives
+      >>> weight = total_weight(objectives.flow_matching(), jnp.array([-2.0, 0.0, 2.0]))
+      >>> print(jnp.round(weight, 4))  # e^(-logsnr / 2) / 2
+      [1.3591 0.5    0.1839]
     """
     logsnr = at_least_float32(logsnr)
     if not is_traced(logsnr) and logsnr.size:
@@ -124,6 +130,14 @@ def same_objective(
     Raises:
       ValueError: fewer than two points, or a range that is empty, infinite, or not
         reached by one of the schedules.
+
+    Example:
+      >>> from diffusionflow import objectives
+      >>> same = same_objective(objectives.flow_matching(), objectives.v_cosine())
+      >>> same.same, round(same.constant, 6)
+      (True, 1.570796)
+      >>> same_objective(objectives.flow_matching(), objectives.sd3()).same
+      False
     """
     check_bound("num_points", num_points, lambda n: n >= 2, "at least 2")
     low, high = map(float, logsnr_range)

@@ -24,7 +24,12 @@ PredictFn = Callable[[Array, Array], Array]
 
 
 class Denoised(NamedTuple):
-    """The data and the noise that a prediction implies, `[*batch, *event]` each."""
+    """The data and the noise that a prediction implies.
+
+    Fields:
+      x: `[*batch, *event]`.
+      eps: like `x`.
+    """
 
     x: Array
     eps: Array
@@ -126,6 +131,14 @@ def convert(
         score only sigma matters, and alpha may be 0) or `target` is infinite, such as
         the score at sigma = 0; or `t` does not begin the shape of `z`.
       AssertionError: shapes disagree.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> x, eps = jnp.array([2.0]), jnp.array([-1.0])
+      >>> z = 0.75 * x + 0.25 * eps
+      >>> flow = schedules.FlowMatching()
+      >>> print(convert(eps - x, source="u", target="x", z=z, t=0.25, schedule=flow))
+      [2.]
     """
     chex.assert_equal_shape([value, z])
     if same_kind(source, target):
@@ -179,12 +192,25 @@ def denoiser(predict_fn: PredictFn, *, kind: AnyKind, schedule: Schedule) -> Den
 
     Raises:
       ValueError: the kind is unknown.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = denoiser(lambda z, t: -z, kind="u", schedule=flow)
+      >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # z - t u
+      [[1.5 1.5]]
+      >>> denoise_fn.cost
+      1
     """
     return Denoiser(as_callable(predict_fn), as_kind(kind), schedule)
 
 
 def per_event(value: Array, like: Array) -> Array:
-    """`value` of shape `()` or `[*batch]`, shaped and typed to multiply `like`.
+    """`value` shaped and typed to multiply `like`.
+
+    Args:
+      value: `()` or `[*batch]`.
+      like: `[*batch, *event]`.
 
     Raises:
       ValueError: the shape of `value` does not begin the shape of `like`.

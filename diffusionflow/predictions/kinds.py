@@ -108,6 +108,9 @@ AnyKind = str | Kind | EdmF
 def as_kind(kind: Any) -> Any:
     """A `Kind` for a name; any other value with a `plane` as it is.
 
+    Args:
+      kind: a name of `NAMES`, or a value with the method `plane(schedule, t)`.
+
     Raises:
       ValueError: it is neither, or the name is unknown.
     """
@@ -122,7 +125,12 @@ def as_kind(kind: Any) -> Any:
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
-    """Whether two kinds are known to be equal without looking at arrays."""
+    """Whether two kinds are known to be equal without looking at arrays.
+
+    Args:
+      a: a kind or its name.
+      b: another.
+    """
     a, b = as_kind(a), as_kind(b)
     return a is b or (isinstance(a, Kind) and isinstance(b, Kind) and a == b)
 
@@ -152,6 +160,11 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
 
     Returns:
       An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> print(mse_ratio("u", 0.5, schedule=schedules.FlowMatching()))
+      4.0
     """
     return error_ratio(kind, "eps", t, schedule=schedule)
 

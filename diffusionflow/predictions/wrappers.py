@@ -76,9 +76,15 @@ def precondition(
 
 
 class EdmPreconditioning(NamedTuple):
-    """The four functions of EDM for `z = alpha x + sigma eps`, of the shape of t.
+    """The four functions of EDM for `z = alpha x + sigma eps`.
 
     `x_hat = c_skip z + c_out F(c_in z, c_noise)`.
+
+    Fields:
+      c_skip: of the shape of t, like the others.
+      c_out: scale of the network's output.
+      c_in: scale of its input.
+      c_noise: what it is told of the noise.
     """
 
     c_skip: Array

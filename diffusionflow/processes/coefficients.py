@@ -12,7 +12,13 @@ from diffusionflow.schedules import Schedule
 
 
 class Sde(NamedTuple):
-    """Coefficients of `dz = f z dt + g dw` and eta of its reversal, like `t` each."""
+    """Coefficients of `dz = f z dt + g dw` and of its reversal, like `t` each.
+
+    Fields:
+      f: `alpha' / alpha`.
+      g: of the noise, at least 0.
+      eta: noise of the reversal over g.
+    """
 
     f: Array
     g: Array
@@ -20,7 +26,13 @@ class Sde(NamedTuple):
 
 
 class Interpolant(NamedTuple):
-    """`z = alpha x + sigma eps` and the diffusion of its SDE, like `t` each."""
+    """`z = alpha x + sigma eps` and the diffusion of its SDE, like `t` each.
+
+    Fields:
+      alpha: coefficient of the data.
+      sigma: coefficient of the noise.
+      epsilon: diffusion of the generative SDE, `eta g`.
+    """
 
     alpha: Array
     sigma: Array

@@ -18,7 +18,12 @@ DIRECTIONS = ("reverse", "forward")
 
 
 class SdeTerms(NamedTuple):
-    """`dz = drift dt + diffusion dw`: `[*batch, *event]`, and `()` or `[*batch]`."""
+    """`dz = drift dt + diffusion dw`.
+
+    Fields:
+      drift: `[*batch, *event]`.
+      diffusion: `()` or `[*batch]`.
+    """
 
     drift: Array
     diffusion: Array

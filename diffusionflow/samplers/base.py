@@ -35,19 +35,25 @@ from diffusionflow.schedules import Schedule
 
 
 class Sampler(Protocol):
-    """See the module."""
+    """What every sampler offers; see the module.
+
+    Fields:
+      num_noises: arrays of noise that a step takes.
+    """
 
     num_noises: int
 
-    def plan(self, t: Array, s: Array, schedule: Schedule) -> Any: ...
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
+        """The steps from times `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
-    def init(self, z: Array) -> Any: ...
+    def init(self, z: Array) -> Any:
+        """The state of a run that starts from `z`."""
 
-    def step(
-        self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn
-    ) -> Any: ...
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+        """The state after a step with its row of the plan."""
 
-    def output(self, state: Any) -> Array: ...
+    def output(self, state: Any) -> Array:
+        """The `z` in a state."""
 
 
 class Result(NamedTuple):
@@ -194,6 +200,17 @@ def sample(
     Raises:
       ValueError: `times` is no grid, or `denoise_fn` is singular on it (eps at
         alpha = 0).
+
+    Example:
+      >>> from diffusionflow import analytic, samplers, schedules
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = analytic.gaussian(jnp.zeros(()), 0.25).denoise_fn(flow)
+      >>> result = sample(
+      ...     jax.random.key(0), denoise_fn, jnp.array([2.0]), grids.uniform(100),
+      ...     sampler=samplers.Heun("u"), schedule=flow,
+      ... )
+      >>> print(jnp.round(result.x, 3), result.nfe)  # exactly sqrt(1/4) 2
+      [1.] 199
     """
     if hasattr(denoise_fn, "check"):
         denoise_fn.check(times[:-1])

@@ -217,6 +217,12 @@ def churn_to_eta(
 
     Raises:
       ValueError: as `eta_to_churn`.
+
+    Example:
+      >>> print(churn_to_eta(0.5, convention="blog"))
+      1.0
+      >>> print(churn_to_eta(0.2, convention="sde"))
+      0.25
     """
     step = _check_step(convention, step)
     churn = at_least_float32(churn)

@@ -63,7 +63,14 @@ class _Normed:
 
 @register
 class Sigma(_Normed):
-    """`epsilon^2 / 2 = norm sigma`; `norm` at least 0."""
+    """`epsilon^2 / 2 = norm sigma`.
+
+    Args:
+      norm: at least 0.
+
+    Raises:
+      ValueError: `norm` is negative.
+    """
 
     norm: float = 1.0
 
@@ -73,7 +80,14 @@ class Sigma(_Normed):
 
 @register
 class Linear(_Normed):
-    """`epsilon^2 / 2 = norm t`; `norm` at least 0."""
+    """`epsilon^2 / 2 = norm t`.
+
+    Args:
+      norm: at least 0.
+
+    Raises:
+      ValueError: `norm` is negative.
+    """
 
     norm: float = 1.0
 
@@ -83,7 +97,14 @@ class Linear(_Normed):
 
 @register
 class Constant(_Normed):
-    """`epsilon^2 / 2 = norm`; `norm` at least 0."""
+    """`epsilon^2 / 2 = norm`.
+
+    Args:
+      norm: at least 0.
+
+    Raises:
+      ValueError: `norm` is negative.
+    """
 
     norm: float = 1.0
 
@@ -93,7 +114,14 @@ class Constant(_Normed):
 
 @register
 class Decreasing(_Normed):
-    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`; `norm` at least 0."""
+    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`.
+
+    Args:
+      norm: at least 0.
+
+    Raises:
+      ValueError: `norm` is negative.
+    """
 
     norm: float = 1.0
 
@@ -105,7 +133,14 @@ class Decreasing(_Normed):
 
 @register
 class IncreasingDecreasing(_Normed):
-    """`epsilon^2 / 2 = norm sin(pi t)^2`; `norm` at least 0."""
+    """`epsilon^2 / 2 = norm sin(pi t)^2`.
+
+    Args:
+      norm: at least 0.
+
+    Raises:
+      ValueError: `norm` is negative.
+    """
 
     norm: float = 1.0
 

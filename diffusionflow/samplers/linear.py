@@ -50,6 +50,13 @@ def coefficients(
 
     Raises:
       ValueError: `times` is no grid, or `kind` is singular on it.
+
+    Example:
+      >>> from diffusionflow import samplers, schedules
+      >>> flow, times = schedules.FlowMatching(), grids.uniform(4)
+      >>> found = coefficients(samplers.ddim(), times, schedule=flow, kind="u")
+      >>> found.h[:, 0].tolist(), float(found.initial)  # z_0 = z_1 - sum of u / 4
+      ([-0.25, -0.25, -0.25, -0.25], 1.0)
     """
     predictions.refuse_singular(kind, times[:-1], schedule=schedule)
     grids.check_grid(times)

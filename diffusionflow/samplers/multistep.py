@@ -34,6 +34,7 @@ class State(NamedTuple):
         return cls(z, jnp.zeros((count, *z.shape), z.dtype))
 
     def push(self, z: Array, prediction: Array) -> "State":
+        """The state at `z`, with one more prediction and without the oldest."""
         past = jnp.concatenate([prediction[None], self.past])[:-1]
         return State(z, past)
 

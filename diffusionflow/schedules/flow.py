@@ -24,6 +24,13 @@ class FlowMatching:
 
     Source: Lipman et al. 2022, arXiv 2210.02747, eq. 20 with the time reversed; Liu et
     al. 2022, arXiv 2209.03003.
+
+    Example:
+      >>> schedule = FlowMatching()
+      >>> print(schedule.alpha(0.25), schedule.sigma(0.25))
+      0.75 0.25
+      >>> print(schedule.inverse_logsnr(0.0))  # as much data as noise
+      0.5
     """
 
     sigma_min: float = 0.0

@@ -108,6 +108,15 @@ class Shifted:
 
     Source: Hoogeboom et al. 2023, arXiv 2301.11093 (k = resolution / base resolution);
     Esser et al. 2024, arXiv 2403.03206 (k = sqrt(m / n)). They are the same.
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> flow = schedules.FlowMatching()
+      >>> shifted = Shifted(flow, k=3.0)
+      >>> print(f"{shifted.logsnr(0.5) - flow.logsnr(0.5) + 2 * jnp.log(3.0):.6f}")
+      0.000000
+      >>> print(f"{shifted.sigma(0.5):.3f}")  # at the changed time 3 t / (1 + 2 t)
+      0.750
     """
 
     base: Any

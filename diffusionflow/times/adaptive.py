@@ -172,14 +172,23 @@ class Adaptive(Independent):
 
 
 def adaptive_part(density: Any) -> Adaptive | None:
-    """The `Adaptive` that a density is or is made from; None where there is none."""
+    """The `Adaptive` that a density is or is made from; None where there is none.
+
+    Args:
+      density: any density of times.
+    """
     if isinstance(density, Adaptive):
         return density
     return adaptive_part(density.base) if hasattr(density, "base") else None
 
 
 def with_moments(density: Any, moments: Moments | None) -> Any:
-    """`density` with the moments of its `Adaptive` replaced; itself if it has none."""
+    """`density` with the moments of its `Adaptive` replaced; itself if it has none.
+
+    Args:
+      density: any density of times.
+      moments: of the new one.
+    """
     if isinstance(density, Adaptive):
         return dataclasses.replace(density, moments=moments)
     if adaptive_part(density) is None:

@@ -107,6 +107,9 @@ class Stratified:
     The times depend on the whole batch by nature: with keys `[*batch]` the `u` comes
     from the first of them.
 
+    Args:
+      base: any density.
+
     Source: Kingma et al. 2021, arXiv 2107.00630, low-discrepancy sampler.
     """
 

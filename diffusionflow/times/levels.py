@@ -28,7 +28,11 @@ from diffusionflow.times.densities import Independent
 
 
 def reached(schedule: Schedule) -> tuple[Any, Any]:
-    """`(logsnr at t = 1, logsnr at t = 0)`: between them is what a schedule reaches."""
+    """`(logsnr at t = 1, logsnr at t = 0)`: between them is what a schedule reaches.
+
+    Args:
+      schedule: any.
+    """
     ends = in_float64(
         lambda schedule: tuple(map(schedule.logsnr, (1.0, 0.0))), schedule
     )

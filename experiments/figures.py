@@ -1,0 +1,34 @@
+"""Draws the figures of the documents from their numbers, as SVG and PNG.
+
+    python -m experiments.figures --out=figures/
+
+Nothing is trained or downloaded. `--figure=churn` draws one, and can be repeated.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from experiments.errors import UsageError, check_name
+
+OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
+FIGURE = flags.DEFINE_multi_string("figure", None, "A figure; all of them by default.")
+
+
+def main() -> None:
+    from experiments.plots import draw  # slow to import
+
+    names = tuple(FIGURE.value or draw.FIGURES)
+    for name in names:
+        check_name("--figure", name, draw.FIGURES)
+    directory = pathlib.Path(OUT.value)
+    try:
+        written = draw.write(directory, names)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error
+    print("\n".join(map(str, written)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,88 @@
+"""Error of samplers against network calls, on a mixture with its exact denoiser."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+from diffusionflow import analytic, grids, samplers, schedules
+
+NUM_STEPS = (5, 10, 20, 40, 80)
+NUM_STARTS = 20_000
+
+
+class Point(NamedTuple):
+    """A sampler's error at a number of network calls."""
+
+    nfe: int
+    error: float
+
+
+def mixture() -> analytic.Mixture:
+    """Three modes of different width, in one dimension."""
+    return analytic.Mixture(
+        np.array([0.3, 0.5, 0.2]),
+        np.array([-2.0, 0.5, 3.0]),
+        np.array([0.04, 0.25, 0.01]),
+    )
+
+
+def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
+    """Those of a mixture in one dimension at `(i + 1/2) / count`, by bisection."""
+    wanted = (np.arange(count) + 0.5) / count
+    widest = 10 * np.sqrt(np.max(data.variances))
+    low = np.full(count, np.min(data.means) - widest)
+    high = np.full(count, np.max(data.means) + widest)
+    for _ in range(60):
+        middle = (low + high) / 2
+        spread = (middle[:, None] - data.means) / np.sqrt(data.variances)
+        below = stats.norm.cdf(spread) @ data.weights < wanted
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
+def errors_against_calls(
+    sampler: Any,
+    data: analytic.Mixture,
+    *,
+    num_steps: tuple[int, ...] = NUM_STEPS,
+    num_starts: int = NUM_STARTS,
+    schedule: schedules.Schedule | None = None,
+    grid_fn: Callable[[int], np.ndarray] = grids.uniform,
+) -> list[Point]:
+    """Wasserstein-2 distance of samples to the data.
+
+    Starts are quantiles of the prior, so that a sampler without noise has the error of
+    its discretisation alone. With noise there is a floor, that of as many independent
+    draws.
+
+    Args:
+      sampler: any.
+      data: a mixture in one dimension, events of shape (), weights of sum 1.
+      num_steps: of the grids.
+      num_starts: samples.
+      schedule: flow matching by default.
+      grid_fn: from a number of steps to times.
+
+    Returns:
+      A `Point` for each of `num_steps`, computed in float64.
+    """
+    schedule = schedules.FlowMatching() if schedule is None else schedule
+    exact, points = quantiles(data, num_starts), []
+    with jax.enable_x64(True):
+        noise = stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
+        for count in num_steps:
+            times = grid_fn(count)
+            result = samplers.sample(
+                jax.random.key(0),
+                data.denoise_fn(schedule),
+                schedule.sigma(times[0]) * noise,
+                times,
+                sampler=sampler,
+                schedule=schedule,
+            )
+            gap = np.sort(np.asarray(result.x)) - exact
+            points.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
+    return points

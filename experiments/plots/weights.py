@@ -1,0 +1,143 @@
+"""With which weight predictions enter a sample, and errors enter an objective."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import (
+    grids,
+    objectives,
+    predictions,
+    samplers,
+    schedules,
+    times,
+    weightings,
+)
+from diffusionflow._numeric import in_float64
+from diffusionflow.objectives import Objective
+
+TRUNCATED = schedules.Cosine(logsnr_min=-15.0, logsnr_max=15.0)
+KINDS = {
+    "x": "x",
+    "eps": "eps",
+    "v": "v",
+    "u": "u",
+    "EDM's F": predictions.edm_f(0.5),
+}
+
+
+class ChurnWeights(NamedTuple):
+    """A sample as `z_0 = initial z_1 + sum_i h_i v_i` and noise.
+
+    Fields:
+      t: of the predictions, falling, `[num_steps]`.
+      h: weights of the predictions, `[*slider, num_steps]`; they are negative, since
+        v = alpha eps - sigma x.
+      initial: weight of the first z, `[*slider]`.
+    """
+
+    t: np.ndarray
+    h: np.ndarray
+    initial: np.ndarray
+
+
+def churn_weights(
+    churn: ArrayLike,
+    num_steps: int = 100,
+    *,
+    schedule: schedules.Schedule = TRUNCATED,
+    kind: predictions.AnyKind = "v",
+) -> ChurnWeights:
+    """With which weights predictions enter a sample of the churn family.
+
+    Args:
+      churn: fraction of each step that is undone, in [0, 1), `[*slider]`.
+      num_steps: of a uniform grid.
+      schedule: any.
+      kind: of the predictions.
+
+    Returns:
+      `ChurnWeights`.
+
+    Raises:
+      ValueError: a churn is outside, or the kind is singular on the grid.
+
+    Source: Gao et al. 2024, "Diffusion Meets Flow Matching", the figure on churn, which
+    shows -h.
+    """
+    grid = grids.uniform(num_steps)
+    for value in np.ravel(churn):
+        samplers.Churn(float(value))  # refuses what is outside
+
+    def weigh(churn: Array) -> tuple[Array, Array]:
+        sampler = samplers.Churn(churn)
+        found = samplers.coefficients(sampler, grid, schedule=schedule, kind=kind)
+        return found.h[:, 0], found.initial
+
+    each = jnp.vectorize(weigh, signature="()->(s),()")
+    h, initial = in_float64(each, np.asarray(churn, np.float64))
+    return ChurnWeights(grid[:-1], h, initial)
+
+
+def recipes() -> dict[str, Objective]:
+    """The objectives of the published figure, by name.
+
+    EDM's is put on a schedule that reaches every log-SNR; its weight mentions none.
+    """
+    flow = schedules.FlowMatching()
+    sigmoid = Objective(flow, "u", weightings.Sigmoid(0.0), times.Uniform())
+    return {
+        "flow matching": objectives.flow_matching(),
+        "v, cosine schedule": objectives.v_cosine(),
+        "EDM": dataclasses.replace(objectives.edm(), schedule=flow),
+        "SD3": objectives.sd3(),
+        "sigmoid(-logsnr)": sigmoid,
+    }
+
+
+def weightings_on_one_axis(
+    logsnr: np.ndarray, objectives_by_name: dict[str, Objective] | None = None
+) -> dict[str, np.ndarray]:
+    """Total weights on the error of eps, each over its largest on `logsnr`.
+
+    Args:
+      logsnr: `[n]`, reached by the schedule of each.
+      objectives_by_name: those of `recipes` by default.
+
+    Returns:
+      Name to weights, `[n]` each, NumPy float64.
+    """
+    given = recipes() if objectives_by_name is None else objectives_by_name
+    found = {}
+    for name, objective in given.items():
+        weight = in_float64(objectives.total_weight, objective, logsnr)
+        found[name] = weight / weight.max()
+    return found
+
+
+def mse_ratios(
+    logsnr: np.ndarray, *, schedule: schedules.Schedule | None = None
+) -> dict[str, np.ndarray]:
+    """Squared errors of network outputs over that of eps, at the same z.
+
+    Args:
+      logsnr: `[n]`, reached by the schedule.
+      schedule: the cosine schedule by default; of u, x and F the ratio knows the
+        log-SNR alone.
+
+    Returns:
+      Name to ratio, `[n]` each, NumPy float64.
+    """
+    schedule = schedules.Cosine() if schedule is None else schedule
+
+    def ratio(schedule: schedules.Schedule, logsnr: Array, kind: object) -> Array:
+        t = schedule.inverse_logsnr(logsnr)
+        return predictions.mse_ratio(kind, t, schedule=schedule)
+
+    return {
+        name: in_float64(ratio, schedule, logsnr, kind) for name, kind in KINDS.items()
+    }
