@@ -22,6 +22,7 @@ from experiments.model import Model
 from experiments.parts import Parts
 
 SIGMAS = 3.5
+DATA_END = 15.0  # log-SNR where the ODE ends if a network has no end of its own
 TERMS = ("bound", "recon", "diffusion", "prior")
 
 
@@ -152,25 +153,29 @@ def _ode(
     noise_keys, probe_keys = random.split(keys)
     if levels is not None:
         x = levels.dequantise(noise_keys, x)
+    t_data = _end(denoise_fn, schedule, 0.0, DATA_END)
+    alpha = schedule.alpha(jnp.float32(t_data))
     found = likelihood.encode(
         probe_keys,
         denoise_fn,
-        x,
+        alpha * x,
         schedule=schedule,
         trace=likelihood.Hutchinson(settings.num_probes),
         solver=likelihood.Fixed(settings.ode_steps),
-        t_noise=_noisy_end(denoise_fn, model, settings),
+        t_data=t_data,
+        t_noise=_end(denoise_fn, schedule, 1.0, reach(model, settings)[0]),
     )
-    return {"ode": -found.log_p, "ode_stderr": found.stderr}
+    log_p = found.log_p + math.prod(model.event_shape) * jnp.log(alpha)  # of x itself
+    return {"ode": -log_p, "ode_stderr": found.stderr}
 
 
-def _noisy_end(denoise_fn: Any, model: Model, settings: Settings) -> float:
-    """1, or where the log-SNR is its least for a network that is singular at 1."""
+def _end(denoise_fn: Any, schedule: Schedule, t: float, logsnr: float) -> float:
+    """`t`, or the time of a log-SNR where the network is singular at `t`."""
     try:
-        denoise_fn.check(jnp.ones(()))
+        denoise_fn.check(t)
     except ValueError:
-        return _time(model.objective.schedule, reach(model, settings)[0])
-    return 1.0
+        return _time(schedule, logsnr)
+    return t
 
 
 def _time(schedule: Schedule, logsnr: float) -> float:

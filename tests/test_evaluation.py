@@ -16,6 +16,8 @@ STD = 0.7
 SCHEDULES = {
     "flow_matching": (schedules.FlowMatching(), "u", times.Uniform()),
     "cosine": (schedules.Cosine(), "v", times.LogitNormal()),
+    "x": (schedules.FlowMatching(), "x", times.Uniform()),
+    "eps": (schedules.FlowMatching(), "eps", times.Uniform()),
     "ve": (schedules.VE(), "eps", times.Truncated(times.Uniform(), logsnr_max=5.0)),
 }
 
@@ -33,7 +35,8 @@ class Exact:
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
         norm = jnp.sqrt((STD * alpha) ** 2 + sigma**2)
         x, eps = STD**2 * alpha / norm * z, sigma / norm * z
-        return {"u": eps - x, "v": alpha * eps - sigma * x, "eps": eps}[self.kind]
+        found = {"u": eps - x, "v": alpha * eps - sigma * x, "eps": eps, "x": x}
+        return found[self.kind]
 
 
 def model_of(name):

@@ -25,7 +25,7 @@ def nats(x):
     return 4 / 2 * np.log(2 * np.pi * STD**2) + (x**2).sum(1) / 2 / STD**2
 
 
-@pytest.mark.parametrize("name", ["flow_matching", "cosine", "ve"])
+@pytest.mark.parametrize("name", ["flow_matching", "cosine", "ve", "x", "eps"])
 def test_exact_denoisers_have_the_likelihood_of_their_law(name, tmp_path):
     """The Jacobian is a multiple of the identity: one probe of signs has no variance.
 
