@@ -135,6 +135,7 @@ def _bound(
         schedule=schedule,
         density=times.UniformLogSNR(low, high),
         levels=levels_of(model.transform),
+        prior="standard",  # of the noise at hand: the same whatever a schedule's scale
         num_times=settings.num_times,
         num_draws=settings.num_draws,
         prior="standard",  # the KL is then of the log-SNR, whatever alpha^2 + sigma^2

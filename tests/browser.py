@@ -6,6 +6,7 @@ for by its usual names.
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 300  # seconds, on a machine that does other work too
 ERRORS = {"Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed"}
 
 
@@ -72,8 +74,14 @@ class Page:
         return self
 
     def __exit__(self, *unused):
-        self._process.kill()
-        self._process.wait()
+        self._session = None
+        with contextlib.suppress(RuntimeError, OSError):
+            self.call("Browser.close")  # with all its processes
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._write)
         os.close(self._read)
         shutil.rmtree(self._profile, ignore_errors=True)
@@ -124,7 +132,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while self.evaluate("document.URL + document.readyState") != f"{url}complete":
             if time.monotonic() > end:
                 raise RuntimeError(f"{url} does not load")

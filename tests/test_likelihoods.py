@@ -50,6 +50,20 @@ def test_exact_denoisers_have_the_likelihood_of_their_law(name, tmp_path):
     assert summary["bound"]["stderr_draws"] == pytest.approx(error / 4, rel=1e-5)
 
 
+def test_the_prior_is_that_of_the_schedules_own_noise(tmp_path):
+    """Variance exploding ends at sigma = 50, far from N(0, I): its bound holds too."""
+    model, data = model_of("ve"), examples()
+    found = likelihoods.per_example(
+        model, {}, data, SETTINGS, Parts(tmp_path, {}), batch_size=64
+    )
+    low, _ = likelihoods.reach(model, SETTINGS)
+    expected = np.exp(low) * (data.values**2).sum(1) / 2
+    np.testing.assert_allclose(found["prior"], expected, rtol=1e-3, atol=1e-5)
+    gap = found["bound"].mean() - nats(data.values).mean()
+    error = np.sqrt(np.square(found["bound_stderr"]).sum()) / SIZE
+    assert abs(gap) < 1e-2 + 4 * error and error < 0.1
+
+
 def test_levels_are_counted_in_bits(tmp_path):
     """Half of sixteen levels at the lowest, half at the highest; a useless network.
 
