@@ -7,8 +7,8 @@ as well: with another one change all three. To compare the two, look at
 `test_eps_mse_ema`: their losses are in other units.
 
 Measured on two CPU cores that did other work as well in 7 min 30 s: held-out
-`test_eps_mse_ema` 0.2033, loss 0.3104, both with the averaged weights; every row of the
-pictures shows its digit.
+`test_eps_mse_ema` 0.2033, loss 0.3104, both with the averaged weights; the rows of
+the pictures show their digits, a few samples astray.
 
 Source: Karras et al. 2022, arXiv 2206.00364, with the sigma_data of the digits.
 """

@@ -5,6 +5,10 @@
 All but objective and sampler is as in `digits.py`. To compare the two, look at
 `test_eps_mse_ema`: their losses are in other units.
 
+Measured on two CPU cores that did other work as well: held-out
+`test_eps_mse_ema` 0.2060, loss 0.3235, both with the averaged weights; the rows of
+the pictures show their digits, a few samples astray.
+
 Source: Esser et al. 2024, arXiv 2403.03206, times stratified.
 """
 

@@ -7,8 +7,8 @@ All but objective and sampler is as in `digits.py`. To compare the two, look at
 `test_eps_mse_ema`: their losses are in other units.
 
 Measured on two CPU cores that did other work as well: held-out
-`test_eps_mse_ema` 0.1955, loss 0.2121, both with the averaged weights; every row of the
-pictures shows its digit.
+`test_eps_mse_ema` 0.1955, loss 0.2121, both with the averaged weights; the rows of
+the pictures show their digits, a few samples astray.
 
 Source: Salimans and Ho 2022, arXiv 2202.00512, times stratified.
 """

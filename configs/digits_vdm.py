@@ -5,6 +5,10 @@
 All but objective and sampler is as in `digits.py`. To compare the two, look at
 `test_eps_mse_ema`: their losses are in other units.
 
+Measured on two CPU cores that did other work as well: held-out
+`test_eps_mse_ema` 0.1977, loss 5.8032, both with the averaged weights; the rows of
+the pictures show their digits, a few samples astray.
+
 Source: Kingma et al. 2021, arXiv 2107.00630, on a fixed schedule.
 """
 

@@ -22,7 +22,6 @@ from experiments.model import Model
 from experiments.parts import Parts
 
 SIGMAS = 3.5
-DATA_END = 15.0  # log-SNR where the ODE ends if a network has no end of its own
 TERMS = ("bound", "recon", "diffusion", "prior")
 
 
@@ -154,7 +153,8 @@ def _ode(
     noise_keys, probe_keys = random.split(keys)
     if levels is not None:
         x = levels.dequantise(noise_keys, x)
-    t_data = _end(denoise_fn, schedule, 0.0, DATA_END)
+    low, high = reach(model, settings)
+    t_data = _end(denoise_fn, schedule, 0.0, high)
     alpha = schedule.alpha(jnp.float32(t_data))
     found = likelihood.encode(
         probe_keys,
@@ -164,14 +164,18 @@ def _ode(
         trace=likelihood.Hutchinson(settings.num_probes),
         solver=likelihood.Fixed(settings.ode_steps),
         t_data=t_data,
-        t_noise=_end(denoise_fn, schedule, 1.0, reach(model, settings)[0]),
+        t_noise=_end(denoise_fn, schedule, 1.0, low),
     )
     log_p = found.log_p + math.prod(model.event_shape) * jnp.log(alpha)  # of x itself
     return {"ode": -log_p, "ode_stderr": found.stderr}
 
 
 def _end(denoise_fn: Any, schedule: Schedule, t: float, logsnr: float) -> float:
-    """`t`, or the time of a log-SNR where the network is singular at `t`."""
+    """`t`, or the time of a log-SNR where the network is singular at `t`.
+
+    At the data this makes another model, whose samples have that little noise, and its
+    likelihood is exact: an x network has no ODE that goes on to sigma = 0.
+    """
     try:
         denoise_fn.check(t)
     except ValueError:
