@@ -137,7 +137,6 @@ def _bound(
         prior="standard",  # of the noise at hand: the same whatever a schedule's scale
         num_times=settings.num_times,
         num_draws=settings.num_draws,
-        prior="standard",  # the KL is then of the log-SNR, whatever alpha^2 + sigma^2
         t_min=_time(schedule, high),
         t_max=_time(schedule, low),
     )
