@@ -13,7 +13,7 @@ X64 := analytic dataclass grids guidance losses objectives outside predictions p
   random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
 
-.PHONY: help train sample curve docs test test-slow test-all test-x64 lint format
+.PHONY: help train sample curve docs notebooks test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test       the fast tests        make test-slow  the slow ones"
 	@echo "make test-all   all tests             make test-x64   the core's in float64"
 	@echo "make docs       the reference of the API: site/api/index.html"
+	@echo "make notebooks  executes notebooks/*.py and writes the .ipynb"
 	@echo "make lint       ruff, nothing changed"
 	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
 
@@ -41,6 +42,9 @@ curve: $(VENV)/.train
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/reference.py site/api
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m experiments.notebooks $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
@@ -77,4 +81,8 @@ $(VENV)/.test: $(VENV)/.train
 
 $(VENV)/.docs: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,docs]'
+	@touch $@
+
+$(VENV)/.notebooks: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,notebooks]'
 	@touch $@
