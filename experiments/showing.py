@@ -53,11 +53,8 @@ class Table:
 
     def __repr__(self) -> str:
         widths = [max(map(len, column)) for column in zip(*self._rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-            for row in self._rows
-        ]
-        return "\n".join(lines)
+        padded = (map(str.rjust, row, widths) for row in self._rows)
+        return "\n".join(map("  ".join, padded))
 
     def _repr_markdown_(self) -> str:
         head, *body = ("| " + " | ".join(row) + " |" for row in self._rows)

@@ -47,8 +47,8 @@ Table(
 # %% [markdown]
 # Both reach every log-SNR, at different times. At equal log-SNR the two `z` differ by
 # a known factor, their scale `sqrt(alpha^2 + sigma^2)`. So one denoiser serves both
-# schedules. A denoiser here is a function `(z, t) -> (x_hat, eps_hat)`; the exact one of
-# a mixture of Gaussians stands for a trained network.
+# schedules. A denoiser here is a function `(z, t) -> (x_hat, eps_hat)`; the exact one
+# of a mixture of Gaussians stands for a trained network.
 
 # %%
 data = analytic.Mixture(
@@ -64,11 +64,11 @@ Table({"a denoiser of flow matching on the cosine schedule, error": [gap]})
 # %% [markdown]
 # ## DDIM is Euler's method on the flow
 #
-# DDIM goes from `t` to `s < t` by mixing the two estimates anew:
-# `z_s = alpha_s x_hat + sigma_s eps_hat`. Flow matching predicts `u = eps - x` and steps
-# `z_s = z_t + (s - t) u_hat`. With `alpha = 1 - t` and `sigma = t` these are the same
-# number, and it does not matter which output the network has: below it predicts `u`,
-# `v = alpha eps - sigma x`, or the F of EDM.
+# DDIM goes from `t` to `s < t` by mixing the two estimates anew: `z_s = alpha_s x_hat
+# + sigma_s eps_hat`. Flow matching predicts `u = eps - x` and steps `z_s = z_t + (s -
+# t) u_hat`. With `alpha = 1 - t` and `sigma = t` these are the same number, and it
+# does not matter which output the network has: below it predicts `u`, `v = alpha eps
+# - sigma x`, or the F of EDM.
 
 # %%
 times, key = grids.uniform(10), jax.random.key(0)
@@ -99,8 +99,8 @@ Table({"network's output": list(kinds), "largest | DDIM - Euler |, 10 steps": ga
 # %% [markdown]
 # ## The table of reparametrisations
 #
-# DDIM is Euler's method for every output `p = a x + b eps` with constant `a` and `b`, on
-# every schedule: divide `z` by a scale, and let a clock replace the time,
+# DDIM is Euler's method for every output `p = a x + b eps` with constant `a` and `b`,
+# on every schedule: divide `z` by a scale, and let a clock replace the time,
 #
 # `z_s / scale_s = z_t / scale_t + (clock_s - clock_t) p_hat`.
 #
@@ -121,16 +121,15 @@ forms = {
     "eps": (alpha, sigma / alpha),
     "u": (alpha + sigma, sigma / (alpha + sigma)),
 }
-rows = {"output": [], "factor of z": [], "factor of the prediction": []}
+rows = []
 for kind, (scale, clock) in forms.items():
     found = samplers.coefficients(samplers.ddim(), step, schedule=cosine, kind=kind)
+    gain = scale[1] * (clock[1] - clock[0])
     np.testing.assert_allclose(found.initial, scale[1] / scale[0], rtol=1e-12)
-    np.testing.assert_allclose(
-        found.h[0, 0], scale[1] * (clock[1] - clock[0]), rtol=1e-12
-    )
-    for column, value in zip(rows.values(), (kind, found.initial, found.h[0, 0])):
-        column.append(value)
-Table(rows)
+    np.testing.assert_allclose(found.h[0, 0], gain, rtol=1e-12)
+    rows.append((found.initial, found.h[0, 0]))
+of_z, of_prediction = zip(*rows, strict=True)
+Table({"output": [*forms], "factor of z": of_z, "of the prediction": of_prediction})
 
 # %% [markdown]
 # For `v` the coefficients `a` and `b` move with time, and no such form exists. On a
@@ -171,7 +170,7 @@ Table({"share of the scaling": scales, "DDIM, end / z_1": unit[0], "Euler": unit
 # ## Now change
 #
 # - the data: `analytic.Mixture` takes any weights, means and variances;
-# - the schedule: `schedules.LinearBeta()`, `schedules.VE()`, or one of your own with four
-#   methods. Which rows of the table of factors stay?
-# - the sampler: `samplers.Heun("u")` and `samplers.Heun("eps")` differ from one another.
-#   Which of them does a scaling leave alone?
+# - the schedule: `schedules.LinearBeta()`, `schedules.VE()`, or one of your own with
+#   four methods. Which rows of the table of factors stay?
+# - the sampler: `samplers.Heun("u")` and `samplers.Heun("eps")` differ from one
+#   another. Which of them does a scaling leave alone?

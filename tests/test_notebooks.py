@@ -1,0 +1,154 @@
+"""Notebooks and their scripts: the same cells, outputs that can be kept, thin.
+
+The slow test executes them all; `make notebooks` does so and writes the outputs.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import executing, showing
+
+SCRIPTS = executing.scripts()
+LARGEST = 300_000  # bytes of a notebook
+LIMIT = 150  # seconds of a notebook, on two CPU cores that do other work as well
+IMPORTS = {"dataclasses", "diffusionflow", "equinox", "experiments", "flax"} | {
+    "jax",
+    "numpy",
+    "optax",
+}
+# names of a machine, of its user, and addresses of objects
+PRIVATE = re.compile(
+    r"(?<![\w.])/(?:home|Users|root|tmp|work|usr|opt|var|mnt|proc)\b|0x[0-9a-f]{6,}"
+)
+each_script = pytest.mark.parametrize("name", SCRIPTS)
+
+
+def notebook(name):
+    return nbformat.read(SCRIPTS[name].with_suffix(".ipynb"), as_version=4)
+
+
+def outputs(name):
+    for cell in notebook(name).cells:
+        yield from cell.get("outputs", [])
+
+
+def text_of(output):
+    if output.output_type == "stream":
+        return output.text
+    data = output.get("data", {})
+    return "".join(v for k, v in data.items() if not k.startswith("image/"))
+
+
+def test_every_notebook_has_a_script():
+    notebooks = {path.stem for path in executing.DIRECTORY.glob("*.ipynb")}
+    assert notebooks == set(SCRIPTS) and len(SCRIPTS) >= 4
+
+
+@each_script
+def test_the_notebook_has_the_cells_of_its_script(name):
+    """Otherwise: `make notebooks`, or `make notebooks ARGS=--name=NAME`."""
+    script = executing.read_script(SCRIPTS[name])
+    nbformat.validate(notebook(name))
+    assert executing.cells(notebook(name)) == executing.cells(script)
+
+
+@each_script
+def test_outputs_are_there_and_small(name):
+    path = SCRIPTS[name].with_suffix(".ipynb")
+    assert path.stat().st_size < LARGEST
+    found = [cell for cell in notebook(name).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in found)
+    kinds = [kind for output in outputs(name) for kind in output.get("data", {})]
+    assert "image/png" in kinds and "text/markdown" in kinds
+
+
+@each_script
+def test_outputs_hold_no_errors_and_name_no_machine(name):
+    for output in outputs(name):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.text
+        assert not PRIVATE.search(text_of(output)), text_of(output)
+
+
+@each_script
+def test_the_first_cell_names_the_source_and_the_last_what_to_change(name):
+    first, *_, last = executing.cells(executing.read_script(SCRIPTS[name]))
+    assert first[0] == last[0] == "markdown"
+    assert re.match(r"# \w", first[1]) and "\nSource: " in first[1]
+    assert "## Now change\n" in last[1]
+
+
+@each_script
+def test_a_notebook_is_thin(name):
+    """It imports what it shows: no classes, short cells, and no stranger."""
+    tree = ast.parse(SCRIPTS[name].read_text())
+    tops = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            tops.add(node.module.split(".")[0])
+    assert tops <= IMPORTS
+    script = executing.read_script(SCRIPTS[name])
+    code = [source for kind, source in executing.cells(script) if kind == "code"]
+    assert max(source.count("\n") for source in code) < 40
+
+
+@each_script
+def test_the_files_that_a_notebook_names_exist(name):
+    root, text = executing.ROOT, SCRIPTS[name].read_text()
+    for path in re.findall(r"`((?:docs|configs|tests)/[\w/.]+)`", text):
+        assert (root / path).exists(), path
+    for other in re.findall(r"`(\d\d_\w+)`", text):
+        assert other in SCRIPTS
+
+
+@pytest.mark.slow
+@each_script
+def test_the_notebook_runs(name):
+    made, seconds = executing.execute(SCRIPTS[name])
+    assert seconds < LIMIT
+    for output in (o for cell in made.cells for o in cell.get("outputs", [])):
+        assert output.output_type != "error" and output.get("name") != "stderr"
+
+
+def test_a_misspelt_name_is_one_line():
+    command = [sys.executable, "-m", "experiments.notebooks", "--name=02_straight"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "02_straight_or_curved" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# --- what cells end with ------------------------------------------------------
+
+
+def test_a_picture_is_a_small_png():
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot(np.arange(5))
+    found = showing.Picture(figure)._repr_png_()
+    assert found[:8] == b"\x89PNG\r\n\x1a\n" and len(found) < 10_000
+    assert showing.Picture(figure)._repr_png_() == found
+
+
+def test_a_table_is_text_and_markdown():
+    table = showing.Table({"a": [1, 2], "b": [0.123456, 1e-15], "c": ["x", "y"]})
+    assert table._repr_markdown_().splitlines() == [
+        "| a | b | c |",
+        "|---|---|---|",
+        "| 1 | 0.1235 | x |",
+        "| 2 | < 1e-12 | y |",
+    ]
+    assert repr(table).splitlines()[1].split() == ["1", "0.1235", "x"]
+
+
+def test_columns_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        showing.Table({"a": [1, 2], "b": [1]})
