@@ -98,9 +98,8 @@ Picture(draw.trajectories())
 
 # %%
 churns = (0.0, 0.2, 0.5)
-levels = dict(t=t, s=s, schedule=cosine)
 etas = {
-    name: [samplers.churn_to_eta(c, convention=name, **levels) for c in churns]
+    name: [samplers.churn_to_eta(c, convention=name, step=0.5) for c in churns]
     for name in ("blog", "sde", "ddim")
 }
 np.testing.assert_allclose(np.square(etas["blog"]), etas["sde"], rtol=1e-12)

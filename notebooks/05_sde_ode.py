@@ -117,19 +117,33 @@ Table(
 # ## Any noise, one law
 #
 # A mixture of three Gaussians with its exact denoiser, Euler-Maruyama in 200 steps,
-# 10,000 samples for each choice of noise. The Kolmogorov distance is the largest gap
-# between the distribution functions of samples and data. Exact samples stay below
-# 0.0195 in 999 of 1000 cases; 0.01 more is allowed for the finite steps.
-
-# %%
-Picture(sketches.generated())
+# 10,000 samples for each choice of noise.
 
 # %%
 data = accuracy.mixture()
+samples = {name: noise.generated(data, fn) for name, fn in noise.choices().items()}
+Picture(sketches.histograms(samples, data))
+
+# %% [markdown]
+# The Kolmogorov distance is the largest gap between the distribution functions of
+# samples and data. Of 10,000 exact samples it is below 0.0195 in 999 of 1000 cases. All
+# choices are there but the last. Its noise does not vanish at the data, where the score
+# of the narrow mode is steep, and 200 steps are too few for it.
+
+# %%
 distance = metrics.Kolmogorov(metrics.LawCDF(data))
-gaps = [distance(noise.generated(data, fn)) for fn in noise.choices().values()]
-assert max(gaps) < 0.0195 + 0.01
-Table({"noise": [*noise.choices()], "Kolmogorov distance": gaps}, digits=2)
+gaps = {name: distance(each) for name, each in samples.items()}
+*vanishing, constant = gaps.values()
+assert max(vanishing) < 0.0195 < constant
+more = noise.generated(data, samplers.diffusions.Constant(1.0), num_steps=1000)
+assert distance(more) < 0.0195
+Table(
+    {
+        "noise": [*gaps, "the last, 1000 steps"],
+        "Kolmogorov distance": [*gaps.values(), distance(more)],
+    },
+    digits=2,
+)
 
 # %% [markdown]
 # ## Discretised, it is DDIM and DDPM to first order

@@ -66,6 +66,13 @@ def test_the_sketches_are_drawn(draw_fn):
 
 
 def test_the_sketch_of_samples_shows_the_density():
-    figure = sketches.generated(("eta = 1",), num_steps=20, num_samples=500)
+    figure = sketches.histograms({"a": np.zeros(5)}, accuracy.mixture())
     x, density = figure.axes[0].get_lines()[0].get_data()
     assert abs(np.trapezoid(density, x) - 1) < 1e-3
+
+
+def test_a_panel_shows_the_points_of_its_set():
+    points = {"a": np.zeros((3, 2)), "b": np.array([[1.0, 2.0]])}
+    figure = sketches.clouds(points)
+    assert [panel.get_title() for panel in figure.axes] == ["a", "b"]
+    np.testing.assert_array_equal(figure.axes[1].get_lines()[0].get_xydata(), [[1, 2]])

@@ -1,14 +1,12 @@
 """Figures of the notebooks alone, drawn from `noise`."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from diffusionflow import analytic, schedules
 from diffusionflow._numeric import in_float64
 from experiments import style
-from experiments.plots import accuracy, noise
+from experiments.plots import noise
 
 THREE = analytic.Mixture(
     np.array([0.4, 0.35, 0.25]),
@@ -74,18 +72,36 @@ def diffusions() -> Figure:
 
 
 @style.context()
-def generated(names: tuple[str, ...] | None = None, **settings: Any) -> Figure:
-    """Samples of each choice of noise, over the density of the data."""
-    data, chosen = accuracy.mixture(), noise.choices()
-    names = tuple(chosen) if names is None else names
+def histograms(samples: dict[str, np.ndarray], data: analytic.Mixture) -> Figure:
+    """Samples on the line over the density of the data, a panel a set.
+
+    Args:
+      samples: title to `[n]`.
+      data: in one dimension, events of shape ().
+    """
     x = np.linspace(-3.2, 3.6, 681)
     exact = density(data, x, (1.0, 0.0))
-    figure, axes = style.panels(1, len(names), width=0.7, sharey=True)
-    for panel, name in zip(axes[0], names, strict=True):
-        found = noise.generated(data, chosen[name], **settings)
+    figure, axes = style.panels(1, len(samples), width=0.7, sharey=True)
+    for panel, (name, each) in zip(axes[0], samples.items(), strict=True):
         bins = np.linspace(x[0], x[-1], 86)
-        panel.hist(found, bins, density=True, color=style.COLORS["sky"])
+        panel.hist(each, bins, density=True, color=style.COLORS["sky"])
         panel.plot(x, exact, color="black", lw=1.0)
         panel.set(title=name, xlabel="x", xlim=(x[0], x[-1]))
     axes[0, 0].set_ylabel("density")
+    return figure
+
+
+@style.context()
+def clouds(points: dict[str, np.ndarray], *, reach: float = 3.0) -> Figure:
+    """Points in the plane, a panel a set.
+
+    Args:
+      points: title to `[n, 2]`.
+      reach: of the axes, which are [-reach, reach].
+    """
+    figure, axes = style.panels(1, len(points), width=0.75, sharey=True)
+    for panel, (title, each) in zip(axes[0], points.items(), strict=True):
+        panel.plot(*np.asarray(each).T, ".", ms=1.5, alpha=0.5)
+        panel.set(title=title, aspect="equal", xlim=(-reach, reach))
+    axes[0, 0].set_ylim(-reach, reach)
     return figure
