@@ -76,3 +76,9 @@ def test_a_panel_shows_the_points_of_its_set():
     figure = sketches.clouds(points)
     assert [panel.get_title() for panel in figure.axes] == ["a", "b"]
     np.testing.assert_array_equal(figure.axes[1].get_lines()[0].get_xydata(), [[1, 2]])
+
+
+def test_lines_are_the_numbers_given():
+    figure = sketches.curves(np.arange(3), {"a": np.ones(3)}, title="b")
+    assert figure.axes[0].get_title() == "b"
+    np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_ydata(), np.ones(3))

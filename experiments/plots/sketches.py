@@ -105,3 +105,20 @@ def clouds(points: dict[str, np.ndarray], *, reach: float = 3.0) -> Figure:
         panel.set(title=title, aspect="equal", xlim=(-reach, reach))
     axes[0, 0].set_ylim(-reach, reach)
     return figure
+
+
+@style.context()
+def curves(x: np.ndarray, lines: dict[str, np.ndarray], **labels: str) -> Figure:
+    """Lines over one axis.
+
+    Args:
+      x: `[n]`.
+      lines: name to `[n]`.
+      **labels: of `Axes.set`, such as `title` and `xlabel`.
+    """
+    figure, axes = style.panels(1, 1, width=1.5)
+    for i, (name, values) in enumerate(lines.items()):
+        axes[0, 0].plot(x, values, label=name, **style.lines(i))
+    axes[0, 0].legend()
+    axes[0, 0].set(**labels)
+    return figure
