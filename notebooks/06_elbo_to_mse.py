@@ -118,7 +118,6 @@ for num_steps in (10, 30, 100):
             levels=levels,
         )
     )(jax.random.key(1), x)
-    nats = likelihood.summarise(terms.total)
     bits = [
         likelihood.bits_per_dim(part.mean(), dim=64, cell="discrete")
         for part in (terms.recon, terms.diffusion, terms.prior, terms.total)
