@@ -20,7 +20,7 @@ def main() -> None:
     scripts = executing.scripts()
     for name in NAME.value or scripts:
         check_name("--name", name, scripts)
-        print(f"{name}: {executing.write(scripts[name]):.0f} s", flush=True)
+        print(f"{name}: {executing.write(scripts[name]):.0f} s of CPU time", flush=True)
 
 
 if __name__ == "__main__":
