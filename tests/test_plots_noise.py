@@ -82,3 +82,9 @@ def test_lines_are_the_numbers_given():
     figure = sketches.curves(np.arange(3), {"a": np.ones(3)}, title="b")
     assert figure.axes[0].get_title() == "b"
     np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_ydata(), np.ones(3))
+
+
+def test_errors_are_drawn_as_given():
+    figure = sketches.errors({"a": [accuracy.Point(5, 0.5), accuracy.Point(9, 0.1)]})
+    line = figure.axes[0].get_lines()[0].get_xydata()
+    np.testing.assert_array_equal(line, [[5, 0.5], [9, 0.1]])

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from diffusionflow import analytic, schedules
 from diffusionflow._numeric import in_float64
 from experiments import style
-from experiments.plots import noise
+from experiments.plots import accuracy, noise
 
 THREE = analytic.Mixture(
     np.array([0.4, 0.35, 0.25]),
@@ -121,4 +121,20 @@ def curves(x: np.ndarray, lines: dict[str, np.ndarray], **labels: str) -> Figure
         axes[0, 0].plot(x, values, label=name, **style.lines(i))
     axes[0, 0].legend()
     axes[0, 0].set(**labels)
+    return figure
+
+
+@style.context()
+def errors(points: dict[str, list[accuracy.Point]]) -> Figure:
+    """Errors of samplers against network calls.
+
+    Args:
+      points: name to what `accuracy.errors_against_calls` found.
+    """
+    figure, axes = style.panels(1, 1, width=1.5)
+    for i, (name, each) in enumerate(points.items()):
+        nfe, error = zip(*each, strict=True)
+        axes[0, 0].loglog(nfe, error, label=name, **style.lines(i, marked=True))
+    axes[0, 0].legend()
+    axes[0, 0].set(xlabel="network calls", ylabel="Wasserstein-2 distance to the data")
     return figure
