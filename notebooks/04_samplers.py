@@ -59,8 +59,9 @@ Table(
 # ## One particle and all of them
 #
 # Left, a small DDIM step with its sign reversed: every particle is pushed away from the
-# modes. Right, a step of the forward process: every particle goes its own way. Contours
-# are the density before the step, that of three Gaussians at log-SNR 0.
+# modes (arrows three times as long). Right, a step of the forward process: every
+# particle goes its own way. Contours are the density before the step, that of three
+# Gaussians at log-SNR 1.5 on a schedule with `alpha = 1`.
 
 # %%
 Picture(sketches.small_step())

@@ -15,6 +15,9 @@ THREE = analytic.Mixture(
 )
 
 
+LONGER = 3  # arrows of a reversed step, which is short beside diffusion
+
+
 def density(data: analytic.Mixture, z: np.ndarray, levels: tuple) -> np.ndarray:
     """`p(z)` at `levels = (alpha, sigma)`, NumPy float64."""
     log_density = lambda data, z, alpha, sigma: data.log_density(z, alpha, sigma)
@@ -24,24 +27,24 @@ def density(data: analytic.Mixture, z: np.ndarray, levels: tuple) -> np.ndarray:
 @style.context()
 def small_step(step: float = 0.3) -> Figure:
     """DDIM with the sign reversed, and diffusion, over the density of z."""
-    schedule = schedules.Cosine()
-    found = noise.small_step(THREE, schedule=schedule, step=step)
-    at_half = (np.sqrt(0.5), np.sqrt(0.5))  # log-SNR 0
+    logsnr = 1.5
+    found = noise.small_step(THREE, schedule=schedules.VE(), logsnr=logsnr, step=step)
+    levels = (1.0, np.exp(-logsnr / 2))
     axis = np.linspace(-3.2, 3.2, 81)
     place = np.stack(np.meshgrid(axis, axis), -1)
-    value = density(THREE, place.reshape(-1, 2), at_half).reshape(place.shape[:2])
+    value = density(THREE, place.reshape(-1, 2), levels).reshape(place.shape[:2])
     figure, axes = style.panels(1, 2, sharey=True)
-    ends = {
-        "DDIM, its sign reversed": found.reversed,
-        "forward diffusion": found.diffused,
+    moves = {
+        f"DDIM, its sign reversed (x {LONGER})": LONGER
+        * (found.reversed - found.before),
+        "forward diffusion": found.diffused - found.before,
     }
     colors = (style.COLORS["blue"], style.COLORS["vermilion"])
-    for panel, color, (title, end) in zip(axes[0], colors, ends.items(), strict=True):
+    for panel, color, (title, move) in zip(axes[0], colors, moves.items(), strict=True):
         panel.contourf(axis, axis, value, levels=8, cmap="Greys", alpha=0.6)
-        moved = (end - found.before).T
         panel.quiver(
             *found.before.T,
-            *moved,
+            *move.T,
             color=color,
             angles="xy",
             scale_units="xy",
