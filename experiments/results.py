@@ -47,8 +47,8 @@ def write(
 def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     """Whether the result is there; refuses one of other settings.
 
-    One of an older format, or whose arrays are gone, is not there: what was computed in
-    parts is found again.
+    One of an older format is not there, and is computed anew; nor is one whose arrays
+    are gone, but what was computed in parts is found again.
 
     Raises:
       UsageError: it is that of other settings, or no evaluation.

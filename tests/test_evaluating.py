@@ -158,7 +158,7 @@ def test_other_data_are_refused(workdir, monkeypatch):
         ("ddim@x", "write name@steps"),
         ("ddimm@2", "did you mean 'ddim'"),
         ("ddim@2@unifrm", "did you mean 'uniform'"),
-        ("ddim@2@logsnr_uniform(logsnr_max=90.0)", "choose bounds inside"),
+        ("ddim@2@logsnr_uniform(logsnr_max=-20.0)", "below the one before"),
     ],
 )
 def test_wrong_samplers_are_refused_before_anything_is_done(workdir, text, words):
