@@ -4,6 +4,7 @@ A trace names its group by `meta.group`; the page gives it the colour of the rea
 light or dark theme. Groups differ in their markers too, and samplers in their dashes.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -181,7 +182,9 @@ def _quality(
     if floor is not None:
         data.append(_floor(floor, ticks))
         log = log and floor["value"] > 0
-    axis = _axis("network calls", type="log", tickvals=ticks)
+    shown = [ticks[0]]
+    shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
+    axis = _axis("network calls", type="log", tickvals=shown, tickangle=0)
     return Chart(
         f"{metric.capitalize()} distance in {features}",
         f"From the training examples, in {features}; lower is better. Bands and bars: "
@@ -189,7 +192,7 @@ def _quality(
         "mostly sharper. The horizontal line is what the held-out examples get.",
         data,
         {
-            "xaxis": axis | {"ticktext": [str(tick) for tick in ticks]},
+            "xaxis": axis | {"ticktext": [str(tick) for tick in shown]},
             "yaxis": _axis("distance", type="log" if log else "linear"),
         },
     )
