@@ -118,12 +118,11 @@ def levels(
     findings: Sequence[Finding], logsnr: Sequence[float], names: Sequence[str]
 ) -> Chart | None:
     """How much larger each error of eps is than the reference's, by log-SNR."""
-    data, reference = [], ""
+    data, reference = [], names[0]
     for number, name in enumerate(names):
         rows = []
         for level, one in zip(logsnr, findings, strict=True):
-            if name in one.differences:
-                reference = one.reference
+            if name in one.differences and one.reference == reference:
                 percent = 100 / one.values[reference].value
                 found = one.differences[name]
                 ends = (found.value, found.low, found.high)

@@ -66,7 +66,7 @@ def test_finished_shards_are_checked(tmp_path, capsys):
 
 def test_half_written_files_are_swept_away(tmp_path):
     parts = filled(tmp_path / "a", numbers=(0,))
-    left = parts.folder / ".000000004.npz.17.tmp"
+    left = parts.folder / ".000000004.npz.4999999.tmp"
     left.write_bytes(b"half")
     shards(tmp_path / "a").begin()
     assert not left.exists() and parts.finished(0)

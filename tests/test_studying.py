@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,7 @@ def test_a_recipe_differs_from_the_others_in_its_objective_alone(recipe):
 
 def test_the_shipped_study_has_six_recipes_and_five_seeds():
     study = studying.load("configs/study.py")
-    assert len(set(study.recipes)) == 6 and len(set(study.seeds)) == 5
+    assert len(study.configs) == 6 and len(set(study.seeds)) == 5
     assert study.request.likelihood.num_probes > 1  # or there is no error of the ODE
 
 
@@ -184,6 +185,9 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
         ("seeds = 3", "holds no study"),
         (STUDY.replace("num_times=4", "times=4"), "holds no study"),
         (STUDY.replace("(3, 4)", "()"), "names 2 recipes and 0 seeds"),
+        (STUDY.replace("(3, 4)", "(3, 3)"), "seeds=(3, 3): one is named twice"),
+        (STUDY.replace(', "x")', ', "y")'), "holds no study: KeyError"),
+        (STUDY.replace("ddim@2@", "ddym@2@"), "unknown name 'ddym'"),
         (STUDY.replace(', "x")', ",)"), "names 1 recipes and 2 seeds; 2 to 7"),
     ],
 )
@@ -191,5 +195,6 @@ def test_what_is_no_study_is_one_line(tmp_path, text, message):
     file = tmp_path / "study.py"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=re.escape(message)) as raised:
         studying.load(str(file))
+    assert len(str(raised.value).splitlines()) == 1
