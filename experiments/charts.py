@@ -4,6 +4,7 @@ A trace names its group by `meta.group`; the page gives it the colour of the rea
 light or dark theme. Groups differ in their markers too, and samplers in their dashes.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,12 +118,11 @@ def levels(
     findings: Sequence[Finding], logsnr: Sequence[float], names: Sequence[str]
 ) -> Chart | None:
     """How much larger each error of eps is than the reference's, by log-SNR."""
-    data, reference = [], ""
+    data, reference = [], names[0]
     for number, name in enumerate(names):
         rows = []
         for level, one in zip(logsnr, findings, strict=True):
-            if name in one.differences:
-                reference = one.reference
+            if name in one.differences and one.reference == reference:
                 percent = 100 / one.values[reference].value
                 found = one.differences[name]
                 ends = (found.value, found.low, found.high)
@@ -181,7 +181,9 @@ def _quality(
     if floor is not None:
         data.append(_floor(floor, ticks))
         log = log and floor["value"] > 0
-    axis = _axis("network calls", type="log", tickvals=ticks)
+    shown = [ticks[0]]
+    shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
+    axis = _axis("network calls", type="log", tickvals=shown, tickangle=0)
     return Chart(
         f"{metric.capitalize()} distance in {features}",
         f"From the training examples, in {features}; lower is better. Bands and bars: "
@@ -189,7 +191,7 @@ def _quality(
         "mostly sharper. The horizontal line is what the held-out examples get.",
         data,
         {
-            "xaxis": axis | {"ticktext": [str(tick) for tick in ticks]},
+            "xaxis": axis | {"ticktext": [str(tick) for tick in shown]},
             "yaxis": _axis("distance", type="log" if log else "linear"),
         },
     )

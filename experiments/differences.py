@@ -59,10 +59,6 @@ class Finding(NamedTuple):
         """The group that the others are compared with."""
         return next(iter(self.values), "")
 
-    def found(self) -> list[str]:
-        """What is found, a line for each group but the reference."""
-        return [self.sentence(name) for name in self.differences]
-
     def sentence(self, name: str) -> str:
         """Whether a group differs from the reference, and by how much."""
         found = self.differences[name]
@@ -113,11 +109,18 @@ def find(
             continue
         if not all(map(_finite, each)):
             found.refusals.append(
-                f"{group.name} is left out: its schedule does not reach there"
+                f"{group.name} is left out: not all its numbers are finite; its "
+                "schedule does not reach there, or a run has diverged"
+            )
+            continue
+        why = next(filter(None, (_unlike(each[0], got) for got in each[1:])), None)
+        if why is not None:
+            found.refusals.append(
+                f"{group.name} is left out: its seeds are not evaluated alike: {why}"
             )
             continue
         base = base or (group.name, each[0])
-        why = next(filter(None, (_unlike(base[1], got) for got in each)), None)
+        why = _unlike(base[1], each[0])
         if why is not None:
             found.refusals.append(f"{group.name} is not compared with {base[0]}: {why}")
             continue

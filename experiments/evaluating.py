@@ -91,7 +91,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         if results.is_there(path, settings):
             print(f"evaluated already: {path}", flush=True)
             return path
-        parts = Parts(workdir / "evaluation" / _digest(settings), settings)
+        folder = _digest(settings | {"format": results.FORMAT})
+        parts = Parts(workdir / "evaluation" / folder, settings)
         try:
             with jax.default_matmul_precision(loaded.config["matmul_precision"]):
                 found, arrays = _everything(workdir, request, loaded, dataset, parts)

@@ -8,6 +8,7 @@ script and outputs give the same file.
 import os
 import pathlib
 import resource
+import tempfile
 from typing import Any
 
 import jupytext
@@ -56,14 +57,15 @@ def execute(path: pathlib.Path) -> tuple[Any, float]:
     """
     notebook, before = read_script(path), _seconds_of_children()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    client = NotebookClient(
-        notebook,
-        config=Config(KernelManager=dict(transport="ipc")),
-        timeout=TIMEOUT,
-        record_timing=False,
-        resources=dict(metadata=dict(path=str(ROOT))),
-    )
-    client.execute(env=environment)
+    with tempfile.TemporaryDirectory() as folder:  # or two kernels share their sockets
+        client = NotebookClient(
+            notebook,
+            config=Config(KernelManager=dict(transport="ipc", ip=f"{folder}/kernel")),
+            timeout=TIMEOUT,
+            record_timing=False,
+            resources=dict(metadata=dict(path=str(ROOT))),
+        )
+        client.execute(env=environment)
     kernel = notebook.metadata.kernelspec  # the kernel adds its version of Python
     notebook.metadata = nbformat.from_dict(dict(kernelspec=kernel))
     return notebook, _seconds_of_children() - before

@@ -182,9 +182,10 @@ def read(workdir: pathlib.Path) -> Run:
         told, arrays = None, {}
     elif told is not None and told["settings"]["step"] != step:
         notes.append(
-            f"{workdir / 'eval.json'} is of step {told['settings']['step']:,}, the "
-            f"newest checkpoint of step {step:,}"
+            f"{workdir / 'eval.json'} is left out: it is of step "
+            f"{told['settings']['step']:,}, and the run is at step {step:,}"
         )
+        told, arrays = None, {}
     return Run(
         workdir,
         step,

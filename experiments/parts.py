@@ -24,8 +24,7 @@ class Parts:
     def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any]):
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        shards.sweep(folder)
         with shards.whole(folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,14 +48,21 @@ def write(
 def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     """Whether the result is there; refuses one of other settings.
 
-    One of an older format, or whose arrays are gone, is not there: what was computed in
-    parts is found again.
+    One of an older format is not there, and is computed anew; nor is one whose arrays
+    are gone, but what was computed in parts is found again.
 
     Raises:
-      UsageError: it is that of other settings, or no evaluation.
+      UsageError: it is that of other settings, of a newer format, or no evaluation, or
+        another file is where its arrays would be.
     """
     if not path.exists():
+        _check_free(path.with_suffix(".npz"))
         return False
+    if (there := _told(path).get("format", 0)) > FORMAT:
+        raise UsageError(
+            f"{path} has format {there}, which a newer version wrote; this one writes "
+            f"{FORMAT}: choose another --out"
+        )
     shards.check_same(path, _told(path)["settings"], settings)
     try:
         read(path)
@@ -62,6 +70,22 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
         print(f"evaluating again: {error}", flush=True)
         return False
     return True
+
+
+def _check_free(beside: pathlib.Path) -> None:
+    """Refuses to write over a file that no evaluation has written."""
+    if not beside.exists():
+        return
+    try:
+        with np.load(beside) as file:
+            ours = "bound" in file.files
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{beside}, where the arrays would be written, is no evaluation's; choose "
+            "another --out"
+        )
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:

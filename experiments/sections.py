@@ -144,7 +144,7 @@ def _side_by_side(groups: Sequence[Group], found: Findings) -> Section | None:
     row = next(iter(chosen.values()))[1]
     sampler = row["sampler"]
     lead = (
-        f"By {sampler['name']}, {sampler['num_steps']} steps, {row['nfe']} calls. "
+        f"By {sampler['name']}, {sampler['num_steps']} steps. "
         "Samples in one place come from the same noise and label."
     )
     shapes = {one.samples.shape[1:] for one in drawn.values()}

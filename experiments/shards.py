@@ -64,8 +64,7 @@ class Shards:
     def begin(self) -> None:
         """Makes the folder; removes what a killed run left half written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        sweep(self.folder)
         with whole(self.folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
 
@@ -157,6 +156,24 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes what killed processes of this host left half written by `whole`."""
+    for left in folder.glob(".*.tmp"):
+        pid = left.suffixes[-2].removeprefix(".")
+        if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _settings_of(result: pathlib.Path) -> Settings:

@@ -2,10 +2,19 @@
 
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments import comparing, evaluating, groups, likelihoods, loop, quality
+from experiments import (
+    build,
+    comparing,
+    evaluating,
+    groups,
+    likelihoods,
+    loop,
+    page,
+    quality,
+)
 from experiments.errors import UsageError
 
 
@@ -13,14 +22,12 @@ class Study(NamedTuple):
     """What is trained and how it is judged.
 
     Fields:
-      config_fn: the config of a recipe, by name.
-      recipes: names, the one that the others are compared with first.
+      configs: by name of the recipe, the one that the others are compared with first.
       seeds: of the runs of each recipe.
       request: how every run is evaluated.
     """
 
-    config_fn: Callable[[str], Any]
-    recipes: tuple[str, ...]
+    configs: dict[str, Any]
     seeds: tuple[int, ...]
     request: evaluating.Request
 
@@ -40,22 +47,23 @@ def load(path: str) -> Study:
             likelihood=likelihoods.Settings(**_plain(found["likelihood"])),
             samples=quality.Settings(**_plain(found["samples"])),
         )
-        study = Study(
-            functions["get_config"],
-            tuple(found["recipes"]),
-            tuple(found["seeds"]),
-            request,
-        )
+        recipes, seeds = tuple(found["recipes"]), tuple(found["seeds"])
+        configs = {name: functions["get_config"](name) for name in recipes}
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"--study: {path} holds no study: {reason}") from error
-    if not study.seeds or not 2 <= len(set(study.recipes)) <= groups.MOST:
+    for what, names in (("recipes", recipes), ("seeds", seeds)):
+        if len(set(names)) < len(names):
+            raise UsageError(f"--study: {path}: {what}={names}: one is named twice")
+    if not seeds or not 2 <= len(recipes) <= groups.MOST:
         raise UsageError(
-            f"--study: {path} names {len(set(study.recipes))} recipes and "
-            f"{len(study.seeds)} seeds; 2 to {groups.MOST} recipes are compared, with "
-            "a seed at least"
+            f"--study: {path} names {len(recipes)} recipes and {len(seeds)} seeds; 2 "
+            f"to {groups.MOST} recipes are compared, with a seed at least"
         )
-    return study
+    for config in configs.values():
+        build.check(config)
+        quality.listed(request.samples, config["sampler"])
+    return Study(configs, seeds, request)
 
 
 def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,20 +90,20 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
       Stopped: at SIGTERM or Ctrl-C.
     """
     study = load(path)
-    configs = {name: study.config_fn(name) for name in study.recipes}
-    todo = [(seed, recipe) for seed in study.seeds for recipe in study.recipes]
+    page.library()  # it is missing now or never
+    todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
     for number, (seed, recipe) in enumerate(todo, start=1):
         print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)
-        config = configs[recipe].copy_and_resolve_references()
+        config = study.configs[recipe].copy_and_resolve_references()
         config.seed = seed
         run = folder(workdir, recipe, seed)
         loop.train_and_evaluate(config, run)
         evaluating.evaluate_run(run, study.request)
     runs = [
         f"{recipe}={folder(workdir, recipe, seed)}"
-        for recipe in study.recipes
+        for recipe in study.configs
         for seed in study.seeds
     ]
-    page = pathlib.Path(workdir) / "compare.html"
-    comparing.compare_runs(runs, out=str(page))
-    return page
+    out = pathlib.Path(workdir) / "compare.html"
+    comparing.compare_runs(runs, out=str(out))
+    return out

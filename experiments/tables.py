@@ -81,6 +81,8 @@ def distances(found: Findings, names: Sequence[str]) -> Table:
         text = f"{value.value:.4g} ± {value.standard_error:.2g}"
         if name not in one.differences:
             return text
+        if one.reference != names[0]:
+            return text
         each = one.differences[name]
         apart = not each.low <= 0 <= each.high
         word = ("worse" if each.value > 0 else "better") if apart else "not told apart"

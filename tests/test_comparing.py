@@ -120,9 +120,7 @@ def test_the_command_and_what_it_refuses(runs, tmp_path):
 @pytest.mark.slow
 def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path):
     """Two trained recipes, each evaluated straight, and again with kills."""
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"delays from random.Random({seed})")
-    delays, seconds = random.Random(seed), 0.0
+    delays, seconds = random.Random(0), 0.0
     for name, batch_size in (("a", 16), ("b", 32)):
         workdir = tmp_path / "straight" / name
         config = tiny.config(samples__every=0, batch_size=batch_size)
@@ -141,7 +139,7 @@ def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path)
                 _killed(_evaluate(tmp_path / where / name), delays, seconds)
                 for name in "ab"
             ]
-            print(f"kills of evaluate: {kills}")
+            assert sum(kills) > 0
         out[where] = tmp_path / f"{where}.html"
         command = ("experiments.compare", *runs, f"--out={out[where]}")
         if where == "straight":

@@ -81,7 +81,7 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
 
 def test_equals_are_not_told_apart(tmp_path):
     (one, _) = findings.of(gathered(tmp_path, batch_size=32), 0).likelihoods
-    assert one.found() == [one.sentence("b")]
+    assert list(one.differences) == ["b"]
     assert "no difference told apart between b and a" in one.sentence("b")
 
 
@@ -124,7 +124,7 @@ UNLIKE = {
     ),
     "levels": (
         {"levels": 5},
-        "b is left out: its schedule does not reach there",
+        "b is left out: not all its numbers are finite",
         {"eps"},
     ),
 }
@@ -172,3 +172,19 @@ def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
     assert any(
         "same --sampler flags" in line for line in sections.notes(some, found).lines
     )
+
+
+def test_seeds_of_the_first_recipe_that_are_unlike_are_refused_too(tmp_path):
+    """It is no reference then; the next recipe is."""
+    steps = {"settings": {"likelihood.ode_steps": 9}}
+    arguments = [
+        f"a={made.run(tmp_path / 'a0', seed=0, **steps)}",
+        f"a={made.run(tmp_path / 'a1', seed=1)}",
+        f"b={made.run(tmp_path / 'b0', batch_size=32)}",
+        f"c={made.run(tmp_path / 'c0', batch_size=8)}",
+    ]
+    (one, _) = findings.of(groups.gather(arguments), 0).likelihoods
+    (refusal,) = one.refusals
+    assert refusal.startswith("a is left out: its seeds are not evaluated alike: the")
+    assert "likelihood.ode_steps 9 and 4" in refusal
+    assert one.reference == "b" and list(one.differences) == ["c"]

@@ -109,6 +109,17 @@ def test_arrays_that_are_gone_or_other_ones_are_made_again(
         assert told | {"environment": None} == evaluated | {"environment": None}
 
 
+def test_what_another_program_wrote_is_not_written_over(tmp_path):
+    np.savez(tmp_path / "best.npz", samples=np.zeros(3))
+    with pytest.raises(UsageError, match=r"best\.npz.* is no evaluation's; choose"):
+        results.is_there(tmp_path / "best.json", {})
+    np.savez(tmp_path / "best.npz", bound=np.zeros(3))  # killed before the .json
+    assert not results.is_there(tmp_path / "best.json", {})
+    (tmp_path / "best.json").write_text('{"format": 99, "settings": {}}')
+    with pytest.raises(UsageError, match="has format 99, which a newer version"):
+        results.is_there(tmp_path / "best.json", {})
+
+
 def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     workdir, evaluated, tmp_path, monkeypatch
 ):
@@ -158,7 +169,7 @@ def test_other_data_are_refused(workdir, monkeypatch):
         ("ddim@x", "write name@steps"),
         ("ddimm@2", "did you mean 'ddim'"),
         ("ddim@2@unifrm", "did you mean 'uniform'"),
-        ("ddim@2@logsnr_uniform(logsnr_max=90.0)", "choose bounds inside"),
+        ("ddim@2@logsnr_uniform(logsnr_max=-20.0)", "below the one before"),
     ],
 )
 def test_wrong_samplers_are_refused_before_anything_is_done(workdir, text, words):

@@ -1,6 +1,7 @@
 """Long draws in parts: the files, and the command that is killed and goes on."""
 
 import json
+import os
 import signal
 import time
 
@@ -66,10 +67,14 @@ def test_finished_shards_are_checked(tmp_path, capsys):
 
 def test_half_written_files_are_swept_away(tmp_path):
     parts = filled(tmp_path / "a", numbers=(0,))
-    left = parts.folder / ".000000004.npz.17.tmp"
-    left.write_bytes(b"half")
+    left, other = (
+        parts.folder / f".000000004.npz.{pid}.tmp" for pid in (4_999_999, os.getppid())
+    )
+    for path in (left, other):
+        path.write_bytes(b"half")
     shards(tmp_path / "a").begin()
     assert not left.exists() and parts.finished(0)
+    assert other.exists()  # of a process that is at it
 
 
 @pytest.mark.parametrize("done", [False, True])
