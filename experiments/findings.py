@@ -122,7 +122,6 @@ def samples(groups: Sequence[Group], key: jax.Array) -> list[Samples]:
             (
                 each
                 for run in runs
-                if run.told is not None
                 for each in run.told["floor"]
                 if (each["metric"], _plain(each["recipe"])) == (name, feature)
             ),

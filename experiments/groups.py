@@ -212,7 +212,7 @@ def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a record, the last of each step; none where there is no file."""
+    """Rows of a record; none where there is no file."""
     if not path.exists():
         return []
     try:

@@ -127,6 +127,8 @@ def contrast(
     Returns:
       `Estimate`. With one repetition of either method it is about these very ones: the
       term of t is left out, and `recipe["repetitions_in_error"]` is False.
+
+    Source: Welch 1947, Biometrika 34(1-2), the degrees of freedom.
     """
     groups = [np.asarray(each, np.float64) for each in (a, b) if each is not None]
     errors = np.asarray(resamples, np.float64)

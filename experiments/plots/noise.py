@@ -102,6 +102,9 @@ def diffusions_on_one_axis(t: np.ndarray, *, schedule: Any) -> dict[str, Diffusi
     Args:
       t: inside (0, 1), `[num_times]`.
       schedule: any.
+
+    Returns:
+      A `Diffusion` for each name of `choices`, NumPy float64.
     """
 
     def both(schedule: Any, diffusion_fn: Any, t: Array) -> Diffusion:
