@@ -38,7 +38,8 @@ class Chart(NamedTuple):
     layout: dict[str, Any]
 
 
-def _axis(title: str, **more: Any) -> dict[str, Any]:
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis of a layout, with room for its title."""
     return {"title": {"text": title, "standoff": 6}, "automargin": True} | more
 
 
@@ -108,8 +109,8 @@ def curves(groups: Sequence[Group]) -> Chart | None:
         "trained on. Of several seeds the mean, and from the least to the largest.",
         data,
         {
-            "xaxis": _axis("training examples seen" if len(sizes) > 1 else "step"),
-            "yaxis": _axis("error of eps", type="log"),
+            "xaxis": axis("training examples seen" if len(sizes) > 1 else "step"),
+            "yaxis": axis("error of eps", type="log"),
         },
     )
 
@@ -141,8 +142,8 @@ def levels(
         "log-SNR, with its 95 % interval. Noise is to the left, data to the right.",
         data,
         {
-            "xaxis": _axis("log-SNR"),
-            "yaxis": _axis("difference, %", zeroline=True),
+            "xaxis": axis("log-SNR"),
+            "yaxis": axis("difference, %", zeroline=True),
         },
     )
 
@@ -183,7 +184,7 @@ def _quality(
         log = log and floor["value"] > 0
     shown = [ticks[0]]
     shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
-    axis = _axis("network calls", type="log", tickvals=shown, tickangle=0)
+    calls = axis("network calls", type="log", tickvals=shown, tickangle=0)
     return Chart(
         f"{metric.capitalize()} distance in {features}",
         f"From the training examples, in {features}; lower is better. Bands and bars: "
@@ -191,8 +192,8 @@ def _quality(
         "mostly sharper. The horizontal line is what the held-out examples get.",
         data,
         {
-            "xaxis": axis | {"ticktext": [str(tick) for tick in shown]},
-            "yaxis": _axis("distance", type="log" if log else "linear"),
+            "xaxis": calls | {"ticktext": [str(tick) for tick in shown]},
+            "yaxis": axis("distance", type="log" if log else "linear"),
         },
     )
 
@@ -237,8 +238,8 @@ def points(samples: np.ndarray, *, group: int, name: str, reach: float) -> Chart
         f"{len(shown):,} samples",
         [trace],
         {
-            "xaxis": _axis("", range=ends, constrain="domain"),
-            "yaxis": _axis("", range=ends, scaleanchor="x"),
+            "xaxis": axis("", range=ends, constrain="domain"),
+            "yaxis": axis("", range=ends, scaleanchor="x"),
             "showlegend": False,
         },
     )

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: tables, lines, charts and pictures, nothing fetched.
+"""One self-contained HTML page: tables, charts, sliders and pictures, nothing fetched.
 
 The template is `page.html`. Whatever comes from a user is escaped.
 """
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import pictures
+from experiments import pictures, sliders
 from experiments.charts import Chart
 from experiments.errors import UsageError
+from experiments.sliders import Explorable
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 
@@ -62,7 +63,14 @@ class Section(NamedTuple):
 
     title: str
     lead: str
-    blocks: Sequence[Table | Lines | Chart | Row | Strip]
+    blocks: Sequence[Table | Lines | Chart | Row | Strip | Explorable]
+
+
+class _Shown(NamedTuple):
+    """What the script of the page draws: the figures in order, the forms by name."""
+
+    figures: list[dict[str, Any]]
+    forms: dict[str, dict[str, Any]]
 
 
 def library() -> str:
@@ -75,8 +83,7 @@ def library() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UsageError(
-            "the page needs plotly: pip install 'diffusionflow[train]', or plotly; "
-            "--out= (empty) prints the table without it"
+            "the page needs plotly: pip install 'diffusionflow[train]', or plotly"
         ) from error
     return get_plotlyjs()
 
@@ -91,9 +98,9 @@ def render(title: str, sections: Sequence[Section]) -> str:
     Raises:
       UsageError: Plotly is not installed.
     """
-    figures: list[dict[str, Any]] = []
+    shown = _Shown([], {})
     body = "\n".join(
-        _section(number, section, figures) for number, section in enumerate(sections)
+        _section(number, section, shown) for number, section in enumerate(sections)
     )
     links = " ".join(
         f'<a href="#part{number}">{html.escape(section.title)}</a>'
@@ -104,7 +111,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         title=html.escape(title),
         links=links,
         body=body,
-        figures=_script(figures),
+        figures=_script(shown._asdict()),
         library=library(),
     )
 
@@ -115,8 +122,8 @@ def _script(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("&", "\\u0026")
 
 
-def _section(number: int, section: Section, figures: list[dict[str, Any]]) -> str:
-    blocks = "\n".join(_block(block, figures) for block in section.blocks)
+def _section(number: int, section: Section, shown: _Shown) -> str:
+    blocks = "\n".join(_block(block, shown) for block in section.blocks)
     lead = f"<p>{html.escape(section.lead)}</p>" if section.lead else ""
     return (
         f'<section id="part{number}"><h2>{html.escape(section.title)}</h2>{lead}\n'
@@ -124,7 +131,7 @@ def _section(number: int, section: Section, figures: list[dict[str, Any]]) -> st
     )
 
 
-def _block(block: Any, figures: list[dict[str, Any]]) -> str:
+def _block(block: Any, shown: _Shown) -> str:
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Lines):
@@ -133,9 +140,18 @@ def _block(block: Any, figures: list[dict[str, Any]]) -> str:
     if isinstance(block, Strip):
         return _strip(block)
     if isinstance(block, Chart):
-        return _chart(block, figures)
-    charts = "\n".join(_chart(chart, figures) for chart in block.charts)
+        return _chart(block, shown)
+    if isinstance(block, Explorable):
+        return _explorable(block, shown)
+    charts = "\n".join(_chart(chart, shown) for chart in block.charts)
     return f'<div class="charts{" narrow" if block.narrow else ""}">{charts}</div>'
+
+
+def _explorable(block: Explorable, shown: _Shown) -> str:
+    name = f"sliders{len(shown.forms)}"
+    shown.forms[name] = sliders.form(block)
+    charts = "\n".join(_chart(chart, shown, name) for chart in block.charts)
+    return f'{sliders.controls(block, name)}\n<div class="charts">{charts}</div>'
 
 
 def _table(table: Table) -> str:
@@ -155,9 +171,10 @@ def _table(table: Table) -> str:
     )
 
 
-def _chart(chart: Chart, figures: list[dict[str, Any]]) -> str:
-    number = len(figures)
-    figures.append({"data": chart.data, "layout": chart.layout})
+def _chart(chart: Chart, shown: _Shown, form: str | None = None) -> str:
+    number = len(shown.figures)
+    data = sliders.plain(chart.data) if form else chart.data
+    shown.figures.append({"data": data, "layout": chart.layout, "form": form})
     title, caption = html.escape(chart.title), html.escape(chart.caption)
     return (
         f'<figure><h3>{title}</h3><div class="chart" id="chart{number}" role="img" '

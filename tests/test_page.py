@@ -48,7 +48,11 @@ def test_whatever_a_user_wrote_is_escaped(text):
     (figures,) = re.findall(
         r'<script type="application/json" id="figures">(.*?)</script>', text, re.S
     )
-    names = {trace.get("name") for one in json.loads(figures) for trace in one["data"]}
+    names = {
+        trace.get("name")
+        for one in json.loads(figures)["figures"]
+        for trace in one["data"]
+    }
     assert NASTY in names  # whole, as JSON
 
 

@@ -11,6 +11,15 @@ from diffusionflow import analytic, grids, samplers, schedules
 
 NUM_STEPS = (5, 10, 20, 40, 80)
 NUM_STARTS = 20_000
+SAMPLERS = {
+    "DDIM": samplers.ddim(),
+    "DDPM": samplers.ddpm(),
+    "Heun, in u": samplers.Heun("u"),
+    "DPM-Solver++(2M)": samplers.DPMSolver(2),
+    "DPM-Solver++(3M)": samplers.DPMSolver(3),
+    "UniPC-2": samplers.UniPC(2),
+    "RK4, in u": samplers.RK4("u"),
+}
 
 
 class Point(NamedTuple):
@@ -18,6 +27,25 @@ class Point(NamedTuple):
 
     nfe: int
     error: float
+
+
+class Run(NamedTuple):
+    """Samples that began at quantiles of the prior, beside those of the data.
+
+    Fields:
+      nfe: network calls of each.
+      x: in rising order, `[num_starts]`, NumPy float64.
+      exact: quantiles of the data, `[num_starts]`.
+    """
+
+    nfe: int
+    x: np.ndarray
+    exact: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Wasserstein-2 distance of the samples to the data."""
+        return float(np.sqrt(np.mean((self.x - self.exact) ** 2)))
 
 
 def mixture() -> analytic.Mixture:
@@ -43,7 +71,7 @@ def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
     return (low + high) / 2
 
 
-def errors_against_calls(
+def runs_against_calls(
     sampler: Any,
     data: analytic.Mixture,
     *,
@@ -51,8 +79,8 @@ def errors_against_calls(
     num_starts: int = NUM_STARTS,
     schedule: schedules.Schedule | None = None,
     grid_fn: Callable[[int], np.ndarray] = grids.uniform,
-) -> list[Point]:
-    """Wasserstein-2 distance of samples to the data.
+) -> list[Run]:
+    """Samples of a mixture with its exact denoiser.
 
     Starts are quantiles of the prior, so that a sampler without noise has the error of
     its discretisation alone. With noise there is a floor, that of as many independent
@@ -67,10 +95,10 @@ def errors_against_calls(
       grid_fn: from a number of steps to times.
 
     Returns:
-      A `Point` for each of `num_steps`, computed in float64.
+      A `Run` for each of `num_steps`, computed in float64.
     """
     schedule = schedules.FlowMatching() if schedule is None else schedule
-    exact, points = quantiles(data, num_starts), []
+    exact, found = quantiles(data, num_starts), []
     with jax.enable_x64(True):
         noise = stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
         for count in num_steps:
@@ -83,6 +111,22 @@ def errors_against_calls(
                 sampler=sampler,
                 schedule=schedule,
             )
-            gap = np.sort(np.asarray(result.x)) - exact
-            points.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
-    return points
+            found.append(Run(int(result.nfe), np.sort(np.asarray(result.x)), exact))
+    return found
+
+
+def errors_against_calls(
+    sampler: Any, data: analytic.Mixture, **settings: Any
+) -> list[Point]:
+    """Wasserstein-2 distance of samples to the data.
+
+    Args:
+      sampler: any.
+      data: as for `runs_against_calls`.
+      **settings: of `runs_against_calls`.
+
+    Returns:
+      A `Point` for each of `num_steps`.
+    """
+    runs = runs_against_calls(sampler, data, **settings)
+    return [Point(run.nfe, run.error) for run in runs]

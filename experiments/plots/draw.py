@@ -8,21 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from diffusionflow import samplers, schedules
+from diffusionflow import schedules
 from diffusionflow._numeric import in_float64
 from experiments import style
 from experiments.plots import accuracy, particles, weights
 
 SCALES = {0.0: "flow matching", 3 / 7: "in between", 1.0: "variance preserving"}
-SAMPLERS = {
-    "DDIM": samplers.ddim(),
-    "DDPM": samplers.ddpm(),
-    "Heun, in u": samplers.Heun("u"),
-    "DPM-Solver++(2M)": samplers.DPMSolver(2),
-    "DPM-Solver++(3M)": samplers.DPMSolver(3),
-    "UniPC-2": samplers.UniPC(2),
-    "RK4, in u": samplers.RK4("u"),
-}
 CROSSOVERS = {  # variances between which the two schedules change places
     "straightness": ((0.02, 0.5), (2.0, 50.0)),
     "end": ((0.01, 0.2),),
@@ -168,7 +159,7 @@ def outputs() -> Figure:
 def errors() -> Figure:
     """Wasserstein-2 distance to a mixture against network calls."""
     figure, axes = style.panels(1, 1, width=1.5)
-    for i, (name, sampler) in enumerate(SAMPLERS.items()):
+    for i, (name, sampler) in enumerate(accuracy.SAMPLERS.items()):
         points = accuracy.errors_against_calls(sampler, accuracy.mixture())
         nfe, error = zip(*points, strict=True)
         axes[0, 0].loglog(nfe, error, label=name, **style.lines(i, marked=True))

@@ -25,6 +25,7 @@ from diffusionflow._numeric import in_float64
 STARTS = np.linspace(-2.0, 2.0, 6)  # z_1 of the particles
 FINE = 255  # steps of what stands for the exact path in the published figures
 FLOW, PRESERVING = 0.0, 1.0  # fractions
+DDIM, EULER = samplers.ddim(), samplers.Euler("dz_dt")
 
 
 class Paths(NamedTuple):
@@ -141,8 +142,7 @@ def particles_under_scaling(
     paths = lambda sampler, num_steps: gaussian_paths(
         fraction, variance, sampler=sampler, num_steps=num_steps, starts=starts
     )
-    ddim, euler = samplers.ddim(), samplers.Euler("dz_dt")
-    return Scaling(paths(ddim, num_steps), paths(euler, num_steps), paths(ddim, FINE))
+    return Scaling(paths(DDIM, num_steps), paths(EULER, num_steps), paths(DDIM, FINE))
 
 
 def exact_path(variance: ArrayLike, schedule: Any, t: ArrayLike) -> np.ndarray:
@@ -185,22 +185,29 @@ def straightness(
 
 
 def end_error(
-    variance: ArrayLike, fraction: float, *, num_steps: int = 5
+    variance: ArrayLike,
+    fraction: ArrayLike,
+    *,
+    num_steps: int = 5,
+    sampler: Any = EULER,
 ) -> np.ndarray:
-    """Distance of Euler's last state from that of the exact flow, per unit of z_1.
+    """Distance of a sampler's last state from that of the exact flow, per unit of z_1.
+
+    The scale is 1 at both ends, so the exact flow ends at `sqrt(v) z_1`.
 
     Args:
       variance: of the data, positive, `[*slider]`.
-      fraction: of the scale, 0 flow matching, 1 variance preserving.
-      num_steps: of Euler's method in t on a uniform grid.
+      fraction: of the scale, 0 flow matching, 1 variance preserving, broadcast against
+        `variance`.
+      num_steps: of a uniform grid in t.
+      sampler: any that draws no noise; by default Euler's method in t.
 
     Returns:
       `[*slider]`.
     """
-    euler = samplers.Euler("dz_dt")
-    one = dict(sampler=euler, num_steps=num_steps, starts=np.ones(1))
+    one = dict(sampler=sampler, num_steps=num_steps, starts=np.ones(1))
     end = gaussian_paths(fraction, variance, **one).z[..., -1, 0]
-    return np.abs(end - exact_path(variance, scaled_flow(fraction), [0.0])[..., 0])
+    return np.abs(end - np.sqrt(variance))
 
 
 def crossover(

@@ -1,6 +1,7 @@
 """With which weight predictions enter a sample, and errors enter an objective."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -112,11 +113,56 @@ def weightings_on_one_axis(
       Name to weights, `[n]` each, NumPy float64.
     """
     given = recipes() if objectives_by_name is None else objectives_by_name
-    found = {}
-    for name, objective in given.items():
-        weight = in_float64(objectives.total_weight, objective, logsnr)
-        found[name] = weight / weight.max()
-    return found
+    weigh = lambda each: in_float64(objectives.total_weight, each, logsnr)
+    return {name: over_largest(weigh(each)) for name, each in given.items()}
+
+
+def over_largest(weight: np.ndarray) -> np.ndarray:
+    """Each row over its largest, `[..., n]`."""
+    return weight / weight.max(-1, keepdims=True)
+
+
+class Moved(NamedTuple):
+    """Recipes that differ in some parameters, NumPy float64.
+
+    Fields:
+      total: weight on the error of eps, `[*slider, n]`.
+      density: of the log-SNR of a training example, `[*slider, n]`.
+      median: of that log-SNR, `[*slider]`.
+    """
+
+    total: np.ndarray
+    density: np.ndarray
+    median: np.ndarray
+
+
+def moved(
+    objective_fn: Callable[..., Objective], logsnr: np.ndarray, *parameters: ArrayLike
+) -> Moved:
+    """Total weights and training times, as the parameters of a recipe change.
+
+    Args:
+      objective_fn: from a number of each of the parameters to an objective.
+      logsnr: `[n]`, reached by its schedule.
+      *parameters: `[*slider]` each, broadcast against each other.
+
+    Returns:
+      `Moved`.
+    """
+
+    def measure(*parameters: Array) -> Moved:
+        objective = objective_fn(*parameters)
+        unweighted = dataclasses.replace(objective, weighting=weightings.Mse("eps"))
+        weigh = lambda each: objectives.total_weight(each, logsnr)
+        middle = objective.times.quantile(0.5, objective.schedule)
+        median = objective.schedule.logsnr(middle)
+        return Moved(weigh(objective), weigh(unweighted), median)
+
+    signature = ",".join("()" for _ in parameters) + "->(n),(n),()"
+    each = jnp.vectorize(measure, signature=signature)
+    return Moved(
+        *in_float64(each, *(np.asarray(one, np.float64) for one in parameters))
+    )
 
 
 def mse_ratios(

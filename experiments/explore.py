@@ -1,0 +1,37 @@
+"""Writes a page of figures with sliders, to be opened from the file system.
+
+    python -m experiments.explore --out=site/
+
+Scaling, variance of the data, churn, weightings, samplers and their steps. Everything
+is computed here by the library; the page needs no server and no network.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from experiments.errors import UsageError
+
+OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
+TITLE = "Diffusion and flow matching, explorable"
+
+
+def main() -> None:
+    from experiments import page, shards  # slow to import
+    from experiments.explorables import SECTIONS
+
+    page.library()  # it is missing now or never
+    directory = pathlib.Path(OUT.value)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        text = page.render(TITLE, [section_fn() for section_fn in SECTIONS])
+        with shards.whole(directory / "explore.html") as temporary:
+            temporary.write_text(text)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error
+    print(directory / "explore.html")
+
+
+if __name__ == "__main__":
+    cli.run(main)
