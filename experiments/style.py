@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -82,6 +83,15 @@ def mark(axes: Axes, x: float, text: str) -> None:
     place = axes.get_xaxis_transform()
     settings = dict(rotation=90, ha="right", va="bottom", fontsize="small", color="0.3")
     axes.text(x, 0.02, text, transform=place, **settings)
+
+
+def plain_logs(axes: Axes) -> None:
+    """Both axes as logarithms, with plain numbers at 1, 2 and 5."""
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def save(figure: Figure, path: str | pathlib.Path) -> list[pathlib.Path]:

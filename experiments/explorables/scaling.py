@@ -105,7 +105,13 @@ def against_variance(euler: np.ndarray, ddim: np.ndarray) -> Chart:
     of_steps = lambda values: Over((STEP,), values)
     dotted, dashed = {"line": {"dash": "dot"}}, {"line": {"dash": "dash"}}
     data = [
-        line(WIDE, of_steps(ddim[:, : len(WIDE)]), "DDIM, any scaling", 0),
+        line(
+            WIDE,
+            of_steps(ddim[:, : len(WIDE)]),
+            "DDIM, any scaling",
+            0,
+            line={"width": 5},
+        ),
         line(WIDE, of_steps(wide[:, 0]), "Euler, flow matching", 2, **dotted),
         line(WIDE, of_steps(wide[:, -1]), "Euler, v.p.", 3, **dashed),
         line(WIDE, Over((STEP, FRACTION), wide), "Euler, this scaling", 1),

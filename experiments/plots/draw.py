@@ -162,7 +162,8 @@ def errors() -> Figure:
     for i, (name, sampler) in enumerate(accuracy.SAMPLERS.items()):
         points = accuracy.errors_against_calls(sampler, accuracy.mixture())
         nfe, error = zip(*points, strict=True)
-        axes[0, 0].loglog(nfe, error, label=name, **style.lines(i, marked=True))
+        axes[0, 0].plot(nfe, error, label=name, **style.lines(i, marked=True))
+    style.plain_logs(axes[0, 0])
     axes[0, 0].legend(fontsize="x-small")
     axes[0, 0].set(
         title="A mixture, exact denoiser, flow matching",

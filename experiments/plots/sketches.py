@@ -137,7 +137,8 @@ def errors(points: dict[str, list[accuracy.Point]]) -> Figure:
     figure, axes = style.panels(1, 1, width=1.5)
     for i, (name, each) in enumerate(points.items()):
         nfe, error = zip(*each, strict=True)
-        axes[0, 0].loglog(nfe, error, label=name, **style.lines(i, marked=True))
+        axes[0, 0].plot(nfe, error, label=name, **style.lines(i, marked=True))
+    style.plain_logs(axes[0, 0])
     axes[0, 0].legend()
     axes[0, 0].set(xlabel="network calls", ylabel="Wasserstein-2 distance to the data")
     return figure
