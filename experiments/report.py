@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,11 @@ def environment() -> dict[str, Any]:
         "git_revision": git_revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """Platform and devices of an `environment.json`, in words."""
+    return f"{environment['platform']}, {', '.join(environment['devices'])}"
 
 
 def git_revision() -> str | None:
