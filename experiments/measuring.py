@@ -65,7 +65,7 @@ def everything(
     loaded = weights[request.weights]
     cabinet = Cabinet(workdir / FOLDER)
     for name, each in weights.items():
-        _tell_others(workdir, cabinet, name, each)
+        _tell_left_out(workdir, cabinet, name, each)
     nats = _nats(request, loaded, dataset, cabinet)
     eps_mse = {
         name: _eps_mse(request, weights[name], dataset, cabinet)
@@ -100,16 +100,17 @@ def _parts(
     return cabinet.parts(kind, own | dict(settings))
 
 
-def _tell_others(
+def _tell_left_out(
     workdir: pathlib.Path, cabinet: Cabinet, name: str, loaded: Loaded
 ) -> None:
-    """Prints which parts are of other weights, as of a run that was trained anew."""
+    """Prints which parts are not taken, as of a run that was trained anew."""
     step = loaded.request.step
-    others = cabinet.others(name, step, loaded.digest)
-    if others:
+    found = cabinet.left_out(name, step, loaded.digest)
+    for why in sorted(set(found.values())):
+        folders = ", ".join(one for one in found if found[one] == why)
         print(
-            f"left out, in {workdir / FOLDER}: {', '.join(others)}, of other {name} "
-            f"weights of step {step:,}, before the run was trained anew",
+            f"left out, in {workdir / FOLDER}, of the {name} weights of step {step:,}: "
+            f"{folders}, of {why}",
             flush=True,
         )
 

@@ -66,15 +66,17 @@ class Cabinet:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return Parts(self._folder / f"{kind}-{digest}", settings)
 
-    def others(self, weights: str, step: int, parameters: str) -> list[str]:
-        """Folders of weights that are called the same and are other ones."""
-        found = []
+    def left_out(self, weights: str, step: int, parameters: str) -> dict[str, str]:
+        """Folders of what are called these weights, and why they are not taken."""
+        found = {}
         for path in sorted(self._folder.glob(f"*/{SETTINGS}")):
             try:
                 there = json.loads(path.read_text())
                 named = there["weights"], there["step"]
-                if named == (weights, step) and there["parameters"] != parameters:
-                    found.append(path.parent.name)
+                other = there["parameters"] != parameters
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # nothing of ours, and not read
+            if named == (weights, step) and (other or there.get("format") != FORMAT):
+                why = "other weights, before the run was trained anew"
+                found[path.parent.name] = why if other else "another version"
         return found

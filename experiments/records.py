@@ -116,9 +116,7 @@ def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
     if not path.exists():
         return None, {}, [f"{workdir} is not evaluated: {way}"]
     try:
-        told, arrays = results.read(path)
-        lacks = results.lacks(told)
-        return told, arrays, [f"{path} {lacks}"] if lacks else []
+        return *results.read(path), []
     except UsageError as error:
         return None, {}, [f"{error}; evaluate again: {way}"]
 

@@ -73,15 +73,12 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
         print(f"evaluating again: {error}", flush=True)
         return False
     if told["format"] != FORMAT:
-        print(f"{path} {lacks(told)}; move it away to evaluate again", flush=True)
+        print(
+            f"{path} has format {told['format']}, without the error of the ODE's "
+            "solver; move it away to evaluate again",
+            flush=True,
+        )
     return True
-
-
-def lacks(told: Mapping[str, Any]) -> str:
-    """What a result of an older format does not tell, in words; empty for nothing."""
-    if told["format"] == FORMAT:
-        return ""
-    return f"has format {told['format']}, without the error of the ODE's solver"
 
 
 def _check_weights(

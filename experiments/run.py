@@ -81,7 +81,7 @@ class Run:
         self._trainer, self._workdir, self._books = trainer, workdir, books
         self._meaning, self._stop = meaning, stop
         self._previous_loss = None
-        self._machine = report.machine(report.environment())
+        self._machine = report.machine()
 
     def make_up(self, number: int, state: TrainState) -> None:
         """Does what was due after the restored step, where a stop left it out.

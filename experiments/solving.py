@@ -33,14 +33,21 @@ def within(group: Group) -> float | None:
 
 
 def notes(groups: Sequence[Group], found: Finding) -> list[str]:
-    """A line for each difference that the solver's errors alone might make.
+    """Whose error is not known, and which differences such errors alone might make.
 
     Args:
       groups: that are compared.
       found: of the ODE.
     """
     errors = {group.name: within(group) for group in groups}
+    unknown = [one.name for one in groups if one.evaluated and errors[one.name] is None]
     lines = []
+    if unknown:
+        lines.append(
+            f"{found.title}: the error of the solver is not known of "
+            f"{', '.join(unknown)}, with an evaluation of fewer than 16 examples or of "
+            "an older version, without it"
+        )
     for name, each in found.differences.items():
         pair = errors[name], errors[found.reference]
         apart = not each.low <= 0 <= each.high

@@ -40,7 +40,8 @@ def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
     """The error of the ODE's solver, and where the ODE was cut off, if that differs."""
     errors = [solving.within(group) for group in groups]
     cells = ["-" if error is None else f"{error:.2g}" for error in errors]
-    rows = [[f"solver of the ODE within ±{unit}", *cells]]
+    known = any(error is not None for error in errors)
+    rows = [[f"solver of the ODE within ±{unit}", *cells]] if known else []
     ends = [
         solving.ends(group.evaluated[0]) if group.evaluated else {} for group in groups
     ]

@@ -289,7 +289,9 @@ def test_parts_and_samples_of_other_weights_are_not_taken(
     found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
     text = capsys.readouterr().out
     for weights in ("raw", "ema"):
-        assert f"of other {weights} weights of step 10, before the run was" in text
+        begin = f"left out, in {tmp_path / 'evaluation'}, of the {weights} weights of "
+        (line,) = [one for one in text.splitlines() if one.startswith(begin)]
+        assert line.endswith(", of other weights, before the run was trained anew")
     assert text.count("set aside, in") == 2
     assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
     fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
@@ -308,6 +310,9 @@ def test_the_format_before_is_read_and_said_to_lack_something(
 ):
     copied(workdir, tmp_path, "checkpoints")
     shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")
+    old = tmp_path / "evaluation" / "0123456789ab"
+    old.mkdir(parents=True)
+    (old / "settings.json").write_text(json.dumps(evaluated["settings"]))
     told = {**evaluated, "format": 2, "likelihood": dict(evaluated["likelihood"])}
     for name in ("solver_error", "ode_ends"):
         del told["likelihood"][name]
@@ -320,7 +325,10 @@ def test_the_format_before_is_read_and_said_to_lack_something(
     assert run.told == told and run.arrays.keys() == set(
         results.read(workdir / "eval.json")[1]
     )
-    assert run.notes == (f"{tmp_path / 'eval.json'} {words}",)
+    assert run.notes == ()
+    cabinet = parts.Cabinet(tmp_path / "evaluation")
+    names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
+    assert cabinet.left_out(*names) == {old.name: "another version"}
     for other in ("1", "4"):
         text = json.dumps(told | {"format": int(other)})
         (tmp_path / "eval.json").write_text(text)

@@ -90,6 +90,9 @@ def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
     runs[1] = runs[1]._replace(told=runs[1].told | {"likelihood": missing})
     some = [gathered[0], gathered[1]._replace(runs=tuple(runs))]
     assert tables.summary(some, found).rows[at + 1][1:] == ["0.0014", "-"]
+    (line,) = solving.notes(some, found.likelihoods[-1])
+    assert "the error of the solver is not known of b, with an evaluation of" in line
+    assert line in sections.notes(some, found).lines
 
 
 def test_a_difference_that_the_solver_may_have_made_is_noted(gathered, found):
