@@ -39,6 +39,8 @@ OBJECTIVES = {
 
 def get_config(recipe: str = "flow_matching") -> ml_collections.ConfigDict:
     """The experiment with one recipe: plain values."""
+    if recipe not in OBJECTIVES:
+        raise ValueError(f"no recipe {recipe!r}; there are {', '.join(OBJECTIVES)}")
     config = digits.get_config()
     config.num_steps = 1_000
     config.batch_size = 64

@@ -162,6 +162,37 @@ def quality(found: Sequence[Samples], names: Sequence[str]) -> list[Chart]:
 def _quality(
     found: Sequence[Samples], features: str, metric: str, names: Sequence[str]
 ) -> Chart:
+    data = _quality_lines(found, names)
+    floor = next((one.floor for one in found if one.floor is not None), None)
+    ticks = sorted({calls for one in found for calls in one.calls.values()})
+    lows = [each.low for one in found for each in one.finding.values.values()]
+    if floor is not None:
+        data.append(_floor(floor, ticks))
+        lows.append(floor["value"])
+    log = any(one.finding.values for one in found) and min(lows) > 0
+    return Chart(
+        f"{metric.capitalize()} distance in {features}",
+        f"From the training examples, in {features}; lower is better. Bands and bars: "
+        "95 % intervals of each alone; differences, in the table, are paired and "
+        "mostly sharper. The horizontal line is what the held-out examples get.",
+        data,
+        {
+            "xaxis": _calls_axis(ticks),
+            "yaxis": axis("distance", type="log" if log else "linear"),
+        },
+    )
+
+
+def _calls_axis(ticks: Sequence[int]) -> dict[str, Any]:
+    shown = [ticks[0]]
+    shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
+    text = [str(tick) for tick in shown]
+    found = axis("network calls", type="log", tickvals=shown, tickangle=0)
+    return found | {"ticktext": text}
+
+
+def _quality_lines(found: Sequence[Samples], names: Sequence[str]) -> list[Trace]:
+    """A line for each recipe, sampler and grid."""
     families = list(dict.fromkeys(one.family for one in found))
     data = []
     for number, name in enumerate(names):
@@ -173,29 +204,7 @@ def _quality(
             )
             if rows:
                 data += _quality_line(rows, number, f"{name}: {family}", place)
-    floor = next((one.floor for one in found if one.floor is not None), None)
-    ticks = sorted({calls for one in found for calls in one.calls.values()})
-    lows = [
-        one.finding.values[name].low for one in found for name in one.finding.values
-    ]
-    log = bool(lows) and min(lows) > 0
-    if floor is not None:
-        data.append(_floor(floor, ticks))
-        log = log and floor["value"] > 0
-    shown = [ticks[0]]
-    shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
-    calls = axis("network calls", type="log", tickvals=shown, tickangle=0)
-    return Chart(
-        f"{metric.capitalize()} distance in {features}",
-        f"From the training examples, in {features}; lower is better. Bands and bars: "
-        "95 % intervals of each alone; differences, in the table, are paired and "
-        "mostly sharper. The horizontal line is what the held-out examples get.",
-        data,
-        {
-            "xaxis": calls | {"ticktext": [str(tick) for tick in shown]},
-            "yaxis": axis("distance", type="log" if log else "linear"),
-        },
-    )
+    return data
 
 
 def _quality_line(

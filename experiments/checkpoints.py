@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from experiments import cluster, retention, seals, shelf, trees
+from experiments import cluster, devices, retention, seals, shelf, trees
 from experiments.errors import SaveError, UsageError
 
 ARRAY_ITEMS = ("params", "ema", "train")
@@ -236,6 +236,16 @@ class Checkpoints:
         """The numbers by which the checkpoint of `step` is ranked, as saved."""
         arguments = ocp.args.Composite(scores=ocp.args.JsonRestore())
         return self._manager.restore(step, args=arguments)["scores"]
+
+    def digest(self, step: int, item: str) -> str:
+        """Of the numbers of one item of `step`, as `trees.digest` of what is restored.
+
+        Args:
+          step: one of `steps()`.
+          item: such as `WEIGHTS["ema"]`.
+        """
+        target = devices.abstract(self._manager.item_metadata(step)[item].tree)
+        return trees.digest(self.restore(step, {item: target})[item])
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         """Restores the items of `step` that `targets` names.

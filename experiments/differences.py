@@ -14,7 +14,8 @@ import numpy as np
 
 from diffusionflow import metrics
 from diffusionflow.metrics import Estimate
-from experiments.groups import Group, Run
+from experiments.groups import Group
+from experiments.records import Run
 
 
 class Measured(NamedTuple):

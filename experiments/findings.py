@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from diffusionflow.metrics import Estimate
-from experiments import evaluation
+from experiments import evaluation, solving
 from experiments.differences import Finding, Measured, find
-from experiments.groups import Group, Run
+from experiments.groups import Group
+from experiments.records import Run
 
 LIKELIHOODS = {"bound": "bound on -log p", "ode": "-log p by the ODE"}
 KEPT = ("inception", "classifier", "pixels")  # features told first, where there are any
@@ -51,6 +52,8 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
             "likelihood": run.told["settings"]["likelihood"],
             "count": told["count"],
         }
+        if name == "ode":
+            recipe["end_of_the_ode"] = solving.ends(run)
         return Measured(run.arrays[name], recipe, told["count"])
 
     unit = next((g.evaluated[0] for g in groups if g.evaluated), None)
@@ -94,41 +97,40 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
 
 def samples(groups: Sequence[Group], key: jax.Array) -> list[Samples]:
     """Every metric of every sampler that some group was evaluated with."""
-    found = []
-    for name, feature, section in _kinds(groups):
+    return [_samples(groups, key, kind) for kind in _kinds(groups)]
 
-        def take(
-            run: Run, kind: tuple[str, str, str] = (name, feature, section)
-        ) -> Measured | None:
-            return _of_samples(run, *kind)
 
-        runs = [run for group in groups for run in group.evaluated]
-        row = next(row for run in runs if (row := _row(run, section)[1]) is not None)
-        calls = {
-            group.name: has["nfe"]
-            for group in groups
-            for run in group.evaluated
-            if (has := _row(run, section)[1]) is not None
-        }
-        sampler = row["sampler"]
-        family = f"{sampler['name']}, grid {sampler['grid']}"
-        if row["guidance"] != 1:
-            family += f", guidance {row['guidance']:g}"
-        counts = " or ".join(map(str, sorted(set(calls.values()))))
-        which = f"{sampler['name']}, {sampler['num_steps']} steps, {counts} calls"
-        title = f"{name} distance in {feature}, {which}"
-        one = find(title, groups, take, key, of="samples")
-        floor = next(
-            (
-                each
-                for run in runs
-                for each in run.told["floor"]
-                if (each["metric"], _plain(each["recipe"])) == (name, feature)
-            ),
-            None,
-        )
-        found.append(Samples(name, feature, which, family, calls, one, floor))
-    return found
+def _samples(
+    groups: Sequence[Group], key: jax.Array, kind: tuple[str, str, str]
+) -> Samples:
+    """One metric, in some features, of one sampler."""
+    name, feature, section = kind
+    runs = [run for group in groups for run in group.evaluated]
+    calls, rows = {}, []
+    for group in groups:
+        for run in group.evaluated:
+            if (has := _row(run, section)[1]) is not None:
+                calls[group.name] = has["nfe"]
+                rows.append(has)
+    sampler, guidance = rows[0]["sampler"], rows[0]["guidance"]
+    family = f"{sampler['name']}, grid {sampler['grid']}"
+    if guidance != 1:
+        family += f", guidance {guidance:g}"
+    counts = " or ".join(map(str, sorted(set(calls.values()))))
+    which = f"{sampler['name']}, {sampler['num_steps']} steps, {counts} calls"
+    title = f"{name} distance in {feature}, {which}"
+    one = find(title, groups, lambda run: _of_samples(run, *kind), key, of="samples")
+    floor = _floor(runs, name, feature)
+    return Samples(name, feature, which, family, calls, one, floor)
+
+
+def _floor(runs: Sequence[Run], name: str, feature: str) -> Mapping[str, Any] | None:
+    """What the held-out examples get, by the first run that tells it."""
+    for run in runs:
+        for each in run.told["floor"]:
+            if (each["metric"], _plain(each["recipe"])) == (name, feature):
+                return each
+    return None
 
 
 def _plain(recipe: Mapping[str, Any]) -> str:

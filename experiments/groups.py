@@ -5,60 +5,17 @@ same start, are one group; comparison is between groups.
 """
 
 import itertools
-import json
 import os
 import pathlib
 import re
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from experiments import checkpoints, identity, metrics, results
+from experiments import identity
 from experiments.errors import UsageError
+from experiments.records import Run, read
 
 MOST = 7  # groups, as many as there are colours told apart
-
-
-class Run(NamedTuple):
-    """What a run has left.
-
-    Fields:
-      workdir: its directory, as it was given.
-      step: of its newest checkpoint, or of its evaluation where that is all there is.
-      identity: what its numbers mean.
-      rows: of `metrics.jsonl`.
-      wall_clock: rows of `wall_clock.jsonl`.
-      machine: platform and devices of its last start, in words; empty if unknown.
-      told: what `eval.json` holds; None where there is none that counts.
-      arrays: those of `eval.npz`.
-      notes: a line each of what is missing, with the way out.
-    """
-
-    workdir: pathlib.Path
-    step: int
-    identity: Mapping[str, Any]
-    rows: list[dict[str, Any]]
-    wall_clock: list[dict[str, Any]]
-    machine: str
-    told: Mapping[str, Any] | None
-    arrays: Mapping[str, np.ndarray]
-    notes: tuple[str, ...]
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the run."""
-        return self.identity["config"]
-
-    @property
-    def examples(self) -> dict[str, Any]:
-        """By what its held-out examples are told from others."""
-        found = dict(self.identity["examples"]) | self.identity["data"]
-        if not found["digest"]:  # made, not read: by the config
-            section = self.config["data"]
-            found |= {key: section[key] for key in section if key != "flips"}
-        return found
 
 
 class Group(NamedTuple):
@@ -157,76 +114,6 @@ def unlike(a: Run, b: Run) -> list[str]:
     if start[0] != start[1]:
         lines.append(f"init_from: {start[0]!r} and {start[1]!r}")
     return lines
-
-
-def read(workdir: pathlib.Path) -> Run:
-    """What a run has left in its directory.
-
-    Raises:
-      UsageError: it holds neither a checkpoint nor an evaluation, or a file is damaged.
-    """
-    told, arrays, notes = _evaluation(workdir)
-    if told is None or (workdir / checkpoints.DIRECTORY).is_dir():
-        with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-            step = saved.newest()
-            if step is None:
-                raise UsageError(f"{saved.directory} holds no complete checkpoint yet")
-            meaning = saved.identity(step)
-    else:
-        step, meaning = told["settings"]["step"], told["identity"]
-    identity.check_format(meaning)
-    if told is not None and (other := identity.differences(told["identity"], meaning)):
-        notes.append(
-            f"{workdir / 'eval.json'} is left out: it is of another run, {other[0]}"
-        )
-        told, arrays = None, {}
-    elif told is not None and told["settings"]["step"] != step:
-        notes.append(
-            f"{workdir / 'eval.json'} is left out: it is of step "
-            f"{told['settings']['step']:,}, and the run is at step {step:,}"
-        )
-        told, arrays = None, {}
-    return Run(
-        workdir,
-        step,
-        meaning,
-        _rows(workdir / metrics.FILE_NAME),
-        _rows(workdir / metrics.WALL_CLOCK),
-        _machine(workdir / "environment.json"),
-        told,
-        arrays,
-        tuple(notes),
-    )
-
-
-def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
-    path = workdir / "eval.json"
-    flag = shlex.quote(f"--workdir={workdir}")
-    way = f"python -m experiments.evaluate {flag}"
-    if not path.exists():
-        return None, {}, [f"{workdir} is not evaluated: {way}"]
-    try:
-        return *results.read(path), []
-    except UsageError as error:
-        return None, {}, [f"{error}; evaluate again: {way}"]
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a record; none where there is no file."""
-    if not path.exists():
-        return []
-    try:
-        return metrics.read(path)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _machine(path: pathlib.Path) -> str:
-    try:
-        found = json.loads(path.read_text())
-        return f"{found['platform']}, {', '.join(found['devices'])}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _named(found: list[tuple[str | None, list[Run]]]) -> list[Group]:

@@ -1,28 +1,31 @@
-"""Likelihoods of the held-out examples of a run, in units that do not depend on it.
+"""Likelihoods of the held-out examples of a run, in nats (`units.py` for others).
 
 Per example, given its label: the bound in continuous time over a range of log-SNRs,
 and the density by the probability-flow ODE, of uniformly dequantised values where the
 data have levels.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow import likelihood, random, times
+from diffusionflow import likelihood, predictions, random, times
 from diffusionflow.schedules import Schedule
 from experiments import batches, devices, step
 from experiments.data import DataTransform, Examples
 from experiments.metrics import plain
 from experiments.model import Model
-from experiments.parts import Parts
+from experiments.parts import Arrays, Parts
 
 SIGMAS = 3.5
-TERMS = ("bound", "recon", "diffusion", "prior")
+MOST_AGAIN = 64  # examples whose ODE is solved again, in twice the steps
+
+PartsFn = Callable[[str, Mapping[str, Any]], Parts]
 
 
 class Settings(NamedTuple):
@@ -75,7 +78,7 @@ def per_example(
     params: Any,
     examples: Examples,
     settings: Settings,
-    parts: Parts,
+    parts_fn: PartsFn,
     *,
     batch_size: int,
 ) -> dict[str, np.ndarray]:
@@ -86,27 +89,70 @@ def per_example(
       params: raw or averaged.
       examples: held out, with their labels.
       settings: of bound and ODE.
-      parts: where the batches are kept.
+      parts_fn: where the batches of a kind, by its settings, are kept.
       batch_size: of a batch.
 
     Returns:
       `recon`, `diffusion`, `prior` and `bound`, their sum, with `bound_stderr` over
-      draws; `ode`, `-log p`, with `ode_stderr` over probes.
+      draws; `ode`, `-log p`, with `ode_stderr` over probes; and `ode_again` of the
+      first `num_again` examples, in twice the steps with the same noise and probes.
     """
-    bound_fn = _compiled(_bound, model, settings)
-    ode_fn = _compiled(_ode, model, settings)
+    count = len(examples.labels)
+
+    def computed(kind: str, settings: Settings, count: int, batch_size: int) -> Arrays:
+        asked = _asked(kind, model, settings) | {"batch_size": batch_size}
+        fn = _compiled({"bound": _bound, "ode": _ode}[kind], model, settings)
+        fn, parts = functools.partial(fn, params), parts_fn(kind, asked)
+        return _in_batches(fn, examples, parts, count, batch_size)
+
+    found = computed("bound", settings, count, batch_size)
+    found |= computed("ode", settings, count, batch_size)
+    if again := num_again(count):
+        twice = settings._replace(ode_steps=2 * settings.ode_steps)
+        solved = computed("ode", twice, again, min(again, batch_size))
+        found["ode_again"] = solved["ode"]
+    return found
+
+
+def num_again(count: int) -> int:
+    """Of how many examples the ODE is solved in twice the steps, to tell its error.
+
+    An eighth of them, which costs a quarter of the ODE, and 64 at most; none where that
+    is one.
+    """
+    found = min(MOST_AGAIN, count // 8)
+    return found if found > 1 else 0
+
+
+def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
+    """The settings that the numbers of a kind depend on."""
+    if kind == "bound":
+        known = {"logsnr_range": reach(model, settings)}
+        names = ("num_times", "num_draws", "seed")
+    else:
+        known = {"times": ode_times(model, settings)}
+        names = ("ode_steps", "num_probes", "seed")
+    return known | {name: getattr(settings, name) for name in names}
+
+
+def _in_batches(
+    fn: Callable[..., Arrays],
+    examples: Examples,
+    parts: Parts,
+    count: int,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """What `fn` gives for the first `count` examples, in batches that are kept."""
     found: dict[str, list[np.ndarray]] = {}
-    for number, mask in batches.padded(len(examples.labels), batch_size):
+    for number, mask in batches.padded(count, batch_size):
 
         def compute(
             number: np.ndarray = number, mask: np.ndarray = mask
         ) -> Mapping[str, np.ndarray]:
-            batch = examples.gather(number)
-            arguments = (params, *batch, number.astype(np.int32))
-            values = bound_fn(*arguments) | ode_fn(*arguments)
+            values = fn(*examples.gather(number), number.astype(np.int32))
             return {name: np.asarray(value)[mask] for name, value in values.items()}
 
-        part = parts.get(f"likelihood-{number[0]:08d}", compute)
+        part = parts.get(f"{number[0]:08d}-{number[mask][-1] + 1:08d}", compute)
         for name, value in part.items():
             found.setdefault(name, []).append(value)
     return {name: np.concatenate(values) for name, values in found.items()}
@@ -152,8 +198,7 @@ def _ode(
     noise_keys, probe_keys = random.split(keys)
     if levels is not None:
         x = levels.dequantise(noise_keys, x)
-    low, high = reach(model, settings)
-    t_data = _end(denoise_fn, schedule, 0.0, high)
+    t_data, t_noise = ode_times(model, settings)
     alpha = schedule.alpha(jnp.float32(t_data))
     found = likelihood.encode(
         probe_keys,
@@ -163,79 +208,50 @@ def _ode(
         trace=likelihood.Hutchinson(settings.num_probes),
         solver=likelihood.Fixed(settings.ode_steps),
         t_data=t_data,
-        t_noise=_end(denoise_fn, schedule, 1.0, low),
+        t_noise=t_noise,
     )
     log_p = found.log_p + math.prod(model.event_shape) * jnp.log(alpha)  # of x itself
     return {"ode": -log_p, "ode_stderr": found.stderr}
 
 
-def _end(denoise_fn: Any, schedule: Schedule, t: float, logsnr: float) -> float:
-    """`t`, or the time of a log-SNR where the network is singular at `t`.
+def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
+    """Between which times the ODE is solved: 0 and 1, where the network is defined.
 
-    At the data this makes another model, whose samples have that little noise, and its
-    likelihood is exact: an x network has no ODE that goes on to sigma = 0.
+    Where it is singular, the time of the log-SNR at which the bound ends. At the data
+    that makes another model, whose samples have that little noise, and its likelihood
+    is exact: an x network has no ODE that goes on to sigma = 0.
     """
-    try:
-        denoise_fn.check(t)
-    except ValueError:
-        return _time(schedule, logsnr)
-    return t
+    objective = model.objective
+    zero_fn = lambda z, t: jnp.zeros_like(z)
+    denoise_fn = predictions.denoiser(
+        zero_fn, kind=objective.kind, schedule=objective.schedule
+    )
+    low, high = reach(model, settings)
+    found = []
+    for t, logsnr in ((0.0, high), (1.0, low)):
+        try:
+            denoise_fn.check(t)
+        except ValueError:
+            t = _time(objective.schedule, logsnr)
+        found.append(t)
+    return tuple(found)
+
+
+def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:
+    """The log-SNR at which the ODE was cut off, by end; None where it was not.
+
+    That it is cut is asked for by the settings; else the ends are the schedule's own.
+    """
+    schedule, found = model.objective.schedule, {}
+    with jax.ensure_compile_time_eval():
+        for name, t, own in zip(
+            ("data", "noise"), ode_times(model, settings), (0.0, 1.0), strict=True
+        ):
+            cut = t != own
+            found[name] = plain(schedule.logsnr(jnp.float32(t))) if cut else None
+    return found
 
 
 def _time(schedule: Schedule, logsnr: float) -> float:
     with jax.ensure_compile_time_eval():
         return float(schedule.inverse_logsnr(jnp.float32(logsnr)))
-
-
-def in_units(found: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
-    """Each example's bound, its terms, and density: bits or nats per dimension, `[n]`.
-
-    Bits where the data have levels.
-    """
-    dim, levels = int(np.prod(model.event_shape)), levels_of(model.transform)
-    cells = dict.fromkeys(TERMS, "discrete") | {"ode": levels}
-    values = {name: np.asarray(found[name], np.float64) for name in cells}
-    if levels is None:
-        return {name: value / dim for name, value in values.items()}
-    with jax.enable_x64(True):
-        return {
-            name: np.asarray(likelihood.bits_per_dim(value, dim=dim, cell=cells[name]))
-            for name, value in values.items()
-        }
-
-
-def summary(
-    found: Mapping[str, np.ndarray], model: Model, settings: Settings
-) -> dict[str, Any]:
-    """Means over examples with their standard errors, as JSON values.
-
-    In bits per dimension where the data have levels, else in nats per dimension.
-    """
-    dim, levels = int(np.prod(model.event_shape)), levels_of(model.transform)
-    with jax.enable_x64(True):
-        means = {
-            name: likelihood.summarise(value)
-            for name, value in in_units(found, model).items()
-        }
-    values = {
-        name: {"mean": float(each.mean), "stderr": float(each.stderr)}
-        for name, each in means.items()
-    }
-    for name in ("bound", "ode"):
-        error = _of_draws(found[f"{name}_stderr"], dim, levels)
-        values[name]["stderr_draws"] = plain(error)
-    return {
-        "unit": "nats per dimension" if levels is None else "bits per dimension",
-        "count": len(found["bound"]),
-        "logsnr_range": reach(model, settings),
-        **values,
-    }
-
-
-def _of_draws(stderr: np.ndarray, dim: int, levels: Any) -> float:
-    """The part of the error of a mean that more draws or probes would lessen.
-
-    NaN where there is but one.
-    """
-    nats = float(np.sqrt(np.sum(np.square(stderr, dtype=np.float64)))) / len(stderr)
-    return nats / dim / (1.0 if levels is None else np.log(2))

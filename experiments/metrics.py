@@ -102,16 +102,14 @@ class Log:
         self._times = (workdir / WALL_CLOCK).open("ab")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def write(
-        self, step: int, row: dict[str, Any], wall_clock: dict[str, float]
-    ) -> None:
+    def write(self, step: int, row: dict[str, Any], wall_clock: dict[str, Any]) -> None:
         """Adds the row of `step`.
 
         Args:
           step: larger than every step written before.
           row: reproducible numbers; scalars, or vectors with one entry per bin; words
             are left out of TensorBoard.
-          wall_clock: numbers for `wall_clock.jsonl` and TensorBoard alone.
+          wall_clock: likewise, for `wall_clock.jsonl` and TensorBoard alone.
         """
         for file, numbers in ((self._file, row), (self._times, wall_clock)):
             if numbers:

@@ -164,19 +164,19 @@ def _threads(features: int) -> int | None:
 
 
 def judged(
-    workdir: pathlib.Path, judge: Judge, request: sampling.Request
+    workdir: pathlib.Path, judge: Judge, loaded: sampling.Loaded
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Draws by one sampler, or finds what was drawn, and measures it.
 
     Args:
       workdir: of the run.
       judge: of its data.
-      request: complete.
+      loaded: the weights, with a complete request.
 
     Returns:
       What is told of it, and the resamples of its metrics.
     """
-    path = sampling.sample_run(workdir, request)
+    request, path = loaded.request, sampling.drawn(workdir, loaded)
     with np.load(path) as file:
         stored = file["samples"]
     found = judge.features(stored)

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,16 +32,26 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Versions, devices and git revision, for `environment.json`."""
-    devices = jax.devices()
     return {
         "versions": versions(),
         "platform": platform.platform(),
         "backend": jax.default_backend(),
-        "devices": [f"{device.id}: {device.device_kind}" for device in devices],
+        "devices": _devices(),
         "process_count": jax.process_count(),
         "git_revision": git_revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _devices() -> list[str]:
+    return [f"{device.id}: {device.device_kind}" for device in jax.devices()]
+
+
+def machine(environment: Mapping[str, Any] | None = None) -> str:
+    """Platform and devices in words, of an `environment.json` or of this process."""
+    here = {"platform": platform.platform(), "devices": _devices()}
+    found = here if environment is None else environment
+    return f"{found['platform']}, {', '.join(found['devices'])}"
 
 
 def git_revision() -> str | None:

@@ -19,7 +19,9 @@ import numpy as np
 from experiments import shards
 from experiments.errors import UsageError
 
-FORMAT = 2
+FORMAT = 3
+# Read too. In format 2 there is no solver error and no end of the ODE.
+OLDER = (2,)
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,12 +50,12 @@ def write(
 def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     """Whether the result is there; refuses one of other settings.
 
-    One of an older format is not there, and is computed anew; nor is one whose arrays
-    are gone, but what was computed in parts is found again.
+    One of an older format that is not read is not there, and is computed anew; nor is
+    one whose arrays are gone, but what was computed in parts is found again.
 
     Raises:
-      UsageError: it is that of other settings, of a newer format, or no evaluation, or
-        another file is where its arrays would be.
+      UsageError: it is that of other settings or weights, of a newer format, or no
+        evaluation, or another file is where its arrays would be.
     """
     if not path.exists():
         _check_free(path.with_suffix(".npz"))
@@ -63,13 +65,32 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
             f"{path} has format {there}, which a newer version wrote; this one writes "
             f"{FORMAT}: choose another --out"
         )
+    _check_weights(path, _told(path)["settings"], settings)
     shards.check_same(path, _told(path)["settings"], settings)
     try:
-        read(path)
+        told, _ = read(path)
     except UsageError as error:
         print(f"evaluating again: {error}", flush=True)
         return False
+    if told["format"] != FORMAT:
+        print(
+            f"{path} has format {told['format']}, without the error of the ODE's "
+            "solver; move it away to evaluate again",
+            flush=True,
+        )
     return True
+
+
+def _check_weights(
+    path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> None:
+    """Refuses a result of weights that are called the same and are other ones."""
+    same = all(there.get(name) == here.get(name) for name in ("weights", "step"))
+    if same and there.get("parameters") != here.get("parameters"):
+        raise UsageError(
+            f"{path} is of other {here['weights']} weights of step {here['step']:,}: "
+            "the run was trained anew since; move it away, or choose another --out"
+        )
 
 
 def _check_free(beside: pathlib.Path) -> None:
@@ -96,7 +117,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
         other ones.
     """
     told = _told(path)
-    if told.get("format") != FORMAT:
+    if told.get("format") not in (FORMAT, *OLDER):
         raise UsageError(f"{path} has format {told.get('format')}, not {FORMAT}")
     beside = path.with_name(told["arrays"]["file"])
     try:

@@ -81,6 +81,7 @@ class Run:
         self._trainer, self._workdir, self._books = trainer, workdir, books
         self._meaning, self._stop = meaning, stop
         self._previous_loss = None
+        self._machine = report.machine()
 
     def make_up(self, number: int, state: TrainState) -> None:
         """Does what was due after the restored step, where a stop left it out.
@@ -116,7 +117,7 @@ class Run:
         row, wall_clock = self._training_row(number, state), {}
         if row:
             wall_clock = self._books.meter.report(number, row["loss"])
-            wall_clock |= report.memory()
+            wall_clock |= report.memory() | {"machine": self._machine}
         with self._books.meter.pause():
             try:
                 row |= self._test_row(number, state)
@@ -189,7 +190,7 @@ class Run:
         self,
         number: int,
         row: dict[str, Any],
-        wall_clock: dict[str, float] | None = None,
+        wall_clock: dict[str, Any] | None = None,
     ) -> None:
         if row and self._books.log is not None:
             self._books.log.write(number, row, wall_clock or {})

@@ -1,7 +1,6 @@
 """Samples of a run, from one of its checkpoints into files (`drawing.py` draws)."""
 
 import contextlib
-import hashlib
 import pathlib
 import re
 import time
@@ -20,6 +19,7 @@ from experiments import (
     model,
     pictures,
     report,
+    trees,
 )
 from experiments.errors import Stopped, UsageError, check_bound, stopping
 from experiments.model import Model
@@ -83,28 +83,32 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        loaded = load(workdir, request)
-        request, built, params = loaded.request, loaded.model, loaded.params
-        path = output_path(workdir, request)
-        shards = Shards(
-            path,
-            _settings(request, params),
-            count=request.num_samples,
-            size=request.shard_size,
+        return drawn(workdir, load(workdir, request))
+
+
+def drawn(workdir: pathlib.Path, loaded: "Loaded") -> pathlib.Path:
+    """`sample_run` of weights that are loaded, whatever became of the checkpoint."""
+    request, built, params = loaded.request, loaded.model, loaded.params
+    path = output_path(workdir, request)
+    shards = Shards(
+        path,
+        _settings(request, loaded.digest),
+        count=request.num_samples,
+        size=request.shard_size,
+    )
+    if shards.complete():
+        print(f"drawn already: {shards.result}", flush=True)
+        return shards.result
+    try:
+        with jax.default_matmul_precision(loaded.config["matmul_precision"]):
+            _draw(shards, built, params, request)
+        _conclude(path, shards, built, request)
+    except Stopped as stopped:
+        stopped.kept = (
+            f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
+            f"{shards.folder}; the same command goes on"
         )
-        if shards.complete():
-            print(f"drawn already: {shards.result}", flush=True)
-            return shards.result
-        try:
-            with jax.default_matmul_precision(loaded.config["matmul_precision"]):
-                _draw(shards, built, params, request)
-            _conclude(path, shards, built, request)
-        except Stopped as stopped:
-            stopped.kept = (
-                f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
-                f"{shards.folder}; the same command goes on"
-            )
-            raise
+        raise
     return shards.result
 
 
@@ -163,11 +167,8 @@ def _labels(request: Request, built: Model) -> np.ndarray:
     return np.full(request.num_samples, request.label, np.int32)
 
 
-def _settings(request: Request, params: Any) -> dict[str, Any]:
+def _settings(request: Request, digest: str) -> dict[str, Any]:
     """What the samples depend on, as plain JSON values, and `shard_size`."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
     names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
     if request.sigma_rel is not None:
         names.append("sigma_rel")
@@ -175,7 +176,7 @@ def _settings(request: Request, params: Any) -> dict[str, Any]:
     return {
         **{name: getattr(request, name) for name in names},
         **sampler,
-        "parameters": digest.hexdigest()[:16],
+        "parameters": digest,
         "shard_size": request.shard_size,
     }
 
@@ -188,12 +189,14 @@ class Loaded(NamedTuple):
       identity: of the run.
       model: of the run.
       params: the weights that are asked for.
+      digest: of them.
     """
 
     request: Request
     identity: Mapping[str, Any]
     model: Model
     params: Any
+    digest: str
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -232,7 +235,7 @@ def load(workdir: pathlib.Path, request: Request) -> Loaded:
     completed = request._replace(
         step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
     )
-    return Loaded(completed, found, built, params)
+    return Loaded(completed, found, built, params, trees.digest(params))
 
 
 def _existing_step(saved: checkpoints.Checkpoints, step: int | None) -> int:

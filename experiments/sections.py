@@ -1,21 +1,16 @@
 """What the page of a comparison says, a section after another."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from diffusionflow import metrics
-from experiments import charts, evaluation, explaining, tables
+from experiments import beside, charts, evaluation, explaining, solving, tables
 from experiments.errors import UsageError
 from experiments.explaining import Named
-from experiments.findings import Findings, section_of
+from experiments.findings import Findings
 from experiments.groups import Group
 from experiments.model import from_identity
-from experiments.page import Lines, Row, Section, Strip
-
-SHOWN = 20  # samples side by side
-A_ROW = 10
+from experiments.page import Lines, Row, Section
 
 
 def told(found: Findings) -> list[Lines]:
@@ -51,6 +46,9 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
             "where a recipe has one training seed, the finding is about these runs: "
             "what another seed would give is not in the interval"
         )
+    lines += solving.notes(groups, found.likelihoods[-1])
+    if (why := tables.unlike_machines(groups)) is not None:
+        lines.append(why)
     shared = any(one.finding.differences for one in found.samples)
     if found.samples and not shared:
         lines.append(
@@ -101,82 +99,14 @@ def _training(groups: Sequence[Group]) -> Section:
 
 
 def _throughput(groups: Sequence[Group]) -> Section:
-    machines = {run.machine for group in groups for run in group.runs}
     blocks: list[Any] = [tables.throughput(groups)]
-    if len(machines) > 1:
-        lines = ["images/s are not compared: the runs were on unlike machines"]
-        blocks.append(Lines(lines, "refused"))
+    if (why := tables.unlike_machines(groups)) is not None:
+        blocks.append(Lines([why], "refused"))
     lead = (
         "Medians over the logged steps of a run, compilation, evaluation and drawing "
         "left out. Whatever else the machine did is in them."
     )
     return Section("Throughput", lead, blocks)
-
-
-class _Drawn(NamedTuple):
-    name: str
-    samples: np.ndarray
-
-
-def _side_by_side(groups: Sequence[Group], found: Findings) -> Section | None:
-    """Samples of the sampler that most groups share, in pairs of one noise."""
-    rows = {}
-    for number, group in enumerate(groups):
-        for run in group.evaluated[:1]:
-            for row in run.told["samples"]:
-                key = (section_of(row), run.told["settings"]["samples"]["seed"])
-                rows.setdefault(key, {})[number] = (run, row)
-    if not rows:
-        return None
-    chosen = max(
-        rows.values(), key=lambda at: (len(at), next(iter(at.values()))[1]["nfe"])
-    )
-    drawn, lines = {}, []
-    for number, (run, row) in chosen.items():
-        try:
-            with np.load(run.workdir / row["file"]) as file:
-                drawn[number] = _Drawn(groups[number].name, file["samples"])
-        except (OSError, KeyError, ValueError) as error:
-            lines.append(f"{run.workdir / row['file']}: {error}")
-    for number, group in enumerate(groups):
-        if number not in chosen and group.evaluated:
-            lines.append(f"{group.name} has no samples of this sampler and seed")
-    row = next(iter(chosen.values()))[1]
-    sampler = row["sampler"]
-    lead = (
-        f"By {sampler['name']}, {sampler['num_steps']} steps. "
-        "Samples in one place come from the same noise and label."
-    )
-    shapes = {one.samples.shape[1:] for one in drawn.values()}
-    if len(shapes) > 1:
-        lines.append(f"the samples have unlike shapes, {sorted(shapes)}")
-        drawn = {}
-    blocks = (
-        [*_pictures(groups, drawn), Lines(lines, "refused")] if drawn or lines else []
-    )
-    return Section("Samples side by side", lead, blocks)
-
-
-def _pictures(groups: Sequence[Group], drawn: dict[int, _Drawn]) -> list[Any]:
-    if not drawn:
-        return []
-    some = next(iter(drawn.values())).samples
-    if some.ndim == 2:
-        reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
-        each = [
-            charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
-            for number, one in drawn.items()
-        ]
-        return [Row(each, narrow=True)]
-    levels = groups[next(iter(drawn))].first.identity["data"]["levels"]
-    return [
-        Strip(
-            [(one.name, one.samples[first : first + A_ROW]) for one in drawn.values()],
-            levels,
-            f"samples {first} to {first + A_ROW - 1}",
-        )
-        for first in range(0, min(SHOWN, len(some)), A_ROW)
-    ]
 
 
 def every(groups: Sequence[Group], found: Findings) -> list[Section]:
@@ -213,5 +143,5 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
             tables.distances(found, names),
         ]
         sections.append(Section("Quality against network calls", lead, quality))
-    side = _side_by_side(groups, found)
+    side = beside.section(groups)
     return [*sections, *([side] if side else []), _throughput(groups)]

@@ -6,6 +6,7 @@ become `NAME.npz`, one after another, so that memory is bounded by a shard.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 from experiments.errors import UsageError
 
 Settings = Mapping[str, Any]
+SUFFIXES = (".npz", ".shards", ".png")  # of the result, a draw under way, the picture
 
 
 class Shards:
@@ -37,17 +39,17 @@ class Shards:
     def __init__(
         self, path: pathlib.Path, settings: Settings, *, count: int, size: int
     ):
-        self.result = path.with_name(path.name + ".npz")
-        self.folder = path.with_name(path.name + ".shards")
+        self.result, self.folder, _ = (
+            path.with_name(path.name + suffix) for suffix in SUFFIXES
+        )
         self.bounds = [
             (start, min(start + size, count)) for start in range(0, count, size)
         ]
         self._settings = dict(settings)
-        if self.result.exists():
-            check_same(self.result, _settings_of(self.result), self._lasting())
-        elif (self.folder / "settings.json").exists():
-            stored = json.loads((self.folder / "settings.json").read_text())
-            check_same(self.folder, stored, self._settings)
+        where, stored = _stored(self.result, self.folder)
+        if where is not None:
+            here = self._lasting() if where == self.result else self._settings
+            check_same(where, stored, here)
 
     def _lasting(self) -> dict[str, Any]:
         """The settings that the result keeps."""
@@ -174,6 +176,41 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def set_aside(path: pathlib.Path, name: str, value: Any) -> str | None:
+    """Renames a draw and its picture if a setting has another value there.
+
+    Args:
+      path: of the result, without suffix.
+      name: of the setting.
+      value: of it here.
+
+    Returns:
+      The new name, without suffix; None where nothing was renamed.
+    """
+    paths = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    where, stored = _stored(paths[0], paths[1])
+    if where is None or stored.get(name) == value:
+        return None
+    names = (f"{path.name}_{name}_{stored.get(name)}_{n}" for n in itertools.count(1))
+    taken = lambda new: any(path.with_name(new + end).exists() for end in SUFFIXES)
+    new = next(itertools.filterfalse(taken, names))
+    for old, suffix in zip(paths, SUFFIXES, strict=True):
+        if old.exists():
+            old.rename(path.with_name(new + suffix))
+    return new
+
+
+def _stored(
+    result: pathlib.Path, folder: pathlib.Path
+) -> tuple[pathlib.Path | None, Settings]:
+    """Where a draw is, ended or under way, and its settings; None where it is not."""
+    if result.exists():
+        return result, _settings_of(result)
+    if (folder / "settings.json").exists():
+        return folder, json.loads((folder / "settings.json").read_text())
+    return None, {}
 
 
 def _settings_of(result: pathlib.Path) -> Settings:

@@ -1,7 +1,6 @@
 """How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from diffusionflow import ema
-from experiments import cluster, identity
+from experiments import cluster, identity, locks
 from experiments.checkpoints import WEIGHTS, Checkpoints
 from experiments.errors import UsageError, check_bound
 from experiments.step import TrainState
@@ -40,11 +39,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         taken = False
         if cluster.is_first():
-            file = stack.enter_context((workdir / ".lock").open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                taken = True
+            taken = not locks.held(stack, workdir / ".lock")
         if cluster.from_first(taken):
             raise UsageError(
                 f"another process trains in {workdir}: wait until it has ended, or "

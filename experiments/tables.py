@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments import identity
+from experiments import identity, solving
 from experiments.differences import Finding
-from experiments.findings import Findings
-from experiments.groups import Group, Run
+from experiments.findings import LIKELIHOODS, Findings
+from experiments.groups import Group
 from experiments.page import Table
+from experiments.records import Run
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:
-    """The numbers told first: a row a quantity, a column a group."""
+    """The numbers told first: a row a quantity, a column a group.
+
+    Images/s are left out where `unlike_machines` says why.
+    """
     rows = [["training seeds", *(_seeds(group) for group in groups)]]
     rows.append(["trained to step", *(f"{group.first.step:,}" for group in groups)])
     for one in found.main:
@@ -25,16 +29,58 @@ def summary(groups: Sequence[Group], found: Findings) -> Table:
             for group in groups
         ]
         rows.append([f"{one.title}{unit}", *cells])
-    rows.append(["training images/s", *(_rate(group) for group in groups)])
+        if one.title == LIKELIHOODS["ode"]:
+            rows += _of_the_solver(groups, unit)
+    if unlike_machines(groups) is None:
+        rows.append(["training images/s", *(_rate(group) for group in groups)])
     return Table(["", *(group.name for group in groups)], rows)
+
+
+def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
+    """The error of the ODE's solver, and where the ODE was cut off, if that differs."""
+    errors = [solving.within(group) for group in groups]
+    cells = ["-" if error is None else f"{error:.2g}" for error in errors]
+    known = any(error is not None for error in errors)
+    rows = [[f"solver of the ODE within ±{unit}", *cells]] if known else []
+    ends = [
+        solving.ends(group.evaluated[0]) if group.evaluated else {} for group in groups
+    ]
+    for name in ("data", "noise"):
+        each = [found.get(name, "-") for found in ends]
+        if len(set(each) - {"-"}) > 1:
+            rows.append([f"end of the ODE at the {name}", *each])
+    return rows
+
+
+def unlike_machines(groups: Sequence[Group]) -> str | None:
+    """Why images/s are not compared, in one line; None if they are."""
+    runs = [run for group in groups for run in group.runs]
+    every = {run.workdir: run.machines or ("unknown",) for run in runs}
+    by_machines: dict[tuple[str, ...], list[str]] = {}
+    for workdir, machines in every.items():
+        by_machines.setdefault(machines, []).append(str(workdir))
+    if len({machine for machines in every.values() for machine in machines}) == 1:
+        return None
+    listed = "; ".join(
+        f"{', '.join(workdirs[:3])}{' and others' if len(workdirs) > 3 else ''}: "
+        f"{' and then '.join(machines)}"
+        for machines, workdirs in by_machines.items()
+    )
+    return f"training images/s are not compared, of unlike machines: {listed}"
 
 
 def _seeds(group: Group) -> str:
     return ", ".join(str(run.config["seed"]) for run in group.runs)
 
 
-def _median(run: Run, name: str) -> float | None:
-    values = [row[name] for row in run.wall_clock if row.get(name) is not None]
+def _median(run: Run, name: str, machine: str | None = None) -> float | None:
+    """Over the logged steps, or those of one machine where the rows name theirs."""
+    values = [
+        row[name]
+        for row in run.wall_clock
+        if row.get(name) is not None
+        and (machine is None or row.get("machine", machine) == machine)
+    ]
     return float(np.median(values)) if values else None
 
 
@@ -97,20 +143,21 @@ def distances(found: Findings, names: Sequence[str]) -> Table:
 
 
 def throughput(groups: Sequence[Group]) -> Table:
-    """Images per second and peak memory of each run."""
+    """Images per second and peak memory of each run, on each of its machines."""
     rows = [
         [
             f"{group.name}, seed {run.config['seed']}",
-            f"{rate:,.0f}" if (rate := _median(run, "images_per_second")) else "-",
+            f"{rate:,.0f}" if (rate := _median(run, "images_per_second", on)) else "-",
             f"{run.config['batch_size']:,}",
             *(
-                f"{peak:.2f}" if (peak := _median(run, f"{name}_memory_gib")) else "-"
-                for name in ("host", "device")
+                f"{peak:.2f}" if (peak := _median(run, name, on)) else "-"
+                for name in ("host_memory_gib", "device_memory_gib")
             ),
-            run.machine or "-",
+            on or "-",
         ]
         for group in groups
         for run in group.runs
+        for on in run.machines or (None,)
     ]
     head = ["run", "images/s", "batch", "host GiB", "device GiB", "machine"]
     return Table(head, rows)

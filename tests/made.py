@@ -65,7 +65,14 @@ def evaluation(path, rng, shift, settings, meaning, levels):
         x = (1 + shift) * noise + 1 / sampler["num_steps"]
         rows, arrays[f"samples_{number}"] = _estimates(x, data, settings)
         file = f"samples/drawn_{number}.npz"
-        np.savez(path / file, samples=x.astype(np.float32))
+        names = ("step", "weights", "parameters")
+        drawn = {name: settings[name] for name in names} | settings["samples"]
+        np.savez(
+            path / file,
+            samples=x.astype(np.float32),
+            labels=np.arange(60) % 2,
+            settings=json.dumps(drawn | {"guidance": 1.0, "label": None}),
+        )
         samples.append(
             {
                 "file": file,
@@ -79,7 +86,12 @@ def evaluation(path, rng, shift, settings, meaning, levels):
     told = {
         "settings": settings,
         "identity": meaning,
-        "likelihood": {"unit": "nats per dimension", "count": COUNT},
+        "likelihood": {
+            "unit": "nats per dimension",
+            "count": COUNT,
+            "ode_ends": {"data": None, "noise": None},
+            "solver_error": {"mean": -0.001, "stderr": 2e-4, "count": 25, "steps": 8},
+        },
         "floor": _estimates(common.standard_normal((50, 2)), data, settings)[0],
         "samples": samples,
     }
@@ -105,6 +117,7 @@ def run(
     found = {
         "step": 10,
         "weights": "ema",
+        "parameters": f"{zlib.crc32(str(path).encode()):08x}",
         "likelihood": {"ode_steps": 4, "seed": 0},
         "samples": {"seed": 0},
     }

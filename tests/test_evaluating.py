@@ -1,18 +1,33 @@
 """Evaluation of a run: `experiments/evaluating.py`, `quality.py`, `results.py`."""
 
+import contextlib
 import json
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from diffusionflow import metrics
-from experiments import build, evaluating, likelihoods, loop, parts, quality, results
+from experiments import (
+    build,
+    evaluating,
+    likelihoods,
+    locks,
+    loop,
+    measuring,
+    parts,
+    quality,
+    records,
+    results,
+    start,
+)
 from experiments.errors import Stopped, UsageError
 from experiments.evaluating import Request, evaluate_run
-from tests import tiny
+from tests import commands, tiny
 
 SAMPLES = quality.Settings(
     ("ddim@2", "heun@3@cosine"), num_samples=40, num_resamples=39
@@ -38,6 +53,28 @@ def evaluated(workdir):
     return json.loads(evaluate_run(workdir, REQUEST).read_text())
 
 
+@pytest.fixture(scope="module")
+def retrained(workdir, tmp_path_factory):
+    """A run with the same identity, from other weights."""
+    other = tmp_path_factory.mktemp("retrained")
+    config = tiny.config(eval__every=0, samples__every=0, checkpoint__every=10)
+    with jax.numpy_dtype_promotion("standard"):
+        loop.train_and_evaluate(config, other, source=start.Source(workdir))
+    return other
+
+
+def copied(workdir, path, *names):
+    """Some of what a run and its evaluation left, in another place."""
+    for name in names or ("checkpoints", "evaluation", "samples"):
+        shutil.copytree(workdir / name, path / name)
+    return path
+
+
+def beside(found):
+    """All that does not tell of time and machine."""
+    return found | {"environment": None}
+
+
 def test_what_is_written(evaluated):
     assert evaluated["settings"]["step"] == 10
     assert evaluated["identity"]["config"]["seed"] == 0
@@ -45,6 +82,9 @@ def test_what_is_written(evaluated):
     assert found["count"] == 36 and found["unit"] == "nats per dimension"
     for name in ("bound", "ode"):
         assert np.isfinite(found[name]["mean"]) and found[name]["stderr"] > 0
+    error = found["solver_error"]
+    assert (error["count"], error["steps"]) == (4, 8) and error["stderr"] > 0
+    assert found["ode_ends"] == {"data": None, "noise": None}
     for weights in ("raw", "ema"):
         errors = evaluated["eps_mse"][weights]
         assert len(errors["mean"]) == len(evaluated["eps_mse"]["logsnr"])
@@ -139,6 +179,182 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     assert not (tmp_path / "eval.json").exists()
     again = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
     assert again | {"environment": None} == evaluated | {"environment": None}
+
+
+# --- beside other processes ------------------------------------------------------
+
+HOLDER = """
+import contextlib, pathlib, sys, time
+from experiments import locks
+with contextlib.ExitStack() as stack:
+    assert locks.held(stack, pathlib.Path(sys.argv[1]))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_evaluation_is_refused_until_the_first_is_killed(workdir, evaluated):
+    lock = workdir / "evaluation" / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)],
+        cwd=commands.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UsageError, match=f"another process evaluates {workdir}"):
+        evaluate_run(workdir, REQUEST)
+    holder.kill()
+    holder.communicate()
+    assert evaluate_run(workdir, REQUEST) == workdir / "eval.json"
+
+
+def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
+    def taken(path, *unused):
+        with contextlib.ExitStack() as stack:
+            assert not locks.held(stack, path / "evaluation" / ".lock")
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(measuring, "everything", taken)
+    out = str(tmp_path / "eval.json")
+    with pytest.raises(Stopped):
+        evaluate_run(workdir, REQUEST._replace(out=out))
+    with contextlib.ExitStack() as stack:
+        assert locks.held(stack, workdir / "evaluation" / ".lock")
+
+
+@pytest.mark.slow
+def test_the_command_says_so_in_one_line(workdir, evaluated):
+    with contextlib.ExitStack() as stack:
+        assert locks.held(stack, workdir / "evaluation" / ".lock")
+        code, _, error = commands.run("experiments.evaluate", f"--workdir={workdir}")
+    assert code == 2 and len(error.splitlines()) == 1
+    assert error.startswith("error: another process evaluates ")
+
+
+def test_a_training_that_goes_on_is_no_hindrance(
+    workdir, evaluated, tmp_path, monkeypatch
+):
+    """Though it removes the checkpoint when there are newer ones."""
+    copied(workdir, tmp_path, "checkpoints")
+    everything = measuring.everything
+
+    def removed(path, *arguments):
+        shutil.rmtree(path / "checkpoints" / "10")
+        return everything(path, *arguments)
+
+    monkeypatch.setattr(measuring, "everything", removed)
+    with start.alone(tmp_path):  # the lock of training
+        found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
+    assert beside(found) == beside(evaluated)
+
+
+# --- of which weights ------------------------------------------------------------
+
+
+def test_a_result_of_other_weights_is_refused_and_not_compared(
+    workdir, evaluated, retrained, tmp_path
+):
+    copied(retrained, tmp_path, "checkpoints")
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    words = "is of other ema weights of step 10: the run was trained anew since"
+    with pytest.raises(UsageError, match=f"eval.json {words}; move it away"):
+        evaluate_run(tmp_path, REQUEST)
+    run = records.read(tmp_path)
+    assert run.told is None and not run.arrays
+    assert run.notes == (f"{tmp_path / 'eval.json'} is left out: it {words}",)
+    assert records.read(workdir).told == evaluated
+
+
+def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_path):
+    copied(workdir, tmp_path, "checkpoints")
+    results.write(
+        tmp_path / "eval.json",
+        {**evaluated, "settings": evaluated["settings"] | {"step": 5}},
+        results.read(workdir / "eval.json")[1],
+    )
+    run = records.read(tmp_path)
+    assert run.told is None and run.step == 10
+    (note,) = run.notes
+    assert note.endswith("is left out: it is of step 5, and the run is at step 10")
+
+
+def test_parts_and_samples_of_other_weights_are_not_taken(
+    workdir, evaluated, retrained, tmp_path, capsys
+):
+    copied(workdir, tmp_path, "evaluation", "samples")
+    copied(retrained, tmp_path, "checkpoints")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
+    text = capsys.readouterr().out
+    for weights in ("raw", "ema"):
+        begin = f"left out, in {tmp_path / 'evaluation'}, of the {weights} weights of "
+        (line,) = [one for one in text.splitlines() if one.startswith(begin)]
+        assert line.endswith(", of other weights, before the run was trained anew")
+    assert text.count("set aside, in") == 2
+    assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
+    fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
+    straight = json.loads(evaluate_run(fresh, REQUEST).read_text())
+    assert beside(found) == beside(straight)
+    assert "set aside" not in capsys.readouterr().out
+    old = evaluated["settings"]["parameters"]
+    after = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    for name, content in before.items():  # nothing is lost
+        stem, _, suffix = name.rpartition(".")
+        assert after[f"{stem}_parameters_{old}_1.{suffix}"] == content
+
+
+def test_the_format_before_is_read_and_said_to_lack_something(
+    workdir, evaluated, tmp_path, capsys
+):
+    copied(workdir, tmp_path, "checkpoints")
+    shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")
+    old = tmp_path / "evaluation" / "0123456789ab"
+    old.mkdir(parents=True)
+    (old / "settings.json").write_text(json.dumps(evaluated["settings"]))
+    told = {**evaluated, "format": 2, "likelihood": dict(evaluated["likelihood"])}
+    for name in ("solver_error", "ode_ends"):
+        del told["likelihood"][name]
+    (tmp_path / "eval.json").write_text(json.dumps(told))
+    assert evaluate_run(tmp_path, REQUEST) == tmp_path / "eval.json"
+    words = "has format 2, without the error of the ODE's solver"
+    assert f"{words}; move it away to evaluate again" in capsys.readouterr().out
+    assert json.loads((tmp_path / "eval.json").read_text()) == told
+    run = records.read(tmp_path)
+    assert run.told == told and run.arrays.keys() == set(
+        results.read(workdir / "eval.json")[1]
+    )
+    assert run.notes == ()
+    cabinet = parts.Cabinet(tmp_path / "evaluation")
+    names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
+    assert cabinet.left_out(*names) == {old.name: "another version"}
+    for other in ("1", "4"):
+        text = json.dumps(told | {"format": int(other)})
+        (tmp_path / "eval.json").write_text(text)
+        assert records.read(tmp_path).told is None
+
+
+def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkeypatch):
+    computed = []
+    get = parts.Parts.get
+
+    def counting(self, name, compute):
+        def counted():
+            computed.append(name)
+            return compute()
+
+        return get(self, name, counted)
+
+    monkeypatch.setattr(parts.Parts, "get", counting)
+    more = REQUEST._replace(
+        samples=SAMPLES._replace(samplers=(*SAMPLES.samplers, "ddim@3")),
+        out=str(workdir / "more.json"),
+    )
+    found = json.loads(evaluate_run(workdir, more).read_text())
+    assert computed == []
+    assert found["likelihood"] == evaluated["likelihood"]
+    assert found["samples"][:2] == evaluated["samples"]
 
 
 def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, capsys):

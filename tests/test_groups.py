@@ -1,11 +1,11 @@
-"""Which runs are seeds of one recipe: `experiments/groups.py`."""
+"""Which runs are seeds of one recipe: `experiments/groups.py`, `records.py`."""
 
 import json
 import shutil
 
 import pytest
 
-from experiments import groups
+from experiments import groups, records
 from experiments.errors import UsageError
 from tests import made
 
@@ -32,7 +32,7 @@ def test_seeds_of_a_recipe_are_one_group(runs):
     gathered = groups.gather([str(runs / path) for path in paths])
     assert names(gathered) == {"fm": ["0", "1"], "plain": ["0", "1"]}
     run = gathered[0].first
-    assert run.step == 10 and run.machine == "Test, 0: cpu" and not run.notes
+    assert run.step == 10 and run.machines == ("Test, 0: cpu",) and not run.notes
     assert [row["step"] for row in run.rows] == [5, 10]  # the torn one left out
     assert [row["step"] for row in run.wall_clock] == [4, 5, 10]
     assert len(gathered[0].evaluated) == 2
@@ -110,11 +110,11 @@ def test_a_run_without_an_evaluation_that_counts_says_how_to_get_one(runs, tmp_p
     gone = made.run(tmp_path / "gone it", evaluated=False)
     shutil.copytree(runs / "fm_seed0", tmp_path / "old")
     path = tmp_path / "old" / "eval.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
     for where, words in ((gone, "is missing"), (tmp_path / "old", "has format 1")):
         with pytest.raises(UsageError, match="no checkpoints"):
-            groups.read(where)
-        found = groups._evaluation(where)
+            records.read(where)
+        found = records._evaluation(where)
         assert found[0] is None and words in found[2][0]
         assert "evaluate again: python -m experiments.evaluate" in found[2][0]
-    assert f"'--workdir={gone}'" in groups._evaluation(gone)[2][0]  # for a shell
+    assert f"'--workdir={gone}'" in records._evaluation(gone)[2][0]  # for a shell

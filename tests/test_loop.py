@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import build, data, loop, metrics, run, trainer
+from experiments import build, data, loop, metrics, report, run, trainer
 from experiments.checkpoints import Checkpoints, MismatchError
 from experiments.errors import Stopped, UsageError
 from tests import tiny
@@ -58,6 +58,8 @@ def test_a_run_leaves_everything(straight, capsys):
     assert config["network"]["name"] == "residual_mlp"
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["backend"] == "cpu"
+    times = metrics.read(workdir / metrics.WALL_CLOCK)
+    assert {row["machine"] for row in times} == {report.machine(environment)}
 
 
 def test_rows_come_when_they_are_due(straight):

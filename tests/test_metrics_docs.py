@@ -1,7 +1,9 @@
-"""What `docs/metrics.md` names is there."""
+"""What `docs/metrics.md` and `docs/likelihood.md` name is there."""
 
 import pathlib
 import re
+
+import pytest
 
 from diffusionflow import metrics
 
@@ -9,12 +11,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "metrics.md").read_text()
 
 
-def test_the_tests_that_hold_the_table_exist():
-    named = set(re.findall(r"`(test_\w+)`", TEXT))
+@pytest.mark.parametrize(
+    ("name", "files"), [("metrics", "test_metrics_*.py"), ("likelihood", "test_*.py")]
+)
+def test_the_tests_that_hold_the_table_exist(name, files):
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    named = set(re.findall(r"`(test_\w+)(?:`|\.\.\.`)", text))
     defined = set()
-    for path in (ROOT / "tests").glob("test_metrics_*.py"):
+    for path in (ROOT / "tests").glob(files):
         defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.M))
-    assert len(named) >= 10 and named <= defined
+    begin = {one for one in named if f"`{one}...`" in text}  # cut off in the table
+    assert len(named) >= 10 and named - begin <= defined
+    assert all(any(one.startswith(name) for one in defined) for name in begin)
 
 
 def test_every_metric_is_in_the_table():

@@ -8,6 +8,7 @@ import plotly.graph_objects
 import pytest
 
 from experiments import (
+    beside,
     charts,
     comparing,
     evaluation,
@@ -15,6 +16,7 @@ from experiments import (
     groups,
     page,
     sections,
+    solving,
     tables,
 )
 from experiments.errors import UsageError
@@ -78,6 +80,155 @@ def test_the_page_says_what_is_found(gathered, found, text):
     assert "the same objective on log-SNR -10 to 10" in text
     assert "is better than b by 0." in text
     assert "where a recipe has one training seed" in text
+
+
+def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
+    rows = [row[0] for row in tables.summary(gathered, found).rows]
+    at = rows.index("-log p by the ODE, nats per dimension")
+    assert rows[at + 1] == "solver of the ODE within ±, nats per dimension"
+    table = tables.summary(gathered, found)
+    assert table.rows[at + 1][1:] == ["0.0014", "0.0014"]  # |-0.001| + 2 * 2e-4
+    told = gathered[1].runs[1].told["likelihood"]
+    missing = dict(told) | {"solver_error": None}
+    runs = list(gathered[1].runs)
+    runs[1] = runs[1]._replace(told=runs[1].told | {"likelihood": missing})
+    some = [gathered[0], gathered[1]._replace(runs=tuple(runs))]
+    assert tables.summary(some, found).rows[at + 1][1:] == ["0.0014", "-"]
+    (line,) = solving.notes(some, found.likelihoods[-1])
+    assert "the error of the solver is not known of b, with an evaluation of" in line
+    assert line in sections.notes(some, found).lines
+
+
+def test_a_difference_that_the_solver_may_have_made_is_noted(gathered, found):
+    """The shift is 0.3; errors of 0.2 each are more than that, of 0.1 each are not."""
+    ode = found.likelihoods[-1]
+    for error, count in ((0.2, 1), (0.1, 0)):
+        some = [
+            group._replace(runs=tuple(_with_error(run, error) for run in group.runs))
+            for group in gathered
+        ]
+        lines = solving.notes(some, ode)
+        assert len(lines) == count
+    (line,) = [
+        line
+        for line in sections.notes(
+            [
+                group._replace(runs=tuple(_with_error(run, 0.2) for run in group.runs))
+                for group in gathered
+            ],
+            found,
+        ).lines
+        if "--ode_steps" in line
+    ]
+    assert "is not above the errors of the solver, 0.2 and 0.2" in line
+
+
+def _with_error(run, error):
+    likelihood = run.told["likelihood"] | {
+        "solver_error": {"mean": -error, "stderr": 0.0, "count": 9, "steps": 8}
+    }
+    return run._replace(told=run.told | {"likelihood": likelihood})
+
+
+def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
+    """Of two runs, and of one whose second start was elsewhere."""
+    paths = [made.run(tmp_path / "a"), made.run(tmp_path / "b", batch_size=32)]
+
+    def told():
+        some = groups.gather(map(str, paths))
+        found = findings.of(some, 0)
+        shown = page.render("t", sections.every(some, found))
+        first = [row[0] for row in tables.summary(some, found).rows]
+        lines = [line for line in sections.notes(some, found).lines if "images" in line]
+        return some, first, lines, shown
+
+    assert told()[1][-1] == "training images/s" and told()[2] == []
+    machine = {"platform": "Other", "devices": ["0: cpu", "1: cpu"]}
+    (paths[1] / "environment.json").write_text(json.dumps(machine))
+    words = (
+        f"training images/s are not compared, of unlike machines: {paths[0]}: Test, "
+        f"0: cpu; {paths[1]}: Other, 0: cpu, 1: cpu"
+    )
+    some, first, lines, shown = told()
+    assert "training images/s" not in first and lines == [words]
+    assert shown.count(words) == 2  # in the first section and the one of throughput
+    times = paths[1] / "wall_clock.jsonl"
+    rows = [
+        {"step": step, "images_per_second": rate, "machine": on}
+        for step, rate, on in (
+            (4, 50.0, "Other"),
+            (8, 70.0, "Other"),
+            (9, 9.0, "Third"),
+        )
+    ]
+    times.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    some, first, lines, shown = told()
+    assert f"{paths[1]}: Other and then Third" in lines[0]
+    assert [row[1::4] for row in tables.throughput(some).rows] == [
+        ["500", "Test, 0: cpu"],
+        ["60", "Other"],
+        ["9", "Third"],
+    ]
+
+
+# --- samples side by side --------------------------------------------------------
+
+
+def altered(run, **changed):
+    """The samples of the most calls with other arrays, or other settings."""
+    path = run.workdir / "samples" / "drawn_1.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    settings = json.loads(str(arrays["settings"]))
+    settings |= {name: changed.pop(name) for name in settings.keys() & changed.keys()}
+    np.savez(path, **arrays | changed | {"settings": json.dumps(settings)})
+
+
+UNPAIRED = {
+    "another shape": (
+        {"samples": np.zeros((60, 3))},
+        "they have the shape (3,), and those of a (2,)",
+    ),
+    "other labels": ({"labels": np.ones(60)}, "their labels are not those of a"),
+    "one label": ({"label": 3}, "they are of label 3, and those of a of None"),
+    "another step": ({"step": 5}, "drawn from step 5, and 10 were evaluated"),
+    "other weights": ({"weights": "raw"}, "drawn from weights 'raw', and 'ema' were"),
+    "trained anew": ({"parameters": "0"}, "drawn from parameters '0', and '"),
+}
+
+
+@pytest.mark.parametrize("name", UNPAIRED)
+def test_samples_that_are_no_pairs_are_not_shown_beside(name, tmp_path):
+    changed, words = UNPAIRED[name]
+    paths = [made.run(tmp_path / "a"), made.run(tmp_path / "b", batch_size=32)]
+    some = groups.gather(map(str, paths))
+    (row,) = beside.section(some).blocks
+    assert [chart.title for chart in row.charts] == ["a", "b"]
+    altered(some[1].first, **changed)
+    row, lines = beside.section(some).blocks
+    assert [chart.title for chart in row.charts] == ["a"]
+    (line,) = lines.lines
+    assert line.startswith("the samples of b are not shown: ") and words in line
+
+
+def test_samples_of_other_weights_or_steps_are_told(tmp_path):
+    paths = [
+        made.run(tmp_path / "a"),
+        made.run(tmp_path / "b", batch_size=32, settings={"step": 20}),
+        made.run(tmp_path / "c", batch_size=8, settings={"weights": "raw"}),
+    ]
+    some = groups.gather(map(str, paths))
+    found = beside.section(some)
+    assert found.lead.endswith("Trained to unlike steps: a 10, b 20.")
+    row, lines = found.blocks
+    assert [chart.title for chart in row.charts] == ["a", "b"]
+    assert lines.lines == [
+        "the samples of c are not shown: they are of weights 'raw', and those of a of "
+        "'ema'"
+    ]
+    (paths[1] / "samples" / "drawn_1.npz").write_bytes(b"PK")
+    _, lines = beside.section(some).blocks
+    assert "the samples of b cannot be read: " in lines.lines[0]
 
 
 def test_curves_are_in_common_units_and_by_examples_where_batches_differ(gathered):

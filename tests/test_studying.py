@@ -15,12 +15,12 @@ from diffusionflow import losses, objectives, predictions, schedules
 from experiments import build, studying
 from experiments.errors import UsageError
 from experiments.model import Model
-from tests import tiny
+from tests import commands, tiny
 from tests.test_networks_unet import fast
 
 STUDY = """
 import dataclasses, json
-from tests import tiny
+from tests import commands, tiny
 from configs import study
 
 
@@ -148,6 +148,17 @@ def test_the_shipped_study_has_six_recipes_and_five_seeds():
     assert study.request.likelihood.num_probes > 1  # or there is no error of the ODE
 
 
+def test_a_misspelt_recipe_is_one_line_with_the_choices():
+    """In Python, on the command line, and in a study."""
+    words = "no recipe 'edmm'; there are flow_matching, v_cosine, edm, eps_linear, sd3"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        shipped.get_config("edmm")
+    code, _, error = commands.run(
+        "experiments.train", "--config=configs/study.py:edmm", "--workdir=nowhere"
+    )
+    assert code == 2 and words in error and len(error.splitlines()) == 1, error
+
+
 # --- running it -----------------------------------------------------------------
 
 
@@ -189,6 +200,12 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
         (STUDY.replace("(3, 4)", "()"), "names 2 recipes and 0 seeds"),
         (STUDY.replace("(3, 4)", "(3, 3)"), "seeds=(3, 3): one is named twice"),
         (STUDY.replace(', "x")', ', "y")'), "holds no study: KeyError"),
+        (
+            STUDY.replace(', "x")', ', "y")').replace(
+                "study.OBJECTIVES[recipe]", "study.get_config(recipe).objective"
+            ),
+            "holds no study: ValueError: no recipe 'y'; there are flow_matching",
+        ),
         (STUDY.replace("ddim@2@", "ddym@2@"), "unknown name 'ddym'"),
         (STUDY.replace(', "x")', ",)"), "names 1 recipes and 2 seeds; 2 to 7"),
     ],
