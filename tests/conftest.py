@@ -21,7 +21,27 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# files whose slow tests come first: .ci/run ends the slow tests where its time does
+FIRST = (
+    "what_happens",
+    "resume",
+    "cluster",
+    "shards",
+    "comparing",
+    "notebooks",
+    "studying",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem.removeprefix("test_")
+        first = item.get_closest_marker("slow") and name in FIRST
+        return FIRST.index(name) if first else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="module")
