@@ -51,7 +51,7 @@ notebooks: $(VENV)/.notebooks
 
 test: $(VENV)/.test
 	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \
-	  $(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST)' $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu' $(ARGS)
@@ -59,7 +59,8 @@ test-slow: $(VENV)/.test
 test-all: test test-slow
 
 test-x64: $(VENV)/.test
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto -m '$(FAST) and not pinned' \
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \
+	  -m '$(FAST) and not pinned' \
 	  $(X64:%=tests/test_%.py) $(ARGS)
 
 lint: $(VENV)/.test

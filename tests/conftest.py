@@ -1,7 +1,10 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
 Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
-says; workers and the commands that tests run share them. Compiling is most of the time.
+says, the smallest too; workers and the commands that tests run share them. Compiling is
+most of the time. `make test` has XLA optimize less than it does for users: LLVM at its
+level 0, and no emitters of fusions. `make test-x64`, `make test-slow` and pytest called
+as such leave all of that on (docs/testing.md).
 """
 
 import atexit
