@@ -54,7 +54,8 @@ test: $(VENV)/.test
 	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST)' $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
+	  -m 'slow and not gpu' $(ARGS)
 
 test-all: test test-slow
 
