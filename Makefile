@@ -8,10 +8,13 @@ ARGS ?=
 BIN := $(VENV)/bin
 NAME := $(basename $(notdir $(CONFIG)))
 FAST := not slow and not gpu
-# of the core, the tests that choose no precision themselves; run in float64 too
+# of the core; run in float64 too, but for tests that choose the precision themselves
 X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
   random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
+# compiling is most of the fast tests' time: their programs are optimized less, those of
+# the other targets as always; QUICK= optimizes these too
+QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 
 .PHONY: help train sample curve docs notebooks test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:
@@ -47,15 +50,18 @@ notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m experiments.notebooks $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n auto -m '$(FAST)' $(ARGS)
+	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST)' $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
+	  -m 'slow and not gpu' $(ARGS)
 
 test-all: test test-slow
 
 test-x64: $(VENV)/.test
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto -m '$(FAST)' \
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \
+	  -m '$(FAST) and not pinned' \
 	  $(X64:%=tests/test_%.py) $(ARGS)
 
 lint: $(VENV)/.test

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusionflow import samplers, schedules
 
@@ -66,6 +67,34 @@ SCHEDULES = {
     "truncated": schedules.Cosine(-15.0, 15.0),
     "linear_beta": schedules.LinearBeta(),
 }
+
+
+def pairs(names, on=tuple(SCHEDULES)):
+    """Runs a test of (`on`, `name`) for every sampler on every schedule.
+
+    One schedule of each sampler is fast, the next for the next: together they meet all
+    samplers and all schedules. The rest is slow.
+    """
+    turns = [
+        pytest.param(
+            schedule, name, marks=[pytest.mark.slow] if i % len(on) - j else []
+        )
+        for i, name in enumerate(names)
+        for j, schedule in enumerate(on)
+    ]
+    return pytest.mark.parametrize(("on", "name"), turns)
+
+
+def first_of_each_class(names):
+    """The samplers; those with other settings of a class that came before are slow."""
+    found, seen = [], set()
+    for name in names:
+        kind = type(SAMPLERS[name].sampler)
+        found.append(
+            pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
+        )
+        seen.add(kind)
+    return found
 
 
 def levels(schedule, times):

@@ -1,7 +1,10 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
 Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
-says; workers and the commands that tests run share them. Compiling is most of the time.
+says, the smallest too; workers and the commands that tests run share them. Compiling is
+most of the time. `make test` has XLA optimize less than it does for users: LLVM at its
+level 0, and no emitters of fusions. `make test-x64`, `make test-slow` and pytest called
+as such leave all of that on (docs/testing.md).
 """
 
 import atexit
@@ -21,7 +24,27 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# files whose slow tests come first: .ci/run ends the slow tests where its time does
+FIRST = (
+    "what_happens",
+    "resume",
+    "cluster",
+    "shards",
+    "comparing",
+    "notebooks",
+    "studying",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem.removeprefix("test_")
+        first = item.get_closest_marker("slow") and name in FIRST
+        return FIRST.index(name) if first else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,6 +16,7 @@ def table():
     return mixture, rows
 
 
+@pytest.mark.pinned
 def test_mixture_against_20_digits():
     mixture, rows = table()
     with jax.enable_x64(True):

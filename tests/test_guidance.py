@@ -80,6 +80,7 @@ def test_scale_three_goes_three_times_as_far():
     np.testing.assert_array_equal(weight(z, t).x, guided.x)
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize(
     "kind", ["x", "eps", "v", "score", predictions.edm_f(0.5)], ids=str
 )
@@ -99,6 +100,7 @@ def test_mixing_in_every_kind(kind):
         np.testing.assert_allclose(guided.eps, implied.eps, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", NAMES)
 def test_whatever_the_network_predicts(name):
     """Networks with the same model and another output give the same result."""
@@ -113,6 +115,7 @@ def test_whatever_the_network_predicts(name):
                 np.testing.assert_allclose(denoised.eps, found[0].eps, atol=1e-9)
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", NAMES)
 def test_x_and_eps_stay_a_pair(name):
     with jax.enable_x64(True), jax.disable_jit():

@@ -134,6 +134,7 @@ def main_calls(x, z, t):
     }
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize(
     ("x64", "dtype"), [(False, "float32"), (True, "float32"), (True, "float64")]
 )
@@ -148,6 +149,7 @@ def test_the_dtype_of_the_data_is_the_dtype_of_the_result(x64, dtype):
                 assert np.isfinite(array).all(), name
 
 
+@pytest.mark.pinned
 def test_float32_and_float64_agree():
     found = {}
     for dtype in ("float32", "float64"):

@@ -124,6 +124,7 @@ def there_and_back(schedule, values, z):
 all_pairs, there_and_back = jax.jit(all_pairs), jax.jit(there_and_back)
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", ALL)
 def test_every_kind_becomes_every_kind(name):
     """On N(0.3, 0.4) data: the posterior mean of each kind, from that of any other."""
@@ -140,6 +141,7 @@ def test_every_kind_becomes_every_kind(name):
             )
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_conversion_takes_the_levels_of_its_time(schedule):
     t = np.array([0.02, 0.3, 0.7, 0.98])
@@ -224,6 +226,7 @@ def all_ratios(schedule):
 all_ratios = jax.jit(all_ratios)
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", ALL)
 def test_mse_ratio_is_the_table(name):
     """Of each kind, in log-SNR, alpha, sigma and the slope of the log-SNR."""
@@ -268,6 +271,7 @@ def test_the_ratio_of_eps_and_score_needs_no_alpha():
     np.testing.assert_array_equal(back, [0.25, 1])
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_mse_ratio_is_the_ratio_of_errors(kind):
     t = np.array([0.1, 0.5, 0.9])
@@ -494,6 +498,7 @@ def test_denoiser_is_data_to_jit():
     assert len(traces) == 1
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", ALL)
 def test_edm_preconditioning_on_any_schedule(name):
     """c_skip z + c_out F is x; input and F have unit variance on data of that std."""
@@ -528,6 +533,7 @@ RANGE = {  # schedules that reach [-4, 4] of log-SNR: source and target of the t
 }
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize(
     ("source", "target"),
     [

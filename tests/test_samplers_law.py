@@ -12,7 +12,7 @@ from scipy import stats
 
 from diffusionflow import analytic, grids, random, samplers
 from tests import oracles
-from tests.all_samplers import SCHEDULES, STOCHASTIC, levels
+from tests.all_samplers import SCHEDULES, STOCHASTIC, levels, pairs
 
 VARIANCE = 0.25
 TOP = {"truncated": np.exp(7.5), "linear_beta": np.sqrt(np.expm1(10.05))}
@@ -60,9 +60,8 @@ def law(sampler, schedule, times):
         return float(factor**2 * start + jnp.sum(spread**2))
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
-@pytest.mark.parametrize("on", SCHEDULES)
-def test_law_on_gaussian_data_is_the_recursion(name, on):
+@pairs(STOCHASTIC)
+def test_law_on_gaussian_data_is_the_recursion(on, name):
     schedule, times = SCHEDULES[on], grids.uniform(12)
     ours = law(STOCHASTIC[name].sampler, schedule, times)
     expected = LAWS[name](path(on, times), VARIANCE)[-1]

@@ -2,11 +2,10 @@
 
 import jax
 import numpy as np
-import pytest
 
 from diffusionflow import analytic, grids, samplers
 from tests import oracles
-from tests.all_samplers import DETERMINISTIC, SCHEDULES, levels, steps
+from tests.all_samplers import DETERMINISTIC, SCHEDULES, levels, pairs, steps
 
 NUM_STEPS = (96, 192, 384)
 # below these the errors of warm-up and method are as large, and may have opposite signs
@@ -33,9 +32,8 @@ def order(sampler, schedule, warm, num_steps=NUM_STEPS):
     return oracles.order(errors, num_steps)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
-@pytest.mark.parametrize("on", SCHEDULES)
-def test_order_of_convergence(name, on):
+@pairs(DETERMINISTIC)
+def test_order_of_convergence(on, name):
     """From exact starting values, and as shipped."""
     entry, schedule = DETERMINISTIC[name], SCHEDULES[on]
     warm = 0 if entry.shipped is None else 3

@@ -81,6 +81,7 @@ def close(values, expected, rtol, atol=0.0, names=None):
         )
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", oracles.VECTORS["schedules"])
 def test_values_against_20_digits(name):
     rows, values = oracles.schedule_rows(name), table(name, "float64")
@@ -93,6 +94,7 @@ def test_values_against_20_digits(name):
     np.testing.assert_allclose(inverse, rows["t"], rtol=1e-12)
 
 
+@pytest.mark.pinned
 @every
 def test_closed_forms_equal_forward_mode(name):
     schedule, t = SCHEDULES[name], np.array(INSIDE)
@@ -122,6 +124,7 @@ def test_logsnr_is_the_ratio_falls_and_inverts(name):
     assert np.all(error <= 1e-12 * TIMES + np.nan_to_num(rounding) + 1e-30)
 
 
+@pytest.mark.pinned
 @every
 def test_float32_agrees_with_float64(name):
     values, t = table(name, "float32"), TIMES.astype(np.float32)
@@ -195,6 +198,7 @@ def test_fields_are_data_with_finite_gradients_at_the_ends(name):
 LEARNABLE = [name for name in SCHEDULES if jax.tree.leaves(SCHEDULES[name])]
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", LEARNABLE)
 def test_gradients_in_the_fields_equal_differences(name):
     wide = lambda leaf: np.asarray(leaf, np.float64)
@@ -291,6 +295,7 @@ def test_exact_ends():
     assert schedules.FlowMatching(0.1).sigma(1.0) == 1
 
 
+@pytest.mark.pinned
 def test_edm_times_are_its_grid_of_noise_levels():
     i, n = np.arange(18), 18  # t_i of the paper, i = 0 the noisiest
     power = 80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
@@ -354,6 +359,7 @@ def test_no_time_reaches_an_infinite_logsnr_past_a_finite_end(name):
         np.testing.assert_array_equal(reached, [-np.inf, np.inf])
 
 
+@pytest.mark.pinned
 @every
 def test_the_noise_level_and_the_spread_of_z(name):
     t = np.array(INSIDE)

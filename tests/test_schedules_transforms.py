@@ -47,6 +47,7 @@ def test_elsewhere_the_shift_is_no_such_change_of_time(base):
     np.testing.assert_allclose(ratio, shifted.logsnr(t), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.pinned
 def test_the_shift_keeps_the_family():
     with jax.enable_x64(True):
         alpha, sigma = levels(schedules.Shifted(COSINE, 4.0), T)

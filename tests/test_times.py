@@ -107,6 +107,7 @@ def jitted(density, method, schedule):
     return jax.jit(lambda value: getattr(density, method)(value, schedule))
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("name", CASES)
 def test_cdf_quantile_and_density_belong_together(name):
     """`cdf` runs from 0 to 1, `quantile` inverts it, `density` is its derivative."""
@@ -203,6 +204,7 @@ def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
         jax.jit(lambda u: density.quantile(u, schedule))(0.5)
 
 
+@pytest.mark.pinned
 def test_mode_is_the_published_map_read_backwards():
     """And its density has a derivative in time and scale (finite differences)."""
     u, scale = np.linspace(0, 1, 21), 1.29
@@ -297,6 +299,7 @@ def test_bad_values_are_refused(build, words):
         build()
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize(
     "density",

@@ -69,6 +69,7 @@ def moments_of(proposal, objective):
     return value @ weights, value**2 @ weights, importance
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize(
     ("base", "wanted"),
     [(UNIFORM, UNIFORM), (UNIFORM, LOGIT), (LOGIT, LOGIT)],
