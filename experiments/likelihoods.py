@@ -117,8 +117,8 @@ def per_example(
 def num_again(count: int) -> int:
     """Of how many examples the ODE is solved in twice the steps, to tell its error.
 
-    An eighth of them, which costs a quarter of the ODE, and 64 at most; none where that
-    is one.
+    An eighth of them, for a quarter of the ODE's network calls, and 64 at most; none
+    where that is one.
     """
     found = min(MOST_AGAIN, count // 8)
     return found if found > 1 else 0
