@@ -33,7 +33,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
 
     Raises:
       UsageError: if there is no such checkpoint, the data are other ones than it was
-        trained on, a setting does not fit, or the result is that of other settings.
+        trained on, a setting does not fit, the result is that of other settings, or
+        another process evaluates the run.
       Stopped: at SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
@@ -47,10 +48,16 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
         check_bound("out", str(path), path.suffix == ".json", "a .json")
-        _alone(stack, workdir)
+        (workdir / FOLDER).mkdir(exist_ok=True)
+        alone = locks.held(stack, workdir / FOLDER / ".lock")
         if results.is_there(path, settings):
             print(f"evaluated already: {path}", flush=True)
             return path
+        if not alone:
+            raise UsageError(
+                f"another process evaluates {workdir}: wait until it has ended, and "
+                "the same command finds what it computed"
+            )
         try:
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
@@ -71,24 +78,8 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
     asked = sampling.Request(
         step=request.step, weights=request.weights, guidance=request.guidance
     )
-    found = {request.weights: sampling.load(workdir, asked)}
-    (other,) = {"raw", "ema"} - found.keys()
-    asked = found[request.weights].request._replace(weights=other)
-    return found | {other: sampling.load(workdir, asked)}
-
-
-def _alone(stack: contextlib.ExitStack, workdir: pathlib.Path) -> None:
-    """Holds the lock of the evaluations of a workdir.
-
-    Raises:
-      UsageError: another process has it.
-    """
-    (workdir / FOLDER).mkdir(exist_ok=True)
-    if not locks.held(stack, workdir / FOLDER / ".lock"):
-        raise UsageError(
-            f"another process evaluates {workdir}: wait until it has ended, and the "
-            "same command finds what it computed"
-        )
+    names = ("raw", "ema")
+    return dict(zip(names, sampling.load_each(workdir, asked, names), strict=True))
 
 
 def _check_data(loaded: Loaded, dataset: DataSet) -> None:

@@ -177,7 +177,7 @@ def text(found: Mapping[str, Any]) -> str:
     ]
     if (error := likelihood["solver_error"]) is not None:
         lines.append(
-            f"ode: the solver's error is within {units.within(error):.2g}, by "
+            f"ode: the solver's error is within {units.solver_bound(error):.2g}, by "
             f"{error['steps']} steps for {error['count']} of the examples"
         )
     for row in [{"sampler": None, "metrics": found["floor"]}, *found["samples"]]:

@@ -173,7 +173,7 @@ def _table(table: Table) -> str:
 
 def _chart(chart: Chart, shown: _Shown, form: str | None = None) -> str:
     number = len(shown.figures)
-    data = sliders.plain(chart.data) if form else chart.data
+    data = sliders.rounded(chart.data) if form else chart.data
     shown.figures.append({"data": data, "layout": chart.layout, "form": form})
     title, caption = html.escape(chart.title), html.escape(chart.caption)
     return (

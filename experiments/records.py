@@ -11,6 +11,8 @@ import numpy as np
 from experiments import checkpoints, identity, metrics, report, results
 from experiments.errors import UsageError
 
+UNKNOWN = "unknown"  # the machine of rows that an older version wrote
+
 
 class Run(NamedTuple):
     """What a run has left.
@@ -72,7 +74,8 @@ def read(workdir: pathlib.Path) -> Run:
         step, meaning, why = told["settings"]["step"], told["identity"], None
         identity.check_format(meaning)
     if why is not None:
-        notes.append(f"{workdir / 'eval.json'} is left out: {why}")
+        path = workdir / "eval.json"
+        notes.append(f"{path} is left out: {why}; move it away and evaluate again")
         told, arrays = None, {}
     times = _rows(workdir / metrics.WALL_CLOCK)
     return Run(
@@ -117,6 +120,8 @@ def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
         return None, {}, [f"{workdir} is not evaluated: {way}"]
     try:
         return *results.read(path), []
+    except results.NewerError as error:
+        return None, {}, [str(error)]
     except UsageError as error:
         return None, {}, [f"{error}; evaluate again: {way}"]
 
@@ -134,8 +139,8 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def _machines(
     path: pathlib.Path, times: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    known = dict.fromkeys(row["machine"] for row in times if "machine" in row)
-    if known:
+    known = dict.fromkeys(row.get("machine", UNKNOWN) for row in times)
+    if known.keys() - {UNKNOWN}:
         return tuple(known)
     try:
         return (report.machine(json.loads(path.read_text())),)

@@ -26,6 +26,10 @@ OLDER = (2,)
 Arrays = dict[str, np.ndarray]
 
 
+class NewerError(UsageError):
+    """A newer version wrote it."""
+
+
 def write(
     path: pathlib.Path, told: Mapping[str, Any], found: Mapping[str, np.ndarray]
 ) -> None:
@@ -61,10 +65,7 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
         _check_free(path.with_suffix(".npz"))
         return False
     if (there := _told(path).get("format", 0)) > FORMAT:
-        raise UsageError(
-            f"{path} has format {there}, which a newer version wrote; this one writes "
-            f"{FORMAT}: choose another --out"
-        )
+        raise _newer(path, there)
     _check_weights(path, _told(path)["settings"], settings)
     shards.check_same(path, _told(path)["settings"], settings)
     try:
@@ -117,6 +118,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
         other ones.
     """
     told = _told(path)
+    if told.get("format", 0) > FORMAT:
+        raise _newer(path, told["format"])
     if told.get("format") not in (FORMAT, *OLDER):
         raise UsageError(f"{path} has format {told.get('format')}, not {FORMAT}")
     beside = path.with_name(told["arrays"]["file"])
@@ -128,6 +131,13 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
         raise UsageError(f"{beside} is damaged or does not belong to {path}")
     with np.load(io.BytesIO(content)) as file:
         return told, {name: file[name] for name in file.files}
+
+
+def _newer(path: pathlib.Path, there: int) -> NewerError:
+    return NewerError(
+        f"{path} has format {there}, which a newer version wrote; this one writes "
+        f"{FORMAT}: choose another --out, or update"
+    )
 
 
 def _told(path: pathlib.Path) -> dict[str, Any]:

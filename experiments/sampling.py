@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -207,9 +207,21 @@ class Loaded(NamedTuple):
 def load(workdir: pathlib.Path, request: Request) -> Loaded:
     """The weights of a run and what they mean.
 
+    Args:
+      workdir: of the run.
+      request: which of them; its sampler and guidance are completed from the config.
+
     Raises:
       UsageError: there is no such checkpoint, or a setting does not fit it.
     """
+    (loaded,) = load_each(workdir, request, (request.weights,))
+    return loaded
+
+
+def load_each(
+    workdir: pathlib.Path, request: Request, weights: Sequence[str]
+) -> list[Loaded]:
+    """As `load`, of several kinds of weights, all of one checkpoint."""
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         number = _existing_step(saved, request.step)
         found = saved.identity(number)
@@ -219,14 +231,16 @@ def load(workdir: pathlib.Path, request: Request) -> Loaded:
         identity.check_same(found, rebuilt, number)
         target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
         if request.sigma_rel is None:
-            item = checkpoints.WEIGHTS[request.weights]
-            params = saved.restore(number, {item: target})[item]
+            items = {checkpoints.WEIGHTS[name]: target for name in weights}
+            restored = saved.restore(number, items)
+            every = [restored[item] for item in items]
     if request.sigma_rel is not None:
         check_bound("weights", request.weights, request.weights == "ema", "ema")
-        params, error = averages.reconstruct(
+        average, error = averages.reconstruct(
             workdir, request.sigma_rel, step=number, found=found, target=target
         )
         print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
+        every = [average]
     if request.label is not None:
         inside = 0 <= request.label < built.num_classes
         bound = f"in 0..{built.num_classes - 1}, the classes of the data"
@@ -235,7 +249,12 @@ def load(workdir: pathlib.Path, request: Request) -> Loaded:
     completed = request._replace(
         step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
     )
-    return Loaded(completed, found, built, params, trees.digest(params))
+    return [
+        Loaded(
+            completed._replace(weights=name), found, built, params, trees.digest(params)
+        )
+        for name, params in zip(weights, every, strict=True)
+    ]
 
 
 def _existing_step(saved: checkpoints.Checkpoints, step: int | None) -> int:

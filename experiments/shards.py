@@ -196,7 +196,8 @@ def set_aside(path: pathlib.Path, name: str, value: Any) -> str | None:
     names = (f"{path.name}_{name}_{stored.get(name)}_{n}" for n in itertools.count(1))
     taken = lambda new: any(path.with_name(new + end).exists() for end in SUFFIXES)
     new = next(itertools.filterfalse(taken, names))
-    for old, suffix in zip(paths, SUFFIXES, strict=True):
+    renames = list(zip(paths, SUFFIXES, strict=True))
+    for old, suffix in renames[::-1]:  # last what says that there is a draw
         if old.exists():
             old.rename(path.with_name(new + suffix))
     return new
@@ -224,6 +225,16 @@ def _settings_of(result: pathlib.Path) -> Settings:
 
 
 def check_same(where: pathlib.Path, there: Settings, here: Settings) -> None:
+    """Refuses what was made with other settings.
+
+    Args:
+      where: it is.
+      there: its settings.
+      here: those asked for.
+
+    Raises:
+      UsageError: they differ; it names each difference.
+    """
     differences = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} now"
         for name in sorted(there.keys() | here.keys())

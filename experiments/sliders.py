@@ -57,12 +57,11 @@ class Explorable(NamedTuple):
     readout: Sequence[Over]
 
 
-def plain(value: Any, *, digits: int = DIGITS) -> Any:
+def rounded(value: Any) -> Any:
     """What JSON can say, numbers rounded and NaN as null; see `Over` and `Slider`.
 
     Args:
       value: lists, dictionaries, arrays, numbers and texts.
-      digits: significant ones of a number.
 
     Returns:
       Lists, dictionaries, numbers, texts and None.
@@ -71,15 +70,15 @@ def plain(value: Any, *, digits: int = DIGITS) -> Any:
       ValueError: an infinite number, which no chart shows.
     """
     if isinstance(value, Over):
-        return {"over": list(value.sliders), "values": plain(value.values)}
+        return {"over": list(value.sliders), "values": rounded(value.values)}
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, (np.ndarray, list, tuple)):
-        return [plain(each) for each in value]
+        return [rounded(each) for each in value]
     if isinstance(value, (float, np.floating)):
         if np.isinf(value):
             raise ValueError(f"value={value}: must be finite, or NaN for a gap")
-        return None if np.isnan(value) else float(f"{value:.{digits}g}")
+        return None if np.isnan(value) else float(f"{value:.{DIGITS}g}")
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -119,4 +118,4 @@ def _control(slider: Slider, name: str) -> str:
 def form(explorable: Explorable) -> dict[str, Any]:
     """What the page's script needs of the sliders, for JSON."""
     places = [list(slider.places) for slider in explorable.sliders]
-    return {"places": places, "readout": plain(explorable.readout)}
+    return {"places": places, "readout": rounded(explorable.readout)}

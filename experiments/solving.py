@@ -19,7 +19,7 @@ def ends(run: Run) -> dict[str, str]:
         settings = likelihoods.Settings(**run.told["settings"]["likelihood"])
         found = likelihoods.ode_ends(from_identity(run.identity), settings)
     return {
-        name: "that of the schedule" if end is None else f"log-SNR {end:.3g}"
+        name: "that of the schedule" if end is None else f"log-SNR {end:.6g}"
         for name, end in found.items()
     }
 
@@ -29,7 +29,7 @@ def within(group: Group) -> float | None:
     errors = [run.told["likelihood"].get("solver_error") for run in group.evaluated]
     if not errors or None in errors:
         return None
-    return max(map(units.within, errors))
+    return max(map(units.solver_bound, errors))
 
 
 def notes(groups: Sequence[Group], found: Finding) -> list[str]:
@@ -45,8 +45,8 @@ def notes(groups: Sequence[Group], found: Finding) -> list[str]:
     if unknown:
         lines.append(
             f"{found.title}: the error of the solver is not known of "
-            f"{', '.join(unknown)}, with an evaluation of fewer than 16 examples or of "
-            "an older version, without it"
+            f"{', '.join(unknown)}, with an evaluation of fewer than 16 examples, with "
+            "numbers that are not finite, or of an older version, without it"
         )
     for name, each in found.differences.items():
         pair = errors[name], errors[found.reference]

@@ -10,7 +10,7 @@ from experiments.differences import Finding
 from experiments.findings import LIKELIHOODS, Findings
 from experiments.groups import Group
 from experiments.page import Table
-from experiments.records import Run
+from experiments.records import UNKNOWN, Run
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:
@@ -55,7 +55,7 @@ def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
 def unlike_machines(groups: Sequence[Group]) -> str | None:
     """Why images/s are not compared, in one line; None if they are."""
     runs = [run for group in groups for run in group.runs]
-    every = {run.workdir: run.machines or ("unknown",) for run in runs}
+    every = {run.workdir: run.machines or (UNKNOWN,) for run in runs}
     by_machines: dict[tuple[str, ...], list[str]] = {}
     for workdir, machines in every.items():
         by_machines.setdefault(machines, []).append(str(workdir))
@@ -74,12 +74,13 @@ def _seeds(group: Group) -> str:
 
 
 def _median(run: Run, name: str, machine: str | None = None) -> float | None:
-    """Over the logged steps, or those of one machine where the rows name theirs."""
+    """Over the logged steps, or those of one of several machines."""
+    several = machine is not None and len(run.machines) > 1
     values = [
         row[name]
         for row in run.wall_clock
         if row.get(name) is not None
-        and (machine is None or row.get("machine", machine) == machine)
+        and (not several or row.get("machine", UNKNOWN) == machine)
     ]
     return float(np.median(values)) if values else None
 

@@ -71,12 +71,17 @@ def _solver_error(
     levels: Any,
     settings: Settings,
 ) -> dict[str, Any] | None:
-    """How far the ODE's mean lies above that of twice the steps; None if not known."""
+    """How far the ODE's mean lies above that of twice the steps; None if not known.
+
+    Not of one example alone or fewer, nor where a number is not finite.
+    """
     if "ode_again" not in found:
         return None
     again = np.asarray(found["ode_again"], np.float64)
     nats = np.asarray(found["ode"], np.float64)[: len(again)] - again
     error = nats / dim / (1.0 if levels is None else np.log(2))
+    if not np.isfinite(error).all():
+        return None
     return {
         "mean": plain(error.mean()),
         "stderr": plain(error.std(ddof=1) / np.sqrt(len(error))),
@@ -85,7 +90,7 @@ def _solver_error(
     }
 
 
-def within(error: Mapping[str, Any]) -> float:
+def solver_bound(error: Mapping[str, Any]) -> float:
     """A bound on the solver's error: its mean and two standard errors."""
     return abs(error["mean"]) + 2 * error["stderr"]
 

@@ -35,6 +35,7 @@ FIRST = (
     "comparing",
     "notebooks",
     "studying",
+    "explore",
 )
 
 

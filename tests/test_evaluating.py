@@ -193,7 +193,9 @@ with contextlib.ExitStack() as stack:
 """
 
 
-def test_a_second_evaluation_is_refused_until_the_first_is_killed(workdir, evaluated):
+def test_a_second_evaluation_is_refused_until_the_first_is_killed(
+    workdir, evaluated, tmp_path
+):
     lock = workdir / "evaluation" / ".lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(lock)],
@@ -201,12 +203,16 @@ def test_a_second_evaluation_is_refused_until_the_first_is_killed(workdir, evalu
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match=f"another process evaluates {workdir}"):
-        evaluate_run(workdir, REQUEST)
-    holder.kill()
-    holder.communicate()
-    assert evaluate_run(workdir, REQUEST) == workdir / "eval.json"
+    elsewhere = REQUEST._replace(out=str(tmp_path / "eval.json"))
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert evaluate_run(workdir, REQUEST) == workdir / "eval.json"  # it is there
+        with pytest.raises(UsageError, match=f"another process evaluates {workdir}"):
+            evaluate_run(workdir, elsewhere)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert evaluate_run(workdir, elsewhere) == tmp_path / "eval.json"
 
 
 def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
@@ -224,10 +230,13 @@ def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_says_so_in_one_line(workdir, evaluated):
+def test_the_command_says_so_in_one_line(workdir, evaluated, tmp_path):
+    out = tmp_path / "eval.json"
     with contextlib.ExitStack() as stack:
         assert locks.held(stack, workdir / "evaluation" / ".lock")
-        code, _, error = commands.run("experiments.evaluate", f"--workdir={workdir}")
+        code, _, error = commands.run(
+            "experiments.evaluate", f"--workdir={workdir}", f"--out={out}"
+        )
     assert code == 2 and len(error.splitlines()) == 1
     assert error.startswith("error: another process evaluates ")
 
@@ -263,7 +272,8 @@ def test_a_result_of_other_weights_is_refused_and_not_compared(
         evaluate_run(tmp_path, REQUEST)
     run = records.read(tmp_path)
     assert run.told is None and not run.arrays
-    assert run.notes == (f"{tmp_path / 'eval.json'} is left out: it {words}",)
+    (note,) = run.notes
+    assert note.startswith(f"{tmp_path / 'eval.json'} is left out: it {words}; move")
     assert records.read(workdir).told == evaluated
 
 
@@ -277,7 +287,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
     run = records.read(tmp_path)
     assert run.told is None and run.step == 10
     (note,) = run.notes
-    assert note.endswith("is left out: it is of step 5, and the run is at step 10")
+    assert "is left out: it is of step 5, and the run is at step 10; move" in note
 
 
 def test_parts_and_samples_of_other_weights_are_not_taken(

@@ -10,8 +10,8 @@ import pytest
 
 from diffusionflow import samplers
 from experiments import page, sliders
-from experiments.explorables import SECTIONS, churn, scaling, weighting
-from experiments.plots import accuracy
+from experiments.explorables import SECTIONS, churn, scaling, steps, weighting
+from experiments.plots import accuracy, weights
 from experiments.sliders import Over
 from tests import browser, oracles
 
@@ -166,6 +166,40 @@ def test_weights_and_times_in_closed_form(weighing):
     assert words.endswith(f"half of the times above {-2 * mean:.1f}.")
 
 
+def test_near_1_the_first_noise_and_the_early_predictions_are_forgotten():
+    found = weights.churn_weights(churn.CHURNS, 20)
+    assert np.all(np.diff(found.initial) < 0) and found.initial[-1] < 1e-3
+    assert found.h[-1, 0] / found.h[-1].sum() < 1e-3
+    late = [churn.late_half(-h) for h in found.h]
+    assert late[0] == 0.5 and late[-1] < 0.35
+
+
+def test_no_place_is_a_number_that_rounding_made():
+    places = [place for slider, _ in weighting.SLIDERS for place in slider.places]
+    assert "0" in places and not any("e" in place for place in places)
+
+
+def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
+    data, two = accuracy.mixture(), ("DDIM", "Heun, in u")
+    known = {name: accuracy.SAMPLERS[name] for name in two}
+    monkeypatch.setattr(steps, "SAMPLERS", known)
+    monkeypatch.setattr(steps, "STEPS", (3, 5))
+    (block,) = steps.section().blocks
+    check_every_place(block)
+    density, errors = block.charts
+    for i, name in enumerate(two):
+        for j, count in enumerate((3, 5)):
+            (run,) = accuracy.runs_against_calls(known[name], data, num_steps=(count,))
+            trace = errors.data[i]
+            assert (trace["x"][j], trace["y"][j]) == (run.nfe, run.error)
+            assert at(errors.data[-1]["y"], (i, j)) == [run.error]
+            assert f"{run.nfe} network calls" in at(block.readout[0], (i, j))
+            middle, share = density.data[0]["x"], at(density.data[0]["y"], (i, j))
+            outside = (run.x < steps.EDGES[0]) | (run.x > steps.EDGES[-1])
+            width = middle[1] - middle[0]
+            assert np.sum(share) * width == pytest.approx(1 - outside.mean())
+
+
 def test_samples_of_many_steps_have_the_quantiles_of_the_data():
     data = accuracy.mixture()
     (run,) = accuracy.runs_against_calls(
@@ -194,7 +228,7 @@ def drawn(tab, number):
 
 def expected(chart, place):
     return [
-        [sliders.plain(at(trace[name], place)) for name in ("x", "y")]
+        [sliders.rounded(at(trace[name], place)) for name in ("x", "y")]
         for trace in chart.data
     ]
 
@@ -207,20 +241,20 @@ def check_sliders(tab, blocks):
         numbers = range(first, first + len(block.charts))
         first += len(block.charts)
         for index, slider in enumerate(block.sliders):
-            before = [drawn(tab, number) for number in numbers]
             for end in (len(slider.places) - 1, 0):
-                place[index] = end
+                before = [drawn(tab, number) for number in numbers]
+                moves, place[index] = end != place[index], end
                 tab.evaluate(MOVE % (f"sliders{form}-{index}", end))
                 for number, chart in zip(numbers, block.charts, strict=True):
                     assert drawn(tab, number) == expected(chart, place)
                 told = f"document.getElementById('sliders{form}-readout').textContent"
                 words = " ".join(at(sentence, place) for sentence in block.readout)
                 assert tab.evaluate(told) == words
+                assert ([drawn(tab, number) for number in numbers] != before) == moves
             shown = f"document.getElementById('sliders{form}-{index}')"
             if not slider.named:
                 text = tab.evaluate(f"{shown}.nextElementSibling.textContent")
                 assert text == slider.places[0]
-            assert [drawn(tab, number) for number in numbers] != before
 
 
 def check_page(sections, path, folder):
@@ -257,6 +291,12 @@ def test_sliders_move_what_is_drawn(churning, tmp_path):
 @pytest.mark.slow
 def test_the_whole_page_moves(tmp_path):
     sections = [section_fn() for section_fn in SECTIONS]
+    of_order = dict.fromkeys(("DPM-Solver++(2M)", "DPM-Solver++(3M)"))
+    for trace in sections[-1].blocks[0].charts[1].data:
+        if trace["name"] in of_order:
+            of_order[trace["name"]] = np.array(trace["y"])
+    third_is_better = of_order["DPM-Solver++(3M)"] < of_order["DPM-Solver++(2M)"]
+    assert third_is_better[-1] and not third_is_better[steps.STEPS.index(8)]
     for section in sections:
         check_every_place(section.blocks[0])
     check_page(sections, tmp_path / "page.html", tmp_path)

@@ -11,18 +11,22 @@ from experiments.sliders import Explorable, Over, Slider
 
 def test_numbers_are_rounded_and_gaps_are_null():
     value = {"a": [np.float32(1 / 3), np.nan], "b": np.arange(2), "c": ("x", None)}
-    assert sliders.plain(value) == {"a": [0.3333, None], "b": [0, 1], "c": ["x", None]}
-    assert sliders.plain(np.array([[-123456.0]])) == [[-123500.0]]
+    assert sliders.rounded(value) == {
+        "a": [0.3333, None],
+        "b": [0, 1],
+        "c": ["x", None],
+    }
+    assert sliders.rounded(np.array([[-123456.0]])) == [[-123500.0]]
 
 
 def test_values_over_sliders_keep_their_order_and_may_be_of_unlike_lengths():
     value = Over((2, 0), [[np.ones(1)], [np.ones(2)]])
-    assert sliders.plain(value) == {"over": [2, 0], "values": [[[1.0]], [[1.0, 1.0]]]}
+    assert sliders.rounded(value) == {"over": [2, 0], "values": [[[1.0]], [[1.0, 1.0]]]}
 
 
 def test_what_is_infinite_is_refused():
     with pytest.raises(ValueError, match="value=-inf: must be finite, or NaN"):
-        sliders.plain(np.array([0.0, -np.inf]))
+        sliders.rounded(np.array([0.0, -np.inf]))
 
 
 def explorable(name="<b>", place="a<b"):

@@ -20,7 +20,7 @@ from tests.test_networks_unet import fast
 
 STUDY = """
 import dataclasses, json
-from tests import commands, tiny
+from tests import tiny
 from configs import study
 
 

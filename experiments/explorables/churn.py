@@ -18,9 +18,9 @@ TIME = {"range": [1.02, -0.02]}
 
 LEAD = (
     "A sampler of this family takes a DDIM step that is too long and undoes a part of "
-    "it, the churn, with noise. Churn 0 is DDIM, 1/2 is DDPM, and near 1 almost every "
-    "prediction but the last is forgotten. On the cosine schedule; after Gao et al. "
-    "2024, Diffusion Meets Flow Matching."
+    "it, the churn, with noise. Churn 0 is DDIM, 1/2 is DDPM, and near 1 the first "
+    "noise and the early predictions are forgotten. On the cosine schedule; after Gao "
+    "et al. 2024, Diffusion Meets Flow Matching."
 )
 
 

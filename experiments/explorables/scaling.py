@@ -26,10 +26,10 @@ SHOWN = slice(None, None, 5)  # of 255 steps
 LEAD = (
     "Two schedules with one log-SNR differ by a scale c_t of z alone: z' = c_t z. "
     "DDIM knows nothing of it, so its last states stay where they are. Euler's method "
-    "on the probability-flow ODE in t is DDIM on the flow-matching schedule, and "
-    "another method on every other. How straight the exact paths are depends on the "
-    "data as much as on the schedule. After Gao et al. 2024, Diffusion Meets Flow "
-    "Matching."
+    "on the probability-flow ODE in t is DDIM where alpha and sigma are linear in t, "
+    "as on the flow-matching schedule, and another method at the other scalings here. "
+    "How straight the exact paths are depends on the data as much as on the schedule. "
+    "After Gao et al. 2024, Diffusion Meets Flow Matching."
 )
 
 

@@ -8,7 +8,7 @@ from experiments.charts import MARKERS, Chart, axis
 from experiments.explorables.base import POWERS, line, words
 from experiments.page import Section
 from experiments.plots import accuracy
-from experiments.plots.accuracy import SAMPLERS, Run
+from experiments.plots.accuracy import SAMPLERS, Samples
 from experiments.sliders import Explorable, Over, Slider
 
 STEPS = (3, 5, 8, 12, 20, 40, 80)
@@ -17,8 +17,8 @@ EDGES = np.linspace(-3.2, 3.6, 86)
 
 LEAD = (
     "Samples of a mixture whose denoiser is known, so that all of the error is the "
-    "sampler's. Starts are quantiles of the prior. Methods of high order win with many "
-    "steps, and can lose with few."
+    "sampler's, and for DDPM that of so many draws. Starts are quantiles of the prior. "
+    "Methods of higher order win with many steps, and can lose with few."
 )
 
 
@@ -44,7 +44,7 @@ def section() -> Section:
     return Section("Samplers and their steps", LEAD, [block])
 
 
-def densities(data: analytic.Mixture, runs: list[list[Run]]) -> Chart:
+def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
     """A histogram of samples under the density of the data."""
     middle = (EDGES[1:] + EDGES[:-1]) / 2
     log_density = lambda data, x: data.log_density(x, 1.0, 0.0)
@@ -68,7 +68,7 @@ def densities(data: analytic.Mixture, runs: list[list[Run]]) -> Chart:
     )
 
 
-def errors(names: list[str], runs: list[list[Run]]) -> Chart:
+def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
     """All samplers, and where the sliders stand."""
     shown = [
         line(

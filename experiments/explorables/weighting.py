@@ -17,18 +17,18 @@ from experiments.plots.weights import Moved
 from experiments.sliders import Explorable, Over, Slider
 
 LOGSNR = np.linspace(-10.0, 10.0, 121)
-BIASES = np.arange(-4.0, 4.5, 1.0)
-MEANS = np.arange(-3.0, 1.2, 0.6)  # of log sigma
-STDS = np.arange(0.6, 2.5, 0.3)
-LOGIT_MEANS = np.arange(-1.5, 1.6, 0.5)
+BIASES = np.linspace(-4.0, 4.0, 9)
+MEANS = np.array([-3.0, -2.4, -1.8, -1.2, -0.6, 0.0, 0.6])  # of log sigma
+STDS = np.array([0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4])
+LOGIT_MEANS = np.linspace(-1.5, 1.5, 7)
 LOGIT_STDS = np.array([0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
 
 LEAD = (
     "What a recipe learns is its total weight on the error of eps at each log-SNR: its "
     "weighting times the density of its training times. Two recipes with one total "
-    "weight are one objective, however they are written. The density alone decides how "
-    "noisy the gradient is. After Kingma and Gao 2023, Karras et al. 2022 and Esser et "
-    "al. 2024."
+    "weight, up to a factor, are one objective, however they are written; the density "
+    "then decides how noisy the loss is. After Kingma and Gao 2023, Karras et al. 2022 "
+    "and Esser et al. 2024."
 )
 
 
@@ -92,7 +92,7 @@ def section() -> Section:
         relative = weights.over_largest(found.total)
         total.append(line(LOGSNR, Over(which, relative), name, group))
         trained.append(line(LOGSNR, Over(which, found.density), name, group))
-        readout.append(Over(which, told(name, found)))
+        readout.append(Over(which, in_words(name, found)))
     charts = (
         chart(
             "What is learned: the total weight",
@@ -118,10 +118,10 @@ def chart(title: str, caption: str, measure: str, data: list[Trace]) -> Chart:
     return Chart(title, caption, data, layout)
 
 
-def told(name: str, found: Moved) -> Any:
+def in_words(name: str, found: Moved) -> Any:
     """Where a family's weight and times are, in words, `[*slider]` nested."""
     if found.median.ndim:
-        return [told(name, Moved(*one)) for one in zip(*found, strict=True)]
+        return [in_words(name, Moved(*one)) for one in zip(*found, strict=True)]
     peak = LOGSNR[np.argmax(found.total)]
     where = "towards noise" if peak == LOGSNR[0] else f"at log-SNR {peak:.1f}"
     return (

@@ -29,7 +29,7 @@ class Point(NamedTuple):
     error: float
 
 
-class Run(NamedTuple):
+class Samples(NamedTuple):
     """Samples that began at quantiles of the prior, beside those of the data.
 
     Fields:
@@ -79,7 +79,7 @@ def runs_against_calls(
     num_starts: int = NUM_STARTS,
     schedule: schedules.Schedule | None = None,
     grid_fn: Callable[[int], np.ndarray] = grids.uniform,
-) -> list[Run]:
+) -> list[Samples]:
     """Samples of a mixture with its exact denoiser.
 
     Starts are quantiles of the prior, so that a sampler without noise has the error of
@@ -95,7 +95,7 @@ def runs_against_calls(
       grid_fn: from a number of steps to times.
 
     Returns:
-      A `Run` for each of `num_steps`, computed in float64.
+      A `Samples` for each of `num_steps`, computed in float64.
     """
     schedule = schedules.FlowMatching() if schedule is None else schedule
     exact, found = quantiles(data, num_starts), []
@@ -111,7 +111,7 @@ def runs_against_calls(
                 sampler=sampler,
                 schedule=schedule,
             )
-            found.append(Run(int(result.nfe), np.sort(np.asarray(result.x)), exact))
+            found.append(Samples(int(result.nfe), np.sort(np.asarray(result.x)), exact))
     return found
 
 
