@@ -38,32 +38,30 @@ def test_any_number_of_steps_from_pure_noise(on, name):
 @every
 def test_sample_is_plan_and_run_and_the_step_to_the_data(sampler):
     schedule, times = SCHEDULES["truncated"], grids.uniform(5)
+    z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     denoise_fn, source = DATA.denoise_fn(schedule), random.Independent()
-    with jax.enable_x64(True):
-        z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
-        result = samplers.sample(
-            jax.random.key(1),
-            denoise_fn,
-            z,
-            times,
-            sampler=sampler,
-            schedule=schedule,
-            trajectory=True,
-        )
-        noise = [
-            source.draw(jax.random.key(1), i, sampler.num_noises, z)
-            if sampler.num_noises
-            else np.zeros((0, 3, 2))
-            for i in range(5)
-        ]
-        rows = samplers.plan(sampler, times, schedule)
-        found = steps(sampler, rows, z, denoise_fn, np.stack(noise))
-        last = denoise_fn(found[-1], 0.0).x
-    np.testing.assert_allclose(result.trajectory[:-1], found, rtol=1e-10)
+    result = samplers.sample(
+        jax.random.key(1),
+        denoise_fn,
+        z,
+        times,
+        sampler=sampler,
+        schedule=schedule,
+        trajectory=True,
+    )
+    noise = [
+        source.draw(jax.random.key(1), i, sampler.num_noises, z)
+        if sampler.num_noises
+        else np.zeros((0, 3, 2))
+        for i in range(5)
+    ]
+    rows = samplers.plan(sampler, times, schedule)
+    found = steps(sampler, rows, z, denoise_fn, np.stack(noise))
+    np.testing.assert_allclose(result.trajectory[:-1], found, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(result.trajectory[0], z)
     np.testing.assert_array_equal(result.trajectory[-1], result.x)
-    np.testing.assert_allclose(result.x, last, rtol=1e-10)
-    assert result.x.shape == z.shape and result.x.dtype == z.dtype == np.float64
+    np.testing.assert_allclose(result.x, denoise_fn(found[-1], 0.0).x, atol=1e-5)
+    assert result.x.shape == z.shape and result.x.dtype == z.dtype
 
 
 @pairs(SAMPLERS)
