@@ -169,6 +169,14 @@ def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
         ["60", "Other"],
         ["9", "Third"],
     ]
+    older = {"step": 2, "images_per_second": 1e3}  # a row that names no machine
+    times.write_text("".join(json.dumps(row) + "\n" for row in (older, *rows[:2])))
+    some, first, lines, shown = told()
+    assert f"{paths[1]}: unknown and then Other" in lines[0]
+    assert [row[1::4] for row in tables.throughput(some).rows][1:] == [
+        ["1,000", "unknown"],
+        ["60", "Other"],
+    ]
 
 
 # --- samples side by side --------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from experiments import drawing, loop
 from experiments.errors import UsageError
 from experiments.sampling import Request, sample_run
-from experiments.shards import Shards
+from experiments.shards import Shards, set_aside
 from tests import commands, tiny
 
 SETTINGS = {"seed": 0, "label": None, "sampler.name": "ddim", "shard_size": 4}
@@ -78,6 +79,43 @@ def test_half_written_files_are_swept_away(tmp_path):
 
 
 @pytest.mark.parametrize("done", [False, True])
+def test_draws_of_another_value_are_renamed_and_those_of_the_same_are_not(tmp_path):
+    """Ended or under way; each gets a name of its own, and nothing is lost."""
+    for turn in range(3):
+        parts = filled(tmp_path / "a", numbers=(0, 1, 2))
+        if turn < 2:
+            parts.conclude(labels=np.full(10, turn))
+        (tmp_path / "a.png").write_text(str(turn))
+        assert set_aside(tmp_path / "a", "seed", 0) is None
+        new = set_aside(tmp_path / "a", "seed", 1)
+        assert new == f"a_seed_0_{turn + 1}"
+        assert not list(tmp_path.glob("a.*"))
+        assert (tmp_path / f"{new}.png").read_text() == str(turn)
+        if turn < 2:
+            with np.load(tmp_path / f"{new}.npz") as file:
+                assert file["labels"].tolist() == [turn] * 10
+        else:
+            assert len(list((tmp_path / f"{new}.shards").glob("*.npz"))) == 3
+
+
+def test_the_draw_is_renamed_last(tmp_path, monkeypatch):
+    """Or one that is killed on the way would leave its picture to be overwritten."""
+    filled(tmp_path / "a").conclude()
+    (tmp_path / "a.png").write_text("")
+    rename = pathlib.Path.rename
+
+    def killed(path, new):
+        rename(path, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        set_aside(tmp_path / "a", "seed", 1)
+    monkeypatch.undo()
+    assert (tmp_path / "a.npz").exists() and (tmp_path / "a_seed_0_1.png").exists()
+    assert set_aside(tmp_path / "a", "seed", 1) == "a_seed_0_2"
+
+
 def test_other_settings_are_refused_in_one_line(tmp_path, done):
     parts = filled(tmp_path / "a")
     if done:
