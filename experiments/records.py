@@ -104,7 +104,11 @@ def _other(
     if settings["step"] != step:
         return f"it is of step {settings['step']:,}, and the run is at step {step:,}"
     weights = settings["weights"]
-    if settings["parameters"] != saved.digest(step, checkpoints.WEIGHTS[weights]):
+    try:
+        digest = saved.digest(step, checkpoints.WEIGHTS[weights])
+    except (OSError, ValueError, KeyError) as error:
+        return f"step {step:,} cannot be read, or a training removed it now: {error}"
+    if settings["parameters"] != digest:
         return (
             f"it is of other {weights} weights of step {step:,}: the run was trained "
             "anew since"

@@ -14,6 +14,7 @@ import pytest
 from diffusionflow import metrics
 from experiments import (
     build,
+    checkpoints,
     evaluating,
     likelihoods,
     locks,
@@ -275,6 +276,23 @@ def test_a_result_of_other_weights_is_refused_and_not_compared(
     (note,) = run.notes
     assert note.startswith(f"{tmp_path / 'eval.json'} is left out: it {words}; move")
     assert records.read(workdir).told == evaluated
+
+
+def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
+    workdir, evaluated, tmp_path, monkeypatch
+):
+    copied(workdir, tmp_path, "checkpoints", "evaluation", "samples")
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    digest = checkpoints.Checkpoints.digest
+
+    def removed(saved, step, item):
+        shutil.rmtree(saved.directory / str(step))
+        return digest(saved, step, item)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "digest", removed)
+    run = records.read(tmp_path)
+    assert run.told is None and "or a training removed it now" in run.notes[0]
 
 
 def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_path):

@@ -78,7 +78,6 @@ def test_half_written_files_are_swept_away(tmp_path):
     assert other.exists()  # of a process that is at it
 
 
-@pytest.mark.parametrize("done", [False, True])
 def test_draws_of_another_value_are_renamed_and_those_of_the_same_are_not(tmp_path):
     """Ended or under way; each gets a name of its own, and nothing is lost."""
     for turn in range(3):
@@ -116,6 +115,7 @@ def test_the_draw_is_renamed_last(tmp_path, monkeypatch):
     assert set_aside(tmp_path / "a", "seed", 1) == "a_seed_0_2"
 
 
+@pytest.mark.parametrize("done", [False, True])
 def test_other_settings_are_refused_in_one_line(tmp_path, done):
     parts = filled(tmp_path / "a")
     if done:
