@@ -12,9 +12,9 @@ FAST := not slow and not gpu
 X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
   random schedules schedules_learned schedules_transforms times times_adaptive \
   weightings
-# compiling is most of the fast tests' time: XLA's older way to make loops takes half of
-# it; the other targets compile as always, and QUICK= does here
-QUICK := --xla_cpu_use_fusion_emitters=false
+# compiling is most of the fast tests' time: their programs are optimized less, those of
+# the other targets as always; QUICK= optimizes these too
+QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
 .PHONY: help train sample curve docs notebooks test test-slow test-all test-x64 lint format
 .DELETE_ON_ERROR:

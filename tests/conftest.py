@@ -2,9 +2,9 @@
 
 Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
 says, the smallest too; workers and the commands that tests run share them. Compiling is
-most of the time. `make test` switches XLA's emitters of fusions off, which take half of
-that; `make test-x64`, `make test-slow` and pytest called as such leave them on, as they
-are for users (docs/testing.md).
+most of the time. `make test` has XLA optimize less than it does for users: LLVM at its
+level 1, and no emitters of fusions. `make test-x64`, `make test-slow` and pytest called
+as such leave all of that on (docs/testing.md).
 """
 
 import atexit
