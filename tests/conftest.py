@@ -28,12 +28,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # files whose slow tests come first: .ci/run ends the slow tests where its time does
 FIRST = (
+    "notebooks",
     "what_happens",
     "resume",
     "cluster",
     "shards",
     "comparing",
-    "notebooks",
     "studying",
     "explore",
 )
