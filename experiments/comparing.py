@@ -32,7 +32,7 @@ def compare_runs(
     """
     if out:
         _check_path(out)
-        page.library()  # it is missing now or never
+        _check_library()
     gathered = groups.gather(arguments)
     found = findings.of(gathered, seed)
     _print(gathered, found)
@@ -45,6 +45,15 @@ def compare_runs(
         temporary.write_text(text)
     print(out, flush=True)
     return text
+
+
+def _check_library() -> None:
+    """It is missing now or never."""
+    try:
+        page.library()
+    except UsageError as error:
+        way = "--out= (empty) prints the table without it"
+        raise UsageError(f"{error}; {way}") from error
 
 
 def _check_path(out: str) -> None:

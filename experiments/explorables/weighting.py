@@ -1,13 +1,12 @@
 """Parameters of weightings and of training times, on the axis of the log-SNR."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusionflow import objectives, schedules, times, weightings
+from diffusionflow import objectives
 from diffusionflow.objectives import Objective
 from experiments.charts import Chart, Trace, axis
 from experiments.explorables.base import line, texts
@@ -32,18 +31,6 @@ LEAD = (
 )
 
 
-def sigmoid(bias: ArrayLike) -> Objective:
-    """Flow matching's times, `W = sigmoid(bias - l)`."""
-    weighting = weightings.Sigmoid(bias)
-    return Objective(schedules.FlowMatching(), "u", weighting, times.Uniform())
-
-
-def edm(mean: ArrayLike, std: ArrayLike) -> Objective:
-    """EDM's, on a schedule that reaches every log-SNR; its weight mentions none."""
-    recipe = objectives.edm(mean=mean, std=std)
-    return dataclasses.replace(recipe, schedule=schedules.FlowMatching())
-
-
 def flow_matching(unused: ArrayLike) -> Objective:
     """That of no slider."""
     return objectives.flow_matching()
@@ -64,8 +51,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family("sigmoid", sigmoid, (0,)),
-    Family("EDM", edm, (1, 2)),
+    Family("sigmoid", weights.sigmoid, (0,)),
+    Family("EDM", weights.edm, (1, 2)),
     Family("SD3", objectives.sd3, (3, 4)),
 )
 SLIDERS = (

@@ -84,19 +84,26 @@ def churn_weights(
     return ChurnWeights(grid[:-1], h, initial)
 
 
-def recipes() -> dict[str, Objective]:
-    """The objectives of the published figure, by name.
+def sigmoid(bias: ArrayLike = 0.0) -> Objective:
+    """Flow matching's times, `W = sigmoid(bias - l)`."""
+    weighting = weightings.Sigmoid(bias)
+    return Objective(schedules.FlowMatching(), "u", weighting, times.Uniform())
 
-    EDM's is put on a schedule that reaches every log-SNR; its weight mentions none.
-    """
-    flow = schedules.FlowMatching()
-    sigmoid = Objective(flow, "u", weightings.Sigmoid(0.0), times.Uniform())
+
+def edm(mean: ArrayLike = -1.2, std: ArrayLike = 1.2) -> Objective:
+    """EDM's, on a schedule that reaches every log-SNR; its weight mentions none."""
+    recipe = objectives.edm(mean=mean, std=std)
+    return dataclasses.replace(recipe, schedule=schedules.FlowMatching())
+
+
+def recipes() -> dict[str, Objective]:
+    """The objectives of the published figure, by name."""
     return {
         "flow matching": objectives.flow_matching(),
         "v, cosine schedule": objectives.v_cosine(),
-        "EDM": dataclasses.replace(objectives.edm(), schedule=flow),
+        "EDM": edm(),
         "SD3": objectives.sd3(),
-        "sigmoid(-logsnr)": sigmoid,
+        "sigmoid(-logsnr)": sigmoid(),
     }
 
 
