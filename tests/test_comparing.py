@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from experiments import comparing, loop, page
+from experiments import comparing, loop, measuring, page
 from experiments.errors import UsageError
 from tests import commands, made, tiny
 
@@ -23,6 +23,7 @@ EVALUATE = (
     "--num_probes=2",
     "--batch_size=16",
 )
+FOLDERS = (measuring.FOLDER, "samples")
 
 
 @pytest.fixture(scope="module")
@@ -120,33 +121,30 @@ def test_the_command_and_what_it_refuses(runs, tmp_path):
 @pytest.mark.slow
 def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path):
     """Two trained recipes, each evaluated straight, and again with kills."""
-    delays, seconds = random.Random(0), 0.0
+    moments, seconds = random.Random(0), 0.0
     for name, batch_size in (("a", 16), ("b", 32)):
         workdir = tmp_path / "straight" / name
         config = tiny.config(samples__every=0, batch_size=batch_size)
         with jax.numpy_dtype_promotion("standard"):
             loop.train_and_evaluate(config, workdir)
         shutil.copytree(workdir, tmp_path / "killed" / name)
-        begin = time.monotonic()
         code, _, error = commands.run(*_evaluate(workdir))
         assert code == 0, error
-        seconds = time.monotonic() - begin
     out = {}
     for where in ("straight", "killed"):
         runs = [f"{name}={tmp_path / where / name}" for name in "ab"]
         if where == "killed":
-            kills = [
-                _killed(_evaluate(tmp_path / where / name), delays, seconds)
-                for name in "ab"
-            ]
-            assert sum(kills) > 0
+            kills = [_evaluate_killed(tmp_path / where / n, moments) for n in "ab"]
+            assert min(kills) > 0, kills
         out[where] = tmp_path / f"{where}.html"
         command = ("experiments.compare", *runs, f"--out={out[where]}")
         if where == "straight":
+            begin = time.monotonic()
             code, _, error = commands.run(*command)
             assert code == 0, error
+            seconds = time.monotonic() - begin
         else:
-            print(f"kills of compare: {_killed(command, delays, seconds)}")
+            print(f"kills of compare: {_compare_killed(command, moments, seconds)}")
     assert out["straight"].read_text() == out["killed"].read_text()
 
 
@@ -154,18 +152,44 @@ def _evaluate(workdir):
     return ("experiments.evaluate", f"--workdir={workdir}", *EVALUATE)
 
 
-def _killed(command, delays, seconds):
-    """Runs a command, killed at random moments three times at most, to its end."""
+def _evaluate_killed(workdir, moments):
+    """Evaluates a run, killed three times at most; how often it was.
+
+    A kill comes at a random moment after the first, second or third new part.
+    """
     for kills in range(3):
-        process = commands.start(*command)
-        try:
-            process.communicate(timeout=delays.uniform(0.1, 1) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            continue
-        assert process.returncode == 0
-        return kills
+        wanted = _parts(workdir) + moments.randint(1, 3)
+        process = commands.start(*_evaluate(workdir))
+        while process.poll() is None and _parts(workdir) < wanted:
+            time.sleep(0.01)
+        if _ended(process, moments.uniform(0, 0.2)):
+            return kills
+    code, _, error = commands.run(*_evaluate(workdir))
+    assert code == 0, error
+    return 3
+
+
+def _parts(workdir):
+    return sum(len(list(workdir.glob(f"{name}/**/*.npz"))) for name in FOLDERS)
+
+
+def _compare_killed(command, moments, seconds):
+    """Compares, killed three times at most, at random moments; how often it was."""
+    for kills in range(3):
+        if _ended(commands.start(*command), moments.uniform(0.1, 1) * seconds):
+            return kills
     code, _, error = commands.run(*command)
     assert code == 0, error
     return 3
+
+
+def _ended(process, seconds):
+    """Whether a command ended well by itself within a time, or else was killed."""
+    try:
+        _, error = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return False
+    assert process.returncode == 0, error
+    return True
