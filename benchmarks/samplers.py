@@ -44,7 +44,7 @@ from diffusionflow import (  # noqa: E402
     samplers,
     schedules,
 )
-from experiments import build, devices, drawing, parsing, sampling  # noqa: E402
+from experiments import build, devices, drawing, loading, parsing  # noqa: E402
 from experiments.plots import accuracy  # noqa: E402
 from experiments.plots.accuracy import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
 
@@ -120,7 +120,7 @@ class Trained:
     """
 
     def __init__(self, workdir: str, count: int):
-        loaded = sampling.load(pathlib.Path(workdir), sampling.Request())
+        loaded = loading.load(pathlib.Path(workdir), loading.Request())
         self.model, self.params = loaded.model, loaded.params
         self.schedule = self.model.objective.schedule
         self.labels = drawing.labels_in_turn(count, self.model.num_classes)

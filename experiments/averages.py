@@ -7,14 +7,16 @@ weighted sum of those that came before it.
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusionflow import ema
-from experiments import checkpoints, cluster, identity
+from experiments import checkpoints, cluster, identity, seals
 from experiments.errors import UsageError, naming
 
 DIRECTORY = "averages"
+ORIGIN = "init_from"  # of an identity: from whose weights the run started; None: fresh
 
 
 class Averages:
@@ -23,7 +25,7 @@ class Averages:
     Args:
       saved: the directory.
       sigma_rel: the widths, in the order of the state's `profiles`.
-      identity: of the run.
+      identity: of the run, with its origin.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Averages:
         sigma_rel: Sequence[float],
         identity: Mapping[str, Any],
     ):
-        self._saved, self._identity = saved, identity
+        self._saved, self._identity = saved, {ORIGIN: None} | dict(identity)
         self._names = [_item(width) for width in sigma_rel]
 
     def save(self, step: int, profiles: Sequence[Any], num_updates: int) -> None:
@@ -66,10 +68,11 @@ def opened(
     Args:
       workdir: of the run.
       section: `ema` of its config.
-      current: its identity.
+      current: its identity, with its origin.
 
     Raises:
-      UsageError: those that are there belong to another run, or none is whole.
+      UsageError: those that are there belong to another run or to another start of this
+        one, or none is whole.
     """
     widths = section["sigma_rel"]
     if not widths:
@@ -78,7 +81,7 @@ def opened(
     with _directory(workdir, widths, read_only=False) as saved:
         step = saved.newest()
         if step is not None:
-            identity.check_same(saved.identity(step), current, step)
+            _check_same(saved, step, current)
         yield Averages(saved, widths, current)
 
 
@@ -131,8 +134,7 @@ def reconstruct(
                 f"sigma_rel={sigma_rel} at step {step}: averages were stored at the "
                 f"steps {saved.steps()}; choose one of them with --step"
             )
-        for number in steps:
-            saved.check(number)
+        steps = _whole(saved, steps)
         stored = [(number, width) for number in steps for width in widths]
         updates = {number: saved.scores(number)["num_updates"] for number in steps}
         with naming(f"sigma_rel={sigma_rel} at step {step}"):
@@ -144,7 +146,7 @@ def reconstruct(
                 ema.Profile(updates[step], gamma),
             )
         for number in steps:
-            identity.check_same(saved.identity(number), found, number)
+            _check_same(saved, number, found)
 
         def read(number: int, width: float) -> Any:
             return saved.restore(number, {_item(width): target})[_item(width)]
@@ -166,4 +168,35 @@ def _directory(
 
 
 def _item(sigma_rel: float) -> str:
-    return f"sigma_rel_{sigma_rel:g}"
+    return f"sigma_rel_{float(sigma_rel)}"
+
+
+def _whole(saved: checkpoints.Checkpoints, steps: Sequence[int]) -> list[int]:
+    """The steps that are whole, a warning for each other; the last one must be."""
+    saved.check(steps[-1])
+    found = []
+    for step in steps:
+        path = saved.directory / str(step)
+        fault = seals.fault(path)
+        if fault is None:
+            found.append(step)
+            continue
+        text = f"warning: averages {path} are damaged: {fault}; put together without"
+        print(text, file=sys.stderr, flush=True)
+    return found
+
+
+def _check_same(
+    saved: checkpoints.Checkpoints, step: int, current: Mapping[str, Any]
+) -> None:
+    """Refuses averages of another run, and those of another start of this one."""
+    found = saved.identity(step)
+    identity.check_same(found, current, step)
+    here = current.get(ORIGIN)
+    there = found.get(ORIGIN, here)  # older ones do not tell
+    if there != here:
+        raise UsageError(
+            f"the averages of step {step} in {saved.directory} are of a start from "
+            f"{there or 'fresh weights'}, and this run started from "
+            f"{here or 'fresh weights'}: move them away, or choose another --workdir"
+        )

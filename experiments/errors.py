@@ -39,8 +39,11 @@ class PeerLost(RuntimeError):
     code = 4
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """SIGTERM or Ctrl-C came; the command line prints what is kept, as one line.
+
+    As a `KeyboardInterrupt` it is no `Exception`, so that what turns errors of others
+    into its own (a reader of files, say) lets it through.
 
     Args:
       number: of the signal; the exit code is 128 more, as shells have it.

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from experiments import build, locks, measuring, quality, results, sampling
+from experiments import build, loading, locks, measuring, quality, results
 from experiments.data import DataSet
 from experiments.errors import Stopped, UsageError, check_bound, stopping
+from experiments.loading import Loaded
 from experiments.measuring import FOLDER, Request
-from experiments.sampling import Loaded
 
 __all__ = ["Request", "evaluate_run"]
 
@@ -75,11 +75,11 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
 
     It removes checkpoints when there are newer ones.
     """
-    asked = sampling.Request(
+    asked = loading.Request(
         step=request.step, weights=request.weights, guidance=request.guidance
     )
     names = ("raw", "ema")
-    return dict(zip(names, sampling.load_each(workdir, asked, names), strict=True))
+    return dict(zip(names, loading.load_each(workdir, asked, names), strict=True))
 
 
 def _check_data(loaded: Loaded, dataset: DataSet) -> None:

@@ -87,9 +87,7 @@ def train_and_evaluate(
         console = None if log else Console(quiet=True)
         meter = report.Meter(first, config.num_steps, config.batch_size, console)
         stack.enter_context(contextlib.closing(meter))
-        stored = stack.enter_context(
-            averages.opened(workdir, config.ema, trainer.identity)
-        )
+        stored = stack.enter_context(averages.opened(workdir, config.ema, meaning))
         books = Books(saved, stored, log, meter, curves.watch(meaning))
         run = Run(trainer, workdir, books, meaning, stop)
         run.make_up(first, state)

@@ -17,8 +17,8 @@ from experiments import (
     units,
 )
 from experiments.data import DataSet
+from experiments.loading import Loaded
 from experiments.parts import Cabinet, Parts
-from experiments.sampling import Loaded
 
 FOLDER = "evaluation"  # of what is finished, in the workdir
 

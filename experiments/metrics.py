@@ -122,6 +122,10 @@ class Log:
                 if not isinstance(item, str) and math.isfinite(item):
                     self._board.add_scalar(tag, item, step)
 
+    def sync(self) -> None:
+        """Puts all rows on disk: a checkpoint of later steps must not outlast them."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flushes and closes all files."""
         self._file.close()

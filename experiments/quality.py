@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from diffusionflow import metrics, predictions, samplers
-from experiments import build, features, sampling
+from experiments import build, features, loading, sampling
 from experiments.data import DataSet, Examples
 from experiments.errors import UsageError
 from experiments.model import Model
@@ -132,7 +132,7 @@ class Judge:
         first = {kind: values[:count] for kind, values in found.items()}
         return self.measured(first)[0]
 
-    def num_calls(self, request: sampling.Request) -> int:
+    def num_calls(self, request: loading.Request) -> int:
         """Network calls that a sample takes."""
         objective = self._model.objective
         zero_fn = predictions.denoiser(
@@ -164,7 +164,7 @@ def _threads(features: int) -> int | None:
 
 
 def judged(
-    workdir: pathlib.Path, judge: Judge, loaded: sampling.Loaded
+    workdir: pathlib.Path, judge: Judge, loaded: loading.Loaded
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Draws by one sampler, or finds what was drawn, and measures it.
 

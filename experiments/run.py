@@ -180,7 +180,7 @@ class Run:
     def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
         if not self._due(number, self._trainer.config.eval.every):
             return {}
-        check_fn, row = lambda: cluster.check_alone(self._stop), {}
+        check_fn, row = lambda: cluster.check(self._stop), {}
         for weights, params in (("raw", state.params), ("ema", state.ema)):
             found = self._trainer.evaluate(params, check_fn)
             row |= {f"test_{name}_{weights}": value for name, value in found.items()}
@@ -210,6 +210,7 @@ class Run:
         labels = drawing.by_class(config.samples.per_class, model.num_classes)
         weights = (state.params, state.ema)
         for path, params in zip(self._pictures(number), weights, strict=False):
+            cluster.check(self._stop)
             params = self._trainer.gather(params)
             if not cluster.is_first():
                 continue
@@ -230,6 +231,8 @@ class Run:
     def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
         if self._books.stored is not None:
             self._books.stored.wait()
+        if self._books.log is not None:
+            self._books.log.sync()
         ranking = retention.ranking({k: metrics.plain(v) for k, v in row.items()})
         self._books.saved.save(number, start.items(state), self._meaning, ranking)
 

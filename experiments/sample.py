@@ -45,13 +45,14 @@ flags.DEFINE_string("sampler.grid", None, "Sampling times, such as uniform.")
 
 
 def main() -> None:
-    from experiments import sampling  # slow to import, and not needed for a wrong flag
+    # slow to import, and not needed for a wrong flag
+    from experiments import loading, sampling
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}
-    plain = {key: values[key] for key in sampling.Request._fields if key in values}
-    request = sampling.Request(**plain, sampler=given)
+    plain = {key: values[key] for key in loading.Request._fields if key in values}
+    request = loading.Request(**plain, sampler=given)
     sampling.sample_run(WORKDIR.value, request)
 
 

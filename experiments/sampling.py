@@ -4,60 +4,19 @@ import contextlib
 import pathlib
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import (
-    averages,
-    checkpoints,
-    devices,
-    drawing,
-    identity,
-    model,
-    pictures,
-    report,
-    trees,
-)
-from experiments.errors import Stopped, UsageError, check_bound, stopping
+from experiments import drawing, pictures, report
+from experiments.errors import Stopped, stopping
+from experiments.loading import Loaded, Request, load
 from experiments.model import Model
 from experiments.shards import Shards
 
 LARGEST_GRID = 200  # images in a picture; the .npz has them all
 LARGEST_SCATTER = 10_000  # points in a picture
-
-
-class Request(NamedTuple):
-    """What to draw from a run; None means what the run's config says.
-
-    Fields:
-      num_samples: how many.
-      label: of all samples, or None for all classes in turn.
-      seed: of the samples.
-      batch_size: see `drawing.make_draw_fn`.
-      shard_size: samples after which a draw can go on.
-      guidance: scale, or None.
-      weights: "ema" or "raw".
-      sigma_rel: width of the average, put together from what the run stored; None for
-        the one that it tracks.
-      step: of the checkpoint, or None for the newest.
-      out: path of the files without suffix, or None for one in the workdir.
-      sampler: entries of the section `sampler` that differ from the config.
-    """
-
-    num_samples: int = 100
-    label: int | None = None
-    seed: int = 0
-    batch_size: int = 128
-    shard_size: int = 1024
-    guidance: float | None = None
-    weights: str = "ema"
-    sigma_rel: float | None = None
-    step: int | None = None
-    out: str | None = None
-    sampler: Mapping[str, Any] = {}
 
 
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
@@ -86,7 +45,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         return drawn(workdir, load(workdir, request))
 
 
-def drawn(workdir: pathlib.Path, loaded: "Loaded") -> pathlib.Path:
+def drawn(workdir: pathlib.Path, loaded: Loaded) -> pathlib.Path:
     """`sample_run` of weights that are loaded, whatever became of the checkpoint."""
     request, built, params = loaded.request, loaded.model, loaded.params
     path = output_path(workdir, request)
@@ -96,13 +55,17 @@ def drawn(workdir: pathlib.Path, loaded: "Loaded") -> pathlib.Path:
         count=request.num_samples,
         size=request.shard_size,
     )
-    if shards.complete():
-        print(f"drawn already: {shards.result}", flush=True)
-        return shards.result
     try:
-        with jax.default_matmul_precision(loaded.config["matmul_precision"]):
+        with contextlib.ExitStack() as stack:
+            if not shards.complete():
+                shards.begin(stack)
+            if shards.complete():  # by another process too, until this one held it
+                print(f"drawn already: {shards.result}", flush=True)
+                return shards.result
+            precision = loaded.config["matmul_precision"]
+            stack.enter_context(jax.default_matmul_precision(precision))
             _draw(shards, built, params, request)
-        _conclude(path, shards, built, request)
+            _conclude(path, shards, built, request)
     except Stopped as stopped:
         stopped.kept = (
             f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
@@ -122,7 +85,6 @@ def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
         most=min(request.num_samples, request.shard_size),
     )
     labels, begin = _labels(request, built), time.perf_counter()
-    shards.begin()
     drawn = 0
     with contextlib.closing(report.DrawMeter(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
@@ -179,97 +141,6 @@ def _settings(request: Request, digest: str) -> dict[str, Any]:
         "parameters": digest,
         "shard_size": request.shard_size,
     }
-
-
-class Loaded(NamedTuple):
-    """What a checkpoint gives to draw from.
-
-    Fields:
-      request: completed by the run's config.
-      identity: of the run.
-      model: of the run.
-      params: the weights that are asked for.
-      digest: of them.
-    """
-
-    request: Request
-    identity: Mapping[str, Any]
-    model: Model
-    params: Any
-    digest: str
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the run."""
-        return self.identity["config"]
-
-
-def load(workdir: pathlib.Path, request: Request) -> Loaded:
-    """The weights of a run and what they mean.
-
-    Args:
-      workdir: of the run.
-      request: which of them; its sampler and guidance are completed from the config.
-
-    Raises:
-      UsageError: there is no such checkpoint, or a setting does not fit it.
-    """
-    (loaded,) = load_each(workdir, request, (request.weights,))
-    return loaded
-
-
-def load_each(
-    workdir: pathlib.Path, request: Request, weights: Sequence[str]
-) -> list[Loaded]:
-    """As `load`, of several kinds of weights, all of one checkpoint."""
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        number = _existing_step(saved, request.step)
-        found = saved.identity(number)
-        identity.check_format(found)
-        config, built = found["config"], model.from_identity(found)
-        rebuilt = identity.make(config, built, found["examples"])
-        identity.check_same(found, rebuilt, number)
-        target = devices.abstract(jax.eval_shape(built.init, jax.random.key(0)))
-        if request.sigma_rel is None:
-            items = {checkpoints.WEIGHTS[name]: target for name in weights}
-            restored = saved.restore(number, items)
-            every = [restored[item] for item in items]
-    if request.sigma_rel is not None:
-        check_bound("weights", request.weights, request.weights == "ema", "ema")
-        average, error = averages.reconstruct(
-            workdir, request.sigma_rel, step=number, found=found, target=target
-        )
-        print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
-        every = [average]
-    if request.label is not None:
-        inside = 0 <= request.label < built.num_classes
-        bound = f"in 0..{built.num_classes - 1}, the classes of the data"
-        check_bound("label", request.label, inside, bound)
-    guidance = config["guidance"] if request.guidance is None else request.guidance
-    completed = request._replace(
-        step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
-    )
-    return [
-        Loaded(
-            completed._replace(weights=name), found, built, params, trees.digest(params)
-        )
-        for name, params in zip(weights, every, strict=True)
-    ]
-
-
-def _existing_step(saved: checkpoints.Checkpoints, step: int | None) -> int:
-    if step is not None and step in saved.steps():
-        saved.check(step)
-        return step
-    newest = saved.newest()
-    if newest is None:
-        raise UsageError(
-            f"{saved.directory} holds no complete checkpoint yet; wait for the first"
-        )
-    if step is not None:
-        steps = saved.steps()
-        raise UsageError(f"step={step}: {saved.directory} holds the steps {steps}")
-    return newest
 
 
 def _summary(request: Request) -> str:

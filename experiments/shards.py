@@ -1,8 +1,8 @@
 """A long draw in parts: files that a killed run leaves and the next one goes on from.
 
-While a draw is under way, `NAME.shards/` holds `settings.json` and one `.npz` for each
-finished shard, written under another name and then renamed. At the end the shards
-become `NAME.npz`, one after another, so that memory is bounded by a shard.
+While a draw is under way, `NAME.shards/` holds `settings.json`, a lock, and one `.npz`
+for each finished shard, written under another name and then renamed. At the end the
+shards become `NAME.npz`, one after another, so that memory is bounded by a shard.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import locks
 from experiments.errors import UsageError
 
 Settings = Mapping[str, Any]
@@ -63,9 +64,21 @@ class Shards:
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.result.exists()
 
-    def begin(self) -> None:
-        """Makes the folder; removes what a killed run left half written."""
+    def begin(self, stack: contextlib.ExitStack) -> None:
+        """Makes the folder and holds it; removes what a killed run left half written.
+
+        Args:
+          stack: until it is left, no other process draws this.
+
+        Raises:
+          UsageError: another one does.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not locks.held(stack, self.folder / ".lock"):
+            raise UsageError(
+                f"another process draws {self.result}: wait until it has ended, or "
+                "choose another --out"
+            )
         sweep(self.folder)
         with whole(self.folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
@@ -140,7 +153,7 @@ class Shards:
             for name, value in entries.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asarray(value))
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a second finder does it too
         return outside
 
     def _path(self, number: int) -> pathlib.Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import ema
-from experiments import averages, loop, sampling
+from experiments import averages, loading, loop, sampling, start
 from experiments.checkpoints import Checkpoints
 from experiments.errors import UsageError
 from tests import tiny
@@ -127,6 +127,35 @@ def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
     assert same(again, reconstructed(run[0], 0.15).params)
 
 
+def test_an_older_average_that_is_damaged_is_left_out(run, tmp_path, capfd):
+    """With a warning, and a profile that is further off."""
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "averages" / "4" / "SEAL.json").unlink()
+    left_out, whole = reconstructed(tmp_path, 0.15), reconstructed(run[0], 0.15)
+    assert "averages/4 are damaged" in capfd.readouterr().err
+    assert left_out.error > whole.error
+    expected = average(run[2], ema.gamma_of(0.15))
+    assert distance(left_out.params, expected) < distance(run[2][0], expected)
+
+
+def test_averages_of_another_start_are_not_used(run, tmp_path):
+    """Of one that stored some, and died before its first checkpoint."""
+    source = start.Source(str(run[0]), "ema")
+    loop.train_and_evaluate(config(), tmp_path, source=source)
+    assert stored_steps(tmp_path)[-1] == 10
+    shutil.rmtree(tmp_path / "checkpoints")
+    words = "averages of step 10 .* start from .*, and this run .* from fresh weights"
+    with pytest.raises(UsageError, match=words):
+        loop.train_and_evaluate(config(), tmp_path)
+    assert stored_steps(tmp_path)[-1] == 10
+    loop.train_and_evaluate(config(), tmp_path, source=source)  # the same start
+
+
+def test_widths_that_are_almost_the_same_have_names_of_their_own():
+    names = {averages._item(width) for width in (0.1, 0.1000001, 0.10000011)}
+    assert len(names) == 3
+
+
 def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
     shutil.copytree(run[0] / "averages", tmp_path / "averages")
     with pytest.raises(UsageError, match="step 10 belongs to another run:\n.*seed"):
@@ -134,7 +163,7 @@ def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
 
 
 def test_samples_of_any_width(run, tmp_path):
-    request = sampling.Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
+    request = loading.Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
     with np.load(sampling.sample_run(run[0], request)) as drawn:
         assert drawn["samples"].shape == (4, 2)
         assert "ema0.15 weights of step 10" in str(drawn["recipe"])
@@ -150,7 +179,7 @@ def test_samples_of_any_width(run, tmp_path):
 )
 def test_wrong_widths_are_refused(run, changed, words):
     with pytest.raises(UsageError, match=words):
-        sampling.sample_run(run[0], sampling.Request(**changed))
+        sampling.sample_run(run[0], loading.Request(**changed))
 
 
 def test_a_run_without_averages_says_how_to_have_some(tmp_path):

@@ -4,8 +4,10 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 
+from experiments import data
 from experiments.errors import Stopped, noting, stopping
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -32,6 +34,19 @@ def test_a_signal_is_noted_and_raised_where_it_is_asked_for(number):
             stop.check()
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_while_data_are_read_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    """What turns any error of a reader into one about the file lets it through."""
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros((9, 4, 4, 1), np.uint8))
+
+    def load(*args, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(Stopped), stopping():
+        data.npz(path=str(path))
 
 
 def test_other_threads_are_left_alone():

@@ -10,7 +10,8 @@ import pytest
 
 from experiments import identity, loop, start
 from experiments.checkpoints import Checkpoints
-from experiments.sampling import Request, sample_run
+from experiments.loading import Request
+from experiments.sampling import sample_run
 from experiments.trainer import Trainer
 from tests import old_checkpoint
 from tests.old_checkpoint import STEP

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import build, drawing, loop, sampling, seals
+from experiments import build, drawing, loading, loop, sampling, seals
 from experiments.errors import UsageError
-from experiments.sampling import Request, sample_run
+from experiments.loading import Request
+from experiments.sampling import sample_run
 from tests import tiny
 
 
@@ -163,9 +164,49 @@ def test_what_does_not_fit_the_run_is_refused(workdir, settings, message):
 
 
 def test_a_checkpoint_of_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(sampling.identity, "FORMAT", 3)
+    monkeypatch.setattr(loading.identity, "FORMAT", 3)
     with pytest.raises(UsageError, match="checkpoint format 2: .* reads format 3"):
         draw(workdir)
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
+    workdir, tmp_path, monkeypatch
+):
+    """Of the newest one that is still there it draws; one by number is missed."""
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    expected = draw(workdir, step=15, out=str(tmp_path / "expected"))
+    check_same, removed = loading.identity.check_same, []
+
+    def removing(found, current, step):
+        if step not in removed:
+            removed.append(step)
+            shutil.rmtree(tmp_path / "checkpoints" / str(step))
+        check_same(found, current, step)
+
+    monkeypatch.setattr(loading.identity, "check_same", removing)
+    removed.append(15)
+    drawn = draw(tmp_path, out=str(tmp_path / "drawn"))
+    assert removed == [15, 30]
+    np.testing.assert_array_equal(drawn["samples"], expected["samples"])
+    removed.remove(15)
+    with pytest.raises(UsageError, match="holds no complete checkpoint"):
+        draw(tmp_path, step=15, out=str(tmp_path / "again"))
+
+
+def test_two_draws_of_one_result_at_once_are_refused(workdir, tmp_path):
+    """The second while the first one is at it; the first one ends well."""
+    out, make = str(tmp_path / "drawn"), drawing.make_draw_fn
+
+    def meanwhile(*args, **settings):
+        with pytest.raises(UsageError, match="another process draws .*drawn.npz"):
+            draw(workdir, out=out)
+        return make(*args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "make_draw_fn", meanwhile)
+        drawn = draw(workdir, out=out)
+    assert len(drawn["samples"]) == 12
+    assert not (tmp_path / "drawn.shards").exists()
 
 
 def test_a_run_without_checkpoint_is_refused(tmp_path):

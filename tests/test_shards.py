@@ -12,7 +12,8 @@ import pytest
 
 from experiments import drawing, loop
 from experiments.errors import UsageError
-from experiments.sampling import Request, sample_run
+from experiments.loading import Request
+from experiments.sampling import sample_run
 from experiments.shards import Shards, set_aside
 from tests import commands, tiny
 
