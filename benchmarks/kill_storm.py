@@ -2,14 +2,16 @@
 
     python benchmarks/kill_storm.py --kills=200
 
-A small run on points in the plane, which saves often. Each life is a process of its
-own (forked after the imports, before JAX has started) and ends by SIGKILL: a third of
-them at a moment anywhere in its start (as long as the last one took), a third in its
-first steps (for an eighth of that time), a third in the first 0.1 s of writing a
-checkpoint; one life in ten compiles anew. A run that is done before all kills are spent
-is followed by another. Parameters, optimizer, averages and `metrics.jsonl` must be
-those of the run left alone, bit for bit, and no checkpoint may have been damaged; else
-the exit code is 1.
+A small run on points in the plane, which saves often, averages of two widths among it.
+Each life is a process of its own (forked after the imports, before JAX has started) and
+ends by SIGKILL, at a moment by lot: anywhere in its start (as long as the last one
+took), in its first steps (for an eighth of that time), in the first 0.1 s of writing a
+checkpoint or an average, of an evaluation, or of drawing a picture; one life in ten
+compiles anew. A run that is done before all kills are spent is followed by another.
+Parameters, optimizer, averages, the one put together from those that were stored,
+`metrics.jsonl` and the pictures must be those of the run left alone, bit for bit, and
+nothing may have been damaged; else, or with fewer kills than asked for, the exit code
+is 1.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import toy2d  # noqa: E402
-from experiments import loop, shelf, start  # noqa: E402
+from experiments import averages, checkpoints, loop, shelf, start  # noqa: E402
 from experiments.trainer import Trainer  # noqa: E402
 
 OVERRIDES = {
@@ -45,13 +47,18 @@ OVERRIDES = {
     "network.dropout": 0.1,
     "optimizer.warmup_steps": 5,
     "log.every": 7,
-    "eval.every": 20,
-    "eval.draws": 1,
+    "ema.sigma_rel": (0.1, 0.2),
+    "ema.store_every": 4,
+    "eval.every": 10,
+    "eval.draws": 8,
     "sampler.num_steps": 2,
-    "samples.every": 0,
+    "samples.every": 10,
+    "samples.per_class": 8,
     "checkpoint.every": 2,
 }
-PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating")
+PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating", "drawing")
+MOMENTS = ("start", "steps", "saving", "evaluating", "drawing")
+PARTS = ("checkpoints", averages.DIRECTORY)
 
 
 class Board:
@@ -91,6 +98,7 @@ def watched(board: Board) -> type[Trainer]:
             compiled = self.step_fn
             self.step_fn = lambda *args: next(calls, compiled)(*args)
             self.evaluate = during("evaluating", self.evaluate)
+            self.draw_fn = during("drawing", self.draw_fn)
 
     return Watched
 
@@ -120,7 +128,14 @@ def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> Non
     state = loop.train_and_evaluate(
         config, workdir, hook=lambda number, *unused: board.step(number)
     )
-    (workdir / "digest.txt").write_text(f"{digest(state.params)} {digest(state)}\n")
+    target = Trainer(config).abstract_state.params
+    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+        found = saved.identity(num_steps)
+    average = averages.reconstruct(
+        workdir, 0.15, step=num_steps, found=found, target=target
+    )
+    digests = map(digest, (state.params, state, average.params))
+    (workdir / "digest.txt").write_text(" ".join(digests) + "\n")
 
 
 def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int:
@@ -182,9 +197,16 @@ def stepping(board: Board) -> Callable[[], bool]:
 
 
 def unfinished(workdir: pathlib.Path) -> list[str]:
-    """Directories of checkpoints that are being written or removed."""
-    found = (workdir / "checkpoints").glob("*" + shelf.SUFFIX)
-    return [path.name for path in found]
+    """Directories of checkpoints and averages that are being written or removed."""
+    found = (path for part in PARTS for path in (workdir / part).glob("*"))
+    return [path.name for path in found if path.name.endswith(shelf.SUFFIX)]
+
+
+def reaching(moment: str, workdir: pathlib.Path, board: Board) -> Callable[[], bool]:
+    """Whether a life is where it is to be killed, or a time from there on."""
+    if moment == "saving":
+        return lambda: bool(unfinished(workdir))
+    return lambda: moment not in PHASES or board.read()[0] == moment
 
 
 def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
@@ -213,13 +235,14 @@ def undisturbed(
 
 def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
     """What of a run is not as it should be."""
-    names = ("digest.txt", "metrics.jsonl")
+    pictures = sorted((reference / "samples").glob("*.png"))
+    names = ["digest.txt", "metrics.jsonl", *(f"samples/{p.name}" for p in pictures)]
     differing = [
         name
         for name in names
         if (run / name).read_bytes() != (reference / name).read_bytes()
     ]
-    aside = [path.name for path in (run / "checkpoints").glob("damaged-*")]
+    aside = [path.name for part in PARTS for path in (run / part).glob("damaged-*")]
     return differing + aside
 
 
@@ -245,14 +268,12 @@ def storm(
             if done():
                 lives_until(child, lambda: False)
                 break
-            moment, over = rng.choice(("start", "steps", "save")), False
+            moment, over = rng.choice(MOMENTS), False
             if moment != "start":
                 over = not lives_until(child, stepping(board))
                 begin = time.monotonic() - born_at
-            if moment == "save":
-                writing = lambda where=workdir: bool(unfinished(where))
-                over = over or not lives_until(child, writing)
-            span = {"start": begin, "steps": begin / 8, "save": 0.1}[moment]
+            over = over or not lives_until(child, reaching(moment, workdir, board))
+            span = {"start": begin, "steps": begin / 8}.get(moment, 0.1)
             over = over or not lives_until(child, passed(rng.uniform(0, span)))
             over = over or not kill(child)
             if not over:
@@ -266,9 +287,11 @@ def storm(
     total = f"{fell.total()} kills in {spent():.1f} min"
     print(f"{total}, over {runs} runs of {num_steps} steps")
     print(f"they fell while {parts}")
-    print(f"steps to be made again: {sum(lost)} in all, {max(lost)} after one kill")
+    print(
+        f"steps to be made again: {sum(lost)} in all, {max(lost, default=0)} after one kill"
+    )
     print(f"different: {', '.join(wrong)}" if wrong else "no bit is different")
-    return int(bool(wrong))
+    return int(bool(wrong) or fell.total() < kills)
 
 
 def main() -> None:

@@ -103,6 +103,9 @@ class Programs:
         jax.block_until_ready(self.state)
         self.init_seconds = time.perf_counter() - start
         self.train, self.compile_seconds = compiled(self._lower_train(recipe), options)
+        self.run_train()
+        memory = jax.devices()[0].memory_stats() or {}  # of the training alone
+        self.peak_device_bytes = memory.get("peak_bytes_in_use")
         self.inputs = self._network_inputs()
         self.params = jax.tree.map(jnp.copy, self.state.params)
         network = functools.partial(network_only, net=recipe.model.net)
@@ -135,7 +138,7 @@ class Programs:
             network_flops=self.network_flops,
             state_bytes=memory.argument_size_in_bytes,
             temporary_bytes=memory.temp_size_in_bytes,
-            peak_device_bytes=(device.memory_stats() or {}).get("peak_bytes_in_use"),
+            peak_device_bytes=self.peak_device_bytes,
         )
 
     def _batch(self, shape: tuple[int, ...]) -> Examples:
@@ -168,7 +171,6 @@ def main() -> None:
     if args.options:
         options = json.loads(args.options)
     programs = Programs(json.loads(args.case), args.dtype, options)
-    programs.run_train()
     programs.run_network()
     protocol.serve(
         programs.facts(), dict(step=programs.run_train, network=programs.run_network)

@@ -115,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--case", required=True)
     parser.add_argument("--dtype", required=True)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     case = json.loads(args.case)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,7 +125,10 @@ def main() -> None:
     x = torch.rand(case["batch_size"], channels, height, width, device=device) * 2 - 1
     x = x.to(memory_format=torch.channels_last)
     label = torch.randint(CLASSES, (len(x),), device=device)
-    trainer = Trainer(net.train(), x, label, args.dtype)
+    net.train()
+    if args.compile:
+        net.compile()
+    trainer = Trainer(net, x, label, args.dtype)
     start = time.perf_counter()
     trainer.step()
     facts = dict(

@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
     add("--batch_size", type=int, help="instead of that of the case")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--torch_python", help="interpreter with torch and diffusers")
+    add("--torch_compile", action="store_true", help="the rival under torch.compile")
     add("--rounds", type=int, default=5, help="alternations with the rival")
     add("--steps", type=int, default=5, help="steps a round")
     add("--cpu_devices", type=int, default=1, help="that share a batch, on a CPU")
@@ -62,6 +63,7 @@ def rival_client(args: argparse.Namespace, case: str) -> protocol.Client | None:
         return None
     script = str(ROOT / "benchmarks" / "rival.py")
     command = [args.torch_python, script, f"--case={case}", f"--dtype={args.dtype}"]
+    command += ["--compile"] * args.torch_compile
     try:
         return protocol.Client(command, str(ROOT))
     except (RuntimeError, OSError) as error:

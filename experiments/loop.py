@@ -83,6 +83,7 @@ def train_and_evaluate(
         if cluster.is_first():
             _announce(trainer, state, workdir, label_effect)
             log = metrics.Log(workdir, first)
+            _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
         console = None if log else Console(quiet=True)
         meter = report.Meter(first, config.num_steps, config.batch_size, console)
@@ -121,6 +122,19 @@ def _announce(
         print(warning, flush=True)
     report.write_json(workdir / "config.json", trainer.identity["config"])
     report.write_json(workdir / "environment.json", report.environment())
+
+
+def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
+    """Says which rows of the log are lost, if any."""
+    gaps = metrics.missing(path, every, first)
+    if gaps:
+        listed = ", ".join(f"{step:,}" for step in gaps[:5])
+        more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""
+        print(
+            f"warning: {path} lacks the row of step {listed}{more}: lost with the "
+            "machine, or removed; the run itself is whole",
+            flush=True,
+        )
 
 
 def _conclude(workdir: pathlib.Path, num_steps: int) -> None:

@@ -56,6 +56,15 @@ def drop_after(path: pathlib.Path, step: float) -> int:
     return kept[-1][1]["step"] if kept else 0
 
 
+def missing(path: pathlib.Path, every: int, step: int) -> list[int]:
+    """The steps before `step` at which a row was due, every so many, and is not there.
+
+    The row of `step` itself may be one that is made up after a stop.
+    """
+    there = {row["step"] for row in read(path)} if path.exists() else set()
+    return sorted(set(range(every, step, every)) - there)
+
+
 def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Every whole line with its row."""
     lines = path.read_bytes().splitlines(keepends=True)

@@ -322,3 +322,33 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert "resuming at step 5 of 10" in output
     assert re.search("warning: .*9 is damaged: params/d/.* was altered", error)
     assert (tmp_path / "checkpoints" / "damaged-9" / "identity").is_dir()
+
+
+def test_rows_are_on_disk_before_the_checkpoint_of_later_steps(tmp_path, monkeypatch):
+    events, save, fsync = [], Checkpoints.save, os.fsync
+
+    def saving(self, *args):
+        events.append("save")
+        save(self, *args)
+
+    def syncing(number):
+        if os.readlink(f"/proc/self/fd/{number}").endswith(metrics.FILE_NAME):
+            events.append(len(metrics.read(tmp_path / metrics.FILE_NAME)))
+        fsync(number)
+
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    monkeypatch.setattr(os, "fsync", syncing)
+    config = tiny.config(log__every=2, eval__every=0, samples__every=0)
+    loop.train_and_evaluate(config, tmp_path)
+    assert events == [2, "save", 5, "save"]  # after steps 5 and 10
+
+
+def test_rows_that_were_lost_are_told(straight, tmp_path, capsys):
+    source, rows = straight[0] / "checkpoints", straight[0] / metrics.FILE_NAME
+    shutil.copytree(source / "9", tmp_path / "checkpoints" / "9")
+    lines = rows.read_text().splitlines(keepends=True)
+    (tmp_path / metrics.FILE_NAME).write_text(lines[0])
+    loop.train_and_evaluate(tiny.config(), tmp_path)
+    assert re.search("warning: .* lacks the row of step 8:", capsys.readouterr().out)
+    loop.train_and_evaluate(tiny.config(), straight[0])
+    assert "lacks" not in capsys.readouterr().out
