@@ -287,9 +287,8 @@ def storm(
     total = f"{fell.total()} kills in {spent():.1f} min"
     print(f"{total}, over {runs} runs of {num_steps} steps")
     print(f"they fell while {parts}")
-    print(
-        f"steps to be made again: {sum(lost)} in all, {max(lost, default=0)} after one kill"
-    )
+    most = max(lost, default=0)
+    print(f"steps to be made again: {sum(lost)} in all, {most} after one kill")
     print(f"different: {', '.join(wrong)}" if wrong else "no bit is different")
     return int(bool(wrong) or fell.total() < kills)
 
