@@ -123,7 +123,12 @@ class Watch:
 
 
 def watch(current: Mapping[str, Any], directory: pathlib.Path = DIRECTORY) -> Watch:
-    """A watch with the curve of a run's identity; with none if there is none."""
+    """A watch with the curve of a run's identity; with none if there is none.
+
+    Nor for a run that began with another's weights: it is to learn otherwise.
+    """
+    if current.get("init_from"):
+        return Watch()
     for path in sorted(directory.glob("*.json")):
         curve = json.loads(path.read_text())
         lines = identity.differences(curve["identity"], current)

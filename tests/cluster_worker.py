@@ -1,8 +1,9 @@
 """`experiments.train`, in which one process comes to harm after a step.
 
 `FAULT=kind:process:step` in the environment says which: "kill" (SIGKILL, when the
-checkpoint of that step is on disk), "term" (SIGTERM), "memory" (the device has none
-left), "disk" (no checkpoint can be sealed any more).
+checkpoint of that step is on disk), "term" (SIGTERM), "evaluate" (SIGTERM after the
+first batch of the next evaluation), "memory" (the device has none left), "disk" (no
+checkpoint can be sealed any more).
 """
 
 import errno
@@ -14,7 +15,7 @@ import time
 
 import jax
 
-from experiments import cli, loop, seals, train
+from experiments import cli, evaluation, loop, seals, train
 
 
 def kill(number):
@@ -43,7 +44,21 @@ def fill(number):
     seals.write = write
 
 
+def interrupt(number):
+    """At the first batch that is evaluated from now on."""
+    del number
+    add = evaluation.Tally.add
+
+    def adding(*args):
+        evaluation.Tally.add = add
+        os.kill(os.getpid(), signal.SIGTERM)
+        add(*args)
+
+    evaluation.Tally.add = adding
+
+
 FAULTS = {
+    "evaluate": interrupt,
     "kill": kill,
     "term": lambda number: os.kill(os.getpid(), signal.SIGTERM),
     "memory": exhaust,

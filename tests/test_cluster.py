@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, cluster, loop, start
+from experiments import cli, cluster, loop, metrics, start
 from experiments.checkpoints import Checkpoints
 from experiments.errors import PeerLost, SaveError, UsageError
 from experiments.trainer import Trainer
@@ -203,6 +203,20 @@ def test_a_stopped_run_resumes_bit_for_bit(config, straight, stopped, tmp_path):
     assert (first.code, second.code) == (0, 0), first.error + second.error
     assert "resuming at step 3 of 6" in first.output
     assert_same_run(straight, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_in_an_evaluation_ends_both_in_it(
+    config, straight, tmp_path
+):
+    for answer in run_two(config, tmp_path, fault="evaluate:1:4"):
+        assert answer.code == 128 + signal.SIGTERM
+        assert "stopped by SIGTERM: step 5 of 6 is saved" in answer.error
+    rows = metrics.read(tmp_path / metrics.FILE_NAME)
+    assert [row["step"] for row in rows] == [4]  # not that of the evaluation after 5
+    for answer in run_two(config, tmp_path):
+        assert answer.code == 0, answer.error
+    assert_same_run(straight, tmp_path)
 
 
 @pytest.mark.slow

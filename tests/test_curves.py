@@ -86,6 +86,8 @@ def test_a_run_is_watched_for_its_settings_whatever_its_seed(identity, tmp_path)
     other["config"]["seed"] = 7
     other["config"]["sampler"]["num_steps"] = 9
     assert curves.watch(other, tmp_path).note(1, {"loss": 9.0}) is not None
+    begun = other | {"init_from": {"workdir": "elsewhere", "weights": "ema"}}
+    assert curves.watch(begun, tmp_path).note(1, {"loss": 9.0}) is None
     other["config"]["optimizer"]["learning_rate"] = 0.5
     assert curves.watch(other, tmp_path).note(1, {"loss": 9.0}) is None
 
