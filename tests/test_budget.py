@@ -6,7 +6,9 @@ import jax
 import pytest
 
 from benchmarks import budget
-from experiments import step
+from configs import digits
+from experiments import devices, step
+from experiments.trainer import Trainer
 
 # at most: parameters, equations of the step, share of the stored bytes left by remat
 BUDGETS = {
@@ -30,3 +32,16 @@ def test_large_networks_stay_within_their_budget(name, standard_promotion):
     less = budget.large(name, "float32", "nothing_saveable", batch_size=8)
     stored = budget.stored_bytes(less) / budget.stored_bytes(recipe)
     assert stored < allowed["stored"]
+
+
+@pytest.mark.slow
+def test_the_shipped_step_stays_within_its_memory(standard_promotion):
+    """The old state becomes the new one, and temporaries are a few activations."""
+    trainer = Trainer(digits.get_config())
+    state, key = trainer.abstract_state, trainer.train_key
+    batch = devices.place(trainer.mesh, next(iter(trainer.batches(0))))
+    memory = trainer.step_fn.lower(state, batch, key).compile().memory_analysis()
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert kept <= memory.alias_size_in_bytes
+    assert memory.argument_size_in_bytes < 1.1 * kept
+    assert memory.temp_size_in_bytes < 100 * budget.MIB

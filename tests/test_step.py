@@ -9,6 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh
 
+from configs import digits, digits_dit
 from diffusionflow import losses, networks
 from experiments import devices, evaluation, step, sums
 from experiments.data import Examples
@@ -325,6 +326,24 @@ def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
     )
     trainer = Trainer(config)
     placed = devices.place(trainer.mesh, batch)
+    with jax.debug_nans(True):
+        state, loss = trainer.step_fn(trainer.init(), placed, trainer.train_key)
+        state, loss = trainer.step_fn(state, placed, trainer.train_key)
+    assert float(loss) > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "changes"),
+    [
+        (digits, {"network.channels": 8, "optimizer.accumulate": 2}),
+        (digits_dit, {"network.features": 16, "network.num_blocks": 1}),
+    ],
+)
+def test_nothing_in_a_clean_step_of_images_is_nan(source, changes, standard_promotion):
+    config = source.get_config()
+    config.update_from_flattened_dict(changes | {"batch_size": 16})
+    trainer = Trainer(config)
+    placed = devices.place(trainer.mesh, next(iter(trainer.batches(0))))
     with jax.debug_nans(True):
         state, loss = trainer.step_fn(trainer.init(), placed, trainer.train_key)
         state, loss = trainer.step_fn(state, placed, trainer.train_key)
