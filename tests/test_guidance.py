@@ -68,6 +68,23 @@ def test_scale_zero_and_one_are_exact():
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_each_example_may_have_a_scale_of_its_own():
+    """As many examples as features, so that a wrong axis would fit, too."""
+    fns, z, scale = pair(), jnp.asarray(MEANS, jnp.float32), jnp.array([1.0, 3.0, 0.5])
+    settings = dict(kind="v", schedule=SCHEDULE, event_ndim=1)
+    both = guidance.classifier_free(*fns, scale)
+    rescaled = guidance.rescale(both, strength=scale / 4, **settings)
+    for number in range(3):
+        alone = guidance.classifier_free(*fns, scale[number])
+        np.testing.assert_array_equal(both(z, 0.4).x[number], alone(z, 0.4).x[number])
+        alone = guidance.rescale(alone, strength=scale[number] / 4, **settings)
+        np.testing.assert_array_equal(
+            rescaled(z, 0.4).eps[number], alone(z, 0.4).eps[number]
+        )
+    with pytest.raises(ValueError, match=r"scale of shape \(2,\) does not fit"):
+        guidance.classifier_free(*fns, jnp.ones(2))(z, 0.4)
+
+
 def test_scale_three_goes_three_times_as_far():
     conditional, unconditional = pair()
     z, t = Z.astype(np.float32), np.float32(0.7)

@@ -255,7 +255,7 @@ def test_bad_values_and_shapes_are_refused():
         processes.from_sde(jnp.zeros_like, jnp.ones_like, 1.0, -1)
     with pytest.raises(ValueError, match="num_nodes=1.*at least 2"):
         processes.from_sde(jnp.zeros_like, jnp.ones_like, num_nodes=1)
-    with pytest.raises(ValueError, match="times of shape"):
+    with pytest.raises(ValueError, match="t of shape"):
         processes.forward(jnp.zeros((4, 2)), np.zeros(3), schedule=FLOW)
 
 

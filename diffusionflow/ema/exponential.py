@@ -58,7 +58,8 @@ def update(average: Any, params: Any, decay: ArrayLike) -> Any:
     Returns:
       float32 pytree.
     """
-    return toward(average, params, (1 - jnp.asarray(decay)).astype(jnp.float32))
+    rate = 1 - decay  # of a number of Python in float64: 1 - 0.99999 has its digits
+    return toward(average, params, jnp.asarray(rate, jnp.float32))
 
 
 def toward(average: Any, params: Any, rate: Array) -> Any:

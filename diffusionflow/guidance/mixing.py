@@ -33,7 +33,7 @@ class Extrapolated(Wrapper):
 
     def mix(self, positive: Denoised, negative: Denoised) -> Denoised:
         """The two denoisers' results, mixed."""
-        scale = at_least_float32(self.scale).astype(positive.x.dtype)
+        scale = per_event(at_least_float32(self.scale), positive.x, "scale")
         # Equal to negative + scale (positive - negative), and exact at scale 0 and 1.
         mix = lambda toward, away: scale * toward + (1 - scale) * away
         return jax.tree.map(mix, positive, negative)
@@ -61,7 +61,7 @@ def classifier_free(
     Args:
       conditional_fn: `(z, t) -> Denoised` given the condition.
       unconditional_fn: the same without it.
-      scale: scalar.
+      scale: scalar, or `[*batch]`: one for each example.
 
     Returns:
       A registered callable `(z, t) -> Denoised`; its cost is the sum of both.
@@ -92,7 +92,7 @@ def autoguidance(
     Args:
       denoise_fn: `(z, t) -> Denoised`, the good one.
       weaker_fn: the same of the weaker network.
-      scale: scalar; 1 is the good one alone.
+      scale: scalar or `[*batch]`; 1 is the good one alone.
 
     Returns:
       As `classifier_free`.
@@ -217,7 +217,7 @@ class Rescaled(Wrapper):
             for denoised in (guided, positive)
         )
         spread, target = (_std(array, axes) for array in (value, wanted))
-        strength = at_least_float32(self.strength).astype(value.dtype)
+        strength = per_event(at_least_float32(self.strength), value, "strength")
         change = strength * at_positive(target - spread, spread) * value
         # At fixed z, eps changes by alpha / D of the change of a prediction, and x by
         # -sigma / D: exactly nothing where the two standard deviations agree.

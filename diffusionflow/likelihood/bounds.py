@@ -41,7 +41,7 @@ def discrete_bound(
     levels: Levels | None = None,
     num_times: int | None = None,
     num_draws: int = 1,
-    prior: str = "unit",
+    prior: str = "standard",
     noise: Any = None,
     batch_ndim: int = 1,
 ) -> Bound:
@@ -62,7 +62,8 @@ def discrete_bound(
         the density of continuous data, decoded by `N(z_0 / alpha_0, e^-logsnr_0)`.
       num_times: steps in each draw, at random; None for all T.
       num_draws: independent draws, across which the standard error is taken.
-      prior: of the first time: "unit", N(0, I), or "standard", N(0, sigma^2 I).
+      prior: of the first time: "standard", N(0, sigma^2 I), from which samplers start,
+        or "unit", N(0, I), of the schedule's own scale.
       noise: `random.Independent()` if None, or another source.
       batch_ndim: leading axes of `x` that are the batch.
 
@@ -113,7 +114,7 @@ def continuous_bound(
     levels: Levels | None = None,
     num_times: int = 1,
     num_draws: int = 1,
-    prior: str = "unit",
+    prior: str = "standard",
     noise: Any = None,
     t_min: float = 0.0,
     t_max: float = 1.0,

@@ -54,6 +54,7 @@ class Levels:
     @classmethod
     def between(cls, count: int, first: float, last: float) -> "Levels":
         """Levels whose lowest value is `first` and whose highest is `last`."""
+        check_bound("count", count, lambda count: count >= 2, "at least 2")
         half = (last - first) / (count - 1) / 2
         return cls(count, first - half, last + half)
 

@@ -205,20 +205,21 @@ def denoiser(predict_fn: PredictFn, *, kind: AnyKind, schedule: Schedule) -> Den
     return Denoiser(as_callable(predict_fn), as_kind(kind), schedule)
 
 
-def per_event(value: Array, like: Array) -> Array:
+def per_event(value: Array, like: Array, name: str = "t") -> Array:
     """`value` shaped and typed to multiply `like`.
 
     Args:
       value: `()` or `[*batch]`.
       like: `[*batch, *event]`.
+      name: of the value, for the message.
 
     Raises:
       ValueError: the shape of `value` does not begin the shape of `like`.
     """
     if like.shape[: value.ndim] != value.shape:
         raise ValueError(
-            f"times of shape {value.shape} do not fit an array of shape {like.shape}: "
-            "t must be scalar or [*batch], the leading axes of the array"
+            f"{name} of shape {value.shape} does not fit an array of shape "
+            f"{like.shape}: it must be scalar or [*batch], the leading axes of the array"
         )
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)).astype(
         like.dtype

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.ode import Euler, Heun, Row
@@ -52,6 +52,7 @@ class EDM:
         for name in ("s_churn", "s_tmin", "s_noise"):
             check_bound(name, getattr(self, name), lambda x: x >= 0, "at least 0")
         check_bound("s_tmax", self.s_tmax, lambda x: x > 0, "positive")
+        check_below("s_tmin", self.s_tmin, "s_tmax", self.s_tmax)
         check_bound("stages", self.stages, lambda count: count in (1, 2), "1 or 2")
 
     @property
