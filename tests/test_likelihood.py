@@ -100,6 +100,7 @@ def steps_bound(count):
         x,
         times=grids.uniform(count),
         schedule=VDM,
+        prior="unit",
         noise=Given(eps),
     )
     return jax.tree.map(np.mean, jax.jit(run)(x))
@@ -127,7 +128,7 @@ def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
     denoise_fn = GAUSSIAN.denoise_fn(VDM)
     diffusion = over_time(denoise_fn, X, EPS, VDM, 64).mean()
     np.testing.assert_allclose(diffusion, FIXED["L_inf"], rtol=1e-11)
-    settings = dict(schedule=VDM, noise=Given(EPS), density=At(0.5))
+    settings = dict(schedule=VDM, noise=Given(EPS), density=At(0.5), prior="unit")
     bound = likelihood.continuous_bound(KEY, denoise_fn, X, **settings)
     recon, prior = np.mean(bound.recon), np.mean(bound.prior)
     np.testing.assert_allclose(recon, FIXED["recon"], rtol=1e-12)
@@ -174,6 +175,7 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
         x[:, None],
         schedule=schedule,
         density=At(0.5),
+        prior="unit",
     )
     total = np.asarray(ends.recon) + diffusion + np.asarray(ends.prior)
     normal = scipy.stats.norm.pdf(x[:, None], mean, np.sqrt(variance))
@@ -280,6 +282,10 @@ def test_standard_prior_and_vdm_prior():
         ).prior
         for prior in ("standard", "unit")
     ]
+    default = likelihood.continuous_bound(
+        KEY, GAUSSIAN.denoise_fn(schedule), X, **settings
+    )
+    np.testing.assert_array_equal(default.prior, found[0])
     np.testing.assert_allclose(found[0], VARIANCE / 2 / 2500, rtol=1e-6)
     unit = (VARIANCE + 2500 - 1 - np.log(2500)) / 2
     np.testing.assert_allclose(found[1], unit, rtol=1e-6)
@@ -387,6 +393,8 @@ def test_levels():
     for arguments in ((1,), (4, 1.0, 1.0), (4, -np.inf, 1.0)):
         with pytest.raises(ValueError, match="count=1|low="):
             likelihood.Levels(*arguments)
+    with pytest.raises(ValueError, match="count=1"):
+        likelihood.Levels.between(1, -1.0, 1.0)
 
 
 def test_bits_need_to_know_what_the_floats_are():

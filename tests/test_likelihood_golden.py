@@ -165,7 +165,7 @@ def terms(x, t, eps, data, schedule, steps):
     denoise_fn = data.denoise_fn(schedule)
 
     def one(x, t, eps):
-        settings = dict(schedule=schedule, noise=Given(eps), batch_ndim=0)
+        settings = dict(schedule=schedule, noise=Given(eps), batch_ndim=0, prior="unit")
         rate = likelihood.continuous_bound(
             jax.random.key(0), denoise_fn, x, density=At(t), **settings
         )

@@ -307,6 +307,8 @@ def test_refusals():
     for churn in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"churn={churn}.*\[0, 1\)"):
             samplers.Churn(churn)
+    with pytest.raises(ValueError, match="s_tmin=50.0.*s_tmax=0.05"):
+        samplers.EDM(10.0, s_tmin=50.0, s_tmax=0.05)  # would never raise a level
     with pytest.raises(ValueError, match="did you mean 'eps'"):
         samplers.Heun("epss")
 
