@@ -132,6 +132,9 @@ def test_images_of_8_bits_and_fewer_are_read_as_they_are(package, request, image
     ]:
         images[1] = given
         np.testing.assert_array_equal(load(package).train.values.row(1), expected)
+    images[1] = GREY[:, :1]
+    row = load(package, size=(4, 1)).train.values.row(1)
+    np.testing.assert_array_equal(row, np.stack([GREY[:, :1]] * 3, -1))
 
 
 @PACKAGES
