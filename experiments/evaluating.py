@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments import build, loading, locks, measuring, quality, results
+from experiments import build, identity, loading, locks, measuring, quality, results
 from experiments.data import DataSet
 from experiments.errors import Stopped, UsageError, check_bound, stopping
 from experiments.loading import Loaded
@@ -84,7 +84,7 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
 
 def _check_data(loaded: Loaded, dataset: DataSet) -> None:
     there, here = loaded.identity["examples"], dataset.identity()
-    if there != here:
+    if identity.differences({"examples": there}, {"examples": here}):
         raise UsageError(
             f"the run was trained on {there}, and the data are {here} now: their "
             "held-out examples are other ones"

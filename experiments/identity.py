@@ -39,6 +39,9 @@ FREE = (
     "init_from",
     "network.remat",
 )
+# The digest of examples that counts, and the older one, which counts where a checkpoint
+# has no other.
+CONTENTS, OLDER = "examples.contents", "examples.digest"
 # What a checkpoint of an older version with this format does not mention, by name: the
 # value that stands for what was done then.
 SINCE: dict[str, Any] = {}
@@ -100,6 +103,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     free = set(FREE)
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it
+    free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
     lines = []
     for name in sorted(saved.keys() | current.keys()):
         there, here = saved.get(name, "nothing"), current.get(name, "nothing")

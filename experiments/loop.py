@@ -108,9 +108,15 @@ def _announce(
     """Prints banner and warnings; writes `config.json` and `environment.json`."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     sigma_data = trainer.config.sigma_data, trainer.root_mean_square()
+    dataset = trainer.dataset
     text = report.banner(
         num_parameters=parameters,
         objective=trainer.config.objective.to_dict(),
+        examples=(
+            len(dataset.train.labels),
+            len(dataset.test.labels),
+            dataset.num_classes,
+        ),
         sigma_data=sigma_data,
         step=int(state.step),
         num_steps=trainer.config.num_steps,

@@ -107,12 +107,18 @@ def banner(
     *,
     num_parameters: int,
     objective: dict,
+    examples: tuple[int, int, int],
     sigma_data: tuple[float, float],
     step: int,
     num_steps: int,
     workdir: Any,
 ) -> str:
-    """The lines printed before training; `sigma_data` as given and as measured."""
+    """The lines printed before training.
+
+    `examples` are those to train on, those held out, and their classes; `sigma_data`
+    as given and as measured.
+    """
+    train, held_out, classes = examples
     devices = jax.devices()
     start = f"resuming at step {step:,}" if step else "starting at step 0"
     chosen = ", ".join(
@@ -124,7 +130,9 @@ def banner(
             f"{devices[0].device_kind}, jax {jax.__version__}",
             f"parameters  {num_parameters:,}",
             f"objective   {chosen}",
-            f"data        sigma_data {sigma_data[0]:.3g}, measured {sigma_data[1]:.3g}",
+            f"data        {train:,} examples, {held_out:,} held out, classes: "
+            f"{classes:,}; sigma_data {sigma_data[0]:.3g}, measured "
+            f"{sigma_data[1]:.3g}",
             f"steps       {start} of {num_steps:,}",
             f"directory   {workdir}",
         ]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments import build, data
 from experiments.batches import Batches, iterate
-from experiments.data import cifar
+from experiments.data import cifar, folders
 from experiments.errors import UsageError
 
 RNG = np.random.RandomState(0)
@@ -189,7 +189,8 @@ def test_wrong_latents_are_refused(tmp_path, arrays, said):
         data.latents(path=str(tmp_path / "a.npz"))
 
 
-def test_other_files_have_another_digest(tmp_path, monkeypatch):
+def test_other_pixels_have_another_digest(tmp_path, monkeypatch):
+    """Names, sizes, shapes and labels are the same."""
     monkeypatch.setattr(cifar, "CIFAR_RECORDS", 2)
 
     def digests():
@@ -199,10 +200,11 @@ def test_other_files_have_another_digest(tmp_path, monkeypatch):
             data.cifar10(path=str(tmp_path)),
             data.latents(path=str(tmp_path / "l.npz")),
         ]
-        return [dataset.identity()["digest"] for dataset in found]
+        told = [dataset.identity() for dataset in found]
+        return [each.get("contents", each["digest"]) for each in told]
 
     images = stored(18, 4, 4, 3)
-    write_images(tmp_path / "images", images)
+    write_images(tmp_path / "images", images, suffix="bmp")
     np.savez(tmp_path / "a.npz", images=images)
     moments = RNG.standard_normal((9, 2, 2, 1))
     np.savez(tmp_path / "l.npz", mean=moments, logvar=moments)
@@ -211,11 +213,42 @@ def test_other_files_have_another_digest(tmp_path, monkeypatch):
         write_cifar(tmp_path / name, stored(2, 32, 32, 3), np.array([0, 1]))
     first = digests()
     assert len(set(first)) == 4 and digests() == first
-    write_images(tmp_path / "images", images[:1], suffix="bmp")
-    np.savez(tmp_path / "a.npz", images=images[::-1])
+    write_images(tmp_path / "images", 255 - images[:1], suffix="bmp")
+    np.savez(tmp_path / "a.npz", images=255 - images)
     np.savez(tmp_path / "l.npz", mean=moments, logvar=moments + 1)
     write_cifar(tmp_path / names[-1], stored(2, 32, 32, 3), np.array([0, 1]))
     assert not set(digests()) & set(first)
+
+
+def test_of_a_large_folder_some_files_are_in_the_digest_and_all_sizes(
+    tmp_path, monkeypatch
+):
+    images = stored(40, 4, 4, 3)
+    write_images(tmp_path, images, suffix="bmp")
+    monkeypatch.setattr(folders, "SMALL", 0)
+    monkeypatch.setattr(folders, "SAMPLED", 10)
+    identity = lambda: data.folder(path=str(tmp_path)).identity()
+    first, seen = identity(), []
+    for number in range(40):
+        file = tmp_path / f"{number:03d}.bmp"
+        before = file.read_bytes()
+        Image.fromarray(255 - images[number]).save(file)
+        now = identity()
+        assert now["digest"] == first["digest"]
+        seen += [number] if now["contents"] != first["contents"] else []
+        file.write_bytes(before)
+    assert seen == [*range(0, 40, 4)]
+    assert identity() == first
+    with (tmp_path / "001.bmp").open("ab") as file:
+        file.write(b" ")
+    assert identity()["contents"] != first["contents"]
+
+
+def test_a_moved_folder_is_the_same(tmp_path):
+    write_images(tmp_path / "here", stored(9, 4, 4, 3))
+    first = data.folder(path=str(tmp_path / "here")).identity()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert data.folder(path=str(tmp_path / "there")).identity() == first
 
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
@@ -241,6 +274,44 @@ def test_what_is_no_class_is_told_from_one(tmp_path):
     with pytest.raises(ValueError, match="empty: no image in it"):
         data.folder(path=str(tmp_path))
     (tmp_path / "empty").rmdir()
-    write_images(tmp_path, stored(1, 4, 4, 3))
-    with pytest.raises(ValueError, match="000.png: an image beside the folders"):
-        data.folder(path=str(tmp_path))
+    for suffix in ("png", "tif"):
+        write_images(tmp_path, stored(1, 4, 4, 3), suffix)
+        name = f"000.{suffix}"
+        with pytest.raises(ValueError, match=f"{name}: an image beside the folders"):
+            data.folder(path=str(tmp_path))
+        (tmp_path / name).unlink()
+
+
+def test_no_image_is_left_out_in_silence(tmp_path):
+    cats = tmp_path / "cats"
+    write_images(cats, stored(9, 4, 4, 3))
+    (cats / "notes").mkdir()
+    for name in (".000.png", ".hidden.gif", "a.txt", "labels.h5", "notes/b.json"):
+        (cats / name).write_bytes(b"no image")
+    found = data.folder(path=str(tmp_path))
+    assert len(found.train.labels) + len(found.test.labels) == 9
+    for name in ("9.tif", "9.GIF", "9.avif", "9.heic", "notes/9.png", "a/b/9.gif"):
+        for number in (1, 2):
+            file = cats / name.replace("9", f"9{number}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"an image")
+        said = re.escape(f"2 images would be left out, such as cats/{name}")
+        with pytest.raises(UsageError, match=said.replace("9", "91")) as caught:
+            build.dataset({"name": "folder", "path": str(tmp_path)})
+        assert "convert or move" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        for number in (1, 2):
+            (cats / name.replace("9", f"9{number}")).unlink()
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPEG"])
+def test_all_names_of_jpeg_are_read(tmp_path, suffix):
+    write_images(tmp_path, stored(9, 4, 4, 3), suffix)
+    assert len(data.folder(path=str(tmp_path)).test.labels) == 1
+
+
+def test_a_link_to_nowhere_is_one_line(tmp_path):
+    write_images(tmp_path, stored(9, 4, 4, 3))
+    (tmp_path / "009.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(UsageError, match="no readable image: .*009.png"):
+        data.folder(path=str(tmp_path), size=(4, 4))

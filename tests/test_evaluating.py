@@ -406,6 +406,18 @@ def test_other_data_are_refused(workdir, monkeypatch):
         evaluate_run(workdir, REQUEST)
 
 
+def test_a_run_from_before_contents_were_looked_into_is_evaluated(workdir, monkeypatch):
+    same = build.dataset(tiny.config().data)._replace(contents="0123")
+    monkeypatch.setattr(evaluating.build, "dataset", lambda section: same)
+
+    def everything(*unused):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(measuring, "everything", everything)
+    with pytest.raises(Stopped):
+        evaluate_run(workdir, REQUEST._replace(out=str(workdir / "before.json")))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -24,12 +24,14 @@ def test_the_environment_is_json_and_names_versions_and_devices():
 
 def test_the_banner_says_where_a_run_starts():
     facts = dict(num_parameters=1234, objective={"kind": "u"}, workdir="runs/a")
-    facts["sigma_data"] = 0.5, 0.625
+    facts |= {"sigma_data": (0.5, 0.625), "examples": (1600, 197, 10)}
     fresh = report.banner(step=0, num_steps=50, **facts)
     resumed = report.banner(step=20, num_steps=50, **facts)
     assert "starting at step 0 of 50" in fresh
     assert "resuming at step 20 of 50" in resumed
     for text in ("cpu, 8 x", "1,234", "kind='u'", "runs/a", "measured 0.625"):
+        assert text in fresh
+    for text in ("1,600 examples, ", "197 held out, ", "classes: 10; "):
         assert text in fresh
 
 

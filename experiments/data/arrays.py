@@ -10,10 +10,10 @@ import numpy as np
 from experiments.data.core import (
     DataSet,
     check_labels,
-    file_digest,
     flip,
     split,
 )
+from experiments.data.digests import file_digest
 
 
 def npz(

@@ -12,9 +12,9 @@ from experiments.data.core import (
     DataTransform,
     Examples,
     check_labels,
-    file_digest,
     flip,
 )
+from experiments.data.digests import file_digest
 
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR_RECORDS = 10_000  # in each file

@@ -8,9 +8,7 @@ frozen.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -122,6 +120,8 @@ class DataSet(NamedTuple):
         generator for (seed, epoch, global index); None where nothing is drawn.
       digest: of the files, by which another version of them is noticed; empty where
         the arguments alone determine the examples.
+      contents: digest of more than `digest` covers, which then counts for checkpoints
+        from before alone; empty where `digest` covers all.
     """
 
     train: Examples
@@ -130,14 +130,16 @@ class DataSet(NamedTuple):
     num_classes: int
     draw_fn: DrawFn | None = None
     digest: str = ""
+    contents: str = ""
 
     def identity(self) -> dict[str, Any]:
         """By which the examples are told from others, as plain JSON values."""
-        return {
+        found = {
             "num_train": len(self.train.labels),
             "num_test": len(self.test.labels),
             "digest": self.digest,
         }
+        return found | ({"contents": self.contents} if self.contents else {})
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -185,20 +187,6 @@ def split(
         )
     train, test = (subset(values, labels, mask) for mask in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
-
-
-def digest_of(*parts: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 of the representations of `parts`."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def file_digest(*paths: str | pathlib.Path) -> str:
-    """The digest of the contents of files, in order."""
-    found = []
-    for path in paths:
-        with open(path, "rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digest_of(found)
 
 
 def subset(values: np.ndarray | Lazy, labels: np.ndarray, mask: np.ndarray) -> Examples:

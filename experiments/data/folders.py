@@ -1,8 +1,10 @@
 """A folder of images as data, read as they are needed.
 
-A missing or broken file is a `ValueError` that names it.
+A missing or broken file is a `ValueError` that names it. No image is left out in
+silence.
 """
 
+import os
 import pathlib
 
 import numpy as np
@@ -13,13 +15,16 @@ from experiments.data.core import (
     DataTransform,
     Examples,
     Lazy,
-    digest_of,
     flip,
     split,
 )
+from experiments.data.digests import SAMPLED, digest_of, file_digest, sampled
 from experiments.errors import UsageError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
+NEVER_READ = (".heic", ".heif", ".jxl")  # images, but not of Pillow by itself
+NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # formats that Pillow knows, too
+SMALL = 2**26  # bytes of files that all go into the digest, however many they are
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by number of channels
 KEPT = ("1", "L", "P", "RGB", "YCbCr", "CMYK")  # modes that lose nothing in these
 
@@ -35,6 +40,7 @@ def folder(
     """Image files, uint8 [n, height, width, channels], each read when it is needed.
 
     Subfolders, in sorted order, are the classes; a folder of files alone is one class.
+    Hidden files, and files that are no images, are left alone.
 
     Args:
       path: of the folder.
@@ -46,7 +52,8 @@ def folder(
       flips: mirrors training images half of the time.
 
     Raises:
-      ValueError: if there is no such folder, no image in it, or one of another size.
+      ValueError: if there is no such folder, no image in it, one of another size, or
+        one that would be left out: of another format, or in a folder of a class.
     """
     check_shape(size, channels)
     names = _classes(path)
@@ -64,12 +71,32 @@ def folder(
         return Examples(rows, np.array([label for _, label in found], np.int32))
 
     draw_fn = flip if flips else None
-    digest = digest_of(_seen(train), _seen(test or []))
     if test is None:
         made = split(*examples(train), 256, num_classes=len(names), draw_fn=draw_fn)
-        return made._replace(digest=digest)
-    parts = examples(train), examples(test)
-    return DataSet(*parts, DataTransform(256), len(names), draw_fn, digest)
+    else:
+        parts = examples(train), examples(test)
+        made = DataSet(*parts, DataTransform(256), len(names), draw_fn)
+    try:
+        digest, contents = _digests(train, test or [])
+    except OSError as error:
+        raise UsageError(f"{path}: no readable image: {error}") from error
+    return made._replace(digest=digest, contents=contents)
+
+
+def _digests(*parts: list[tuple[pathlib.Path, int]]) -> tuple[str, str]:
+    """Of names, sizes and labels of all files; and of these and the bytes of some.
+
+    The bytes are those of all files where these are small or few.
+    """
+    seen = [_seen(part) for part in parts]
+    files = [file for part in parts for file, _ in part]
+    small = sum(size for part in seen for _, size, _ in part) <= SMALL
+    read = sampled(
+        lambda number: file_digest(files[number]),
+        len(files),
+        len(files) if small else SAMPLED,
+    )
+    return digest_of(*seen), digest_of(*seen, read)
 
 
 def _seen(found: list[tuple[pathlib.Path, int]]) -> list[tuple[str, int, int]]:
@@ -91,9 +118,9 @@ def _classes(path: str) -> list[str]:
         raise ValueError(f"path={path!r}: no such folder")
     there = list(pathlib.Path(path).iterdir())
     names = [p.name for p in there if p.is_dir() and not p.name.startswith(".")]
-    loose = next((p for p in there if p.suffix.lower() in SUFFIXES), None)
-    if names and loose:
-        raise ValueError(f"{loose}: an image beside the folders of the classes")
+    loose = [p for p in there if p.is_file() and _is_image(p.name)] if names else []
+    if loose:
+        raise ValueError(f"{loose[0]}: an image beside the folders of the classes")
     return sorted(names) or ["."]
 
 
@@ -101,17 +128,45 @@ def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:
     """The image files of each class, sorted, with the number of the class."""
     if _classes(path) != names:
         raise ValueError(f"{path}: its classes must be those of training: {names}")
-    found = [
-        (file, label)
-        for label, name in enumerate(names)
-        for file in sorted((pathlib.Path(path) / name).iterdir())
-        if file.suffix.lower() in SUFFIXES
-    ]
+    found, left_out = [], []
+    for label, name in enumerate(names):
+        for entry in sorted((pathlib.Path(path) / name).iterdir()):
+            if entry.suffix.lower() not in SUFFIXES:
+                left_out += _images(entry)
+            elif not entry.name.startswith("."):
+                found.append((entry, label))
+    if left_out:
+        raise ValueError(
+            f"{path}: {len(left_out):,} images would be left out, such as "
+            f"{left_out[0].relative_to(path)}: what is read is {', '.join(SUFFIXES)} "
+            "directly in the folder of a class; convert or move them"
+        )
     empty = {*range(len(names))} - {label for _, label in found}
     if empty:
         where = pathlib.Path(path) / names[min(empty)]
         raise ValueError(f"{where}: no image in it; known: {', '.join(SUFFIXES)}")
     return found
+
+
+def _images(entry: pathlib.Path) -> list[pathlib.Path]:
+    """What is an image by its name, at or below an entry of a folder."""
+    if entry.name.startswith("."):
+        return []
+    if not entry.is_dir():
+        return [entry] if _is_image(entry.name) else []
+    found = []
+    for root, folders, names in os.walk(entry):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [pathlib.Path(root) / name for name in names if _is_image(name)]
+    return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file is an image by its suffix, and not hidden."""
+    known, suffix = Image.registered_extensions(), pathlib.Path(name).suffix.lower()
+    if name.startswith("."):
+        return False
+    return suffix in NEVER_READ or known.get(suffix, NO_IMAGES[0]) not in NO_IMAGES
 
 
 def _open(file: pathlib.Path) -> Image.Image:
@@ -151,7 +206,7 @@ def fitted(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarr
     Raises:
       ValueError: it has an alpha channel or more than 8 bits, which would be lost.
     """
-    if image.mode not in KEPT or "transparency" in image.info:
+    if image.mode not in KEPT or image.has_transparency_data:
         raise ValueError(
             f"mode {image.mode}, or transparent: convert it to 8 bits, grey or colour"
         )

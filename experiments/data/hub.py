@@ -3,7 +3,9 @@
 Both are random-access lists of dicts, read one example at a time.
 """
 
+import hashlib
 import importlib
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,10 +18,11 @@ from experiments.data.core import (
     Examples,
     Lazy,
     check_labels,
-    digest_of,
     flip,
 )
+from experiments.data.digests import SAMPLED, digest_of, sampled
 from experiments.data.folders import check_shape, fitted
+from experiments.errors import UsageError
 
 
 def huggingface(
@@ -59,7 +62,7 @@ def huggingface(
         if label:
             labels = _loaded(f"{where}, label={label!r}", column)
         parts.append(_examples(where, source, image, labels, size, channels))
-    return _together(path, parts, flips)
+    return _together(path, parts, flips, moves=pathlib.Path(path).is_dir())
 
 
 def tfds(
@@ -110,7 +113,7 @@ def tfds(
             column = lambda bare=bare: np.array([row[label] for row in _rows(bare)])
             labels = _loaded(f"{where}, label={label!r}", column)
         parts.append(_examples(where, source, image, labels, size, channels))
-    return _together(dataset, parts, flips)
+    return _together(dataset, parts, flips, moves=False)
 
 
 def _imported(module: str, packages: str) -> Any:
@@ -143,19 +146,57 @@ def _examples(
     channels: int,
 ) -> Examples:
     def read(number: int) -> np.ndarray:
-        found = source[number][image]
-        if not isinstance(found, Image.Image):
-            array = np.asarray(found, np.uint8)
-            found = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-        return fitted(found, size, channels)
+        try:
+            return fitted(_opened(source[number][image]), size, channels)
+        except Exception as error:  # whatever a damaged row raises
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UsageError(
+                f"{where}, row {number}, image={image!r}: {reason}"
+            ) from error
 
-    _loaded(f"{where}, image={image!r}", read, 0)
     rows = Lazy((len(source), *size, channels), np.uint8, read)
     return Examples(rows, check_labels(labels))
 
 
-def _together(name: str, parts: list[Examples], flips: bool) -> DataSet:
+def _opened(found: Any) -> Image.Image:
+    """The image of a row: one already, or uint8 [height, width] or with channels."""
+    if isinstance(found, Image.Image):
+        return found
+    array = np.asarray(found)
+    untyped = isinstance(found, list) and array.dtype.kind == "i"
+    if untyped and array.min() >= 0 and array.max() <= 255:
+        array = array.astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"type {array.dtype}: must be uint8; save the images as files of 8 bits, "
+            "or as an .npz, whose floats have a declared range"
+        )
+    single = array.ndim == 3 and array.shape[-1] == 1
+    return Image.fromarray(array[..., 0] if single else array)
+
+
+def _together(name: str, parts: list[Examples], flips: bool, *, moves: bool) -> DataSet:
+    """The data set; a name that `moves` does not tell it from others."""
     num_classes = 1 + int(max(part.labels.max() for part in parts))
     draw_fn = flip if flips else None
-    digest = digest_of(name, *(part.labels.tolist() for part in parts))
-    return DataSet(*parts, DataTransform(256), num_classes, draw_fn, digest)
+    labels = [part.labels.tolist() for part in parts]
+    rows = [
+        sampled(
+            lambda number, part=part: _row_digest(part, number),
+            len(part.labels),
+            SAMPLED,
+        )
+        for part in parts
+    ]
+    return DataSet(
+        *parts,
+        DataTransform(256),
+        num_classes,
+        draw_fn,
+        digest=digest_of(name, *labels),
+        contents=digest_of("" if moves else name, *labels, *rows),
+    )
+
+
+def _row_digest(part: Examples, number: int) -> str:
+    return hashlib.sha256(part.values.row(number).tobytes()).hexdigest()
