@@ -1,6 +1,11 @@
 """The digits by a transformer (DiT) instead of the U-Net; all else as in `digits.py`.
 
     python -m experiments.train --config=configs/digits_dit.py --workdir=runs/digits_dit
+
+Measured on one CPU core that did other work as well in 8 min 45 s, 270 to 600 images/s
+while training: held-out loss 0.3581, `test_eps_mse_ema` 0.2043, both with the averaged
+weights (the U-Net of `digits.py`, with 718,401 parameters to its 1,058,500: 0.3370).
+The rows of the pictures show their digits, some samples astray.
 """
 
 import ml_collections

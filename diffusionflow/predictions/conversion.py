@@ -219,7 +219,7 @@ def per_event(value: Array, like: Array, name: str = "t") -> Array:
     if like.shape[: value.ndim] != value.shape:
         raise ValueError(
             f"{name} of shape {value.shape} does not fit an array of shape "
-            f"{like.shape}: it must be scalar or [*batch], the leading axes of the array"
+            f"{like.shape}: it must be scalar or [*batch], its leading axes"
         )
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)).astype(
         like.dtype
