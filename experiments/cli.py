@@ -53,7 +53,7 @@ def define_config() -> flags.FlagHolder:
         "config",
         None,
         "Config file; --config.a.b=1 overrides an entry.",
-        lock_config=True,
+        lock_config=False,  # what is required may be given later: locked by `start_jax`
         sys_argv=_ARGUMENTS,
     )
     flags.mark_flag_as_required("config")
@@ -77,10 +77,11 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                     f"unexpected argument {argv[1]!r}; flags look like --name=value, "
                     "entries of the config like --config.a.b=value"
                 )
-            start_jax()
             if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
                 print("\n".join(overrides.as_flags(flags.FLAGS["config"].value)))
-            elif takes is not None:
+                return
+            start_jax()
+            if takes is not None:
                 main(argv[1:])
             else:
                 main()
@@ -118,10 +119,11 @@ def _parse(argv: list[str]) -> list[str]:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
-        if late:
+        if "config" in flags.FLAGS:
             config = flags.FLAGS["config"].value
             with config.ignore_type():
                 config.update_from_flattened_dict(late)
+            schema.settle(config)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
@@ -164,7 +166,8 @@ def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
     if "config" in flags.FLAGS:
         config = flags.FLAGS["config"].value
-        schema.check_entries(config)
+        schema.check_complete(config)
+        config.lock()
         devices.split_cpu(config.cpu_devices)
     cluster.join()
     directory = cache_directory()

@@ -28,7 +28,7 @@ MISTAKES = {
     "number for a section": ([CONFIG, "--config.optimizer=3"], "is not a dict"),
     "wrong type in a tuple": (
         [CONFIG, "--config.network.multipliers=a"],
-        "network: ",
+        "network.multipliers='a': must be a whole number",
     ),
     "unknown schedule": (
         [CONFIG, "--config.objective.schedule=cosin"],
