@@ -7,6 +7,7 @@ valid name in it, and exit code 2.
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,15 @@ def define_config() -> flags.FlagHolder:
     )
     flags.mark_flag_as_required("config")
     return holder
+
+
+def define_count(
+    name: str, default: int | None, help_text: str, most: int, *, least: int = 1
+) -> flags.FlagHolder:
+    """A flag of a whole number from `least` to `most`."""
+    return flags.DEFINE_integer(
+        name, default, help_text, lower_bound=least, upper_bound=most
+    )
 
 
 def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
@@ -151,9 +161,21 @@ def usage_errors() -> Iterator[None]:
         os._exit(error.code)  # the usual way out waits for all processes
     except Stopped as stopped:
         _end(f"{stopped}: {stopped.kept}", stopped.code)
-    except Exception:
+    except KeyboardInterrupt:
+        stopped = Stopped(signal.SIGINT)
+        _end(str(stopped), stopped.code)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            reason = str(error).strip().partition("\n")[0] or "out of memory"
+            _end(f"error: {reason}; a smaller batch, or less of all, takes less", 1)
         cluster.leave(1)
         raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    of_device = isinstance(error, jax.errors.JaxRuntimeError)
+    exhausted = of_device and str(error).startswith("RESOURCE_EXHAUSTED")
+    return exhausted or isinstance(error, MemoryError)
 
 
 def _end(message: str, code: int) -> NoReturn:
