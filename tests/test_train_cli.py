@@ -138,6 +138,14 @@ def test_a_missing_workdir_is_a_mistake_too():
     assert len(error.splitlines()) == 1
 
 
+def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
+    """Where nothing else is done about it: reading the config, and imports."""
+    path = tmp_path / "config.py"
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    found = commands.run("experiments.explain", f"--config={path}")
+    assert found == (130, "", "stopped by SIGINT\n")
+
+
 def test_help_is_no_mistake():
     code, output, _ = commands.run("experiments.train", "--help")
     assert code == 0
