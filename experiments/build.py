@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusionflow import (
     ema,
@@ -253,13 +254,15 @@ def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(map(ema.gamma_of, widths))
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: ConfigDict) -> None:
     """Looks at every value of a config that can be judged without data and network.
 
     Raises:
-      UsageError: if a name is unknown or a value out of bounds.
+      UsageError: if a name is unknown or missing, or a value of another type, which
+        `schema.settle` cannot mend, or out of bounds.
     """
-    schema.check_entries(config)
+    schema.settle(config)
+    schema.check_complete(config)
     for name, least in AT_LEAST.items():
         value = _entry(config, name)
         check_bound(name, value, value >= least, f"at least {least}")
@@ -267,6 +270,7 @@ def check(config: Mapping[str, Any]) -> None:
         value = _entry(config, name)
         check_bound(name, value, holds(value), bound)
     dropout = config["network"].get("dropout", 0)
+    dropout = schema.typed("network.dropout", dropout, float)
     check_bound("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
     low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
     check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")

@@ -7,6 +7,7 @@ valid name in it, and exit code 2.
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -53,11 +54,20 @@ def define_config() -> flags.FlagHolder:
         "config",
         None,
         "Config file; --config.a.b=1 overrides an entry.",
-        lock_config=True,
+        lock_config=False,  # what is required may be given later: locked by `start_jax`
         sys_argv=_ARGUMENTS,
     )
     flags.mark_flag_as_required("config")
     return holder
+
+
+def define_count(
+    name: str, default: int | None, help_text: str, most: int, *, least: int = 1
+) -> flags.FlagHolder:
+    """A flag of a whole number from `least` to `most`."""
+    return flags.DEFINE_integer(
+        name, default, help_text, lower_bound=least, upper_bound=most
+    )
 
 
 def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
@@ -77,10 +87,11 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                     f"unexpected argument {argv[1]!r}; flags look like --name=value, "
                     "entries of the config like --config.a.b=value"
                 )
-            start_jax()
             if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
                 print("\n".join(overrides.as_flags(flags.FLAGS["config"].value)))
-            elif takes is not None:
+                return
+            start_jax()
+            if takes is not None:
                 main(argv[1:])
             else:
                 main()
@@ -118,10 +129,11 @@ def _parse(argv: list[str]) -> list[str]:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
-        if late:
+        if "config" in flags.FLAGS:
             config = flags.FLAGS["config"].value
             with config.ignore_type():
                 config.update_from_flattened_dict(late)
+            schema.settle(config)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
@@ -149,9 +161,21 @@ def usage_errors() -> Iterator[None]:
         os._exit(error.code)  # the usual way out waits for all processes
     except Stopped as stopped:
         _end(f"{stopped}: {stopped.kept}", stopped.code)
-    except Exception:
+    except KeyboardInterrupt:
+        stopped = Stopped(signal.SIGINT)
+        _end(str(stopped), stopped.code)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            reason = str(error).strip().partition("\n")[0] or "out of memory"
+            _end(f"error: {reason}; a smaller batch, or less of all, takes less", 1)
         cluster.leave(1)
         raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    of_device = isinstance(error, jax.errors.JaxRuntimeError)
+    exhausted = of_device and str(error).startswith("RESOURCE_EXHAUSTED")
+    return exhausted or isinstance(error, MemoryError)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -164,7 +188,8 @@ def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
     if "config" in flags.FLAGS:
         config = flags.FLAGS["config"].value
-        schema.check_entries(config)
+        schema.check_complete(config)
+        config.lock()
         devices.split_cpu(config.cpu_devices)
     cluster.join()
     directory = cache_directory()

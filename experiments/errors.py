@@ -3,6 +3,8 @@
 import contextlib
 import difflib
 import errno
+import os
+import pathlib
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -136,6 +138,29 @@ def check_bound(name: str, value: float, holds: bool, bound: str) -> None:
     """Raises a `UsageError` naming value and bound if `holds` is False."""
     if not holds:
         raise UsageError(f"{name}={value!r}: must be {bound}")
+
+
+@contextlib.contextmanager
+def in_directory(flag: str, path: str) -> Iterator[None]:
+    """Turns an error of the file system about `path` into a `UsageError`.
+
+    Or about what is in it, or what it is in. Those of a disk that is full are left.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = isinstance(error.filename, (str, os.PathLike))
+        if error.errno in FULL or not named or not _nested(path, error.filename):
+            raise
+        raise UsageError(
+            f"--{flag}={path}: {error.strerror}: {error.filename}; choose another "
+            "directory, or mend this one"
+        ) from error
+
+
+def _nested(*paths: str | os.PathLike) -> bool:
+    one, other = (pathlib.Path(path).absolute() for path in paths)
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 @contextlib.contextmanager

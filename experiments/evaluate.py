@@ -10,29 +10,33 @@ where it was.
 from absl import flags
 
 from experiments import cli
+from experiments.errors import in_directory
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
 flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
 flags.DEFINE_integer(
-    "num_examples", None, "Held-out examples of the likelihoods; by default all."
+    "num_examples",
+    None,
+    "Held-out examples of the likelihoods; by default all.",
+    lower_bound=1,
 )
-flags.DEFINE_integer("batch_size", 128, "Of the likelihoods.", lower_bound=1)
+cli.define_count("batch_size", 128, "Of the likelihoods.", 2**16)
 flags.DEFINE_float("guidance", None, "Of the samples; by default that of the config.")
 flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.")
-flags.DEFINE_integer("num_times", 32, "Times of the bound in a draw.", lower_bound=1)
-flags.DEFINE_integer("num_draws", 2, "Independent draws of the bound.", lower_bound=1)
+cli.define_count("num_times", 32, "Times of the bound in a draw.", 100_000)
+cli.define_count("num_draws", 2, "Independent draws of the bound.", 1_000)
 flags.DEFINE_float("logsnr_min", -10.0, "Where the bound begins.")
 flags.DEFINE_float("logsnr_max", None, "Where the bound ends; by default by the data.")
-flags.DEFINE_integer("ode_steps", 50, "Of fourth order, of the ODE.", lower_bound=1)
-flags.DEFINE_integer("num_probes", 4, "Of the divergence of the ODE.", lower_bound=1)
+cli.define_count("ode_steps", 50, "Of fourth order, of the ODE.", 100_000)
+cli.define_count("num_probes", 4, "Of the divergence of the ODE.", 1_000)
 flags.DEFINE_multi_string(
     "sampler", [], "Such as ddim@25 (steps) or ddim@25@cosine; again for another."
 )
-flags.DEFINE_integer("num_samples", 2_000, "Of each sampler.", lower_bound=2)
+cli.define_count("num_samples", 2_000, "Of each sampler.", 10**7, least=2)
 flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID.")
-flags.DEFINE_integer("num_resamples", 100, "Of the bootstrap.", lower_bound=39)
-flags.DEFINE_integer("seed", 0, "Of all that is drawn.", lower_bound=0)
+cli.define_count("num_resamples", 100, "Of the bootstrap.", 100_000, least=39)
+cli.define_count("seed", 0, "Of all that is drawn.", 2**32 - 1, least=0)
 
 
 def main() -> None:
@@ -51,7 +55,8 @@ def main() -> None:
         likelihood=taken(likelihoods.Settings),
         samples=taken(quality.Settings, samplers=samplers),
     )
-    evaluating.evaluate_run(WORKDIR.value, request)
+    with in_directory("workdir", WORKDIR.value):
+        evaluating.evaluate_run(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

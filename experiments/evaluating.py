@@ -44,6 +44,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         loaded = weights[request.weights]
         dataset = build.dataset(loaded.config["data"])
         _check_data(loaded, dataset)
+        _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
@@ -89,6 +90,13 @@ def _check_data(loaded: Loaded, dataset: DataSet) -> None:
             f"the run was trained on {there}, and the data are {here} now: their "
             "held-out examples are other ones"
         )
+
+
+def _check_count(asked: int | None, there: int) -> None:
+    """Of the held-out examples."""
+    inside = asked is None or 1 <= asked <= there
+    bound = f"in 1..{there}, the held-out examples"
+    check_bound("num_examples", asked, inside, bound)
 
 
 def _completed(request: Request, loaded: Loaded) -> Request:

@@ -1,17 +1,17 @@
 """What an objective is, in words, numbers and a picture: for `experiments.explain`."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from diffusionflow import objectives, schedules, times
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
 from experiments import build, schema, style
-from experiments.errors import UsageError, naming
+from experiments.errors import UsageError
 from experiments.parsing import parse
 
 RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
@@ -47,14 +47,14 @@ class Stretch(NamedTuple):
     constant: float
 
 
-def from_config(name: str, config: Mapping[str, Any]) -> Named:
+def from_config(name: str, config: ConfigDict) -> Named:
     """The objective of a config.
 
     Raises:
       UsageError: the config is no config, or its objective is wrong.
     """
-    with naming(name):
-        schema.check_entries(config)
+    schema.settle(config)
+    schema.check_complete(config)
     return Named(name, build.objective(config["objective"]))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from experiments import retention
+from experiments.errors import UsageError
 
 FILE_NAME = "metrics.jsonl"
 WALL_CLOCK = "wall_clock.jsonl"
@@ -26,7 +27,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl` or `wall_clock.jsonl`, without a torn last line.
 
     Raises:
-      ValueError: if a line before the last one is damaged.
+      UsageError: if a line before the last one is damaged.
     """
     return [row for _, row in _complete_lines(path)]
 
@@ -73,11 +74,14 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append((line, json.loads(line)))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number} is no JSON; repair or remove the file"
+            row = json.loads(line)
+            int(row["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(
+                f"{path}, line {number} is no JSON with a step: {line[:40]!r}; remove "
+                "the line, or move the file away"
             ) from error
+        rows.append((line, row))
     return rows
 
 

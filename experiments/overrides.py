@@ -7,12 +7,16 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_origin
 
+from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections.config_dict import RequiredValueError
+
+from experiments import schema
 from experiments.errors import UsageError, check_name, nearest
 
 
-def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
+def load_config(flag_value: str, flag: str = "--config") -> ConfigDict:
     """The config of `--config=FILE` or `--config=FILE:ARGUMENT`.
 
     Raises:
@@ -24,19 +28,25 @@ def load_config(flag_value: str, flag: str = "--config") -> Mapping[str, Any]:
         there = sorted(map(str, path.parent.glob("*.py")))
         raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
     try:
-        return runpy.run_path(name)["get_config"](*argument)
+        config = runpy.run_path(name)["get_config"](*argument)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"{flag}: {name} gives no config: {reason}") from error
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        kind = type(config).__name__
+        reason = f"get_config() returns a {kind}, not an ml_collections.ConfigDict"
+        raise UsageError(f"{flag}: {name} gives no config: {reason}")
+    return config
 
 
 def split(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The arguments as absl can take them, and the overrides that it cannot, by name.
 
-    Whole numbers such as 1e5 are written as integers. An entry that is None has no type
-    that absl could read its text by: it becomes a literal of Python, or else a string.
-    Refuses a config that is not there, and entries that it does not have: absl would
-    show a traceback for either, or nothing until the first use.
+    Whole numbers such as 1e5 are written as integers. absl reads a text by the type of
+    the entry's value: where that is None, a list, or of another type than the schema
+    says, the text is read here. Refuses a config that is not there, and entries that it
+    does not have: absl would show a traceback for either, or nothing until the first
+    use.
     """
     found = [text for _, name, text, _ in _given(argv) if name == "config"]
     if not found or found[-1] is None:
@@ -48,17 +58,20 @@ def split(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         current, kind = _entry(config, name.removeprefix("no"))
         if text is None:
             continue
-        if current is None and (kind is type(None) or text == "None"):
-            late[name.removeprefix("config.")] = _literal(text)
-            result[place : place + width] = [None] * width
-            continue
-        if kind is int:
+        entry = name.removeprefix("config.")
+        wanted = schema.type_of(entry) or kind
+        wanted = get_origin(wanted) or wanted
+        if wanted is int:
             text = _as_integer(text)
-        if kind is tuple and current and {*map(type, current)} == {int}:
+        if kind in (tuple, list) and current and {*map(type, current)} == {int}:
             text = ",".join(map(_as_integer, text.split(",")))
-        result[place : place + width] = (
-            [f"--{name}={text}"] if width == 1 else [argv[place], text]
-        )
+        if current is None or kind is not wanted or kind is list:
+            late[entry] = _read(text, wanted)
+            result[place : place + width] = [None] * width
+        else:
+            result[place : place + width] = (
+                [f"--{name}={text}"] if width == 1 else [argv[place], text]
+            )
     return [argument for argument in result if argument is not None], late
 
 
@@ -82,17 +95,29 @@ def _entry(config: Mapping[str, Any], flag: str) -> tuple[Any, type]:
     for key in flag.split(".")[1:]:
         known = list(section) if hasattr(section, "keys") else []
         check_name(where, key, known)
-        kind = section.get_type(key)
-        section, where = section[key], f"{where}.{key}"
+        kind = _type(section, key)
+        section, where = schema.value(section, key), f"{where}.{key}"
     return section, kind
 
 
-def _literal(text: str) -> Any:
-    """A literal of Python, or else the text itself."""
+def _type(section: ConfigDict, key: str) -> type:
+    """Of the value of an entry, or of the one that a placeholder requires."""
     try:
-        return ast.literal_eval(text)
+        return section.get_type(key)
+    except RequiredValueError:
+        return section.get_ref(key).get_type()
+
+
+def _read(text: str, wanted: type) -> Any:
+    """A literal of Python, or else the text itself; a tuple may have one item."""
+    if wanted is str and text != "None":
+        return text
+    try:
+        found = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    single = wanted in (tuple, list) and isinstance(found, (int, float))
+    return (found,) if single else found
 
 
 def _as_integer(text: str) -> str:
@@ -108,8 +133,8 @@ def _as_integer(text: str) -> str:
 def as_flags(config: Mapping[str, Any], prefix: str = "--config") -> list[str]:
     """Every entry as `--config.a.b=value`, quoted for a shell."""
     found = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
+    for key in config:
+        name, value = f"{prefix}.{key}", schema.value(config, key)
         if hasattr(value, "items"):
             found += as_flags(value, name)
         else:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments import schema
 from experiments.errors import UsageError, check_name, naming
 
 Registry = Mapping[str, Callable[..., Any]]
@@ -18,15 +19,19 @@ def from_section(
 
     Args:
       where: name of the section, for errors.
-      section: `name` and arguments; lists become tuples.
+      section: `name` and arguments, as `schema.typed` by the parameters' annotations.
       registry: names to callables.
       **known: arguments that are passed to callables that take them.
 
     Raises:
-      UsageError: the name or an argument is unknown.
+      UsageError: the name or an argument is unknown, or one of another type.
     """
-    arguments = {key: _frozen(section[key]) for key in section if key != "name"}
     check_name(f"{where}.name", section["name"], registry)
+    arguments = {key: _frozen(section[key]) for key in section if key != "name"}
+    parameters = inspect.signature(registry[section["name"]]).parameters
+    for key in arguments.keys() & parameters.keys():
+        if (wanted := parameters[key].annotation) in schema.WORDS:
+            arguments[key] = schema.typed(f"{where}.{key}", arguments[key], wanted)
     return _call(where, section["name"], registry, [], arguments, known)
 
 

@@ -132,12 +132,7 @@ def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """Rows of a record; none where there is no file."""
-    if not path.exists():
-        return []
-    try:
-        return metrics.read(path)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return metrics.read(path) if path.exists() else []
 
 
 def _machines(

@@ -10,26 +10,22 @@ Stopped or killed, the same command goes on where it was.
 from absl import flags
 
 from experiments import cli
+from experiments.errors import in_directory
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-flags.DEFINE_integer("num_samples", 100, "How many.", lower_bound=1)
+cli.define_count("num_samples", 100, "How many.", 10**8)
 flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
-flags.DEFINE_integer(
+cli.define_count(
     "seed",
     0,
     "Sample i of a seed is the same for every batch size.",
-    lower_bound=0,
-    upper_bound=2**32 - 1,
+    2**32 - 1,
+    least=0,
 )
-flags.DEFINE_integer(
-    "batch_size",
-    128,
-    "Samples that a device draws at once; a CPU takes 16.",
-    lower_bound=1,
+cli.define_count(
+    "batch_size", 128, "Samples that a device draws at once; a CPU takes 16.", 2**16
 )
-flags.DEFINE_integer(
-    "shard_size", 1024, "Samples after which a draw can go on.", lower_bound=1
-)
+cli.define_count("shard_size", 1024, "Samples after which a draw can go on.", 10**8)
 flags.DEFINE_float(
     "guidance", None, "1: conditional, 0: unconditional, more: stronger."
 )
@@ -40,7 +36,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
-flags.DEFINE_integer("sampler.num_steps", None, "Steps.", lower_bound=1)
+cli.define_count("sampler.num_steps", None, "Steps.", 10**6)
 flags.DEFINE_string("sampler.grid", None, "Sampling times, such as uniform.")
 
 
@@ -53,7 +49,8 @@ def main() -> None:
     given = {key: value for key, value in sampler.items() if value is not None}
     plain = {key: values[key] for key in loading.Request._fields if key in values}
     request = loading.Request(**plain, sampler=given)
-    sampling.sample_run(WORKDIR.value, request)
+    with in_directory("workdir", WORKDIR.value):
+        sampling.sample_run(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 from absl import flags
 
 from experiments import cli, cluster
+from experiments.errors import in_directory
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
@@ -31,7 +32,7 @@ def main() -> None:
     from experiments.start import Source
 
     source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
-    with cluster.watching_peers():
+    with cluster.watching_peers(), in_directory("workdir", WORKDIR.value):
         loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 
 

@@ -1,5 +1,6 @@
-"""Signals become an exception or a note: `experiments/errors.py`."""
+"""Signals and errors of directories: `experiments/errors.py`."""
 
+import errno
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.errors import Stopped, noting, stopping
+from experiments.errors import Stopped, UsageError, in_directory, noting, stopping
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -60,3 +61,29 @@ def test_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert found == [(None, before)]
+
+
+@pytest.mark.parametrize("name", ["runs/a", "runs/a/samples/x.png", "runs"])
+def test_an_error_about_a_directory_is_one_line_with_its_flag(name):
+    words = f"--workdir=runs/a: Permission denied: {name}; choose another directory"
+    with pytest.raises(UsageError, match=words), in_directory("workdir", "runs/a"):
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "data/a.npz"),
+        PermissionError(errno.EACCES, "Permission denied", "runs/a2"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ENOSPC, "No space left on device", "runs/a/x"),
+    ],
+    ids=str,
+)
+def test_other_errors_of_the_file_system_are_left_alone(error):
+    with (
+        pytest.raises(type(error), match="Errno") as found,
+        in_directory("workdir", "runs/a"),
+    ):
+        raise error
+    assert found.value is error

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -240,6 +241,39 @@ def test_the_command_says_so_in_one_line(workdir, evaluated, tmp_path):
         )
     assert code == 2 and len(error.splitlines()) == 1
     assert error.startswith("error: another process evaluates ")
+
+
+@pytest.mark.parametrize("count", [-5, 0, 37, 100_000])
+def test_more_held_out_examples_than_there_are_is_refused(workdir, count):
+    message = f"num_examples={count}: must be in 1..36, the held-out examples"
+    with pytest.raises(UsageError, match=message):
+        evaluate_run(workdir, REQUEST._replace(num_examples=count))
+
+
+WRONG = {
+    "too many examples": (
+        "evaluate",
+        "--num_examples=100000",
+        "num_examples=100000: must be in 1..36, the held-out examples",
+    ),
+    "no examples": ("evaluate", "--num_examples=0", "--num_examples=0: .*positive"),
+    "large": ("evaluate", "--num_times=10000000000", r"range \[1, 100000\]"),
+    "memory": ("evaluate", "--sampler=ddim@99999999999999", "takes less"),
+    "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),
+    "long name": ("evaluate", f"--workdir={'x' * 300}", "File name too long"),
+    "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_flag_is_one_line(workdir, name):
+    command, flag, message = WRONG[name]
+    code, output, error = commands.run(
+        f"experiments.{command}", f"--workdir={workdir}", flag
+    )
+    assert (code, output) == (1 if name == "memory" else 2, "")
+    assert error.startswith("error: ") and len(error.splitlines()) == 1, error
+    assert re.search(message, error), error
 
 
 def test_a_training_that_goes_on_is_no_hindrance(

@@ -8,6 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from experiments import metrics
+from experiments.errors import UsageError
 
 ROW = {"loss": np.float32(0.1), "by_bin": [1.0, float("nan")], "count": np.int32(3)}
 
@@ -80,9 +81,10 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in metrics.read(path)] == [1, 2]
-    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2 is no JSON"):
-        metrics.read(path)
+    for damaged in ('{"st', "5", "{}", '{"step": null}'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(UsageError, match="line 2 is no JSON with a step: .*remove"):
+            metrics.read(path)
 
 
 @pytest.mark.parametrize(

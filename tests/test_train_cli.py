@@ -28,7 +28,7 @@ MISTAKES = {
     "number for a section": ([CONFIG, "--config.optimizer=3"], "is not a dict"),
     "wrong type in a tuple": (
         [CONFIG, "--config.network.multipliers=a"],
-        "network: ",
+        "network.multipliers='a': must be a whole number",
     ),
     "unknown schedule": (
         [CONFIG, "--config.objective.schedule=cosin"],
@@ -56,13 +56,52 @@ MISTAKES = {
         "--require_backend=gpu: JAX .* found only 'cpu'",
     ),
     "broken file": (["--config=README.md"], "README.md gives no config: SyntaxError"),
+    "no config in it": (
+        ["--config={}/dict.py"],
+        "returns a dict, not an ml_coll",
+    ),
+    "missing value": (
+        ["--config={}/values.py:placeholder"],
+        "num_steps has no value: give it with --config.num_steps=VALUE",
+    ),
+    "required value": (
+        ["--config={}/values.py:required_placeholder"],
+        "num_steps has no value: give it with --config.num_steps=VALUE",
+    ),
+    "text in the file": (
+        ["--config={}/values.py:text"],
+        "num_steps='10': must be a whole number",
+    ),
+    "text for a placeholder": (
+        ["--config={}/values.py:placeholder", "--config.num_steps=ten"],
+        "num_steps='ten': must be a whole number",
+    ),
+    "workdir is a file": (
+        [CONFIG, "--workdir=README.md"],
+        "--workdir=README.md: Not a directory: README.md/samples; choose another",
+    ),
+    "workdir has a long name": (
+        [CONFIG, f"--workdir=runs/{'x' * 300}"],
+        "File name too long: runs/x*; choose another directory",
+    ),
 }
+VALUES = """
+from ml_collections import config_dict
+from configs import digits
+def get_config(what):
+    config = digits.get_config()
+    del config.num_steps
+    config.num_steps = "10" if what == "text" else getattr(config_dict, what)(int)
+    return config
+"""
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Every mistake made once, two at a time."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
+    (workdir.parent / "values.py").write_text(VALUES)
+    (workdir.parent / "dict.py").write_text("get_config = dict")
     results, running = {}, {}
     for name, (arguments, _) in [*MISTAKES.items(), (None, ([], None))]:
         if len(running) == 2 or name is None:
@@ -71,8 +110,9 @@ def outcomes(tmp_path_factory):
                 results[done] = process.returncode, output, error
             running = {}
         if name is not None:
+            filled = [text.replace("{}", str(workdir.parent)) for text in arguments]
             running[name] = commands.start(
-                "experiments.train", f"--workdir={workdir}", *arguments
+                "experiments.train", f"--workdir={workdir}", *filled
             )
     return results, workdir
 
@@ -96,6 +136,14 @@ def test_a_missing_workdir_is_a_mistake_too():
     assert code == 2
     assert error.startswith("error: flag --workdir")
     assert len(error.splitlines()) == 1
+
+
+def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
+    """Where nothing else is done about it: reading the config, and imports."""
+    path = tmp_path / "config.py"
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    found = commands.run("experiments.explain", f"--config={path}")
+    assert found == (130, "", "stopped by SIGINT\n")
 
 
 def test_help_is_no_mistake():
@@ -128,6 +176,46 @@ def test_whole_numbers_may_be_written_as_floats(given, wanted):
     """Only of integer entries; what is no whole number is left for absl to refuse."""
     found = overrides.split(["train", CONFIG, *given])
     assert found == (["train", CONFIG, *wanted], {})
+
+
+UNTYPED = """
+from ml_collections import config_dict
+from configs import digits
+def get_config():
+    config = digits.get_config()
+    for section, name, value in (
+        (config, "num_steps", 1e3),
+        (config, "guidance", config_dict.required_placeholder(float)),
+        (config.ema, "sigma_rel", [0.2]),
+        (config.network, "multipliers", [1, 2]),
+        (config.objective, "schedule", None),
+    ):
+        del section[name]
+        section[name] = value
+    return config
+"""
+
+
+def test_the_schema_says_how_a_text_is_read_where_the_file_does_not(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(UNTYPED)
+    given = {
+        "num_steps": ("2e3", 2000.0),
+        "guidance": ("2", 2),
+        "ema.sigma_rel": ("0.05,0.1", (0.05, 0.1)),
+        "network.multipliers": ("1e0,4", (1, 4)),
+        "objective.schedule": ("cosine", "cosine"),
+    }
+    flags = [f"--config.{name}={text}" for name, (text, _) in given.items()]
+    left, late = overrides.split(["train", f"--config={path}", *flags])
+    assert left == ["train", f"--config={path}"]
+    assert late == {name: value for name, (_, value) in given.items()}
+    command = ["experiments.train", f"--config={path}", f"--workdir={tmp_path}"]
+    code, printed, error = commands.run(*command, *flags, "--print_config")
+    assert (code, error) == (0, "")
+    lines = [shlex.split(line)[0] for line in printed.splitlines()]
+    for entry in ("num_steps=2000", "guidance=2.0", "ema.sigma_rel=(0.05, 0.1)"):
+        assert f"--config.{entry}" in lines
 
 
 OPEN = """

@@ -23,6 +23,18 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))
 """
 
 
+HELD = """
+import pathlib, time
+from experiments import run
+step = run.Run.step
+def held(self, number, *arguments):
+    while number > 8 and not pathlib.Path({!r}).exists():
+        time.sleep(0.01)
+    return step(self, number, *arguments)
+run.Run.step = held
+"""
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return {
@@ -77,11 +89,7 @@ def test_sigterm_and_ctrl_c_save_and_tell_how_to_go_on(tmp_path, cache):
         process = commands.start(
             "experiments.train", f"--workdir={workdir}", config, endless, **cache
         )
-        log, deadline = workdir / metrics.FILE_NAME, time.monotonic() + 200
-        while not (log.exists() and _last(log) > saved):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_row(process, workdir / metrics.FILE_NAME, saved)
         process.send_signal(number)
         _, error = process.communicate(timeout=200)
         assert process.returncode == 128 + number
@@ -98,10 +106,88 @@ def test_sigterm_and_ctrl_c_save_and_tell_how_to_go_on(tmp_path, cache):
     assert f"resuming at step {saved:,} of" in output
 
 
+def wait_for_row(process, log, after=0):
+    """Until a running command has logged a step beyond `after`."""
+    deadline = time.monotonic() + 200
+    while not (log.exists() and _last(log) > after):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def _last(log):
     """The last logged step."""
     rows = metrics.read(log)
     return rows[-1]["step"] if rows else 0
+
+
+SLOW_SAVE = """
+import time
+from experiments import run
+def never(*unused):
+    print("saving", flush=True)
+    time.sleep(3600)
+run.Run._save = never
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM, ""),
+        (signal.SIGINT, 130, "stopped by SIGINT\n"),
+    ],
+)
+def test_a_second_signal_ends_the_process_at_once(tmp_path, cache, number, code, said):
+    """Though a save is under way that would take an hour."""
+    config = write_config(
+        tmp_path / "config.py", before=SLOW_SAVE, eval__every=0, checkpoint__every=10**7
+    )
+    workdir, endless = tmp_path / "run", "--config.num_steps=100000000"
+    process = commands.start(
+        "experiments.train", f"--workdir={workdir}", config, endless, **cache
+    )
+    try:
+        wait_for_row(process, workdir / metrics.FILE_NAME)
+        process.send_signal(number)
+        assert "saving\n" in iter(process.stdout.readline, "")
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, error) == (code, said)
+
+
+def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, cache):
+    workdir, gate = tmp_path / "run", tmp_path / "gate"
+    config = write_config(tmp_path / "config.py", before=HELD.format(str(gate)))
+    begin = lambda *flags: commands.start(
+        "experiments.train", f"--workdir={workdir}", config, *flags, **cache
+    )
+    first = begin()
+    try:
+        wait_for_row(first, workdir / metrics.FILE_NAME, after=4)
+        code, output, error = train(workdir, config, **cache)
+        assert (code, output) == (2, "")
+        assert error == (
+            f"error: another process trains in {workdir}: wait until it has ended, or "
+            "choose another --workdir\n"
+        )
+        gate.touch()
+        output, error = first.communicate(timeout=200)
+    finally:
+        first.kill()
+    assert (first.returncode, error) == (0, "")
+    assert "done: step 10, " in output
+    gate.unlink()
+    killed = begin("--config.num_steps=15")
+    assert any("resuming at step 10 of 15" in line for line in killed.stdout)
+    killed.kill()
+    killed.communicate()
+    gate.touch()
+    code, output, error = train(workdir, config, "--config.num_steps=15", **cache)
+    assert (code, error) == (0, "")
+    assert "resuming at step 10 of 15" in output and "done: step 15, " in output
 
 
 @pytest.mark.parametrize(
@@ -149,6 +235,20 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
         code, _, error = commands.run(*command, f"--workdir={workdir}", **cache)
         assert code == 2 and len(error.splitlines()) == 1
         assert "no checkpoint in" in error and "nothing was changed" in error
+
+
+def test_a_damaged_line_of_the_metrics_is_one_line(finished, tmp_path, cache):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    path = workdir / metrics.FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(b'{"step": 1, "los\n' + whole)
+    code, _, error = train(workdir, finished[1], "--config.num_steps=11", **cache)
+    assert code == 2 and len(error.splitlines()) == 1, error
+    assert error.startswith(f"error: {path}, line 1 is no JSON with a step")
+    path.write_bytes(whole)
+    code, _, error = train(workdir, finished[1], "--config.num_steps=11", **cache)
+    assert (code, error) == (0, "")
 
 
 def test_a_changed_config_is_refused_with_the_difference(finished, cache):
