@@ -33,9 +33,12 @@ FIRST = (
     "resume",
     "cluster",
     "shards",
+    "configs",
+    "old_checkpoint",
     "comparing",
     "studying",
     "explore",
+    "budget",
 )
 
 
