@@ -14,16 +14,23 @@ from diffusionflow import (
     samplers,
     schedules,
 )
-from tests.all_samplers import SAMPLERS, SCHEDULES, first_of_each_class, pairs, steps
+from tests.all_samplers import (
+    SAMPLERS,
+    SCHEDULES,
+    STEEP,
+    first_of_each_class,
+    pairs,
+    steps,
+)
 
 EVERY = {name: entry.sampler for name, entry in SAMPLERS.items()}
 every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
 
 
-@pairs(SAMPLERS)
+@pairs(SAMPLERS, (*SCHEDULES, *STEEP))
 def test_any_number_of_steps_from_pure_noise(on, name):
-    sampler, schedule = EVERY[name], SCHEDULES[on]
+    sampler, schedule = EVERY[name], (SCHEDULES | STEEP)[on]
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     for count in (1, 2, 3, 5, 11, 14, 50):
         rows = samplers.plan(sampler, grids.uniform(count), schedule)
