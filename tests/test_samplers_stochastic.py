@@ -35,6 +35,32 @@ def draw(sampler, schedule, times, seed=0):
         )
 
 
+@pytest.mark.parametrize("there", [3, 8])
+def test_noise_for_another_number_of_steps_is_refused(there):
+    """At trace time, where an index beyond the last would give the last."""
+    schedule, z = SCHEDULES["flow"], np.zeros(7, np.float32)
+    run = lambda sampler, source: jax.eval_shape(
+        lambda source: samplers.sample(
+            jax.random.key(0),
+            MIXTURE.denoise_fn(schedule),
+            z,
+            grids.uniform(6),
+            sampler=sampler,
+            schedule=schedule,
+            noise=source,
+        ),
+        source,
+    )
+    sources = (
+        random.Recorded(np.zeros((there, 1, 7), np.float32)),
+        random.Brownian(grids.uniform(there)),
+    )
+    for source in sources:
+        with pytest.raises(ValueError, match=f"for {there} steps: must be 6"):
+            run(samplers.ddpm(), source)
+        run(samplers.Euler("u"), source)  # draws none
+
+
 LIMITS = {
     "the DDIM paper's eta = 0 is DDIM": (samplers.DDIMEta(0.0), samplers.ddim()),
     "the DDIM paper's eta = 1 is DDPM": (samplers.DDIMEta(1.0), samplers.ddpm()),
