@@ -180,6 +180,11 @@ class Recorded:
 
     values: Array
 
+    @property
+    def num_steps(self) -> int:
+        """Steps that there is noise for."""
+        return np.shape(self.values)[0]
+
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
         """As `Independent.draw`; `key` is not used."""
         del key
@@ -189,6 +194,21 @@ class Recorded:
                 f"[num_steps, {num_noises}, *{z.shape}]"
             )
         return jnp.asarray(self.values, z.dtype)[step]
+
+
+def check_steps(source: Any, num_steps: int) -> None:
+    """Raises a `ValueError` where a source has noise for another number of steps.
+
+    Args:
+      source: of noise; one without `num_steps` has noise for any number.
+      num_steps: of the run.
+    """
+    there = getattr(source, "num_steps", num_steps)
+    if there != num_steps:
+        raise ValueError(
+            f"{type(source).__name__} has noise for {there} steps: must be "
+            f"{num_steps}, the steps that draw from it"
+        )
 
 
 DEPTH = 30  # levels of the tree of `Brownian`; its lattice has 2^DEPTH cells
@@ -206,13 +226,17 @@ class Brownian:
 
     W is the sum of the hat functions of Schauder on [low, high], each times a normal
     draw whose key is that of its place. Memory does not depend on the depth; a draw
-    costs `2 DEPTH` normal ones. Times are rounded to the lattice of 2^-DEPTH.
+    costs `2 DEPTH` normal ones. Times are rounded to the lattice of 2^-DEPTH: in
+    float64 where they are known as this is made, else in their own type, whose rounding
+    may make steps of length 0, and their draws NaN.
 
     Args:
       clock: times or other falling levels of the steps, `[num_steps + 1]`, such as the
         grid itself. Runs of one key, `low` and `high` share the path.
       low: lower end of the path.
       high: upper end of the path.
+      cells: of the lattice, `[num_steps + 1]`, found from the others where they are
+        known; leave it out.
 
     Raises:
       ValueError: `clock` is not inside [low, high], or does not fall by more than the
@@ -222,6 +246,7 @@ class Brownian:
     clock: Array
     low: float = 0.0
     high: float = 1.0
+    cells: Any = None  # data, so that float64 places go through `jit` in float32
 
     def __post_init__(self) -> None:
         if is_traced(self.clock, self.low, self.high) or not _numeric(self.clock):
@@ -232,23 +257,32 @@ class Brownian:
                 f"clock={clock}: must be [num_steps + 1] values in [{self.low!r}, "
                 f"{self.high!r}]; low and high are the ends of the path"
             )
-        if (np.diff(self._places(np)) >= 0).any():
+        cells = _cells(clock, self.low, self.high, np)
+        if (np.diff(cells) >= 0).any():
             raise ValueError(
                 f"clock={clock}: must fall, by {2.0**-DEPTH:.1e} of the path at least"
             )
+        object.__setattr__(self, "cells", cells)
 
-    def _places(self, xp: Any) -> Any:
-        """The clock in cells of the lattice."""
-        clock = xp.asarray(self.clock)
-        share = (clock - self.low) / (self.high - self.low)
-        return xp.round(share * 2**DEPTH).astype(xp.int32)
+    @property
+    def num_steps(self) -> int:
+        """Steps that there is noise for."""
+        return len(self.clock) - 1
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
         """As `Independent.draw`; the draws of one step are of independent paths."""
-        places = self._places(jnp)
+        if self.cells is None:
+            places = _cells(jnp.asarray(self.clock), self.low, self.high, jnp)
+        else:
+            places = jnp.asarray(self.cells)
         late, early = places[step], places[step + 1]
         keys = split(key, num_noises)
         return jnp.stack([_increment(key, early, late, z) for key in keys])
+
+
+def _cells(clock: Any, low: Any, high: Any, xp: Any) -> Any:
+    """The clock in cells of the lattice."""
+    return xp.round((clock - low) / (high - low) * 2**DEPTH).astype(xp.int32)
 
 
 def _increment(key: Array, early: Array, late: Array, z: Array) -> Array:

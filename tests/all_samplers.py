@@ -67,6 +67,15 @@ SCHEDULES = {
     "truncated": schedules.Cosine(-15.0, 15.0),
     "linear_beta": schedules.LinearBeta(),
 }
+STEEP = {  # alpha' is infinite at t = 1
+    "sigmoid": schedules.Sigmoid(),
+    "laplace": schedules.Laplace(),
+    "discrete_zero_snr": schedules.Discrete(
+        schedules.zero_terminal_snr(
+            schedules.Discrete.linear_betas(50, 0.002, 0.4).alphas_cumprod
+        )
+    ),
+}
 
 
 def pairs(names, on=tuple(SCHEDULES)):

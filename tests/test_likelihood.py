@@ -350,6 +350,17 @@ def test_bounds_refuse():
         likelihood.continuous_bound(KEY, denoise_fn, X, num_draws=0, **settings)
     with pytest.raises(ValueError, match="key=None"):
         likelihood.continuous_bound(None, denoise_fn, X, **settings)
+    few = random.Recorded(np.zeros((3, 1, *X.shape)))
+    with pytest.raises(ValueError, match="noise for 3 steps: must be 8"):
+        likelihood.discrete_bound(  # a draw for each of 4 steps, twice
+            None,
+            denoise_fn,
+            X,
+            times=grids.uniform(4),
+            num_draws=2,
+            noise=few,
+            **settings,
+        )
     narrow, levels = times.UniformLogSNR(-4.0, 13.3), likelihood.Levels(256)
     with pytest.raises(ValueError, match="never draws"):
         likelihood.continuous_bound(KEY, denoise_fn, X, density=narrow, **settings)

@@ -345,3 +345,15 @@ def test_it_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             made()
+
+
+def test_a_network_that_is_singular_in_the_type_of_the_data_is_refused():
+    """The last time is below 1 in float64 and 1 in float32."""
+    schedule = schedules.FlowMatching()
+    by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
+    encode = lambda x: likelihood.encode(
+        None, by_eps, x, schedule=schedule, t_noise=1 - 1e-9, solver=Fixed(2)
+    )
+    with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
+        encode(X.astype(np.float32))
+    assert np.isfinite(encode(X).z).all()

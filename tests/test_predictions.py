@@ -615,6 +615,77 @@ def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
         denoise_fn.check(end)
 
 
+END = {  # source, target, and the end of the source that is reached on the target
+    "steep": (schedules.LinearLogSNR(-18.0, 10.0), schedules.FlowMatching(), -18.0),
+    "cosine": (schedules.LinearLogSNR(-15.0, 10.0), schedules.Cosine(), -15.0),
+    "exploding": (schedules.VE(0.01, 2000.0), schedules.FlowMatching(), None),
+    "rounds to 1": (
+        schedules.LinearLogSNR(-36.0, 10.0),
+        schedules.FlowMatching(),
+        -36.0,
+    ),
+    "data": (schedules.LinearLogSNR(), schedules.FlowMatching(), 13.3),
+}
+
+
+@pytest.mark.parametrize(("source", "target", "end"), END.values(), ids=END)
+def test_reschedule_at_the_end_of_the_source_in_float32(source, target, end):
+    """A time rounded to float32 is at the end, or not far beyond, on steep targets."""
+    end = -2 * np.log(2000.0) if end is None else end
+    inwards = 0.5 * np.sign(end)
+    with jax.enable_x64(True):
+        times = np.asarray(target.inverse_logsnr([end, end - inwards, end + inwards]))
+    exact = mixture()
+    denoise_fn = predictions.reschedule(
+        exact.denoise_fn(source), source=source, target=target
+    )
+    jitted = jax.jit(lambda z, t: denoise_fn(z, t))
+    z = np.array([[0.3, -1.0]], np.float32)
+    for t in times[:2].astype(np.float32):
+        denoise_fn.check(t)
+        expected = exact.denoise_fn(target)(z, t).x
+        for fn in (denoise_fn, jitted):
+            np.testing.assert_allclose(fn(z, t).x, expected, rtol=1e-3)
+    denoise_fn.check(times[:2])
+    if times[2].astype(np.float32) < 1:
+        with pytest.raises(ValueError, match="is outside"):
+            denoise_fn.check(times[2])
+        assert np.isnan(jitted(z, times[2].astype(np.float32)).x).all()
+
+
+def test_the_derivative_in_time_at_the_ends_of_a_rescheduled_model():
+    """x_hat of a Gaussian, a smooth function of t: one-sided differences agree."""
+    cosine, target = schedules.Cosine(-5.0, 5.0), schedules.LinearLogSNR(-5.0, 5.0)
+    denoise_fn = predictions.reschedule(
+        mixture().denoise_fn(cosine), source=cosine, target=target
+    )
+    with jax.enable_x64(True):
+        z, step = np.array([[0.3, -1.0]]), 1e-6
+        x = jax.jit(lambda t: denoise_fn(z, t).x[0, 0])
+        for t, other in ((0.0, step), (1.0, 1 - step)):
+            quotient = (x(other) - x(t)) / (other - t)
+            slope = jax.grad(x)(t)
+            np.testing.assert_allclose(slope, quotient, rtol=1e-4)
+
+
+def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
+    """At the log-SNRs that it has, and DDIM to sigma = 0, which evaluates nothing."""
+    source, target = schedules.Cosine(0.0, 15.0), schedules.FlowMatching()
+    exact = mixture()
+    denoise_fn = predictions.reschedule(
+        exact.denoise_fn(source), source=source, target=target
+    )
+    times = np.array([0.4, 0.2, 0.1, 0.0])  # the source begins at t = 1/2
+    z = np.array([[0.3, -1.0]], np.float32)
+    draw = lambda fn: samplers.sample(
+        None, fn, z, times, sampler=samplers.Euler("u"), schedule=target
+    )
+    found = draw(denoise_fn)
+    expected = draw(exact.denoise_fn(target))
+    np.testing.assert_allclose(found.x, expected.x, rtol=1e-4)
+    assert found.nfe == expected.nfe == 3
+
+
 def test_a_rescheduled_network_is_sampled():
     """DDIM on flow matching of a network of the cosine schedule: the same samples."""
     cosine, flow = schedules.Cosine(), schedules.FlowMatching()

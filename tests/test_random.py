@@ -104,6 +104,45 @@ def test_brownian_increments_add_up_under_refinement():
     np.testing.assert_allclose(both[0], tiny.sum(0) / 2**0.5, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("jitted", ["source", "draw"])
+def test_brownian_keeps_a_fine_clock_in_float32(jitted):
+    """Steps that are 0 in float32, as data of `jit` and as its constants."""
+    clock = np.array([1.0, 1 - 2.0**-28, 1 - 2.0**-26, 0.5])
+    keys = random.example_keys(5, np.arange(4000))
+    source, z = random.Brownian(clock), jnp.zeros(keys.shape)
+    one = lambda source, step: source.draw(keys, step, 1, z)[0]
+    if jitted == "source":
+        draw = jax.jit(one)
+        draws = np.stack([draw(source, step) for step in range(3)])
+    else:
+        draw = jax.jit(lambda step: one(source, step))
+        draws = np.stack([draw(step) for step in range(3)])
+    for row in draws:
+        assert stats.kstest(row, "norm").pvalue > 1e-3 / 3
+    gap = np.corrcoef(draws) - np.eye(3)
+    assert np.abs(gap).max() < 4.5 / 4000**0.5
+    # over both short steps it is the path of the clock without the middle
+    both = random.Brownian(clock[[0, 2, 3]]).draw(keys, 0, 1, z)[0]
+    np.testing.assert_allclose(2 * both, draws[0] + 3**0.5 * draws[1], atol=1e-4)
+
+
+def test_a_clock_in_jit_is_taken_as_it_is():
+    """Made inside of `jit` and outside, on cells that float32 holds."""
+    key, z, clock = jax.random.key(0), jnp.zeros(3), jnp.array([1.0, 0.75, 0.5])
+    draw = lambda clock: random.Brownian(clock).draw(key, 1, 1, z)
+    np.testing.assert_allclose(jax.jit(draw)(clock), draw(clock), rtol=1e-6)
+
+
+def test_sources_know_their_number_of_steps():
+    recorded, path = random.Recorded(np.zeros((3, 1, 2))), random.Brownian([1.0, 0.0])
+    for source, there in ((recorded, 3), (path, 1)):
+        random.check_steps(source, there)
+        words = f"{type(source).__name__} has noise for {there} steps: must be 6"
+        with pytest.raises(ValueError, match=words):
+            jax.eval_shape(lambda source: random.check_steps(source, 6), source)
+    random.check_steps(random.Independent(), 6)
+
+
 def test_brownian_refuses_a_clock_that_leaves_its_path():
     for clock, words in (
         (np.array([2.0, 0.0]), "low and high are the ends"),

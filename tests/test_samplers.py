@@ -14,16 +14,23 @@ from diffusionflow import (
     samplers,
     schedules,
 )
-from tests.all_samplers import SAMPLERS, SCHEDULES, first_of_each_class, pairs, steps
+from tests.all_samplers import (
+    SAMPLERS,
+    SCHEDULES,
+    STEEP,
+    first_of_each_class,
+    pairs,
+    steps,
+)
 
 EVERY = {name: entry.sampler for name, entry in SAMPLERS.items()}
 every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
 
 
-@pairs(SAMPLERS)
+@pairs(SAMPLERS, (*SCHEDULES, *STEEP))
 def test_any_number_of_steps_from_pure_noise(on, name):
-    sampler, schedule = EVERY[name], SCHEDULES[on]
+    sampler, schedule = EVERY[name], (SCHEDULES | STEEP)[on]
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     for count in (1, 2, 3, 5, 11, 14, 50):
         rows = samplers.plan(sampler, grids.uniform(count), schedule)
@@ -301,6 +308,9 @@ def test_refusals():
     assert np.isfinite(sample(by_eps, grids.uniform(3, t_max=0.99)).x).all()
     with pytest.raises(ValueError, match="each time must be below"):
         sample(by_eps, np.array([0.5, 0.7]))
+    near = grids.logsnr_uniform(3, schedule, logsnr_min=-36.0)  # below 1 in float64
+    with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
+        sample(by_eps, near)
     rows = samplers.plan(samplers.ddpm(), grids.uniform(2), schedule)
     with pytest.raises(ValueError, match="key=None must be a key"):
         samplers.run(None, by_eps, z, rows, sampler=samplers.ddpm())
@@ -317,3 +327,42 @@ def test_prior_has_the_noise_level():
     wide = schedules.LinearBeta(beta_max=1.0)
     z = samplers.prior(jax.random.key(0), (50_000,), schedule=wide)
     np.testing.assert_allclose(z.std(), wide.sigma(1.0), rtol=0.02)
+
+
+def test_a_list_is_a_grid():
+    settings = dict(sampler=samplers.ddim(), schedule=SCHEDULES["flow"])
+    denoise_fn, z = DATA.denoise_fn(SCHEDULES["flow"]), np.ones((3, 2), np.float32)
+    draw = lambda times: samplers.sample(
+        jax.random.key(0), denoise_fn, z, times, **settings
+    )
+    expected = draw(np.array([1.0, 0.5, 0.0])).x
+    np.testing.assert_array_equal(draw([1.0, 0.5, 0.0]).x, expected)
+    np.testing.assert_array_equal(draw((1, 0.5, 0)).x, expected)
+    traced = jax.jit(lambda middle: draw([1.0, middle, 0.0]).x)(0.5)
+    np.testing.assert_allclose(traced, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"grid of shape \(\)"):
+        draw(1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_traced_plan_on_a_grid_of_the_library_does_not_warn():
+    of = samplers.diffusions
+    noises = (of.Eta, of.Sigma, of.Linear, of.Constant, of.Decreasing)
+    build = [samplers.Churn, samplers.EDM, lambda eta: samplers.SDEDPMSolver(2, eta)]
+    build += [lambda n, fn=fn: samplers.EulerMaruyama(fn(n)) for fn in noises]
+    times = grids.uniform(3)
+    for sampler in build:
+        plan = lambda number, sampler=sampler: samplers.plan(
+            sampler(number), times, SCHEDULES["flow"]
+        )
+        jax.eval_shape(plan, 0.5)
+    rising = lambda end: (
+        samplers.invert(
+            DATA.denoise_fn(schedules.Cosine(-end, end)),
+            np.ones(2, np.float32),
+            times[::-1],
+            sampler=samplers.AdamsBashforth(),
+            schedule=schedules.Cosine(-end, end),
+        ).x
+    )
+    jax.eval_shape(rising, 12.0)

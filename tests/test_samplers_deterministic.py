@@ -7,7 +7,7 @@ import pytest
 
 from diffusionflow import analytic, grids, samplers, schedules
 from tests import oracles
-from tests.all_samplers import SCHEDULES, levels
+from tests.all_samplers import SCHEDULES, STEEP, levels
 from tests.test_samplers_limits import draw
 from tests.test_samplers_order import order
 
@@ -150,3 +150,71 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
 def test_refusals(make):
     with pytest.raises(ValueError, match="must be|unknown"):
         make()
+
+
+IN_TIME = (
+    samplers.Euler(),
+    samplers.Midpoint(),
+    samplers.Heun(),
+    samplers.RK4(),
+    samplers.AdamsBashforth(3),
+)
+
+
+@pytest.mark.parametrize("sampler", IN_TIME, ids=str)
+@pytest.mark.parametrize("on", STEEP)
+def test_a_step_in_time_from_an_infinite_slope_is_ddim(on, sampler):
+    """What follows is the sampler from the second time on."""
+    schedule, times = STEEP[on], grids.uniform(6)
+    rows = samplers.plan(sampler, times, schedule)
+    later = samplers.plan(sampler, times[1:], schedule)
+    rest = jax.tree.map(lambda column: column[1:], rows)
+    jax.tree.map(np.testing.assert_array_equal, rest, later)
+    alpha, sigma = levels(schedule, times)
+    first = jax.tree.map(lambda column: column[0], rows)
+    assert all(np.isfinite(column).all() for column in jax.tree.leaves(first))
+    assert first.get("calls", 1) == 1 and not first.get("full", False)
+    euler = first.get("euler", first)
+    ddim = dict(t=1, z=0, x=alpha[1], eps=sigma[1])
+    for name, value in ddim.items():
+        np.testing.assert_allclose(euler[name], value, rtol=1e-14)
+
+
+@pytest.mark.parametrize("sampler", [samplers.Euler(), samplers.Heun()], ids=str)
+def test_from_an_infinite_slope_to_the_exact_flow(sampler):
+    """On N(0, 1/4), where the flow keeps z / sqrt(V)."""
+    schedule, errors = STEEP["sigmoid"], []
+    denoise_fn = analytic.gaussian(np.zeros(()), 0.25).denoise_fn(schedule)
+    for count in (20, 80):
+        found = samplers.sample(
+            None,
+            denoise_fn,
+            np.float32([-1.5, 1.0]),
+            grids.uniform(count),
+            sampler=sampler,
+            schedule=schedule,
+        )
+        errors.append(np.abs(found.x - np.array([-0.75, 0.5])).max())
+    assert errors[1] < errors[0] / 2.5
+
+
+@pytest.mark.parametrize("sampler", [samplers.Euler(), samplers.Heun()], ids=str)
+def test_rising_steps_to_and_from_an_infinite_slope_are_finite(sampler):
+    """sigma' is infinite at t = 0, alpha' at t = 1."""
+    with jax.enable_x64(True):
+        times = jnp.asarray(grids.uniform(5)[::-1])
+        rows = sampler.plan(times[:-1], times[1:], STEEP["laplace"])
+    assert all(np.isfinite(column).all() for column in jax.tree.leaves(rows))
+
+
+def test_gradients_of_steps_from_an_infinite_slope_are_finite():
+    times = np.float32([1.0, 0.6, 0.3])
+
+    def total(scale, sampler):
+        rows = samplers.plan(sampler, times, schedules.Laplace(scale=scale))
+        columns = [c for c in jax.tree.leaves(rows) if c.dtype == jnp.float32]
+        return sum(column.sum() for column in columns)
+
+    for sampler in (samplers.Heun(), samplers.AdamsBashforth(2)):
+        slope = jax.jit(jax.grad(total), static_argnums=1)(0.5, sampler)
+        assert np.isfinite(slope) and slope != 0

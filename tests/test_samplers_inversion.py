@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusionflow import analytic, grids, predictions, samplers
+from diffusionflow import analytic, grids, guidance, predictions, samplers
 from tests import oracles
 from tests.all_samplers import SCHEDULES, levels
 
@@ -58,6 +58,69 @@ def test_inversion_refuses():
         samplers.invert(None, Z, [0.1, 0.9], sampler=samplers.ddim(), **settings)
     with pytest.raises(ValueError, match="each time must be below"):
         samplers.invert(None, Z, [0.9, 0.1], sampler=samplers.Heun(), **settings)
+    by_x, by_eps = (
+        predictions.denoiser(lambda z, t: z, kind=kind, schedule=schedule)
+        for kind in ("x", "eps")
+    )
+    invert = lambda fn, sampler, times: samplers.invert(
+        fn, Z, times, sampler=sampler, **settings
+    )
+    with pytest.raises(ValueError, match=r"x does not determine .* at t=0\.0"):
+        invert(by_x, samplers.Euler("u"), [0.0, 0.5])
+    with pytest.raises(ValueError, match=r"eps does not determine .* at t=1\.0"):
+        invert(by_eps, samplers.Heun("u"), [0.5, 1.0])  # evaluates at both ends
+    assert np.isfinite(invert(by_eps, samplers.Euler("u"), [0.5, 1.0]).x).all()
+    late = 1 - 1e-9
+    with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
+        invert(by_eps, samplers.Euler("u"), [0.5, late, 1.0])
+
+
+def test_inversion_takes_a_list_and_a_traced_sampler():
+    schedule, times = SCHEDULES["flow"], [0.1, 0.5, 0.9]
+    invert = lambda r, times: samplers.invert(
+        DATA.denoise_fn(schedule),
+        Z.astype(np.float32),
+        times,
+        sampler=samplers.DPMSolver2S(r=r),
+        schedule=schedule,
+    )
+    plain = invert(0.4, np.array(times)).x
+    np.testing.assert_array_equal(invert(0.4, times).x, plain)
+    traced = jax.jit(lambda r: invert(r, times).x)(0.4)
+    np.testing.assert_allclose(traced, plain, rtol=1e-5)
+
+
+def test_the_adaptive_solver_refuses():
+    schedule = SCHEDULES["flow"]
+    by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
+    solve = lambda *ends: samplers.solve(
+        by_eps, Z.astype(np.float32), *ends, schedule=schedule
+    )
+    with pytest.raises(ValueError, match=r"eps does not determine .* at t=1\.0"):
+        solve(1.0, 0.0)
+    with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
+        solve(0.0, 1 - 1e-9)
+    for ends, words in (((1.5, 0.0), r"t0=1\.5"), ((0.5, -0.1), r"t1=-0\.1")):
+        with pytest.raises(ValueError, match=words + r".* in \[0, 1\]"):
+            solve(*ends)
+
+
+def test_the_adaptive_solver_puts_known_data_in():
+    """Bit for bit at the data, and not where z has noise."""
+    schedule, known = SCHEDULES["flow"], np.float32([0.37, 0.0])
+    denoise_fn = guidance.inpaint(
+        DATA.denoise_fn(schedule), known, np.array([True, False]), schedule=schedule
+    )
+    z = Z.astype(np.float32)
+    end = jax.jit(lambda t1: samplers.solve(denoise_fn, z, 1.0, t1, schedule=schedule))
+    found = end(0.0)
+    assert found.done.all()
+    np.testing.assert_array_equal(found.x[:, 0], np.float32(0.37))
+    np.testing.assert_allclose(
+        found.x[:, 1], exact(schedule, 1.0, 0.0)[:, 1], atol=1e-3
+    )
+    noised = 0.5 * 0.37 + 0.5 * z[:, 0]
+    np.testing.assert_allclose(end(0.5).x[:, 0], noised, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["flow", "linear_beta"])

@@ -8,7 +8,7 @@ from scipy import stats
 
 from diffusionflow import analytic, grids, random, samplers, schedules
 from diffusionflow.samplers import diffusions
-from tests.all_samplers import SCHEDULES, levels
+from tests.all_samplers import SCHEDULES, STEEP, levels
 
 MIXTURE = analytic.Mixture(
     np.array([0.3, 0.5, 0.2]), np.array([-2.0, 0.5, 3.0]), np.array([0.04, 0.25, 0.01])
@@ -33,6 +33,32 @@ def draw(sampler, schedule, times, seed=0):
                 trajectory=True,
             ).trajectory
         )
+
+
+@pytest.mark.parametrize("there", [3, 8])
+def test_noise_for_another_number_of_steps_is_refused(there):
+    """At trace time, where an index beyond the last would give the last."""
+    schedule, z = SCHEDULES["flow"], np.zeros(7, np.float32)
+    run = lambda sampler, source: jax.eval_shape(
+        lambda source: samplers.sample(
+            jax.random.key(0),
+            MIXTURE.denoise_fn(schedule),
+            z,
+            grids.uniform(6),
+            sampler=sampler,
+            schedule=schedule,
+            noise=source,
+        ),
+        source,
+    )
+    sources = (
+        random.Recorded(np.zeros((there, 1, 7), np.float32)),
+        random.Brownian(grids.uniform(there)),
+    )
+    for source in sources:
+        with pytest.raises(ValueError, match=f"for {there} steps: must be 6"):
+            run(samplers.ddpm(), source)
+        run(samplers.Euler("u"), source)  # draws none
 
 
 LIMITS = {
@@ -276,3 +302,47 @@ def test_samples_of_many_steps_are_paired_by_brownian_noise():
     paired, unpaired = gaps(random.Brownian), gaps(lambda times: random.Independent())
     assert paired[1] < paired[0] / 5
     assert unpaired[1] > 5 * paired[1]
+
+
+DIFFUSIONS = (
+    diffusions.Eta(1.0),
+    diffusions.Sigma(1.0),
+    diffusions.Constant(0.3),
+    diffusions.IncreasingDecreasing(1.0),
+)
+
+
+@pytest.mark.parametrize("of", [samplers.EulerMaruyama, samplers.StochasticHeun])
+@pytest.mark.parametrize("on", STEEP)
+def test_the_first_sde_step_where_the_drift_is_infinite(on, of):
+    """It has the exact variance of z_s, and what follows starts at the second time."""
+    schedule, times = STEEP[on], grids.uniform(6)
+    _, sigma = levels(schedule, times)
+    for diffusion_fn in DIFFUSIONS:
+        rows = samplers.plan(of(diffusion_fn), times, schedule)
+        noise = rows.get("noise", rows.get("noise_after"))[0]
+        assert rows["z"][0] == 0 and noise <= sigma[1]
+        np.testing.assert_allclose(rows["eps"][0] ** 2 + noise**2, sigma[1] ** 2)
+        later = samplers.plan(of(diffusion_fn), times[1:], schedule)
+        rest = jax.tree.map(lambda column: column[1:], rows)
+        jax.tree.map(np.testing.assert_array_equal, rest, later)
+    silent = samplers.plan(of(diffusions.Constant(0.0)), times, schedule)
+    np.testing.assert_allclose(silent["eps"][0], sigma[1], rtol=1e-14)
+
+
+@pytest.mark.parametrize("diffusion_fn", DIFFUSIONS, ids=str)
+def test_euler_maruyama_from_an_infinite_drift_has_the_law_of_the_data(diffusion_fn):
+    """Exactly for N(0, 1/4), by the recursion of the variance over the rows."""
+    schedule, errors = STEEP["sigmoid"], []
+    for count in (50, 200):
+        times = grids.uniform(count)
+        rows = samplers.plan(samplers.EulerMaruyama(diffusion_fn), times, schedule)
+        alpha, sigma = levels(schedule, times)
+        total = alpha**2 / 4 + sigma**2
+        found = sigma[0] ** 2
+        for i in range(count):
+            x_hat, eps_hat = alpha[i] / 4 / total[i], sigma[i] / total[i]
+            factor = rows["z"][i] + rows["x"][i] * x_hat + rows["eps"][i] * eps_hat
+            found = factor**2 * found + rows["noise"][i] ** 2
+        errors.append(abs(found - 0.25))
+    assert errors[1] < max(errors[0] / 2.5, 5e-4)

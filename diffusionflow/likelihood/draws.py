@@ -91,6 +91,7 @@ class Draws:
             return term_fn(place, eps)
 
         flat = places.reshape(-1, *self.batch)
+        random.check_steps(self.source, flat.shape[0])
         terms = jax.lax.map(one, (jnp.arange(flat.shape[0]), flat))
         terms = terms.reshape(places.shape[:2] + self.batch)
         diffusion = jnp.mean(terms, axis=1)

@@ -24,6 +24,7 @@ from diffusionflow.likelihood.solvers import Fixed
 from diffusionflow.likelihood.traces import Exact
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import arc
+from diffusionflow.samplers.steps import check_denoiser
 from diffusionflow.schedules import Schedule
 
 
@@ -169,8 +170,7 @@ def _flow(
     if not callable(prior):
         check_name("prior", prior, priors.PRIORS)
     t0, t1 = (t_data, t_noise) if forward else (t_noise, t_data)
-    if hasattr(denoise_fn, "check"):
-        denoise_fn.check(solver.times(schedule, t0, t1))
+    check_denoiser(denoise_fn, solver.times(schedule, t0, t1), z)
     other, sums, done, evaluations = _moved(
         key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
     )

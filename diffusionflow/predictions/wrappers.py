@@ -200,12 +200,14 @@ class Rescheduled:
     def check(self, t: ArrayLike) -> None:
         """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""
         time, _ = self._place(t)
-        if hasattr(self.denoise_fn, "check"):
-            self.denoise_fn.check(time)
+        if hasattr(self.denoise_fn, "check"):  # at the time that it is called with
+            self.denoise_fn.check(jnp.asarray(time, at_least_float32(t).dtype))
 
     def _place(self, t: ArrayLike) -> tuple[Any, Any]:
         """Time on `source` and the factor on z; refused out of range if concrete."""
-        time, scale = in_float64(_place, self.source, self.target, t)
+        rounding = 4 * float(jnp.finfo(at_least_float32(t).dtype).eps)
+        place = lambda source, target, t: _place(source, target, t, rounding)
+        time, scale = in_float64(place, self.source, self.target, t)
         if not is_traced(time, scale) and np.isnan(time).any():
             bad = np.broadcast_to(np.asarray(t), time.shape)[np.isnan(time)].ravel()[0]
             ends = in_float64(lambda schedule: schedule.logsnr([0.0, 1.0]), self.source)
@@ -217,13 +219,28 @@ class Rescheduled:
         return time, scale
 
 
-def _place(source: Schedule, target: Schedule, t: ArrayLike) -> tuple[Array, Array]:
-    time = source.inverse_logsnr(target.logsnr(t))
-    rounding = 16 * jnp.finfo(time.dtype).eps
-    inside = (time >= -rounding) & (time <= 1 + rounding)
-    time = jnp.clip(jnp.where(inside, time, 0.5), 0, 1)
+def _place(
+    source: Schedule, target: Schedule, t: ArrayLike, rounding: float
+) -> tuple[Array, Array]:
+    """Time on `source` and the factor on z; NaN out of range.
+
+    In the range, and at its end, is what is there up to the relative `rounding` of `t`
+    and of the log-SNR: where the target is steep, t near 1 says little of the log-SNR.
+    """
+    t = at_least_float32(t)
+    low, high = source.logsnr(jnp.ones_like(t)), source.logsnr(jnp.zeros_like(t))
+    early, late = t * (1 - rounding), jnp.minimum(t * (1 + rounding), jnp.maximum(t, 1))
+    inside = target.logsnr(early) >= low - rounding * (1 + jnp.abs(low))
+    inside &= target.logsnr(late) <= high + rounding * (1 + jnp.abs(high))
+    time = source.inverse_logsnr(_bounded(target.logsnr(t), low, high))
+    time = jnp.where(inside, _bounded(time, 0, 1), 0.5)
     scale = schedules.z_std(source, time) / schedules.z_std(target, t)
     return jnp.where(inside, time, jnp.nan), jnp.where(inside, scale, jnp.nan)
+
+
+def _bounded(value: Array, low: ArrayLike, high: ArrayLike) -> Array:
+    """`clip`, with the whole derivative at the bounds."""
+    return jnp.where(value < low, low, jnp.where(value > high, high, value))
 
 
 def reschedule(
@@ -243,7 +260,7 @@ def reschedule(
 
     Returns:
       A registered callable `(z, t) -> Denoised`. It raises a `ValueError` where the
-      log-SNR of `target` leaves the range of `source`; at traced times, which cannot
-      be looked at, it returns NaN there.
+      log-SNR of `target` leaves the range of `source` by more than the rounding of t
+      in its type; at traced times, which cannot be looked at, it returns NaN there.
     """
     return Rescheduled(as_callable(denoise_fn), source, target)

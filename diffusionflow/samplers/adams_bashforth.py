@@ -15,7 +15,8 @@ class AdamsBashforth(multistep.Multistep):
     `z_s / scale_s = z_t / scale_t + int P d clock` over the step, with P through the
     slopes at the last `order` times; the steps may differ in length. Order 1 is Euler.
     The order rises from 1 in the first steps. A step with an infinite clock ("x" to
-    sigma = 0, "eps" from alpha = 0) is Euler's, and no later one reaches back over it.
+    sigma = 0, "eps" from alpha = 0) is Euler's, one from an infinite slope ("dz_dt" at
+    t = 1 of `Sigmoid`) DDIM's, and no later one reaches back over it.
 
     Args:
       order: 1 to 4.
@@ -33,8 +34,8 @@ class AdamsBashforth(multistep.Multistep):
         check_name("variable", self.variable, variables.VARIABLES)
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
-        usable = variables.finite_clock(self.variable, t, s, schedule)
-        middle = (t + s) / 2  # stands in where the clock is infinite
+        usable = variables.finite_step(self.variable, t, s, schedule)
+        middle = (t + s) / 2  # stands in where it is not
         start, end = jnp.where(usable, t, middle), jnp.where(usable, s, middle)
         _, gain = variables.ratio_and_gain(self.variable, start, end, schedule)
         step = gain / variables.scale(self.variable, end, schedule)
@@ -46,6 +47,6 @@ class AdamsBashforth(multistep.Multistep):
             self.order,
             [moments] * (self.order - 1),
         )
-        a, b = variables.slope(self.variable, t, schedule)
+        a, b = variables.slope(self.variable, start, schedule)
         euler = variables.euler(self.variable, t, s, schedule)
         return dict(t=t, a=a, b=b, past=gain[:, None] * weights, **euler)

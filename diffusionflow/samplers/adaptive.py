@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_positive, cost
+from diffusionflow._dataclass import check_bound, check_positive, cost, is_traced
 from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import arc
+from diffusionflow.samplers.steps import check_denoiser
 from diffusionflow.schedules import Schedule
 
 
@@ -22,7 +23,8 @@ class Solution(NamedTuple):
     """What `solve` returns.
 
     Fields:
-      x: z at `t1`, `[*batch, *event]`; infinite where `done` is False.
+      x: z at `t1`, `[*batch, *event]`, at sigma = 0 with what `denoise_fn` knows of the
+        data put in (`guidance.inpaint`); infinite where `done` is False.
       done: whether `t1` was reached within the tolerances, bool `[*batch]`. It is False
         where `max_steps` were not enough or the field was not finite.
       steps: attempted steps, rejected ones included, `[*batch]`.
@@ -70,10 +72,16 @@ def solve(
 
     Raises:
       ImportError: diffrax is missing.
-      ValueError: a tolerance is not positive, or `max_steps` is below 1.
+      ValueError: a tolerance is not positive, `max_steps` is below 1, a time is outside
+        [0, 1], or `denoise_fn` is singular at one (eps at alpha = 0, x at sigma = 0).
     """
     check_tolerances(rtol, atol, max_steps)
     z = at_least_float32(z)
+    inside = lambda t: 0 <= t <= 1
+    for name, t in (("t0", t0), ("t1", t1)):
+        if not is_traced(t):
+            check_bound(name, float(t), inside, "in [0, 1]")
+        check_denoiser(denoise_fn, t, z)
     t0, t1 = jnp.asarray(t0, z.dtype), jnp.asarray(t1, z.dtype)
     (start, first), (end, last) = arc.angle(schedule, t0), arc.angle(schedule, t1)
 
@@ -84,12 +92,20 @@ def solve(
         y, done, steps = integrate(
             field, start, end, z / first.astype(z.dtype), rtol, atol, max_steps
         )
-        return jnp.where(done, y * last.astype(z.dtype), jnp.inf), done, steps
+        x = _finished(denoise_fn, y * last.astype(z.dtype), schedule.sigma(t1))
+        return jnp.where(done, x, jnp.inf), done, steps
 
     for _ in range(batch_ndim):
         one = jax.vmap(one)
     x, done, steps = one(z)
     return Solution(x, done, steps, (1 + 6 * steps) * cost(denoise_fn))
+
+
+def _finished(denoise_fn: DenoiseFn, z: Array, sigma: Array) -> Array:
+    """`z`, or what `denoise_fn` makes of it where it is data."""
+    if not hasattr(denoise_fn, "finish"):
+        return z
+    return jnp.where(sigma == 0, denoise_fn.finish(z), z)
 
 
 def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:

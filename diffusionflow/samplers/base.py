@@ -31,6 +31,7 @@ from diffusionflow import grids, random
 from diffusionflow._dataclass import calls, is_traced
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers.steps import as_grid, check_denoiser, table
 from diffusionflow.schedules import Schedule
 
 
@@ -105,11 +106,7 @@ def plan(sampler: Sampler, times: ArrayLike, schedule: Schedule) -> Any:
     Raises:
       ValueError: `times` is no grid.
     """
-    grids.check_grid(times)
-    steps = lambda sampler, times, schedule: sampler.plan(
-        times[:-1], times[1:], schedule
-    )
-    return in_float64(steps, sampler, times, schedule)
+    return table(sampler, as_grid(grids.check_grid(times)), schedule)
 
 
 def run(
@@ -137,15 +134,17 @@ def run(
       `Result`.
 
     Raises:
-      ValueError: a key is missing.
+      ValueError: a key is missing, or `noise` is for another number of steps.
     """
     z = at_least_float32(z)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     source = random.Independent() if noise is None else noise
     if key is None and sampler.num_noises and noise is None:
         raise ValueError(f"{sampler} draws noise: key=None must be a key")
+    if sampler.num_noises:
+        random.check_steps(source, num_steps)
 
-    each = calls(denoise_fn, 0.5)
+    each = _calls_at_any_time(denoise_fn, z)
     constant = isinstance(each, int)
 
     def step(state: Any, numbered_row: Any) -> tuple[Any, Any]:
@@ -199,7 +198,7 @@ def sample(
 
     Raises:
       ValueError: `times` is no grid, or `denoise_fn` is singular on it (eps at
-        alpha = 0).
+        alpha = 0), as given or in the type of `z`.
 
     Example:
       >>> from diffusionflow import analytic, samplers, schedules
@@ -212,8 +211,8 @@ def sample(
       >>> print(jnp.round(result.x, 3), result.nfe)  # exactly sqrt(1/4) 2
       [1.] 199
     """
-    if hasattr(denoise_fn, "check"):
-        denoise_fn.check(times[:-1])
+    times = as_grid(grids.check_grid(times))
+    check_denoiser(denoise_fn, times[:-1], at_least_float32(z))
     rows = plan(sampler, times, schedule)
     result = run(
         key, denoise_fn, z, rows, sampler=sampler, noise=noise, trajectory=trajectory
@@ -235,10 +234,10 @@ def _to_data(
 ) -> Result:
     sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
     level = jnp.asarray(t, result.x.dtype)
+    if not is_traced(sigma) and sigma == 0:
+        return result
     more = calls(denoise_fn, level)
     if not is_traced(sigma):
-        if sigma == 0:
-            return result
         x, nfe = denoise_fn(result.x, level).x, _number(result.nfe + more)
     else:
         last = lambda z: denoise_fn(z, level).x
@@ -248,6 +247,14 @@ def _to_data(
     if states is not None:
         states = jnp.concatenate([states, x[None]])
     return Result(x, nfe, states)
+
+
+def _calls_at_any_time(denoise_fn: DenoiseFn, z: Array) -> int | None:
+    """Network calls of an evaluation; None where they depend on its time."""
+    found = []
+    note = lambda t: found.append(calls(denoise_fn, t))
+    jax.eval_shape(note, jax.ShapeDtypeStruct((), z.dtype))
+    return found[0] if isinstance(found[0], int) else None
 
 
 def _like(column: ArrayLike, z: Array) -> Array:

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids
-from diffusionflow._dataclass import is_traced
-from diffusionflow._numeric import in_float64
+from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.base import Result, run
+from diffusionflow.samplers.steps import as_grid, check_denoiser, table
 from diffusionflow.schedules import Schedule
 
 
@@ -42,7 +41,8 @@ def invert(
       `Result`, whose `x` is z at the last time.
 
     Raises:
-      ValueError: `times` is no rising grid, or the sampler draws noise.
+      ValueError: `times` is no rising grid, the sampler draws noise, or `denoise_fn` is
+        singular on the grid (x at sigma = 0), as given or in the type of `z`.
 
     Source: Song et al. 2020, arXiv 2010.02502, section 4.3, for DDIM.
     """
@@ -51,8 +51,9 @@ def invert(
             f"{sampler} draws noise: to invert, use a deterministic sampler; "
             'Euler("x") is DDIM'
         )
-    if not is_traced(times):
-        grids.check_grid(np.asarray(times)[::-1])
-    steps = lambda times, schedule: sampler.plan(times[:-1], times[1:], schedule)
-    rows = in_float64(steps, times, schedule)
+    times = as_grid(times)
+    grids.check_grid(times[::-1])
+    evaluated = times if 1 in getattr(sampler, "nodes", ()) else times[:-1]
+    check_denoiser(denoise_fn, evaluated, at_least_float32(z))
+    rows = table(sampler, times, schedule)
     return run(None, denoise_fn, z, rows, sampler=sampler, trajectory=trajectory)

@@ -11,6 +11,7 @@ from diffusionflow import grids, predictions, random
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn
 from diffusionflow.samplers.base import Sampler, plan, run
+from diffusionflow.samplers.steps import as_grid
 from diffusionflow.schedules import Schedule
 
 
@@ -58,8 +59,8 @@ def coefficients(
       >>> found.h[:, 0].tolist(), float(found.initial)  # z_0 = z_1 - sum of u / 4
       ([-0.25, -0.25, -0.25, -0.25], 1.0)
     """
+    times = as_grid(grids.check_grid(times))
     predictions.refuse_singular(kind, times[:-1], schedule=schedule)
-    grids.check_grid(times)
     return in_float64(
         _coefficients, sampler, times, schedule, predictions.as_kind(kind)
     )

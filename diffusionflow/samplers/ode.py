@@ -9,7 +9,8 @@ The variables, and what is a clock, a scale and a slope, are in `variables`. Wit
 
 Where this cannot be done the step is Euler's, with one evaluation: in "x" to sigma = 0
 and in "eps" from alpha = 0, where the clock is infinite, and to sigma = 0 in every
-variable for solvers that evaluate at s (there x would have to be told from z alone).
+variable for solvers that evaluate at s (there x would have to be told from z alone). In
+"dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 of `Sigmoid`.
 """
 
 import jax
@@ -40,9 +41,10 @@ class _RungeKutta:
         first = dict(t=t, **variables.euler(self.variable, t, s, schedule))
         if not self.nodes:
             return first
-        full = variables.finite_clock(self.variable, t, s, schedule)
+        full = variables.finite_step(self.variable, t, s, schedule)
         if 1 in self.nodes:
             full &= schedule.sigma(s) > 0
+            full &= variables.finite_step(self.variable, s, t, schedule)
         middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
         start, end = jnp.where(full, t, middle), jnp.where(full, s, middle)
         stages = self._stages(start, end, schedule)

@@ -4,8 +4,11 @@ The SDE is `processes.interpolant`, dt < 0: its drift is
 `b = alpha' x_hat + (sigma' + epsilon^2 / (2 sigma)) eps_hat`, which for epsilon = eta g
 is that of `processes.reverse`.
 
-**First step.** Where epsilon_t or the drift is infinite (`Eta` at alpha = 0) no step in
-t exists; there z_s is `alpha_s x_hat + sigma_s xi`, the step of DDPM from pure noise.
+**First step.** Where epsilon_t or the drift is infinite (`Eta` at alpha = 0, every
+diffusion at t = 1 of `schedules.Sigmoid`) no step in t exists; there z_s is
+`alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n xi` with `n` the lesser of
+`epsilon_t sqrt(t - s)` and sigma_s. From pure noise that is the law of z_s for data at
+x_hat; it is DDIM's step for epsilon_t = 0 and that of DDPM for an infinite one.
 
 **Step to sigma = 0**, where `last` chooses: "mean" leaves the noise out, "x_hat" is
 `alpha_s x_hat`, "flow" is the Euler step of the probability flow, "noise" is a step
@@ -21,6 +24,7 @@ from jax import Array
 
 from diffusionflow import schedules
 from diffusionflow._dataclass import as_callable, check_name, register, static
+from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.churn import Row
 from diffusionflow.samplers.diffusions import Eta
@@ -43,12 +47,13 @@ class _Sde:
     def _first_stage(self, t: Array, s: Array, schedule: Schedule) -> tuple[Row, Array]:
         """The Euler step with noise `noise`, and where it is the step from infinity."""
         middle = (t + s) / 2  # stands in where the SDE is infinite
-        infinite = ~jnp.isfinite(self._drift(t, schedule)[1])
+        infinite = ~jnp.isfinite(sum(self._drift(t, schedule)))
         start = jnp.where(infinite, middle, t)
         a, b = self._drift(start, schedule)
         flow = schedules.derivatives(schedule, start)[1]
         alpha, sigma = schedule.alpha(s), schedule.sigma(s)
         noise = jnp.sqrt(t - s) * self.diffusion_fn(start, schedule)
+        fresh = self._fresh(t, s, sigma, schedule)
         z, x, eps = jnp.ones_like(t), (s - t) * a, (s - t) * b
         end = (sigma == 0) & ~infinite
         match self.last:
@@ -64,10 +69,17 @@ class _Sde:
             t=t,
             z=jnp.where(infinite, 0, z),
             x=jnp.where(infinite, alpha, x),
-            eps=jnp.where(infinite, 0, eps),
-            noise=jnp.where(infinite, sigma, noise),
+            eps=jnp.where(infinite, root(sigma**2 - fresh**2), eps),
+            noise=jnp.where(infinite, fresh, noise),
         )
         return row, infinite
+
+    def _fresh(self, t: Array, s: Array, sigma: Array, schedule: Schedule) -> Array:
+        """Noise of the step from infinity: `epsilon_t sqrt(t - s)`, at most sigma_s."""
+        finite = jnp.isfinite(self.diffusion_fn(t, schedule))
+        epsilon = self.diffusion_fn(jnp.where(finite, t, (t + s) / 2), schedule)
+        added = jnp.minimum(jnp.sqrt(t - s) * epsilon, sigma)
+        return jnp.where(finite, added, sigma)
 
     def _drift(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
         """Factors of x_hat and eps_hat."""

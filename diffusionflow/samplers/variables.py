@@ -27,13 +27,19 @@ VARIABLES = ("x", "eps", "u", "v", "dz_dt")
 
 
 def euler(variable: str, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
-    """Factors `z`, `x` and `eps` of the Euler step from `t` to `s`."""
+    """Factors `z`, `x` and `eps` of the Euler step from `t` to `s`.
+
+    It is DDIM's in "dz_dt" where the slope at `t` is infinite.
+    """
+    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+    ddim = dict(z=jnp.zeros_like(alpha), x=alpha, eps=sigma)
     if variable in ("x", "eps", "u"):  # z_t = alpha_t x + sigma_t eps makes it DDIM
-        alpha, sigma = schedule.alpha(s), schedule.sigma(s)
-        return dict(z=jnp.zeros_like(alpha), x=alpha, eps=sigma)
+        return ddim
     ratio, gain = ratio_and_gain(variable, t, s, schedule)
-    a, b = slope(variable, t, schedule)
-    return dict(z=ratio, x=gain * a, eps=gain * b)
+    usable = finite_step(variable, t, s, schedule)
+    a, b = slope(variable, jnp.where(usable, t, (t + s) / 2), schedule)
+    factors = dict(z=ratio, x=gain * a, eps=gain * b)
+    return {name: jnp.where(usable, factors[name], ddim[name]) for name in ddim}
 
 
 def ratio_and_gain(
@@ -94,8 +100,8 @@ def slope(variable: str, t: Array, schedule: Schedule) -> tuple[Array, Array]:
     return schedules.derivatives(schedule, t)
 
 
-def finite_clock(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
-    """Whether `clock_s - clock_t` is finite."""
+def finite_step(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
+    """Whether `clock_s - clock_t` and the slope's factors at `t` are finite."""
     alpha = jnp.minimum(schedule.alpha(t), schedule.alpha(s))
     sigma = jnp.minimum(schedule.sigma(t), schedule.sigma(s))
     match variable:
@@ -103,6 +109,9 @@ def finite_clock(variable: str, t: Array, s: Array, schedule: Schedule) -> Array
             return sigma > 0
         case "eps":
             return alpha > 0
+        case "dz_dt":  # alpha' is infinite at t = 1 of `Sigmoid`
+            a, b = slope(variable, t, schedule)
+            return jnp.isfinite(a) & jnp.isfinite(b)
     return jnp.full_like(sigma, True, bool)
 
 
