@@ -63,6 +63,11 @@ CASES = {
             (sigmoid(log_ratio(t)) - sigmoid(-3.5)) / (sigmoid(2.5) - sigmoid(-3.5))
         ),
     ),
+    "uniform on beta, finite": (  # which does not reach all of flow matching
+        times.UniformOn(schedules.LinearBeta()),
+        FLOW,
+        lambda t: np.minimum(beta_time(np.log1p((t / (1 - t)) ** 2)), 1),
+    ),
     "truncated": (
         times.Truncated(times.CosMap(), 0.1, 0.6),
         FLOW,
@@ -94,6 +99,11 @@ CASES = {
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def beta_time(integral):
+    """The time of `LinearBeta()` and `SubVP()` at which the rate has an integral."""
+    return 2 * integral / (0.1 + np.sqrt(0.01 + 2 * 19.9 * integral))
 
 
 def log_ratio(t):
@@ -202,6 +212,32 @@ def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
             getattr(density, use)(0.5, schedule)
     with pytest.raises(ValueError, match="a share of"):
         jax.jit(lambda u: density.quantile(u, schedule))(0.5)
+
+
+@pytest.mark.parametrize("schedule", [FLOW, schedules.Cosine()])
+def test_uniform_on_a_schedule_that_ends_before_the_other(schedule):
+    """The fraction of levels is the other's time, 1 where the other does not reach."""
+    t = np.array([0.0, 0.2, 0.7, 0.999, 1.0], np.float32)
+    wide = t.astype(float)
+    ratio = (
+        wide / np.maximum(1 - wide, 1e-30)
+        if schedule == FLOW
+        else np.tan(np.pi / 2 * wide)
+    )
+    integral = 2 * np.arcsinh(ratio / 2)  # B of sub-VP where sigma / alpha is `ratio`
+    on_sub_vp = times.UniformOn(schedules.SubVP())
+    np.testing.assert_allclose(
+        on_sub_vp.cdf(t, schedule), np.minimum(beta_time(integral), 1), rtol=1e-5
+    )
+    falling = times.Truncated(times.UniformOn(schedules.LinearBeta(5.0, 1.0)), 0.1)
+    density = np.array(falling.density(t, schedule))
+    assert density[0] == density[-1] == 0 and np.all(np.isfinite(density))
+
+
+def test_truncated_takes_a_level_that_a_falling_rate_does_not_reach():
+    density = times.Truncated(times.Uniform(), logsnr_min=-10.0)
+    found = density.quantile(0.25, schedules.LinearBeta(5.0, 1.0))
+    np.testing.assert_allclose(found, 0.25)
 
 
 @pytest.mark.pinned
