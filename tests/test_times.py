@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from diffusionflow import random, schedules, times
+from tests.all_schedules import SCHEDULES
 
 FLOW = schedules.FlowMatching()
 CUT = schedules.Cosine(logsnr_min=-5.0, logsnr_max=7.0)
@@ -364,6 +365,57 @@ def test_float32_times_stay_float32_under_x64(density, x64):
 def test_no_times_are_outside(density):
     found = density.cdf(np.array([-0.1, 0.0, 1.0, 1.1], np.float32), FLOW)
     np.testing.assert_allclose(found, [0, 0, 1, 1], atol=1e-6)
+
+
+DENSITIES = {
+    "sigma": times.LogNormalSigma(),
+    "on cosine": times.UniformOn(schedules.Cosine()),
+    "window": times.Truncated(times.Uniform(), logsnr_max=4.0),
+    "other window": times.Truncated(times.LogitNormal(), logsnr_min=-4.0),
+}
+CHEAP = ["vp_lin", "sigmoid_abar", "edm_rho"]
+
+
+@pytest.mark.pinned
+@pytest.mark.parametrize(
+    "name",
+    [
+        *CHEAP,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in SCHEDULES
+            if jax.tree.leaves(SCHEDULES[name]) and name not in CHEAP
+        ),
+    ],
+)
+def test_gradients_in_the_fields_of_a_schedule_equal_differences(name):
+    """Where the log-SNR is infinite at an end, and where a density goes beyond one."""
+    wide = lambda leaf: np.asarray(leaf, np.float64)
+    t, u = np.array([0.0, 0.3, 0.55, 0.7, 1.0]), np.array([0.01, 0.31, 0.6, 0.99])
+    other = schedules.Cosine(-5.5, 7.5)
+    with jax.enable_x64(True):
+        base = jax.tree.map(wide, SCHEDULES[name])
+
+        def values(factor):
+            grow = lambda leaf: leaf * factor if np.all(np.isfinite(leaf)) else leaf
+            schedule = jax.tree.map(grow, base)
+            on_it = times.UniformOn(schedule)
+            found = {"on it": (on_it.cdf(t, FLOW), on_it.quantile(u, other))}
+            for words, density in DENSITIES.items():
+                found[words] = (
+                    density.quantile(u, schedule),
+                    density.cdf(t, schedule),
+                    density.density(t, schedule),
+                )
+            return found
+
+        both = jax.jit(lambda factor: jax.jvp(values, (factor,), (1.0,)))
+        slopes, step = both(1.0)[1], 1e-6
+        up, down = both(1 + step)[0], both(1 - step)[0]
+    for words, slope in slopes.items():
+        for part, after, before in zip(slope, up[words], down[words], strict=True):
+            difference = (np.asarray(after) - np.asarray(before)) / (2 * step)
+            np.testing.assert_allclose(part, difference, 1e-5, 1e-5, err_msg=words)
 
 
 def test_infinite_parameters_are_refused():
