@@ -38,12 +38,15 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 def columns(schedule, t):
     """Everything there is to know at times `t`, as a dict."""
     dalpha, dsigma = schedules.derivatives(schedule, t)
+    dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
     inverse_slope = jax.vmap(jax.grad(schedule.inverse_logsnr))(schedule.logsnr(t))
     return dict(
         {name: getattr(schedule, name)(t) for name in METHODS},
         **{name: getattr(schedules, name)(schedule, t) for name in FUNCTIONS},
         dalpha=dalpha,
         dsigma=dsigma,
+        dalpha2=dalpha2,
+        dsigma2=dsigma2,
         inverse=schedule.inverse_logsnr(schedule.logsnr(t)),
         inverse_slope=inverse_slope,
     )
@@ -71,7 +74,9 @@ def derived(schedule, t):
     dalpha, dsigma = schedules.derivatives(bare, t)
     slope = jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
     values = {key: getattr(schedules, key)(bare, t) for key in FUNCTIONS}
-    return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope)
+    dalpha2, dsigma2 = schedules.square_derivatives(bare, t)
+    squares = dict(dalpha2=dalpha2, dsigma2=dsigma2)
+    return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope) | squares
 
 
 def close(values, expected, rtol, atol=0.0, names=None):

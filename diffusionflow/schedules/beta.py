@@ -55,6 +55,11 @@ class LinearBeta:
         beta, alpha = _rate(self, t), self.alpha(t)
         return -beta * alpha / 2, beta * alpha**2 / (2 * self.sigma(t))
 
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        rate = _rate(self, t) * self.alpha(t) ** 2
+        return -rate, rate
+
     def f(self, t: ArrayLike) -> Array:
         """See the function `f`."""
         return -_rate(self, t) / 2
