@@ -1,6 +1,6 @@
 """The digits by a transformer (DiT) instead of the U-Net; all else as in `digits.py`.
 
-    python -m experiments.train --config=configs/digits_dit.py --workdir=runs/digits_dit
+python -m experiments.train --config=configs/digits_dit.py --workdir=runs/digits_dit
 """
 
 import ml_collections
