@@ -391,6 +391,19 @@ def test_kl_terms_of_a_first_step_from_pure_noise(schedule, kind, variance):
     assert np.isfinite(slope) and slope != 0
 
 
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+def test_kl_terms_of_a_step_to_the_data_are_infinite(variance):
+    """Where sigma_s = 0, q is a point: no Gaussian of another mean is near it."""
+    x, t = np.ones((1, 2), np.float32), np.array([0.1], np.float32)
+    terms = lambda s: losses.kl_terms(
+        net, x, t, s, 2 * x, kind="u", schedule=SCHEDULES[0], variance=variance
+    )
+    assert SCHEDULES[0].sigma(0.0) == 0
+    assert jax.jit(terms)(0 * t) == terms(0 * t) == np.inf
+    near = terms(np.full(1, 1e-6, np.float32))
+    assert np.isfinite(near) and near > terms(t / 2)
+
+
 def levels_of(schedule):
     return schedule.alpha, schedule.sigma
 

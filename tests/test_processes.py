@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from diffusionflow import analytic, processes, schedules
+from diffusionflow import analytic, losses, processes, schedules
 from diffusionflow.predictions import Denoised
 from tests.all_schedules import SCHEDULES
 
@@ -172,6 +172,38 @@ def test_from_sde_starts_where_it_is_told_and_is_learnable():
         return jax.jit(lambda s: s.alpha(1.0))(processes.from_sde(f_fn, jnp.ones_like))
 
     np.testing.assert_allclose(jax.grad(end)(0.6), -np.exp(-0.3) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("g2_fn", "slope"),
+    [
+        (lambda t: 2 * t / (1.1 - t), (2 / 1.1 / 2) ** 0.5),  # of flow matching
+        (lambda t: 3 * (1 - jnp.exp(-t)), 1.5**0.5),
+        (lambda t: t * t, 0.0),
+        (lambda t: jnp.sqrt(t), np.inf),
+        (lambda t: 1 + t, np.inf),
+    ],
+)
+def test_from_sde_whose_noise_starts_at_0(g2_fn, slope):
+    """Where `g^2 = c t + ...` and sigma_0 = 0, `sigma = t sqrt(c / 2) + ...`."""
+    path = processes.from_sde(
+        lambda t: -1 / (1.1 - t), lambda t: jnp.sqrt(g2_fn(t)), alpha_0=1.1
+    )
+    t = np.array([0.0, 1e-3], np.float32)
+    (dalpha, dsigma), rate = jax.jit(
+        lambda t: (schedules.derivatives(path, t), schedules.dlogsnr_dt(path, t))
+    )(t)
+    np.testing.assert_allclose(dalpha, -1, rtol=1e-5)
+    np.testing.assert_allclose(dsigma[0], slope, rtol=1e-4)
+    if 0 < slope < np.inf:
+        np.testing.assert_allclose(dsigma[1], slope, rtol=5e-3)
+    assert rate[0] == -np.inf and np.isfinite(rate[1])
+    squares = schedules.square_derivatives(path, 0.0)
+    np.testing.assert_allclose(squares, [-2.2, g2_fn(0.0)], rtol=1e-5)
+    x, eps = np.full((1, 2), 0.8, np.float32), np.full((1, 2), -1.5, np.float32)
+    if np.isfinite(slope):  # the target is alpha' x + sigma' eps
+        loss = losses.cfm_loss(lambda z, t: z, x, t[:1], eps, schedule=path)
+        np.testing.assert_allclose(loss, (0.88 + 0.8 + 1.5 * slope) ** 2, rtol=1e-4)
 
 
 @pytest.mark.pinned

@@ -38,12 +38,15 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 def columns(schedule, t):
     """Everything there is to know at times `t`, as a dict."""
     dalpha, dsigma = schedules.derivatives(schedule, t)
+    dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
     inverse_slope = jax.vmap(jax.grad(schedule.inverse_logsnr))(schedule.logsnr(t))
     return dict(
         {name: getattr(schedule, name)(t) for name in METHODS},
         **{name: getattr(schedules, name)(schedule, t) for name in FUNCTIONS},
         dalpha=dalpha,
         dsigma=dsigma,
+        dalpha2=dalpha2,
+        dsigma2=dsigma2,
         inverse=schedule.inverse_logsnr(schedule.logsnr(t)),
         inverse_slope=inverse_slope,
     )
@@ -71,7 +74,9 @@ def derived(schedule, t):
     dalpha, dsigma = schedules.derivatives(bare, t)
     slope = jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
     values = {key: getattr(schedules, key)(bare, t) for key in FUNCTIONS}
-    return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope)
+    dalpha2, dsigma2 = schedules.square_derivatives(bare, t)
+    squares = dict(dalpha2=dalpha2, dsigma2=dsigma2)
+    return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope) | squares
 
 
 def close(values, expected, rtol, atol=0.0, names=None):
@@ -357,6 +362,52 @@ def test_no_time_reaches_an_infinite_logsnr_past_a_finite_end(name):
         np.testing.assert_array_equal(reached, [-np.inf, 1])
     else:
         np.testing.assert_array_equal(reached, [-np.inf, np.inf])
+
+
+FALLING = {
+    "beta that falls": schedules.LinearBeta(5.0, 1.0),
+    "sub-VP that falls": schedules.SubVP(5.0, 1.0),
+    "constant beta": schedules.LinearBeta(2.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, *FALLING])
+def test_the_inverse_is_a_number_at_infinity_and_outside_beyond_the_ends(name):
+    """Neither NaN nor inside (0, 1), whatever the log-SNR that is not reached."""
+    schedule = SCHEDULES.get(name, FALLING.get(name))
+    first, last = (float(schedule.logsnr(end)) for end in (1.0, 0.0))
+    far = np.array([10.0, 200.0, 1e4, np.inf], np.float32)
+    noisy = np.where(np.isinf(first), -far, first - far).astype(np.float32)
+    clean = np.where(np.isinf(last), far, last + far).astype(np.float32)
+    late, early = jax.jit(schedule.inverse_logsnr)(np.stack([noisy, clean]))
+    assert late[-1] >= 1 and early[-1] <= 0
+    assert np.all(late >= 1 if np.isfinite(first) else (late > 0) & (late <= 1))
+    assert np.all(early <= 0 if np.isfinite(last) else (early > -1e-9) & (early < 1))
+
+
+def test_far_log_snrs_of_a_linear_rate_have_their_times():
+    """The noise integral is `log1p(e^-l)`, or `2 asinh(e^(-l / 2) / 2)` of sub-VP."""
+    logsnr = np.linspace(-1000.0, 60.0, 54)
+    noise = {
+        schedules.LinearBeta: np.logaddexp(0, -logsnr),
+        schedules.SubVP: 2 * np.arcsinh(np.exp(-logsnr / 2) / 2),
+    }
+    for build, integral in noise.items():
+        exact = 2 * integral / (0.1 + np.sqrt(0.01 + 39.8 * integral))
+        found = jax.jit(build().inverse_logsnr)(logsnr.astype(np.float32))
+        np.testing.assert_allclose(found, exact, rtol=1e-5)
+        # a falling rate has the integral 3 at t = 1, from where it goes on at rate 1
+        falling = jax.jit(build(5.0, 1.0).inverse_logsnr)(logsnr.astype(np.float32))
+        past = integral > 3
+        np.testing.assert_allclose(falling[past], integral[past] - 2, rtol=1e-5)
+        before = (5 - np.sqrt(25 - 8 * integral[~past])) / 4
+        small = integral[~past] < 1e-6
+        np.testing.assert_allclose(falling[~past][~small], before[~small], rtol=1e-4)
+        np.testing.assert_allclose(
+            falling[~past][small], integral[~past][small] / 5, rtol=1e-4
+        )
+        slopes = jax.vmap(jax.grad(build(5.0, 1.0).inverse_logsnr))
+        assert np.all(np.isfinite(slopes(np.array([-np.inf, -50.0, 50.0, np.inf]))))
 
 
 @pytest.mark.pinned

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from diffusionflow import random, schedules, times
+from tests.all_schedules import SCHEDULES
 
 FLOW = schedules.FlowMatching()
 CUT = schedules.Cosine(logsnr_min=-5.0, logsnr_max=7.0)
@@ -63,6 +64,11 @@ CASES = {
             (sigmoid(log_ratio(t)) - sigmoid(-3.5)) / (sigmoid(2.5) - sigmoid(-3.5))
         ),
     ),
+    "uniform on beta, finite": (  # which does not reach all of flow matching
+        times.UniformOn(schedules.LinearBeta()),
+        FLOW,
+        lambda t: np.minimum(beta_time(np.log1p((t / (1 - t)) ** 2)), 1),
+    ),
     "truncated": (
         times.Truncated(times.CosMap(), 0.1, 0.6),
         FLOW,
@@ -94,6 +100,11 @@ CASES = {
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def beta_time(integral):
+    """The time of `LinearBeta()` and `SubVP()` at which the rate has an integral."""
+    return 2 * integral / (0.1 + np.sqrt(0.01 + 2 * 19.9 * integral))
 
 
 def log_ratio(t):
@@ -202,6 +213,32 @@ def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
             getattr(density, use)(0.5, schedule)
     with pytest.raises(ValueError, match="a share of"):
         jax.jit(lambda u: density.quantile(u, schedule))(0.5)
+
+
+@pytest.mark.parametrize("schedule", [FLOW, schedules.Cosine()])
+def test_uniform_on_a_schedule_that_ends_before_the_other(schedule):
+    """The fraction of levels is the other's time, 1 where the other does not reach."""
+    t = np.array([0.0, 0.2, 0.7, 0.999, 1.0], np.float32)
+    wide = t.astype(float)
+    ratio = (
+        wide / np.maximum(1 - wide, 1e-30)
+        if schedule == FLOW
+        else np.tan(np.pi / 2 * wide)
+    )
+    integral = 2 * np.arcsinh(ratio / 2)  # B of sub-VP where sigma / alpha is `ratio`
+    on_sub_vp = times.UniformOn(schedules.SubVP())
+    np.testing.assert_allclose(
+        on_sub_vp.cdf(t, schedule), np.minimum(beta_time(integral), 1), rtol=1e-5
+    )
+    falling = times.Truncated(times.UniformOn(schedules.LinearBeta(5.0, 1.0)), 0.1)
+    density = np.array(falling.density(t, schedule))
+    assert density[0] == density[-1] == 0 and np.all(np.isfinite(density))
+
+
+def test_truncated_takes_a_level_that_a_falling_rate_does_not_reach():
+    density = times.Truncated(times.Uniform(), logsnr_min=-10.0)
+    found = density.quantile(0.25, schedules.LinearBeta(5.0, 1.0))
+    np.testing.assert_allclose(found, 0.25)
 
 
 @pytest.mark.pinned
@@ -328,6 +365,57 @@ def test_float32_times_stay_float32_under_x64(density, x64):
 def test_no_times_are_outside(density):
     found = density.cdf(np.array([-0.1, 0.0, 1.0, 1.1], np.float32), FLOW)
     np.testing.assert_allclose(found, [0, 0, 1, 1], atol=1e-6)
+
+
+DENSITIES = {
+    "sigma": times.LogNormalSigma(),
+    "on cosine": times.UniformOn(schedules.Cosine()),
+    "window": times.Truncated(times.Uniform(), logsnr_max=4.0),
+    "other window": times.Truncated(times.LogitNormal(), logsnr_min=-4.0),
+}
+CHEAP = ["vp_lin", "sigmoid_abar", "edm_rho"]
+
+
+@pytest.mark.pinned
+@pytest.mark.parametrize(
+    "name",
+    [
+        *CHEAP,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in SCHEDULES
+            if jax.tree.leaves(SCHEDULES[name]) and name not in CHEAP
+        ),
+    ],
+)
+def test_gradients_in_the_fields_of_a_schedule_equal_differences(name):
+    """Where the log-SNR is infinite at an end, and where a density goes beyond one."""
+    wide = lambda leaf: np.asarray(leaf, np.float64)
+    t, u = np.array([0.0, 0.3, 0.55, 0.7, 1.0]), np.array([0.01, 0.31, 0.6, 0.99])
+    other = schedules.Cosine(-5.5, 7.5)
+    with jax.enable_x64(True):
+        base = jax.tree.map(wide, SCHEDULES[name])
+
+        def values(factor):
+            grow = lambda leaf: leaf * factor if np.all(np.isfinite(leaf)) else leaf
+            schedule = jax.tree.map(grow, base)
+            on_it = times.UniformOn(schedule)
+            found = {"on it": (on_it.cdf(t, FLOW), on_it.quantile(u, other))}
+            for words, density in DENSITIES.items():
+                found[words] = (
+                    density.quantile(u, schedule),
+                    density.cdf(t, schedule),
+                    density.density(t, schedule),
+                )
+            return found
+
+        both = jax.jit(lambda factor: jax.jvp(values, (factor,), (1.0,)))
+        slopes, step = both(1.0)[1], 1e-6
+        up, down = both(1 + step)[0], both(1 - step)[0]
+    for words, slope in slopes.items():
+        for part, after, before in zip(slope, up[words], down[words], strict=True):
+            difference = (np.asarray(after) - np.asarray(before)) / (2 * step)
+            np.testing.assert_allclose(part, difference, 1e-5, 1e-5, err_msg=words)
 
 
 def test_infinite_parameters_are_refused():

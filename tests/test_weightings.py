@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import losses, objectives, predictions, schedules, times, weightings
+from diffusionflow.losses import ends
 from tests import oracles
 from tests.all_schedules import SCHEDULES
 
@@ -218,6 +219,53 @@ def test_a_function_of_the_level_may_be_zero_or_one_at_infinity():
     # sigma underflows long before the end of a Cauchy schedule
     far = weightings.LogSNR(noisy)(ENDS, schedules.Cauchy())
     np.testing.assert_array_equal(far, 0)
+
+
+ROOTS = {  # alpha falls to 0 as a root, and (alpha^2)' there
+    "sigmoid_abar": -6 * sigmoid(3) * sigmoid(-3) / (sigmoid(3) - sigmoid(-3)),
+    "discrete_zero_snr": -50 * SCHEDULES["discrete_zero_snr"].alphas_cumprod[-2],
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_at_alpha_0_with_an_infinite_slope_the_weight_is_its_limit(name):
+    """`-l' alpha^2 = -(alpha^2)'` there: of v, x, u and dz_dt alike, as sigma = 1."""
+    schedule = SCHEDULES[name]
+    noisy = weightings.LogSNR(lambda logsnr: jax.nn.sigmoid(-logsnr))
+    rows = {
+        "elbo": weightings.ELBO(),
+        "sigmoid": weightings.Sigmoid(),
+        "user's": noisy,
+        "likelihood": weightings.Likelihood(),
+        "monotone": weightings.Monotone(weightings.ELBO(), UNIFORM, num_points=11),
+    }
+    t = np.array([0.9995, 1.0], np.float32)
+    for row, weighting in rows.items():
+        for kind in ("v", "x"):
+            weight = ends.weight_on(weighting, predictions.Kind(kind), t, schedule)
+            np.testing.assert_allclose(weight[1], -ROOTS[name], 2e-5, err_msg=row)
+            np.testing.assert_allclose(weight[0], weight[1], 0.02, err_msg=row)
+    bare = weightings.Mse("dz_dt")  # an error of x times (alpha')^2, not 0
+    weight = ends.weight_on(bare, predictions.Kind("v"), t, schedule)
+    assert weight[1] == np.inf
+
+
+def test_a_training_level_without_signal_has_the_loss_of_its_limit():
+    """t = T / T of a table that ends at alpha = 0: `-(alpha^2)' (v_hat - v)^2`."""
+    name = "discrete_zero_snr"
+    for weighting in (weightings.ELBO(), weightings.Sigmoid(), weightings.Likelihood()):
+        objective = objectives.Objective(SCHEDULES[name], "v", weighting, UNIFORM)
+        loss = lambda scale, objective=objective: losses.objective_loss(
+            None,
+            lambda z, t: scale * jnp.ones_like(z),
+            jnp.full((1, 2), 0.8),
+            objective=objective,
+            t=jnp.ones(1),
+            eps=jnp.full((1, 2), -1.5),
+        )[0]
+        value, slope = jax.jit(jax.value_and_grad(loss))(0.3)  # v = -x
+        np.testing.assert_allclose(value, -ROOTS[name] * 1.1**2, rtol=2e-5)
+        np.testing.assert_allclose(slope, -ROOTS[name] * 2.2, rtol=2e-5)
 
 
 def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():

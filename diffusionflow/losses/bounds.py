@@ -140,17 +140,23 @@ def _check_order(t: Array, s: Array) -> None:
 
 
 def _posterior(schedule, t, s):
+    lost = _lost(schedule, t, s)
     snr = (schedule.alpha(s) / schedule.sigma(s)) ** 2
-    loss = schedule.logsnr(t) - schedule.logsnr(s)
-    signal = loss > -jnp.inf  # exp is flat at -inf, where the slope of loss is infinite
-    part = jnp.where(signal, -jnp.expm1(jnp.where(signal, loss, 0)), 1)
-    return snr * part / 2, jnp.zeros_like(loss)
+    return snr * lost / 2, jnp.zeros_like(lost)
 
 
 def _forward(schedule, t, s):
-    weight, _ = _posterior(schedule, t, s)
+    # SNR_s sigma_s^2 / sigma_t^2, finite where sigma_s = 0
+    weight = (schedule.alpha(s) / schedule.sigma(t)) ** 2 * _lost(schedule, t, s) / 2
     ratio = (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    return weight * ratio, (ratio - 1 - jnp.log(ratio)) / 2
+    return weight, (ratio - 1 - jnp.log(ratio)) / 2
+
+
+def _lost(schedule, t, s):
+    """`1 - SNR_t / SNR_s`."""
+    loss = schedule.logsnr(t) - schedule.logsnr(s)
+    signal = loss > -jnp.inf  # exp is flat at -inf, where the slope of loss is infinite
+    return jnp.where(signal, -jnp.expm1(jnp.where(signal, loss, 0)), 1)
 
 
 _FACTORS = {"posterior": _posterior, "forward": _forward}

@@ -95,8 +95,16 @@ class _Inside:
         return self.base.inverse_logsnr(logsnr)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See `schedules.derivatives`."""
-        return schedules.derivatives(self.base, t)
+        """See `schedules.derivatives`; of a root at 0, the slope at the share."""
+        return tuple(
+            jnp.where(jnp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
+            for slope, rate, level in zip(
+                schedules.derivatives(self.base, t),
+                schedules.square_derivatives(self.base, t),
+                (self.alpha(t), self.sigma(t)),
+                strict=True,
+            )
+        )
 
 
 def weight_on(weighting: Any, kind: AnyKind, t: Array, schedule: Schedule) -> Array:
@@ -104,7 +112,7 @@ def weight_on(weighting: Any, kind: AnyKind, t: Array, schedule: Schedule) -> Ar
 
     Where that is `0 * inf`, it is the limit for alpha or sigma going to 0: the value at
     a level of one rounding unit. If that does not settle from there to half of it, the
-    limit is 0 or infinite.
+    limit is 0 where it falls and infinite elsewhere.
 
     Args:
       weighting: w, on the error of its own kind q.
@@ -126,7 +134,7 @@ def weight_on(weighting: Any, kind: AnyKind, t: Array, schedule: Schedule) -> Ar
     unit = float(jnp.finfo(t.dtype).eps)
     near, nearer = (weight(_Inside(schedule, unit / part), t) for part in (1, 2))
     settled = jnp.abs(nearer - near) <= unit**0.5 * near
-    limit = jnp.where(settled, near, jnp.where(nearer > near, jnp.inf, 0))
+    limit = jnp.where(settled, near, jnp.where(nearer < near, 0, jnp.inf))
     limit = jnp.where(jnp.isnan(near) | jnp.isnan(nearer), jnp.nan, limit)
     inside = jnp.where(lost, 0.5, t)  # where its derivative is finite too
     return jnp.where(lost, limit, weight(schedule, inside))

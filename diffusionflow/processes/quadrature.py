@@ -84,7 +84,35 @@ class FromSde:
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         """See `schedules.derivatives`."""
         rate, sigma = self.f(t), self.sigma(t)
-        return rate * self.alpha(t), rate * sigma + self.g2(t) / (2 * sigma)
+        noisy, g2, safe = self._noisy(t, sigma)
+        gained = jnp.where(noisy, g2 / (2 * safe), self._start(t))
+        return rate * self.alpha(t), rate * sigma + gained
+
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See `schedules.square_derivatives`."""
+        rate = 2 * self.f(t)
+        squares = self.alpha(t) ** 2, self.sigma(t) ** 2
+        return rate * squares[0], rate * squares[1] + self.g2(t)
+
+    def _noisy(self, t: ArrayLike, sigma: Array) -> tuple[Array, Array, Array]:
+        """Whether sigma is above 0, and g^2 and sigma where it is; else others."""
+        noisy = sigma > 0
+        g2 = self.g2(jnp.where(noisy, at_least_float32(t), 0.5))
+        return noisy, g2, jnp.where(noisy, sigma, 1)
+
+    def _start(self, t: ArrayLike) -> Array:
+        """`sigma'` where sigma = 0, at t = 0: `sqrt(c / 2)` for `g^2 = c t + ...`.
+
+        c is the slope of g^2 a few rounding units away: g may be a root there. Where
+        that does not settle, c is 0 or infinite; so is `sigma'` where g is not 0.
+        """
+        unit = jnp.asarray(4 * jnp.finfo(at_least_float32(t).dtype).eps)
+        unit = unit.astype(at_least_float32(t).dtype)
+        slope = lambda t: jax.jvp(self.g2, (t,), (jnp.ones_like(t),))[1]
+        near, nearer = slope(2 * unit), slope(unit)
+        settled = jnp.abs(nearer - near) <= unit**0.5 * near
+        c = jnp.where(settled, near, jnp.where(nearer > near, jnp.inf, 0))
+        return jnp.where(self.g2(0 * unit) > 0, jnp.inf, root(c / 2))
 
     def f(self, t: ArrayLike) -> Array:
         """See `schedules.f`."""
@@ -96,7 +124,8 @@ class FromSde:
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
         """See `schedules.dlogsnr_dt`."""
-        return -self.g2(t) / self.sigma(t) ** 2
+        noisy, g2, safe = self._noisy(t, self.sigma(t))
+        return jnp.where(noisy, -g2 / safe**2, -jnp.inf)
 
 
 def from_sde(

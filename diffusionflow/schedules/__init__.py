@@ -22,7 +22,8 @@ As a diffusion `dz = f z dt + g dw` a schedule has, with ' = d / dt,
 
     f = alpha' / alpha,   g^2 = 2 alpha sigma (sigma / alpha)' = -sigma^2 logsnr',
 
-which the functions `f`, `g2`, `dlogsnr_dt` and `derivatives` give for any schedule.
+which the functions `f`, `g2`, `dlogsnr_dt` and `derivatives` give for any schedule;
+`square_derivatives`, of alpha^2 and sigma^2, stay finite where a level is a root at 0.
 """
 
 from diffusionflow.schedules.base import (
@@ -32,6 +33,7 @@ from diffusionflow.schedules.base import (
     f,
     g2,
     noise_level,
+    square_derivatives,
     z_std,
 )
 from diffusionflow.schedules.beta import LinearBeta, SubVP
@@ -68,6 +70,7 @@ __all__ = [
     "g2",
     "learned",
     "noise_level",
+    "square_derivatives",
     "z_std",
     "zero_terminal_snr",
 ]

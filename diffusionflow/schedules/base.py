@@ -13,10 +13,10 @@ from diffusionflow._numeric import at_least_float32, root
 class Schedule(Protocol):
     """What every schedule offers.
 
-    `derivatives`, `f`, `g2` and `dlogsnr_dt` may be added as closed forms, each a
-    method of `t`; the functions of these names prefer them. So may the attribute
-    `family`, which is what `Shifted` keeps: "vp" where alpha^2 + sigma^2 = 1, "flow"
-    for straight paths.
+    `derivatives`, `square_derivatives`, `f`, `g2` and `dlogsnr_dt` may be added as
+    closed forms, each a method of `t`; the functions of these names prefer them. So may
+    the attribute `family`, which is what `Shifted` keeps: "vp" where
+    alpha^2 + sigma^2 = 1, "flow" for straight paths.
     """
 
     def alpha(self, t: ArrayLike) -> Array:
@@ -52,6 +52,25 @@ def derivatives(schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
         jax.jvp(schedule.alpha, (t,), (one,))[1],
         jax.jvp(schedule.sigma, (t,), (one,))[1],
     )
+
+
+def square_derivatives(schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+    """`(d alpha^2 / dt, d sigma^2 / dt)`, finite also where a root has no slope.
+
+    Such as at t = 1 of `Sigmoid`, where alpha is 0 and its derivative infinite.
+
+    Args:
+      schedule: any schedule; its method `square_derivatives(t)` is used where it has
+        one, `(2 alpha alpha', 2 sigma sigma')` elsewhere.
+      t: times in [0, 1], any shape.
+
+    Returns:
+      Two arrays of the shape of `t`.
+    """
+    if hasattr(schedule, "square_derivatives"):
+        return schedule.square_derivatives(t)
+    dalpha, dsigma = derivatives(schedule, t)
+    return 2 * schedule.alpha(t) * dalpha, 2 * schedule.sigma(t) * dsigma
 
 
 def f(schedule: Schedule, t: ArrayLike) -> Array:
@@ -190,6 +209,11 @@ class FromSquares:
         """See the function `derivatives`."""
         half = self.rate(t) / 2
         return -half / self.alpha(t), half / self.sigma(t)
+
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        rate = self.rate(t)
+        return -rate, rate
 
     def f(self, t: ArrayLike) -> Array:
         """See the function `f`."""

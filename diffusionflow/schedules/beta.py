@@ -1,5 +1,7 @@
 """Schedules with a linear rate of noise."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -53,6 +55,11 @@ class LinearBeta:
         beta, alpha = _rate(self, t), self.alpha(t)
         return -beta * alpha / 2, beta * alpha**2 / (2 * self.sigma(t))
 
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        rate = _rate(self, t) * self.alpha(t) ** 2
+        return -rate, rate
+
     def f(self, t: ArrayLike) -> Array:
         """See the function `f`."""
         return -_rate(self, t) / 2
@@ -100,9 +107,10 @@ class SubVP:
         return -integral - 2 * jnp.log(-jnp.expm1(-integral))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        # alpha / (1 - alpha^2) = snr^(1/2): B = 2 asinh(snr^(-1/2) / 2)
-        noise_ratio = jnp.exp(-at_least_float32(logsnr) / 2)
-        return _inverse_integral(self, 2 * jnp.arcsinh(noise_ratio / 2))
+        # alpha / (1 - alpha^2) = snr^(1/2): B = 2 asinh(e^y), of which e^y may overflow
+        y = -at_least_float32(logsnr) / 2 - math.log(2.0)
+        integral = 2 * jnp.logaddexp(y, jax.nn.softplus(2 * y) / 2)
+        return _inverse_integral(self, integral)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         """See the function `derivatives`."""
@@ -132,5 +140,17 @@ def _integral(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
 
 
 def _inverse_integral(schedule: LinearBeta | SubVP, integral: Array) -> Array:
-    low, slope = schedule.beta_min, schedule.beta_max - schedule.beta_min
-    return 2 * integral / (low + jnp.sqrt(low**2 + 2 * slope * integral))
+    """The time at which the integral of the rate has a value; inf where it is inf.
+
+    The integral of a falling rate has a largest value, soon after t = 1: from t = 1 on
+    it is continued in a straight line.
+    """
+    low, high = schedule.beta_min, schedule.beta_max
+    slope, whole = high - low, (low + high) / 2  # `whole` is the integral up to 1
+    finite = jnp.isfinite(slope * integral) & jnp.isfinite(integral)
+    integral = jnp.where(finite, integral, whole)
+    past = (slope < 0) & (integral > whole)
+    within = jnp.where(past, whole, integral)
+    t = 2 * within / (low + jnp.sqrt(low**2 + 2 * slope * within))
+    t = jnp.where(past, 1 + (integral - whole) / high, t)
+    return jnp.where(finite, t, jnp.inf)

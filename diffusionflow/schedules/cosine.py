@@ -127,6 +127,11 @@ class IDDPMCosine:
         dalpha = -rate * jnp.sin(phi) / jnp.sin(rate)
         return dalpha, -alpha * dalpha / self.sigma(t)
 
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        rate = -2 * self.alpha(t) * self.derivatives(t)[0]
+        return -rate, rate
+
     def g2(self, t: ArrayLike) -> Array:
         """See the function `g2`."""
         return -2 * self.derivatives(t)[0] / self.alpha(t)

@@ -109,6 +109,12 @@ class Laplace(FromSquares):
         steep = level * self._power(width, 0.5) / total**1.5
         return -jnp.where(half, gentle, steep), jnp.where(half, steep, gentle)
 
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        _, width, level, total = self._parts(t)
+        rate = 2 * level * self._power(width, 1) / total**2
+        return -rate, rate
+
     def g2(self, t: ArrayLike) -> Array:
         """See the function `g2`."""
         half, width, level, total = self._parts(t)

@@ -17,7 +17,13 @@ from diffusionflow._numeric import (
     elementwise,
     solve_falling,
 )
-from diffusionflow.schedules.base import derivatives, dlogsnr_dt, f, g2
+from diffusionflow.schedules.base import (
+    derivatives,
+    dlogsnr_dt,
+    f,
+    g2,
+    square_derivatives,
+)
 
 
 @register
@@ -69,6 +75,15 @@ class Scaled:
         return (
             scale * dalpha + slope * self.base.alpha(t),
             scale * dsigma + slope * self.base.sigma(t),
+        )
+
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        (scale, slope), rates = self._scale(t), square_derivatives(self.base, t)
+        levels = self.base.alpha(t), self.base.sigma(t)
+        return tuple(
+            scale**2 * rate + 2 * scale * slope * level**2
+            for rate, level in zip(rates, levels, strict=True)
         )
 
     def f(self, t: ArrayLike) -> Array:
@@ -170,6 +185,20 @@ class Shifted:
                     self.k * (dsigma * total**2 - rest * sigma**2) * inverse2,
                 )
         return dalpha, self.k * dsigma
+
+    def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
+        """See the function `square_derivatives`."""
+        match self.family:
+            case "vp":
+                return tuple(
+                    self.k**2 * rate * self._scale(t) ** 4
+                    for rate in square_derivatives(self.base, t)
+                )
+            case "flow":
+                dalpha, dsigma = self.derivatives(t)
+                return 2 * self.alpha(t) * dalpha, 2 * self.sigma(t) * dsigma
+        dalpha2, dsigma2 = square_derivatives(self.base, t)
+        return dalpha2, self.k**2 * dsigma2
 
     def f(self, t: ArrayLike) -> Array:
         """See the function `f`."""

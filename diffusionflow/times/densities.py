@@ -90,22 +90,29 @@ class LogitNormal(Independent):
     def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.quantile`."""
         del schedule
-        return jax.nn.sigmoid(self.mean + self.std * ndtri(at_least_float32(u)))
+        u, inside, end = _between(u)
+        t = jax.nn.sigmoid(self.mean + self.std * ndtri(u))
+        return jnp.where(inside, t, end)
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
         del schedule
-        t = jnp.clip(at_least_float32(t), 0, 1)
-        return ndtr((logit(t) - self.mean) / self.std)
+        t, inside, end = _between(t)
+        return jnp.where(inside, ndtr((logit(t) - self.mean) / self.std), end)
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
         del schedule
-        t = at_least_float32(t)
-        inside = (t > 0) & (t < 1)
-        t = jnp.where(inside, t, 0.5)
+        t, inside, _ = _between(t)
         normal = jax.scipy.stats.norm.pdf(logit(t), self.mean, self.std)
         return jnp.where(inside, normal / (t * (1 - t)), 0)
+
+
+def _between(value: ArrayLike) -> tuple[Array, Array, Array]:
+    """`value` or 1/2 in its stead, whether it is inside (0, 1), and the nearer end."""
+    value = at_least_float32(value)
+    inside = (value > 0) & (value < 1)
+    return jnp.where(inside, value, 0.5), inside, (value > 0.5).astype(value.dtype)
 
 
 MODE_SCALE_MAX = 2 / (np.pi - 2)

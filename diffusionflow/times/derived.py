@@ -57,12 +57,14 @@ class Truncated(Independent):
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:
         """First and last time."""
-        early, late = (
-            jnp.clip(at_least_float32(schedule.inverse_logsnr(end)), 0, 1)
-            for end in (self.logsnr_max, self.logsnr_min)
-        )
-        low = jnp.where(jnp.isinf(self.logsnr_max), 0, early)
-        high = jnp.where(jnp.isinf(self.logsnr_min), 1, late)
+
+        def at(level: ArrayLike, end: float) -> Array:
+            bound = jnp.isfinite(level)
+            level = jnp.where(bound, level, 0.0)  # a finite derivative in the schedule
+            t = jnp.clip(at_least_float32(schedule.inverse_logsnr(level)), 0, 1)
+            return jnp.where(bound, t, end)
+
+        low, high = at(self.logsnr_max, 0.0), at(self.logsnr_min, 1.0)
         return jnp.maximum(self.t_min, low), jnp.minimum(self.t_max, high)
 
     def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
@@ -88,11 +88,19 @@ def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
 class _Levels(Independent):
     """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
 
+    def _below(self, t: ArrayLike, schedule: Schedule) -> Array:
+        """F at time `t`: exactly 0 or 1, and flat, where the log-SNR is infinite."""
+        t = at_least_float32(t)
+        logsnr = schedule.logsnr(t)
+        finite = jnp.isfinite(logsnr)
+        inside = schedule.logsnr(jnp.where(finite, t, 0.5))  # a finite derivative
+        end = jnp.where(logsnr > 0, 0, 1)
+        return jnp.where(finite, self._fraction(inside), end.astype(inside.dtype))
+
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the levels below those of the schedule, and among them."""
-        data_end, noise_end = schedule.logsnr(0.0), schedule.logsnr(1.0)
-        low = self._fraction(data_end)
-        return low, self._fraction(noise_end) - low
+        low = self._below(0.0, schedule)
+        return low, self._below(1.0, schedule) - low
 
     def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
         """`_share`, looked at."""
@@ -108,14 +116,19 @@ class _Levels(Independent):
         """As `Uniform.quantile`."""
         u = at_least_float32(u)
         low, mass = in_type_of(u, self._reach(schedule))
-        t = schedule.inverse_logsnr(self._logsnr(low + mass * u))
-        return jnp.clip(t, *in_type_of(t, self._window(schedule)))
+        fraction = low + mass * u
+        finite = jnp.isfinite(self._logsnr(fraction))
+        level = self._logsnr(jnp.where(finite, fraction, 0.5))  # a finite derivative
+        t = schedule.inverse_logsnr(level)
+        first, last = in_type_of(t, self._window(schedule))
+        end = jnp.where(fraction < 0.5, first, last)
+        return jnp.where(finite, jnp.clip(t, first, last), end)
 
     def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
         t = jnp.clip(at_least_float32(t), 0, 1)
         low, mass = in_type_of(t, self._reach(schedule))
-        return (self._fraction(schedule.logsnr(t)) - low) / mass
+        return (self._below(t, schedule) - low) / mass
 
     def density(self, t: ArrayLike, schedule: Schedule) -> Array:
         """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
@@ -218,14 +231,21 @@ class UniformOn(_Levels):
 
     other: Any
 
+    def _time(self, logsnr: Array) -> tuple[Array, Array]:
+        """Time on the other schedule, and whether it is inside: flat where not."""
+        t = lax.stop_gradient(self.other.inverse_logsnr(logsnr))
+        inside = (t > 0) & (t < 1)
+        middle = self.other.logsnr(0.5).astype(logsnr.dtype)
+        safe = self.other.inverse_logsnr(jnp.where(inside, logsnr, middle))
+        return jnp.where(inside, safe, jnp.clip(t, 0, 1)), inside
+
     def _fraction(self, logsnr: Array) -> Array:
-        return jnp.clip(self.other.inverse_logsnr(logsnr), 0, 1)
+        return self._time(logsnr)[0]
 
     def _logsnr(self, fraction: Array) -> Array:
         return self.other.logsnr(fraction)
 
     def _pdf(self, logsnr: Array) -> Array:
-        t = self.other.inverse_logsnr(logsnr)
-        inside = (t > 0) & (t < 1)
+        t, inside = self._time(logsnr)
         slope = schedules.dlogsnr_dt(self.other, jnp.where(inside, t, 0.5))
         return jnp.where(inside, 1 / jnp.abs(slope), 0)

@@ -40,7 +40,7 @@ class ELBO:
 
     The diffusion term of the bound in nats is `1/2 int E ||eps_hat - eps||^2 dlogsnr`
     with the norm summed over the event: the mean loss times half the event's size.
-    Written on the error of v, `2 alpha (alpha sigma' - sigma alpha') / (sigma
+    Written on the error of v, `(2 alpha^2 sigma' - sigma (alpha^2)') / (sigma
     (alpha^2 + sigma^2)^2)`, it is finite where alpha = 0.
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the continuous-time bound.
@@ -53,8 +53,12 @@ class ELBO:
 
     def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
+        t = at_least_float32(t)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        top = 2 * alpha * _turn(t, schedule)
+        signal = alpha > 0  # where alpha = 0, sigma' may be infinite
+        _, dsigma = schedules.derivatives(schedule, jnp.where(signal, t, 0.5))
+        dalpha2, _ = schedules.square_derivatives(schedule, t)
+        top = 2 * alpha**2 * dsigma - sigma * dalpha2
         return top / (sigma * (alpha**2 + sigma**2) ** 2)
 
 
@@ -99,7 +103,9 @@ class Sigmoid:
     """`W = sigmoid(bias - l)` at uniform t: contains `-dlogsnr/dt`.
 
     Equal to `e^bias sigmoid(l - bias) (-dlogsnr/dt)` on the x error. Written on the
-    error of v it is finite at both ends.
+    error of v, with `c = e^bias`, it is finite at both ends:
+    `c (alpha^2 (sigma^2)' - sigma^2 (alpha^2)') / ((alpha^2 + c sigma^2) (alpha^2 +
+    sigma^2)^2)`.
 
     Args:
       bias: log-SNR at which W is one half of its limit at the noise end.
@@ -119,17 +125,7 @@ class Sigmoid:
         """As `Mse.__call__`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = jnp.exp(at_least_float32(self.bias)).astype(alpha.dtype)
-        noisy = sigma > 0  # sigma' may be infinite where sigma = 0, g^2 where alpha = 0
-        t = at_least_float32(t)
-        turn = sigma * _turn(jnp.where(noisy, t, 0.5), schedule)
-        same = alpha / 2 * schedules.g2(schedule, jnp.where(noisy, 0.5, t))
-        sigma_turn = jnp.where(noisy, turn, same)
-        top = 2 * scale * alpha * sigma_turn
+        dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
+        top = scale * (alpha**2 * dsigma2 - sigma**2 * dalpha2)
         bottom = (alpha**2 + scale * sigma**2) * (alpha**2 + sigma**2) ** 2
         return top / bottom
-
-
-def _turn(t: ArrayLike, schedule: Schedule) -> Array:
-    """`alpha sigma' - sigma alpha' = -alpha sigma dlogsnr/dt / 2`."""
-    dalpha, dsigma = schedules.derivatives(schedule, t)
-    return schedule.alpha(t) * dsigma - schedule.sigma(t) * dalpha
