@@ -343,6 +343,9 @@ def test_bounds_refuse():
         likelihood.discrete_bound(
             KEY, eps_fn, X, times=grids.uniform(4, t_min=0.1), **settings
         )
+    close = [1 - 1e-9, 0.5, 0.1]  # a list is a grid too
+    with jax.enable_x64(False), pytest.raises(ValueError, match="rounded to float32"):
+        likelihood.discrete_bound(KEY, eps_fn, X, times=close, **settings)
     settings = dict(schedule=VDM)
     with pytest.raises(ValueError, match="unknown prior"):
         likelihood.continuous_bound(KEY, denoise_fn, X, prior="normal", **settings)

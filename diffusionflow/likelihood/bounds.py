@@ -26,6 +26,7 @@ from diffusionflow.likelihood.draws import Bound, Draws
 from diffusionflow.likelihood.levels import Levels
 from diffusionflow.objectives import Objective
 from diffusionflow.predictions import DenoiseFn, PredictFn
+from diffusionflow.samplers.steps import as_grid, check_denoiser
 from diffusionflow.schedules import Schedule
 from diffusionflow.times import Uniform
 from diffusionflow.weightings import ELBO
@@ -77,11 +78,10 @@ def discrete_bound(
     Source: Ho et al. 2020, arXiv 2006.11239; in log-SNR, with the reconstruction,
     Kingma et al. 2021, arXiv 2107.00630.
     """
-    grids.check_grid(times)
-    if hasattr(denoise_fn, "check"):
-        denoise_fn.check(times[:-1])
+    times = as_grid(grids.check_grid(times))
     steps = len(times) - 1
     draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    check_denoiser(denoise_fn, times[:-1], draw.x)
     table = in_float64(_step_table, schedule, times)
     t, weight = (jnp.asarray(column, draw.x.dtype) for column in table)
     if num_times is None:
