@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from logging import LogRecord, getLogger
 from typing import Any, NoReturn
 
 import jax
@@ -98,6 +99,7 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
 
     flags.FLAGS.set_gnu_getopt(takes is not None)  # flags after arguments too
     sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
+    getLogger("asyncio").addFilter(_is_news)
     app.run(started, flags_parser=_parse)
 
 
@@ -112,6 +114,11 @@ def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
             hook(unraisable)
 
     return filtered
+
+
+def _is_news(record: LogRecord) -> bool:
+    """Not what other writes of a save say whose failure is told already."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -146,6 +146,28 @@ def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
     assert found == (130, "", "stopped by SIGINT\n")
 
 
+LEFT = """
+import asyncio, gc
+from experiments import cli
+async def fail():
+    raise ValueError("no room")
+async def leave():
+    task = asyncio.ensure_future(fail())
+    await asyncio.sleep(0)
+def main():
+    asyncio.run(leave())
+    gc.collect()
+    raise cli.SaveError("the one line")
+cli.run(main)
+"""
+
+
+def test_the_other_writes_of_a_save_that_failed_say_nothing(tmp_path):
+    (tmp_path / "left.py").write_text(LEFT)
+    found = commands.run("left", PYTHONPATH=str(tmp_path))
+    assert found == (1, "", "error: the one line\n")
+
+
 def test_help_is_no_mistake():
     code, output, _ = commands.run("experiments.train", "--help")
     assert code == 0
