@@ -401,7 +401,7 @@ def test_shapes_and_dtypes():
         assert denoise_fn(z, 0.5).x.shape == shape
         assert denoise_fn(z, np.full(shape[:1], 0.5, np.float32)).x.shape == shape
     for t in (np.full((4,), 0.5), np.full((3, 1), 0.5)):
-        with pytest.raises(ValueError, match="do not fit an array of shape"):
+        with pytest.raises(ValueError, match="does not fit an array of shape"):
             denoise_fn(np.ones((3, 2), np.float32), t)
     with pytest.raises(AssertionError):
         predictions.denoiser(lambda z, t: z[:, :1], kind="u", schedule=schedule)(

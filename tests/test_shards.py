@@ -1,5 +1,6 @@
 """Long draws in parts: the files, and the command that is killed and goes on."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -25,9 +26,15 @@ def shards(path, settings=SETTINGS, count=10, size=4):
     return Shards(path, settings, count=count, size=size)
 
 
+def begin(parts):
+    """As a process that has ended since."""
+    with contextlib.ExitStack() as stack:
+        parts.begin(stack)
+
+
 def filled(path, numbers=(0, 1, 2)):
     parts = shards(path)
-    parts.begin()
+    begin(parts)
     for number in numbers:
         start, stop = parts.bounds[number]
         parts.write(number, X[start:stop], outside=number)
@@ -40,7 +47,7 @@ def test_shards_become_one_file(tmp_path):
     np.testing.assert_array_equal(parts.first(6), X[:6])
     assert not parts.complete()
     assert parts.conclude(labels=np.arange(10), recipe="how") == 3
-    parts.begin()  # as left by a kill after the result was written
+    begin(parts)  # as left by a kill after the result was written
     assert parts.complete() and shards(tmp_path / "a").complete()
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     with np.load(tmp_path / "a.npz") as file:
@@ -74,7 +81,7 @@ def test_half_written_files_are_swept_away(tmp_path):
     )
     for path in (left, other):
         path.write_bytes(b"half")
-    shards(tmp_path / "a").begin()
+    begin(shards(tmp_path / "a"))
     assert not left.exists() and parts.finished(0)
     assert other.exists()  # of a process that is at it
 

@@ -141,7 +141,11 @@ def test_a_missing_workdir_is_a_mistake_too():
 def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
     """Where nothing else is done about it: reading the config, and imports."""
     path = tmp_path / "config.py"
-    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path.write_text(
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # or inherited
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
     found = commands.run("experiments.explain", f"--config={path}")
     assert found == (130, "", "stopped by SIGINT\n")
 
