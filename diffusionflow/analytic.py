@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import register
+from diffusionflow._dataclass import is_number, is_traced, register
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import Denoised, per_event
 from diffusionflow.schedules import Schedule
@@ -29,11 +30,22 @@ class Mixture:
       weights: positive, `[K]`; they are normalised.
       means: `[K, *event]`.
       variances: of each coordinate, broadcast to `means`; 0 is a point mass.
+
+    Raises:
+      ValueError: a weight is not positive and finite, a variance negative or not
+        finite. (Looked at in Python numbers and NumPy arrays: `jax.Array`s may be
+        gradients.)
     """
 
     weights: Any
     means: Any
     variances: Any
+
+    def __post_init__(self) -> None:
+        if _is_given(self.weights) and np.ndim(self.weights):
+            _check_weights(self.weights)
+        if _is_given(self.variances):
+            _check_variances("variances", self.variances)
 
     def denoised(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Denoised:
         """`E[x | z]` and `E[eps | z]`.
@@ -82,7 +94,10 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
     Args:
       mean: `[*event]`.
-      variance: broadcast to `mean`.
+      variance: broadcast to `mean`; 0 is a point mass.
+
+    Raises:
+      ValueError: a variance that is not traced is negative or not finite.
 
     Example:
       >>> from diffusionflow import schedules
@@ -90,6 +105,8 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
       >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # alpha v z / V = 2 / 5
       [[0.4 0.4]]
     """
+    if not is_traced(variance):
+        _check_variances("variance", variance)
     mean = at_least_float32(mean)
     variance = jnp.broadcast_to(at_least_float32(variance), mean.shape)
     return Mixture(jnp.ones((1,), mean.dtype), mean[None], variance[None])
@@ -160,6 +177,35 @@ class _Posterior(NamedTuple):
         joint = self.log_joint()
         share = jax.nn.softmax(joint, axis=0)
         return share.reshape(joint.shape + (1,) * self.event_ndim)
+
+
+def _is_given(value: Any) -> bool:
+    """Whether all of `value` is Python numbers or NumPy arrays of numbers."""
+    return all(
+        is_number(leaf)
+        or (isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.number))
+        for leaf in jax.tree.leaves(value)
+    )
+
+
+def _check_weights(weights: Any) -> None:
+    found = np.asarray(weights, np.float64)
+    bad = ~((found > 0) & (found < np.inf))
+    if bad.any():
+        raise ValueError(
+            f"weights with {found[bad][0]}: each must be positive and finite; leave a "
+            "component without weight out"
+        )
+
+
+def _check_variances(name: str, variances: Any) -> None:
+    found = np.asarray(variances, np.float64)
+    bad = ~((found >= 0) & (found < np.inf))
+    if bad.any():
+        raise ValueError(
+            f"{name} with {found[bad][0]}: each must be at least 0 and finite; 0 is a "
+            "point mass, of a standard deviation give the square"
+        )
 
 
 def _broadcast(data: Mixture) -> tuple[Array, Array, Array]:

@@ -85,3 +85,38 @@ def test_samples_have_the_moments():
     second = np.sum(weights * (np.array([0.04, 0.25, 0.01]) + means**2))
     np.testing.assert_allclose(x.mean(), np.sum(weights * means), atol=0.02)
     np.testing.assert_allclose(np.mean(x**2), second, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: analytic.gaussian(0.0, -1.0), "variance with -1.0.*at least 0"),
+        (lambda: analytic.gaussian(jnp.zeros(2), jnp.array([1.0, np.nan])), "nan"),
+        (
+            lambda: analytic.Mixture(np.ones(2), np.zeros(2), np.array([1.0, -0.1])),
+            "variances with -0.1.*at least 0",
+        ),
+        (
+            lambda: analytic.Mixture(np.array([1.0, 0.0]), np.zeros(2), 1.0),
+            "weights with 0.0.*positive.*leave",
+        ),
+        (lambda: analytic.Mixture([0.5, -0.5], [0.0, 1.0], [1.0, 1.0]), "-0.5"),
+    ],
+)
+def test_bad_values_are_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_a_mixture_of_gradients_is_not_looked_at():
+    """The slope of log N(0; 1, v) in v is `(1 / v - 1) / (2 v)`, negative here."""
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    density = lambda law: law.log_density(zero, 1.0, 0.0)
+    law = analytic.Mixture(one, one[:, None], 4 * one[:, None])
+    slope = jax.grad(density)(law).variances
+    np.testing.assert_allclose(slope, [[-3 / 32]], rtol=1e-5)
+    both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), law)
+    values = jax.vmap(density)(both)  # JAX rebuilds it around objects of its own
+    np.testing.assert_allclose(values, np.full(2, density(law)), rtol=1e-6)
+    built = jax.jit(lambda v: analytic.gaussian(zero, v).variances)(4 * one)
+    np.testing.assert_array_equal(built, [[4.0]])
