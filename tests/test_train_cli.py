@@ -77,12 +77,12 @@ MISTAKES = {
         "num_steps='ten': must be a whole number",
     ),
     "workdir is a file": (
-        [CONFIG, "--workdir=README.md"],
+        ["--config=configs/toy2d.py", "--workdir=README.md"],
         "--workdir=README.md: Not a directory: README.md/samples; choose another",
     ),
     "workdir has a long name": (
-        [CONFIG, f"--workdir=runs/{'x' * 300}"],
-        "File name too long: runs/x*; choose another directory",
+        ["--config=configs/toy2d.py", f"--workdir=tests/{'x' * 300}"],
+        "File name too long: tests/x*/samples; choose another",
     ),
 }
 VALUES = """
@@ -106,7 +106,7 @@ def outcomes(tmp_path_factory):
     for name, (arguments, _) in [*MISTAKES.items(), (None, ([], None))]:
         if len(running) == 2 or name is None:
             for done, process in running.items():
-                output, error = process.communicate(timeout=60)
+                output, error = process.communicate(timeout=300)
                 results[done] = process.returncode, output, error
             running = {}
         if name is not None:
