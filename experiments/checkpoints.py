@@ -101,6 +101,7 @@ class Checkpoints:
         self._keep, self._later_fn = keep, later_fn
         self._read_only, self._has_saved = read_only, False
         self._failures = []
+        self._others_fn = lambda record: "orbax" not in record.pathname
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -129,14 +130,17 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *unused: Any) -> None:
-        if kind is not None:
-            with contextlib.suppress(Exception):  # the first error is the one to see
-                self._manager.close()
-            return
-        self.wait()
-        self._manager.close()
-        if self._has_saved:
-            self._retain()
+        try:
+            if kind is not None:
+                with contextlib.suppress(Exception):  # the first error is to be seen
+                    self._manager.close()
+                return
+            self.wait()
+            self._manager.close()
+            if self._has_saved:
+                self._retain()
+        finally:
+            logging.get_absl_logger().removeFilter(self._others_fn)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, rising."""
@@ -184,6 +188,8 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
         arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
+        # threads of the save log what `wait` raises, whenever that comes
+        logging.get_absl_logger().addFilter(self._others_fn)
         with self._failing():
             saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
         self._has_saved = True

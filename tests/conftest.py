@@ -10,6 +10,7 @@ as such leave all of that on (docs/testing.md).
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import jax
@@ -25,6 +26,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # as in a background job of a shell, and it would be so in the commands as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # files whose slow tests come first: .ci/run ends the slow tests where its time does
 FIRST = (

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from absl import logging
 
 from experiments import devices, shelf
 from experiments.checkpoints import Checkpoints, MismatchError
@@ -264,3 +265,14 @@ def test_an_error_inside_is_not_hidden_by_closing(tmp_path):
         failing()
     with Checkpoints(tmp_path, read_only=True) as saved:
         assert saved.steps() == [1]
+
+
+def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog):
+    """Whenever it comes: what failed is raised, and Orbax's own lines are too many."""
+    orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, make_items(), IDENTITY)
+        exec(orbax, {"logging": logging})
+        logging.error("of another")
+    exec(orbax, {"logging": logging})
+    assert caplog.messages == ["of another", "of a thread"]
