@@ -16,7 +16,6 @@ from experiments import checkpoints, cluster, identity, seals
 from experiments.errors import UsageError, naming
 
 DIRECTORY = "averages"
-ORIGIN = "init_from"  # of an identity: from whose weights the run started; None: fresh
 
 
 class Averages:
@@ -34,7 +33,7 @@ class Averages:
         sigma_rel: Sequence[float],
         identity: Mapping[str, Any],
     ):
-        self._saved, self._identity = saved, {ORIGIN: None} | dict(identity)
+        self._saved, self._identity = saved, {"init_from": None} | dict(identity)
         self._names = [_item(width) for width in sigma_rel]
 
     def save(self, step: int, profiles: Sequence[Any], num_updates: int) -> None:
@@ -192,8 +191,8 @@ def _check_same(
     """Refuses averages of another run, and those of another start of this one."""
     found = saved.identity(step)
     identity.check_same(found, current, step)
-    here = current.get(ORIGIN)
-    there = found.get(ORIGIN, here)  # older ones do not tell
+    here = current.get("init_from")
+    there = found.get("init_from", here)  # older ones do not tell
     if there != here:
         raise UsageError(
             f"the averages of step {step} in {saved.directory} are of a start from "

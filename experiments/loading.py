@@ -127,8 +127,8 @@ def _open(
                 restored = saved.restore(number, targets) if items else {}
             except Exception:
                 if number in saved.steps():
-                    raise
-            else:  # else a training beside removed it, and there is a newer one
+                    raise  # else a training beside removed it, and there is a newer one
+            else:
                 return number, found, built, [restored[item] for item in items]
 
 
