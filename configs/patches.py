@@ -7,8 +7,9 @@ the 260 held-out ones from the rest.
 
 Measured on one CPU core that did other work as well (no accelerator) in 20 min 33 s,
 pictures and evaluation included, 60 to 140 images/s: held-out loss 0.1210,
-`test_eps_mse_ema` 0.0627, both with the averaged weights. In the pictures one row has the sky, roofs and leaves of the one
-photograph, the other the petals and the dark green of the other.
+`test_eps_mse_ema` 0.0627, both with the averaged weights. In the pictures one row has
+the sky, roofs and leaves of the one photograph, the other the petals and the dark green
+of the other.
 """
 
 import ml_collections
