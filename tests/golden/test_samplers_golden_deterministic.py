@@ -99,7 +99,7 @@ LEVELS = ("alpha", "sigma")
 
 def form(case, name):
     """What a DPM-Solver takes to be a polynomial."""
-    return {"dpmsolver": "eps", "dpmsolver++": "x"}[said(case)[name]]
+    return case.choose(name, {"dpmsolver": "eps", "dpmsolver++": "x"}, "dpmsolver++")
 
 
 def dpm_multistep(case):

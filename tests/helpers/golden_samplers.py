@@ -31,7 +31,7 @@ DEFAULTS = {
     ),
     "kdiffusion_sampler": dict(eta=1.0, order=4, r=0.5, s_churn=0.0),
     "rectified_flow": dict(noise_replacement_rate=0.5),
-    "score_sde": dict(corrector="none", denoise=True, probability_flow=False),
+    "score_sde": dict(corrector="none", probability_flow=False),
     "sit": dict(diffusion_form="SBDM", diffusion_norm=1.0, last_step="Mean"),
 }
 CHAINS = ("DDIMScheduler", "DDPMScheduler")  # each step has an aim of its own
@@ -72,6 +72,8 @@ def is_noisy(case):
     settings = said(case)
     if settings.get("scheduler") in CHAINS:
         return True
+    if settings.get("probability_flow"):
+        return False
     factor = FACTOR.get(settings.get("function"), "eta")
     names = [name for name in (factor, *OTHER_FACTORS) if name in settings]
     return "noise" in case.a and all(settings[name] != 0 for name in names)
