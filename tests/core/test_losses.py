@@ -18,6 +18,7 @@ from diffusionflow import (
 )
 from tests.helpers import oracles
 from tests.helpers.kinds import KINDS, SCHEDULES, case, exact
+from tests.helpers.parametrize import in_turn
 
 FLOW = schedules.FlowMatching()
 
@@ -28,8 +29,7 @@ def net(z, t):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@in_turn(kind=KINDS, schedule=SCHEDULES)
 def test_plain_losses_are_their_definition(schedule, kind):
     t = np.array([0.1, 0.4, 0.9])
     x, eps, z, levels = case(schedule, t, (3, 2, 3))
@@ -48,8 +48,7 @@ def test_plain_losses_are_their_definition(schedule, kind):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("weighted", ["x", "eps", "v", "u"])
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@in_turn(kind=KINDS, weighted=("x", "eps", "v", "u"))
 def test_objective_terms_weigh_the_error_of_another_kind(kind, weighted):
     """The loss equals the error of the converted prediction, whatever is predicted."""
     t = np.array([0.1, 0.4, 0.9])
@@ -331,9 +330,7 @@ def gaussian_kl(mean, variance, other_mean, other_variance):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("kind", ["x", "u"])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@in_turn(schedule=SCHEDULES, kind=("x", "u"), variance=("posterior", "forward"))
 def test_kl_terms_are_the_divergence_of_two_gaussians(schedule, kind, variance):
     """Against q(z_s | z_t, x) by conditioning the joint Gaussian of z_s and z_t."""
     t, s = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.45, 0.3])
@@ -357,16 +354,16 @@ def test_kl_terms_are_the_divergence_of_two_gaussians(schedule, kind, variance):
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("kind", ["x", "u"])
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        FLOW,
-        schedules.Cosine(),
-        schedules.Discrete(schedules.zero_terminal_snr(np.linspace(0.99, 0.02, 10))),
-    ],
-    ids=["flow", "cosine", "zero_snr"],
+@in_turn(
+    schedule={
+        "flow": FLOW,
+        "cosine": schedules.Cosine(),
+        "zero_snr": schedules.Discrete(
+            schedules.zero_terminal_snr(np.linspace(0.99, 0.02, 10))
+        ),
+    },
+    kind=("x", "u"),
+    variance=("posterior", "forward"),
 )
 def test_kl_terms_of_a_first_step_from_pure_noise(schedule, kind, variance):
     """At alpha_t = 0, q(z_s | z_t, x) is N(alpha_s x, sigma_s^2)."""
