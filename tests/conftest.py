@@ -1,29 +1,30 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
-Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
-says, the smallest too; workers and the commands that tests run share them. Compiling is
-most of the time. `make test` has XLA optimize less than it does for users: LLVM at its
-level 1, and no emitters of fusions. `make test-x64`, `make test-slow` and pytest called
-as such leave all of that on (docs/testing.md).
+Compiled programs are kept on disk, the smallest too, for workers, for the commands that
+tests run and for the next run of the tests: compiling is most of the time. `make test`
+has XLA optimize less than it does for users: LLVM at its level 1, and no emitters of
+fusions. The other targets and pytest called as such leave all of that on
+(docs/testing.md).
 """
 
-import atexit
 import os
-import shutil
+import pathlib
+import resource
 import signal
-import tempfile
+import sys
 
 import jax
 import pytest
+
+from tests.helpers import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.mkdtemp(prefix="diffusionflow-tests-")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache.default())
+    compilation_cache.tidy(compilation_cache.default())
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -31,7 +32,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as in a background job of a shell, and it would be so in the commands as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# files whose slow tests come first: .ci/run ends the slow tests where its time does
+# files whose slow tests take longest: they come first, so that workers end together
 FIRST = (
     "notebooks",
     "what_happens",
@@ -47,20 +48,58 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def shard(text):
+    """`(i, n)` of `i/n`."""
+    number, _, count = text.partition("/")
+    if not (
+        number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)
+    ):
+        raise pytest.UsageError(f"--shard={text}: must be i/n with 1 <= i <= n")
+    return int(number), int(count)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--shard", default="1/1", help="run part i of n of the tests that are selected"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # when -m and -k have chosen
+def pytest_collection_modifyitems(config, items):
+    number, count = shard(config.getoption("shard"))
+    chosen = items[number - 1 :: count]
+    if count > 1:
+        kept = set(chosen)
+        config.hook.pytest_deselected(
+            items=[item for item in items if item not in kept]
+        )
+
     def place(item):
         name = item.path.stem.removeprefix("test_")
         first = item.get_closest_marker("slow") and name in FIRST
         return FIRST.index(name) if first else len(FIRST)
 
-    items.sort(key=place)
+    items[:] = sorted(chosen, key=place)
+
+
+MOST_MEMORY = 3 * 2**30
+
+
+def resident_bytes():
+    """What the process has in memory; where that is not told, its peak."""
+    statm = pathlib.Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Programs of one file are kept in memory no longer than it is tested."""
+    """Frees the compiled programs of earlier files before memory runs out."""
     yield
-    jax.clear_caches()
+    if resident_bytes() > MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import loop
-from tests.helpers import commands, tiny
+from tests.helpers import commands, in_process, tiny
 
 
 def train(workdir, **overrides):
@@ -41,12 +41,14 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gives_one_line_and_exit_code_2(points, name):
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [(in_process.run, name) for name in MISTAKES] + [(commands.run, "unknown sampler")],
+    ids=[*MISTAKES, "unknown sampler, as a process"],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(points, run, name):
     arguments, message = MISTAKES[name]
-    code, output, error = commands.run(
-        "experiments.sample", f"--workdir={points}", *arguments
-    )
+    code, output, error = run("experiments.sample", f"--workdir={points}", *arguments)
     assert (code, output) == (2, "")
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from experiments import overrides
-from tests.helpers import commands, tiny
+from tests.helpers import commands, in_process, tiny
 
 CONFIG = "--config=configs/digits.py"
 MISTAKES = {
@@ -96,43 +96,37 @@ def get_config(what):
 """
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """Every mistake made once, two at a time."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    (workdir.parent / "values.py").write_text(VALUES)
-    (workdir.parent / "dict.py").write_text("get_config = dict")
-    results, running = {}, {}
-    for name, (arguments, _) in [*MISTAKES.items(), (None, ([], None))]:
-        if len(running) == 2 or name is None:
-            for done, process in running.items():
-                output, error = process.communicate(timeout=300)
-                results[done] = process.returncode, output, error
-            running = {}
-        if name is not None:
-            filled = [text.replace("{}", str(workdir.parent)) for text in arguments]
-            running[name] = commands.start(
-                "experiments.train", f"--workdir={workdir}", *filled
-            )
-    return results, workdir
+REAL = ("misspelt key", "bad value", "workdir is a file")  # as processes too
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gives_one_line_and_exit_code_2(outcomes, name):
-    code, output, error = outcomes[0][name]
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "values.py").write_text(VALUES)
+    (tmp_path / "dict.py").write_text("get_config = dict")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [(in_process.run, name) for name in MISTAKES]
+    + [(commands.run, name) for name in REAL],
+    ids=[*MISTAKES, *(f"{name}, as a process" for name in REAL)],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(workdir, run, name):
+    """And nothing is written."""
+    given, message = MISTAKES[name]
+    filled = [text.replace("{}", str(workdir.parent)) for text in given]
+    code, output, error = run("experiments.train", f"--workdir={workdir}", *filled)
     assert output == ""
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
-    assert re.search(MISTAKES[name][1], error), error
+    assert re.search(message, error), error
     assert code == 2
-
-
-def test_a_mistake_creates_nothing(outcomes):
-    assert not outcomes[1].exists()
+    assert not workdir.exists()
 
 
 def test_a_missing_workdir_is_a_mistake_too():
-    code, _, error = commands.run("experiments.train", CONFIG)
+    code, _, error = in_process.run("experiments.train", CONFIG)
     assert code == 2
     assert error.startswith("error: flag --workdir")
     assert len(error.splitlines()) == 1
@@ -237,7 +231,7 @@ def test_the_schema_says_how_a_text_is_read_where_the_file_does_not(tmp_path):
     assert left == ["train", f"--config={path}"]
     assert late == {name: value for name, (_, value) in given.items()}
     command = ["experiments.train", f"--config={path}", f"--workdir={tmp_path}"]
-    code, printed, error = commands.run(*command, *flags, "--print_config")
+    code, printed, error = in_process.run(*command, *flags, "--print_config")
     assert (code, error) == (0, "")
     lines = [shlex.split(line)[0] for line in printed.splitlines()]
     for entry in ("num_steps=2000", "guidance=2.0", "ema.sigma_rel=(0.05, 0.1)"):
@@ -261,21 +255,21 @@ def test_entries_without_a_value_take_one_and_are_printed_as_they_are_read(tmp_p
     path = tmp_path / "my configs" / "open.py"
     path.write_text(OPEN)
     command = ["experiments.train", f"--config={path}", f"--workdir={tmp_path}"]
-    code, printed, error = commands.run(*command, "--print_config")
+    code, printed, error = in_process.run(*command, "--print_config")
     assert (code, error) == (0, "")
     lines = [shlex.split(line)[0] for line in printed.splitlines()]
     for name in ("num_steps", "data.path", "data.low"):
         assert f"--config.{name}=None" in lines
-    assert commands.run(*command, "--print_config", *lines) == (0, printed, "")
+    assert in_process.run(*command, "--print_config", *lines) == (0, printed, "")
     given = ["--config.num_steps=2e3", "--config.data.path=a.npz"]
-    code, printed, error = commands.run(
+    code, printed, error = in_process.run(
         *command, *given, "--config.data.low=-1.5", "--print_config"
     )
     assert (code, error) == (0, "")
     lines = printed.splitlines()
     for name in ("num_steps=2000", "data.path=a.npz", "data.low=-1.5"):
         assert f"--config.{name}" in lines
-    code, _, error = commands.run(*command, "--config.num_steps=2")
+    code, _, error = in_process.run(*command, "--config.num_steps=2")
     assert code == 2 and len(error.splitlines()) == 1
 
 
@@ -288,7 +282,7 @@ def test_a_printed_config_is_read_back_as_it_is(tmp_path):
     assert "--config.network.multipliers=(1, 2, 4)" in lines
     assert "--config.num_steps=1000" in lines
     assert "--config.objective.weighting=mse(kind='u')" in lines
-    again = commands.run(*command, "--print_config", *lines)
+    again = in_process.run(*command, "--print_config", *lines)
     assert again == (0, printed, "")
 
 

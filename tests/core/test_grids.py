@@ -204,12 +204,15 @@ def discrete_cases():
             stages = "is_grid" in case.a or scheduler == "PNDMScheduler"
             table = "beta_schedule" in config and "timesteps" in case.a
             if table and not (odd or stages):
-                yield pytest.param(case, scheduler, id=f"{family}-{case}")
+                yield f"{family}-{case}", (case, scheduler)
 
 
-@pytest.mark.parametrize(("case", "scheduler"), list(discrete_cases()))
-def test_the_levels_that_diffusers_visits(case, scheduler):
+def test_the_levels_that_diffusers_visits():
     """Those that count from sigma do not round in "linspace", and interpolate."""
+    golden.check_each(visits_the_levels, dict(discrete_cases()))
+
+
+def visits_the_levels(case, scheduler):
     config, num_steps = case.config, case.config["num_steps"]
     default = DEFAULT_SPACING.get(scheduler, "linspace")
     spacing = config.get("timestep_spacing", default)
@@ -249,12 +252,15 @@ def sigma_cases():
         for case in golden.cases("sampler", f"diffusers_{family}"):
             for name in ("karras", "exponential"):
                 if case.config.get(f"use_{name}_sigmas"):
-                    yield pytest.param(case, name, id=f"{case}-{name}")
+                    yield f"{family}-{case}-{name}", (case, name)
 
 
-@pytest.mark.parametrize(("case", "name"), list(sigma_cases()))
-def test_the_sigmas_of_diffusers(case, name):
+def test_the_sigmas_of_diffusers():
     """N levels between the two ends of the table; then 0, or the last one again."""
+    golden.check_each(has_the_sigmas, dict(sigma_cases()))
+
+
+def has_the_sigmas(case, name):
     level = case.a["sigma_eval"] / case.a["alpha_eval"]
     flow = schedules.FlowMatching()
     kept = np.asarray(golden_schedules.chain(case.config).alphas_cumprod)
@@ -320,11 +326,14 @@ def test_the_sigmas_of_k_diffusion(case):
 def flow_cases():
     for case in golden.cases("sampler", "diffusers_flow"):
         if case.config["scheduler"] == "FlowMatchEulerDiscreteScheduler":
-            yield pytest.param(case, id=str(case))
+            yield str(case), (case,)
 
 
-@pytest.mark.parametrize("case", list(flow_cases()))
-def test_the_flow_grids_of_diffusers(case):
+def test_the_flow_grids_of_diffusers():
+    golden.check_each(is_the_flow_grid, dict(flow_cases()))
+
+
+def is_the_flow_grid(case):
     """Handed sigmas 1..1/N are shifted once; the default's small end is shifted twice.
 
     (Karras, beta and stretched sigmas there are functions of the ends of this grid.)

@@ -11,7 +11,7 @@ from diffusionflow import objectives, schedules, times, weightings
 from experiments import explaining
 from experiments.errors import UsageError
 from experiments.explaining import Named
-from tests.helpers import commands, tiny
+from tests.helpers import commands, in_process, tiny
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
 EPS_COSINE = objectives.Objective(COSINE, "eps", weightings.Mse("eps"), times.Uniform())
@@ -137,7 +137,7 @@ def test_the_command_explains_and_draws(tmp_path):
 def test_a_mistake_gives_one_line_and_exit_code_2(name, tmp_path):
     arguments, message = MISTAKES[name]
     path = tmp_path / "weights.png"
-    code, output, error = commands.run(
+    code, output, error = in_process.run(
         "experiments.explain", *arguments, f"--out={path}"
     )
     assert (code, output) == (2, "")

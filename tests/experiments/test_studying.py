@@ -15,7 +15,7 @@ from diffusionflow import losses, objectives, predictions, schedules
 from experiments import build, studying
 from experiments.errors import UsageError
 from experiments.model import Model
-from tests.helpers import commands, tiny
+from tests.helpers import in_process, tiny
 from tests.helpers.networks import fast
 
 STUDY = """
@@ -153,7 +153,7 @@ def test_a_misspelt_recipe_is_one_line_with_the_choices():
     words = "no recipe 'edmm'; there are flow_matching, v_cosine, edm, eps_linear, sd3"
     with pytest.raises(ValueError, match=re.escape(words)):
         shipped.get_config("edmm")
-    code, _, error = commands.run(
+    code, _, error = in_process.run(
         "experiments.train", "--config=configs/study.py:edmm", "--workdir=nowhere"
     )
     assert code == 2 and words in error and len(error.splitlines()) == 1, error

@@ -88,7 +88,7 @@ def records():
     for case in found:
         if not_reproduced(case) is None:
             large = case.a["x"].shape[1] > 2
-            yield pytest.param(case, id=case.id, marks=golden.marks(slow=large))
+            yield pytest.param(case, id=case.id, marks=golden.nightly(large))
 
 
 @pytest.mark.parametrize("case", list(records()))

@@ -409,12 +409,12 @@ REPLAYED = [case for case in RECORDS if rule_of(case) is None]
 
 
 def first_of_each():
-    """The first record of each method, and the others as slow tests."""
+    """The first record of each method, and the others as nightly tests."""
     met = set()
     for case in REPLAYED:
         known = (case.family, case.method) in met
         met.add((case.family, case.method))
-        marks = golden.marks(slow=known)
+        marks = golden.nightly(known)
         yield pytest.param(case, id=f"{case.family}-{case.id}", marks=marks)
 
 

@@ -386,24 +386,20 @@ RECORDS = [
 REPLAYED = [case for case in RECORDS if rule_of(case) is None]
 
 
-def fault(case):
-    """What is wrong with our states, or None."""
+def compare(case):
     tolerance = 1e-8 if case.family == "hackable_diffusion" else 1e-9
-    try:
-        ours, theirs = reproduce(case)
-        scale = np.maximum(1, np.abs(theirs).max())
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)
-    except Exception as error:
-        return f"{case.family} {case}: {type(error).__name__}: {error}; {case.config}"
-    return None
+    ours, theirs = reproduce(case)
+    scale = np.maximum(1, np.abs(theirs).max())
+    np.testing.assert_allclose(
+        ours, theirs, rtol=0, atol=tolerance * scale, err_msg=str(case.config)
+    )
 
 
 @pytest.mark.parametrize("family", sorted({case.family for case in REPLAYED}))
 def test_recorded_runs(family):
-    found = [case for case in REPLAYED if case.family == family]
+    found = {str(case): (case,) for case in REPLAYED if case.family == family}
     with jax.enable_x64(True), jax.disable_jit():
-        faults = [text for text in map(fault, found) if text]
-    assert not faults, f"{len(faults)} of {len(found)}:\n\n" + "\n\n".join(faults)
+        golden.check_each(compare, found)
 
 
 def test_every_record_is_replayed_or_a_rule_holds():

@@ -18,6 +18,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests.helpers.parametrize import check_all
+
 SHIPPED = pathlib.Path(__file__).parents[1] / "golden" / "data"
 NAMED = os.environ.get("DIFFUSIONFLOW_GOLDEN", "")
 FOLDER = pathlib.Path(NAMED) if NAMED else SHIPPED
@@ -109,9 +111,15 @@ def expect(found, count):
     assert NAMED or found == count, (found, count)
 
 
-def marks(slow):
-    """Of a record whose test is slow; whoever names a folder wants all of it."""
-    return [pytest.mark.slow] if slow and not NAMED else []
+def nightly(repeats):
+    """Marks of a record that repeats a proof; whoever names a folder wants them all."""
+    return [pytest.mark.nightly] if repeats and not NAMED else []
+
+
+def check_each(check, named):
+    """`check_all`, where there are some: a folder may have none of these records."""
+    if named or not NAMED:
+        check_all(check, named)
 
 
 def _case(entry):
