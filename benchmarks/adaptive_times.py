@@ -84,7 +84,7 @@ def measure(
         (loss, terms), gradient = gradients(state, batch, key)
         moments = state.moments
         if adaptive is not None:
-            moments = adaptive.update(moments, terms, objective.schedule)
+            moments = adaptive.update(moments, terms, schedule=objective.schedule)
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(gradient)])
         return moments, loss, flat
 

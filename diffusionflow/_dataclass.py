@@ -6,11 +6,14 @@ fields made with `static()` (strings, ints, bools) are part of the program.
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any, dataclass_transform
 
 import jax
 import numpy as np
+
+from diffusionflow import _xp as xp
 
 
 def static(**kwargs: Any) -> Any:
@@ -44,6 +47,19 @@ def register(cls: type) -> type:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+class QuietMethods:
+    """Base of values whose methods reach infinite numbers by design.
+
+    The methods of subclasses run without NumPy's warnings about these.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, method in vars(cls).copy().items():
+            if inspect.isfunction(method) and name != "__init__":
+                setattr(cls, name, xp.quiet(method))
 
 
 def check_bound(
@@ -94,22 +110,6 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
 def as_callable(fn: Any) -> Any:
     """`fn` if it is a pytree, else `fn` in a `Partial` without leaves."""
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
-
-
-def cost(fn: Any) -> int:
-    """Network calls per evaluation of `fn`: its `cost`, 1 where it has none.
-
-    At most so many, where `fn` leaves some out at some times: see `calls`.
-    """
-    return getattr(fn, "cost", getattr(getattr(fn, "func", None), "cost", 1))
-
-
-def calls(fn: Any, t: Any) -> Any:
-    """Network calls of an evaluation of `fn` at time `t`: `fn.calls(t)`, or its cost.
-
-    A Python number where it does not depend on the time.
-    """
-    return fn.calls(t) if hasattr(fn, "calls") else cost(fn)
 
 
 def is_traced(*trees: Any) -> bool:

@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_number, is_traced, register
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.predictions import Denoised, per_event
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import Denoised, Denoiser, per_event
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 @register
@@ -75,9 +75,9 @@ class Mixture:
             _Posterior.of(self, z, alpha, sigma).log_joint(), axis=0
         )
 
-    def denoise_fn(self, schedule: Schedule) -> "Exact":
+    def denoise_fn(self, *, schedule: Schedule) -> "ExactDenoiser":
         """The exact `(z, t) -> Denoised` on a schedule."""
-        return Exact(self, schedule)
+        return ExactDenoiser(self, as_schedule(schedule))
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Independent draws, `[*shape, *event]`; `key` is scalar."""
@@ -101,7 +101,7 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
     Example:
       >>> from diffusionflow import schedules
-      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedules.FlowMatching())
+      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedule=schedules.FlowMatching())
       >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # alpha v z / V = 2 / 5
       [[0.4 0.4]]
     """
@@ -113,8 +113,8 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
 
 @register
-class Exact:
-    """The exact denoiser of a mixture on a schedule.
+class ExactDenoiser(Denoiser):
+    """The exact denoiser of a mixture on a schedule; an evaluation is one network call.
 
     Args:
       data: any mixture.
@@ -124,7 +124,14 @@ class Exact:
     data: Mixture
     schedule: Any
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def num_network_calls(self, t: ArrayLike) -> int:
+        del t
+        return 1
+
+    def own_schedule(self) -> Schedule:
+        return self.schedule
+
+    def denoise(self, z: Array, t: Array) -> Denoised:
         return self.data.denoised(z, self.schedule.alpha(t), self.schedule.sigma(t))
 
 

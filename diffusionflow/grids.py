@@ -17,11 +17,11 @@ Equal steps in log-SNR are what is elsewhere called exponential sigmas: sigma / 
 then geometric. Any falling array of times in [0, 1] is a grid as well.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
@@ -30,7 +30,7 @@ from diffusionflow._dataclass import (
     is_traced,
 )
 from diffusionflow._numeric import in_float64
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -129,8 +129,8 @@ def shifted(
 
 def logsnr_uniform(
     num_steps: int,
-    schedule: Schedule,
     *,
+    schedule: Schedule,
     logsnr_min: float = -10.0,
     logsnr_max: float = 10.0,
 ) -> np.ndarray:
@@ -154,8 +154,8 @@ def logsnr_uniform(
 
 def karras(
     num_steps: int,
-    schedule: Schedule,
     *,
+    schedule: Schedule,
     rho: float = 7.0,
     ratio_min: float = 0.002,
     ratio_max: float = 80.0,
@@ -293,7 +293,7 @@ def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
 
 def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
     """The grid of a schedule at rising log-SNRs."""
-    times, reach = in_float64(_invert, schedule, logsnr)
+    times, reach = in_float64(_invert, as_schedule(schedule), logsnr)
     if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):
         raise ValueError(
             f"log-SNR from {logsnr[0]} to {logsnr[-1]}: {schedule} reaches from "
@@ -304,11 +304,11 @@ def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
 
 def _invert(schedule: Schedule, logsnr: Array) -> tuple[Array, Array]:
     """Times, and the log-SNR at t = 1 and 0, where rounding must not lead beyond."""
-    logsnr = jnp.asarray(logsnr)
-    ends = jnp.asarray([1.0, 0.0], logsnr.dtype)
+    logsnr = xp.asarray(logsnr)
+    ends = xp.asarray([1.0, 0.0], logsnr.dtype)
     reach = schedule.logsnr(ends)
     times = schedule.inverse_logsnr(logsnr)
-    bounds, edge = (jnp.stack([row[0], row[-1]]) for row in (logsnr, times))
-    rounding = 64 * jnp.finfo(logsnr.dtype).eps * jnp.maximum(jnp.abs(bounds), 1)
-    edge = jnp.where(jnp.abs(bounds - reach) <= rounding, ends, edge)
-    return jnp.concatenate([edge[:1], times[1:-1], edge[1:]]), reach
+    bounds, edge = (xp.stack([row[0], row[-1]]) for row in (logsnr, times))
+    rounding = 64 * np.finfo(logsnr.dtype).eps * xp.maximum(xp.abs(bounds), 1)
+    edge = xp.where(xp.abs(bounds - reach) <= rounding, ends, edge)
+    return xp.concatenate([edge[:1], times[1:-1], edge[1:]]), reach

@@ -185,7 +185,7 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
     for name in ("times", "proposal"):
         if getattr(built, name) is not None:
             with naming(f"objective.{name}"):
-                getattr(built, name).density(0.5, built.schedule)
+                getattr(built, name).density(0.5, schedule=built.schedule)
     with naming("objective.proposal"):
         objectives.check_support(built)
     return built
@@ -220,7 +220,7 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
 def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
     """Raises a `UsageError` if the network's output is of no use on a sampling grid."""
     with naming("sampler.grid"):
-        predictions.refuse_singular(
+        predictions.check_determined(
             objective.kind, times[:-1], schedule=objective.schedule
         )
 

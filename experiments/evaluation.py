@@ -83,7 +83,7 @@ def eval_step(
 
     objective = model.objective
     density = objective.proposal or objective.times
-    own_time = lambda key: density.sample(key, (), objective.schedule)
+    own_time = lambda key: density.sample(key, (), schedule=objective.schedule)
     fixed = times_of_levels(objective.schedule)[levels_of(number, draws)]
 
     def one(draw: jax.Array) -> losses.Terms:

@@ -185,7 +185,7 @@ def _learned(
     adaptive = times.adaptive_part(objective.proposal)
     if adaptive is None:
         return None
-    return adaptive.update(moments, terms, objective.schedule)
+    return adaptive.update(moments, terms, schedule=objective.schedule)
 
 
 class Drawn(NamedTuple):
@@ -260,5 +260,7 @@ def _draw(
     dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
     labels = jnp.where(dropped, recipe.model.num_classes, batch.labels)
     density = objective.proposal or objective.times
-    t = density.sample(random.split(loss_keys)[0], number.shape, objective.schedule)
+    t = density.sample(
+        random.split(loss_keys)[0], number.shape, schedule=objective.schedule
+    )
     return Drawn(batch.values, labels, loss_keys, t)

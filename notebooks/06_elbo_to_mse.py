@@ -48,7 +48,7 @@ model = analytic.Mixture(
     np.stack([each.var(0) for each in classes]) + 0.01,
 )
 schedule = schedules.LinearLogSNR(logsnr_min=-9.0, logsnr_max=10.0)
-denoise_fn = model.denoise_fn(schedule)
+denoise_fn = model.denoise_fn(schedule=schedule)
 x = test[:100]
 
 # %% [markdown]

@@ -17,7 +17,7 @@ NETWORK_KINDS = ("x", "eps", "u", "v", "dz_dt", "score")
 
 def network(data, kind, schedule=SCHEDULE):
     """The data's exact denoiser, as a network that predicts `kind`."""
-    exact = data.denoise_fn(schedule)
+    exact = data.denoise_fn(schedule=schedule)
     predict_fn = lambda z, t: predictions.from_denoised(
         exact(z, t), kind=kind, t=t, schedule=schedule
     )
@@ -30,7 +30,7 @@ def pair(kind="u", schedule=SCHEDULE):
 
 def combinations(conditional, unconditional, schedule=SCHEDULE, scale=2.5):
     """Every wrapper, and wrappers of wrappers."""
-    plain = guidance.classifier_free(conditional, unconditional, scale)
+    plain = guidance.classifier_free(conditional, unconditional, scale=scale)
     interval = guidance.limited(
         plain, schedule=schedule, logsnr_min=-2.0, logsnr_max=2.0
     )
@@ -63,7 +63,7 @@ def test_scale_zero_and_one_are_exact():
     conditional, unconditional = pair()
     z, t = Z.astype(np.float32), np.float32(0.3)
     for scale, expected in ((1.0, conditional), (0.0, unconditional)):
-        guided = guidance.classifier_free(conditional, unconditional, scale)(z, t)
+        guided = guidance.classifier_free(conditional, unconditional, scale=scale)(z, t)
         for ours, theirs in zip(guided, expected(z, t), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -88,12 +88,14 @@ def test_each_example_may_have_a_scale_of_its_own():
 def test_scale_three_goes_three_times_as_far():
     conditional, unconditional = pair()
     z, t = Z.astype(np.float32), np.float32(0.7)
-    guided = guidance.classifier_free(conditional, unconditional, 3.0)(z, t)
+    guided = guidance.classifier_free(conditional, unconditional, scale=3.0)(z, t)
     start, end = unconditional(z, t), conditional(z, t)
     expected = start.x + 3 * (end.x - start.x)
     np.testing.assert_allclose(guided.x, expected, rtol=1e-5, atol=1e-6)
-    assert guidance.classifier_free(conditional, unconditional, 3.0).cost == 2
-    weight = guidance.autoguidance(conditional, unconditional, guidance.from_weight(2))
+    assert guidance.classifier_free(conditional, unconditional, scale=3.0).cost == 2
+    weight = guidance.autoguidance(
+        conditional, unconditional, scale=guidance.from_weight(2)
+    )
     np.testing.assert_array_equal(weight(z, t).x, guided.x)
 
 
@@ -106,7 +108,7 @@ def test_mixing_in_every_kind(kind):
     with jax.enable_x64(True):
         t = np.float64(0.4)
         conditional, unconditional = pair()
-        guided = guidance.classifier_free(conditional, unconditional, 2.5)(Z, t)
+        guided = guidance.classifier_free(conditional, unconditional, scale=2.5)(Z, t)
         values = [
             predictions.from_denoised(fn(Z, t), kind=kind, t=t, schedule=SCHEDULE)
             for fn in (conditional, unconditional)
@@ -198,7 +200,7 @@ def test_an_interval_is_the_same_on_every_schedule(name):
     """Inside it both networks, outside exactly the positive one."""
     schedule = SCHEDULES[name]
     conditional, unconditional = pair(schedule=schedule)
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=schedule, logsnr_min=-1.0, logsnr_max=1.5
     )
@@ -217,7 +219,7 @@ def test_an_interval_is_the_same_on_every_schedule(name):
 
 def test_an_interval_with_a_time_per_example():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=SCHEDULE, logsnr_min=-1.0, logsnr_max=1.0
     )
@@ -266,7 +268,7 @@ def test_rescaled_to_the_spread_of_the_conditional_prediction(kind):
 
 def test_where_nothing_is_guided_nothing_is_rescaled():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=SCHEDULE, logsnr_min=0.0, logsnr_max=1.0
     )
@@ -393,7 +395,10 @@ def test_known_pixels_draw_the_others_with_them():
     x = np.where(np.arange(200) % 2, 2.0, -2.0).astype(np.float32)
     known = np.stack([x, 0 * x], axis=-1)
     denoise_fn = guidance.inpaint(
-        data.denoise_fn(schedule), known, np.array([True, False]), schedule=schedule
+        data.denoise_fn(schedule=schedule),
+        known,
+        np.array([True, False]),
+        schedule=schedule,
     )
     result = samplers.sample(
         jax.random.key(8),
@@ -417,7 +422,7 @@ def test_no_compilation_for_another_number():
     step = jax.jit(lambda denoise_fn, z, t: denoise_fn(z, t))
     z = Z.astype(np.float32)
     for number in (1.5, 2.5, 3.5):
-        plain = guidance.classifier_free(network_fn, network_fn, number)
+        plain = guidance.classifier_free(network_fn, network_fn, scale=number)
         interval = guidance.limited(
             plain, schedule=SCHEDULE, logsnr_min=-number, logsnr_max=number
         )
@@ -447,7 +452,7 @@ def test_a_rescheduled_guided_denoiser_is_counted_too():
 
 def test_refusals():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 2.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=2.0)
     shape = dict(schedule=SCHEDULE, event_ndim=1)
     for build, words in (
         (

@@ -96,7 +96,7 @@ def steps_bound(count):
     x, eps = jnp.asarray(X), jnp.asarray(EPS)
     run = lambda x: likelihood.discrete_bound(
         None,
-        data.denoise_fn(VDM),
+        data.denoise_fn(schedule=VDM),
         x,
         times=grids.uniform(count),
         schedule=VDM,
@@ -125,7 +125,7 @@ def test_every_term_of_t_steps_is_the_closed_form_and_the_gap_falls_as_one_over_
 
 
 def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
-    denoise_fn = GAUSSIAN.denoise_fn(VDM)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=VDM)
     diffusion = over_time(denoise_fn, X, EPS, VDM, 64).mean()
     np.testing.assert_allclose(diffusion, FIXED["L_inf"], rtol=1e-11)
     settings = dict(schedule=VDM, noise=Given(EPS), density=At(0.5), prior="unit")
@@ -151,7 +151,9 @@ def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
     ids=["flow", "cosine"],
 )
 def test_the_diffusion_term_depends_on_the_ends_of_the_log_snr_alone(schedule, window):
-    found = over_time(GAUSSIAN.denoise_fn(schedule), X, EPS, schedule, 200, *window)
+    found = over_time(
+        GAUSSIAN.denoise_fn(schedule=schedule), X, EPS, schedule, 200, *window
+    )
     np.testing.assert_allclose(found.mean(), l_inf(schedule, *window), rtol=1e-9)
 
 
@@ -167,11 +169,11 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     x = (mean[:, None] + np.sqrt(variance)[:, None] * fine).ravel()
     of_x = (share[:, None] * of_fine).ravel()
     pairs = [part.reshape(-1, 1) for part in np.meshgrid(x, nodes, indexing="ij")]
-    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 96)
+    diffusion = over_time(data.denoise_fn(schedule=schedule), *pairs, schedule, 96)
     diffusion = diffusion.reshape(x.size, nodes.size) @ weights
     ends = likelihood.continuous_bound(
         KEY,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x[:, None],
         schedule=schedule,
         density=At(0.5),
@@ -197,10 +199,10 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
         centres[: count // 2], nodes, indexing="ij"
     )  # the rest by symmetry
     x, eps = (part.reshape(-1, 1) for part in pairs)
-    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 80)
+    diffusion = over_time(data.denoise_fn(schedule=schedule), x, eps, schedule, 80)
     ends = likelihood.continuous_bound(
         KEY,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x,
         schedule=schedule,
         levels=levels,
@@ -238,7 +240,7 @@ def test_random_times_are_unbiased_and_their_errors_are_what_is_said(density):
     x = np.tile(X[::2], (1000, 1))
     run = lambda key, x: likelihood.continuous_bound(
         key,
-        GAUSSIAN.denoise_fn(VDM),
+        GAUSSIAN.denoise_fn(schedule=VDM),
         x,
         schedule=VDM,
         density=density,
@@ -253,7 +255,7 @@ def test_random_steps_are_unbiased_and_their_errors_are_what_is_said():
     x = np.tile(X[::2], (1000, 1))
     run = lambda key, x: likelihood.discrete_bound(
         key,
-        GAUSSIAN.denoise_fn(VDM),
+        GAUSSIAN.denoise_fn(schedule=VDM),
         x,
         times=grids.uniform(100),
         schedule=VDM,
@@ -278,12 +280,12 @@ def test_standard_prior_and_vdm_prior():
     settings = dict(schedule=schedule, noise=Given(EPS), density=At(0.5))
     found = [
         likelihood.continuous_bound(
-            KEY, GAUSSIAN.denoise_fn(schedule), X, prior=prior, **settings
+            KEY, GAUSSIAN.denoise_fn(schedule=schedule), X, prior=prior, **settings
         ).prior
         for prior in ("standard", "unit")
     ]
     default = likelihood.continuous_bound(
-        KEY, GAUSSIAN.denoise_fn(schedule), X, **settings
+        KEY, GAUSSIAN.denoise_fn(schedule=schedule), X, **settings
     )
     np.testing.assert_array_equal(default.prior, found[0])
     np.testing.assert_allclose(found[0], VARIANCE / 2 / 2500, rtol=1e-6)
@@ -315,7 +317,7 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
     run = jax.jit(
         lambda keys, x: likelihood.continuous_bound(
             keys,
-            GAUSSIAN.denoise_fn(VDM),
+            GAUSSIAN.denoise_fn(schedule=VDM),
             x,
             schedule=VDM,
             num_times=3,
@@ -328,7 +330,7 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
 
 
 def test_bounds_refuse():
-    flow, denoise_fn = schedules.FlowMatching(), GAUSSIAN.denoise_fn(VDM)
+    flow, denoise_fn = schedules.FlowMatching(), GAUSSIAN.denoise_fn(schedule=VDM)
     settings = dict(schedule=flow)
     with pytest.raises(ValueError, match=r"t_min=0.0.*inf.*finite ends.*t_min, t_max"):
         likelihood.continuous_bound(KEY, denoise_fn, X, **settings)
@@ -376,7 +378,7 @@ def test_a_flow_that_ends_at_pure_noise_has_a_bound_of_t_steps():
     schedule, grid = schedules.FlowMatching(), grids.uniform(4, t_min=0.1)
     run = lambda x: likelihood.discrete_bound(
         None,
-        GAUSSIAN.denoise_fn(schedule),
+        GAUSSIAN.denoise_fn(schedule=schedule),
         x,
         times=grid,
         schedule=schedule,

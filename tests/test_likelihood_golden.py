@@ -51,7 +51,7 @@ def integrated(x, probes, data, schedule, t_data, t_noise):
 
     flow = likelihood.encode(
         None,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x,
         schedule=schedule,
         trace=Noting(len(probes), values=probes),
@@ -162,7 +162,7 @@ def terms(x, t, eps, data, schedule, steps):
 
     A bound of one step from t to t - 1 / T is T times less than the record.
     """
-    denoise_fn = data.denoise_fn(schedule)
+    denoise_fn = data.denoise_fn(schedule=schedule)
 
     def one(x, t, eps):
         settings = dict(schedule=schedule, noise=Given(eps), batch_ndim=0, prior="unit")

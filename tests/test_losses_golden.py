@@ -75,7 +75,7 @@ def test_diffusers(case):
         loss = loss_of(case, recorded(a["model_output"]), *arguments)
         ours = loss_of(case, exact(case, kind, schedule), *arguments)
         ratio = predictions.error_ratio(weighting.kind, kind, t, schedule=schedule)
-        weight = np.asarray(weighting(t, schedule) * ratio)
+        weight = np.asarray(weighting(t, schedule=schedule) * ratio)
     close(loss.mean(), a["loss"])
     close(ours.mean(), a["loss"])
     close(weight, a.get("weight", np.ones(len(t))))
@@ -106,10 +106,10 @@ def test_edm(case):
                 )
                 u = jax.scipy.stats.norm.cdf(a["base_normal"])
                 wide = schedules.EDM(1e-7, 1e7)  # no mass beyond its ends
-                sigma = np.asarray(wide.sigma(density.quantile(u, wide)))
+                sigma = np.asarray(wide.sigma(density.quantile(u, schedule=wide)))
                 # the same weight, as a factor on the error of x
                 t = schedule.inverse_logsnr(-2 * np.log(a["sigma"]))
-                close(weightings.EDM(std)(t, schedule), a["weight"])
+                close(weightings.EDM(std)(t, schedule=schedule), a["weight"])
         t = np.asarray(schedule.inverse_logsnr(-2 * np.log(a["sigma"])))
         loss = loss_of(
             case,
@@ -160,7 +160,7 @@ def test_k_diffusion(case):
             t,
             a["eps"],
         )
-        factor = weighting(t, schedule) * predictions.error_ratio(
+        factor = weighting(t, schedule=schedule) * predictions.error_ratio(
             weighting.kind, of_f, t, schedule=schedule
         )
     close(loss, a["loss"])
@@ -189,7 +189,7 @@ def test_score_sde(case):
     with jax.enable_x64(True):
         if "t" in a:
             low = case.config["eps"]
-            t = times.Uniform(low, 1.0).quantile(a["base_uniform"], schedule)
+            t = times.Uniform(low, 1.0).quantile(a["base_uniform"], schedule=schedule)
             close(t, a["t"])
         else:
             schedule, t = discrete(case)
@@ -301,7 +301,7 @@ def test_hackable_diffusion(case):
     kind = kinds[case.config["prediction"]]
     arguments = (a["x0"], t, a["eps"])
     with jax.enable_x64(True):
-        slope = -np.asarray(schedules.dlogsnr_dt(schedule, t))
+        slope = -np.asarray(schedule.dlogsnr_dt(t))
         for name, other in kinds.items():
             loss = loss_of(
                 case,

@@ -181,7 +181,7 @@ def test_the_rows_of_the_table_that_are_no_recipe():
         score = total_weight(recipe(schedule, "eps", "score"), L)
         with jax.enable_x64(True):
             t = schedule.inverse_logsnr(L)
-            g2 = -np.asarray(schedule.sigma(t) ** 2 * schedules.dlogsnr_dt(schedule, t))
+            g2 = -np.asarray(schedule.sigma(t) ** 2 * schedule.dlogsnr_dt(t))
         np.testing.assert_allclose(score, 1 / g2, rtol=1e-10, err_msg=name)
 
 
@@ -477,6 +477,6 @@ def test_any_object_with_the_four_methods_is_a_schedule():
     assert objectives.same_objective(plain, flow).same
     np.testing.assert_allclose(
         times.LogNormalSigma().sample(jax.random.key(0), (3,), Plain()),
-        times.LogNormalSigma().sample(jax.random.key(0), (3,), flow.schedule),
+        times.LogNormalSigma().sample(jax.random.key(0), (3,), schedule=flow.schedule),
         rtol=1e-5,
     )

@@ -47,7 +47,7 @@ def case(schedule, t, shape=(4, 2, 3), seed=0):
             for value in (
                 schedule.alpha(t),
                 schedule.sigma(t),
-                *schedules.derivatives(schedule, t),
+                *schedule.derivatives(t),
             )
         ]
     return x, eps, levels[0] * x + levels[1] * eps, levels
@@ -64,7 +64,7 @@ class Levels:
         """Computed in float64, at times of any shape."""
         with jax.enable_x64(True):
             t = np.asarray(t, np.float64)
-            slopes = schedules.derivatives(schedule, t)
+            slopes = schedule.derivatives(t)
             levels = {
                 "alpha": schedule.alpha(t),
                 "sigma": schedule.sigma(t),
@@ -232,7 +232,7 @@ def test_mse_ratio_is_the_table(name):
     """Of each kind, in log-SNR, alpha, sigma and the slope of the log-SNR."""
     schedule, t = ALL[name], np.array([0.05, 0.5, 0.95])
     with jax.enable_x64(True):
-        slope = np.asarray(schedules.dlogsnr_dt(schedule, t))
+        slope = np.asarray(schedule.dlogsnr_dt(t))
         levels = Levels.of(schedule, t)
         found = jax.tree.map(np.asarray, all_ratios(levels))
     alpha, sigma, logsnr = (
@@ -511,7 +511,10 @@ def test_edm_preconditioning_on_any_schedule(name):
     with jax.enable_x64(True):
         found = predictions.edm_preconditioning(t, schedule=schedule, sigma_data=std)
         c_skip, c_out, c_in, c_noise = (np.asarray(part) for part in found)
-        a, b = (np.asarray(part) for part in predictions.edm_f(std).plane(schedule, t))
+        a, b = (
+            np.asarray(part)
+            for part in predictions.edm_f(std).plane(t, schedule=schedule)
+        )
     value = exact("edm_f(sigma_data=0.5)", x, eps, *levels)
     wide = lambda part: part[:, None]
     np.testing.assert_allclose(wide(c_skip) * z + wide(c_out) * value, x, rtol=1e-9)
@@ -550,9 +553,9 @@ def test_a_rescheduled_model_is_the_model_of_the_other_schedule(source, target):
     with jax.enable_x64(True):
         t = target.inverse_logsnr(np.linspace(-4.0, 4.0, 5))
         denoise_fn = predictions.reschedule(
-            mixture().denoise_fn(source), source=source, target=target
+            mixture().denoise_fn(schedule=source), source=source, target=target
         )
-        found, expected = denoise_fn(z, t), mixture().denoise_fn(target)(z, t)
+        found, expected = denoise_fn(z, t), mixture().denoise_fn(schedule=target)(z, t)
         for value, exact in zip(found, expected, strict=True):
             np.testing.assert_allclose(value, exact, rtol=1e-9)
 
@@ -562,7 +565,7 @@ def test_reschedule_at_the_ends_and_from_outside():
     flow, t = schedules.FlowMatching(), np.array([0.0, 1.0], np.float32)
     z = np.array([[0.3, -1.0], [1.2, 0.4]], np.float32)
     for name in ("cos", "iddpm", "laplace", "fm_shift", "fm_as_vp", "cos_shift"):
-        exact = mixture().denoise_fn(flow)
+        exact = mixture().denoise_fn(schedule=flow)
         denoise_fn = predictions.reschedule(exact, source=flow, target=ALL[name])
         for times in (t, jnp.asarray(t)):
             found, expected = denoise_fn(z, times), exact(z, times)
@@ -582,7 +585,7 @@ def test_a_target_outside_the_source_is_refused():
     """At concrete times with a ValueError, and at traced ones with NaN."""
     narrow, flow = schedules.Cosine(-5.0, 5.0), schedules.FlowMatching()
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(narrow), source=narrow, target=flow
+        mixture().denoise_fn(schedule=narrow), source=narrow, target=flow
     )
     z = np.ones((2, 2), np.float32)
     with pytest.raises(ValueError, match=r"t=0.999.*is outside.*\[-5.*, 5"):
@@ -595,10 +598,10 @@ def test_a_target_outside_the_source_is_refused():
         assert np.isfinite(part[0]).all() and np.isnan(part[1]).all()
     ends = np.array([0.0, 1.0], np.float32)
     same = predictions.reschedule(
-        mixture().denoise_fn(narrow), source=narrow, target=narrow
+        mixture().denoise_fn(schedule=narrow), source=narrow, target=narrow
     )
     np.testing.assert_allclose(
-        same(z, ends).x, mixture().denoise_fn(narrow)(z, ends).x, rtol=1e-6
+        same(z, ends).x, mixture().denoise_fn(schedule=narrow)(z, ends).x, rtol=1e-6
     )
     assert np.isfinite(jitted(same, z, ends).x).all()
 
@@ -609,7 +612,7 @@ def test_a_target_outside_the_source_is_refused():
 def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
     source, flow = ALL[name], schedules.FlowMatching()
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(source), source=source, target=flow
+        mixture().denoise_fn(schedule=source), source=source, target=flow
     )
     with pytest.raises(ValueError, match=f"t={end} is outside"):
         denoise_fn.check(end)
@@ -637,13 +640,13 @@ def test_reschedule_at_the_end_of_the_source_in_float32(source, target, end):
         times = np.asarray(target.inverse_logsnr([end, end - inwards, end + inwards]))
     exact = mixture()
     denoise_fn = predictions.reschedule(
-        exact.denoise_fn(source), source=source, target=target
+        exact.denoise_fn(schedule=source), source=source, target=target
     )
     jitted = jax.jit(lambda z, t: denoise_fn(z, t))
     z = np.array([[0.3, -1.0]], np.float32)
     for t in times[:2].astype(np.float32):
         denoise_fn.check(t)
-        expected = exact.denoise_fn(target)(z, t).x
+        expected = exact.denoise_fn(schedule=target)(z, t).x
         for fn in (denoise_fn, jitted):
             np.testing.assert_allclose(fn(z, t).x, expected, rtol=1e-3)
     denoise_fn.check(times[:2])
@@ -657,7 +660,7 @@ def test_the_derivative_in_time_at_the_ends_of_a_rescheduled_model():
     """x_hat of a Gaussian, a smooth function of t: one-sided differences agree."""
     cosine, target = schedules.Cosine(-5.0, 5.0), schedules.LinearLogSNR(-5.0, 5.0)
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(cosine), source=cosine, target=target
+        mixture().denoise_fn(schedule=cosine), source=cosine, target=target
     )
     with jax.enable_x64(True):
         z, step = np.array([[0.3, -1.0]]), 1e-6
@@ -673,7 +676,7 @@ def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
     source, target = schedules.Cosine(0.0, 15.0), schedules.FlowMatching()
     exact = mixture()
     denoise_fn = predictions.reschedule(
-        exact.denoise_fn(source), source=source, target=target
+        exact.denoise_fn(schedule=source), source=source, target=target
     )
     times = np.array([0.4, 0.2, 0.1, 0.0])  # the source begins at t = 1/2
     z = np.array([[0.3, -1.0]], np.float32)
@@ -681,7 +684,7 @@ def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
         None, fn, z, times, sampler=samplers.Euler("u"), schedule=target
     )
     found = draw(denoise_fn)
-    expected = draw(exact.denoise_fn(target))
+    expected = draw(exact.denoise_fn(schedule=target))
     np.testing.assert_allclose(found.x, expected.x, rtol=1e-4)
     assert found.nfe == expected.nfe == 3
 

@@ -18,7 +18,7 @@ def draw(sampler, schedule, times, noise=None):
     z = np.linspace(-2.0, 2.0, 7)
     result = samplers.sample(
         jax.random.key(0),
-        MIXTURE.denoise_fn(schedule),
+        MIXTURE.denoise_fn(schedule=schedule),
         z,
         times,
         sampler=sampler,
@@ -101,7 +101,7 @@ def test_coefficients_are_the_sampler(name, kind):
             None,
             denoise_fn,
             np.float64(z),
-            samplers.plan(sampler, times, schedule),
+            samplers.plan(sampler, times, schedule=schedule),
             sampler=sampler,
             noise=random.Recorded(noise),
         ).x

@@ -37,8 +37,8 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 @jax.jit
 def columns(schedule, t):
     """Everything there is to know at times `t`, as a dict."""
-    dalpha, dsigma = schedules.derivatives(schedule, t)
-    dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
+    dalpha, dsigma = schedule.derivatives(t)
+    dalpha2, dsigma2 = schedule.square_derivatives(t)
     inverse_slope = jax.vmap(jax.grad(schedule.inverse_logsnr))(schedule.logsnr(t))
     return dict(
         {name: getattr(schedule, name)(t) for name in METHODS},
@@ -71,10 +71,10 @@ class Bare:
 def derived(schedule, t):
     """The derivatives by forward mode alone."""
     bare = Bare(schedule)
-    dalpha, dsigma = schedules.derivatives(bare, t)
+    dalpha, dsigma = bare.derivatives(t)
     slope = jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
     values = {key: getattr(schedules, key)(bare, t) for key in FUNCTIONS}
-    dalpha2, dsigma2 = schedules.square_derivatives(bare, t)
+    dalpha2, dsigma2 = bare.square_derivatives(t)
     squares = dict(dalpha2=dalpha2, dsigma2=dsigma2)
     return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope) | squares
 
@@ -212,7 +212,7 @@ def test_gradients_in_the_fields_equal_differences(name):
 
         def total(factor):
             changed = scaled_leaves(jax.tree.map(wide, SCHEDULES[name]), factor)
-            dalpha, dsigma = schedules.derivatives(changed, t)
+            dalpha, dsigma = changed.derivatives(t)
             values = (changed.alpha(t), changed.sigma(t), changed.logsnr(t))
             values += (dalpha, dsigma, changed.inverse_logsnr(logsnr))
             return jnp.stack([jnp.sum(value) for value in values])
@@ -416,8 +416,8 @@ def test_the_noise_level_and_the_spread_of_z(name):
     t = np.array(INSIDE)
     with jax.enable_x64(True):
         alpha, sigma = (np.asarray(of(t)) for of in levels_of(SCHEDULES[name]))
-        level = schedules.noise_level(SCHEDULES[name], t)
-        spread = schedules.z_std(SCHEDULES[name], t, 0.5)
+        level = SCHEDULES[name].noise_level(t)
+        spread = SCHEDULES[name].z_std(t, 0.5)
     np.testing.assert_allclose(level, 1 / (1 + alpha / sigma), rtol=1e-12)
     np.testing.assert_allclose(spread**2, alpha**2 / 4 + sigma**2, rtol=1e-12)
 

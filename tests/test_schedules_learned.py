@@ -60,7 +60,7 @@ def test_it_learns_another_schedule(standard_promotion):
     def step(schedule, state):
         error = lambda schedule: jnp.mean((schedule.logsnr(T) - target) ** 2)
         value, slope = jax.value_and_grad(error)(schedule)
-        update, state = optimizer.update(slope, state, schedule)
+        update, state = optimizer.update(slope, state, schedule=schedule)
         return optax.apply_updates(schedule, update), state, value
 
     schedule = schedules.learned(8, logsnr_min=-6.0, logsnr_max=6.0)

@@ -23,7 +23,7 @@ def exact_moments(adaptive, schedule=FLOW):
     """E[loss^2] in each bin, times of the base, by quadrature; 10 examples each."""
     middle = (np.arange(100_000) + 0.5) / 100_000
     with jax.enable_x64(True):
-        t = np.asarray(adaptive.base.quantile(middle, schedule))
+        t = np.asarray(adaptive.base.quantile(middle, schedule=schedule))
         place = np.asarray(adaptive._bin(schedule.logsnr(t)))
     count = np.bincount(place, minlength=adaptive.num_bins)
     square = np.bincount(place, loss_of(t) ** 2, minlength=adaptive.num_bins)
@@ -57,7 +57,7 @@ def moments_of(proposal, objective):
     """Mean and second moment of importance times loss, by quadrature over u."""
     u, weights = quadrature(proposal)
     with jax.enable_x64(True):
-        t = np.asarray(jax.jit(lambda u: proposal.quantile(u, FLOW))(u))
+        t = np.asarray(jax.jit(lambda u: proposal.quantile(u, schedule=FLOW))(u))
         proposed = dataclasses.replace(objective, proposal=proposal)
         x = jnp.zeros((t.size, 1))
         importance = np.asarray(
@@ -82,7 +82,7 @@ def test_the_mean_is_that_of_the_objective_exactly(base, wanted):
     mean, _, _ = moments_of(adaptive, objective)
     t, weights = panels(np.linspace(0, 1, 41))
     with jax.enable_x64(True):
-        density = np.asarray(wanted.density(t, FLOW))
+        density = np.asarray(wanted.density(t, schedule=FLOW))
     np.testing.assert_allclose(mean, (loss_of(t) * density) @ weights, rtol=1e-9)
 
 
@@ -117,8 +117,8 @@ def test_it_learns_while_it_is_used(stratified):
     def step(moments, key):
         proposal = times.with_moments(density, moments)
         time_key, factor_key = jax.random.split(key)
-        t = proposal.sample(time_key, (256,), FLOW)
-        importance = 1 / proposal.density(t, FLOW)
+        t = proposal.sample(time_key, (256,), schedule=FLOW)
+        importance = 1 / proposal.density(t, schedule=FLOW)
         factor = jax.random.uniform(factor_key, t.shape, t.dtype, maxval=2.0)
         loss = factor * (0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2)))
         terms = losses.Terms(importance * loss, t, FLOW.logsnr(t), loss, importance)
@@ -161,7 +161,7 @@ def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
     )
     learned = dataclasses.replace(adaptive, moments=before)
     t = np.array([0.1, 0.45, 0.55, 0.9], np.float32)
-    np.testing.assert_allclose(learned.density(t, FLOW), ratio, rtol=1e-5)
+    np.testing.assert_allclose(learned.density(t, schedule=FLOW), ratio, rtol=1e-5)
 
 
 def test_before_anything_is_learned_it_is_the_base():
@@ -172,11 +172,15 @@ def test_before_anything_is_learned_it_is_the_base():
     for moments in (None, new.init(), zero_loss):
         adaptive = dataclasses.replace(new, moments=moments)
         np.testing.assert_allclose(
-            adaptive.density(t, FLOW), base.density(t, FLOW), rtol=1e-6
+            adaptive.density(t, schedule=FLOW),
+            base.density(t, schedule=FLOW),
+            rtol=1e-6,
         )
         key = jax.random.key(0)
         np.testing.assert_allclose(
-            adaptive.sample(key, (64,), FLOW), base.sample(key, (64,), FLOW), rtol=1e-4
+            adaptive.sample(key, (64,), schedule=FLOW),
+            base.sample(key, (64,), schedule=FLOW),
+            rtol=1e-4,
         )
 
 

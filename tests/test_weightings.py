@@ -55,7 +55,7 @@ def weights_on_eps(some, schedule, logsnr):
             weightings.weight_on_eps(weighting, UNIFORM, t, schedule)
             for weighting in some
         ]
-        return weights, 1 / jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        return weights, 1 / jnp.abs(schedule.dlogsnr_dt(t))
 
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(all_of_them)(logsnr))
@@ -105,12 +105,12 @@ def test_the_factor_multiplies_the_error_of_the_kind_that_is_named():
     """As printed by the sources, on a variance-preserving schedule."""
     with jax.enable_x64(True):
         t = COSINE.inverse_logsnr(L)
-        slope = -np.asarray(schedules.dlogsnr_dt(COSINE, t))
+        slope = -np.asarray(COSINE.dlogsnr_dt(t))
         snr = np.exp(L)
         mse = {
             name: np.asarray(
                 predictions.mse_ratio(weighting.kind, t, schedule=COSINE)
-                * weighting(t, COSINE)
+                * weighting(t, schedule=COSINE)
             )
             for name, weighting in ALL.items()
         }
@@ -310,7 +310,7 @@ def test_monotone_with_truncated_times_is_finite_and_zero_outside():
     np.testing.assert_allclose(weight[3:5], peak, rtol=1e-5)
 
     elbo = lambda t: 2 * (1 - t) / (t * (t**2 + (1 - t) ** 2) ** 2)
-    both = jax.vmap(jax.value_and_grad(lambda t: weighting(t, FLOW)))
+    both = jax.vmap(jax.value_and_grad(lambda t: weighting(t, schedule=FLOW)))
     factor, slope = both(np.array([*ENDS, 0.1, 0.9, 0.55, 0.75], np.float32))
     np.testing.assert_array_equal(factor[:6], 0)
     np.testing.assert_array_equal(slope[:6], 0)
@@ -336,10 +336,10 @@ def test_monotone_with_truncated_times_is_finite_and_zero_outside():
 def test_monotone_is_finite_wherever_times_are(base, density):
     weighting = weightings.Monotone(base, density)
     t = np.array([*ENDS, 0.29, 0.31, 0.99], np.float32)
-    factor = jax.value_and_grad(lambda t: weighting(t, FLOW))
+    factor = jax.value_and_grad(lambda t: weighting(t, schedule=FLOW))
     value, slope = jax.jit(jax.vmap(factor))(t)
     assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
-    assert np.all((value > 0) == (density.density(t, FLOW) > 0))
+    assert np.all((value > 0) == (density.density(t, schedule=FLOW) > 0))
 
 
 def test_a_monotone_weight_is_unchanged():
@@ -359,12 +359,12 @@ def test_numbers_are_data_and_kinds_are_names():
     @jax.jit
     def factor(weighting, t):
         traces.append(None)
-        return weighting(t, COSINE)
+        return weighting(t, schedule=COSINE)
 
     values = [factor(weightings.MinSNR(gamma), np.float32(0.1)) for gamma in (1.0, 5.0)]
     np.testing.assert_allclose(values, [1, 5])
     assert len(traces) == 1
-    slope = jax.grad(lambda k: weightings.P2(k, 1.0)(0.5, COSINE))(1.0)
+    slope = jax.grad(lambda k: weightings.P2(k, 1.0)(0.5, schedule=COSINE))(1.0)
     np.testing.assert_allclose(slope, -0.25, rtol=1e-5)
 
 

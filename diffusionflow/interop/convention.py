@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import as_callable, cost, register, static
+from diffusionflow._dataclass import as_callable, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import PredictFn
 
@@ -60,11 +60,6 @@ class Wrapped:
 
     net_fn: Any
     convention: Any
-
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.net_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Array:
         z, t = at_least_float32(z), at_least_float32(t)

@@ -329,4 +329,4 @@ class _Level:
     count: float
 
     def __call__(self, t: Array) -> Array:
-        return self.count * schedules.noise_level(self.schedule, t)
+        return self.count * self.schedule.noise_level(t)

@@ -157,4 +157,4 @@ class _InputScale:
     def __call__(self, t: Array) -> Array:
         if self.sigma_data is None:
             return 1 / self.schedule.alpha(t)
-        return 1 / schedules.z_std(self.schedule, t, self.sigma_data)
+        return 1 / self.schedule.z_std(t, self.sigma_data)

@@ -25,9 +25,9 @@ from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood.draws import Bound, Draws
 from diffusionflow.likelihood.levels import Levels
 from diffusionflow.objectives import Objective
-from diffusionflow.predictions import DenoiseFn, PredictFn
-from diffusionflow.samplers.steps import as_grid, check_denoiser
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import DenoiseFn, PredictFn, as_denoiser
+from diffusionflow.samplers.steps import as_grid, check_times
+from diffusionflow.schedules import Schedule, as_schedule
 from diffusionflow.times import Uniform
 from diffusionflow.weightings import ELBO
 
@@ -81,7 +81,8 @@ def discrete_bound(
     times = as_grid(grids.check_grid(times))
     steps = len(times) - 1
     draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
-    check_denoiser(denoise_fn, times[:-1], draw.x)
+    denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=as_schedule(schedule))
+    check_times(denoiser, times[:-1], draw.x)
     table = in_float64(_step_table, schedule, times)
     t, weight = (jnp.asarray(column, draw.x.dtype) for column in table)
     if num_times is None:
@@ -92,7 +93,7 @@ def discrete_bound(
         # share is below 1, but the product may round up
         number = jnp.minimum((share * steps).astype(jnp.int32), steps - 1)
 
-    v_fn = _v_fn(denoise_fn, schedule)
+    v_fn = _v_fn(denoiser, schedule)
 
     def term(number: Array, eps: Array) -> Array:
         error = losses.kind_loss(
@@ -148,12 +149,13 @@ def continuous_bound(
     Source: Kingma et al. 2021, arXiv 2107.00630, the continuous-time bound and its
     low-discrepancy times, there spread over the batch.
     """
-    _check_end("t_min", t_min, schedule)
+    _check_end("t_min", t_min, as_schedule(schedule))
     _check_end("t_max", t_max, schedule)
     draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
     window = Uniform(t_min, t_max)
     objective = Objective(schedule, "v", ELBO(), window, density)
-    v_fn = _v_fn(denoise_fn, schedule)
+    denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=schedule)
+    v_fn = _v_fn(denoiser, schedule)
 
     def term(t: Array, eps: Array) -> Array:
         loss = losses.objective_loss(

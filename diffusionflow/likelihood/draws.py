@@ -66,7 +66,7 @@ class Draws:
             raise ValueError("key=None must be a key: times are drawn")
 
         def times(key: Array) -> Array:
-            return Stratified(density).sample(key, (self.num_times,), schedule)
+            return Stratified(density).sample(key, (self.num_times,), schedule=schedule)
 
         keys = [random.fold_in(self.time_key, i) for i in range(self.num_draws)]
         keys = jnp.stack(keys)

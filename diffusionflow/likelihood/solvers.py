@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
-from diffusionflow._numeric import in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.samplers import adaptive, arc
 from diffusionflow.schedules import Schedule
 
@@ -63,7 +64,7 @@ class Fixed:
         check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
         check_name("method", self.method, METHODS)
 
-    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
+    def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
         """The times at which the field is evaluated, `[num_steps, num_stages]`."""
         return self._plan(schedule, t0, t1)[0].t
 
@@ -72,9 +73,10 @@ class Fixed:
         slopes: Slopes,
         state: Any,
         given: Any,
-        schedule: Schedule,
         t0: ArrayLike,
         t1: ArrayLike,
+        *,
+        schedule: Schedule,
         batch_ndim: int,
     ) -> Integrated:
         """Integrates `d state / d angle = slopes(level, state, given)`.
@@ -83,9 +85,9 @@ class Fixed:
           slopes: of the whole batch, for a scalar level.
           state: `(y, *others)` at `t0`, `[*batch, *event]` and `[num, *batch]`.
           given: constants, `[num, *batch, ...]`.
-          schedule: any.
           t0: first time, scalar.
           t1: last time, scalar.
+          schedule: any.
           batch_ndim: number of batch axes.
 
         Returns:
@@ -108,20 +110,21 @@ class Fixed:
         event = tuple(range(batch_ndim, y.ndim))
         done = jnp.isfinite(y).all(axis=event)
         for other in others:
-            done &= jnp.isfinite(other).all(axis=0)
+            done = done & jnp.isfinite(other).all(axis=0)
         return Integrated(state, done, self.num_steps * len(stages))
 
     def _plan(self, schedule, t0, t1) -> tuple[arc.Level, Array]:
         """Levels of every stage, and the width of a step in the angle."""
 
         def plan(schedule: Schedule, t0: Array, t1: Array) -> tuple[arc.Level, Array]:
-            t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
-            (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
-            nodes = jnp.asarray(METHODS[self.method][0], start.dtype)
-            steps = jnp.arange(self.num_steps, dtype=start.dtype)
+            t0, t1 = floating(t0), floating(t1)
+            (start, _), (end, _) = (arc.angle(t, schedule=schedule) for t in (t0, t1))
+            nodes = np.asarray(METHODS[self.method][0], start.dtype)
+            steps = np.arange(self.num_steps, dtype=start.dtype)
             share = (steps[:, None] + nodes[None]) / self.num_steps
             places = (1 - share) * start + share * end  # exact at both ends
-            return arc.level(schedule, places, t0, t1), (end - start) / self.num_steps
+            level = arc.level(places, t0, t1, schedule=schedule)
+            return level, (end - start) / self.num_steps
 
         return in_float64(plan, schedule, t0, t1)
 
@@ -152,7 +155,7 @@ class Adaptive:
     def __post_init__(self) -> None:
         adaptive.check_tolerances(self.rtol, self.atol, self.max_steps)
 
-    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
+    def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
         """Both ends: between them the times are not known beforehand."""
         del schedule
         return jnp.stack([jnp.asarray(t0), jnp.asarray(t1)])
@@ -162,19 +165,20 @@ class Adaptive:
         slopes: Slopes,
         state: Any,
         given: Any,
-        schedule: Schedule,
         t0: ArrayLike,
         t1: ArrayLike,
+        *,
+        schedule: Schedule,
         batch_ndim: int,
     ) -> Integrated:
         """As `Fixed.solve`."""
         like = lambda part: jnp.asarray(part, state[0].dtype)
         t0, t1 = like(t0), like(t1)
-        (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+        (start, _), (end, _) = (arc.angle(t, schedule=schedule) for t in (t0, t1))
 
         def one(state: Any, given: Any) -> tuple[Any, Array, Array]:
             field = lambda place, state: slopes(
-                arc.level(schedule, place, t0, t1), state, given
+                arc.level(place, t0, t1, schedule=schedule), state, given
             )
             return adaptive.integrate(
                 field, start, end, state, self.rtol, self.atol, self.max_steps

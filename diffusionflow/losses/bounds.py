@@ -12,9 +12,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import predictions
 from diffusionflow._dataclass import check_name, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
 from diffusionflow.schedules import Schedule
@@ -79,7 +80,7 @@ def kl_terms(
     error = squared_error(predict_fn, x, t, eps, kind, schedule)
     error = predictions.error_ratio("x", kind, t, schedule=schedule) * error
     weight, extra = (
-        jnp.asarray(part, x.dtype)
+        xp.asarray(part, x.dtype)
         for part in in_float64(_FACTORS[variance], schedule, t, s)
     )
     return weight * error + extra
@@ -106,9 +107,9 @@ def prior_kl(
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the prior loss.
     """
-    x = at_least_float32(x)
+    x = floating(x)
     signal, extra = (
-        jnp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
+        xp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
     )
     square = jnp.mean(x**2, axis=tuple(range(batch_ndim, x.ndim)))
     return signal * square + extra
@@ -125,7 +126,7 @@ def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       Like `t`; infinite where sigma_s = 0.
     """
-    return _posterior(schedule, at_least_float32(t), at_least_float32(s))[0]
+    return _posterior(schedule, floating(t), floating(s))[0]
 
 
 def _check_order(t: Array, s: Array) -> None:
@@ -142,21 +143,21 @@ def _check_order(t: Array, s: Array) -> None:
 def _posterior(schedule, t, s):
     lost = _lost(schedule, t, s)
     snr = (schedule.alpha(s) / schedule.sigma(s)) ** 2
-    return snr * lost / 2, jnp.zeros_like(lost)
+    return snr * lost / 2, xp.zeros_like(lost)
 
 
 def _forward(schedule, t, s):
     # SNR_s sigma_s^2 / sigma_t^2, finite where sigma_s = 0
     weight = (schedule.alpha(s) / schedule.sigma(t)) ** 2 * _lost(schedule, t, s) / 2
     ratio = (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    return weight, (ratio - 1 - jnp.log(ratio)) / 2
+    return weight, (ratio - 1 - xp.log(ratio)) / 2
 
 
 def _lost(schedule, t, s):
     """`1 - SNR_t / SNR_s`."""
     loss = schedule.logsnr(t) - schedule.logsnr(s)
-    signal = loss > -jnp.inf  # exp is flat at -inf, where the slope of loss is infinite
-    return jnp.where(signal, -jnp.expm1(jnp.where(signal, loss, 0)), 1)
+    signal = loss > -xp.inf  # exp is flat at -inf, where the slope of loss is infinite
+    return xp.where(signal, -xp.expm1(xp.where(signal, loss, 0)), 1)
 
 
 _FACTORS = {"posterior": _posterior, "forward": _forward}
@@ -164,4 +165,4 @@ _FACTORS = {"posterior": _posterior, "forward": _forward}
 
 def _prior(schedule, t):
     excess = schedule.sigma(t) ** 2 - 1
-    return schedule.alpha(t) ** 2 / 2, (excess - jnp.log1p(excess)) / 2
+    return schedule.alpha(t) ** 2 / 2, (excess - xp.log1p(excess)) / 2

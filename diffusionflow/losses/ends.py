@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import predictions, schedules
+from diffusionflow import _xp as xp
+from diffusionflow import predictions
 from diffusionflow._dataclass import is_traced, register
 from diffusionflow.losses.squared import mean_square, noised
 from diffusionflow.predictions import AnyKind, Denoised, PredictFn
@@ -30,19 +31,19 @@ class Bounded:
 
     kind: Any
 
-    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
         """As `predictions.Kind.plane`."""
-        a, b = self.kind.plane(schedule, t)
+        a, b = self.kind.plane(t, schedule=schedule)
         scale = self.scale(schedule, t)
         infinite = scale == 0
-        axis = lambda part: jnp.where(jnp.isinf(part), jnp.sign(part), 0)
-        inner = lambda part: scale * jnp.where(infinite, 0, part)
-        return tuple(jnp.where(infinite, axis(part), inner(part)) for part in (a, b))
+        axis = lambda part: xp.where(xp.isinf(part), xp.sign(part), 0)
+        inner = lambda part: scale * xp.where(infinite, 0, part)
+        return tuple(xp.where(infinite, axis(part), inner(part)) for part in (a, b))
 
     def scale(self, schedule: Schedule, t: ArrayLike) -> Array:
         """`1 / m`."""
-        a, b = self.kind.plane(schedule, t)
-        return 1 / jnp.maximum(1, jnp.maximum(jnp.abs(a), jnp.abs(b)))
+        a, b = self.kind.plane(t, schedule=schedule)
+        return 1 / xp.maximum(1, xp.maximum(xp.abs(a), xp.abs(b)))
 
 
 def finite_error(
@@ -82,14 +83,14 @@ class _Inside:
 
     def alpha(self, t: ArrayLike) -> Array:
         alpha, sigma = self.base.alpha(t), self.base.sigma(t)
-        return jnp.where(alpha == 0, self.share * sigma, alpha)
+        return xp.where(alpha == 0, self.share * sigma, alpha)
 
     def sigma(self, t: ArrayLike) -> Array:
         alpha, sigma = self.base.alpha(t), self.base.sigma(t)
-        return jnp.where(sigma == 0, self.share * alpha, sigma)
+        return xp.where(sigma == 0, self.share * alpha, sigma)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+        return 2 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         return self.base.inverse_logsnr(logsnr)
@@ -97,10 +98,10 @@ class _Inside:
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         """See `schedules.derivatives`; of a root at 0, the slope at the share."""
         return tuple(
-            jnp.where(jnp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
+            xp.where(xp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
             for slope, rate, level in zip(
-                schedules.derivatives(self.base, t),
-                schedules.square_derivatives(self.base, t),
+                self.base.derivatives(t),
+                self.base.square_derivatives(t),
                 (self.alpha(t), self.sigma(t)),
                 strict=True,
             )
@@ -126,15 +127,15 @@ def weight_on(weighting: Any, kind: AnyKind, t: Array, schedule: Schedule) -> Ar
 
     def weight(schedule: Schedule, t: Array) -> Array:
         ratio = predictions.error_ratio(weighting.kind, kind, t, schedule=schedule)
-        return weighting(t, schedule) * ratio
+        return weighting(t, schedule=schedule) * ratio
 
-    lost = jnp.isnan(weight(schedule, t))
+    lost = xp.isnan(weight(schedule, t))
     if not is_traced(lost) and not np.any(lost):
         return weight(schedule, t)
     unit = float(jnp.finfo(t.dtype).eps)
     near, nearer = (weight(_Inside(schedule, unit / part), t) for part in (1, 2))
-    settled = jnp.abs(nearer - near) <= unit**0.5 * near
-    limit = jnp.where(settled, near, jnp.where(nearer < near, 0, jnp.inf))
-    limit = jnp.where(jnp.isnan(near) | jnp.isnan(nearer), jnp.nan, limit)
-    inside = jnp.where(lost, 0.5, t)  # where its derivative is finite too
-    return jnp.where(lost, limit, weight(schedule, inside))
+    settled = xp.abs(nearer - near) <= unit**0.5 * near
+    limit = xp.where(settled, near, xp.where(nearer < near, 0, xp.inf))
+    limit = xp.where(xp.isnan(near) | xp.isnan(nearer), xp.nan, limit)
+    inside = xp.where(lost, 0.5, t)  # where its derivative is finite too
+    return xp.where(lost, limit, weight(schedule, inside))

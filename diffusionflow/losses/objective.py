@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow import predictions, random, schedules
+from diffusionflow import predictions, random
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.losses.ends import finite_error, weight_on
 from diffusionflow.losses.squared import as_arrays
@@ -81,7 +81,9 @@ def objective_terms(
     time_key, noise_key = (None, None) if key is None else random.split(key)
     if t is None:
         shape = key.shape or x.shape[:batch_ndim]
-        t = (objective.proposal or objective.times).sample(time_key, shape, schedule)
+        t = (objective.proposal or objective.times).sample(
+            time_key, shape, schedule=schedule
+        )
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
     x, t = as_arrays(x, t)
@@ -89,7 +91,7 @@ def objective_terms(
     importance = _importance(objective, t)
     loss = weight_on(objective.weighting, kind, t, schedule) * error
     if log_variance_fn is not None:
-        level = schedules.noise_level(schedule, t)
+        level = schedule.noise_level(t)
         loss = uncertainty_loss(loss, log_variance_fn(level))
     return Terms(
         loss=importance * loss,
@@ -181,7 +183,7 @@ def _importance(objective: Objective, t: Array) -> Array:
     if objective.proposal is None:
         return jnp.ones_like(t)
     check_support(objective)
-    wanted = objective.times.density(t, objective.schedule)
-    offered = objective.proposal.density(t, objective.schedule)
+    wanted = objective.times.density(t, schedule=objective.schedule)
+    offered = objective.proposal.density(t, schedule=objective.schedule)
     used = wanted > 0
     return jnp.where(used, wanted / jnp.where(used, offered, 1), 0)

@@ -4,14 +4,14 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import times, weightings
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.predictions import as_kind
 
 
@@ -75,21 +75,21 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
 
     Example:
       >>> from diffusionflow import objectives
-      >>> weight = total_weight(objectives.flow_matching(), jnp.array([-2.0, 0.0, 2.0]))
-      >>> print(jnp.round(weight, 4))  # e^(-logsnr / 2) / 2
+      >>> weight = total_weight(objectives.flow_matching(), [-2.0, 0.0, 2.0])
+      >>> print(weight.round(4))  # e^(-logsnr / 2) / 2
       [1.3591 0.5    0.1839]
     """
-    logsnr = at_least_float32(logsnr)
+    logsnr = floating(logsnr)
     if not is_traced(logsnr) and logsnr.size:
         known = np.asarray(logsnr)  # inside jit JAX would trace the reduction
         ends = known.min(), known.max()
-        times.check_reached(objective.schedule, *ends)
-    return jnp.asarray(in_float64(_total_weight, objective, logsnr), logsnr.dtype)
+        times.check_reached(*ends, schedule=objective.schedule)
+    return xp.asarray(in_float64(_total_weight, objective, logsnr), logsnr.dtype)
 
 
 def _total_weight(objective: Objective, logsnr: Array) -> Array:
     schedule = objective.schedule
-    t = jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
+    t = xp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
     return weightings.weight_on_eps(objective.weighting, objective.times, t, schedule)
 
 
@@ -147,7 +147,7 @@ def same_objective(
             "that both schedules reach"
         )
     for which in (a, b):
-        times.check_reached(which.schedule, low, high)
+        times.check_reached(low, high, schedule=which.schedule)
     logsnr = np.linspace(low, high, num_points)
     ours, theirs = (in_float64(_total_weight, which, logsnr) for which in (a, b))
     either = (ours != 0) | (theirs != 0)  # where neither learns they agree
@@ -180,7 +180,7 @@ def check_support(objective: Objective, num_points: int = 1023) -> None:
         return
     t = np.arange(1, num_points + 1) / (num_points + 1)
     densities = lambda objective, t: tuple(
-        density.density(t, objective.schedule)
+        density.density(t, schedule=objective.schedule)
         for density in (objective.times, objective.proposal)
     )
     wanted, offered = in_float64(densities, objective, t)

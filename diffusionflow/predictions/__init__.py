@@ -16,19 +16,22 @@ Kinds by name: "x", "eps", "v" = alpha eps - sigma x, "u" = eps - x,
 """
 
 from diffusionflow.predictions.conversion import (
-    Denoised,
-    Denoiser,
     convert,
-    denoiser,
     from_denoised,
     per_event,
     to_denoised,
 )
-from diffusionflow.predictions.conversion import (
-    DenoiseFn as DenoiseFn,
+from diffusionflow.predictions.denoisers import (
+    Denoised,
+    Denoiser,
+    FunctionDenoiser,
+    as_data,
+    as_denoiser,
+    as_prediction,
+    check_unit_interval,
 )
-from diffusionflow.predictions.conversion import (
-    PredictFn as PredictFn,
+from diffusionflow.predictions.denoisers import (
+    DenoiseFn as DenoiseFn,
 )
 from diffusionflow.predictions.kinds import (
     AMBIGUOUS as AMBIGUOUS,
@@ -43,12 +46,16 @@ from diffusionflow.predictions.kinds import (
     EdmF,
     Kind,
     as_kind,
+    check_determined,
     determinant,
     edm_f,
     error_ratio,
     mse_ratio,
-    refuse_singular,
     same_kind,
+)
+from diffusionflow.predictions.network import NetworkDenoiser, denoiser
+from diffusionflow.predictions.network import (
+    PredictFn as PredictFn,
 )
 from diffusionflow.predictions.wrappers import (
     EdmPreconditioning,
@@ -67,10 +74,17 @@ __all__ = [
     "EdmF",
     "EdmPreconditioning",
     "Flipped",
+    "FunctionDenoiser",
     "Kind",
+    "NetworkDenoiser",
     "Preconditioned",
     "Rescheduled",
+    "as_data",
+    "as_denoiser",
     "as_kind",
+    "as_prediction",
+    "check_determined",
+    "check_unit_interval",
     "convert",
     "denoiser",
     "determinant",
@@ -82,7 +96,6 @@ __all__ = [
     "mse_ratio",
     "per_event",
     "precondition",
-    "refuse_singular",
     "reschedule",
     "same_kind",
     "to_denoised",

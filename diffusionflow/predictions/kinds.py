@@ -2,20 +2,19 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
-    check_bound,
     check_name,
+    check_positive,
     is_traced,
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.schedules import Schedule
 
 NAMES = ("x", "eps", "v", "u", "dz_dt", "score")
@@ -48,10 +47,10 @@ class Kind:
             )
         check_name("kind", self.name, NAMES)
 
-    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
         """The coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        zero, one = xp.zeros_like(alpha), xp.ones_like(alpha)
         match self.name:
             case "x":
                 return one, zero
@@ -63,7 +62,7 @@ class Kind:
                 return -one, one
             case "score":
                 return zero, -1 / sigma
-        return schedules.derivatives(schedule, t)
+        return schedule.derivatives(t)
 
     def __str__(self) -> str:
         return self.name
@@ -88,13 +87,12 @@ class EdmF:
     sigma_data: Any = 0.5
 
     def __post_init__(self) -> None:
-        positive = lambda std: std > 0
-        check_bound("sigma_data", self.sigma_data, positive, "positive")
+        check_positive("sigma_data", self.sigma_data)
 
-    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
         """As `Kind.plane`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        norm = schedules.z_std(schedule, t, self.sigma_data)
+        norm = schedule.z_std(t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
 
     def __str__(self) -> str:
@@ -109,7 +107,7 @@ def as_kind(kind: Any) -> Any:
     """A `Kind` for a name; any other value with a `plane` as it is.
 
     Args:
-      kind: a name of `NAMES`, or a value with the method `plane(schedule, t)`.
+      kind: a name of `NAMES`, or a value with the method `plane(t, *, schedule)`.
 
     Raises:
       ValueError: it is neither, or the name is unknown.
@@ -119,7 +117,7 @@ def as_kind(kind: Any) -> Any:
     if isinstance(kind, type) or not hasattr(kind, "plane"):
         raise ValueError(
             f"kind={kind!r}: must be one of {', '.join(NAMES)}, or have the method "
-            "plane(schedule, t), as edm_f(sigma_data) has"
+            "plane(t, *, schedule), as edm_f(sigma_data) has"
         )
     return kind
 
@@ -146,7 +144,7 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       An array of the shape of `t`.
     """
-    a, b = as_kind(kind).plane(schedule, t)
+    a, b = as_kind(kind).plane(t, schedule=schedule)
     return b * schedule.alpha(t) - a * schedule.sigma(t)
 
 
@@ -185,7 +183,7 @@ def error_ratio(
       (Between eps and score only sigma matters, and alpha may be 0.)
     """
     if same_kind(kind, source):
-        return jnp.ones_like(at_least_float32(t))
+        return xp.ones_like(floating(t))
     match str(as_kind(kind)), str(as_kind(source)):
         case "eps", "score":
             return schedule.sigma(t) ** 2
@@ -195,7 +193,7 @@ def error_ratio(
     return (top / determinant(source, t, schedule=schedule)) ** 2
 
 
-def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_determined(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where a prediction of `kind` does not give both x and eps.
 
     Args:
@@ -209,12 +207,14 @@ def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
 
     def singular(kind, t, schedule):
         both = determinant(kind, t, schedule=schedule)
-        return (both == 0) | ~jnp.isfinite(both)
+        return (both == 0) | ~xp.isfinite(both)
 
-    _refuse(singular, "does not determine both x and eps", as_kind(kind), t, schedule)
+    _check_nowhere(
+        singular, "does not determine both x and eps", as_kind(kind), t, schedule
+    )
 
 
-def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_sigma_positive(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where sigma = 0, so that eps and score do not determine each other.
 
     Args:
@@ -226,10 +226,10 @@ def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Non
       ValueError: sigma is zero at a time in `t`.
     """
     silent = lambda kind, t, schedule: schedule.sigma(t) == 0
-    _refuse(silent, "does not determine the other", as_kind(kind), t, schedule)
+    _check_nowhere(silent, "does not determine the other", as_kind(kind), t, schedule)
 
 
-def refuse_infinite(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_finite_kind(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where no prediction of `kind` is finite, such as the score at sigma = 0.
 
     Args:
@@ -245,13 +245,13 @@ def refuse_infinite(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
         return
 
     def infinite(kind, t, schedule):
-        a, b = kind.plane(schedule, t)
-        return ~(jnp.isfinite(a) & jnp.isfinite(b))
+        a, b = kind.plane(t, schedule=schedule)
+        return ~(xp.isfinite(a) & xp.isfinite(b))
 
-    _refuse(infinite, "is infinite", kind, t, schedule)
+    _check_nowhere(infinite, "is infinite", kind, t, schedule)
 
 
-def _refuse(fn, what, kind, t, schedule) -> None:
+def _check_nowhere(fn, what, kind, t, schedule) -> None:
     """Raises where `fn` holds."""
     if is_traced(t, schedule, kind):
         return

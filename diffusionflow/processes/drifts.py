@@ -2,15 +2,20 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_name, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64, root
-from diffusionflow.predictions import Denoised, DenoiseFn, per_event
+from diffusionflow._numeric import floating, in_float64, root
+from diffusionflow.predictions import (
+    Denoised,
+    DenoiseFn,
+    as_data,
+    as_denoiser,
+    per_event,
+)
 from diffusionflow.processes.coefficients import scaled
 from diffusionflow.schedules import Schedule
 
@@ -43,9 +48,9 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
     Raises:
       ValueError: `t` does not begin the shape of `z`.
     """
-    z, t = at_least_float32(z), at_least_float32(t)
-    drift = per_event(schedules.f(schedule, t), z) * z
-    return SdeTerms(drift, root(schedules.g2(schedule, t)))
+    z, t = as_data(z, "z"), floating(t)
+    drift = per_event(schedule.f(t), z) * z
+    return SdeTerms(drift, root(schedule.g2(t)))
 
 
 def probability_flow(
@@ -104,11 +109,11 @@ def reverse(
     Source: Song et al. 2021, arXiv 2011.13456 (eta = 1 and 0); Gao et al. 2024,
     "Diffusion Meets Flow Matching" (any eta).
     """
-    t = at_least_float32(t)
-    dsigma = schedules.derivatives(schedule, t)[1]
-    eta = jnp.broadcast_to(jnp.asarray(eta, t.dtype), t.shape)
-    rate = dsigma - schedules.f(schedule, t) * schedule.sigma(t)  # g^2 / (2 sigma)
-    g = root(schedules.g2(schedule, t))
+    t = floating(t)
+    dsigma = schedule.derivatives(t)[1]
+    eta = xp.broadcast_to(xp.asarray(eta, t.dtype), t.shape)
+    rate = dsigma - schedule.f(t) * schedule.sigma(t)  # g^2 / (2 sigma)
+    g = root(schedule.g2(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(scaled(eta**2, rate), mean) * denoised.eps
     return SdeTerms(mean + added, scaled(eta, g))
@@ -151,8 +156,8 @@ def interpolant(
     (w_t there is epsilon^2 / 2).
     """
     check_name("direction", direction, DIRECTIONS)
-    t = at_least_float32(t)
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, t.dtype), t.shape)
+    t = floating(t)
+    epsilon = xp.broadcast_to(xp.asarray(epsilon, t.dtype), t.shape)
     rate = scaled(epsilon**2, 0.5 / schedule.sigma(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(rate, mean) * denoised.eps
@@ -163,10 +168,10 @@ def _mean_slope(
     denoise_fn: DenoiseFn, z: Array, t: Array, schedule: Schedule
 ) -> tuple[Array, Denoised]:
     """`E[dz/dt | z]`, and what it was made of."""
-    z = at_least_float32(z)
+    z = as_data(z, "z")
     _check_slope(schedule, t)
-    denoised = denoise_fn(z, t)
-    a, b = (per_event(part, z) for part in schedules.derivatives(schedule, t))
+    denoised = as_denoiser(denoise_fn, schedule=schedule)(z, t)
+    a, b = (per_event(part, z) for part in schedule.derivatives(t))
     return a * denoised.x + b * denoised.eps, denoised
 
 
@@ -175,7 +180,7 @@ def _check_slope(schedule: Schedule, t: Array) -> None:
     if is_traced(schedule, t):
         return
     lost = lambda schedule, t: (
-        (schedule.sigma(t) == 0) & jnp.isinf(schedules.derivatives(schedule, t)[1])
+        (schedule.sigma(t) == 0) & xp.isinf(schedule.derivatives(t)[1])
     )
     found = np.asarray(in_float64(lost, schedule, t))
     if found.any():

@@ -1,8 +1,8 @@
 """Adams-Bashforth solvers of the probability-flow ODE in a variable of choice."""
 
-import jax.numpy as jnp
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow.samplers import multistep, variables
 from diffusionflow.schedules import Schedule
@@ -36,11 +36,11 @@ class AdamsBashforth(multistep.Multistep):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
         usable = variables.finite_step(self.variable, t, s, schedule)
         middle = (t + s) / 2  # stands in where it is not
-        start, end = jnp.where(usable, t, middle), jnp.where(usable, s, middle)
+        start, end = xp.where(usable, t, middle), xp.where(usable, s, middle)
         _, gain = variables.ratio_and_gain(self.variable, start, end, schedule)
         step = gain / variables.scale(self.variable, end, schedule)
-        step = jnp.where(usable, step, 1)
-        moments = [jnp.full_like(step, 1 / (k + 1)) for k in range(self.order)]
+        step = xp.where(usable, step, 1)
+        moments = [xp.full_like(step, 1 / (k + 1)) for k in range(self.order)]
         weights = multistep.past_weights(
             step,
             multistep.orders(usable, self.order),

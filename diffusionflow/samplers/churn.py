@@ -19,12 +19,12 @@ ends. `eta_to_churn` and `churn_to_eta` are the maps. On a schedule with alpha =
 "ddim" eta is that of the ancestral samplers of k-diffusion.
 """
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register
-from diffusionflow._numeric import at_least_float32, root
+from diffusionflow._numeric import floating, root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
 
@@ -108,7 +108,7 @@ class DDIMEta(_OneStep):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         q = step_ratio(t, s, schedule)
         fresh = (1 - q) * (1 + q)
-        share = jnp.asarray(self.eta, q.dtype)
+        share = xp.asarray(self.eta, q.dtype)
         kept = root(q**2 + (1 - share) * (1 + share) * fresh)
         return _row(t, s, schedule, kept, share * root(fresh))
 
@@ -133,7 +133,7 @@ class DDPMForward(_OneStep):
             t=t,
             x=schedule.alpha(s),
             eps=sigma_s * q,
-            noise=jnp.where(sigma_s > 0, noise, 0),
+            noise=xp.where(sigma_s > 0, noise, 0),
         )
 
 
@@ -188,14 +188,14 @@ def eta_to_churn(
       ValueError: the convention is unknown or its step is missing.
     """
     step = _check_step(convention, step)
-    eta = at_least_float32(eta)
+    eta = floating(eta)
     match convention:
         case "blog":
             weight = eta**2
         case "sde":
             weight = eta
         case "ddim":
-            weight = -jnp.log1p(eta**2 * jnp.expm1(-step)) / step
+            weight = -xp.log1p(eta**2 * xp.expm1(-step)) / step
     return weight / (1 + weight)
 
 
@@ -225,13 +225,13 @@ def churn_to_eta(
       0.25
     """
     step = _check_step(convention, step)
-    churn = at_least_float32(churn)
+    churn = floating(churn)
     weight = churn / (1 - churn)
     match convention:
         case "blog":
             return root(weight)
         case "ddim":
-            return root(jnp.expm1(-weight * step) / jnp.expm1(-step))
+            return root(xp.expm1(-weight * step) / xp.expm1(-step))
     return weight
 
 
@@ -244,12 +244,12 @@ def step_ratio(t: Array, s: Array, schedule: Schedule) -> Array:
 
 def power(ratio: Array, exponent: ArrayLike) -> Array:
     """`ratio ** exponent` with `0 ** 0 = 1` and finite derivatives at 0."""
-    exponent = jnp.asarray(exponent, ratio.dtype)
+    exponent = xp.asarray(exponent, ratio.dtype)
     finite = ratio > 0  # a power has no derivative at 0
-    return jnp.where(
+    return xp.where(
         finite,
-        jnp.where(finite, ratio, 1) ** exponent,
-        jnp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
+        xp.where(finite, ratio, 1) ** exponent,
+        xp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
     )
 
 
@@ -264,4 +264,4 @@ def _check_step(convention: str, step: ArrayLike | None) -> Array | None:
         if convention == "ddim":
             raise ValueError("step=None: the eta of DDIM depends on the log-SNR step")
         return None
-    return at_least_float32(step)
+    return floating(step)

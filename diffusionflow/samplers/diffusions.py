@@ -1,4 +1,4 @@
-"""Diffusions epsilon_t of generative SDEs, `(t, schedule) -> epsilon`.
+"""Diffusions epsilon_t of generative SDEs, `(t, *, schedule) -> epsilon`.
 
 Every one keeps the marginals (see `processes.interpolant`). In terms of
 w = epsilon^2 / 2, with t = 0 at the data:
@@ -18,10 +18,9 @@ norm is eta^2.
 Source: Ma et al. 2024, arXiv 2401.08740 (SiT), and its published code.
 """
 
-import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, register
 from diffusionflow._numeric import root
 from diffusionflow.schedules import Schedule
@@ -43,10 +42,10 @@ class Eta:
     def __post_init__(self) -> None:
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
 
-    def __call__(self, t: Array, schedule: Schedule) -> Array:
-        eta = jnp.asarray(self.eta, t.dtype)
-        g2 = schedules.g2(schedule, t)
-        return eta * root(jnp.where(eta > 0, g2, 0))
+    def __call__(self, t: Array, *, schedule: Schedule) -> Array:
+        eta = xp.asarray(self.eta, t.dtype)
+        g2 = schedule.g2(t)
+        return eta * root(xp.where(eta > 0, g2, 0))
 
 
 class _Normed:
@@ -57,8 +56,8 @@ class _Normed:
     def __post_init__(self) -> None:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
 
-    def __call__(self, t: Array, schedule: Schedule) -> Array:
-        return root(2 * self._half_square(t, jnp.asarray(self.norm, t.dtype), schedule))
+    def __call__(self, t: Array, *, schedule: Schedule) -> Array:
+        return root(2 * self._half_square(t, xp.asarray(self.norm, t.dtype), schedule))
 
 
 @register
@@ -109,7 +108,7 @@ class Constant(_Normed):
     norm: float = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        return norm * jnp.ones_like(t)
+        return norm * xp.ones_like(t)
 
 
 @register
@@ -127,7 +126,7 @@ class Decreasing(_Normed):
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         # 1 + cos(pi (1 - t)) = 2 sin(pi t / 2)^2
-        part = 1 - norm + 2 * norm * jnp.sin(jnp.pi / 2 * t) ** 2
+        part = 1 - norm + 2 * norm * xp.sin(xp.pi / 2 * t) ** 2
         return part**2 / 4
 
 
@@ -145,4 +144,4 @@ class IncreasingDecreasing(_Normed):
     norm: float = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        return norm * jnp.sin(jnp.pi * t) ** 2
+        return norm * xp.sin(xp.pi * t) ** 2

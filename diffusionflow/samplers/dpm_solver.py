@@ -14,9 +14,10 @@ Source: Lu et al. 2022, arXiv 2206.00927 (DPM-Solver) and arXiv 2211.01095
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.samplers import multistep
@@ -78,8 +79,8 @@ class DPMSolver(multistep.Multistep):
             self.order,
             [second, third],
         )
-        one = jnp.ones_like(alpha_s)
-        zero = jnp.zeros_like(alpha_s)
+        one = xp.ones_like(alpha_s)
+        zero = xp.zeros_like(alpha_s)
         a, b = (one, zero) if self.variable == "x" else (zero, one)
         past = gain[:, None] * weights
         return dict(t=t, z=zero, x=alpha_s, eps=sigma_s, a=a, b=b, past=past)
@@ -117,9 +118,9 @@ class DPMSolver2S:
             schedule.alpha(t), schedule.sigma(t), alpha_s, sigma_s
         )
         middle = (t + s) / 2  # stands in where h is infinite
-        start = schedule.logsnr(jnp.where(usable, t, middle))
-        level = start + 2 * jnp.asarray(self.r, h.dtype) * h
-        between = jnp.where(usable, schedule.inverse_logsnr(level), middle)
+        start = schedule.logsnr(xp.where(usable, t, middle))
+        level = start + 2 * xp.asarray(self.r, h.dtype) * h
+        between = xp.where(usable, schedule.inverse_logsnr(level), middle)
         gain, moments = gain_and_moments(self.variable, h, alpha_s, sigma_s, 2)
         weight = gain * with_slope(moments, self.second)[1]
         return dict(
@@ -130,8 +131,8 @@ class DPMSolver2S:
             between=between,
             x_between=schedule.alpha(between),
             eps_between=schedule.sigma(between),
-            difference=jnp.where(usable, weight, 0) / jnp.asarray(self.r, h.dtype),
-            calls=1 + usable.astype(jnp.int32),
+            difference=xp.where(usable, weight, 0) / xp.asarray(self.r, h.dtype),
+            calls=1 + usable.astype(np.int32),
         )
 
     def init(self, z: Array) -> Array:

@@ -6,11 +6,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids
-from diffusionflow._numeric import at_least_float32
-from diffusionflow.predictions import DenoiseFn
+from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
 from diffusionflow.samplers.base import Result, run
-from diffusionflow.samplers.steps import as_grid, check_denoiser, table
-from diffusionflow.schedules import Schedule
+from diffusionflow.samplers.steps import as_grid, check_sampler, check_times, table
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 def invert(
@@ -46,7 +45,7 @@ def invert(
 
     Source: Song et al. 2020, arXiv 2010.02502, section 4.3, for DDIM.
     """
-    if sampler.num_noises:
+    if check_sampler(sampler).num_noises:
         raise ValueError(
             f"{sampler} draws noise: to invert, use a deterministic sampler; "
             'Euler("x") is DDIM'
@@ -54,6 +53,8 @@ def invert(
     times = as_grid(times)
     grids.check_grid(times[::-1])
     evaluated = times if 1 in getattr(sampler, "nodes", ()) else times[:-1]
-    check_denoiser(denoise_fn, evaluated, at_least_float32(z))
+    z = as_data(z, "z")
+    denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
+    check_times(denoiser, evaluated, z)
     rows = table(sampler, times, schedule)
-    return run(None, denoise_fn, z, rows, sampler=sampler, trajectory=trajectory)
+    return run(None, denoiser, z, rows, sampler=sampler, trajectory=trajectory)

@@ -60,7 +60,7 @@ def coefficients(
       ([-0.25, -0.25, -0.25, -0.25], 1.0)
     """
     times = as_grid(grids.check_grid(times))
-    predictions.refuse_singular(kind, times[:-1], schedule=schedule)
+    predictions.check_determined(kind, times[:-1], schedule=schedule)
     return in_float64(
         _coefficients, sampler, times, schedule, predictions.as_kind(kind)
     )

@@ -14,9 +14,10 @@ variable for solvers that evaluate at s (there x would have to be told from z al
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_name, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.samplers import variables
@@ -43,12 +44,12 @@ class _RungeKutta:
             return first
         full = variables.finite_step(self.variable, t, s, schedule)
         if 1 in self.nodes:
-            full &= schedule.sigma(s) > 0
-            full &= variables.finite_step(self.variable, s, t, schedule)
+            full = full & (schedule.sigma(s) > 0)
+            full = full & variables.finite_step(self.variable, s, t, schedule)
         middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
-        start, end = jnp.where(full, t, middle), jnp.where(full, s, middle)
+        start, end = xp.where(full, t, middle), xp.where(full, s, middle)
         stages = self._stages(start, end, schedule)
-        calls = 1 + len(self.nodes) * full.astype(jnp.int32)
+        calls = 1 + len(self.nodes) * full.astype(np.int32)
         return dict(euler=first, full=full, calls=calls, stages=stages)
 
     def _stages(self, t: Array, s: Array, schedule: Schedule) -> list[Row]:
@@ -66,7 +67,7 @@ class _RungeKutta:
                 row |= variables.euler(self.variable, t, at, schedule)
             else:
                 ratio, gain = variables.ratio_and_gain(self.variable, t, at, schedule)
-                shares = jnp.asarray(weights, gain.dtype) / node
+                shares = xp.asarray(weights, gain.dtype) / node
                 row |= dict(z=ratio, slopes=gain[:, None] * shares[None])
             rows.append(row | dict(t=at))
         return rows

@@ -1,8 +1,8 @@
 """UniPC: a predictor and a corrector that share their evaluations."""
 
-import jax.numpy as jnp
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep
@@ -61,7 +61,7 @@ class UniPC:
         gain, moments = gain_and_moments(
             self.variable, h, alpha_s, sigma_s, self.order + 1
         )
-        slope = (moments[0] if self.b == "bh2" else jnp.ones_like(h)) / 2
+        slope = (moments[0] if self.b == "bh2" else xp.ones_like(h)) / 2
         predictor = multistep.past_weights(
             h, orders, self.order, [[moments[0], slope], moments]
         )
@@ -78,7 +78,7 @@ class UniPC:
             eps=sigma_s,
             past=gain[:, None] * predictor,
             correction=correction,
-            carry=jnp.where(some, level_s / jnp.where(some, level_t, 1), 0),
+            carry=xp.where(some, level_s / xp.where(some, level_t, 1), 0),
         )
 
     def _correction(self, h, orders, usable, predictor, moments, slope) -> Array:
@@ -86,19 +86,19 @@ class UniPC:
 
         As differences to the newest one, the network's at the end of the step.
         """
-        newest = moments[0] - jnp.sum(predictor, axis=-1)  # at the start of the step
-        predicted = jnp.concatenate([newest[:, None], predictor], axis=-1)
-        found = jnp.zeros_like(predicted)
+        newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
+        predicted = xp.concatenate([newest[:, None], predictor], axis=-1)
+        found = xp.zeros_like(predicted)
         for p in range(1, self.order + 1):
             active = (orders == p) & usable
             known = multistep.nodes(h, p, active)
             weights = multistep.integrals(
-                [jnp.ones_like(h), *known],
+                [xp.ones_like(h), *known],
                 [moments[0], slope] if p == 1 else moments,
             )[1:]
-            weights += [jnp.zeros_like(h)] * (self.order - p)
-            difference = jnp.stack(weights, axis=-1) - predicted
-            found = jnp.where(active[:, None], difference, found)
+            weights += [xp.zeros_like(h)] * (self.order - p)
+            difference = xp.stack(weights, axis=-1) - predicted
+            found = xp.where(active[:, None], difference, found)
         return found
 
     def init(self, z: Array) -> multistep.State:

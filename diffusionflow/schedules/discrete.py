@@ -8,8 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules.base import FromSquares
 
 
@@ -94,50 +95,49 @@ class Discrete(FromSquares):
         """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
         count = self.alphas_cumprod.shape[-1]
         place = t * count
-        node = jnp.round(place)  # i / T times T may come out below i
-        at_node = jnp.abs(place - node) <= 4 * jnp.finfo(t.dtype).eps * place
-        index = jnp.where(at_node, node, jnp.floor(place))
-        index = jnp.clip(index, 0, count - 1)
-        return index.astype(jnp.int32), place - index
+        node = xp.round(place)  # i / T times T may come out below i
+        at_node = xp.abs(place - node) <= 4 * jnp.finfo(t.dtype).eps * place
+        index = xp.where(at_node, node, xp.floor(place))
+        index = xp.clip(index, 0, count - 1)
+        return index.astype(np.int32), place - index
 
-    def _tables(self, dtype: Any) -> tuple[Array, Array]:
-        """alpha^2 and sigma^2 at all nodes from t = 0 on, `[T + 1]`."""
-        alpha2 = jnp.asarray(self.alphas_cumprod).astype(dtype)
-        sigma2 = jnp.asarray(self.complement).astype(dtype)
-        one = jnp.ones((1,), dtype)
-        return jnp.concatenate([one, alpha2]), jnp.concatenate([0 * one, sigma2])
+    def _tables(self, like: Array) -> tuple[Array, Array]:
+        """alpha^2 and sigma^2 at all nodes from t = 0 on, `[T + 1]`, typed as `like`."""
+        alpha2, sigma2 = in_type_of(like, (self.alphas_cumprod, self.complement))
+        zero = xp.zeros_like(alpha2[:1])
+        return xp.concatenate([zero + 1, alpha2]), xp.concatenate([zero, sigma2])
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
-        t = at_least_float32(t)
+        t = floating(t)
         index, part = self._node(t)
         mix = lambda table: table[index] * (1 - part) + table[index + 1] * part
-        alpha2, sigma2 = self._tables(t.dtype)
+        alpha2, sigma2 = self._tables(t)
         return mix(alpha2), mix(sigma2)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""
-        t = at_least_float32(t)
+        t = floating(t)
         index, _ = self._node(t)
-        return self.alphas_cumprod.shape[-1] * self._steps(index, t.dtype)
+        return self.alphas_cumprod.shape[-1] * self._steps(index, t)
 
-    def _steps(self, index: Array, dtype: Any) -> Array:
+    def _steps(self, index: Array, like: Array) -> Array:
         """`sigma^2` gained in a step, from the smaller of the two squares."""
-        alpha2, sigma2 = self._tables(dtype)
-        lost, gained = -jnp.diff(alpha2), jnp.diff(sigma2)
-        return jnp.where(alpha2[:-1] < 0.5, lost, gained)[index]
+        alpha2, sigma2 = self._tables(like)
+        lost, gained = -xp.diff(alpha2), xp.diff(sigma2)
+        return xp.where(alpha2[:-1] < 0.5, lost, gained)[index]
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        logsnr = at_least_float32(logsnr)
-        alpha2, sigma2 = self._tables(logsnr.dtype)
-        nodes = jnp.log(alpha2) - jnp.log(sigma2)
+        logsnr = floating(logsnr)
+        alpha2, sigma2 = self._tables(logsnr)
+        nodes = xp.log(alpha2) - xp.log(sigma2)
         count = self.alphas_cumprod.shape[-1]
-        index = jnp.clip(jnp.searchsorted(-nodes, -logsnr) - 1, 0, count - 1)
+        index = xp.clip(xp.searchsorted(-nodes, -logsnr) - 1, 0, count - 1)
         # each square is precise where it is the smaller one
-        before = jax.nn.sigmoid(-logsnr) - sigma2[index]
-        after = jax.nn.sigmoid(logsnr) - alpha2[index + 1]
-        step = self._steps(index, logsnr.dtype)
-        part = jnp.where(logsnr > 0, before / step, 1 - after / step)
+        before = xp.sigmoid(-logsnr) - sigma2[index]
+        after = xp.sigmoid(logsnr) - alpha2[index + 1]
+        step = self._steps(index, logsnr)
+        part = xp.where(logsnr > 0, before / step, 1 - after / step)
         return (index.astype(logsnr.dtype) + part) / count
 
 

@@ -2,32 +2,25 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import as_callable, check_positive, register
 from diffusionflow._numeric import (
     GRID,
-    at_least_float32,
     check_falls,
     check_on_grid,
+    derivative,
     elementwise,
-    solve_falling,
+    floating,
 )
-from diffusionflow.schedules.base import (
-    derivatives,
-    dlogsnr_dt,
-    f,
-    g2,
-    square_derivatives,
-)
+from diffusionflow.schedules.base import Schedule, as_schedule
 
 
 @register
-class Scaled:
+class Scaled(Schedule):
     """`(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
 
     `f -> f + c' / c`, `g^2 -> c^2 g^2`. Flow matching scaled by
@@ -48,14 +41,14 @@ class Scaled:
     scale_fn: Any
 
     def __post_init__(self) -> None:
+        as_schedule(self.base)
         object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
         check_on_grid(_check_scale, self.scale_fn)
 
     def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
         """`c` and its derivative."""
-        t = at_least_float32(t)
-        scale = lambda t: elementwise(self.scale_fn, t)
-        return jax.jvp(scale, (t,), (jnp.ones_like(t),))
+        slope = derivative(lambda fn, t: fn(t), self.scale_fn, t)
+        return elementwise(self.scale_fn, t), slope
 
     def alpha(self, t: ArrayLike) -> Array:
         return elementwise(self.scale_fn, t) * self.base.alpha(t)
@@ -70,16 +63,14 @@ class Scaled:
         return self.base.inverse_logsnr(logsnr)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        (scale, slope), (dalpha, dsigma) = self._scale(t), derivatives(self.base, t)
+        (scale, slope), (dalpha, dsigma) = self._scale(t), self.base.derivatives(t)
         return (
             scale * dalpha + slope * self.base.alpha(t),
             scale * dsigma + slope * self.base.sigma(t),
         )
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
-        (scale, slope), rates = self._scale(t), square_derivatives(self.base, t)
+        (scale, slope), rates = self._scale(t), self.base.square_derivatives(t)
         levels = self.base.alpha(t), self.base.sigma(t)
         return tuple(
             scale**2 * rate + 2 * scale * slope * level**2
@@ -87,21 +78,18 @@ class Scaled:
         )
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         scale, slope = self._scale(t)
-        return f(self.base, t) + slope / scale
+        return self.base.f(t) + slope / scale
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
-        return self._scale(t)[0] ** 2 * g2(self.base, t)
+        return self._scale(t)[0] ** 2 * self.base.g2(t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return dlogsnr_dt(self.base, t)
+        return self.base.dlogsnr_dt(t)
 
 
 @register
-class Shifted:
+class Shifted(Schedule):
     """`logsnr -> logsnr - 2 log k`: noise for k times as many pixels a side.
 
     The log-SNR fixes alpha and sigma up to a common scale, which is chosen so that the
@@ -128,7 +116,7 @@ class Shifted:
       >>> from diffusionflow import schedules
       >>> flow = schedules.FlowMatching()
       >>> shifted = Shifted(flow, k=3.0)
-      >>> print(f"{shifted.logsnr(0.5) - flow.logsnr(0.5) + 2 * jnp.log(3.0):.6f}")
+      >>> print(f"{shifted.logsnr(0.5) - flow.logsnr(0.5) + 2 * xp.log(3.0):.6f}")
       0.000000
       >>> print(f"{shifted.sigma(0.5):.3f}")  # at the changed time 3 t / (1 + 2 t)
       0.750
@@ -138,21 +126,22 @@ class Shifted:
     k: float
 
     def __post_init__(self) -> None:
+        as_schedule(self.base)
         check_positive("k", self.k)
 
     @property
     def family(self) -> str | None:
         """That of the base."""
-        return getattr(self.base, "family", None)
+        return self.base.family
 
     def _scale(self, t: ArrayLike) -> Array:
         alpha, sigma = self.base.alpha(t), self.base.sigma(t)
         match self.family:
             case "vp":
-                return 1 / jnp.sqrt(alpha**2 + (self.k * sigma) ** 2)
+                return 1 / xp.sqrt(alpha**2 + (self.k * sigma) ** 2)
             case "flow":
                 return (alpha + sigma) / (alpha + self.k * sigma)
-        return jnp.ones_like(alpha)
+        return xp.ones_like(alpha)
 
     def alpha(self, t: ArrayLike) -> Array:
         return self._scale(t) * self.base.alpha(t)
@@ -161,17 +150,13 @@ class Shifted:
         return self.k * self._scale(t) * self.base.sigma(t)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return self.base.logsnr(t) - 2 * self._log_k()
+        return self.base.logsnr(t) - 2 * xp.log(self.k)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        return self.base.inverse_logsnr(at_least_float32(logsnr) + 2 * self._log_k())
-
-    def _log_k(self) -> Array:
-        return jnp.log(at_least_float32(self.k))
+        return self.base.inverse_logsnr(floating(logsnr) + 2 * xp.log(self.k))
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        dalpha, dsigma = derivatives(self.base, t)
+        dalpha, dsigma = self.base.derivatives(t)
         alpha, sigma, scale = self.base.alpha(t), self.base.sigma(t), self._scale(t)
         match self.family:
             case "vp":
@@ -187,39 +172,35 @@ class Shifted:
         return dalpha, self.k * dsigma
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
         match self.family:
             case "vp":
                 return tuple(
                     self.k**2 * rate * self._scale(t) ** 4
-                    for rate in square_derivatives(self.base, t)
+                    for rate in self.base.square_derivatives(t)
                 )
             case "flow":
                 dalpha, dsigma = self.derivatives(t)
                 return 2 * self.alpha(t) * dalpha, 2 * self.sigma(t) * dsigma
-        dalpha2, dsigma2 = square_derivatives(self.base, t)
+        dalpha2, dsigma2 = self.base.square_derivatives(t)
         return dalpha2, self.k**2 * dsigma2
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         match self.family:
             case "vp":
                 return -self.g2(t) / 2
             case "flow":
                 return self.derivatives(t)[0] / self.alpha(t)
-        return f(self.base, t)
+        return self.base.f(t)
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
-        return (self.k * self._scale(t)) ** 2 * g2(self.base, t)
+        return (self.k * self._scale(t)) ** 2 * self.base.g2(t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return dlogsnr_dt(self.base, t)
+        return self.base.dlogsnr_dt(t)
 
 
 @register
-class Interpolated:
+class Interpolated(Schedule):
     """A user's `alpha(t)` and `sigma(t)`; everything else follows from them.
 
     Derivatives are those of forward mode, the inverse is a bisection, both under `jit`.
@@ -250,13 +231,6 @@ class Interpolated:
 
     def sigma(self, t: ArrayLike) -> Array:
         return elementwise(self.sigma_fn, t)
-
-    def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
-
-    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        """By bisection; beyond a finite end the log-SNR is continued linearly."""
-        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
 
 
 def _check_scale(scale: np.ndarray) -> None:

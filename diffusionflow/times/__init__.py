@@ -18,7 +18,6 @@ from diffusionflow.times.levels import (
     UniformLogSNR,
     UniformOn,
     check_reached,
-    reached,
 )
 
 __all__ = [
@@ -35,6 +34,5 @@ __all__ = [
     "UniformOn",
     "adaptive_part",
     "check_reached",
-    "reached",
     "with_moments",
 ]

@@ -10,11 +10,13 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_bound, register, static
-from diffusionflow._numeric import at_least_float32, in_type_of
+from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import Independent
 from diffusionflow.times.derived import Stratified
@@ -80,7 +82,7 @@ class Adaptive(Independent):
         zeros = jnp.zeros(self.num_bins, jnp.float32)
         return Moments(count=zeros, square=zeros)
 
-    def update(self, moments: Moments, terms: Any, schedule: Schedule) -> Moments:
+    def update(self, moments: Moments, terms: Any, *, schedule: Schedule) -> Moments:
         """Moments after one more batch drawn from this density with `moments`.
 
         Args:
@@ -100,75 +102,77 @@ class Adaptive(Independent):
         second = loss**2
         bins = jnp.arange(self.num_bins, dtype=place.dtype)
         member = place[:, None] == bins[None]
-        member &= jnp.isfinite(second)[:, None]
+        member = member & xp.isfinite(second)[:, None]
         count = member.sum(0, dtype=moments.count.dtype)
-        square = jnp.where(member, second[:, None], 0).sum(0)
-        keep = jnp.where(count > 0, self.decay, 1).astype(count.dtype)
+        square = xp.where(member, second[:, None], 0).sum(0)
+        keep = xp.where(count > 0, self.decay, 1).astype(count.dtype)
         return Moments(
             count=keep * moments.count + count,
             square=keep * moments.square + square.astype(count.dtype),
         )
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Uniform.quantile`: that of `base` at a piecewise linear map of `u`."""
-        u = at_least_float32(u)
+        u = floating(u)
         base, mass, ends = in_type_of(u, self._bins(schedule))
-        place = jnp.clip(jnp.searchsorted(ends, u), 0, self.num_bins - 1)
-        inside = (u - (ends - mass)[place]) / jnp.where(mass > 0, mass, 1)[place]
-        before = (jnp.cumsum(base) - base)[place]
-        fraction = before + base[place] * jnp.clip(inside, 0, 1)
-        return self.base.quantile(fraction, schedule)
+        place = xp.clip(xp.searchsorted(ends, u), 0, self.num_bins - 1)
+        inside = (u - (ends - mass)[place]) / xp.where(mass > 0, mass, 1)[place]
+        before = (xp.cumsum(base) - base)[place]
+        fraction = before + base[place] * xp.clip(inside, 0, 1)
+        return self.base.quantile(fraction, schedule=schedule)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
-        t = at_least_float32(t)
+        t = floating(t)
         base, mass, ends = in_type_of(t, self._bins(schedule))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
         place = self._bin(schedule.logsnr(t))
-        before = (jnp.cumsum(base) - base)[place]
-        inside = (self.base.cdf(t, schedule) - before) * ratio[place]
-        return (ends - mass)[place] + jnp.clip(inside, 0, mass[place])
+        before = (xp.cumsum(base) - base)[place]
+        inside = (self.base.cdf(t, schedule=schedule) - before) * ratio[place]
+        return (ends - mass)[place] + xp.clip(inside, 0, mass[place])
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As the class says; of the shape of `t`."""
-        t = at_least_float32(t)
+        t = floating(t)
         place = self._bin(schedule.logsnr(t))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
-        return self.base.density(t, schedule) * ratio[place]
+        return self.base.density(t, schedule=schedule) * ratio[place]
 
     def _bin(self, logsnr: Array) -> Array:
         """Number of the bin, from the data end; the outer ones reach to infinity."""
         width = (self.logsnr_max - self.logsnr_min) / self.num_bins
-        place = jnp.floor((self.logsnr_max - logsnr) / width)
-        return jnp.clip(place, 0, self.num_bins - 1).astype(jnp.int32)
+        place = xp.floor((self.logsnr_max - logsnr) / width)
+        return xp.clip(place, 0, self.num_bins - 1).astype(np.int32)
 
     def _base_mass(self, schedule: Schedule) -> Array:
         """Share of `base` in each bin, `[num_bins]`."""
-        inner = jnp.linspace(self.logsnr_max, self.logsnr_min, self.num_bins + 1)[1:-1]
-        edges = self.base.cdf(jnp.clip(schedule.inverse_logsnr(inner), 0, 1), schedule)
-        zero, one = jnp.zeros_like(edges, shape=1), jnp.ones_like(edges, shape=1)
-        return jnp.diff(jnp.concatenate([zero, edges, one]))
+        inner = xp.linspace(self.logsnr_max, self.logsnr_min, self.num_bins + 1)[1:-1]
+        edges = self.base.cdf(
+            xp.clip(schedule.inverse_logsnr(inner), 0, 1), schedule=schedule
+        )
+        zero, one = xp.zeros_like(edges[:1]), xp.ones_like(edges[:1])
+        return xp.diff(xp.concatenate([zero, edges, one]))
 
     def _ratio(self, schedule: Schedule) -> Array:
         """Density over that of `base` in each bin, `[num_bins]`."""
         base = self._base_mass(schedule)
         if self.moments is None:
-            return jnp.ones_like(base)
+            return xp.ones_like(base)
         count, square = (part.astype(base.dtype) for part in self.moments)
-        mean = square.sum() / jnp.maximum(count.sum(), 1)
+        mean = square.sum() / xp.maximum(count.sum(), 1)
         visited = count > 0
-        second = jnp.where(visited, square / jnp.where(visited, count, 1), mean)
-        root = jnp.sqrt(second)
-        whole = jnp.sum(base * root)
+        second = xp.where(visited, square / xp.where(visited, count, 1), mean)
+        root = xp.sqrt(second)
+        whole = xp.sum(base * root)
         known = whole > 0  # neither before the first update nor for a loss of zero
-        learned = jnp.where(known, root / jnp.where(known, whole, 1), 1)
+        learned = xp.where(known, root / xp.where(known, whole, 1), 1)
         return self.share + (1 - self.share) * learned
 
     def _bins(self, schedule: Schedule) -> tuple[Array, Array, Array]:
         """Mass of `base`, mass and end of each bin in order of time, `[num_bins]`."""
         base = self._base_mass(schedule)
         mass = base * self._ratio(schedule)
-        return base, mass, jnp.cumsum(mass)
+        return base, mass, xp.cumsum(mass)
 
 
 def adaptive_part(density: Any) -> Adaptive | None:

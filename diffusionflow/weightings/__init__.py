@@ -1,7 +1,7 @@
 """Factors on a kind's squared error.
 
 A weighting names the `kind` whose error it multiplies and gives the factor
-`weighting(t, schedule)`. Together with the density of training times it makes the
+`weighting(t, schedule=schedule)`. Together with the density of training times it makes the
 objective; `objectives.total_weight` gives both on one scale. The network may predict
 any other kind: the loss converts the error, so one weighting is one objective.
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import as_callable, check_bound, register
-from diffusionflow._numeric import at_least_float32, elementwise
+from diffusionflow._numeric import elementwise, floating
 from diffusionflow.predictions import Kind, as_kind
 from diffusionflow.schedules import Schedule
 
@@ -30,10 +30,10 @@ class Mse:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", as_kind(self.kind))
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """The factor at times `t`, of the shape of `t`."""
         del schedule
-        return jnp.ones_like(at_least_float32(t))
+        return xp.ones_like(floating(t))
 
 
 @register
@@ -58,7 +58,7 @@ class Factor:
         object.__setattr__(self, "weight_fn", as_callable(self.weight_fn))
         object.__setattr__(self, "kind", as_kind(self.kind))
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         return of_logsnr(self.weight_fn, t, schedule)
 
@@ -92,7 +92,7 @@ class EDM:
         """x."""
         return Kind("x")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         signal = self.sigma_data * schedule.alpha(t)
         sigma = schedule.sigma(t)
@@ -125,10 +125,10 @@ class P2:
         """eps."""
         return Kind("eps")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         sigma = schedule.sigma(t)
-        norm = jnp.sqrt(self.k * sigma**2 + schedule.alpha(t) ** 2)
+        norm = xp.sqrt(self.k * sigma**2 + schedule.alpha(t) ** 2)
         return (sigma / norm) ** (2 * self.gamma)
 
 
@@ -159,12 +159,12 @@ class MinSNR:
         """x."""
         return Kind("x")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         below = signal < self.gamma * variance  # never where sigma = 0
-        snr = signal / jnp.where(below, variance, 1)
-        return jnp.where(below, snr, self.gamma)
+        snr = signal / xp.where(below, variance, 1)
+        return xp.where(below, snr, self.gamma)
 
 
 @register
@@ -192,7 +192,7 @@ class SoftMinSNR:
         """x."""
         return Kind("x")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return self.gamma * signal / (self.gamma * variance + signal)
@@ -213,17 +213,17 @@ class TruncatedSNR:
         """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
-        return jnp.maximum(signal, variance) / (signal + variance) ** 2
+        return xp.maximum(signal, variance) / (signal + variance) ** 2
 
 
 def of_logsnr(weight_fn: Any, t: ArrayLike, schedule: Schedule) -> Array:
     """`weight_fn(logsnr_t)`; its derivatives are 0 where the log-SNR is infinite."""
-    t = at_least_float32(t)
+    t = floating(t)
     logsnr = schedule.logsnr(t)
-    finite = jnp.isfinite(logsnr)
-    inside = schedule.logsnr(jnp.where(finite, t, 0.5))
-    limit = lax.stop_gradient(elementwise(weight_fn, logsnr))
-    return jnp.where(finite, elementwise(weight_fn, inside), limit)
+    finite = xp.isfinite(logsnr)
+    inside = schedule.logsnr(xp.where(finite, t, 0.5))
+    limit = xp.stop_gradient(elementwise(weight_fn, logsnr))
+    return xp.where(finite, elementwise(weight_fn, inside), limit)

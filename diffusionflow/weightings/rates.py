@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import as_callable, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
 from diffusionflow.weightings.factors import of_logsnr
@@ -29,9 +28,9 @@ class Likelihood:
         """Score."""
         return Kind("score")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        return schedules.g2(schedule, t)
+        return schedule.g2(t)
 
 
 @register
@@ -51,13 +50,13 @@ class ELBO:
         """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        t = at_least_float32(t)
+        t = floating(t)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         signal = alpha > 0  # where alpha = 0, sigma' may be infinite
-        _, dsigma = schedules.derivatives(schedule, jnp.where(signal, t, 0.5))
-        dalpha2, _ = schedules.square_derivatives(schedule, t)
+        _, dsigma = schedule.derivatives(xp.where(signal, t, 0.5))
+        dalpha2, _ = schedule.square_derivatives(t)
         top = 2 * alpha**2 * dsigma - sigma * dalpha2
         return top / (sigma * (alpha**2 + sigma**2) ** 2)
 
@@ -89,13 +88,13 @@ class LogSNR:
         """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        t = at_least_float32(t)
+        t = floating(t)
         weight = of_logsnr(self.weight_fn, t, schedule)
         used = (weight != 0) | (schedule.sigma(t) > 0)
-        factor = ELBO()(jnp.where(used, t, 0.5), schedule)
-        return jnp.where(used, weight * factor, 0)
+        factor = ELBO()(xp.where(used, t, 0.5), schedule=schedule)
+        return xp.where(used, weight * factor, 0)
 
 
 @register
@@ -121,11 +120,11 @@ class Sigmoid:
         """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        scale = jnp.exp(at_least_float32(self.bias)).astype(alpha.dtype)
-        dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
+        scale = xp.exp(floating(self.bias)).astype(alpha.dtype)
+        dalpha2, dsigma2 = schedule.square_derivatives(t)
         top = scale * (alpha**2 * dsigma2 - sigma**2 * dalpha2)
         bottom = (alpha**2 + scale * sigma**2) * (alpha**2 + sigma**2) ** 2
         return top / bottom

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import predictions, schedules
+from diffusionflow import _xp as xp
+from diffusionflow import predictions
 from diffusionflow._dataclass import check_below, check_bound, register, static
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
 from diffusionflow.weightings.rates import ELBO
@@ -57,28 +57,28 @@ class Monotone:
         """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Mse.__call__`."""
-        t = at_least_float32(t)
-        density = self.times.density(t, schedule)
+        t = floating(t)
+        density = self.times.density(t, schedule=schedule)
         used = density != 0
-        t = jnp.where(used, t, 0.5)
+        t = xp.where(used, t, 0.5)
         ratio = predictions.error_ratio(self.base.kind, "v", t, schedule=schedule)
-        own = self.base(t, schedule) * ratio
+        own = self.base(t, schedule=schedule) * ratio
         above = self._above(t, schedule)
         # beyond logsnr_max nothing is above, and ELBO's factor may be infinite
-        level = above * ELBO()(jnp.where(above > 0, t, 0.5), schedule)
+        level = above * ELBO()(xp.where(above > 0, t, 0.5), schedule=schedule)
         flat = used & (above > 0) & (level >= own * density)
-        factor = jnp.where(flat, level / jnp.where(flat, density, 1), own)
-        return jnp.where(used, factor, 0)
+        factor = xp.where(flat, level / xp.where(flat, density, 1), own)
+        return xp.where(used, factor, 0)
 
     def _above(self, t: Array, schedule: Schedule) -> Array:
         """The largest weight of the base at the points above the log-SNR of `t`."""
         points, peaks = in_float64(_peaks, self, schedule)
-        points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
-        place = jnp.searchsorted(points, schedule.logsnr(t))
-        peak = peaks[jnp.minimum(place, peaks.size - 1)]
-        return jnp.where(place < points.size, peak, 0)
+        points, peaks = in_type_of(t, (points, peaks))
+        place = xp.searchsorted(points, schedule.logsnr(t))
+        peak = xp.take(peaks, xp.minimum(place, peaks.size - 1))
+        return xp.where(place < points.size, peak, 0)
 
 
 def weight_on_eps(
@@ -95,18 +95,18 @@ def weight_on_eps(
     Returns:
       An array of the shape of `t`; 0 where the density is.
     """
-    density = times.density(t, schedule)
+    density = times.density(t, schedule=schedule)
     used = density != 0
-    t = jnp.where(used, t, 0.5)
+    t = xp.where(used, t, 0.5)
     ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
-    slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-    weight = weighting(t, schedule) * ratio * density / slope
-    return jnp.where(used, weight, 0)
+    slope = xp.abs(schedule.dlogsnr_dt(t))
+    weight = weighting(t, schedule=schedule) * ratio * density / slope
+    return xp.where(used, weight, 0)
 
 
 def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
     """Log-SNRs, rising, and the largest weight of the base at or above each."""
-    points = jnp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
+    points = xp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
     t = schedule.inverse_logsnr(points)
     weight = weight_on_eps(monotone.base, monotone.times, t, schedule)
-    return points, lax.cummax(weight, reverse=True)
+    return points, xp.reversed_cummax(weight)
