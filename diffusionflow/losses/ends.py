@@ -75,7 +75,7 @@ def finite_error(
 
 
 @register
-class _Inside:
+class _Inside(Schedule):
     """A schedule with the level 0 replaced by `share` of the other level."""
 
     base: Any
@@ -88,9 +88,6 @@ class _Inside:
     def sigma(self, t: ArrayLike) -> Array:
         alpha, sigma = self.base.alpha(t), self.base.sigma(t)
         return xp.where(sigma == 0, self.share * alpha, sigma)
-
-    def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         return self.base.inverse_logsnr(logsnr)
