@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 NAME := $(basename $(notdir $(CONFIG)))
 FAST := not slow and not gpu
 # of the core; run in float64 too, but for tests that choose the precision themselves
-X64 := analytic dataclass grids guidance losses objectives outside predictions processes \
-  random schedules schedules_learned schedules_transforms times times_adaptive \
-  weightings
+X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance losses \
+  objectives predictions processes random schedules schedules_learned \
+  schedules_transforms times times_adaptive weightings) tests/networks/test_outside.py
 # compiling is most of the fast tests' time: their programs are optimized less, those of
 # the other targets as always; QUICK= optimizes these too
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
@@ -62,7 +62,7 @@ test-all: test test-slow
 test-x64: $(VENV)/.test
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \
 	  -m '$(FAST) and not pinned' \
-	  $(X64:%=tests/test_%.py) $(ARGS)
+	  $(X64) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

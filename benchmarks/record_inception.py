@@ -17,7 +17,7 @@ import torchvision
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import inception_weights  # noqa: E402
+from tests.helpers import inception_weights  # noqa: E402
 
 module = torchvision.models.inception
 

@@ -6,8 +6,8 @@
 # your affair. Here the same loss trains a network in plain JAX, Flax Linen, Flax NNX
 # and Equinox.
 #
-# Source: `docs/choosing.md` for what to choose; `tests/test_outside.py` holds that all
-# four train.
+# Source: `docs/choosing.md` for what to choose; `tests/networks/test_outside.py` holds
+# that all four train.
 
 # %%
 import equinox as eqx

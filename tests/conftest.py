@@ -1,29 +1,30 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
-Compiled programs are kept on disk for the session, or where JAX_COMPILATION_CACHE_DIR
-says, the smallest too; workers and the commands that tests run share them. Compiling is
-most of the time. `make test` has XLA optimize less than it does for users: LLVM at its
-level 1, and no emitters of fusions. `make test-x64`, `make test-slow` and pytest called
-as such leave all of that on (docs/testing.md).
+Compiled programs are kept on disk, the smallest too, for workers, for the commands that
+tests run and for the next run of the tests: compiling is most of the time. `make test`
+has XLA optimize less than it does for users: LLVM at its level 1, and no emitters of
+fusions. The other targets and pytest called as such leave all of that on
+(docs/testing.md).
 """
 
-import atexit
 import os
-import shutil
+import pathlib
+import resource
 import signal
-import tempfile
+import sys
 
 import jax
 import pytest
+
+from tests.helpers import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.mkdtemp(prefix="diffusionflow-tests-")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache.default())
+    compilation_cache.tidy(compilation_cache.default())
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -56,11 +57,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+MOST_MEMORY = 3 * 2**30
+
+
+def resident_bytes():
+    """What the process has in memory; where that is not told, its peak."""
+    statm = pathlib.Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Programs of one file are kept in memory no longer than it is tested."""
+    """Frees the compiled programs of earlier files before memory runs out."""
     yield
-    jax.clear_caches()
+    if resident_bytes() > MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture

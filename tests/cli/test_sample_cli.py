@@ -1,0 +1,103 @@
+"""The command line of sampling, and images in the levels of their data."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import loop
+from tests.helpers import commands, in_process, tiny
+
+
+def train(workdir, **overrides):
+    """A short run in this process."""
+    config = tiny.config(
+        num_steps=3, eval__every=0, samples__every=0, checkpoint__every=3, **overrides
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        loop.train_and_evaluate(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("points"))
+
+
+MISTAKES = {
+    "unknown sampler": (["--sampler.name=hun"], "sampler.name: .*did you mean 'heun'?"),
+    "unknown argument": (
+        ["--sampler.name=heun(varible='v')"],
+        "did you mean 'variable'?",
+    ),
+    "class out of range": (["--label=10"], r"label=10: must be in 0\.\.1"),
+    "no samples": (["--num_samples=0"], "--num_samples=0"),
+    "unknown weights": (["--weights=emma"], "should be one of <ema|raw>"),
+    "misspelt flag": (["--guidence=2"], "'guidence'. Did you mean: guidance"),
+    "stray argument": (["3"], "unexpected argument '3'"),
+    "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [(in_process.run, name) for name in MISTAKES] + [(commands.run, "unknown sampler")],
+    ids=[*MISTAKES, "unknown sampler, as a process"],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(points, run, name):
+    arguments, message = MISTAKES[name]
+    code, output, error = run("experiments.sample", f"--workdir={points}", *arguments)
+    assert (code, output) == (2, "")
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+
+
+def test_flags_arrive(points, tmp_path):
+    code, output, error = commands.run(
+        "experiments.sample",
+        f"--workdir={points}",
+        f"--out={tmp_path / 'drawn'}",
+        "--num_samples=6",
+        "--label=1",
+        "--seed=3",
+        "--guidance=2.5",
+        "--weights=raw",
+        "--batch_size=2",
+        "--sampler.name=churn(churn=0.25)",
+        "--sampler.num_steps=3",
+        "--sampler.grid=logsnr_uniform(logsnr_min=-5.0)",
+    )
+    assert (code, error) == (0, "")
+    with np.load(tmp_path / "drawn.npz") as file:
+        assert file["samples"].shape == (6, 2)
+        assert file["labels"].tolist() == [1] * 6
+        recipe = str(file["recipe"])
+    assert recipe == (
+        "raw weights of step 3, churn(churn=0.25), 3 steps, "
+        "grid logsnr_uniform(logsnr_min=-5.0), guidance 2.5, seed 3"
+    )
+    assert recipe in output
+
+
+@pytest.mark.slow
+def test_images_come_in_the_levels_of_their_data(tmp_path):
+    network = dict(name="unet", channels=8, multipliers=(1,), num_blocks=1)
+    workdir = train(tmp_path / "run", data={"name": "digits"}, network=network)
+    code, output, error = commands.run(
+        "experiments.sample", f"--workdir={workdir}", "--num_samples=23", "--guidance=3"
+    )
+    assert (code, error) == (0, "")
+    path = re.search(r"^(\S+[.]npz)", output, re.MULTILINE)[1]
+    with np.load(path) as file:
+        samples, labels, levels = file["samples"], file["labels"], int(file["levels"])
+    assert samples.shape == (23, 8, 8, 1)
+    assert samples.dtype == np.uint8
+    assert levels == 17
+    assert samples.max() == 16  # an untrained network leaves noise, which is clamped
+    assert labels.tolist() == [i % 10 for i in range(23)]
+    assert re.search(r"[1-9]\d*[.]\d+% of their values lay outside", output)
+    grid = Image.open(path.replace(".npz", ".png"))
+    assert grid.size == (10 * 66, 3 * 66)

@@ -1,0 +1,160 @@
+"""The Frechet distance: closed forms, other libraries, its bias and what removes it."""
+
+import pathlib
+
+import jax
+import numpy as np
+import ot
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from diffusionflow import metrics
+from diffusionflow.metrics import ExtrapolatedFrechet, Frechet, Moments
+
+RNG = np.random.RandomState(0)
+DOCUMENT = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+
+
+def random_moments(d, rng):
+    root = rng.standard_normal((d, d))
+    return Moments(rng.standard_normal(d), root @ root.T / d)
+
+
+def naive(a, b):
+    """The formula, with SciPy's Schur method for the root of the product."""
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+    trace = np.trace(a.covariance + b.covariance - 2 * root.real)
+    return np.sum((a.mean - b.mean) ** 2) + trace
+
+
+@pytest.mark.parametrize("d", [1, 2, 7, 40])
+def test_against_scipy_and_pot(d):
+    a, b = (random_moments(d, np.random.RandomState(seed)) for seed in (1, 2))
+    found = metrics.frechet_distance(a, b)
+    np.testing.assert_allclose(found, naive(a, b), rtol=1e-9)
+    other = ot.gaussian.bures_wasserstein_distance(
+        a.mean, b.mean, a.covariance, b.covariance
+    )
+    np.testing.assert_allclose(found, other**2, rtol=1e-6)
+
+
+def test_commuting_covariances():
+    """W2 of N(m, s^2) and N(n, r^2) is (m - n)^2 + (s - r)^2 along each axis."""
+    rotation = np.linalg.qr(np.random.RandomState(1).standard_normal((5, 5)))[0]
+    s, r = np.array([1e-8, 0.1, 1, 2, 30]), np.array([3, 0.2, 1e-6, 2, 1])
+    rotated = lambda scale: (rotation * scale**2) @ rotation.T
+    a, b = Moments(np.zeros(5), rotated(s)), Moments(np.ones(5), rotated(r))
+    found = metrics.frechet_distance(a, b)
+    # eigenvalues are off by 2e-16 of the largest, so the root of the least by 4e-7
+    np.testing.assert_allclose(found, 5 + np.sum((s - r) ** 2), rtol=5e-9)
+
+
+def test_singular_covariances():
+    """Of rank 1: the trace of the root is |u . v|, where methods of products fail."""
+    u, v = RNG.standard_normal((2, 30))
+    a, b = (Moments(np.zeros(30), np.outer(w, w)) for w in (u, v))
+    exact = u @ u + v @ v - 2 * abs(u @ v)
+    np.testing.assert_allclose(metrics.frechet_distance(a, b), exact, rtol=1e-7)
+    assert abs(metrics.frechet_distance(a, a)) < 1e-10
+    point = Moments(np.zeros(30), np.zeros((30, 30)))
+    np.testing.assert_allclose(metrics.frechet_distance(a, point), u @ u)
+
+
+def test_of_samples_it_is_that_of_numpy_moments():
+    x, y = RNG.standard_normal((50, 2, 3)), 1 + RNG.standard_normal((40, 2, 3))
+    flat = [part.reshape(len(part), -1) for part in (x, y)]
+    a, b = (Moments(part.mean(0), np.cov(part.T)) for part in flat)
+    np.testing.assert_allclose(Frechet()(x, y), naive(a, b), rtol=1e-9)
+    np.testing.assert_allclose(Frechet(reference=b)(x), naive(a, b), rtol=1e-9)
+    assert abs(Frechet()(x, x[::-1])) < 1e-12
+
+
+def test_too_few_rows_are_refused():
+    x = RNG.standard_normal((10, 10))
+    with pytest.raises(ValueError, match=r"10 rows for 10 features.*11 at least"):
+        Frechet()(x, x)
+    assert np.isfinite(Frechet(allow_singular=True)(x, -x))
+    with pytest.raises(ValueError, match=r"6 rows for 10 features"):
+        ExtrapolatedFrechet(jax.random.key(0), levels=(1, 4))(
+            RNG.standard_normal((24, 10)), RNG.standard_normal((90, 10))
+        )
+
+
+def test_what_is_no_covariance_is_refused():
+    good = Moments(np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match="smallest eigenvalue -1"):
+        metrics.frechet_distance(good, Moments(np.zeros(2), np.diag([1.0, -1.0])))
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.frechet_distance(good, Moments(np.zeros(3), np.eye(3)))
+    with pytest.raises(ValueError, match="1 sets"):
+        Frechet()(np.ones((5, 2)))
+    with pytest.raises(ValueError, match="levels"):
+        ExtrapolatedFrechet(jax.random.key(0), levels=(2,))
+
+
+def expected_bias(d, n):
+    """Of n rows of N(m, I) against exact moments of covariance I, to order 1 / n.
+
+    `E |mean error|^2 = d / n`; the trace is `|covariance error|^2 / 4` to leading
+    order, whose expectation is Wishart's `(d^2 + d) / (4 n)`.
+    """
+    return (d + d * (d + 1) / 4) / n
+
+
+def repeated(d, n, shift, count):
+    """Raw distances and fits of sets of n rows of N(shift, I), against N(0, I)."""
+    exact = Moments(np.zeros(d), np.eye(d))
+    metric = ExtrapolatedFrechet(jax.random.key(0), reference=exact)
+    rng = np.random.RandomState(5)
+    sets = [shift + rng.standard_normal((n, d)) for _ in range(count)]
+    return np.array([Frechet(exact)(x) for x in sets]), [metric.fit(x) for x in sets]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_bias_falls_as_1_over_n_and_the_extrapolation_has_none(shift):
+    d, n, count = 6, 400, 150
+    raw, fits = repeated(d, n, shift, count)
+    truth, bias = d * shift**2, expected_bias(d, n)
+    error = np.array([fit.intercept for fit in fits]) - truth
+    spread = error.std() / np.sqrt(count)
+    raw_spread = (raw - truth).std() / np.sqrt(count)
+    np.testing.assert_allclose(raw.mean() - truth, bias, atol=4 * raw_spread)
+    if not shift:
+        assert f"{raw.mean():.4f} ± {raw_spread:.4f}, {count} sets" in DOCUMENT
+        assert f"{error.mean():.4f} ± {spread:.4f}" in DOCUMENT
+    assert abs(error.mean()) < 4 * spread + 0.06 * bias  # of order 1 / n^2
+    assert abs(error.mean()) < 0.25 * (raw.mean() - truth) or shift
+    slopes = np.array([fit.slope for fit in fits])
+    error = 4 * slopes.std() / np.sqrt(count)
+    np.testing.assert_allclose(slopes.mean() / n, bias, rtol=0.1, atol=error / n)
+
+
+def test_extrapolation_is_nearer_to_the_truth_set_by_set():
+    raw, fits = repeated(6, 400, 0.0, 60)
+    mean_square = lambda error: np.mean(np.square(error))
+    assert mean_square([fit.intercept for fit in fits]) < mean_square(raw) / 4
+
+
+def test_of_two_sets_both_biases_go():
+    rng = np.random.RandomState(3)
+    metric = ExtrapolatedFrechet(jax.random.key(0))
+    pairs = [rng.standard_normal((2, 300, 4)) for _ in range(60)]
+    raw = np.mean([Frechet()(*pair) for pair in pairs])
+    left = np.array([metric(*pair) for pair in pairs])
+    np.testing.assert_allclose(raw, 2 * expected_bias(4, 300), rtol=0.1)
+    assert abs(left.mean()) < 4 * left.std() / np.sqrt(len(left)) + 0.06 * raw
+    assert abs(left.mean()) < 0.25 * raw
+
+
+def test_the_line_is_the_line_of_its_points():
+    x, y = RNG.standard_normal((2, 120, 3))
+    metric = ExtrapolatedFrechet(jax.random.key(0), levels=(1, 2, 5))
+    fit = metric.fit(x, y)
+    np.testing.assert_allclose(fit.inverse_count, np.array([1, 2, 5]) / 120)
+    np.testing.assert_allclose(fit.distance[0], Frechet()(x, y))
+    line = scipy.stats.linregress(fit.inverse_count, fit.distance)
+    np.testing.assert_allclose(
+        [fit.slope, fit.intercept], [line.slope, line.intercept], atol=1e-12
+    )
+    assert metric(x, y) == fit.intercept

@@ -1,0 +1,219 @@
+"""Limits, closed forms and the published figure of the deterministic samplers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import analytic, grids, samplers, schedules
+from tests.helpers import oracles
+from tests.helpers.all_samplers import SCHEDULES, STEEP, levels
+from tests.helpers.sampler_runs import draw, order
+
+TIMES = grids.uniform(6, t_max=0.95, t_min=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "limit"),
+    [
+        *(
+            (samplers.AdamsBashforth(1, variable), samplers.Euler(variable))
+            for variable in ("eps", "v", "dz_dt")
+        ),
+        (samplers.DPMSolver(1), samplers.ddim()),
+        (samplers.DPMSolver(3, "eps", lower_final=1), samplers.ddim()),  # one step
+        (samplers.UniPC(3, "bh1"), samplers.ddim()),  # one step: predictor alone
+    ],
+    ids=str,
+)
+def test_limits(sampler, limit):
+    """A first step is of order 1; AB1 and DPM-Solver 1 are so in every step."""
+    schedule = SCHEDULES["linear_beta"]
+    always = getattr(sampler, "order", 1) == 1
+    times = TIMES if always else TIMES[:2]
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            draw(sampler, schedule, times), draw(limit, schedule, times), rtol=1e-11
+        )
+
+
+def weights(sampler, kind, times=TIMES):
+    return samplers.coefficients(
+        sampler, times, schedule=SCHEDULES["linear_beta"], kind=kind
+    )
+
+
+def half_logsnr():
+    alpha, sigma = levels(SCHEDULES["linear_beta"], TIMES)
+    return alpha, sigma, np.log(alpha / sigma)
+
+
+@pytest.mark.parametrize("second", ["midpoint", "taylor"])
+def test_weights_of_dpm_solver_2m(second):
+    """Two steps, against the printed formulas: the second has slope weight m_1."""
+    alpha, sigma, ell = half_logsnr()
+    h = np.diff(ell)[:2]
+    found = weights(samplers.DPMSolver(2, second=second), "x", TIMES[:3])
+    phi1 = np.expm1(-h)
+    first, newest = -alpha[1:3] * phi1
+    slope = (
+        newest / 2 if second == "midpoint" else alpha[2] * (phi1[1] / h[1] + 1)
+    ) / (h[0] / h[1])
+    expected = [first * sigma[2] / sigma[1] - slope, newest + slope]
+    np.testing.assert_allclose(found.h[:, 0], expected, rtol=1e-10)
+    np.testing.assert_allclose(found.initial, sigma[2] / sigma[0], rtol=1e-10)
+
+
+def test_weights_of_dpm_solver_3m_integrate_a_parabola():
+    """The last of three steps, on x_hat quadratic in ell; "reference" halves a term."""
+    alpha, sigma, ell = half_logsnr()
+    h = np.diff(ell)[:3]
+    r0, r1 = h[1] / h[2], h[0] / h[2]
+    phi1 = np.expm1(-h[2])
+    phi2 = phi1 / h[2] + 1
+    phi3 = phi2 / h[2] - 0.5
+    for third, factor in (("corrected", 2), ("reference", 1)):
+        sampler = samplers.DPMSolver(3, third=third)
+        whole = weights(sampler, "x", TIMES[:4]).h[:, 0]
+        before = weights(sampler, "x", TIMES[:3]).h[:, 0] * sigma[3] / sigma[2]
+        last = whole - np.append(before, 0)
+        rest = factor / (r0 + r1) * phi3
+        d10 = np.array([0, -1, 1]) / r0
+        d11 = np.array([-1, 1, 0]) / r1
+        d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
+        expected = alpha[3] * (np.array([0, 0, -phi1]) + phi2 * d1 - rest * (d10 - d11))
+        np.testing.assert_allclose(last, expected, rtol=1e-9)
+
+
+def test_the_reference_coefficient_is_of_order_2_alone():
+    schedule = SCHEDULES["flow"]
+    assert order(samplers.DPMSolver(3, third="reference"), schedule, 3) < 2.3
+    assert order(samplers.DPMSolver(3), schedule, 3) > 2.85
+
+
+def test_lower_final():
+    schedule = SCHEDULES["linear_beta"]
+    rows = samplers.plan(samplers.DPMSolver(3, lower_final=2), TIMES, schedule=schedule)
+    used = (rows["past"] != 0).sum(axis=1) + 1
+    np.testing.assert_array_equal(used, [1, 2, 3, 3, 2, 1])
+    rows = samplers.plan(samplers.DPMSolver(3), grids.uniform(6), SCHEDULES["flow"])
+    used = (rows["past"] != 0).sum(axis=1) + 1
+    np.testing.assert_array_equal(used, [1, 1, 2, 3, 3, 1])  # infinite steps are DDIM
+
+
+@pytest.mark.parametrize("frame", [0, 3, 7])
+def test_scaling_a_schedule_as_in_the_published_figure(frame):
+    """DDIM ends at the same points; Euler in time does not."""
+    figure = np.load(oracles.DATA / "scaling.npz")
+    part = frame / 7
+
+    def size(t):
+        return 1 + part * (1 / jnp.sqrt((1 - t) ** 2 + t**2) - 1)
+
+    schedule = schedules.Interpolated(
+        lambda t: (1 - t) * size(t), lambda t: t * size(t)
+    )
+    data = analytic.gaussian(np.zeros(()), 0.25)
+    z = np.linspace(-2.0, 2.0, 6)
+    tolerance = 1e-4 if frame == 0 else 1e-5  # frame 0 guards the call at t = 1
+    with jax.enable_x64(True):
+        for name, sampler in (("ddim", samplers.ddim()), ("euler", samplers.Euler())):
+            found = samplers.sample(
+                jax.random.key(0),
+                data.denoise_fn(schedule=schedule),
+                z,
+                grids.uniform(5),
+                sampler=sampler,
+                schedule=schedule,
+                trajectory=True,
+            ).trajectory
+            recorded = figure[f"k{frame}_{name}_z"]
+            np.testing.assert_allclose(np.transpose(found), recorded, atol=tolerance)
+            same = np.abs(found[-1] - 24 / 65 * z).max() < 1e-3
+            assert same == (name == "ddim" or frame == 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: samplers.AdamsBashforth(5),
+        lambda: samplers.AdamsBashforth(2, "velocity"),
+        lambda: samplers.DPMSolver(4),
+        lambda: samplers.DPMSolver(third="published"),
+        lambda: samplers.DPMSolver(lower_final=-1),
+        lambda: samplers.DPMSolver2S(r=1.0),
+        lambda: samplers.UniPC(4),
+        lambda: samplers.UniPC(b="bh3"),
+    ],
+)
+def test_refusals(make):
+    with pytest.raises(ValueError, match="must be|unknown"):
+        make()
+
+
+IN_TIME = (
+    samplers.Euler(),
+    samplers.Midpoint(),
+    samplers.Heun(),
+    samplers.RK4(),
+    samplers.AdamsBashforth(3),
+)
+
+
+@pytest.mark.parametrize("sampler", IN_TIME, ids=str)
+@pytest.mark.parametrize("on", STEEP)
+def test_a_step_in_time_from_an_infinite_slope_is_ddim(on, sampler):
+    """What follows is the sampler from the second time on."""
+    schedule, times = STEEP[on], grids.uniform(6)
+    rows = samplers.plan(sampler, times, schedule=schedule)
+    later = samplers.plan(sampler, times[1:], schedule=schedule)
+    rest = jax.tree.map(lambda column: column[1:], rows)
+    jax.tree.map(np.testing.assert_array_equal, rest, later)
+    alpha, sigma = levels(schedule, times)
+    first = jax.tree.map(lambda column: column[0], rows)
+    assert all(np.isfinite(column).all() for column in jax.tree.leaves(first))
+    assert first.get("calls", 1) == 1 and not first.get("full", False)
+    euler = first.get("euler", first)
+    ddim = dict(t=1, z=0, x=alpha[1], eps=sigma[1])
+    for name, value in ddim.items():
+        np.testing.assert_allclose(euler[name], value, rtol=1e-14)
+
+
+@pytest.mark.parametrize("sampler", [samplers.Euler(), samplers.Heun()], ids=str)
+def test_from_an_infinite_slope_to_the_exact_flow(sampler):
+    """On N(0, 1/4), where the flow keeps z / sqrt(V)."""
+    schedule, errors = STEEP["sigmoid"], []
+    denoise_fn = analytic.gaussian(np.zeros(()), 0.25).denoise_fn(schedule=schedule)
+    for count in (20, 80):
+        found = samplers.sample(
+            None,
+            denoise_fn,
+            np.float32([-1.5, 1.0]),
+            grids.uniform(count),
+            sampler=sampler,
+            schedule=schedule,
+        )
+        errors.append(np.abs(found.x - np.array([-0.75, 0.5])).max())
+    assert errors[1] < errors[0] / 2.5
+
+
+@pytest.mark.parametrize("sampler", [samplers.Euler(), samplers.Heun()], ids=str)
+def test_rising_steps_to_and_from_an_infinite_slope_are_finite(sampler):
+    """sigma' is infinite at t = 0, alpha' at t = 1."""
+    with jax.enable_x64(True):
+        times = jnp.asarray(grids.uniform(5)[::-1])
+        rows = sampler.plan(times[:-1], times[1:], STEEP["laplace"])
+    assert all(np.isfinite(column).all() for column in jax.tree.leaves(rows))
+
+
+def test_gradients_of_steps_from_an_infinite_slope_are_finite():
+    times = np.float32([1.0, 0.6, 0.3])
+
+    def total(scale, sampler):
+        rows = samplers.plan(sampler, times, schedules.Laplace(scale=scale))
+        columns = [c for c in jax.tree.leaves(rows) if c.dtype == jnp.float32]
+        return sum(column.sum() for column in columns)
+
+    for sampler in (samplers.Heun(), samplers.AdamsBashforth(2)):
+        slope = jax.jit(jax.grad(total), static_argnums=1)(0.5, sampler)
+        assert np.isfinite(slope) and slope != 0

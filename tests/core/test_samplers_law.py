@@ -1,0 +1,104 @@
+"""The exact law of every sampler that draws noise, by recursion on Gaussian data.
+
+With a linear denoiser a sample is linear in its start and in the noise, so its variance
+follows from derivatives of `run`; the truth is a recursion in NumPy.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusionflow import analytic, grids, random, samplers
+from tests.helpers import oracles
+from tests.helpers.all_samplers import SCHEDULES, STOCHASTIC, levels, pairs
+
+VARIANCE = 0.25
+TOP = {"truncated": np.exp(7.5), "linear_beta": np.sqrt(np.expm1(10.05))}
+# name: (path, variance) -> variance after each step
+LAWS = {
+    name: lambda path, variance, churn=churn: oracles.churn_law(path, churn, variance)
+    for name, churn in {"ddpm": 0.5, "churn-0.2": 0.2, "churn-0.8": 0.8}.items()
+} | {
+    "ddim_eta": lambda path, variance: oracles.ddim_eta_law(path, 0.6, variance),
+    "ddpm_forward": oracles.ddpm_forward_law,
+    "edm": lambda path, variance: oracles.edm_law(
+        path, 20.0, variance, TOP.get(path.name, np.inf)
+    ),
+    "sde_dpm2": lambda path, variance: oracles.sde_dpm_law(
+        path, 2, 0.7, variance, midpoint=True
+    ),
+    "sde_dpm3": lambda path, variance: oracles.sde_dpm_law(
+        path, 3, 1.0, variance, midpoint=False
+    ),
+    "euler_maruyama": lambda path, variance: oracles.sde_law(path, variance, False),
+    "stochastic_heun": lambda path, variance: oracles.sde_law(path, variance, True),
+}
+
+
+def path(on, times):
+    return oracles.Path(on, times, *levels(SCHEDULES[on], times))
+
+
+def law(sampler, schedule, times):
+    """Variance at the end of `times` on N(0, VARIANCE), from the prior."""
+    data = analytic.gaussian(np.zeros(()), VARIANCE)
+    with jax.enable_x64(True):
+        rows = samplers.plan(sampler, times, schedule=schedule)
+
+        def end(z, noise):
+            source = random.Recorded(noise)
+            return samplers.run(
+                None,
+                data.denoise_fn(schedule=schedule),
+                z,
+                rows,
+                sampler=sampler,
+                noise=source,
+            ).x
+
+        noise = jnp.zeros((len(times) - 1, sampler.num_noises))
+        factor, spread = jax.grad(end, argnums=(0, 1))(jnp.zeros(()), noise)
+        assert end(jnp.zeros(()), noise) == 0
+        start = schedule.sigma(times[0]) ** 2
+        return float(factor**2 * start + jnp.sum(spread**2))
+
+
+@pairs(STOCHASTIC)
+def test_law_on_gaussian_data_is_the_recursion(on, name):
+    schedule, times = SCHEDULES[on], grids.uniform(12)
+    ours = law(STOCHASTIC[name].sampler, schedule, times)
+    expected = LAWS[name](path(on, times), VARIANCE)[-1]
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_law_converges_to_that_of_the_data(name):
+    schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
+    counts, errors = (96, 192, 384), []
+    for count in counts:
+        times = grids.logsnr_uniform(
+            count, schedule=schedule, logsnr_min=-14.0, logsnr_max=4.0
+        )
+        alpha, sigma = levels(schedule, times[-1])
+        exact = alpha**2 * VARIANCE + sigma**2
+        errors.append(abs(law(entry.sampler, schedule, times) - exact))
+    assert oracles.order(errors, counts) >= entry.order - 0.15
+
+
+def test_monte_carlo_law_of_the_churn_family():
+    schedule, count, size = SCHEDULES["cosine"], 8, 20_000
+    times, keys = grids.uniform(count), random.example_keys(0, np.arange(size))
+    data = analytic.gaussian(np.zeros(1), VARIANCE)
+    prior_key, run_key = random.split(keys)
+    x = samplers.sample(
+        run_key,
+        data.denoise_fn(schedule=schedule),
+        samplers.prior(prior_key, (size, 1), schedule=schedule),
+        times,
+        sampler=samplers.ddpm(),
+        schedule=schedule,
+    ).x
+    expected = oracles.churn_law(path("cosine", times), 0.5, VARIANCE)[-1]
+    assert stats.kstest(np.ravel(x), stats.norm(0, expected**0.5).cdf).pvalue > 1e-3

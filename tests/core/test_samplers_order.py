@@ -1,0 +1,36 @@
+"""The order of every deterministic sampler, on data whose flow is known."""
+
+from tests.helpers.all_samplers import DETERMINISTIC, SCHEDULES, pairs
+from tests.helpers.sampler_runs import WARM_UP_NUM_STEPS, order
+
+
+@pairs(DETERMINISTIC)
+def test_order_of_convergence(on, name):
+    """From exact starting values, and as shipped."""
+    entry, schedule = DETERMINISTIC[name], SCHEDULES[on]
+    warm = 0 if entry.shipped is None else 3
+    assert order(entry.sampler, schedule, warm) >= entry.order - 0.15
+    if entry.shipped is not None:
+        shipped = order(entry.sampler, schedule, 0, WARM_UP_NUM_STEPS)
+        assert shipped >= entry.shipped - 0.15
+
+
+def main():
+    """Prints the orders as rows of a table: the least over the schedules."""
+    for name, entry in DETERMINISTIC.items():
+        cells = [f"`{entry.sampler}`", str(entry.order)]
+        warm = 0 if entry.shipped is None else 3
+        least = lambda *args, entry=entry: min(
+            order(entry.sampler, schedule, *args) for schedule in SCHEDULES.values()
+        )
+        cells.append(f"{least(warm):.2f}")
+        cells.append(
+            "the same"
+            if entry.shipped is None
+            else f"{least(0, WARM_UP_NUM_STEPS):.2f}"
+        )
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

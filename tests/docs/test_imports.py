@@ -1,0 +1,206 @@
+"""The layers of the library, read from its imports, and what it needs to run."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "diffusionflow"
+
+# module: what it may import from the library besides the private helpers
+ALLOWED = {
+    "random": set(),
+    "schedules": {"schedules"},
+    "ema": {"ema"},
+    "predictions": {"schedules", "predictions"},
+    "times": {"random", "schedules", "predictions", "times"},
+    "grids": {"schedules", "predictions"},
+    "weightings": {"schedules", "predictions", "weightings"},
+    "analytic": {"schedules", "predictions"},
+    "processes": {"schedules", "predictions", "processes"},
+    "guidance": {"schedules", "predictions", "guidance"},
+    "interop": {"schedules", "predictions", "interop"},
+    "objectives": {
+        "schedules",
+        "predictions",
+        "times",
+        "weightings",
+        "objectives",
+    },
+    "losses": {"random", "schedules", "predictions", "objectives", "losses"},
+    "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
+    "likelihood": {
+        "random",
+        "schedules",
+        "predictions",
+        "times",
+        "weightings",
+        "grids",
+        "objectives",
+        "losses",
+        "samplers",
+        "likelihood",
+    },
+    "metrics": {"random", "schedules", "analytic", "metrics"},
+    "networks": {"networks"},
+}
+OUTSIDE = {"jax", "chex", "numpy"}
+HELPERS = {"_dataclass", "_numeric"}
+
+
+def imports(path):
+    """`(library modules, other top-level packages)` that a file imports."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+            if node.module == "diffusionflow":
+                names = [f"diffusionflow.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "diffusionflow":
+                ours.add(rest[0])
+            elif top not in sys.stdlib_module_names:
+                others.add(top)
+    return ours, others
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] not in HELPERS and parts != ("__init__",):
+            yield pytest.param(parts[0], path, id="/".join(parts))
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()))
+def test_imports_go_one_way(module, path):
+    ours, others = imports(path)
+    assert ours - HELPERS <= ALLOWED[module]
+    # diffrax and scipy, which jax needs itself, inside functions
+    extra = {"networks": {"flax"}, "samplers": {"diffrax"}, "metrics": {"scipy"}}
+    assert others <= OUTSIDE | extra.get(module, set())
+
+
+def test_helpers_import_no_module_of_the_library():
+    for helper in HELPERS:
+        ours, others = imports(PACKAGE / f"{helper}.py")
+        assert ours <= HELPERS and others <= OUTSIDE
+
+
+def test_configs_import_only_ml_collections():
+    for path in (ROOT / "configs").glob("*.py"):
+        ours, others = imports(path)
+        assert not ours and others <= {"ml_collections", "configs"}
+
+
+def test_orbax_is_imported_in_one_place():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        _, others = imports(path)
+        assert ("orbax" in others) == (path.name == "checkpoints.py")
+
+
+TESTS = ROOT / "tests"
+APPLICATION = {
+    "experiments",
+    "configs",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "matplotlib",
+}
+
+
+def imported(path):
+    """Every module that a file of tests imports, and every name of one, dotted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_file_of_tests_imports_another():
+    """What they share stands in `tests/helpers`."""
+    for path in TESTS.rglob("*.py"):
+        for name in imported(path):
+            part = name.split(".")
+            assert part[0] != "tests" or part[1:2] in ([], ["helpers"]), (path, name)
+
+
+def with_helpers(path):
+    """The top-level packages that a file imports, or a helper that it imports."""
+    names, seen, waiting = set(), {path}, [path]
+    while waiting:
+        for name in imported(waiting.pop()):
+            names.add(name.split(".")[0])
+            helper = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+            if TESTS in helper.parents and helper.exists() and helper not in seen:
+                seen.add(helper)
+                waiting.append(helper)
+    return names
+
+
+def test_tests_of_the_core_need_nothing_of_the_application():
+    """Such a worker starts sooner, and the core stands alone."""
+    paths = [TESTS / "conftest.py", *(TESTS / "core").glob("*.py")]
+    assert len(paths) > 30
+    for path in paths:
+        assert not with_helpers(path) & APPLICATION, path
+    assert "optax" in with_helpers(TESTS / "experiments" / "test_checkpoints.py")
+    assert "experiments" in with_helpers(TESTS / "cli" / "test_resume.py")
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    names = {"flax", "optax", "orbax", "ml_collections", "grain", "tensorboardX",
+             "rich", "sklearn", "matplotlib", "PIL", "diffrax", "equinox",
+             "tensorflow", "torch"}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is hidden")
+
+sys.meta_path.insert(0, Refuse())
+import jax, jax.numpy as jnp
+import diffusionflow as df
+
+schedule = df.schedules.FlowMatching()
+net = lambda z, t: 0.5 * z
+loss = df.losses.objective_loss(
+    jax.random.key(0), net, jnp.ones((4, 3)), objective=df.objectives.flow_matching())
+denoise_fn = df.predictions.denoiser(net, kind="u", schedule=schedule)
+z = df.samplers.prior(jax.random.key(1), (4, 3), schedule=schedule)
+x = df.samplers.sample(jax.random.key(2), denoise_fn, z, df.grids.uniform(4),
+                       sampler=df.samplers.ddpm(), schedule=schedule).x
+assert loss.shape == (4,) and x.shape == (4, 3)
+loaded = sorted({name.split(".")[0] for name in sys.modules} & Refuse.names)
+assert not loaded, loaded
+print("ok")
+"""
+
+
+def test_losses_and_samplers_work_with_jax_and_chex_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "ok\n", done.stderr
+
+
+def test_requirements_of_a_plain_install_are_jax_and_chex():
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].split()
+    assert [line.split(">")[0] for line in lines] == ["jax", "chex"]

@@ -1,0 +1,249 @@
+"""Exact answers in NumPy float64, written from the formulas and from nothing of ours.
+
+`tests/data/testvectors.json` holds 20-digit values of schedules, weights and mixtures
+from an independent evaluation in arbitrary precision; `tests/data/churn.npz`,
+`scaling.npz` and `straightness.npz` the figures on churn, on the scaling of a schedule
+and on the variance of the data of "Diffusion Meets Flow Matching" (Gao et al. 2024) as
+numbers.
+"""
+
+import itertools
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+VECTORS = json.loads((DATA / "testvectors.json").read_text())
+
+
+def schedule_rows(name):
+    """Columns of a schedule: t, alpha, sigma, logsnr, dlogsnr_dt, f, g2, float64."""
+    rows = VECTORS["schedules"][name]
+    columns = ("t", "alpha", "sigma", "logsnr", "dlogsnr_dt", "f", "g2")
+    return {
+        column: np.array([float(row[column]) for row in rows]) for column in columns
+    }
+
+
+def weights(name):
+    """`(logsnr, W)` of a recipe, float64 arrays."""
+    table = VECTORS["weights"]
+    logsnr = np.array([float(key) for key in table])
+    return logsnr, np.array([float(row[name]) for row in table.values()])
+
+
+def gaussian_denoised(z, alpha, sigma, mean, variance):
+    """`(E[x | z], E[eps | z])` for x ~ N(mean, variance)."""
+    total = alpha**2 * variance + sigma**2
+    offset = z - alpha * mean
+    return mean + alpha * variance * offset / total, sigma * offset / total
+
+
+class Path(NamedTuple):
+    """A grid on a schedule: `name` of the schedule, times and levels `[num_steps + 1]`.
+
+    The names are those of `all_samplers.SCHEDULES`.
+    """
+
+    name: str
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+    def steps(self):
+        """`(t, alpha, sigma)` at the start and at the end of each step."""
+        rows = list(zip(self.t, self.alpha, self.sigma, strict=True))
+        return itertools.pairwise(rows)
+
+
+def slopes(name, t):
+    """`(alpha', sigma')` of a schedule, from its closed form."""
+    match name:
+        case "flow":
+            return -1.0, 1.0
+        case "cosine":
+            return -np.pi / 2 * np.sin(np.pi / 2 * t), np.pi / 2 * np.cos(np.pi / 2 * t)
+        case "truncated":
+            low, high = np.arctan(np.exp(-7.5)), np.arctan(np.exp(7.5))
+            angle, turn = low + (high - low) * t, high - low
+            return -turn * np.sin(angle), turn * np.cos(angle)
+        case "linear_beta":
+            rate, total = 0.1 + 19.9 * t, 0.1 * t + 19.9 * t**2 / 2
+            alpha, sigma = np.exp(-total / 2), np.sqrt(-np.expm1(-total))
+            return -rate / 2 * alpha, rate / 2 * alpha**2 / sigma
+    raise ValueError(name)
+
+
+def _kept(levels_t, levels_s, churn):
+    (_, alpha_t, sigma_t), (_, alpha_s, sigma_s) = levels_t, levels_s
+    return ((alpha_t * sigma_s) / (alpha_s * sigma_t)) ** (churn / (1 - churn))
+
+
+def _recursion(path, variance, step):
+    """Variance after each step, from `step(start, end) -> (factor, added variance)`."""
+    del variance
+    law = [float(path.sigma[0] ** 2)]
+    for start, end in path.steps():
+        factor, added = step(start, end)
+        law.append(law[-1] * factor**2 + added)
+    return np.array(law)
+
+
+def _one_step(path, variance, kept_and_noise):
+    """The law of `z_s = alpha_s x_hat + sigma_s k eps_hat + noise`."""
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        kept, noise = kept_and_noise(start, end)
+        total = alpha**2 * variance + sigma**2
+        factor = (alpha_s * alpha * variance + sigma_s * kept * sigma) / total
+        return factor, noise
+
+    return _recursion(path, variance, step)
+
+
+def churn_law(path, churn, variance):
+    """Variance after each step of the churn family on N(0, variance) data.
+
+    Exact: the denoiser is linear, so each step multiplies the variance and adds that of
+    its noise.
+    """
+
+    def step(start, end):
+        kept = _kept(start, end, churn)
+        return kept, end[2] ** 2 * (1 - kept**2)
+
+    return _one_step(path, variance, step)
+
+
+def ddim_eta_law(path, eta, variance):
+    """The same for DDIM with noise `eta sqrt(c) sigma_s`, `c = 1 - exp(-step)`."""
+
+    def step(start, end):
+        fresh = eta**2 * (1 - _kept(start, end, 0.5) ** 2)
+        return np.sqrt(1 - fresh), end[2] ** 2 * fresh
+
+    return _one_step(path, variance, step)
+
+
+def ddpm_forward_law(path, variance):
+    """The same for the mean of DDPM and variance `sigma_t^2 - (a_t/a_s sigma_s)^2`."""
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        noise = sigma**2 - (alpha / alpha_s * sigma_s) ** 2
+        return _kept(start, end, 0.5), noise if sigma_s > 0 else 0.0
+
+    return _one_step(path, variance, step)
+
+
+def edm_law(path, s_churn, variance, top):
+    """The same for EDM's stochastic Heun; `top` is the highest sigma / alpha."""
+    count = len(path.t) - 1
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        if alpha == 0:
+            return sigma_s / sigma, 0.0
+        rho, rho_s = sigma / alpha, sigma_s / alpha_s
+        raised = min(rho * (1 + min(s_churn / count, np.sqrt(2) - 1)), top)
+        slope = lambda rho: rho / (variance + rho**2)
+        euler = 1 + (rho_s - raised) * slope(raised)
+        heun = 1 + (rho_s - raised) * (slope(raised) + slope(rho_s) * euler) / 2
+        factor = (heun if sigma_s > 0 else euler) * alpha_s
+        return factor / alpha, (raised**2 - rho**2) * factor**2
+
+    return _recursion(path, variance, step)
+
+
+def sde_dpm_law(path, order, eta, variance, midpoint):
+    """The same for SDE-DPM-Solver++: z as weights of the start and of each noise."""
+    count = len(path.t) - 1
+    z = np.zeros(count + 1)
+    z[0] = path.sigma[0]
+    law, means, widths = [z @ z], [], []
+    with np.errstate(divide="ignore"):
+        half = np.log(path.alpha / path.sigma)
+    for i, ((_, alpha, sigma), (_, alpha_s, sigma_s)) in enumerate(path.steps()):
+        h = half[i + 1] - half[i]
+        means.insert(0, alpha * variance / (alpha**2 * variance + sigma**2) * z)
+        finite = [np.isfinite(width) for width in [h, *widths]]
+        usable = 1 + (order > 1 and i > 0 and all(finite[:2]))
+        usable += order > 2 and i > 1 and all(finite[:3])
+        growth = (1 + eta) * h
+        z = sigma_s / sigma * np.exp(-eta * h) * z if eta else sigma_s / sigma * z
+        z = z + alpha_s * (1 - np.exp(-growth)) * means[0]
+        if usable > 1:
+            p = (np.exp(-growth) - 1) / growth + 1
+            first = (means[0] - means[1]) * h / widths[0]
+        if usable == 2:
+            z = z + alpha_s * first * (
+                (1 - np.exp(-growth)) / 2 if midpoint and order == 2 else p
+            )
+        if usable == 3:  # Newton's divided differences of x_hat in half log-SNR
+            near = (means[0] - means[1]) / widths[0]
+            far = (means[1] - means[2]) / widths[1]
+            second = (near - far) / (widths[0] + widths[1])
+            slope = near + second * widths[0]
+            z = z + alpha_s * p * h * slope
+            z = z - alpha_s * (p / growth - 0.5) * h**2 * 2 * second
+        z[i + 1] += sigma_s * np.sqrt(1 - np.exp(-2 * eta * h))
+        widths.insert(0, h)
+        law.append(z @ z)
+    return np.array(law)
+
+
+def sde_law(path, variance, heun):
+    """The same for Euler-Maruyama and stochastic Heun of the reversed forward SDE.
+
+    The noise comes after Euler's step and before Heun's; to sigma = 0 there is none.
+    """
+
+    def rate(level):
+        """The drift over z: `f - g^2 score / z` at eta = 1, and g^2."""
+        t, alpha, sigma = level
+        alpha_slope, sigma_slope = slopes(path.name, t)
+        f = alpha_slope / alpha
+        g2 = 2 * sigma * (sigma_slope - f * sigma)
+        return f + g2 / (alpha**2 * variance + sigma**2), g2
+
+    def step(start, end):
+        if start[1] == 0:
+            return 0.0, end[2] ** 2
+        length = start[0] - end[0]
+        drift, g2 = rate(start)
+        factor, added = 1 - length * drift, g2 * length
+        if end[2] == 0:
+            return factor, 0.0
+        if heun:
+            factor = 1 - length / 2 * (drift + rate(end)[0] * factor)
+            added *= factor**2
+        return factor, added
+
+    return _recursion(path, variance, step)
+
+
+def order(errors, num_steps):
+    """Observed order of convergence: least-squares slope of log error on log step."""
+    return -np.polyfit(np.log(num_steps), np.log(errors), 1)[0]
+
+
+def rbf_of_gaussians(offset, v, w, bandwidth):
+    """`E exp(-|x - y|^2 / (2 h^2))` of x ~ N(0, v I), y ~ N(offset, w I)."""
+    total = bandwidth**2 + v + w
+    shrink = (bandwidth**2 / total) ** (len(offset) / 2)
+    return shrink * np.exp(-(offset @ offset) / (2 * total))
+
+
+def exact_mmd(offset, v, w, bandwidth):
+    zero = np.zeros_like(offset)
+    within = sum(rbf_of_gaussians(zero, s, s, bandwidth) for s in (v, w))
+    return within - 2 * rbf_of_gaussians(offset, v, w, bandwidth)
+
+
+def shares(num_updates, gamma):
+    """What each of the updates 1..n has in the average: integrals over [i - 1, i]."""
+    edges = (np.arange(num_updates + 1) / num_updates) ** (gamma + 1)
+    return np.diff(edges)

@@ -1,0 +1,135 @@
+"""Each layer against its definition or the plain layer of Flax."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow.networks import embedding, layers
+from tests.helpers.networks import directions, fast
+
+
+def normal(key, *shape):
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def convolved(x, kernel, stride):
+    """The definition, in float64."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    _, height, width, _ = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j]
+        for i in range(3)
+        for j in range(3)
+    )
+    return out[:, ::stride, ::stride]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (6, 2), (2, 3), (4, 6)])
+def test_conv3x3_is_its_definition(size, stride):
+    """Maps smaller than the kernel take another form."""
+    x, kernel = normal(0, 2, *size, 3), normal(1, 3, 3, 3, 5)
+    out = fast(partial(layers.conv3x3, stride=stride))(x, kernel)
+    np.testing.assert_allclose(out, convolved(x, kernel, stride), atol=2e-5)
+
+
+def test_conv_module_adds_its_bias():
+    conv = layers.Conv3x3(5)
+    x, kernel, bias = normal(0, 2, 4, 4, 3), normal(1, 3, 3, 3, 5), normal(2, 5)
+    out = conv.apply({"params": dict(kernel=kernel, bias=bias)}, x)
+    expected = convolved(x, kernel, 1) + np.asarray(bias)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+
+
+def test_pointwise_is_dense():
+    ours, plain = layers.Pointwise(5), nn.Dense(5)
+    x, params = normal(0, 2, 3, 4, 6), dict(kernel=normal(1, 6, 5), bias=normal(2, 5))
+    value = lambda layer, params: (jnp.sin(layer.apply({"params": params}, x))).sum()
+    for ours_, plain_ in zip(
+        jax.tree.leaves(jax.value_and_grad(value, argnums=1)(ours, params)),
+        jax.tree.leaves(jax.value_and_grad(value, argnums=1)(plain, params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours_, plain_, rtol=1e-5, atol=1e-5)
+
+
+def test_attend_is_its_definition():
+    query, key, value = (3 * normal(i, 2, 5, 3, 4) for i in range(3))
+    q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
+    logits = np.einsum("bqhf,bkhf->bhqk", q, k) / 2
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhf->bqhf", weights, v)
+    np.testing.assert_allclose(layers.attend(query, key, value), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 16), (8, 8, 8, 8), (1, 2, 2, 3)])
+def test_group_norm_is_that_of_flax(shape):
+    """Value, and gradients in x, scale and bias."""
+    channels = shape[-1]
+    plain = nn.GroupNorm(num_groups=layers.num_groups(channels), epsilon=1e-6)
+    ours = layers.GroupNorm(epsilon=1e-6)
+    x = 0.5 + 2 * normal(0, *shape)
+    params = dict(scale=1 + 0.3 * normal(1, channels), bias=normal(2, channels))
+    probe = normal(3, *shape) / np.sqrt(np.prod(shape))
+
+    @fast
+    def run(params, x):
+        def both(layer):
+            out, pull = jax.vjp(lambda p, x: layer.apply({"params": p}, x), params, x)
+            return jax.tree.leaves((out, pull(probe)))
+
+        return both(ours), both(plain)
+
+    for one, other in zip(*run(params, x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_group_norm_film_scales_and_shifts():
+    x, film = normal(0, 2, 4, 4, 8), normal(1, 2, 16)
+    norm = layers.GroupNorm()
+    params = dict(scale=normal(2, 8), bias=normal(3, 8))
+    plain = fast(norm.apply)({"params": params}, x)
+    scale, shift = film[:, None, None, :8], film[:, None, None, 8:]
+    expected = plain * (1 + scale) + shift
+    out = fast(norm.apply)({"params": params}, x, film)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_statistics_are_float32():
+    """A mean that bfloat16 cannot sum: 1/256 of it would be lost at 4096 terms."""
+    x = (1 + 0.05 * normal(0, 1, 64, 64, 4)).astype(jnp.bfloat16)
+    params = dict(scale=jnp.ones(4), bias=jnp.zeros(4))
+    out = fast(layers.GroupNorm().apply)({"params": params}, x)
+    assert out.dtype == jnp.float32
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-6)
+    np.testing.assert_allclose(out, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(3, 1), (4, 1), (8, 2), (12, 3), (96, 24), (384, 32)]
+)
+def test_number_of_groups(channels, groups):
+    assert layers.num_groups(channels) == groups
+
+
+@pytest.mark.parametrize("features", [64, 128, 256])
+def test_time_embedding_resolves_the_unit_interval(features):
+    times = jnp.linspace(0, 1, 101)
+    assert directions(embedding.embed_time(times, features)) >= 32
+    unscaled = embedding.embed_time(times / 1000, features)
+    assert directions(unscaled) < 8
+
+
+@pytest.mark.parametrize("features", [128, 256])
+def test_vector_that_blocks_read_resolves_time(features):
+    times = jnp.linspace(0, 1, 101)
+    module = embedding.Conditioning(features, 0)
+    params = module.init(jax.random.key(0), times, None, None, 101)
+    assert directions(module.apply(params, times, None, None, 101)) >= 32

@@ -1,0 +1,165 @@
+"""The U-Net: sizes, zero output, numbers of parameters, devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow.networks import UNet
+from tests.helpers.networks import arguments, count, fast, perturbed
+
+TINY = dict(channels=8, num_blocks=1, num_heads=2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6, 3), (2, 6, 4, 1), (3, 4, 4, 1)])
+def test_output_is_like_z(shape):
+    net = UNet(**TINY, attention_resolutions=(2,))
+    out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), *arguments(shape))
+    assert out.shape == shape and out.dtype == jnp.float32
+
+
+def test_output_is_zero_at_first():
+    net = UNet(**TINY)
+    init = fast(net.init_with_output)
+    out, variables = init(jax.random.key(0), *arguments((1, 4, 2, 1)))
+    np.testing.assert_array_equal(out, np.zeros((1, 4, 2, 1)))
+    params = variables["params"]
+    for layer in params["middle_in"]["conv_out"], params["middle_attention"]["out"]:
+        np.testing.assert_array_equal(layer["kernel"], 0)
+    assert np.abs(params["middle_in"]["conv_in"]["kernel"]).max() > 0.01
+
+
+def test_label_table_has_a_row_for_null():
+    net, inputs = UNet(**TINY, num_classes=3), arguments((1, 4, 4, 1))
+    params = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    assert params["Conditioning_0"]["label"]["embedding"].shape == (4, 4 * 8)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8, 1), (1, 8, 10, 1)])
+def test_wrong_size_names_the_multiple(shape):
+    net = UNet(**TINY | dict(multipliers=(1, 1, 1)))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))
+
+
+def test_heads_must_divide():
+    net, inputs = UNet(channels=8, num_heads=3), arguments((1, 4, 4, 1))
+    with pytest.raises(ValueError, match="num_heads=3 does not divide 16"):
+        jax.eval_shape(net.init, jax.random.key(0), *inputs)
+
+
+def conv(i, o, size=9):
+    return size * i * o + o
+
+
+def block(i, o, vector):
+    inner = 2 * i + conv(i, o) + conv(vector, 2 * o, 1) + 2 * o + conv(o, o)
+    return inner + (conv(i, o, 1) if i != o else 0)
+
+
+def test_number_of_parameters_by_hand():
+    """Two levels of 8 and 16 channels, one block each, attention in the middle."""
+    vector = 32
+    attention = 2 * 16 + 4 * conv(16, 16, 1)
+    expected = (
+        2 * conv(vector, vector, 1)
+        + 4 * vector  # labels and the null label
+        + conv(1, 8)
+        + block(8, 8, vector)
+        + conv(8, 8)  # down
+        + block(8, 16, vector)
+        + 2 * block(16, 16, vector)
+        + attention
+        + block(32, 16, vector)
+        + block(24, 16, vector)
+        + conv(16, 16)  # up
+        + block(24, 8, vector)
+        + block(16, 8, vector)
+        + 2 * 8
+        + conv(8, 1)
+    )
+    net = UNet(**TINY, num_classes=3)
+    assert count(net, (1, 4, 4, 1)) == expected
+    attending = net.clone(attention_resolutions=(2,))
+    assert count(attending, (1, 4, 4, 1)) == expected + 3 * attention
+
+
+def test_eight_devices_equal_one():
+    """Value, dropout and gradient do not depend on how the batch is laid out."""
+    net = UNet(4, (1,), num_blocks=1, num_heads=1, num_classes=3, dropout=0.3)
+    inputs = arguments((8, 2, 2, 1))
+    params = perturbed(net, *inputs)
+
+    @fast
+    @jax.value_and_grad
+    def step(params, *inputs):
+        rngs = {"dropout": jax.random.key(3)}
+        out = net.apply({"params": params}, *inputs, train=True, rngs=rngs)
+        return (out**2).mean()
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(inputs, jax.NamedSharding(mesh, jax.P("data")))
+    (value, gradient), (value8, gradient8) = step(params, *inputs), step(params, *split)
+    np.testing.assert_allclose(value, value8, rtol=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for one, eight in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(gradient8), strict=True
+    ):
+        np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-6 * largest)
+
+
+def stored_bytes(net, *inputs):
+    """What is kept between forward and backward pass, parameters included."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+
+    def backward(params, *inputs):
+        loss = lambda params: (net.apply({"params": params}, *inputs) ** 2).mean()
+        return jax.vjp(loss, params)[1]  # a pytree of what it needs
+
+    kept = jax.eval_shape(backward, shapes, *inputs)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def test_remat_stores_less():
+    """The fewer values are saveable, the less; and it is the same network."""
+    net = UNet(channels=32, num_blocks=1, attention_resolutions=(8,), num_classes=3)
+    inputs = arguments((16, 16, 16, 3))
+    policies = ("nothing", "dots_with_no_batch_dims", "dots")
+    kept = [
+        stored_bytes(net.clone(remat=f"{policy}_saveable"), *inputs)
+        for policy in policies
+    ]
+    every = stored_bytes(net, *inputs)
+    assert kept[0] < kept[1] < kept[2] < every
+    assert kept[0] < 0.25 * every
+    shapes = [
+        jax.eval_shape(net.clone(remat=remat).init, jax.random.key(0), *inputs)
+        for remat in ("", "nothing_saveable")
+    ]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+
+
+def test_remat_leaves_value_and_gradient():
+    """Dropout included, whose masks are drawn twice."""
+    seen, inputs = [], arguments((4, 4, 4, 4))
+    plain = UNet(**TINY, num_classes=3, dropout=0.5)
+    params = perturbed(plain, *inputs)
+    for remat in ("", "nothing_saveable"):
+        net = plain.clone(remat=remat)
+
+        def loss(params, net=net):
+            rngs = {"dropout": jax.random.key(5)}
+            out = net.apply({"params": params}, *inputs, train=True, rngs=rngs)
+            return (out**2).mean()
+
+        value, gradient = fast(jax.value_and_grad(loss))(params)
+        seen.append((value, *jax.tree.leaves(gradient)))
+    scale = max(np.abs(leaf).max() for leaf in seen[0])
+    for first, again in zip(*seen, strict=True):
+        np.testing.assert_allclose(again, first, rtol=0, atol=1e-6 * scale)
+
+
+def test_an_unknown_policy_is_refused():
+    net = UNet(**TINY, remat="dots")
+    with pytest.raises(ValueError, match="remat='dots': must be one of nothing_save"):
+        jax.eval_shape(net.init, jax.random.key(0), *arguments((1, 4, 4, 1)))
