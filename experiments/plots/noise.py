@@ -108,7 +108,7 @@ def diffusions_on_one_axis(t: np.ndarray, *, schedule: Any) -> dict[str, Diffusi
     """
 
     def both(schedule: Any, diffusion_fn: Any, t: Array) -> Diffusion:
-        epsilon = diffusion_fn(t, schedule)
+        epsilon = diffusion_fn(t, schedule=schedule)
         return Diffusion(
             epsilon, processes.to_sde(t, schedule=schedule, epsilon=epsilon).eta
         )

@@ -255,7 +255,7 @@ def test_the_sigmas_of_diffusers(case, name):
     else:
         grid = grids.logsnr_uniform(
             len(level) - 1,
-            flow,
+            schedule=flow,
             logsnr_min=-2 * np.log(high),
             logsnr_max=-2 * np.log(low),
         )
@@ -287,7 +287,7 @@ def kdiffusion(case):
         case "exponential":
             return flow, grids.logsnr_uniform(
                 config["n"] - 1,
-                flow,
+                schedule=flow,
                 logsnr_min=-2 * np.log(bounds["max"]),
                 logsnr_max=-2 * np.log(bounds["min"]),
             )

@@ -476,7 +476,7 @@ def test_any_object_with_the_four_methods_is_a_schedule():
     plain = dataclasses.replace(flow, schedule=Plain())
     assert objectives.same_objective(plain, flow).same
     np.testing.assert_allclose(
-        times.LogNormalSigma().sample(jax.random.key(0), (3,), Plain()),
+        times.LogNormalSigma().sample(jax.random.key(0), (3,), schedule=Plain()),
         times.LogNormalSigma().sample(jax.random.key(0), (3,), schedule=flow.schedule),
         rtol=1e-5,
     )

@@ -174,7 +174,7 @@ def test_one_compilation_for_every_number():
         fn = jax.tree_util.Partial(predict_fn, jnp.float32(number))
         sampler = samplers.Churn(0.1 * number)
         rows = samplers.plan(
-            sampler, grids.uniform(4, t_max=0.9 + 0.01 * number), schedule
+            sampler, grids.uniform(4, t_max=0.9 + 0.01 * number), schedule=schedule
         )
         flow = SCHEDULES["flow"]
         denoise_fn = guidance.classifier_free(
@@ -214,7 +214,9 @@ def test_one_compilation_for_every_number_of_a_sampler(build):
     run = jax.jit(samplers.run, static_argnums=1)
     z, found = np.ones((2, 2), np.float32), []
     for number in (0.5, 0.75, 0.9):
-        rows = samplers.plan(build(number), grids.uniform(4), SCHEDULES["flow"])
+        rows = samplers.plan(
+            build(number), grids.uniform(4), schedule=SCHEDULES["flow"]
+        )
         run(jax.random.key(0), denoise_fn, z, rows, sampler=build(number))
         found.append(len(traces))
     assert found[0] == found[-1] > 0
@@ -358,7 +360,7 @@ def test_a_traced_plan_on_a_grid_of_the_library_does_not_warn():
     times = grids.uniform(3)
     for sampler in build:
         plan = lambda number, sampler=sampler: samplers.plan(
-            sampler(number), times, SCHEDULES["flow"]
+            sampler(number), times, schedule=SCHEDULES["flow"]
         )
         jax.eval_shape(plan, 0.5)
     rising = lambda end: (

@@ -96,7 +96,9 @@ def test_lower_final():
     rows = samplers.plan(samplers.DPMSolver(3, lower_final=2), TIMES, schedule=schedule)
     used = (rows["past"] != 0).sum(axis=1) + 1
     np.testing.assert_array_equal(used, [1, 2, 3, 3, 2, 1])
-    rows = samplers.plan(samplers.DPMSolver(3), grids.uniform(6), SCHEDULES["flow"])
+    rows = samplers.plan(
+        samplers.DPMSolver(3), grids.uniform(6), schedule=SCHEDULES["flow"]
+    )
     used = (rows["past"] != 0).sum(axis=1) + 1
     np.testing.assert_array_equal(used, [1, 1, 2, 3, 3, 1])  # infinite steps are DDIM
 
@@ -210,7 +212,7 @@ def test_gradients_of_steps_from_an_infinite_slope_are_finite():
     times = np.float32([1.0, 0.6, 0.3])
 
     def total(scale, sampler):
-        rows = samplers.plan(sampler, times, schedules.Laplace(scale=scale))
+        rows = samplers.plan(sampler, times, schedule=schedules.Laplace(scale=scale))
         columns = [c for c in jax.tree.leaves(rows) if c.dtype == jnp.float32]
         return sum(column.sum() for column in columns)
 

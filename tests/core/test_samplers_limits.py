@@ -12,24 +12,6 @@ from tests.helpers.sampler_runs import draw
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-<<<<<<< HEAD:tests/test_samplers_limits.py
-def draw(sampler, schedule, times, noise=None):
-    z = np.linspace(-2.0, 2.0, 7)
-    result = samplers.sample(
-        jax.random.key(0),
-        MIXTURE.denoise_fn(schedule=schedule),
-        z,
-        times,
-        sampler=sampler,
-        schedule=schedule,
-        noise=noise,
-        trajectory=True,
-    )
-    return np.asarray(result.trajectory)
-
-
-=======
->>>>>>> tests-rooms:tests/core/test_samplers_limits.py
 @each_schedule
 def test_euler_in_x_eps_and_u_is_ddim(schedule):
     with jax.enable_x64(True):

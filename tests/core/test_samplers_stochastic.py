@@ -203,7 +203,7 @@ def test_the_corrected_third_order_is_exact_where_the_published_is_not():
     anti = lambda u: u**2 - 2 * u / growth + 2 / growth**2
     for third, exact in (("corrected", True), ("reference", False)):
         rows = samplers.plan(
-            samplers.SDEDPMSolver(3, eta, third=third), times, schedule
+            samplers.SDEDPMSolver(3, eta, third=third), times, schedule=schedule
         )
         i = 3
         past = half[[i, i - 1, i - 2]] ** 2
@@ -326,7 +326,7 @@ def test_the_first_sde_step_where_the_drift_is_infinite(on, of):
         later = samplers.plan(of(diffusion_fn), times[1:], schedule=schedule)
         rest = jax.tree.map(lambda column: column[1:], rows)
         jax.tree.map(np.testing.assert_array_equal, rest, later)
-    silent = samplers.plan(of(diffusions.Constant(0.0)), times, schedule)
+    silent = samplers.plan(of(diffusions.Constant(0.0)), times, schedule=schedule)
     np.testing.assert_allclose(silent["eps"][0], sigma[1], rtol=1e-14)
 
 

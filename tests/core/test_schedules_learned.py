@@ -68,12 +68,7 @@ def test_it_learns_another_schedule():
     def step(schedule, state):
         error = lambda schedule: jnp.mean((schedule.logsnr(T) - target) ** 2)
         value, slope = jax.value_and_grad(error)(schedule)
-<<<<<<< HEAD:tests/test_schedules_learned.py
-        update, state = optimizer.update(slope, state, schedule=schedule)
-        return optax.apply_updates(schedule, update), state, value
-=======
         return *adam(schedule, state, slope), value
->>>>>>> tests-rooms:tests/core/test_schedules_learned.py
 
     schedule = schedules.learned(8, logsnr_min=-6.0, logsnr_max=6.0)
     zeros = jax.tree.map(jnp.zeros_like, schedule)

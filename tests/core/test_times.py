@@ -268,7 +268,7 @@ def test_mode_is_the_published_map_read_backwards():
 def test_uniform_log_snr_refuses_what_a_schedule_does_not_reach():
     density = times.UniformLogSNR(-12.0, 3.0)
     with pytest.raises(ValueError, match=r"\[-12, 3\].*LinearBeta.*\[-10.05, inf\]"):
-        density.sample(jax.random.key(0), (3,), schedules.LinearBeta())
+        density.sample(jax.random.key(0), (3,), schedule=schedules.LinearBeta())
     with pytest.raises(ValueError, match=r"reaches \[-5, 7\] alone"):
         density.density(0.5, schedule=CUT)
     times.UniformLogSNR(-5.0, 7.0).density(
@@ -364,7 +364,7 @@ def test_bad_values_are_refused(build, words):
 def test_float32_times_stay_float32_under_x64(density, x64):
     """Drawn times, and what is asked at them, under strict promotion."""
     with jax.enable_x64(x64):
-        t = density.sample(jax.random.key(0), (4,), schedules.FlowMatching())
+        t = density.sample(jax.random.key(0), (4,), schedule=schedules.FlowMatching())
         values = [
             fn(t, schedules.FlowMatching()) for fn in (density.cdf, density.density)
         ]

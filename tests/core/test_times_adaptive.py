@@ -122,7 +122,7 @@ def test_it_learns_while_it_is_used(stratified):
         factor = jax.random.uniform(factor_key, t.shape, t.dtype, maxval=2.0)
         loss = factor * (0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2)))
         terms = losses.Terms(importance * loss, t, FLOW.logsnr(t), loss, importance)
-        return times.adaptive_part(density).update(moments, terms, FLOW), terms
+        return times.adaptive_part(density).update(moments, terms, schedule=FLOW), terms
 
     moments, means = adaptive.init(), []
     for key in jax.random.split(jax.random.key(0), 400):
@@ -154,7 +154,7 @@ def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
     ratio = 0.5 + 0.5 * root / (base @ root)
     importance = 1 / ratio[[0, 0, 2, 2]].astype(np.float32)
     terms = losses.Terms(importance * loss, None, logsnr, None, importance)
-    after = adaptive.update(before, terms, FLOW)
+    after = adaptive.update(before, terms, schedule=FLOW)
     np.testing.assert_allclose(after.count, [0.9 * 2 + 2, 0, 0.9 + 2, 4], rtol=1e-6)
     np.testing.assert_allclose(
         after.square, [0.9 * 8 + 1 + 4, 0, 0.9 * 9 + 9 + 16, 4], rtol=1e-5
@@ -222,7 +222,7 @@ def test_one_loss_that_is_not_finite_leaves_the_moments(bad):
     adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4)
     logsnr = np.array([1.5, -0.5, -0.5], np.float32)
     update = lambda loss, logsnr: adaptive.update(
-        adaptive.init(), losses.Terms(loss, None, logsnr, None, None), FLOW
+        adaptive.init(), losses.Terms(loss, None, logsnr, None, None), schedule=FLOW
     )
     found = update(np.array([1.0, bad, 3.0], np.float32), logsnr)
     expected = update(np.array([1.0, 3.0], np.float32), logsnr[[0, 2]])

@@ -52,7 +52,7 @@ def weights_on_eps(some, schedule, logsnr):
     def all_of_them(logsnr):
         t = schedule.inverse_logsnr(logsnr)
         weights = [
-            weightings.weight_on_eps(weighting, UNIFORM, t, schedule)
+            weightings.weight_on_eps(weighting, UNIFORM, t, schedule=schedule)
             for weighting in some
         ]
         return weights, 1 / jnp.abs(schedule.dlogsnr_dt(t))
@@ -217,7 +217,7 @@ def test_a_function_of_the_level_may_be_zero_or_one_at_infinity():
         np.testing.assert_allclose(slope[1:], exact[1:], rtol=1e-5, atol=1e-7)
         assert np.isfinite(slope[0])  # there the value alone is the limit
     # sigma underflows long before the end of a Cauchy schedule
-    far = weightings.LogSNR(noisy)(ENDS, schedules.Cauchy())
+    far = weightings.LogSNR(noisy)(ENDS, schedule=schedules.Cauchy())
     np.testing.assert_array_equal(far, 0)
 
 
