@@ -3,7 +3,7 @@
     python benchmarks/adaptive_times.py
 
 Trains the digits network for some steps, keeps its state fixed, lets the moments of
-`times.Adaptive` settle on it, and then estimates loss and gradient from many batches
+`times.AdaptiveTimes` settle on it, and then estimates loss and gradient from many batches
 with each proposal. Printed are variances over the batches: of the mean loss, and of the
 gradient summed over its entries, each divided by that of uniform times. Batches are the
 same for all proposals, so that the data's share of the variance is in every row.
@@ -32,7 +32,7 @@ from diffusionflow import times  # noqa: E402
 from experiments import build, devices, step  # noqa: E402
 from experiments.trainer import Trainer  # noqa: E402
 
-ADAPTIVE = times.Adaptive(times.Uniform())
+ADAPTIVE = times.AdaptiveTimes(times.Uniform())
 PROPOSALS = {
     "uniform": times.Uniform(),
     "adaptive": ADAPTIVE,

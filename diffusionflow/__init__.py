@@ -27,6 +27,7 @@ from diffusionflow import (
     times,
     weightings,
 )
+from diffusionflow._dataclass import register, static
 
 __all__ = [
     "analytic",
@@ -41,8 +42,10 @@ __all__ = [
     "predictions",
     "processes",
     "random",
+    "register",
     "samplers",
     "schedules",
+    "static",
     "times",
     "weightings",
 ]

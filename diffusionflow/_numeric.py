@@ -162,7 +162,7 @@ def _widen(leaf: Any) -> Any:
 
 
 def _narrow(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+    return leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)[()]
 
 
 def _cpu() -> Any:

@@ -101,7 +101,8 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
     Example:
       >>> from diffusionflow import schedules
-      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedule=schedules.FlowMatching())
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedule=flow)
       >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # alpha v z / V = 2 / 5
       [[0.4 0.4]]
     """

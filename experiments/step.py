@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
     ema: Any
     sums: Sums
     faults: Faults
-    moments: times.Moments | None = None
+    moments: times.LossMoments | None = None
     profiles: tuple[Any, ...] = ()
 
 
@@ -177,10 +177,10 @@ def _updated(
 
 
 def _learned(
-    moments: times.Moments | None,
+    moments: times.LossMoments | None,
     terms: losses.Terms,
     objective: objectives.Objective,
-) -> times.Moments | None:
+) -> times.LossMoments | None:
     """The moments of an adaptive proposal after the whole batch."""
     adaptive = times.adaptive_part(objective.proposal)
     if adaptive is None:

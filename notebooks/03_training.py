@@ -145,14 +145,14 @@ Table(
 # %% [markdown]
 # ## A proposal that learns
 #
-# `times.Adaptive` draws more times where the loss is large and divides by what it did.
+# `times.AdaptiveTimes` draws more times where the loss is large and divides by what it did.
 # The mean stays, the scatter falls. It learns from the terms that a training step has
 # anyway.
 
 # %%
 schedule = both["cosine"]
 objective = weighted(schedule)
-proposal = times.Adaptive(times.Uniform(), logsnr_min=-8.0, logsnr_max=8.0)
+proposal = times.AdaptiveTimes(times.Uniform(), logsnr_min=-8.0, logsnr_max=8.0)
 
 
 @jax.jit
@@ -202,7 +202,7 @@ Picture(
 #
 # - the recipe: `objectives.same_objective` of any two of `objectives.RECIPES`. For
 #   whole configs there is `python -m experiments.explain`;
-# - the share of the base in `times.Adaptive(share=...)`: it bounds the importance
+# - the share of the base in `times.AdaptiveTimes(base_fraction=...)`: it bounds the importance
 #   weights by its inverse;
 # - the weighting of the two schedules: with `weightings.Mse("eps")` the weight W
 #   contains the density of times, and the two means differ. Why?

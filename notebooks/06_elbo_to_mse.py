@@ -105,7 +105,7 @@ Table(
 # With fewer steps the bound is looser.
 
 # %%
-levels = likelihood.Levels.between(17, -1.0, 1.0)
+levels = likelihood.QuantizedLevels.between(17, -1.0, 1.0)
 rows = {}
 for num_steps in (10, 30, 100):
     terms = jax.jit(

@@ -168,7 +168,8 @@ def limited(
 
     The same bounds mean the same interval on every schedule. Elsewhere the positive
     denoiser is the result, bit for bit, and the other network does not run: its call is
-    a branch of `lax.cond`, and `num_network_calls(t)`, hence the `nfe` of samplers, leaves it out.
+    a branch of `lax.cond`, and `num_network_calls(t)`, hence the `nfe` of samplers,
+    leaves it out.
     (With times `[*batch]` it runs for all where one is inside; under `vmap` over times
     both branches run.)
 

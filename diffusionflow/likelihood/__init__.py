@@ -5,7 +5,7 @@ error where anything was drawn; `bits_per_dim` converts, once it is said what th
 stand for, and `summarise` averages over examples.
 
 - `discrete_bound`, `continuous_bound`: upper bounds on `-log p(x)` of the model that
-  samples with noise, for data that are continuous or have `Levels`.
+  samples with noise, for data that are continuous or have `QuantizedLevels`.
 - `encode`, `decode`: `log p(x)` of the model that samples with the ODE, from data to
   latent or along sampling.
 
@@ -13,9 +13,13 @@ They are two models of one network, and equal only for an exact denoiser.
 """
 
 from diffusionflow.likelihood.bounds import continuous_bound, discrete_bound
-from diffusionflow.likelihood.draws import Bound
-from diffusionflow.likelihood.levels import Levels, bits_per_dim, gaussian_nats
+from diffusionflow.likelihood.estimator import Bound
 from diffusionflow.likelihood.ode import Flow, decode, encode
+from diffusionflow.likelihood.quantized import (
+    QuantizedLevels,
+    bits_per_dim,
+    gaussian_nats,
+)
 from diffusionflow.likelihood.solvers import Adaptive, Fixed, Integrated
 from diffusionflow.likelihood.summary import Summary, summarise
 from diffusionflow.likelihood.traces import Exact, Hutchinson, Trace, Traced
@@ -28,7 +32,7 @@ __all__ = [
     "Flow",
     "Hutchinson",
     "Integrated",
-    "Levels",
+    "QuantizedLevels",
     "Summary",
     "Trace",
     "Traced",

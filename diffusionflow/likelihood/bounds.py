@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 from diffusionflow import grids, losses, predictions
 from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import in_float64
-from diffusionflow.likelihood.draws import Bound, Draws
-from diffusionflow.likelihood.levels import Levels
+from diffusionflow.likelihood.estimator import Bound, BoundEstimator
+from diffusionflow.likelihood.quantized import QuantizedLevels
 from diffusionflow.objectives import Objective
 from diffusionflow.predictions import DenoiseFn, PredictFn, as_denoiser
 from diffusionflow.samplers.steps import as_grid, check_times
@@ -39,7 +39,7 @@ def discrete_bound(
     *,
     times: ArrayLike,
     schedule: Schedule,
-    levels: Levels | None = None,
+    levels: QuantizedLevels | None = None,
     num_times: int | None = None,
     num_draws: int = 1,
     prior: str = "standard",
@@ -80,7 +80,9 @@ def discrete_bound(
     """
     times = as_grid(grids.check_grid(times))
     steps = len(times) - 1
-    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    draw = BoundEstimator(
+        key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+    )
     denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=as_schedule(schedule))
     check_times(denoiser, times[:-1], draw.x)
     table = in_float64(_step_table, schedule, times)
@@ -112,7 +114,7 @@ def continuous_bound(
     *,
     schedule: Schedule,
     density: Any = None,
-    levels: Levels | None = None,
+    levels: QuantizedLevels | None = None,
     num_times: int = 1,
     num_draws: int = 1,
     prior: str = "standard",
@@ -151,7 +153,9 @@ def continuous_bound(
     """
     _check_end("t_min", t_min, as_schedule(schedule))
     _check_end("t_max", t_max, schedule)
-    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    draw = BoundEstimator(
+        key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+    )
     window = Uniform(t_min, t_max)
     objective = Objective(schedule, "v", ELBO(), window, density)
     denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=schedule)

@@ -1,6 +1,6 @@
 """Densities through the probability-flow ODE, with either end given.
 
-With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.arc`,
+With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.angular`,
 
     log p_0(z_0) = log p_1(z_1) + d log(l_1 / l_0) + int_0^1 div (dy / dangle) dangle,
 
@@ -23,7 +23,7 @@ from diffusionflow.likelihood.priors import LogPrior
 from diffusionflow.likelihood.solvers import Fixed
 from diffusionflow.likelihood.traces import Exact
 from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
-from diffusionflow.samplers import arc
+from diffusionflow.samplers import angular
 from diffusionflow.samplers.steps import check_times, times_calls
 from diffusionflow.schedules import Schedule, as_schedule
 
@@ -199,14 +199,14 @@ def _moved(
 ) -> tuple[Array, Array, Array, ArrayLike]:
     """z at `t1`, the divergence on the way `[num, *batch]`, done, and evaluations."""
     lengths = lambda schedule, *ends: [
-        arc.angle(end, schedule=schedule)[1] for end in ends
+        angular.angle(end, schedule=schedule)[1] for end in ends
     ]
     first, last = (
         jnp.asarray(length, z.dtype) for length in in_float64(lengths, schedule, t0, t1)
     )
 
-    def slopes(level: arc.Level, state: Any, probes: Array) -> Any:
-        field = lambda y: arc.slope(denoise_fn, y, level)
+    def slopes(level: angular.Level, state: Any, probes: Array) -> Any:
+        field = lambda y: angular.slope(denoise_fn, y, level)
         return tuple(trace.divergence(field, state[0], probes, batch))
 
     sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)

@@ -1,4 +1,4 @@
-"""How the probability-flow ODE is integrated, along the angle of `samplers.arc`."""
+"""How the probability-flow ODE is integrated, along the angle of `samplers.angular`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,21 +11,13 @@ from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow._numeric import floating, in_float64
-from diffusionflow.samplers import adaptive, arc
+from diffusionflow.samplers import adaptive, angular, tableaus
 from diffusionflow.schedules import Schedule
 
 # (level, state, what `each` is given for an example) -> slopes; see `Fixed.solve`
-Slopes = Callable[[arc.Level, Any, Any], Any]
+Slopes = Callable[[angular.Level, Any, Any], Any]
 
-# nodes, rows of A, weights of the result
-METHODS = {
-    "heun": ((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": (
-        (0.0, 0.5, 0.5, 1.0),
-        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    ),
-}
+METHODS = {"heun": tableaus.HEUN, "rk4": tableaus.RK4}
 
 
 class Integrated(NamedTuple):
@@ -95,15 +87,15 @@ class Fixed:
         """
         like = lambda part: jnp.asarray(part, state[0].dtype)
         rows, width = jax.tree.map(like, self._plan(schedule, t0, t1))
-        _, stages, weights = METHODS[self.method]
+        tableau = METHODS[self.method]
 
-        def step(state: Any, row: arc.Level) -> tuple[Any, None]:
+        def step(state: Any, row: angular.Level) -> tuple[Any, None]:
             found: list[Any] = []
-            for number, shares in enumerate(stages):
-                level = arc.Level(*(part[number] for part in row))
+            for number, shares in enumerate(tableau.a):
+                level = angular.Level(*(part[number] for part in row))
                 at = _moved(state, found, shares, width)
                 found.append(slopes(level, at, given))
-            return _moved(state, found, weights, width), None
+            return _moved(state, found, tableau.b, width), None
 
         state, _ = jax.lax.scan(step, state, rows)
         y, *others = state
@@ -111,19 +103,23 @@ class Fixed:
         done = jnp.isfinite(y).all(axis=event)
         for other in others:
             done = done & jnp.isfinite(other).all(axis=0)
-        return Integrated(state, done, self.num_steps * len(stages))
+        return Integrated(state, done, self.num_steps * len(tableau.c))
 
-    def _plan(self, schedule, t0, t1) -> tuple[arc.Level, Array]:
+    def _plan(self, schedule, t0, t1) -> tuple[angular.Level, Array]:
         """Levels of every stage, and the width of a step in the angle."""
 
-        def plan(schedule: Schedule, t0: Array, t1: Array) -> tuple[arc.Level, Array]:
+        def plan(
+            schedule: Schedule, t0: Array, t1: Array
+        ) -> tuple[angular.Level, Array]:
             t0, t1 = floating(t0), floating(t1)
-            (start, _), (end, _) = (arc.angle(t, schedule=schedule) for t in (t0, t1))
-            nodes = np.asarray(METHODS[self.method][0], start.dtype)
+            (start, _), (end, _) = (
+                angular.angle(t, schedule=schedule) for t in (t0, t1)
+            )
+            nodes = np.asarray(METHODS[self.method].c, start.dtype)
             steps = np.arange(self.num_steps, dtype=start.dtype)
             share = (steps[:, None] + nodes[None]) / self.num_steps
             places = (1 - share) * start + share * end  # exact at both ends
-            level = arc.level(places, t0, t1, schedule=schedule)
+            level = angular.level(places, t0, t1, schedule=schedule)
             return level, (end - start) / self.num_steps
 
         return in_float64(plan, schedule, t0, t1)
@@ -174,11 +170,11 @@ class Adaptive:
         """As `Fixed.solve`."""
         like = lambda part: jnp.asarray(part, state[0].dtype)
         t0, t1 = like(t0), like(t1)
-        (start, _), (end, _) = (arc.angle(t, schedule=schedule) for t in (t0, t1))
+        (start, _), (end, _) = (angular.angle(t, schedule=schedule) for t in (t0, t1))
 
         def one(state: Any, given: Any) -> tuple[Any, Array, Array]:
             field = lambda place, state: slopes(
-                arc.level(place, t0, t1, schedule=schedule), state, given
+                angular.level(place, t0, t1, schedule=schedule), state, given
             )
             return adaptive.integrate(
                 field, start, end, state, self.rtol, self.atol, self.max_steps

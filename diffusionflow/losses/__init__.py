@@ -6,7 +6,7 @@ bounds are nats per dimension, means over the event as well. The batch is the sh
 its conditioning closed over.
 """
 
-from diffusionflow.losses.bounds import kl_terms, kl_weight, prior_kl
+from diffusionflow.losses.kl import kl_terms, kl_weight, prior_kl
 from diffusionflow.losses.objective import (
     Terms,
     objective_loss,

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import predictions, random
-from diffusionflow._numeric import at_least_float32
-from diffusionflow.losses.ends import finite_error, weight_on
+from diffusionflow.losses.limits import finite_error
 from diffusionflow.losses.squared import as_arrays
 from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
+from diffusionflow.weightings import weight_on
 
 
 class Terms(NamedTuple):
@@ -74,7 +74,7 @@ def objective_terms(
         the objective's times.
       AssertionError: shapes of `x`, `eps` and the prediction disagree.
     """
-    x = at_least_float32(x)
+    x = predictions.as_data(x, "x")
     schedule = objective.schedule
     if key is None and (t is None or eps is None):
         raise ValueError("key=None needs both t and eps")
@@ -86,10 +86,10 @@ def objective_terms(
         )
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
-    x, t = as_arrays(x, t)
+    x, t = as_arrays(x, t, eps)
     error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule)
     importance = _importance(objective, t)
-    loss = weight_on(objective.weighting, kind, t, schedule) * error
+    loss = weight_on(objective.weighting, kind, t, schedule=schedule) * error
     if log_variance_fn is not None:
         level = schedule.noise_level(t)
         loss = uncertainty_loss(loss, log_variance_fn(level))

@@ -27,15 +27,15 @@ from diffusionflow.metrics.exact import (
 )
 from diffusionflow.metrics.frechet import (
     ExtrapolatedFrechet,
+    FeatureMoments,
     Fit,
     Frechet,
-    Moments,
     frechet_distance,
     moments,
 )
 from diffusionflow.metrics.kernels import RBF, NegativeDistance, Polynomial
 from diffusionflow.metrics.paths import curvature, in_flow_coordinates, straightness
-from diffusionflow.metrics.recipes import check_same_recipe, describe, same_recipe
+from diffusionflow.metrics.provenance import check_same_recipe, describe, same_recipe
 from diffusionflow.metrics.wasserstein import SlicedWasserstein2, Wasserstein2
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "CovarianceError",
     "Estimate",
     "ExtrapolatedFrechet",
+    "FeatureMoments",
     "Fit",
     "Frechet",
     "Kolmogorov",
@@ -50,7 +51,6 @@ __all__ = [
     "Mean",
     "MeanError",
     "Metric",
-    "Moments",
     "NegativeDistance",
     "Polynomial",
     "RMSError",

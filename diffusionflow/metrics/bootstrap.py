@@ -10,7 +10,7 @@ from jax import Array
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound
 from diffusionflow.metrics.base import Metric, shuffled
-from diffusionflow.metrics.recipes import describe
+from diffusionflow.metrics.provenance import describe
 
 
 class Estimate(NamedTuple):

@@ -15,7 +15,7 @@ from jax import Array
 
 from diffusionflow import random
 from diffusionflow.metrics.bootstrap import Estimate, check_level
-from diffusionflow.metrics.recipes import check_same_recipe, describe
+from diffusionflow.metrics.provenance import check_same_recipe, describe
 
 NUM_DRAWS = 20_000  # of repetitions: the ends of the interval move by about 1 % of it
 

@@ -8,10 +8,10 @@ from jax import Array
 from diffusionflow._dataclass import register
 from diffusionflow.analytic import Mixture
 from diffusionflow.metrics.base import Metric, namespace
-from diffusionflow.metrics.frechet import Moments, weighted_moments
+from diffusionflow.metrics.frechet import FeatureMoments, weighted_moments
 
 
-def law_moments(law: Mixture) -> Moments:
+def law_moments(law: Mixture) -> FeatureMoments:
     """Mean and covariance of a Gaussian or a mixture, its event flattened.
 
     `m = sum_k w_k m_k`, `C = sum_k w_k (diag(v_k) + (m_k - m)(m_k - m)^T)`.
@@ -22,7 +22,9 @@ def law_moments(law: Mixture) -> Moments:
     weights, means, variances = _components(law)
     mean = weights @ means
     offsets = means - mean
-    return Moments(mean, np.diag(weights @ variances) + (weights * offsets.T) @ offsets)
+    return FeatureMoments(
+        mean, np.diag(weights @ variances) + (weights * offsets.T) @ offsets
+    )
 
 
 @register

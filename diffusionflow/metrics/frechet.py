@@ -15,7 +15,7 @@ from diffusionflow._dataclass import register, static
 from diffusionflow.metrics.base import Metric, rows, shuffled
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """The first two moments of features, float64.
 
     Fields:
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
     covariance: np.ndarray
 
 
-def moments(x: Array) -> Moments:
+def moments(x: Array) -> FeatureMoments:
     """Mean and unbiased covariance of samples.
 
     Args:
@@ -40,17 +40,17 @@ def moments(x: Array) -> Moments:
     return weighted_moments(x, np.ones(len(x), np.int64))
 
 
-def weighted_moments(x: np.ndarray, counts: np.ndarray) -> Moments:
+def weighted_moments(x: np.ndarray, counts: np.ndarray) -> FeatureMoments:
     """`moments` of rows `[n, features]`, of which row i is there `counts[i]` times."""
     total = counts.sum()
     if total < 2:
         raise ValueError(f"{total} rows: a covariance needs 2 at least")
     mean = counts @ x / total
     centred = (x - mean)[counts > 0] * np.sqrt(counts[counts > 0])[:, None]
-    return Moments(mean, centred.T @ centred / (total - 1))
+    return FeatureMoments(mean, centred.T @ centred / (total - 1))
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """Squared Frechet (2-Wasserstein) distance of two Gaussians.
 
     The trace of the root is the sum of the singular values of `L_a^T L_b` with
@@ -105,8 +105,8 @@ class Frechet(Metric):
     """Squared Frechet distance of the moments of two sets, or of one to `reference`.
 
     Args:
-      reference: `Moments` that are known: an exact law's, or a published file's. None
-        where the metric is called with two sets.
+      reference: `FeatureMoments` that are known: an exact law's, or a published
+        file's. None where the metric is called with two sets.
       allow_singular: whether sets may have no more rows than features.
 
     Source: Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a

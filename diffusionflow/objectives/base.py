@@ -90,7 +90,9 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
 def _total_weight(objective: Objective, logsnr: Array) -> Array:
     schedule = objective.schedule
     t = xp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
-    return weightings.weight_on_eps(objective.weighting, objective.times, t, schedule)
+    return weightings.weight_on_eps(
+        objective.weighting, objective.times, t, schedule=schedule
+    )
 
 
 class Comparison(NamedTuple):

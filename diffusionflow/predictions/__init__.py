@@ -27,7 +27,9 @@ from diffusionflow.predictions.denoisers import (
     FunctionDenoiser,
     as_data,
     as_denoiser,
+    as_input,
     as_prediction,
+    check_same_shape,
     check_unit_interval,
 )
 from diffusionflow.predictions.denoisers import (
@@ -81,9 +83,11 @@ __all__ = [
     "Rescheduled",
     "as_data",
     "as_denoiser",
+    "as_input",
     "as_kind",
     "as_prediction",
     "check_determined",
+    "check_same_shape",
     "check_unit_interval",
     "convert",
     "denoiser",

@@ -283,15 +283,20 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
     return FunctionDenoiser(denoiser.fn, denoiser.calls, inner)
 
 
-def as_input(z: Array, t: ArrayLike) -> tuple[Array, Array]:
-    """`z` and `t` as arrays that a network can be called with.
+def as_input(z: Array, t: ArrayLike, name: str = "z") -> tuple[Array, Array]:
+    """Data and times as arrays that a network can be called with, both checked.
 
     Traced times outside [0, 1] become NaN.
+
+    Args:
+      z: `[*batch, *event]`.
+      t: scalar or `[*batch]`.
+      name: of `z`, for the message.
 
     Raises:
       ValueError: `z` or `t` is of integers, or a concrete time is outside [0, 1].
     """
-    z = as_data(z, "z")
+    z = as_data(z, name)
     check_float("t", t, "write a float in [0, 1]; level i of T is t = i / T")
     rounding = 4 * float(jnp.finfo(jnp.float32).eps)
     check_unit_interval("t", t, rounding)
@@ -331,6 +336,15 @@ def check_unit_interval(name: str, t: ArrayLike, rounding: float = 0.0) -> None:
         raise ValueError(
             f"{name}={float(times[outside].ravel()[0])}: must be in [0, 1], 0 is data "
             "and 1 is noise; level i of T is t = i / T"
+        )
+
+
+def check_same_shape(name: str, value: Array, like_name: str, like: Array) -> None:
+    """Raises a `ValueError` unless two arrays have the same shape."""
+    if np.shape(value) != np.shape(like):
+        raise ValueError(
+            f"{name} of shape {np.shape(value)}: must have the shape "
+            f"{np.shape(like)} of {like_name}"
         )
 
 

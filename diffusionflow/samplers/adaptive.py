@@ -1,6 +1,6 @@
 """The probability-flow ODE with steps of adaptive length, through diffrax.
 
-Variable and state of the integration are those of `arc`.
+Variable and state of the integration are those of `angular`.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from diffusionflow.predictions import (
     as_denoiser,
     check_unit_interval,
 )
-from diffusionflow.samplers import arc
+from diffusionflow.samplers import angular
 from diffusionflow.samplers.steps import check_times, times_calls
 from diffusionflow.schedules import Schedule, as_schedule
 
@@ -90,11 +90,13 @@ def solve(
         check_unit_interval(name, t)
         check_times(denoiser, t, z)
     t0, t1 = jnp.asarray(t0, z.dtype), jnp.asarray(t1, z.dtype)
-    start, first = arc.angle(t0, schedule=schedule)
-    end, last = arc.angle(t1, schedule=schedule)
+    start, first = angular.angle(t0, schedule=schedule)
+    end, last = angular.angle(t1, schedule=schedule)
 
     def field(angle: Array, y: Array) -> Array:
-        return arc.slope(denoiser, y, arc.level(angle, t0, t1, schedule=schedule))
+        return angular.slope(
+            denoiser, y, angular.level(angle, t0, t1, schedule=schedule)
+        )
 
     def one(z: Array) -> tuple[Array, Array, Array]:
         y, done, steps = integrate(

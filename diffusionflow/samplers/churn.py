@@ -29,7 +29,7 @@ from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
 
 CONVENTIONS = ("blog", "sde", "ddim")
-VARIANCES = ("posterior", "forward")
+DDPM_VARIANCES = ("posterior", "forward")
 Row = dict[str, Array]
 
 
@@ -163,7 +163,7 @@ def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and 11, for any schedule and step.
     """
-    check_name("variance", variance, VARIANCES)
+    check_name("variance", variance, DDPM_VARIANCES)
     return Churn(0.5) if variance == "posterior" else DDPMForward()
 
 

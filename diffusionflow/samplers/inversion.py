@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import grids
 from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
+from diffusionflow.samplers import tableaus
 from diffusionflow.samplers.base import Result, run
 from diffusionflow.samplers.steps import as_grid, check_sampler, check_times, table
 from diffusionflow.schedules import Schedule, as_schedule
@@ -52,7 +53,8 @@ def invert(
         )
     times = as_grid(times)
     grids.check_grid(times[::-1])
-    evaluated = times if 1 in getattr(sampler, "nodes", ()) else times[:-1]
+    tableau = getattr(sampler, "tableau", tableaus.EULER)
+    evaluated = times if 1 in tableau.c else times[:-1]
     z = as_data(z, "z")
     denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
     check_times(denoiser, evaluated, z)

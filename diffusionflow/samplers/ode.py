@@ -20,7 +20,7 @@ from jax import Array
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_name, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
-from diffusionflow.samplers import variables
+from diffusionflow.samplers import tableaus, variables
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
@@ -28,11 +28,10 @@ Row = dict[str, Array]
 
 
 class _RungeKutta:
-    """`nodes[i]` is c of stage i + 1; `stages[i]` its row of A; the last row is b."""
+    """An explicit method given by its Butcher tableau."""
 
     num_noises = 0
-    nodes: tuple[float, ...]
-    stages: tuple[tuple[float, ...], ...]
+    tableau: tableaus.ButcherTableau
     variable: str
 
     def __post_init__(self) -> None:
@@ -40,16 +39,16 @@ class _RungeKutta:
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         first = dict(t=t, **variables.euler(self.variable, t, s, schedule))
-        if not self.nodes:
+        if self.tableau == tableaus.EULER:
             return first
         full = variables.finite_step(self.variable, t, s, schedule)
-        if 1 in self.nodes:
+        if 1 in self.tableau.c:
             full = full & (schedule.sigma(s) > 0)
             full = full & variables.finite_step(self.variable, s, t, schedule)
         middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
         start, end = xp.where(full, t, middle), xp.where(full, s, middle)
         stages = self._stages(start, end, schedule)
-        calls = 1 + len(self.nodes) * full.astype(np.int32)
+        calls = 1 + (len(self.tableau.c) - 1) * full.astype(np.int32)
         return dict(euler=first, full=full, calls=calls, stages=stages)
 
     def _stages(self, t: Array, s: Array, schedule: Schedule) -> list[Row]:
@@ -59,11 +58,13 @@ class _RungeKutta:
         z; the last entry has those of the result alone.
         """
         at, rows = t, []
-        for node, weights in zip((*self.nodes, 1), self.stages, strict=True):
-            a, b = variables.slope(self.variable, at, schedule)
-            row = dict(a=a, b=b)
+        c, a, b = self.tableau
+        for node, weights in zip((*c[1:], 1.0), (*a[1:], b), strict=True):
+            row = dict(
+                zip("ab", variables.slope(self.variable, at, schedule), strict=True)
+            )
             at = variables.between(self.variable, t, s, node, schedule)
-            if weights[0] == node:  # an Euler step, in the form that is finite at ends
+            if _is_euler_step(node, weights):  # in the form that is finite at ends
                 row |= variables.euler(self.variable, t, at, schedule)
             else:
                 ratio, gain = variables.ratio_and_gain(self.variable, t, at, schedule)
@@ -77,10 +78,11 @@ class _RungeKutta:
 
     def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
         del noise
-        first = row["euler"] if self.nodes else row
+        single = self.tableau == tableaus.EULER
+        first = row if single else row["euler"]
         denoised = denoise_fn(z, first["t"])
         shorter = _euler(z, first, denoised)
-        if not self.nodes:
+        if single:
             return shorter
 
         def longer(z: Array) -> Array:
@@ -102,6 +104,11 @@ class _RungeKutta:
         return z
 
 
+def _is_euler_step(node: float, weights: tuple[float, ...]) -> bool:
+    """Whether a stage is reached with the first slope alone."""
+    return weights[0] == node
+
+
 def _euler(z: Array, row: Row, denoised: Denoised) -> Array:
     return row["z"] * z + row["x"] * denoised.x + row["eps"] * denoised.eps
 
@@ -118,8 +125,7 @@ class Euler(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = ()
-    stages = ()
+    tableau = tableaus.EULER
 
 
 @register
@@ -134,8 +140,7 @@ class Midpoint(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (0.5,)
-    stages = ((0.5,), (0.0, 1.0))
+    tableau = tableaus.MIDPOINT
 
 
 @register
@@ -152,8 +157,7 @@ class Heun(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (1.0,)
-    stages = ((1.0,), (0.5, 0.5))
+    tableau = tableaus.HEUN
 
 
 @register
@@ -168,10 +172,4 @@ class RK4(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (0.5, 0.5, 1.0)
-    stages = (
-        (0.5,),
-        (0.0, 0.5),
-        (0.0, 0.0, 1.0),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    )
+    tableau = tableaus.RK4

@@ -101,8 +101,8 @@ class EulerMaruyama(_Sde):
     """`z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`; see the module.
 
     Args:
-      diffusion_fn: `(t, *, schedule) -> epsilon`, such as those of `samplers.diffusions`;
-        by default `Eta(1.0)`.
+      diffusion_fn: `(t, *, schedule) -> epsilon`, such as those of
+        `samplers.diffusions`; by default `Eta(1.0)`.
       last: the step to sigma = 0, one of `LAST`.
 
     Raises:

@@ -102,7 +102,7 @@ class Discrete(FromSquares):
         return index.astype(np.int32), place - index
 
     def _tables(self, like: Array) -> tuple[Array, Array]:
-        """alpha^2 and sigma^2 at all nodes from t = 0 on, `[T + 1]`, typed as `like`."""
+        """alpha^2 and sigma^2 at all nodes from t = 0 on, typed as `like`."""
         alpha2, sigma2 = in_type_of(like, (self.alphas_cumprod, self.complement))
         zero = xp.zeros_like(alpha2[:1])
         return xp.concatenate([zero + 1, alpha2]), xp.concatenate([zero, sigma2])

@@ -3,17 +3,22 @@
 A density over [0, 1] has `density(t, schedule)`, `cdf(t, schedule)`, its inverse
 `quantile(u, schedule)`, and `sample(key, shape, schedule)`. In an objective it is part
 of what is learned; as a proposal it is where times are really drawn, and importance
-weights undo it. `Adaptive` is a proposal that learns where the loss is large.
+weights undo it. `AdaptiveTimes` is a proposal that learns where the loss is large.
 
 Some are densities of the time itself (`Uniform`, `LogitNormal`, `Mode`, `CosMap`), the
 same for any schedule; the others are densities of the noise level, put on the clock of
 whatever schedule they are used with (`LogNormalSigma`, `UniformLogSNR`, `UniformOn`).
 """
 
-from diffusionflow.times.adaptive import Adaptive, Moments, adaptive_part, with_moments
+from diffusionflow.times.adaptive import (
+    AdaptiveTimes,
+    LossMoments,
+    adaptive_part,
+    with_moments,
+)
 from diffusionflow.times.densities import CosMap, LogitNormal, Mode, Uniform
 from diffusionflow.times.derived import Stratified, Truncated
-from diffusionflow.times.levels import (
+from diffusionflow.times.noise_levels import (
     LogNormalSigma,
     UniformLogSNR,
     UniformOn,
@@ -21,12 +26,12 @@ from diffusionflow.times.levels import (
 )
 
 __all__ = [
-    "Adaptive",
+    "AdaptiveTimes",
     "CosMap",
     "LogNormalSigma",
     "LogitNormal",
+    "LossMoments",
     "Mode",
-    "Moments",
     "Stratified",
     "Truncated",
     "Uniform",

@@ -18,12 +18,12 @@ from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent
+from diffusionflow.times.densities import InverseTransform
 from diffusionflow.times.derived import Stratified
 
 
-class Moments(NamedTuple):
-    """The state of `Adaptive`: decaying sums by bin of log-SNR, from the data end.
+class LossMoments(NamedTuple):
+    """The state of `AdaptiveTimes`: decaying sums by bin of log-SNR, from the data end.
 
     Fields:
       count: examples, float32 [num_bins].
@@ -35,22 +35,22 @@ class Moments(NamedTuple):
 
 
 @register
-class Adaptive(Independent):
-    """`density = base * (share + (1 - share) r_k / R)` in bin k of the log-SNR.
+class AdaptiveTimes(InverseTransform):
+    """`density = base * (b + (1 - b) r_k / R)` in bin k of the log-SNR.
 
     `r_k` is the root of the second moment of the loss in bin k, `R` its mean over the
     base, so the density integrates to 1 whatever `r` is. Within a bin times are
     distributed as in `base`, and importance weights against `base` never exceed
-    `1 / share`. The outer bins take what lies beyond the range. A bin that was never
-    visited has the mean second moment; before the first update all is `base`.
+    `1 / base_fraction`. The outer bins take what lies beyond the range. A bin that was
+    never visited has the mean second moment; before the first update all is `base`.
 
     Args:
       base: the density to be adapted, usually the times of the objective; not
-        stratified (`Stratified(Adaptive(...))` is).
+        stratified (`Stratified(AdaptiveTimes(...))` is).
       logsnr_min: lower end of the range that is cut into equal bins.
       logsnr_max: upper end.
       num_bins: at least 1.
-      share: of `base` in the mixture, in (0, 1].
+      base_fraction: weight b of `base` in the mixture, in (0, 1].
       decay: of the sums of a bin at each step that visits it, in [0, 1).
       moments: what was learned; None for nothing yet.
 
@@ -62,27 +62,31 @@ class Adaptive(Independent):
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
     num_bins: int = static(default=20)
-    share: float = 0.2
+    base_fraction: float = 0.2
     decay: float = 0.99
     moments: Any = None
 
     def __post_init__(self) -> None:
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
         check_bound("num_bins", self.num_bins, lambda n: n >= 1, "at least 1")
-        check_bound("share", self.share, lambda share: 0 < share <= 1, "in (0, 1]")
+        check_bound(
+            "base_fraction", self.base_fraction, lambda part: 0 < part <= 1, "in (0, 1]"
+        )
         check_bound("decay", self.decay, lambda decay: 0 <= decay < 1, "in [0, 1)")
         if isinstance(self.base, Stratified):
             raise ValueError(
                 f"base={self.base!r}: adapted, its times would be independent; "
-                "write Stratified(Adaptive(...))"
+                "write Stratified(AdaptiveTimes(...))"
             )
 
-    def init(self) -> Moments:
+    def init(self) -> LossMoments:
         """Moments of no examples."""
         zeros = jnp.zeros(self.num_bins, jnp.float32)
-        return Moments(count=zeros, square=zeros)
+        return LossMoments(count=zeros, square=zeros)
 
-    def update(self, moments: Moments, terms: Any, *, schedule: Schedule) -> Moments:
+    def update(
+        self, moments: LossMoments, terms: Any, *, schedule: Schedule
+    ) -> LossMoments:
         """Moments after one more batch drawn from this density with `moments`.
 
         Args:
@@ -106,7 +110,7 @@ class Adaptive(Independent):
         count = member.sum(0, dtype=moments.count.dtype)
         square = xp.where(member, second[:, None], 0).sum(0)
         keep = xp.where(count > 0, self.decay, 1).astype(count.dtype)
-        return Moments(
+        return LossMoments(
             count=keep * moments.count + count,
             square=keep * moments.square + square.astype(count.dtype),
         )
@@ -166,7 +170,7 @@ class Adaptive(Independent):
         whole = xp.sum(base * root)
         known = whole > 0  # neither before the first update nor for a loss of zero
         learned = xp.where(known, root / xp.where(known, whole, 1), 1)
-        return self.share + (1 - self.share) * learned
+        return self.base_fraction + (1 - self.base_fraction) * learned
 
     def _bins(self, schedule: Schedule) -> tuple[Array, Array, Array]:
         """Mass of `base`, mass and end of each bin in order of time, `[num_bins]`."""
@@ -175,25 +179,25 @@ class Adaptive(Independent):
         return base, mass, xp.cumsum(mass)
 
 
-def adaptive_part(density: Any) -> Adaptive | None:
-    """The `Adaptive` that a density is or is made from; None where there is none.
+def adaptive_part(density: Any) -> AdaptiveTimes | None:
+    """The `AdaptiveTimes` that a density is or is made from; None where there is none.
 
     Args:
       density: any density of times.
     """
-    if isinstance(density, Adaptive):
+    if isinstance(density, AdaptiveTimes):
         return density
     return adaptive_part(density.base) if hasattr(density, "base") else None
 
 
-def with_moments(density: Any, moments: Moments | None) -> Any:
-    """`density` with the moments of its `Adaptive` replaced; itself if it has none.
+def with_moments(density: Any, moments: LossMoments | None) -> Any:
+    """`density` with other moments in its `AdaptiveTimes`; itself if it has none.
 
     Args:
       density: any density of times.
       moments: of the new one.
     """
-    if isinstance(density, Adaptive):
+    if isinstance(density, AdaptiveTimes):
         return dataclasses.replace(density, moments=moments)
     if adaptive_part(density) is None:
         return density

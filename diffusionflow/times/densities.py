@@ -9,18 +9,19 @@ from jax.typing import ArrayLike
 from diffusionflow import _xp as xp
 from diffusionflow import random
 from diffusionflow._dataclass import (
+    QuietMethods,
     check_bound,
     check_positive,
     is_finite,
     is_number,
     register,
 )
-from diffusionflow._numeric import floating
+from diffusionflow._numeric import floating, solve_falling
 from diffusionflow.schedules import Schedule
 
 
-class Independent:
-    """What every density without memory shares: times by inverse transform."""
+class InverseTransform(QuietMethods):
+    """Base class of densities: independent times by the inverse transform."""
 
     def sample(
         self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
@@ -30,7 +31,7 @@ class Independent:
 
 
 @register
-class Uniform(Independent):
+class Uniform(InverseTransform):
     """Uniform on (t_min, t_max).
 
     Args:
@@ -67,7 +68,7 @@ class Uniform(Independent):
 
 
 @register
-class LogitNormal(Independent):
+class LogitNormal(InverseTransform):
     """`xp.logit(t) ~ N(mean, std^2)`, at any schedule.
 
     Args:
@@ -119,7 +120,7 @@ MODE_SCALE_MAX = 2 / (np.pi - 2)
 
 
 @register
-class Mode(Independent):
+class Mode(InverseTransform):
     """`t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
 
     A positive `scale` prefers the middle of [0, 1], a negative one its ends; 0 is
@@ -149,24 +150,9 @@ class Mode(Independent):
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """As `Uniform.cdf`."""
-        t = floating(t)
-        rise = lambda u: self.quantile(u, schedule=schedule)
-
-        def halve(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            below = rise(middle) < t
-            return xp.where(below, middle, low), xp.where(below, high, middle)
-
-        ends = xp.zeros_like(t), xp.ones_like(t)
-        low, high = xp.repeat(halve, 26, ends)
-        u = xp.stop_gradient((low + high) / 2)
-        for _ in range(3):  # these carry the derivative, in t and in scale
-            slope = self._slope(u)
-            flat = slope <= 0
-            step = (rise(u) - t) / xp.where(flat, 1, slope)
-            u = xp.clip(u - xp.where(flat, 0, step), 0, 1)
-        return u
+        t = xp.clip(floating(t), 0, 1)
+        falling = lambda u: -self.quantile(u, schedule=schedule)
+        return xp.clip(solve_falling(falling, -t, 0.0, 1.0), 0, 1)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """`1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
@@ -180,7 +166,7 @@ class Mode(Independent):
 
 
 @register
-class CosMap(Independent):
+class CosMap(InverseTransform):
     """The times of flow matching at which the cosine schedule spends its noise levels.
 
     Density `2 / (pi (1 - 2 t + 2 t^2))`: `UniformOn(Cosine())` on flow matching.

@@ -11,12 +11,12 @@ from diffusionflow import random
 from diffusionflow._dataclass import check_below, register
 from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent, check_window
-from diffusionflow.times.levels import check_mass
+from diffusionflow.times.densities import InverseTransform, check_window
+from diffusionflow.times.noise_levels import check_mass
 
 
 @register
-class Truncated(Independent):
+class Truncated(InverseTransform):
     """Another density, restricted to a window of times and of noise levels.
 
     `base.density / mass` inside the window, 0 outside. The window is where t is in
@@ -31,8 +31,8 @@ class Truncated(Independent):
 
     Raises:
       ValueError: an empty window, or `base` is stratified or adaptive, which would be
-        lost: write `Stratified(Truncated(...))`, `Adaptive(Truncated(...))`; and where
-        the density is used, less than `LEAST_MASS` of a concrete one is left.
+        lost: write `Stratified(Truncated(...))`, `AdaptiveTimes(Truncated(...))`; and
+        where the density is used, less than `LEAST_MASS` of a concrete one is left.
     """
 
     base: Any
@@ -52,7 +52,7 @@ class Truncated(Independent):
         if hasattr(self.base, "moments"):
             raise ValueError(
                 f"base={self.base!r}: truncated, it would learn on another scale than "
-                "it draws; write Adaptive(Truncated(...))"
+                "it draws; write AdaptiveTimes(Truncated(...))"
             )
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:

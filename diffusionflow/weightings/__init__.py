@@ -1,7 +1,7 @@
 """Factors on a kind's squared error.
 
 A weighting names the `kind` whose error it multiplies and gives the factor
-`weighting(t, schedule=schedule)`. Together with the density of training times it makes the
+`weighting(t, schedule=...)`. Together with the density of training times it makes the
 objective; `objectives.total_weight` gives both on one scale. The network may predict
 any other kind: the loss converts the error, so one weighting is one objective.
 
@@ -17,7 +17,8 @@ weighted error is. Two conventions are kept apart by name:
   out the W of another.
 """
 
-from diffusionflow.weightings.factors import (
+from diffusionflow.weightings.base import Weighting, weight_on, weight_on_eps
+from diffusionflow.weightings.error_factors import (
     EDM,
     P2,
     Factor,
@@ -26,8 +27,8 @@ from diffusionflow.weightings.factors import (
     SoftMinSNR,
     TruncatedSNR,
 )
-from diffusionflow.weightings.rates import ELBO, Likelihood, LogSNR, Sigmoid
-from diffusionflow.weightings.total import Monotone, weight_on_eps
+from diffusionflow.weightings.logsnr import ELBO, Likelihood, LogSNR, Sigmoid
+from diffusionflow.weightings.total import Monotone
 
 __all__ = [
     "EDM",
@@ -42,5 +43,7 @@ __all__ = [
     "Sigmoid",
     "SoftMinSNR",
     "TruncatedSNR",
+    "Weighting",
+    "weight_on",
     "weight_on_eps",
 ]

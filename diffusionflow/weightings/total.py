@@ -1,4 +1,4 @@
-"""The total weight on the eps error, and its monotone variant."""
+"""The monotone variant of a total weight."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow import predictions
 from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
-from diffusionflow.weightings.rates import ELBO
+from diffusionflow.weightings.base import Weighting, weight_on, weight_on_eps
+from diffusionflow.weightings.logsnr import ELBO
 
 
 @register
-class Monotone:
+class Monotone(Weighting):
     """The non-increasing variant of another weighting: `W = max_{l' >= l} W_base(l')`.
 
     W_base includes the density of times, so that is an argument; the objective's own
@@ -54,17 +54,14 @@ class Monotone:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         t = floating(t)
         density = self.times.density(t, schedule=schedule)
         used = density != 0
         t = xp.where(used, t, 0.5)
-        ratio = predictions.error_ratio(self.base.kind, "v", t, schedule=schedule)
-        own = self.base(t, schedule=schedule) * ratio
+        own = weight_on(self.base, self.kind, t, schedule=schedule)
         above = self._above(t, schedule)
         # beyond logsnr_max nothing is above, and ELBO's factor may be infinite
         level = above * ELBO()(xp.where(above > 0, t, 0.5), schedule=schedule)
@@ -81,32 +78,9 @@ class Monotone:
         return xp.where(place < points.size, peak, 0)
 
 
-def weight_on_eps(
-    weighting: Any, times: Any, t: ArrayLike, schedule: Schedule
-) -> Array:
-    """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
-
-    Args:
-      weighting: w, on the error of its own kind.
-      times: the density p of training times.
-      t: any shape, inside (0, 1).
-      schedule: any schedule.
-
-    Returns:
-      An array of the shape of `t`; 0 where the density is.
-    """
-    density = times.density(t, schedule=schedule)
-    used = density != 0
-    t = xp.where(used, t, 0.5)
-    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
-    slope = xp.abs(schedule.dlogsnr_dt(t))
-    weight = weighting(t, schedule=schedule) * ratio * density / slope
-    return xp.where(used, weight, 0)
-
-
 def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
     """Log-SNRs, rising, and the largest weight of the base at or above each."""
     points = xp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
     t = schedule.inverse_logsnr(points)
-    weight = weight_on_eps(monotone.base, monotone.times, t, schedule)
+    weight = weight_on_eps(monotone.base, monotone.times, t, schedule=schedule)
     return points, xp.reversed_cummax(weight)

@@ -168,7 +168,7 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.slow)]
 )
 def test_levels_that_are_equally_likely_take_their_bits(count, exact):
-    levels, schedule = likelihood.Levels(count), schedules.LinearLogSNR(-15.0, 13.3)
+    levels, schedule = likelihood.QuantizedLevels(count), schedules.LinearLogSNR(-15.0, 13.3)
     centres = np.asarray(levels.values(np.arange(float(count))))
     data = analytic.Mixture(np.ones(count), centres[:, None], 0.0)
     nodes, weights = grid_of_normals(0.25, 6.5)
@@ -197,7 +197,7 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
     [(13.3, 7.2456e-3, 3.6228e-3), (10.0, 1.2710, 0.6927), (8.0, 2.2710, 1.4474)],
 )
 def test_reconstruction_of_bytes(logsnr, interior, edge):
-    levels = likelihood.Levels(256)
+    levels = likelihood.QuantizedLevels(256)
     nodes, weights = grid_of_normals(0.05, 9.0)
     for number, exact in ((0, edge), (128, interior), (255, edge)):
         x = np.full((nodes.size, 1), levels.values(float(number)))
@@ -298,7 +298,7 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
             x,
             schedule=VDM,
             num_times=3,
-            levels=likelihood.Levels.between(2, -(VARIANCE**0.5), VARIANCE**0.5),
+            levels=likelihood.QuantizedLevels.between(2, -(VARIANCE**0.5), VARIANCE**0.5),
         )
     )
     whole, part = run(keys, X), run(keys[2:3], X[2:3])
@@ -343,7 +343,7 @@ def test_bounds_refuse():
             noise=few,
             **settings,
         )
-    narrow, levels = times.UniformLogSNR(-4.0, 13.3), likelihood.Levels(256)
+    narrow, levels = times.UniformLogSNR(-4.0, 13.3), likelihood.QuantizedLevels(256)
     with pytest.raises(ValueError, match="never draws"):
         likelihood.continuous_bound(KEY, denoise_fn, X, density=narrow, **settings)
     with pytest.raises(ValueError, match="must be one of the 256 values"):
@@ -369,7 +369,7 @@ def test_a_flow_that_ends_at_pure_noise_has_a_bound_of_t_steps():
 
 
 def test_levels():
-    levels = likelihood.Levels.between(17, -1.0, 1.0)
+    levels = likelihood.QuantizedLevels.between(17, -1.0, 1.0)
     numbers = np.arange(17)
     values = np.asarray(levels.values(numbers))
     np.testing.assert_allclose(values, 2 * numbers / 16 - 1, atol=1e-6)
@@ -385,14 +385,14 @@ def test_levels():
     assert np.isnan(traced(np.array([[0.3], [0.0]]))).tolist() == [True, False]
     for arguments in ((1,), (4, 1.0, 1.0), (4, -np.inf, 1.0)):
         with pytest.raises(ValueError, match="count=1|low="):
-            likelihood.Levels(*arguments)
+            likelihood.QuantizedLevels(*arguments)
     with pytest.raises(ValueError, match="count=1"):
-        likelihood.Levels.between(1, -1.0, 1.0)
+        likelihood.QuantizedLevels.between(1, -1.0, 1.0)
 
 
 def test_bits_need_to_know_what_the_floats_are():
     nats = 3 * np.log(2)  # the uniform density on [-1, 1]^3
-    for cell in (likelihood.Levels(256), 1 / 128):
+    for cell in (likelihood.QuantizedLevels(256), 1 / 128):
         assert likelihood.bits_per_dim(nats, dim=3, cell=cell) == pytest.approx(8.0)
     assert likelihood.bits_per_dim(nats, dim=3, cell="discrete") == pytest.approx(1.0)
     # standardised bytes: the density of (raw - 100) / 50 loses log 50 a coordinate

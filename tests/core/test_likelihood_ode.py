@@ -292,7 +292,7 @@ def test_uniform_data_take_8_bits():
     )
     found = jax.jit(run)(x)
     np.testing.assert_allclose(found.log_p, -np.log(2), atol=1e-5)
-    bits = likelihood.bits_per_dim(-found.log_p, dim=1, cell=likelihood.Levels(256))
+    bits = likelihood.bits_per_dim(-found.log_p, dim=1, cell=likelihood.QuantizedLevels(256))
     np.testing.assert_allclose(bits, 8, atol=2e-5)
 
 

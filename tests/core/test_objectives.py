@@ -304,7 +304,7 @@ def part_start():
         times.UniformLogSNR(-2.0, 2.0),
         times.Truncated(times.Uniform(), 0.1),
         times.Uniform(t_max=0.9),
-        times.Stratified(times.Adaptive(times.Truncated(times.Uniform(), 0.0, 0.5))),
+        times.Stratified(times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.0, 0.5))),
     ],
     ids=str,
 )
@@ -421,7 +421,7 @@ def test_an_empty_or_infinite_range_is_no_comparison(logsnr_range):
 
 def test_adaptive_times_are_a_proposal_alone():
     objective = objectives.flow_matching()
-    adaptive = times.Adaptive(times.Uniform())
+    adaptive = times.AdaptiveTimes(times.Uniform())
     dataclasses.replace(objective, proposal=adaptive)
     for density in (adaptive, times.Stratified(adaptive)):
         with pytest.raises(ValueError, match="belongs in proposal"):

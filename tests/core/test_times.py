@@ -9,7 +9,7 @@ from tests.helpers.all_schedules import SCHEDULES
 
 FLOW = schedules.FlowMatching()
 CUT = schedules.Cosine(logsnr_min=-5.0, logsnr_max=7.0)
-LEARNED = times.Moments(
+LEARNED = times.LossMoments(
     count=np.array([3.0, 0.0, 5.0, 2.0], np.float32),
     square=np.array([12.0, 0.0, 1.0, 5.0], np.float32),
 )
@@ -84,14 +84,14 @@ CASES = {
         FLOW,
         lambda t: np.clip((t - sigmoid(-2)) / (sigmoid(1) - sigmoid(-2)), 0, 1),
     ),
-    "adaptive, new": (times.Adaptive(times.LogitNormal()), FLOW, None),
+    "adaptive, new": (times.AdaptiveTimes(times.LogitNormal()), FLOW, None),
     "adaptive": (
-        times.Adaptive(times.Uniform(), -4.0, 4.0, 4, moments=LEARNED),
+        times.AdaptiveTimes(times.Uniform(), -4.0, 4.0, 4, moments=LEARNED),
         FLOW,
         None,
     ),
     "adaptive, finite": (
-        times.Adaptive(times.Uniform(), -9.0, 9.0, 4, moments=LEARNED),
+        times.AdaptiveTimes(times.Uniform(), -9.0, 9.0, 4, moments=LEARNED),
         CUT,
         None,
     ),
@@ -285,9 +285,9 @@ def test_one_trace_for_changed_numbers():
         return density.sample(key, (4,), schedule=FLOW)
 
     for scale in (0.1, 0.2, 0.3):
-        moments = times.Moments(LEARNED.count * np.float32(scale), LEARNED.square)
+        moments = times.LossMoments(LEARNED.count * np.float32(scale), LEARNED.square)
         base = times.Truncated(times.Mode(scale), scale)
-        draw(times.Adaptive(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0))
+        draw(times.AdaptiveTimes(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0))
     assert len(traces) == 1
 
 
@@ -335,12 +335,12 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
         (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
         (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
-        (lambda: times.Truncated(times.Adaptive(times.Uniform())), "Adaptive[(]Trunc"),
-        (lambda: times.Adaptive(times.Stratified(times.Uniform())), "Stratified[(]A"),
-        (lambda: times.Adaptive(times.Uniform(), share=0.0), "share=0.0"),
-        (lambda: times.Adaptive(times.Uniform(), decay=1.0), "decay=1.0"),
-        (lambda: times.Adaptive(times.Uniform(), num_bins=0), "num_bins=0"),
-        (lambda: times.Adaptive(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),
+        (lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())), "Adaptive[(]Trunc"),
+        (lambda: times.AdaptiveTimes(times.Stratified(times.Uniform())), "Stratified[(]A"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), base_fraction=0.0), "base_fraction=0.0"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), decay=1.0), "decay=1.0"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), num_bins=0), "num_bins=0"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),
     ],
 )
 def test_bad_values_are_refused(build, words):
@@ -357,7 +357,7 @@ def test_bad_values_are_refused(build, words):
         times.UniformLogSNR(-5.0, 5.0),
         times.UniformOn(schedules.Cosine()),
         times.Truncated(times.LogitNormal(), logsnr_min=-4.0),
-        times.Adaptive(times.Uniform(), moments=None),
+        times.AdaptiveTimes(times.Uniform(), moments=None),
     ],
     ids=lambda density: type(density).__name__,
 )

@@ -1,4 +1,4 @@
-"""`times.Adaptive`: unbiased, bounded, and of lower variance."""
+"""`times.AdaptiveTimes`: unbiased, bounded, and of lower variance."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def exact_moments(adaptive, schedule=FLOW):
     count = np.bincount(place, minlength=adaptive.num_bins)
     square = np.bincount(place, loss_of(t) ** 2, minlength=adaptive.num_bins)
     mean = square / np.maximum(count, 1)
-    return times.Moments(
+    return times.LossMoments(
         np.where(count > 0, 10.0, 0), np.where(count > 0, 10 * mean, 0)
     )
 
@@ -76,7 +76,7 @@ def moments_of(proposal, objective):
     ids=["uniform", "another base", "logit-normal"],
 )
 def test_the_mean_is_that_of_the_objective_exactly(base, wanted):
-    adaptive = times.Adaptive(base, -6.0, 6.0, 12)
+    adaptive = times.AdaptiveTimes(base, -6.0, 6.0, 12)
     adaptive = dataclasses.replace(adaptive, moments=exact_moments(adaptive))
     objective = objectives.Objective(FLOW, "u", weightings.Mse("u"), wanted)
     mean, _, _ = moments_of(adaptive, objective)
@@ -92,7 +92,7 @@ def test_variance_falls_to_the_optimum_and_importance_is_bounded():
     mean, square = exact_means()
     plain, seen = square - mean**2, []
     for num_bins, share in ((1, 0.2), (10, 0.2), (40, 0.2), (400, 1e-4)):
-        adaptive = times.Adaptive(times.Uniform(), -10.0, 10.0, num_bins, share)
+        adaptive = times.AdaptiveTimes(times.Uniform(), -10.0, 10.0, num_bins, share)
         adaptive = dataclasses.replace(adaptive, moments=exact_moments(adaptive))
         found, second, importance = moments_of(adaptive, objective)
         np.testing.assert_allclose(found, mean, rtol=1e-9)
@@ -110,7 +110,7 @@ def test_it_learns_while_it_is_used(stratified):
     Examples differ at the same time too, by a factor with mean 1 and variance 1/3. That
     is what remains of the variance where uniform times are stratified, up to 1/n^2.
     """
-    adaptive = times.Adaptive(times.Uniform(), -6.0, 6.0, 12, decay=0.98)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -6.0, 6.0, 12, decay=0.98)
     density = times.Stratified(adaptive) if stratified else adaptive
 
     @jax.jit
@@ -141,8 +141,8 @@ def test_it_learns_while_it_is_used(stratified):
 
 
 def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
-    adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4, share=0.5, decay=0.9)
-    before = times.Moments(
+    adaptive = times.AdaptiveTimes(times.Uniform(), -2.0, 2.0, 4, base_fraction=0.5, decay=0.9)
+    before = times.LossMoments(
         np.array([2.0, 0.0, 1.0, 4.0], np.float32),
         np.array([8.0, 0.0, 9.0, 4.0], np.float32),
     )
@@ -167,8 +167,8 @@ def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
 def test_before_anything_is_learned_it_is_the_base():
     base = times.LogitNormal()
     t = np.array([0.0, 0.2, 0.9, 1.0], np.float32)
-    new = times.Adaptive(base)
-    zero_loss = times.Moments(np.full(20, 3, np.float32), np.zeros(20, np.float32))
+    new = times.AdaptiveTimes(base)
+    zero_loss = times.LossMoments(np.full(20, 3, np.float32), np.zeros(20, np.float32))
     for moments in (None, new.init(), zero_loss):
         adaptive = dataclasses.replace(new, moments=moments)
         np.testing.assert_allclose(
@@ -186,7 +186,7 @@ def test_before_anything_is_learned_it_is_the_base():
 
 def test_it_works_in_place_of_a_proposal():
     """In `objective_terms`, its moments data under `jit`."""
-    adaptive = times.Adaptive(times.Uniform(), -6.0, 6.0, 12)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -6.0, 6.0, 12)
     x = np.ones((64, 3), np.float32)
     traces = []
 
@@ -206,7 +206,7 @@ def test_it_works_in_place_of_a_proposal():
 
 
 def test_the_adaptive_part_is_found_wherever_it_is():
-    adaptive = times.Adaptive(times.Truncated(times.Uniform(), 0.1, 0.9))
+    adaptive = times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.1, 0.9))
     nested = times.Stratified(adaptive)
     assert times.adaptive_part(nested) is adaptive
     assert times.adaptive_part(times.Stratified(times.Uniform())) is None
@@ -219,7 +219,7 @@ def test_the_adaptive_part_is_found_wherever_it_is():
 
 @pytest.mark.parametrize("bad", [1e20, np.inf, np.nan])
 def test_one_loss_that_is_not_finite_leaves_the_moments(bad):
-    adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -2.0, 2.0, 4)
     logsnr = np.array([1.5, -0.5, -0.5], np.float32)
     update = lambda loss, logsnr: adaptive.update(
         adaptive.init(), losses.Terms(loss, None, logsnr, None, None), schedule=FLOW

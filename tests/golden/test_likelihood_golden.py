@@ -150,7 +150,7 @@ def test_terms_of_vdm(case):
     np.testing.assert_allclose(diffusion, a["loss_diff"], rtol=1e-8)
     np.testing.assert_allclose(prior, a["loss_klz"], rtol=1e-10)
     if "loss_recon" in a:
-        levels = likelihood.Levels(256)
+        levels = likelihood.QuantizedLevels(256)
         np.testing.assert_array_equal(levels.numbers(data), a["x"])
         found = levels.nats(data, a["eps_0"], -config["gamma_min"])
         np.testing.assert_allclose(found, a["loss_recon"], rtol=1e-9, atol=1e-12)

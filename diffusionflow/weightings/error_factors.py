@@ -6,14 +6,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import as_callable, check_bound, register
+from diffusionflow._dataclass import (
+    as_callable,
+    check_bound,
+    check_positive,
+    register,
+)
 from diffusionflow._numeric import elementwise, floating
 from diffusionflow.predictions import Kind, as_kind
 from diffusionflow.schedules import Schedule
+from diffusionflow.weightings.base import Weighting
 
 
 @register
-class Mse:
+class Mse(Weighting):
     """The plain squared error of a kind: factor 1.
 
     `Mse(edm_f(sigma_data))` is EDM's loss in a form that is finite at both ends.
@@ -37,7 +43,7 @@ class Mse:
 
 
 @register
-class Factor:
+class Factor(Weighting):
     """A user's function of the log-SNR on the squared error of a kind.
 
     The factor is `weight_fn(logsnr_t)` as it is; `LogSNR` takes the total weight.
@@ -59,12 +65,11 @@ class Factor:
         object.__setattr__(self, "kind", as_kind(self.kind))
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         return of_logsnr(self.weight_fn, t, schedule)
 
 
 @register
-class EDM:
+class EDM(Weighting):
     """`(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x error.
 
     rho = sigma / alpha is the noise level relative to the signal.
@@ -84,23 +89,20 @@ class EDM:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        positive = lambda std: std > 0
-        check_bound("sigma_data", self.sigma_data, positive, "positive")
+        check_positive("sigma_data", self.sigma_data)
 
     @property
     def kind(self) -> Kind:
-        """x."""
         return Kind("x")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         signal = self.sigma_data * schedule.alpha(t)
         sigma = schedule.sigma(t)
         return (sigma**2 + signal**2) / (sigma * self.sigma_data) ** 2
 
 
 @register
-class P2:
+class P2(Weighting):
     """`(k + SNR)^-gamma` on the eps error: perception prioritised.
 
     Args:
@@ -117,23 +119,21 @@ class P2:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bound("k", self.k, lambda k: k > 0, "positive")
+        check_positive("k", self.k)
         check_bound("gamma", self.gamma, lambda gamma: gamma >= 0, "at least 0")
 
     @property
     def kind(self) -> Kind:
-        """eps."""
         return Kind("eps")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         sigma = schedule.sigma(t)
         norm = xp.sqrt(self.k * sigma**2 + schedule.alpha(t) ** 2)
         return (sigma / norm) ** (2 * self.gamma)
 
 
 @register
-class MinSNR:
+class MinSNR(Weighting):
     """`min(SNR, gamma)` on the x error: `W = min(1, gamma / SNR) p(l)`.
 
     One weighting of the implied x, whatever the network predicts: it is
@@ -152,23 +152,27 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        check_bound("gamma", self.gamma, lambda gamma: gamma > 0, "positive")
+        check_positive("gamma", self.gamma)
 
     @property
     def kind(self) -> Kind:
-        """x."""
         return Kind("x")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         below = signal < self.gamma * variance  # never where sigma = 0
         snr = signal / xp.where(below, variance, 1)
         return xp.where(below, snr, self.gamma)
 
+    def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """`min(1, gamma / SNR)`."""
+        signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        below = signal < self.gamma * variance  # always where alpha = 0
+        return xp.where(below, 1, self.gamma * variance / xp.where(below, 1, signal))
+
 
 @register
-class SoftMinSNR:
+class SoftMinSNR(Weighting):
     """`gamma SNR / (gamma + SNR)` on the x error: `W = sigmoid(log gamma - l) p(l)`.
 
     A smooth `MinSNR`, one weighting of the implied x in the same sense.
@@ -185,21 +189,24 @@ class SoftMinSNR:
     gamma: float = 4.0
 
     def __post_init__(self) -> None:
-        check_bound("gamma", self.gamma, lambda gamma: gamma > 0, "positive")
+        check_positive("gamma", self.gamma)
 
     @property
     def kind(self) -> Kind:
-        """x."""
         return Kind("x")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return self.gamma * signal / (self.gamma * variance + signal)
 
+    def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """`gamma / (gamma + SNR)`."""
+        signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        return self.gamma * variance / (self.gamma * variance + signal)
+
 
 @register
-class TruncatedSNR:
+class TruncatedSNR(Weighting):
     """`max(SNR, 1)` on the x error: `W = max(1, 1 / SNR) p(l)`.
 
     Written on the error of v, `max(alpha^2, sigma^2) / (alpha^2 + sigma^2)^2`, it is
@@ -210,11 +217,9 @@ class TruncatedSNR:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return xp.maximum(signal, variance) / (signal + variance) ** 2
 

@@ -20,7 +20,7 @@ from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
 from diffusionflow.schedules import Schedule
 
-VARIANCES = ("posterior", "forward")
+KL_VARIANCES = ("posterior", "forward")
 
 
 def kl_terms(
@@ -72,8 +72,8 @@ def kl_terms(
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 5 and 8; in log-SNR, Kingma et al.
     2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
     """
-    check_name("variance", variance, VARIANCES)
-    (x, t), (_, s) = as_arrays(x, t), as_arrays(x, s)
+    check_name("variance", variance, KL_VARIANCES)
+    (x, t), (_, s) = as_arrays(x, t, eps), as_arrays(x, s)
     chex.assert_equal_shape([t, s])
     _check_order(t, s)
     kind = predictions.as_kind(kind)

@@ -21,7 +21,7 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent
+from diffusionflow.times.densities import InverseTransform
 
 
 def check_reached(low: ArrayLike, high: ArrayLike, *, schedule: Schedule) -> None:
@@ -70,7 +70,7 @@ def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
         )
 
 
-class _Levels(Independent):
+class _Levels(InverseTransform):
     """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
 
     def _below(self, t: ArrayLike, schedule: Schedule) -> Array:

@@ -12,7 +12,7 @@ from diffusionflow import random
 from diffusionflow._dataclass import check_bound, check_name
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.likelihood import priors
-from diffusionflow.likelihood.levels import gaussian_nats
+from diffusionflow.likelihood.quantized import gaussian_nats
 from diffusionflow.likelihood.summary import standard_error
 from diffusionflow.schedules import Schedule
 from diffusionflow.times import Stratified
@@ -37,7 +37,7 @@ class Bound(NamedTuple):
     stderr: Array
 
 
-class Draws:
+class BoundEstimator:
     """Times and noise of the draws of a bound, and the sums over them."""
 
     def __init__(

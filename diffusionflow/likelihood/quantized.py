@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import random
 from diffusionflow._dataclass import (
     check_below,
@@ -20,17 +21,17 @@ from diffusionflow._dataclass import (
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import at_least_float32, floating, in_type_of
 
 OFF_CENTRE = 0.01  # of a cell: far above rounding, far below a wrong scale
 
 
 @register
-class Levels:
+class QuantizedLevels:
     """Level k of K is the float `low + (k + 1/2) width`, `width = (high - low) / K`.
 
     The cells fill [low, high], and each value is the centre of its cell. For the values
-    themselves to reach from -1 to 1, write `Levels.between(K, -1.0, 1.0)`.
+    themselves to reach from -1 to 1, write `QuantizedLevels.between(K, -1.0, 1.0)`.
 
     Args:
       count: K, at least 2: 256 for bytes.
@@ -52,7 +53,7 @@ class Levels:
         check_below("low", self.low, "high", self.high)
 
     @classmethod
-    def between(cls, count: int, first: float, last: float) -> "Levels":
+    def between(cls, count: int, first: float, last: float) -> "QuantizedLevels":
         """Levels whose lowest value is `first` and whose highest is `last`."""
         check_bound("count", count, lambda count: count >= 2, "at least 2")
         half = (last - first) / (count - 1) / 2
@@ -84,8 +85,8 @@ class Levels:
                 f"x={first}: must be one of the {self.count} values from "
                 f"{self.low + self.width / 2} to {self.high - self.width / 2}, the "
                 f"centres of the cells of [{self.low}, {self.high}]; declare the "
-                "levels that the data have (Levels.between for values that include "
-                "the ends)"
+                "levels that the data have (QuantizedLevels.between for values that "
+                "include the ends)"
             )
         return jnp.where(good, near, -1).astype(jnp.int32)
 
@@ -170,14 +171,14 @@ def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:
     Returns:
       Like `logsnr`; negative where z_0 is precise, as log densities are.
     """
-    return dim / 2 * (jnp.log(2 * jnp.pi) - at_least_float32(logsnr) + 1)
+    return dim / 2 * (math.log(2 * math.pi) - floating(logsnr) + 1)
 
 
 DISCRETE = "discrete"
 
 
 def bits_per_dim(
-    nats: ArrayLike, *, dim: int, cell: Levels | float | str | None = None
+    nats: ArrayLike, *, dim: int, cell: QuantizedLevels | float | str | None = None
 ) -> Array:
     """`nats / (d log 2) - log2(width)`: bits that a coordinate takes.
 
@@ -189,8 +190,8 @@ def bits_per_dim(
       nats: negative log-likelihood of an event, any shape.
       dim: d, the number of its coordinates.
       cell: of what nats are. "discrete": of a probability of levels, such as a bound
-        with `levels`, which needs no width. `Levels`: of a density of data dequantised
-        from these levels. A number: of a density, with cells of this width (the data
+        with `levels`, which needs no width. `QuantizedLevels`: of a density of data
+        dequantised from these levels. A number: of a density, with cells of this width (the data
         standardised as `(raw - shift) / scale` have `1 / scale` for one unit of raw).
 
     Returns:
@@ -204,14 +205,14 @@ def bits_per_dim(
         raise ValueError(
             f"cell={cell!r}: a density of float data has no bits until it is declared "
             'how the floats were made; write cell="discrete" for nats of a probability '
-            "(a bound with levels), cell=Levels(...) for dequantised data, or the "
-            "width of a cell as a number (1 / scale for data divided by scale)"
+            "(a bound with levels), cell=QuantizedLevels(...) for dequantised data, or "
+            "the width of a cell as a number (1 / scale for data divided by scale)"
         )
-    nats = at_least_float32(nats)
+    nats = floating(nats)
     if isinstance(cell, str):
         width = 1.0
     else:
-        width = cell.width if isinstance(cell, Levels) else cell
+        width = cell.width if isinstance(cell, QuantizedLevels) else cell
         check_positive("cell", width)
-    offset = jnp.asarray(in_float64(lambda width: jnp.log2(width), width), nats.dtype)
+    (offset,) = in_type_of(nats, [xp.log2(floating(width))])
     return nats / (dim * math.log(2)) - offset

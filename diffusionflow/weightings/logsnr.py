@@ -10,11 +10,12 @@ from diffusionflow._dataclass import as_callable, register
 from diffusionflow._numeric import floating
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
-from diffusionflow.weightings.factors import of_logsnr
+from diffusionflow.weightings.base import Weighting
+from diffusionflow.weightings.error_factors import of_logsnr
 
 
 @register
-class Likelihood:
+class Likelihood(Weighting):
     """`g^2` on the score error; `g^2 = -sigma^2 dlogsnr/dt`. `W = 1` at uniform t.
 
     Infinite where the SDE is, such as at t = 1 of flow matching; `ELBO` is the same
@@ -25,16 +26,14 @@ class Likelihood:
 
     @property
     def kind(self) -> Kind:
-        """Score."""
         return Kind("score")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         return schedule.g2(t)
 
 
 @register
-class ELBO:
+class ELBO(Weighting):
     """`-dlogsnr/dt` on the eps error, `W = 1` at uniform t: the variational bound.
 
     The diffusion term of the bound in nats is `1/2 int E ||eps_hat - eps||^2 dlogsnr`
@@ -47,11 +46,9 @@ class ELBO:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         t = floating(t)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         signal = alpha > 0  # where alpha = 0, sigma' may be infinite
@@ -62,7 +59,7 @@ class ELBO:
 
 
 @register
-class LogSNR:
+class LogSNR(Weighting):
     """A user's total weight, `W = weight_fn` at uniform t: contains `-dlogsnr/dt`.
 
     The same objective on every schedule that reaches the same log-SNRs. Written on the
@@ -85,11 +82,9 @@ class LogSNR:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         t = floating(t)
         weight = of_logsnr(self.weight_fn, t, schedule)
         used = (weight != 0) | (schedule.sigma(t) > 0)
@@ -98,7 +93,7 @@ class LogSNR:
 
 
 @register
-class Sigmoid:
+class Sigmoid(Weighting):
     """`W = sigmoid(bias - l)` at uniform t: contains `-dlogsnr/dt`.
 
     Equal to `e^bias sigmoid(l - bias) (-dlogsnr/dt)` on the x error. Written on the
@@ -117,11 +112,9 @@ class Sigmoid:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = xp.exp(floating(self.bias)).astype(alpha.dtype)
         dalpha2, dsigma2 = schedule.square_derivatives(t)
