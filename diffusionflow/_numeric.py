@@ -50,7 +50,7 @@ def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
         value = in_float64(lambda t: fn(t), t)
         if not is_traced(value):
             return np.broadcast_to(np.asarray(value, np.float64), np.shape(t))[()]
-        t = at_least_float32(t)
+    t = at_least_float32(t)
     return jnp.broadcast_to(jnp.asarray(fn(t), t.dtype), t.shape)
 
 
@@ -198,7 +198,8 @@ def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
         with jax.numpy_dtype_promotion("standard"):  # a function may hold float32
             wide = in_float64(values, GRID)
             with jax.ensure_compile_time_eval(), _cpu():
-                narrow = map(np.asarray, values(jnp.asarray(GRID, jnp.float32)))
+                narrow = values(jnp.asarray(GRID, jnp.float32))
+            wide, narrow = jax.tree.map(np.asarray, (wide, narrow))
     except TypeError:  # a function closes over a tracer, or None stands for a number
         return
     check(*wide)

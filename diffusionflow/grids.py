@@ -30,7 +30,7 @@ from diffusionflow._dataclass import (
     is_traced,
 )
 from diffusionflow._numeric import in_float64
-from diffusionflow.schedules import Schedule, as_schedule
+from diffusionflow.schedules import Schedule, as_schedule, shift_time
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -124,7 +124,7 @@ def shifted(
     """
     check_positive("k", k)
     times = uniform(num_steps, t_max=t_max, t_min=t_min)
-    return check_grid(k * times / (k * times + (1 - times)))  # 1 stays exactly 1
+    return check_grid(shift_time(times, k))
 
 
 def logsnr_uniform(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import analytic, grids, predictions, random, samplers, schedules
-from diffusionflow.predictions import Denoiser, DenoiseFn
+from diffusionflow.predictions import DenoiseFn, Denoiser
 from diffusionflow.schedules import Schedule
 
 

@@ -191,8 +191,9 @@ def bits_per_dim(
       dim: d, the number of its coordinates.
       cell: of what nats are. "discrete": of a probability of levels, such as a bound
         with `levels`, which needs no width. `QuantizedLevels`: of a density of data
-        dequantised from these levels. A number: of a density, with cells of this width (the data
-        standardised as `(raw - shift) / scale` have `1 / scale` for one unit of raw).
+        dequantised from these levels. A number: of a density, with cells of this width
+        (the data standardised as `(raw - shift) / scale` have `1 / scale` for one unit
+        of raw).
 
     Returns:
       Like `nats`.

@@ -1,4 +1,4 @@
-"""What a network is told besides `z`: the noise level and the label."""
+"""Conditioning: time, class-label and vector embeddings, and their networks."""
 
 import chex
 import flax.linen as nn
@@ -93,3 +93,73 @@ class Conditioning(nn.Module):
             project = nn.Dense(self.features, use_bias=False, name="vector")
             total = total + project(vector.astype(jnp.float32))
         return nn.silu(total)
+
+
+class ConditionalNetwork(nn.Module, kw_only=True):
+    """Base class of networks `(z, time, label, vector) -> prediction`.
+
+    Subclasses give `predict(z, vector, train)`, with the vector that `Conditioning`
+    makes, and its size `conditioning_features`.
+
+    Fields:
+      num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      vector_features: of a vector to condition on, such as a text's; 0 for none.
+    """
+
+    num_classes: int = 0
+    vector_features: int = 0
+
+    @property
+    def null_label(self) -> int:
+        """The label that means no label."""
+        return self.num_classes
+
+    @property
+    def conditioning_features(self) -> int:
+        """Features of the conditioning vector."""
+        raise NotImplementedError
+
+    @property
+    def time_features(self) -> int:
+        """Sinusoids of the time."""
+        return self.conditioning_features
+
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
+        """The prediction for z, given the conditioning `[batch, features]`."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        vector: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The prediction for z.
+
+        Args:
+          z: [batch, *event], of the rank that the network is for.
+          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
+          label: int [batch]; None means the null label.
+          vector: [batch, vector_features]; None means the null vector, zero.
+          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
+
+        Returns:
+          An array like z.
+
+        Raises:
+          ValueError: a shape that the network does not take.
+        """
+        self.check_data(z)
+        conditioning = Conditioning(
+            self.conditioning_features,
+            self.num_classes,
+            self.vector_features,
+            self.time_features,
+        )
+        return self.predict(z, conditioning(time, label, vector, z.shape[0]), train)
+
+    def check_data(self, z: jax.Array) -> None:
+        """Raises where the network cannot take data of the shape of z."""

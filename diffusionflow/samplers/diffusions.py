@@ -18,6 +18,8 @@ norm is eta^2.
 Source: Ma et al. 2024, arXiv 2401.08740 (SiT), and its published code.
 """
 
+from typing import Any
+
 from jax import Array
 
 from diffusionflow import _xp as xp
@@ -49,9 +51,13 @@ class Eta:
 
 
 class _Normed:
-    """`epsilon = sqrt(2 w)`; the others give w."""
+    """`epsilon = sqrt(2 w)`; subclasses give w."""
 
     norm: float
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{cls.__doc__}\n\n{_NORM}"
 
     def __post_init__(self) -> None:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
@@ -60,16 +66,17 @@ class _Normed:
         return root(2 * self._half_square(t, xp.asarray(self.norm, t.dtype), schedule))
 
 
-@register
-class Sigma(_Normed):
-    """`epsilon^2 / 2 = norm sigma`.
-
-    Args:
+_NORM = """    Args:
       norm: at least 0.
 
     Raises:
       ValueError: `norm` is negative.
     """
+
+
+@register
+class Sigma(_Normed):
+    """`epsilon^2 / 2 = norm sigma`."""
 
     norm: float = 1.0
 
@@ -79,14 +86,7 @@ class Sigma(_Normed):
 
 @register
 class Linear(_Normed):
-    """`epsilon^2 / 2 = norm t`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm t`."""
 
     norm: float = 1.0
 
@@ -96,14 +96,7 @@ class Linear(_Normed):
 
 @register
 class Constant(_Normed):
-    """`epsilon^2 / 2 = norm`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm`."""
 
     norm: float = 1.0
 
@@ -113,14 +106,7 @@ class Constant(_Normed):
 
 @register
 class Decreasing(_Normed):
-    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`."""
 
     norm: float = 1.0
 
@@ -132,14 +118,7 @@ class Decreasing(_Normed):
 
 @register
 class IncreasingDecreasing(_Normed):
-    """`epsilon^2 / 2 = norm sin(pi t)^2`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm sin(pi t)^2`."""
 
     norm: float = 1.0
 

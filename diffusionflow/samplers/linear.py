@@ -67,7 +67,7 @@ def coefficients(
 
 
 def _coefficients(sampler, times, schedule, kind) -> Coefficients:
-    rows = plan(sampler, times, schedule)
+    rows = plan(sampler, times, schedule=schedule)
     zero = jnp.zeros((), jnp.result_type(float))
     num_steps = times.shape[0] - 1
 

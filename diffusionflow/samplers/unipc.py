@@ -54,6 +54,9 @@ class UniPC:
         check_name("variable", self.variable, ("x", "eps"))
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
+        # In the paper's terms: `predictor` are the weights a_m / r_m of UniP and
+        # `corrector` those of UniC less UniP's, which act on the step before, at its end t;
+        # `carry` takes that change of z_t through the next step, which is linear in z.
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         h, usable = multistep.half_logsnr_steps(alpha_t, sigma_t, alpha_s, sigma_s)
@@ -82,9 +85,13 @@ class UniPC:
         )
 
     def _correction(self, h, orders, usable, predictor, moments, slope) -> Array:
-        """Corrector less predictor: weights of the last `order` predictions.
+        """Weights of UniC-p less those of UniP-p, on the last `order` predictions.
 
-        As differences to the newest one, the network's at the end of the step.
+        They act on differences to the newest prediction, the network's at the end of
+        the step. Both solve the paper's `R_p(h) a_p B(h) = phi_p(h)`: their weights
+        integrate Lagrange's polynomials exactly, whatever B is. Only for one unknown
+        (p = 1 here, p = 2 of the predictor) the paper takes `a_1 = 1/2` instead, and
+        there B stays in the weight (`slope`).
         """
         newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
         predicted = xp.concatenate([newest[:, None], predictor], axis=-1)

@@ -36,7 +36,7 @@ from diffusionflow.schedules.flow import FlowMatching
 from diffusionflow.schedules.learned import Learned, learned
 from diffusionflow.schedules.logsnr import Cauchy, Laplace, LinearLogSNR
 from diffusionflow.schedules.sigmoid import Sigmoid
-from diffusionflow.schedules.transforms import Interpolated, Scaled, Shifted
+from diffusionflow.schedules.transforms import Interpolated, Scaled, Shifted, shift_time
 
 __all__ = [
     "EDM",
@@ -59,5 +59,6 @@ __all__ = [
     "as_schedule",
     "check_same_schedule",
     "learned",
+    "shift_time",
     "zero_terminal_snr",
 ]

@@ -91,12 +91,15 @@ class Discrete(FromSquares):
         check_bound("num_levels", num_levels, lambda count: count >= 1, "at least 1")
         return cls.from_betas(np.linspace(beta_min, beta_max, num_levels))
 
-    def _node(self, t: Array) -> tuple[Array, Array]:
+    def _node(self, t: ArrayLike) -> tuple[Array, Array]:
         """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
+        single = getattr(t, "dtype", None) == np.float32  # rounded so, also if NumPy's
+        t = floating(t)
+        unit = np.finfo(np.float32 if single else t.dtype).eps
         count = self.alphas_cumprod.shape[-1]
         place = t * count
         node = xp.round(place)  # i / T times T may come out below i
-        at_node = xp.abs(place - node) <= 4 * jnp.finfo(t.dtype).eps * place
+        at_node = xp.abs(place - node) <= 4 * unit * place
         index = xp.where(at_node, node, xp.floor(place))
         index = xp.clip(index, 0, count - 1)
         return index.astype(np.int32), place - index
@@ -109,17 +112,15 @@ class Discrete(FromSquares):
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
-        t = floating(t)
         index, part = self._node(t)
         mix = lambda table: table[index] * (1 - part) + table[index + 1] * part
-        alpha2, sigma2 = self._tables(t)
+        alpha2, sigma2 = self._tables(part)
         return mix(alpha2), mix(sigma2)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""
-        t = floating(t)
-        index, _ = self._node(t)
-        return self.alphas_cumprod.shape[-1] * self._steps(index, t)
+        index, part = self._node(t)
+        return self.alphas_cumprod.shape[-1] * self._steps(index, part)
 
     def _steps(self, index: Array, like: Array) -> Array:
         """`sigma^2` gained in a step, from the smaller of the two squares."""

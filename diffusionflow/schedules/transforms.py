@@ -88,6 +88,22 @@ class Scaled(Schedule):
         return self.base.dlogsnr_dt(t)
 
 
+def shift_time(t: ArrayLike, k: ArrayLike) -> Array:
+    """`k t / (1 + (k - 1) t)`: the change of time that `Shifted` is on flow matching.
+
+    Args:
+      t: times in [0, 1], any shape; 0 and 1 are kept exactly.
+      k: positive; above 1 moves times towards the noise.
+
+    Returns:
+      Like `t`.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, shifting of the timesteps.
+    """
+    t = floating(t)
+    return k * t / (k * t + (1 - t))
+
+
 @register
 class Shifted(Schedule):
     """`logsnr -> logsnr - 2 log k`: noise for k times as many pixels a side.

@@ -86,8 +86,8 @@ CASES = {
             schedule=FLOW,
             trace=likelihood.Hutchinson(2),
             solver=likelihood.Fixed(2),
-            t_data=HALF / 10,
-            t_noise=HALF,
+            t_min=HALF / 10,
+            t_max=HALF,
         ).log_p
     ),
     "guided": lambda: (

@@ -274,16 +274,16 @@ def test_uniform_data_take_8_bits():
 
     def denoise_fn(z, t):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        at_data = sigma == 0
-        rho = jnp.where(at_data, 1, sigma / jnp.where(alpha == 0, 1, alpha))
+        at_min = sigma == 0
+        rho = jnp.where(at_min, 1, sigma / jnp.where(alpha == 0, 1, alpha))
         mean = z / jnp.where(alpha == 0, 1, alpha)
         low, high = (-1 - mean) / rho, (1 - mean) / rho
         pdf = jax.scipy.stats.norm.pdf
         ndtr = jax.scipy.special.ndtr
         mass = ndtr(high) - ndtr(low)
         shift = rho * (pdf(low) - pdf(high)) / mass
-        x = jnp.where(at_data, z, jnp.where(alpha == 0, 0, mean + shift))
-        eps = jnp.where(at_data, 0, (z - alpha * x) / jnp.where(at_data, 1, sigma))
+        x = jnp.where(at_min, z, jnp.where(alpha == 0, 0, mean + shift))
+        eps = jnp.where(at_min, 0, (z - alpha * x) / jnp.where(at_min, 1, sigma))
         return predictions.Denoised(x, eps)
 
     x = np.linspace(-0.8, 0.8, 9)[:, None]
@@ -335,8 +335,8 @@ def test_it_refuses():
             likelihood.encode(None, net(kind), X, **settings)
     with pytest.raises(ValueError, match="unknown prior 'normal'"):
         likelihood.encode(None, net("u"), X, prior="normal", **settings)
-    with pytest.raises(ValueError, match="0 <= t_data < t_noise <= 1"):
-        likelihood.encode(None, net("u"), X, t_data=1.0, t_noise=0.0, **settings)
+    with pytest.raises(ValueError, match="0 <= t_min < t_max <= 1"):
+        likelihood.encode(None, net("u"), X, t_min=1.0, t_max=0.0, **settings)
     with pytest.raises(ValueError, match="key=None must be a key"):
         likelihood.encode(None, net("u"), X, trace=Hutchinson(), **settings)
     for made, message in (
@@ -356,7 +356,7 @@ def test_a_network_that_is_singular_in_the_type_of_the_data_is_refused():
     schedule = schedules.FlowMatching()
     by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
     encode = lambda x: likelihood.encode(
-        None, by_eps, x, schedule=schedule, t_noise=1 - 1e-9, solver=Fixed(2)
+        None, by_eps, x, schedule=schedule, t_max=1 - 1e-9, solver=Fixed(2)
     )
     with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
         encode(X.astype(np.float32))

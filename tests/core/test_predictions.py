@@ -17,7 +17,7 @@ EPS32 = np.finfo(np.float32).eps
 
 
 @register
-class Levels:
+class Levels(schedules.Schedule):
     """What a schedule is at some times, as data: one compiled program for all."""
 
     levels: dict
@@ -37,10 +37,14 @@ class Levels:
             }
             return cls({name: np.asarray(v, dtype) for name, v in levels.items()})
 
-    def __getattr__(self, name):
-        if name in ("alpha", "sigma", "logsnr"):
-            return lambda t: jnp.asarray(self.levels[name])
-        raise AttributeError(name)
+    def alpha(self, t):
+        return jnp.asarray(self.levels["alpha"])
+
+    def sigma(self, t):
+        return jnp.asarray(self.levels["sigma"])
+
+    def logsnr(self, t):
+        return jnp.asarray(self.levels["logsnr"])
 
     def derivatives(self, t):
         return jnp.asarray(self.levels["dalpha"]), jnp.asarray(self.levels["dsigma"])
@@ -366,7 +370,7 @@ def test_shapes_and_dtypes():
     for t in (np.full((4,), 0.5), np.full((3, 1), 0.5)):
         with pytest.raises(ValueError, match="does not fit an array of shape"):
             denoise_fn(np.ones((3, 2), np.float32), t)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"has shape \(3, 1\): must be \(3, 2\)"):
         predictions.denoiser(lambda z, t: z[:, :1], kind="u", schedule=schedule)(
             np.ones((3, 2), np.float32), 0.5
         )
@@ -427,19 +431,18 @@ def test_flip_time():
         np.testing.assert_allclose(twice(z, t), scaled(z, t), rtol=1e-6)
 
 
-def test_the_cost_of_a_network_is_kept_by_every_wrapper():
-    class Twice:
-        cost = 2
-
-        def __call__(self, z, t):
-            return z
-
+def test_the_calls_of_a_network_are_those_that_are_given():
     schedule = schedules.FlowMatching()
-    flipped = predictions.flip_time(Twice(), kind="u")
+    settings, keep = dict(kind="u", schedule=schedule), lambda z, t: z
+    flipped = predictions.flip_time(keep, kind="u")
     scaled = predictions.precondition(flipped, schedule=schedule)
-    for predict_fn, cost in ((Twice(), 2), (flipped, 2), (scaled, 2), (jnp.sin, 1)):
-        denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
-        assert denoise_fn.cost == cost
+    for predict_fn in (keep, flipped, scaled):
+        once = predictions.denoiser(predict_fn, **settings)
+        twice = predictions.denoiser(predict_fn, num_network_calls=2, **settings)
+        assert once.num_network_calls(0.5) == 1
+        assert twice.num_network_calls(0.5) == 2
+    with pytest.raises(ValueError, match="num_network_calls=0: must be at least 1"):
+        predictions.denoiser(keep, num_network_calls=0, **settings)
 
 
 def test_denoiser_is_data_to_jit():
@@ -554,7 +557,7 @@ def test_a_target_outside_the_source_is_refused():
     with pytest.raises(ValueError, match=r"t=0.999.*is outside.*\[-5.*, 5"):
         denoise_fn(z, np.array([0.5, 0.999], np.float32))
     with pytest.raises(ValueError, match=r"t=0.0 is outside"):
-        denoise_fn.check(np.array([0.5, 0.0]))
+        denoise_fn.check_times(np.array([0.5, 0.0]))
     jitted = jax.jit(lambda fn, z, t: fn(z, t))
     found = jitted(denoise_fn, z, np.array([0.5, 0.999], np.float32))
     for part in found:
@@ -578,7 +581,7 @@ def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
         mixture().denoise_fn(schedule=source), source=source, target=flow
     )
     with pytest.raises(ValueError, match=f"t={end} is outside"):
-        denoise_fn.check(end)
+        denoise_fn.check_times(end)
 
 
 END = {  # source, target, and the end of the source that is reached on the target
@@ -608,14 +611,14 @@ def test_reschedule_at_the_end_of_the_source_in_float32(source, target, end):
     jitted = jax.jit(lambda z, t: denoise_fn(z, t))
     z = np.array([[0.3, -1.0]], np.float32)
     for t in times[:2].astype(np.float32):
-        denoise_fn.check(t)
+        denoise_fn.check_times(t)
         expected = exact.denoise_fn(schedule=target)(z, t).x
         for fn in (denoise_fn, jitted):
             np.testing.assert_allclose(fn(z, t).x, expected, rtol=1e-3)
-    denoise_fn.check(times[:2])
+    denoise_fn.check_times(times[:2])
     if times[2].astype(np.float32) < 1:
         with pytest.raises(ValueError, match="is outside"):
-            denoise_fn.check(times[2])
+            denoise_fn.check_times(times[2])
         assert np.isnan(jitted(z, times[2].astype(np.float32)).x).all()
 
 
@@ -658,7 +661,7 @@ def test_a_rescheduled_network_is_sampled():
     net = lambda z, t: jnp.tanh(z) * predictions.per_event(1 + t, z)
     original = predictions.denoiser(net, kind="v", schedule=cosine)
     moved = predictions.reschedule(original, source=cosine, target=flow)
-    assert moved.cost == 1
+    assert moved.num_network_calls(0.5) == 1
     times = np.linspace(1.0, 0.0, 9)
     with jax.enable_x64(True):
         grid = np.asarray(flow.inverse_logsnr(cosine.logsnr(times)))
@@ -703,7 +706,7 @@ def test_conversion_is_the_same_single_vmapped_and_jitted():
 
 
 def test_equal_kinds_are_checked_too():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"has shape \(2, 3\): must be \(2, 1\)"):
         predictions.convert(
             np.ones((2, 3)),
             source="u",

@@ -154,7 +154,9 @@ def test_host_and_traced_plans_agree(sampler):
     for schedule in (SCHEDULES["truncated"], SCHEDULES["linear_beta"]):
         times = grids.uniform(10)
         host = samplers.plan(sampler, times, schedule=schedule)
-        traced = jax.jit(samplers.plan)(sampler, times.astype(np.float32), schedule)
+        traced = jax.jit(samplers.plan)(
+            sampler, times.astype(np.float32), schedule=schedule
+        )
         assert jax.tree.structure(traced) == jax.tree.structure(host)
         pairs = zip(jax.tree.leaves(traced), jax.tree.leaves(host), strict=True)
         for ours, column in pairs:
@@ -180,7 +182,7 @@ def test_one_compilation_for_every_number():
         denoise_fn = guidance.classifier_free(
             predictions.denoiser(fn, kind="u", schedule=flow),
             predictions.denoiser(fn, kind="u", schedule=flow),
-            float(number),
+            scale=float(number),
         )
         run(
             jax.random.key(number),
@@ -316,7 +318,7 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
         sample(by_eps, near)
     rows = samplers.plan(samplers.ddpm(), grids.uniform(2), schedule=schedule)
-    with pytest.raises(ValueError, match="key=None must be a key"):
+    with pytest.raises(ValueError, match="draws noise: key=None; pass a key"):
         samplers.run(None, by_eps, z, rows, sampler=samplers.ddpm())
     for churn in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"churn={churn}.*\[0, 1\)"):

@@ -115,7 +115,7 @@ def log_ratio(t):
 
 def jitted(density, method, schedule):
     """One compilation instead of one for each operation."""
-    return jax.jit(lambda value: getattr(density, method)(value, schedule))
+    return jax.jit(lambda value: getattr(density, method)(value, schedule=schedule))
 
 
 @pytest.mark.pinned
@@ -216,7 +216,7 @@ def test_no_time_is_drawn_where_the_density_is_zero(name):
 def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
     for use in ("density", "quantile", "cdf"):
         with pytest.raises(ValueError, match=r"a share of .*at least 0.001"):
-            getattr(density, use)(0.5, schedule)
+            getattr(density, use)(0.5, schedule=schedule)
     with pytest.raises(ValueError, match="a share of"):
         jax.jit(lambda u: density.quantile(u, schedule=schedule))(0.5)
 
@@ -365,9 +365,7 @@ def test_float32_times_stay_float32_under_x64(density, x64):
     """Drawn times, and what is asked at them, under strict promotion."""
     with jax.enable_x64(x64):
         t = density.sample(jax.random.key(0), (4,), schedule=schedules.FlowMatching())
-        values = [
-            fn(t, schedules.FlowMatching()) for fn in (density.cdf, density.density)
-        ]
+        values = [fn(t, schedule=FLOW) for fn in (density.cdf, density.density)]
     assert all(value.dtype == np.float32 for value in (t, *values))
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from diffusionflow import losses, objectives, predictions, schedules, times, weightings
-from diffusionflow.losses import ends
 from tests.helpers import oracles
 from tests.helpers.all_schedules import SCHEDULES
 
@@ -168,7 +167,7 @@ def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
 
     def factors(t):
         return {
-            name: ALL[name](t, schedule)
+            name: ALL[name](t, schedule=schedule)
             * predictions.error_ratio(ALL[name].kind, kind, t, schedule=schedule)
             for name in ALL
         }
@@ -200,7 +199,7 @@ DIFFERENTIABLE = ("min-snr", "soft", "truncated", "p2", "sigmoid", "user's facto
 
 @pytest.mark.parametrize("name", [*DIFFERENTIABLE, "user's", "monotone", "monotone x"])
 def test_derivatives_at_the_ends_are_finite(name):
-    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, FLOW)))(ENDS)
+    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, schedule=FLOW)))(ENDS)
     assert np.all(np.isfinite(slope))
 
 
@@ -210,7 +209,9 @@ def test_a_function_of_the_level_may_be_zero_or_one_at_infinity():
     t = np.array([0.0, 0.3, 1.0], np.float32)
     for schedule in (FLOW, COSINE):
         (ours, slope), (theirs, exact) = (
-            jax.vmap(jax.value_and_grad(weighting), (0, None))(t, schedule)
+            jax.vmap(
+                jax.value_and_grad(lambda t, w=weighting, s=schedule: w(t, schedule=s))
+            )(t)
             for weighting in (weightings.LogSNR(noisy), weightings.Sigmoid())
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -242,11 +243,11 @@ def test_at_alpha_0_with_an_infinite_slope_the_weight_is_its_limit(name):
     t = np.array([0.9995, 1.0], np.float32)
     for row, weighting in rows.items():
         for kind in ("v", "x"):
-            weight = ends.weight_on(weighting, predictions.Kind(kind), t, schedule)
+            weight = weightings.weight_on(weighting, kind, t, schedule=schedule)
             np.testing.assert_allclose(weight[1], -ROOTS[name], 2e-5, err_msg=row)
             np.testing.assert_allclose(weight[0], weight[1], 0.02, err_msg=row)
     bare = weightings.Mse("dz_dt")  # an error of x times (alpha')^2, not 0
-    weight = ends.weight_on(bare, predictions.Kind("v"), t, schedule)
+    weight = weightings.weight_on(bare, "v", t, schedule=schedule)
     assert weight[1] == np.inf
 
 

@@ -40,7 +40,7 @@ class Recorded(likelihood.Hutchinson):
 
 
 @jax.jit
-def integrated(x, probes, data, schedule, t_data, t_noise):
+def integrated(x, probes, data, schedule, t_min, t_max):
     """Latent, and the integral of each probe's estimate of the divergence."""
     sums = []
 
@@ -56,8 +56,8 @@ def integrated(x, probes, data, schedule, t_data, t_noise):
         schedule=schedule,
         trace=Noting(len(probes), values=probes),
         solver=likelihood.Fixed(400),
-        t_data=t_data,
-        t_noise=t_noise,
+        t_min=t_min,
+        t_max=t_max,
     )
     return flow, sums[0].T
 
