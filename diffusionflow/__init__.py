@@ -1,9 +1,9 @@
-"""diffusionflow: diffusion and Gaussian flow matching as one thing.
+"""diffusionflow: diffusion models and Gaussian flow matching in one framework.
 
-A method is a choice of noise schedule (`schedules`), network output (`predictions`),
+A method is a choice of noise schedule (`schedules`), prediction type (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-`grids`, `guidance`); they compose freely. `metrics` compare what comes out. The
-conventions stand in `schedules`.
+`grids`, `guidance`); they compose freely. `metrics` compare samples. The
+conventions are stated in `schedules`.
 
 The package needs jax and chex; `diffusionflow.networks` needs flax as well and is
 imported by name.

@@ -105,7 +105,7 @@ def _short(value: Any) -> str:
 
 
 class QuietMethods:
-    """Base of values whose methods reach infinite numbers by design.
+    """Base class of values whose methods may return infinite numbers by design.
 
     The methods of subclasses run without NumPy's warnings about these.
     """
@@ -125,13 +125,32 @@ def check_bound(
     Only Python and NumPy scalars are compared: pytrees are rebuilt around tracers in
     `jit`, and around arrays that may be gradients.
     """
-    if is_number(value) and not holds(value):
+    if isinstance(value, str) or (is_number(value) and not holds(value)):
         hint = f"; {way_out}" if way_out else ""
         raise ValueError(f"{name}={value!r}: must be {bound}{hint}")
 
 
+def check_instance(name: str, value: Any, example: str) -> None:
+    """Raises a `ValueError` where a string, a class or a function is given as a value.
+
+    Nothing else is refused: pytrees are rebuilt around placeholders of any type.
+
+    Args:
+      name: of the argument.
+      value: what was given.
+      example: of what is wanted, for the message.
+    """
+    if isinstance(value, type):
+        raise ValueError(
+            f"{name}={value.__name__}: must be an instance; write {value.__name__}(...)"
+        )
+    if isinstance(value, str) or inspect.isroutine(value):
+        shown = repr(value) if isinstance(value, str) else value.__name__
+        raise ValueError(f"{name}={shown}: must be a value such as {example}")
+
+
 def is_number(value: Any) -> bool:
-    """Whether `value` is a Python or NumPy scalar: what bounds are looked at for."""
+    """Whether `value` is a Python or NumPy scalar, so that its bounds are checked."""
     return isinstance(value, (int, float, np.number))
 
 
@@ -157,16 +176,16 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Raises a `ValueError` with the nearest known name where `name` is not `known`."""
     known = tuple(known)
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        nearest = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
 
 
 def as_callable(fn: Any) -> Any:
-    """`fn` if it is a pytree, else `fn` in a `Partial` without leaves."""
+    """Makes `fn` a pytree: itself, or in a `Partial` without leaves."""
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
 def is_traced(*trees: Any) -> bool:
-    """Whether a leaf of `trees` is known only while tracing."""
+    """Whether a leaf of `trees` is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

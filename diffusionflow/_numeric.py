@@ -36,8 +36,15 @@ def floating(value: ArrayLike) -> Array:
 def in_type_of(array: Array, values: Iterable[ArrayLike]) -> tuple[Array, ...]:
     """`values` in the type of `array`, and JAX's if it is: to index and multiply it."""
     if xp.on_host(array):
-        return tuple(values)
+        return tuple(cast(value, array) for value in values)
     return tuple(jnp.asarray(value).astype(array.dtype) for value in values)
+
+
+def cast(value: ArrayLike, like: Array) -> Array:
+    """`value` in the dtype of `like`, or in JAX's name for it if it is JAX's."""
+    if xp.on_host(value):
+        return np.asarray(value, like.dtype)
+    return jnp.asarray(value).astype(jnp.result_type(like))
 
 
 def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
@@ -78,7 +85,7 @@ def _jvp(fn: Callable[[Any, Array], Array], value: Any, t: Array) -> Array:
 
 
 def root(value: Array) -> Array:
-    """`sqrt(value)`, with the derivative 0 in place of infinity where `value` is 0."""
+    """Square root, with the derivative 0 in place of infinity where `value` is 0."""
     positive = value > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, value, 1)), 0)
 
@@ -86,7 +93,7 @@ def root(value: Array) -> Array:
 def solve_falling(
     fn: Callable[[Array], Array], target: ArrayLike, low: float, high: float
 ) -> Array:
-    """The time in [low, high] at which a falling function has a value, by bisection.
+    """Solves `fn(time) = target` for a falling function in [low, high], by bisection.
 
     A Newton step follows: it carries the derivatives, in the target and in what `fn`
     closes over, and continues `fn` in a straight line where the target is beyond a
@@ -115,25 +122,25 @@ def solve_falling(
         return xp.where(early, middle, below), xp.where(early, above, middle)
 
     digits = 2 * jnp.finfo(level.dtype).nmant  # relative precision near low = 0 too
-    found = sum(xp.repeat(halve, digits, ends)) / 2
-    found = xp.where(level <= fn(ends[1]), ends[1], found)
-    found = xp.stop_gradient(xp.where(level >= fn(ends[0]), ends[0], found))
-    value = fn(found)
+    time = sum(xp.repeat(halve, digits, ends)) / 2
+    time = xp.where(level <= fn(ends[1]), ends[1], time)
+    time = xp.stop_gradient(xp.where(level >= fn(ends[0]), ends[0], time))
+    value = fn(time)
     excess = value - target
     if xp.on_host(excess) and not (np.isfinite(excess) & (np.abs(excess) > 1e-9)).any():
         slope = np.nan  # the bisection is exact, and nothing is to be differentiated
     else:
-        slope = derivative(lambda _, t: fn(t), None, found)
+        slope = derivative(lambda _, t: fn(t), None, time)
     usable = xp.isfinite(excess) & xp.isfinite(slope) & (slope < 0)
     slope = xp.stop_gradient(xp.where(usable, slope, -1))
     beyond = xp.isinf(level) & xp.isfinite(value)
-    return xp.where(beyond, -level, found - xp.where(usable, excess, 0) / slope)
+    return xp.where(beyond, -level, time - xp.where(usable, excess, 0) / slope)
 
 
 def in_float64(fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(*args)` in NumPy float64, or as it is where an argument is traced.
+    """Evaluates `fn(*args)` in NumPy float64, or as it is where an argument is traced.
 
-    What users wrote with `jax.numpy` inside is computed by JAX, in float64 too.
+    Functions that users wrote with `jax.numpy` are computed by JAX, in float64 too.
 
     Args:
       fn: a function of pytrees written with `_xp`; it must close over nothing that
@@ -176,13 +183,13 @@ GRID = np.linspace(0.0, 1.0, 257)
 
 
 def check_on_grid(check: Callable[..., None], *fns: Any) -> None:
-    """`check(*values of fns)` on `GRID`, in float64 and then in float32.
+    """Evaluates callables on `GRID`, in float64 and float32, and checks the values.
 
     Pytrees are rebuilt with leaves that may be gradients, so only functions whose
-    leaves are numbers are looked at.
+    leaves are numbers are checked.
 
     Args:
-      check: raises a `ValueError` where it does not like the arrays.
+      check: raises a `ValueError` if the values are invalid.
       *fns: callables of a time, elementwise.
     """
     leaves, structure = jax.tree.flatten(fns)
@@ -200,7 +207,7 @@ def _checked(check: Callable[..., None], structure: Any, leaves: tuple) -> None:
             with jax.ensure_compile_time_eval(), _cpu():
                 narrow = values(jnp.asarray(GRID, jnp.float32))
             wide, narrow = jax.tree.map(np.asarray, (wide, narrow))
-    except TypeError:  # a function closes over a tracer, or None stands for a number
+    except TypeError:  # a function closes over a tracer, or None replaces a number
         return
     check(*wide)
     check(*narrow)

@@ -1,9 +1,9 @@
 """Array functions that are NumPy's on concrete numbers and JAX's on `jax.Array`s.
 
-The rule of the library about where a number is computed, here once: a function all of
-whose arguments are Python numbers and NumPy arrays is NumPy's, in float64, and compiles
+The rule of the library about where a number is computed: a function all of whose
+arguments are Python numbers and NumPy arrays is NumPy's, in float64, and compiles
 nothing; one with a `jax.Array` among its arguments, traced or not, is that of
-`jax.numpy`. Formulas are written once, with this module in the place of `jnp`:
+`jax.numpy`. Formulas are written once, with this module in place of `jnp`:
 
     from diffusionflow import _xp as xp
 
@@ -14,6 +14,7 @@ the operators of a whole function `quiet` turns them off.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,7 @@ reversed_cummax = _either(
 
 def normal_pdf(x: Any, mean: Any, std: Any) -> Any:
     """The density of `N(mean, std^2)` at `x`."""
-    return exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
+    return exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * pi))
 
 
 def repeat(body: Callable[[Any], Any], count: int, state: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Checks that a schedule, sampler or denoiser of your own keeps its protocol.
+"""Checks that your own schedule, sampler or denoiser follows its protocol.
 
 Each function raises an `AssertionError` that says what does not hold; call them in the
-tests of your project. They need nothing but the value: the truth is the definition, and
-for samplers the exact law of Gaussian data.
+tests of your project. They need nothing but the value: the reference is the definition,
+and for samplers the exact distribution of Gaussian data.
 
 Example:
   >>> from diffusionflow import samplers, schedules, testing
@@ -59,15 +59,15 @@ def check_schedule(schedule: Schedule) -> None:
 
 
 def check_sampler(sampler: Any, *, order: float = 1.0, num_steps: int = 24) -> None:
-    """Checks a sampler: its plan, counts, `jit`, and convergence to the exact law.
+    """Checks a sampler: plan, NFE, `jit`, and convergence to the exact distribution.
 
     On Gaussian data a sampler is linear in z and in its noise, so the standard
-    deviation of its samples is known without any draw. Its error must fall with the
+    deviation of its samples is known without sampling. Its error must fall with the
     number of steps at the given order, on a finite interval of log-SNR.
 
     Args:
       sampler: an instance.
-      order: of convergence that is claimed; 1 for every consistent sampler.
+      order: claimed order of convergence; 1 for every consistent sampler.
       num_steps: of the coarser of the two grids, times 2 for the finer.
 
     Raises:
@@ -97,7 +97,7 @@ def check_sampler(sampler: Any, *, order: float = 1.0, num_steps: int = 24) -> N
 def check_denoiser(
     denoise_fn: DenoiseFn, z: jax.Array, *, schedule: Schedule, t: float = 0.5
 ) -> None:
-    """Checks a denoiser: its result, `z = alpha x + sigma eps`, counts, `jit`.
+    """Checks a denoiser: its result, `z = alpha x + sigma eps`, NFE, `jit`.
 
     Args:
       denoise_fn: a denoiser or a function.
@@ -110,12 +110,12 @@ def check_denoiser(
       ValueError: the result is not `Denoised`, or it belongs to another schedule.
     """
     denoiser = predictions.as_denoiser(denoise_fn, like=z, schedule=schedule)
-    found = denoiser(z, t)
+    denoised = denoiser(z, t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    mixed = alpha * found.x + sigma * found.eps
+    mixed = alpha * denoised.x + sigma * denoised.eps
     _close(mixed, z, "z = alpha x_hat + sigma eps_hat", 1e-3)
     traced = jax.jit(denoiser)(z, jnp.float32(t))
-    _close(traced.x, found.x, "jit gives the same", 1e-3)
+    _close(traced.x, denoised.x, "jit gives the same", 1e-3)
     denoiser.check_times(np.array([t]))
     _holds(denoiser.finalize(z).shape == z.shape, "finalize keeps the shape")
     calls = denoiser.num_network_calls(t)
@@ -128,7 +128,7 @@ def check_denoiser(
 
 
 def _std_error(sampler: Any, num_steps: int, data: Any) -> float:
-    """Error of the standard deviation of samples, in float64, without draws."""
+    """Error of the standard deviation of samples, in float64, without sampling."""
     schedule = schedules.Cosine(logsnr_min=-6.0, logsnr_max=6.0)
     with jax.enable_x64(True):
         denoise_fn = data.denoise_fn(schedule=schedule)
@@ -146,8 +146,8 @@ def _std_error(sampler: Any, num_steps: int, data: Any) -> float:
         start, last = (
             0.25 * schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 for t in (1.0, 0.0)
         )
-        found = np.sqrt(float(gain) ** 2 * start + float((weights**2).sum()))
-    return abs(found - np.sqrt(last))
+        std = np.sqrt(float(gain) ** 2 * start + float((weights**2).sum()))
+    return abs(std - np.sqrt(last))
 
 
 def _check_count(sampler: Any, rows: Any) -> None:
@@ -174,7 +174,7 @@ def _check_pytree(value: Any) -> None:
     leaves, structure = jax.tree.flatten(value)
     _holds(
         not any(leaf is value for leaf in leaves),
-        f"{type(value).__name__} is registered: decorate it by diffusionflow.register",
+        f"{type(value).__name__} is registered by @diffusionflow.register",
     )
     _holds(
         jax.tree.structure(jax.tree.unflatten(structure, leaves)) == structure,
@@ -188,8 +188,8 @@ def _float64(name: str, schedule: Schedule, t: np.ndarray) -> np.ndarray:
     return np.asarray(value, np.float64)
 
 
-def _close(found: Any, expected: Any, what: str, tolerance: float) -> None:
-    error = np.max(np.abs(np.asarray(found) - expected) / (1 + np.abs(expected)))
+def _close(value: Any, expected: Any, what: str, tolerance: float) -> None:
+    error = np.max(np.abs(np.asarray(value) - expected) / (1 + np.abs(expected)))
     _holds(error <= tolerance, f"{what}: off by {error:.3g}, more than {tolerance}")
 
 

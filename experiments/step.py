@@ -158,7 +158,7 @@ def _updated(
 ) -> TrainState:
     """The state with one update more; the step itself is not counted here."""
     updates, opt_state = recipe.optimizer.update(
-        gradients, state.opt_state, schedule=state.params
+        gradients, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     made = state.step - state.faults.count

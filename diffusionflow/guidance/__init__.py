@@ -14,8 +14,8 @@ Each result is a registered callable that keeps `z = alpha x_hat + sigma eps_hat
 numbers are leaves (another scale costs no compilation), and they nest: thresholds go
 around guidance, `inpaint` around everything.
 
-Each result is a `predictions.Denoiser`: it counts its network calls, checks times,
-finalizes samples and knows its schedule through the denoisers that it is made of.
+Each result is a `predictions.Denoiser`: it counts its network calls (NFE), checks
+times, finalizes samples and knows its schedule through the denoisers inside it.
 """
 
 from diffusionflow.guidance.constraints import (

@@ -1,4 +1,4 @@
-"""What every wrapper of denoisers passes on."""
+"""Base class of guided denoisers."""
 
 import jax.numpy as jnp
 from jax import Array

@@ -1,4 +1,4 @@
-"""What is known of the data, put into x_hat; eps_hat follows from z.
+"""Constraints on x_hat, thresholds and inpainting; eps_hat follows from z.
 
 At fixed z a change of x_hat is a change of eps_hat by `-alpha / sigma` of it, so that
 `z = alpha x_hat + sigma eps_hat` stays true. At sigma = 0, where z alone is the data,
@@ -62,7 +62,7 @@ def static_threshold(
     low: ArrayLike,
     high: ArrayLike,
 ) -> StaticThreshold:
-    """x_hat clipped to `[low, high]`, and `eps_hat = (z - alpha x_hat) / sigma` again.
+    """Clips x_hat to `[low, high]`; `eps_hat = (z - alpha x_hat) / sigma` follows.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`.
@@ -121,10 +121,10 @@ def dynamic_threshold(
     limit: ArrayLike = 1.0,
     batch_ndim: int = 1,
 ) -> DynamicThreshold:
-    """x_hat clipped to a quantile s of its own absolute values, and scaled into range.
+    """Clips x_hat to a quantile s of its absolute values, and scales it into range.
 
     `s = max(limit, quantile of |x_hat|)` of each example,
-    `x_hat <- clip(x_hat, -s, s) limit / s`, and eps_hat again from z.
+    `x_hat <- clip(x_hat, -s, s) limit / s`, and eps_hat follows from z.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`.
@@ -168,7 +168,7 @@ class Inpainted(Wrapper):
         return Denoised(x, jnp.where(known, eps, denoised.eps))
 
     def finalize(self, x: Array) -> Array:
-        """`x` with the known pixels put in, bit for bit."""
+        """Puts the known pixels into `x`, bit for bit."""
         known = jnp.broadcast_to(jnp.asarray(self.x).astype(x.dtype), x.shape)
         return jnp.where(
             jnp.broadcast_to(self.mask, x.shape), known, super().finalize(x)
@@ -178,7 +178,7 @@ class Inpainted(Wrapper):
 def inpaint(
     denoise_fn: DenoiseFn, x: ArrayLike, mask: ArrayLike, *, schedule: Schedule
 ) -> Inpainted:
-    """Draws what is unknown of `x`, given what is known.
+    """Inpaints: samples the unknown pixels of `x` given the known ones.
 
     On known pixels `x_hat = x` and `eps_hat = (z - alpha x) / sigma`: of z, a sampler
     then carries the noise it started from, or replaces it as far as it is stochastic,
@@ -186,12 +186,12 @@ def inpaint(
     for any sampler, also a multi-step one, whose past predictions stay true. At the end
     `samplers.sample` puts the known pixels in once more (`finalize`), so that they are
     equal bit for bit. The unknown ones see the known ones through z alone: samples are
-    not exact draws given the known pixels.
+    not exactly those of the conditional law.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`, guided or not.
       x: the known data, which broadcasts to the shape of z; unknown pixels of it are
-        not looked at, but must be finite.
+        ignored, but must be finite.
       mask: bools, True where known, which broadcasts likewise; one without True gives
         the plain sample, bit for bit, or to rounding where the mask is traced.
       schedule: the one that t belongs to.

@@ -28,21 +28,21 @@ from diffusionflow.schedules import Schedule
 
 @register
 class Extrapolated(Wrapper):
-    """`negative + scale (positive - negative)`. See `classifier_free`."""
+    """Extrapolation `negative + scale (positive - negative)`. See `classifier_free`."""
 
     positive_fn: Any
     negative_fn: Any
     scale: Any
 
     def mix(self, positive: Denoised, negative: Denoised) -> Denoised:
-        """The two denoisers' results, mixed."""
+        """Mixes the results of the two denoisers."""
         scale = per_event(at_least_float32(self.scale), positive.x, "scale")
         # Equal to negative + scale (positive - negative), and exact at scale 0 and 1.
         mix = lambda toward, away: scale * toward + (1 - scale) * away
         return jax.tree.map(mix, positive, negative)
 
     def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """The guided result, and the positive one that it was made from."""
+        """Returns the guided result, and the positive one that it comes from."""
         positive = self.positive_fn(z, t)
         return self.mix(positive, self.negative_fn(z, t)), positive
 
@@ -53,12 +53,12 @@ class Extrapolated(Wrapper):
 def classifier_free(
     conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """`unconditional + scale (conditional - unconditional)`.
+    """Classifier-free guidance: `unconditional + scale (conditional - unconditional)`.
 
     Scale 0 is exactly the unconditional denoiser, 1 exactly the conditional one, more
     than 1 exaggerates the condition. (Sources that write `(1 + w) cond - w uncond` have
-    `scale = from_weight(w)`.) x and eps are mixed alike, and every kind of prediction
-    is linear in them at fixed z, so the kind that the network predicts does not matter.
+    `scale = from_weight(w)`.) x and eps are mixed alike, and every prediction type is
+    linear in them at fixed z, so the type that the network predicts does not matter.
     A negative prompt takes the place of the missing condition.
 
     Args:
@@ -88,7 +88,7 @@ def classifier_free(
 def autoguidance(
     denoise_fn: DenoiseFn, weaker_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """`weaker + scale (denoise - weaker)`: away from a bad version of the network.
+    """Autoguidance `weaker + scale (denoise - weaker)`: away from a worse network.
 
     Both are given the same condition, if any; the weaker one is smaller or trained for
     a shorter time, for the same task and with the same corruptions.
@@ -107,7 +107,7 @@ def autoguidance(
 
 
 def from_weight(w: ArrayLike) -> ArrayLike:
-    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`.
+    """Returns `1 + w`, the scale of sources that write `(1 + w) cond - w uncond`.
 
     Args:
       w: their weight, any shape.
@@ -128,7 +128,7 @@ class Limited(Wrapper):
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _inside(self, t: ArrayLike) -> Array:
-        logsnr = self.schedule.logsnr(t)
+        logsnr = at_least_float32(self.schedule.logsnr(t))
         low, high = (
             at_least_float32(bound).astype(logsnr.dtype)
             for bound in (self.logsnr_min, self.logsnr_max)
@@ -143,7 +143,7 @@ class Limited(Wrapper):
         return less + jnp.where(jnp.any(self._inside(t)), more, 0)
 
     def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """The guided result, and the positive one that it was made from."""
+        """Returns the guided result, and the positive one that it comes from."""
         positive, inside = self.guided.positive_fn(z, t), self._inside(t)
 
         def guided() -> Denoised:
@@ -164,7 +164,7 @@ def limited(
     logsnr_min: ArrayLike = -jnp.inf,
     logsnr_max: ArrayLike = jnp.inf,
 ) -> Limited:
-    """Guidance where `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
+    """Limits guidance to `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
 
     The same bounds mean the same interval on every schedule. Elsewhere the positive
     denoiser is the result, bit for bit, and the other network does not run: its call is
@@ -241,13 +241,14 @@ def rescale(
     """Gives a guided prediction p the standard deviation of the positive one, q.
 
     `p <- p (1 + strength (std(q) / std(p) - 1))`, with the standard deviations over one
-    example. Unlike guidance itself this depends on the kind in which it is done: x, v
+    example. In contrast to guidance itself this depends on the prediction type: x, v
     and eps of the same prediction differ in their standard deviations. The result is
-    turned back into x and eps at the same z. It costs no call beyond those of `guided`.
+    converted to x and eps at the same z. It costs no NFE beyond those of `guided`.
 
     Args:
       guided: from `classifier_free`, `autoguidance` or `limited`.
-      kind: of p and q. The source takes the output of its network, which is "v".
+      kind: prediction type of p and q. The source takes the output of its network,
+        which is "v".
       schedule: the one that t belongs to.
       strength: 0 changes nothing, 1 rescales fully (phi in the source).
       batch_ndim: number of leading batch axes; 0 for one example, as under `vmap`.

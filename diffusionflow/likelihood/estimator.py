@@ -1,4 +1,4 @@
-"""Times and noise of the draws of a bound, and the sums over them."""
+"""Monte Carlo estimates of variational bounds: their times, noise and averages."""
 
 import math
 from typing import Any, NamedTuple
@@ -19,12 +19,14 @@ from diffusionflow.times import Stratified
 
 
 class Bound(NamedTuple):
-    """Terms of a bound on `-log p(x)`, nats per example, `[*batch]` each.
+    """Terms of a variational bound (VLB), nats per example, `[*batch]` each.
+
+    Their sum is above `-log p(x)` in expectation.
 
     Fields:
       recon: `E[-log p(x | z_0)]`: of a density for continuous data (then it may be
         negative), of a probability for levels.
-      diffusion: what the network decides.
+      diffusion: the term that depends on the network.
       prior: `KL(q(z_1 | x) || p(z_1))`.
       total: their sum.
       stderr: standard error of `total` across the draws; NaN for one draw.
@@ -38,7 +40,7 @@ class Bound(NamedTuple):
 
 
 class BoundEstimator:
-    """Times and noise of the draws of a bound, and the sums over them."""
+    """Estimates a variational bound: its times, its noise and its averages."""
 
     def __init__(
         self, key, x, batch_ndim, num_draws, num_times, noise, levels, prior
@@ -55,15 +57,15 @@ class BoundEstimator:
         self.dim = math.prod(self.x.shape[batch_ndim:])
         self.num_draws, self.num_times = num_draws, num_times
         if levels is not None:
-            levels.numbers(self.x)  # refused here, where the values are known
+            levels.numbers(self.x)  # refused here, where the values are concrete
         self.source = random.Independent() if noise is None else noise
         keys = (None,) * 3 if key is None else random.split(key, 3)
         self.time_key, self.noise_key, self.recon_key = keys
 
     def uniform(self, density: Any, schedule: Schedule) -> Array:
-        """Times `[num_draws, num_times, *batch]`, stratified within each example."""
+        """Samples times `[num_draws, num_times, *batch]`, stratified per example."""
         if self.time_key is None:
-            raise ValueError("key=None must be a key: times are drawn")
+            raise ValueError("key=None must be a key: times are sampled")
 
         def times(key: Array) -> Array:
             return Stratified(density).sample(key, (self.num_times,), schedule=schedule)
@@ -76,7 +78,7 @@ class BoundEstimator:
         return jnp.moveaxis(t, -1, 1).astype(self.x.dtype)
 
     def bound(self, term_fn, places, schedule, ends) -> Bound:
-        """The mean of `term_fn(place, eps)` over the times of each draw, and the rest.
+        """Averages `term_fn(place, eps)` over the times of each draw; adds other terms.
 
         Args:
           term_fn: an unbiased estimate of the diffusion term, `[*batch]`.

@@ -1,12 +1,12 @@
-"""Densities through the probability-flow ODE, with either end given.
+"""Log-likelihoods by the probability-flow ODE, from data or from latents.
 
 With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.angular`,
 
     log p_0(z_0) = log p_1(z_1) + d log(l_1 / l_0) + int_0^1 div (dy / dangle) dangle,
 
 integrated from the data to the noise. It is the density of the ODE with the network's
-field and the prior that is put at its noisy end, no bound, and exact up to the solver
-and the probes.
+field and the prior that is put at its noisy end, not a variational bound, and exact up
+to the solver and the probes.
 """
 
 import math
@@ -30,7 +30,7 @@ from diffusionflow.schedules import Schedule, as_schedule
 
 @register
 class Flow:
-    """Both ends of the probability-flow ODE, and the density of the data's end.
+    """Solution of the probability-flow ODE: both ends, and the log-likelihood.
 
     Args:
       x: z at `t_min`, `[*batch, *event]`: the data where sigma is 0 and alpha 1 there,
@@ -42,13 +42,13 @@ class Flow:
       log_det: what the flow adds: the integral of the divergence of dz/dt from `t_min`
         to `t_max`, `[*batch]`.
       stderr: standard error of `log_p` across the probes, `[*batch]`: 0 for the exact
-        trace, NaN for a single probe, from which it cannot be told.
+        trace, NaN for a single probe, from which it cannot be estimated.
       done: whether the solver arrived within its tolerances at finite values,
         `[*batch]`.
-      nfe: network calls, a number or `[*batch]`; the derivatives of each come on top
-        (one product per coordinate or probe).
+      nfe: NFE (number of function evaluations: network calls), a number or `[*batch]`;
+        the derivatives of each come on top (one product per coordinate or probe).
       prior_alpha: alpha at `t_max`. Where it is not 0, the named priors leave out the
-        data's share of the law of z, and `log_p` is the density of a model that is
+        data term of z, and `log_p` is the density of a model that is
         started from that prior.
       prior: "standard", N(0, sigma^2 I) at `t_max`; "unit", N(0, I); or "given".
     """
@@ -78,7 +78,7 @@ def encode(
     t_max: ArrayLike = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
-    """The latent that the ODE makes of data, and the log-likelihood of the data.
+    """Encodes data to latents by the ODE, with the log-likelihood of the data.
 
     Differentiable in `x` and in what `denoise_fn` closes over. For the latent alone,
     `samplers.solve` and `samplers.invert` cost less.
@@ -102,7 +102,7 @@ def encode(
 
     Raises:
       ValueError: the prior is unknown, times in the wrong order, a network that is
-        singular at a known time (eps at alpha = 0, x at sigma = 0: give a `t_max` or
+        singular at a concrete time (eps at alpha = 0, x at sigma = 0: give a `t_max` or
         `t_min` short of it), or no key for probes.
       ImportError: diffrax is missing for `Adaptive`.
 
@@ -114,9 +114,9 @@ def encode(
       >>> from diffusionflow import analytic, schedules
       >>> flow, law = schedules.FlowMatching(), analytic.gaussian(jnp.zeros(1), 0.25)
       >>> x = jnp.array([[0.3]])
-      >>> found = encode(None, law.denoise_fn(schedule=flow), x, schedule=flow)
+      >>> result = encode(None, law.denoise_fn(schedule=flow), x, schedule=flow)
       >>> exact = law.log_density(x, 1.0, 0.0)
-      >>> print(jnp.abs(found.log_p - exact) < 1e-3)
+      >>> print(jnp.abs(result.log_p - exact) < 1e-3)
       [ True]
     """
     settings = (schedule, trace, solver, prior, t_min, t_max, batch_ndim)
@@ -136,14 +136,14 @@ def decode(
     t_max: ArrayLike = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
-    """The data that the ODE makes of a latent, and its log-likelihood along the way.
+    """Decodes latents to data by the ODE, with the log-likelihood along the way.
 
     Args:
       key: as in `encode`, like all that follow but for z.
       denoise_fn: `(z, t) -> Denoised`.
       z: at `t_max`, such as `samplers.prior(...)`, `[*batch, *event]`.
       schedule: that of `denoise_fn`.
-      trace: how divergences are found.
+      trace: estimator of divergences.
       solver: of the ODE.
       prior: law of z at `t_max`.
       t_min: time of the data.
@@ -151,7 +151,7 @@ def decode(
       batch_ndim: number of batch axes, static.
 
     Returns:
-      `Flow`: `x` are samples, `log_p` their log densities, those that `encode` finds.
+      `Flow`: `x` are samples, `log_p` their log densities, those of `encode`.
 
     Raises:
       ValueError: as `encode`.

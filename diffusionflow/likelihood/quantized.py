@@ -1,4 +1,4 @@
-"""Data of K levels: dequantisation, their likelihood given z_0, and bits."""
+"""Data of K levels: dequantisation, their likelihood given z_0, bits per dimension."""
 
 import math
 from typing import Any
@@ -28,10 +28,11 @@ OFF_CENTRE = 0.01  # of a cell: far above rounding, far below a wrong scale
 
 @register
 class QuantizedLevels:
-    """Level k of K is the float `low + (k + 1/2) width`, `width = (high - low) / K`.
+    """Maps level k of K to the float `low + (k + 1/2) width`.
 
-    The cells fill [low, high], and each value is the centre of its cell. For the values
-    themselves to reach from -1 to 1, write `QuantizedLevels.between(K, -1.0, 1.0)`.
+    With `width = (high - low) / K` the cells fill [low, high], and each value is the
+    centre of its cell. For the values themselves to reach from -1 to 1, write
+    `QuantizedLevels.between(K, -1.0, 1.0)`.
 
     Args:
       count: K, at least 2: 256 for bytes.
@@ -54,31 +55,31 @@ class QuantizedLevels:
 
     @classmethod
     def between(cls, count: int, first: float, last: float) -> "QuantizedLevels":
-        """Levels whose lowest value is `first` and whose highest is `last`."""
+        """Makes levels whose lowest value is `first` and whose highest is `last`."""
         check_bound("count", count, lambda count: count >= 2, "at least 2")
         half = (last - first) / (count - 1) / 2
         return cls(count, first - half, last + half)
 
     @property
     def width(self) -> ArrayLike:
-        """Of a cell."""
+        """Width of a cell."""
         return (self.high - self.low) / self.count
 
     def values(self, number: ArrayLike) -> Array:
-        """Levels `0 .. count - 1` as floats, of the shape of `number`."""
+        """Converts levels `0 .. count - 1` to floats, of the shape of `number`."""
         return self.low + (at_least_float32(number) + 0.5) * self.width
 
     def numbers(self, x: Array) -> Array:
-        """The level of each value, int32 like `x`.
+        """Returns the level of each value, int32 like `x`.
 
         Raises:
           ValueError: a value is further than `OFF_CENTRE` of a cell from the centre of
             any; in a traced array such a value gets the number -1.
         """
         place = (at_least_float32(x) - self.low) / self.width - 0.5
-        near = jnp.round(place)
-        good = (jnp.abs(place - near) <= OFF_CENTRE) & (near >= 0)
-        good &= near <= self.count - 1
+        nearest = jnp.round(place)
+        good = (jnp.abs(place - nearest) <= OFF_CENTRE) & (nearest >= 0)
+        good &= nearest <= self.count - 1
         if not is_traced(good) and not np.all(good):
             first = np.asarray(x)[~np.asarray(good)].ravel()[0]
             raise ValueError(
@@ -88,10 +89,10 @@ class QuantizedLevels:
                 "levels that the data have (QuantizedLevels.between for values that "
                 "include the ends)"
             )
-        return jnp.where(good, near, -1).astype(jnp.int32)
+        return jnp.where(good, nearest, -1).astype(jnp.int32)
 
     def dequantise(self, key: Array, x: Array) -> Array:
-        """Uniform in the cell of each value: `x + width (u - 1/2)`.
+        """Dequantises uniformly in the cell of each value: `x + width (u - 1/2)`.
 
         A density p of the result bounds the probability of the level:
         `-log P(x) <= -E log p(x + width (u - 1/2)) - d log width`.
@@ -104,7 +105,7 @@ class QuantizedLevels:
           Like `x`; NaN at values that are no level, in a traced array.
 
         Raises:
-          ValueError: values that are no levels, where they are known.
+          ValueError: values that are no levels, where they are concrete.
 
         Source: Uria et al. 2013, arXiv 1306.0186; the bound, Theis et al. 2016, arXiv
         1511.01844.
@@ -117,7 +118,7 @@ class QuantizedLevels:
     def nats(
         self, x: Array, eps: Array, logsnr: ArrayLike, batch_ndim: int = 1
     ) -> Array:
-        """`-log p(x | z_0)`: how far z_0 leaves open which level it was.
+        """Computes the reconstruction term `-log p(x | z_0)` of levels.
 
         `p(x | z_0)` is the softmax over the levels x_k of
         `-e^logsnr (z_0 / alpha_0 - x_k)^2 / 2`, coordinate by coordinate: the posterior
@@ -135,7 +136,7 @@ class QuantizedLevels:
           a traced array.
 
         Raises:
-          ValueError: values that are no levels, where they are known.
+          ValueError: values that are no levels, where they are concrete.
           AssertionError: the shape of `eps` is another.
 
         Source: Kingma et al. 2021, arXiv 2107.00630, the reconstruction of VDM.
@@ -160,9 +161,10 @@ class QuantizedLevels:
 
 
 def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:
-    """`E[-log N(x; z_0 / alpha_0, e^-logsnr)]` of continuous data, in nats.
+    """Computes the reconstruction term of continuous data, in nats.
 
-    `d / 2 (log 2 pi - logsnr + 1)`, the same for every x.
+    `E[-log N(x; z_0 / alpha_0, e^-logsnr)] = d / 2 (log 2 pi - logsnr + 1)`, the same
+    for every x.
 
     Args:
       logsnr: of z_0, any shape.
@@ -180,16 +182,16 @@ DISCRETE = "discrete"
 def bits_per_dim(
     nats: ArrayLike, *, dim: int, cell: QuantizedLevels | float | str | None = None
 ) -> Array:
-    """`nats / (d log 2) - log2(width)`: bits that a coordinate takes.
+    """Converts nats to bits per dimension: `nats / (d log 2) - log2(width)`.
 
-    A negative log density changes with the unit of the data; bits do not, once it is
-    said how wide a cell of the data is in the unit of the density. On [-1, 1] with 256
+    A negative log density changes with the unit of the data; bits do not, given
+    the width of a cell of the data in the unit of the density. On [-1, 1] with 256
     levels the width is 1/128, which adds 7 bits.
 
     Args:
       nats: negative log-likelihood of an event, any shape.
       dim: d, the number of its coordinates.
-      cell: of what nats are. "discrete": of a probability of levels, such as a bound
+      cell: what nats are of. "discrete": of a probability of levels, such as a bound
         with `levels`, which needs no width. `QuantizedLevels`: of a density of data
         dequantised from these levels. A number: of a density, with cells of this width
         (the data standardised as `(raw - shift) / scale` have `1 / scale` for one unit

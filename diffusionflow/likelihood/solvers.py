@@ -1,4 +1,4 @@
-"""How the probability-flow ODE is integrated, along the angle of `samplers.angular`."""
+"""Solvers of the probability-flow ODE, along the angle of `samplers.angular`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,12 +21,13 @@ METHODS = {"heun": tableaus.HEUN, "rk4": tableaus.RK4}
 
 
 class Integrated(NamedTuple):
-    """What a solver returns.
+    """Solution of the ODE, with its NFE.
 
     Fields:
       state: at the last time.
       done: whether the last time was reached and all is finite, `[*batch]`.
-      evaluations: of the field, a number or `[*batch]`.
+      evaluations: NFE (number of function evaluations) of the field, a number or
+        `[*batch]`.
     """
 
     state: Any
@@ -36,10 +37,10 @@ class Integrated(NamedTuple):
 
 @register
 class Fixed:
-    """`num_steps` equal steps in the angle, of one method, without any other package.
+    """Fixed-step Runge-Kutta solver: `num_steps` equal steps in the angle.
 
-    The denoiser is called on the whole batch. Levels are computed in float64 on the
-    host where the schedule is concrete.
+    It needs no other package. The denoiser is called on the whole batch. Levels are
+    computed in float64 on the host where the schedule is concrete.
 
     Args:
       num_steps: at least 1.
@@ -57,7 +58,7 @@ class Fixed:
         check_name("method", self.method, METHODS)
 
     def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
-        """The times at which the field is evaluated, `[num_steps, num_stages]`."""
+        """Returns the times of evaluation of the field, `[num_steps, num_stages]`."""
         return self._plan(schedule, t0, t1)[0].t
 
     def solve(
@@ -90,12 +91,12 @@ class Fixed:
         tableau = METHODS[self.method]
 
         def step(state: Any, row: angular.Level) -> tuple[Any, None]:
-            found: list[Any] = []
+            stages: list[Any] = []
             for number, shares in enumerate(tableau.a):
                 level = angular.Level(*(part[number] for part in row))
-                at = _moved(state, found, shares, width)
-                found.append(slopes(level, at, given))
-            return _moved(state, found, tableau.b, width), None
+                at = _moved(state, stages, shares, width)
+                stages.append(slopes(level, at, given))
+            return _moved(state, stages, tableau.b, width), None
 
         state, _ = jax.lax.scan(step, state, rows)
         y, *others = state
@@ -117,8 +118,8 @@ class Fixed:
             )
             nodes = np.asarray(METHODS[self.method].c, start.dtype)
             steps = np.arange(self.num_steps, dtype=start.dtype)
-            share = (steps[:, None] + nodes[None]) / self.num_steps
-            places = (1 - share) * start + share * end  # exact at both ends
+            fraction = (steps[:, None] + nodes[None]) / self.num_steps
+            places = (1 - fraction) * start + fraction * end  # exact at both ends
             level = angular.level(places, t0, t1, schedule=schedule)
             return level, (end - start) / self.num_steps
 
@@ -127,7 +128,7 @@ class Fixed:
 
 @register
 class Adaptive:
-    """Steps of adaptive length (Tsitouras' method of order 5), through diffrax.
+    """Adaptive-step solver (Tsitouras' method of order 5), through diffrax.
 
     Every example has its own steps and its own outcome. The denoiser is called under
     `vmap` on batches of one: conditioning that it closes over must not have a batch
@@ -152,7 +153,7 @@ class Adaptive:
         adaptive.check_tolerances(self.rtol, self.atol, self.max_steps)
 
     def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
-        """Both ends: between them the times are not known beforehand."""
+        """Returns both ends; the times between them are not known in advance."""
         del schedule
         return jnp.stack([jnp.asarray(t0), jnp.asarray(t1)])
 
@@ -167,7 +168,7 @@ class Adaptive:
         schedule: Schedule,
         batch_ndim: int,
     ) -> Integrated:
-        """As `Fixed.solve`."""
+        """Integrates with adaptive steps; arguments as in `Fixed.solve`."""
         like = lambda part: jnp.asarray(part, state[0].dtype)
         t0, t1 = like(t0), like(t1)
         (start, _), (end, _) = (angular.angle(t, schedule=schedule) for t in (t0, t1))
@@ -187,7 +188,7 @@ class Adaptive:
 
 
 def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
-    """`one` for each example along a batch axis, seen as a batch of one."""
+    """Maps `one` over the examples along a batch axis, seen as a batch of one."""
     axes = (axis, *[axis + 1] * num_others)
 
     def single(state: Any, given: Any) -> Any:
@@ -201,9 +202,9 @@ def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
 def _moved(state: Any, slopes: list, shares: tuple[float, ...], width: Array) -> Any:
     """`state + width sum_j shares_j slopes_j`."""
     used = [pair for pair in zip(shares, slopes, strict=True) if pair[0]]
-    add = lambda part, *known: (
+    add = lambda part, *terms: (
         part
         + width
-        * sum(share * slope for (share, _), slope in zip(used, known, strict=True))
+        * sum(share * slope for (share, _), slope in zip(used, terms, strict=True))
     )
     return jax.tree.map(add, state, *(slope for _, slope in used)) if used else state

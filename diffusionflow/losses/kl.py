@@ -1,9 +1,9 @@
-"""Terms of the variational bound of T steps, in nats per dimension.
+"""Terms of the T-step variational bound (ELBO, VLB), in nats per dimension.
 
     -log p(x) <= KL(q(z_1 | x) || N(0, I)) + sum_i KL_i + E[-log p(x | z_0)],
 
-the sum over the steps from `t` down to `s < t`. The last term is a model of the data
-given the least noise and is not here.
+the sum over the steps from `t` down to `s < t`. The last term, the
+reconstruction, is a model of the data given the least noise and is not here.
 """
 
 import chex
@@ -34,10 +34,10 @@ def kl_terms(
     schedule: Schedule,
     variance: str = "posterior",
 ) -> Array:
-    """`KL(q(z_s | z_t, x) || p(z_s | z_t))` for a step from t to s.
+    """KL term of a step from t to s, `KL(q(z_s | z_t, x) || p(z_s | z_t))`.
 
-    Both are Gaussian; p puts x_hat in the place of x. With the variance of q, the
-    "posterior" one, it is a weighted error of x, or of eps, and nothing else:
+    Both are Gaussian; p has x_hat in the place of x. With the variance of q, the
+    "posterior" one, it is a weighted x-MSE, or eps-MSE, and nothing else:
 
         1/2 (SNR_s - SNR_t) (x_hat - x)^2
       = 1/2 expm1(logsnr_s - logsnr_t) (eps_hat - eps)^2,
@@ -59,13 +59,13 @@ def kl_terms(
       variance: of p: "posterior" or "forward".
 
     Returns:
-      `[*batch]`, nats per dimension (means over the event): one step of the bound on
-      `-log p(x) / d`. Infinite where sigma_s = 0, and where alpha_t = 0 and `kind` does
-      not determine x there (eps, score).
+      `[*batch]`, nats per dimension (means over the event): one step of the variational
+      bound on `-log p(x) / d`. Infinite where sigma_s = 0, and where alpha_t = 0 and
+      `kind` does not determine x there (eps, score).
 
     Raises:
       ValueError: `variance` is unknown, times that do not fit `x`, or an s that is not
-        below its t (traced times cannot be looked at and pass).
+        below its t. Traced values cannot be checked and pass.
       AssertionError: shapes of `t` and `s`, or of `x` and `eps`, or of the prediction
         disagree.
 
@@ -89,12 +89,12 @@ def kl_terms(
 def prior_kl(
     x: Array, *, schedule: Schedule, t: ArrayLike = 1.0, batch_ndim: int = 1
 ) -> Array:
-    """`KL(q(z_t | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
+    """Prior KL, `KL(q(z_t | x) || N(0, I))`.
 
-    It depends on no network and vanishes where alpha = 0 and sigma = 1. The prior is
-    N(0, I) whatever the schedule: where sigma is far from 1, such as on `VE`, the
-    divergence is large, and a bound that samples from N(0, sigma^2 I) needs another
-    term, `1/2 alpha^2 x^2 / sigma^2`.
+    `1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`. It depends on no network and
+    vanishes where alpha = 0 and sigma = 1. The prior is N(0, I) whatever the schedule:
+    where sigma is far from 1, such as on `VE`, the divergence is large, and a bound
+    that samples from N(0, sigma^2 I) needs another term, `1/2 alpha^2 x^2 / sigma^2`.
 
     Args:
       x: data, `[*batch, *event]`.
@@ -116,7 +116,7 @@ def prior_kl(
 
 
 def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
-    """`1/2 (SNR_s - SNR_t)`: the weight of the error of x in `kl_terms`.
+    """Weight `1/2 (SNR_s - SNR_t)` of the x-MSE in `kl_terms`.
 
     Args:
       t: times, any shape.

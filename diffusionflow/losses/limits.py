@@ -19,16 +19,16 @@ from diffusionflow.schedules import Schedule
 
 @register
 class Bounded:
-    """A kind divided by its largest coefficient, where that is above 1.
+    """Prediction type divided by its largest coefficient, where that is above 1.
 
     `(a, b) / m`, `m = max(1, |a|, |b|)`; where one coefficient is infinite, `(a, b)` is
-    its axis and the prediction counts nothing.
+    its axis and the prediction has weight 0.
     """
 
     kind: Any
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """As `predictions.Kind.plane`."""
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         a, b = self.kind.plane(t, schedule=schedule)
         scale = self.scale(schedule, t)
         infinite = scale == 0
@@ -45,10 +45,10 @@ class Bounded:
 def finite_error(
     predict_fn: PredictFn, x: Array, t: Array, eps: Array, kind: Any, schedule: Schedule
 ) -> tuple[Array, AnyKind]:
-    """A squared error that a network of `kind` makes, and the kind whose error it is.
+    """Finite squared error of a network of `kind`, and the kind that it belongs to.
 
-    It is that of `kind` but for the two that can be infinite: a score counts as the eps
-    that it implies, `dz_dt` as `Bounded`.
+    It is that of `kind` but for the two that can be infinite: a score is compared as
+    the eps that it implies, `dz_dt` as `Bounded`.
 
     Returns:
       `[*batch]`, mean over the event, and a kind.

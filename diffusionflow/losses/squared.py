@@ -1,4 +1,4 @@
-"""Plain squared errors, under the names of their sources."""
+"""Unweighted squared-error losses, under the names of their sources."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,14 +18,14 @@ def kind_loss(
     kind: AnyKind,
     schedule: Schedule,
 ) -> Array:
-    """`||p_hat(z_t, t) - p||^2`, mean over the event, for a network of kind p.
+    """MSE of a prediction type p, `||p_hat(z_t, t) - p||^2`, mean over the event.
 
     Args:
       predict_fn: `(z, t) -> prediction` of `kind`.
       x: data, `[*batch, *event]`.
       t: times in [0, 1], `[*batch]`.
       eps: noise like `x`.
-      kind: what is predicted and compared.
+      kind: prediction type p.
       schedule: any schedule.
 
     Returns:
@@ -90,7 +90,7 @@ def fm_loss(
       field_fn: the exact `(z, t) -> w`, or the exact `(z, t) -> Denoised`.
       x: data, `[*batch, *event]`.
       t: times, `[*batch]`.
-      eps: noise like `x`; x and eps say where the fields are compared, at z_t.
+      eps: noise like `x`; the fields are compared at z_t.
       schedule: any schedule.
 
     Returns:
@@ -114,7 +114,7 @@ def fm_loss(
 def ddpm_loss(
     predict_fn: PredictFn, x: Array, t: Array, eps: Array, *, schedule: Schedule
 ) -> Array:
-    """L_simple: `||eps_hat(z_t, t) - eps||^2`.
+    """DDPM's L_simple, the eps-MSE: `||eps_hat(z_t, t) - eps||^2`.
 
     Args:
       predict_fn: `(z, t) -> prediction` of kind "eps".
@@ -156,7 +156,7 @@ def dsm_loss(
 
 
 def as_arrays(x: Array, t: Array, eps: Array | None = None) -> tuple[Array, Array]:
-    """Data and times, checked, as floating arrays of one dtype, float32 or wider.
+    """Checks data and times and casts them to one floating dtype, float32 or wider.
 
     Raises:
       ValueError: `x` or `t` is of integers, a time that is not traced lies outside
@@ -176,7 +176,7 @@ def mean_square(prediction: Array, target: Array, batch_ndim: int) -> Array:
 
 
 def squared_error(predict_fn, x, t, eps, kind, schedule) -> Array:
-    """`kind_loss` for arrays that went through `as_arrays`."""
+    """`kind_loss` of arrays that `as_arrays` has checked."""
     prediction = predict_fn(noised(x, eps, t, schedule), t)
     denoised = Denoised(x, eps.astype(x.dtype))
     target = predictions.from_denoised(denoised, kind=kind, t=t, schedule=schedule)

@@ -1,9 +1,9 @@
-"""How far samples are from data, from a law or from a solution, with error bars.
+"""Metrics of samples against data, a law or a solution, with error bars.
 
 A metric is a value and is called with sets of samples or features, `[n, *event]`:
-`Frechet()(x, y)`. `measure` adds a bootstrap interval and the recipe; `difference` does
-so for two samplers whose rows are paired by seed; numbers whose recipes differ
-(`same_recipe`) do not compare.
+`Frechet()(x, y)`. `measure` adds a bootstrap interval and the provenance (`recipe`);
+`difference` does so for two samplers whose rows are paired by seed; numbers of
+different provenance (`same_recipe`) do not compare.
 """
 
 from diffusionflow.metrics.base import Metric

@@ -39,14 +39,14 @@ def patchify(x: jax.Array, size: int) -> jax.Array:
 
 
 def unpatchify(tokens: jax.Array, size: int, height: int, width: int) -> jax.Array:
-    """The inverse of `patchify`: [batch, height, width, channels]."""
+    """Inverts `patchify`: [batch, height, width, channels]."""
     batch, channels = tokens.shape[0], tokens.shape[-1] // size**2
     x = tokens.reshape(batch, height // size, width // size, size, size, channels)
     return x.swapaxes(2, 3).reshape(batch, height, width, channels)
 
 
 def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """`norm(x) (1 + scale) + shift` in float32; the norm has no parameters."""
+    """Computes `norm(x) (1 + scale) + shift`, float32; no parameters in the norm."""
     norm = nn.LayerNorm(epsilon=1e-6, use_scale=False, use_bias=False)
     return norm(x.astype(jnp.float32)) * (1 + scale) + shift
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def embed_time(time: jax.Array, features: int) -> jax.Array:
-    """Sinusoids of `time` at geometric frequencies from 1 to 1000 radians.
+    """Embeds `time` in sinusoids at geometric frequencies from 1 to 1000 radians.
 
     [cos(w_k time), sin(w_k time)] with w_k = 1000^(k / (features / 2 - 1)): periods
     from six times the unit interval down to 1/159 of it. Frequencies made for
@@ -27,11 +27,11 @@ def embed_time(time: jax.Array, features: int) -> jax.Array:
 
 
 class Conditioning(nn.Module):
-    """The vector that every block reads: an MLP of the time, a label's row, a map.
+    """Conditioning vector: sum of time MLP, label embedding and projected vector.
 
     The table of labels has `num_classes + 1` rows; row `num_classes` is the null label.
     The map of `vector` has no bias, so the null vector is zero. Without classes there
-    is no table, and labels are not looked at.
+    is no table, and labels are ignored.
 
     Fields:
       features: of the result.
@@ -53,7 +53,7 @@ class Conditioning(nn.Module):
         vector: jax.Array | None,
         batch: int,
     ) -> jax.Array:
-        """The vector of each example.
+        """Computes the vector of each example.
 
         Args:
           time: [] or [batch] in [0, 1].
@@ -111,21 +111,21 @@ class ConditionalNetwork(nn.Module, kw_only=True):
 
     @property
     def null_label(self) -> int:
-        """The label that means no label."""
+        """The null label, for unconditional predictions."""
         return self.num_classes
 
     @property
     def conditioning_features(self) -> int:
-        """Features of the conditioning vector."""
+        """Number of features of the conditioning vector."""
         raise NotImplementedError
 
     @property
     def time_features(self) -> int:
-        """Sinusoids of the time."""
+        """Number of sinusoids of the time."""
         return self.conditioning_features
 
     def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
-        """The prediction for z, given the conditioning `[batch, features]`."""
+        """Computes the prediction for z, given the conditioning `[batch, features]`."""
         raise NotImplementedError
 
     @nn.compact
@@ -137,7 +137,7 @@ class ConditionalNetwork(nn.Module, kw_only=True):
         vector: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """The prediction for z.
+        """Computes the prediction for z.
 
         Args:
           z: [batch, *event], of the rank that the network is for.

@@ -11,7 +11,7 @@ from diffusionflow.networks.layers import Pointwise, fan_in, zeros
 
 
 class ResidualMLP(ConditionalNetwork):
-    """Blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
+    """Residual MLP of blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
 
     Fields:
       features: width.

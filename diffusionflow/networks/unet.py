@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
 
 
 class UNet(ConditionalNetwork):
-    """Residual blocks down to small maps and up again, with skips across.
+    """U-Net: residual blocks down to small maps and up again, with skip connections.
 
     Level i has `multipliers[i] * channels` channels on maps 2^i times smaller. A
     3x3 convolution of stride 2 leads down; nearest resize and a 3x3 convolution lead

@@ -1,4 +1,4 @@
-"""What a network may predict, and every way from one prediction to another.
+"""Prediction types (kinds): what a network predicts, and conversions between them.
 
 A kind is a vector `(a, b)` in the plane of data and noise: it predicts
 `p = a x + b eps`. Together with `z = alpha x + sigma eps` that is a 2x2 system with

@@ -20,11 +20,11 @@ from diffusionflow.schedules import Schedule
 def to_denoised(
     value: Array, *, kind: AnyKind, z: Array, t: ArrayLike, schedule: Schedule
 ) -> Denoised:
-    """`x` and `eps` from a prediction of any kind.
+    """Converts a prediction of any type to `x` and `eps`.
 
     Args:
       value: the prediction, `[*batch, *event]`.
-      kind: of `value`.
+      kind: prediction type of `value`.
       z: where it was made, `[*batch, *event]`.
       t: its time, scalar or `[*batch]`.
       schedule: any schedule.
@@ -57,11 +57,11 @@ def to_denoised(
 def from_denoised(
     denoised: Denoised, *, kind: AnyKind, t: ArrayLike, schedule: Schedule
 ) -> Array:
-    """`a x + b eps`: the prediction of `kind` that `denoised` amounts to.
+    """Converts `denoised` to a prediction of type `kind`, `a x + b eps`.
 
     Args:
       denoised: x and eps, `[*batch, *event]` each.
-      kind: of the result.
+      kind: prediction type of the result.
       t: scalar or `[*batch]`.
       schedule: any schedule.
 
@@ -91,12 +91,12 @@ def convert(
     t: ArrayLike,
     schedule: Schedule,
 ) -> Array:
-    """A prediction of kind `source` as one of kind `target`, at the same z and t.
+    """Converts a prediction of type `source` to type `target`, at the same z and t.
 
     Args:
       value: `[*batch, *event]`.
-      source: kind of `value`.
-      target: kind of the result.
+      source: prediction type of `value`.
+      target: prediction type of the result.
       z: `[*batch, *event]`.
       t: scalar or `[*batch]`.
       schedule: any schedule.
@@ -133,7 +133,7 @@ def convert(
 
 
 def per_event(value: Array, like: Array, name: str = "t") -> Array:
-    """`value` shaped and typed to multiply `like`.
+    """Reshapes and casts `value` to multiply `like`.
 
     Args:
       value: `()` or `[*batch]`.

@@ -1,10 +1,10 @@
 """Denoisers: what samplers, guidance, likelihoods and solvers call.
 
 A denoiser is `(z, t) -> Denoised(x, eps)`. `Denoiser` is the base class; functions are
-wrapped once, by `as_denoiser`, which finds out by an abstract trace what denoisers a
+wrapped once, by `as_denoiser`, which infers by an abstract trace what denoisers a
 function calls: a `jax.jit` of a denoiser, a lambda around it or an object that holds it
 keeps the checks of times, the finalizing of samples and, where it returns just what the
-denoiser returns, the number of network calls.
+denoiser returns, the number of function evaluations (NFE).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from diffusionflow.schedules import Schedule, check_same_schedule
 
 
 class Denoised(NamedTuple):
-    """The data and the noise that a prediction implies.
+    """Data and noise estimates, `x_hat` and `eps_hat`, that a prediction implies.
 
     Fields:
       x: `[*batch, *event]`.
@@ -45,7 +45,7 @@ class _Call(NamedTuple):
     result: Denoised
 
 
-# calls of denoisers that are not made by another denoiser; None where nobody records
+# calls of denoisers that are not made by another denoiser; None: not recording
 _recorded: contextvars.ContextVar[list[_Call] | None] = contextvars.ContextVar(
     "recorded", default=None
 )
@@ -94,7 +94,7 @@ class Denoiser:
     """
 
     def denoise(self, z: Array, t: Array) -> Denoised:
-        """`x_hat` and `eps_hat`.
+        """Estimates the data and the noise, `x_hat` and `eps_hat`.
 
         Args:
           z: noised data, `[*batch, *event]`.
@@ -103,7 +103,7 @@ class Denoiser:
         raise NotImplementedError(f"{type(self).__name__} must define denoise(z, t)")
 
     def __call__(self, z: Array, t: ArrayLike) -> Denoised:
-        """`denoise(z, t)`, with both arguments and the result checked."""
+        """Calls `denoise(z, t)` and checks both arguments and the result."""
         given, nested = (z, t), _inside.get()
         z, t = as_input(z, t)
         if not is_traced(given[1]):
@@ -116,15 +116,15 @@ class Denoiser:
         return result
 
     def parts(self) -> list["Denoiser"]:
-        """The denoisers among the fields."""
+        """Denoisers among the fields."""
         values = getattr(self, "__dict__", {}).values()
         return [value for value in values if isinstance(value, Denoiser)]
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
-        """Network calls of one evaluation at time `t`, of the whole batch if it is one.
+        """NFE (number of function evaluations) of one call at time `t`.
 
-        A Python number where it does not depend on the time; None, the default, where
-        it is not known.
+        Network calls, counted once for a batch. A Python number where it does not
+        depend on the time; None, the default, where it is not known.
         """
         del t
         return None
@@ -139,7 +139,7 @@ class Denoiser:
             part.check_times(t)
 
     def finalize(self, x: Array) -> Array:
-        """Samples with what is known of the data put in, by default nothing.
+        """Enforces known constraints of the data on samples; by default none.
 
         Samplers call it once, on the last result.
         """
@@ -148,18 +148,18 @@ class Denoiser:
         return x
 
     def own_schedule(self) -> Schedule | None:
-        """The schedule that the denoiser belongs to, None where it is not known."""
-        known = [part.own_schedule() for part in self.parts()]
-        return next((schedule for schedule in known if schedule is not None), None)
+        """Schedule that the denoiser belongs to; None if it is not known."""
+        inner = [part.own_schedule() for part in self.parts()]
+        return next((schedule for schedule in inner if schedule is not None), None)
 
 
 @register
 class FunctionDenoiser(Denoiser):
-    """A function `(z, t) -> Denoised` as a denoiser; see `as_denoiser`.
+    """Wraps a function `(z, t) -> Denoised` as a denoiser; see `as_denoiser`.
 
     Args:
       fn: the function.
-      calls: network calls of one evaluation, None where they are not known.
+      calls: NFE of one evaluation; None if it is not known.
       inner: what the function passes on to, from an abstract trace; None before it.
     """
 
@@ -206,15 +206,15 @@ def as_denoiser(
     schedule: Schedule | None = None,
     num_network_calls: int | None = None,
 ) -> Denoiser:
-    """A denoiser for what a user gave as one.
+    """Wraps a function as a denoiser, and checks the schedule of a denoiser.
 
     Args:
       denoise_fn: a `Denoiser`, or a function `(z, t) -> Denoised`.
       like: an array like the z that it will be called with. Functions are then traced
         abstractly, once, for the denoisers that they call.
-      schedule: the one that it is going to be used on.
-      num_network_calls: of one evaluation of a function. None to find out: that of the
-        denoiser whose result it returns unchanged, else None, not known.
+      schedule: the one that it is used on.
+      num_network_calls: NFE of one evaluation of a function. None to infer it: that of
+        the denoiser whose result it returns unchanged, else None, not known.
 
     Returns:
       `denoise_fn` itself if it is a `Denoiser`.
@@ -251,9 +251,9 @@ def as_denoiser(
 
 
 def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
-    """`denoiser` with its `inner`, from an abstract trace without jit.
+    """Infers `inner` of a function by an abstract trace without jit.
 
-    Without jit, whose cache would hide calls. What cannot be traced so is not known.
+    The cache of jit would hide calls. What cannot be traced this way is not known.
     """
     if denoiser.inner is not None:
         return denoiser
@@ -272,7 +272,7 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
         inner = inner._replace(all=everything, evaluated=tuple(at_own))
         return result
 
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    dtype = jax.eval_shape(at_least_float32, like).dtype
     z, t = jax.ShapeDtypeStruct(like.shape, dtype), jax.ShapeDtypeStruct((), dtype)
     try:
         with _set(_recorded, calls), _set(_inside, False):
@@ -284,7 +284,7 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
 
 
 def as_input(z: Array, t: ArrayLike, name: str = "z") -> tuple[Array, Array]:
-    """Data and times as arrays that a network can be called with, both checked.
+    """Checks data and times and converts them to arrays for a network.
 
     Traced times outside [0, 1] become NaN.
 
@@ -307,7 +307,11 @@ def as_input(z: Array, t: ArrayLike, name: str = "z") -> tuple[Array, Array]:
 
 
 def as_data(x: Array, name: str) -> Array:
-    """Data as a `jax.Array` of float32 or wider.
+    """Converts data to a `jax.Array` of float32 or wider.
+
+    Args:
+      x: data, any shape.
+      name: of `x`, for the message.
 
     Raises:
       ValueError: it is of integers, as images are on disk.
@@ -327,7 +331,13 @@ def check_float(name: str, value: ArrayLike, way_out: str) -> None:
 
 
 def check_unit_interval(name: str, t: ArrayLike, rounding: float = 0.0) -> None:
-    """Raises a `ValueError` where a concrete time is outside [0, 1]."""
+    """Raises a `ValueError` where a concrete time is outside [0, 1].
+
+    Args:
+      name: of the times, for the message.
+      t: times, any shape. Traced values cannot be checked and pass.
+      rounding: distance outside [0, 1] that is accepted.
+    """
     if is_traced(t):
         return
     times = np.asarray(t)
@@ -340,7 +350,14 @@ def check_unit_interval(name: str, t: ArrayLike, rounding: float = 0.0) -> None:
 
 
 def check_same_shape(name: str, value: Array, like_name: str, like: Array) -> None:
-    """Raises a `ValueError` unless two arrays have the same shape."""
+    """Raises a `ValueError` unless two arrays have the same shape.
+
+    Args:
+      name: of `value`, for the message.
+      value: the array to check.
+      like_name: of `like`, for the message.
+      like: array of the required shape.
+    """
     if np.shape(value) != np.shape(like):
         raise ValueError(
             f"{name} of shape {np.shape(value)}: must have the shape "
@@ -349,7 +366,7 @@ def check_same_shape(name: str, value: Array, like_name: str, like: Array) -> No
 
 
 def as_denoised(result: Any, z: Array) -> Denoised:
-    """`result`, if it is `Denoised` of the shape of `z`.
+    """Checks that `result` is `Denoised` of the shape of `z`, and returns it.
 
     Raises:
       ValueError: it is not.
@@ -366,7 +383,11 @@ def as_denoised(result: Any, z: Array) -> Denoised:
 
 
 def as_prediction(value: Any, z: Array) -> Array:
-    """What a network predicted, if it is a floating array of the shape of `z`.
+    """Checks that a prediction is a floating array of the shape of `z`; returns it.
+
+    Args:
+      value: what the network returned.
+      z: noised data, `[*batch, *event]`.
 
     Raises:
       ValueError: it is not.

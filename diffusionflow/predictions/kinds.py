@@ -1,4 +1,4 @@
-"""The kinds: vectors `(a, b)` in the plane of data and noise, and their determinant."""
+"""Prediction types (kinds): vectors `(a, b)` in the plane of data and noise."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ AMBIGUOUS = {
 
 @register
 class Kind:
-    """A kind of prediction without parameters.
+    """Prediction type without parameters.
 
     Args:
       name: one of `NAMES`.
@@ -48,7 +48,7 @@ class Kind:
         check_name("kind", self.name, NAMES)
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """The coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         zero, one = xp.zeros_like(alpha), xp.ones_like(alpha)
         match self.name:
@@ -70,7 +70,7 @@ class Kind:
 
 @register
 class EdmF:
-    """EDM's network output F, the kind of unit variance on data of std `sigma_data`.
+    """EDM's prediction type F, of unit variance on data of std `sigma_data`.
 
     `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
     `S = sqrt(sigma^2 + sigma_data^2 alpha^2)`: finite at both ends.
@@ -90,7 +90,7 @@ class EdmF:
         check_positive("sigma_data", self.sigma_data)
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """As `Kind.plane`."""
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         norm = schedule.z_std(t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
@@ -104,7 +104,7 @@ AnyKind = str | Kind | EdmF
 
 
 def as_kind(kind: Any) -> Any:
-    """A `Kind` for a name; any other value with a `plane` as it is.
+    """Converts a name to its prediction type; a value with a `plane` is returned.
 
     Args:
       kind: a name of `NAMES`, or a value with the method `plane(t, *, schedule)`.
@@ -123,7 +123,7 @@ def as_kind(kind: Any) -> Any:
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
-    """Whether two kinds are known to be equal without looking at arrays.
+    """Whether two prediction types are equal, without comparing arrays.
 
     Args:
       a: a kind or its name.
@@ -134,7 +134,7 @@ def same_kind(a: AnyKind, b: AnyKind) -> bool:
 
 
 def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """`D = b alpha - a sigma`; zero where `kind` does not determine x and eps.
+    """Determinant `D = b alpha - a sigma`; 0 where `kind` does not give x and eps.
 
     Args:
       kind: any kind, with `(a, b)` from its `plane`.
@@ -149,7 +149,7 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
 
 
 def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """`||p_hat - p||^2 / ||eps_hat - eps||^2 = (D / alpha)^2` at fixed z.
+    """MSE over eps-MSE at fixed z, `||p_hat - p||^2 / ||eps_hat - eps||^2`.
 
     Args:
       kind: of p.
@@ -157,7 +157,7 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
       schedule: any schedule.
 
     Returns:
-      An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
+      `(D / alpha)^2`, of the shape of `t`; infinite at alpha = 0 where D is not zero.
 
     Example:
       >>> from diffusionflow import schedules
@@ -167,10 +167,11 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     return error_ratio(kind, "eps", t, schedule=schedule)
 
 
+@xp.quiet
 def error_ratio(
     kind: AnyKind, source: AnyKind, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """`||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2` at fixed z.
+    """MSE ratio at fixed z, `||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2`.
 
     Args:
       kind: of q.
@@ -198,7 +199,7 @@ def check_determined(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None
 
     Args:
       kind: any kind.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:
@@ -219,14 +220,14 @@ def check_sigma_positive(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> 
 
     Args:
       kind: eps or score, for the message.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:
       ValueError: sigma is zero at a time in `t`.
     """
-    silent = lambda kind, t, schedule: schedule.sigma(t) == 0
-    _check_nowhere(silent, "does not determine the other", as_kind(kind), t, schedule)
+    clean = lambda kind, t, schedule: schedule.sigma(t) == 0
+    _check_nowhere(clean, "does not determine the other", as_kind(kind), t, schedule)
 
 
 def check_finite_kind(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
@@ -234,7 +235,7 @@ def check_finite_kind(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Non
 
     Args:
       kind: any kind.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:

@@ -17,7 +17,7 @@ PredictFn = Callable[[Array, Array], Array]
 
 @register
 class NetworkDenoiser(Denoiser):
-    """The denoiser of a network of any prediction type; see `denoiser`."""
+    """Denoiser of a network of any prediction type. See `denoiser`."""
 
     predict_fn: Any
     kind: Any
@@ -46,7 +46,7 @@ def denoiser(
     schedule: Schedule,
     num_network_calls: int = 1,
 ) -> NetworkDenoiser:
-    """A denoiser `(z, t) -> Denoised` of a network: what samplers and likelihoods call.
+    """Makes a network a denoiser `(z, t) -> Denoised`, for samplers and likelihoods.
 
     Args:
       predict_fn: `(z, t) -> prediction`, of `z`'s shape; a pytree (`Partial`, a
@@ -54,8 +54,8 @@ def denoiser(
         compared by identity.
       kind: prediction type of the network.
       schedule: the one that `t` belongs to.
-      num_network_calls: network calls that one call of `predict_fn` counts as in the
-        NFE of samplers; 2 for a function with guidance of its own.
+      num_network_calls: what one call of `predict_fn` counts as in the NFE (number of
+        function evaluations) of samplers; 2 for a function with guidance of its own.
 
     Returns:
       A `Denoiser`.

@@ -1,4 +1,4 @@
-"""Networks in another scale, another direction of time or on another schedule."""
+"""Wrappers: preconditioning, reversed time, and another schedule."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from diffusionflow.schedules import Schedule, as_schedule
 
 @register
 class Preconditioned:
-    """See `precondition`."""
+    """Network with preconditioned input. See `precondition`."""
 
     net_fn: Any
     schedule: Any
@@ -47,7 +47,7 @@ class Preconditioned:
 def precondition(
     net_fn: PredictFn, *, schedule: Schedule, sigma_data: ArrayLike = 1.0
 ) -> Preconditioned:
-    """Hands a network its input at unit scale and a time that names the log-SNR.
+    """Preconditions a network: input at unit scale, and time from the log-SNR alone.
 
     `net_fn(z / sqrt(sigma_data^2 alpha^2 + sigma^2), sigma / (alpha + sigma))`. Both
     depend on the log-SNR and on `z / alpha` alone, so that the schedule of a trained
@@ -79,7 +79,7 @@ class EdmPreconditioning(NamedTuple):
       c_skip: of the shape of t, like the others.
       c_out: scale of the network's output.
       c_in: scale of its input.
-      c_noise: what it is told of the noise.
+      c_noise: its conditioning on the noise level.
     """
 
     c_skip: Array
@@ -127,7 +127,7 @@ def edm_preconditioning(
 
 @register
 class Flipped:
-    """See `flip_time`."""
+    """Network in the other direction of time. See `flip_time`."""
 
     predict_fn: Any
     sign: int = static()
@@ -138,9 +138,9 @@ class Flipped:
 
 
 def flip_time(predict_fn: PredictFn, *, kind: AnyKind) -> Flipped:
-    """A network trained with t = 0 at the noise, in this library's time.
+    """Converts a network trained with t = 0 at the noise to this library's time.
 
-    `p(z, t) = s p_other(z, 1 - t)`. Reversing time turns `u` and `dz_dt` round, s = -1;
+    `p(z, t) = s p_other(z, 1 - t)`. Reversing time flips `u` and `dz_dt`, s = -1;
     every other kind keeps its sign. Flipping twice is the identity.
 
     Args:
@@ -159,7 +159,7 @@ def flip_time(predict_fn: PredictFn, *, kind: AnyKind) -> Flipped:
 
 @register
 class Rescheduled(Denoiser):
-    """See `reschedule`."""
+    """Denoiser on another schedule. See `reschedule`."""
 
     denoise_fn: Any
     source: Any
@@ -205,8 +205,8 @@ def _place(
 ) -> tuple[Array, Array]:
     """Time on `source` and the factor on z; NaN out of range.
 
-    In the range, and at its end, is what is there up to the relative `rounding` of `t`
-    and of the log-SNR: where the target is steep, t near 1 says little of the log-SNR.
+    A time is in the range, or at its end, up to the relative `rounding` of `t` and of
+    the log-SNR: where the target is steep, the log-SNR is poorly resolved near t = 1.
     """
     t = floating(t)
     low, high = source.logsnr(xp.ones_like(t)), source.logsnr(xp.zeros_like(t))
@@ -220,14 +220,14 @@ def _place(
 
 
 def _bounded(value: Array, low: ArrayLike, high: ArrayLike) -> Array:
-    """`clip`, with the whole derivative at the bounds."""
+    """`clip`, with the full derivative at the bounds."""
     return xp.where(value < low, low, xp.where(value > high, high, value))
 
 
 def reschedule(
     denoise_fn: DenoiseFn, *, source: Schedule, target: Schedule
 ) -> Rescheduled:
-    """A denoiser of schedule `source` as one of schedule `target`.
+    """Converts a denoiser of schedule `source` to schedule `target`.
 
     Evaluated at the time of `source` with the same log-SNR, and at `c z` with `c` the
     ratio of their scales `sqrt(alpha^2 + sigma^2)`: there z is the same mixture of x
@@ -242,7 +242,7 @@ def reschedule(
     Returns:
       A registered callable `(z, t) -> Denoised`. It raises a `ValueError` where the
       log-SNR of `target` leaves the range of `source` by more than the rounding of t
-      in its type; at traced times, which cannot be looked at, it returns NaN there.
+      in its type; at traced times, which cannot be checked, it returns NaN there.
     """
     as_schedule(target)
     return Rescheduled(as_denoiser(denoise_fn, schedule=source), source, target)

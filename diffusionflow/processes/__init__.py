@@ -1,4 +1,4 @@
-"""Processes as SDEs (f, g, eta) and as interpolants (alpha, sigma, epsilon).
+"""Diffusion processes as SDEs (f, g, eta) and interpolants (alpha, sigma, epsilon).
 
 The SDE `dz = f z dt + g dw` noises data along `z = alpha x + sigma eps`, with
 

@@ -1,4 +1,4 @@
-"""Coefficients of SDEs from those of interpolants, and the other way round."""
+"""Coefficients of SDEs from those of stochastic interpolants, and back."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._numeric import root
+from diffusionflow._numeric import cast, root
 from diffusionflow.schedules import Schedule
 
 
 class Sde(NamedTuple):
-    """Coefficients of `dz = f z dt + g dw` and of its reversal, like `t` each.
+    """SDE coefficients: `dz = f z dt + g dw` and its reversal, like `t` each.
 
     Fields:
-      f: `alpha' / alpha`.
-      g: of the noise, at least 0.
-      eta: noise of the reversal over g.
+      f: drift coefficient, `alpha' / alpha`.
+      g: diffusion coefficient, at least 0.
+      eta: diffusion of the reversal over g.
     """
 
     f: Array
@@ -25,7 +25,7 @@ class Sde(NamedTuple):
 
 
 class Interpolant(NamedTuple):
-    """`z = alpha x + sigma eps` and the diffusion of its SDE, like `t` each.
+    """Interpolant coefficients: `z = alpha x + sigma eps` and epsilon, like `t` each.
 
     Fields:
       alpha: coefficient of the data.
@@ -38,8 +38,9 @@ class Interpolant(NamedTuple):
     epsilon: Array
 
 
+@xp.quiet
 def to_sde(t: ArrayLike, *, schedule: Schedule, epsilon: ArrayLike = 0.0) -> Sde:
-    """`f`, `g` and `eta = epsilon / g` of a schedule at times `t`.
+    """Converts a schedule to SDE coefficients: `f`, `g` and `eta = epsilon / g` at `t`.
 
     Args:
       t: times in [0, 1], any shape.
@@ -51,16 +52,17 @@ def to_sde(t: ArrayLike, *, schedule: Schedule, epsilon: ArrayLike = 0.0) -> Sde
       but for epsilon = 0, where it is 0.
     """
     g = root(schedule.g2(t))
-    epsilon = xp.broadcast_to(xp.asarray(epsilon, g.dtype), g.shape)
+    epsilon = xp.broadcast_to(cast(epsilon, g), g.shape)
     some = epsilon != 0
     eta = xp.where(some, epsilon / xp.where(some, g, 1), 0)
     return Sde(schedule.f(t), g, eta)
 
 
+@xp.quiet
 def to_interpolant(
     t: ArrayLike, *, schedule: Schedule, eta: ArrayLike = 0.0
 ) -> Interpolant:
-    """`alpha`, `sigma` and `epsilon = eta g` of a schedule at times `t`.
+    """Converts a schedule to interpolant `alpha`, `sigma` and `epsilon = eta g` at `t`.
 
     For an SDE given by its coefficients, the schedule is `from_sde(f_fn, g_fn)`.
 
@@ -74,7 +76,7 @@ def to_interpolant(
       `Interpolant`.
     """
     g = root(schedule.g2(t))
-    eta = xp.broadcast_to(xp.asarray(eta, g.dtype), g.shape)
+    eta = xp.broadcast_to(cast(eta, g), g.shape)
     return Interpolant(schedule.alpha(t), schedule.sigma(t), scaled(eta, g))
 
 

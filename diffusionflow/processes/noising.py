@@ -1,4 +1,4 @@
-"""The forward process in one step."""
+"""The forward (noising) process in one step."""
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -22,7 +22,7 @@ def add_noise(x: Array, eps: Array, t: ArrayLike, *, schedule: Schedule) -> Arra
     Raises:
       ValueError: `x` is of integers, `eps` has another shape, `t` is of integers, does
         not begin the shape of `x`, or leaves [0, 1] (traced times give NaN there), or
-        `schedule` is none.
+        `schedule` is not a schedule.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,7 +39,7 @@ def add_noise(x: Array, eps: Array, t: ArrayLike, *, schedule: Schedule) -> Arra
 
 
 def noised(x: Array, eps: Array, t: Array, schedule: Schedule) -> Array:
-    """`add_noise` of arguments that were checked."""
+    """`add_noise` without the checks of its arguments."""
     alpha, sigma = (
         per_event(level(t), x) for level in (schedule.alpha, schedule.sigma)
     )

@@ -32,7 +32,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class FromSde(Schedule):
-    """See `from_sde`."""
+    """Schedule from the coefficients of an SDE. See `from_sde`."""
 
     f_fn: Any
     g_fn: Any
@@ -90,7 +90,7 @@ class FromSde(Schedule):
         return rate * squares[0], rate * squares[1] + self.g2(t)
 
     def _noisy(self, t: ArrayLike, sigma: Array) -> tuple[Array, Array, Array]:
-        """Whether sigma is above 0, and g^2 and sigma where it is; else others."""
+        """Whether sigma is above 0; g^2 and sigma where it is, else placeholders."""
         noisy = sigma > 0
         g2 = self.g2(xp.where(noisy, floating(t), 0.5))
         return noisy, g2, xp.where(noisy, sigma, 1)
@@ -133,7 +133,7 @@ def from_sde(
     Both integrals of the package run over [0, t] with `num_nodes` nodes, at which f and
     g are called once. For analytic coefficients the error falls exponentially in
     `num_nodes`; towards a singular end it grows: of flow matching's sigma it is 2e-9 at
-    t = 0.99 and 8e-3 at 0.999, and at t = 1 nothing is right.
+    t = 0.99 and 8e-3 at 0.999, and at t = 1 no digit is right.
     Numbers to be learned, vmapped or otherwise traced belong in a
     `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
 
@@ -149,13 +149,13 @@ def from_sde(
 
     Raises:
       ValueError: a bound is broken, or the log-SNR is not a falling number on a grid of
-        [0, 1] (looked at where functions and ends have no leaves but Python numbers).
+        [0, 1] (checked where functions and ends have no leaves but Python numbers).
     """
     return FromSde(f_fn, g_fn, alpha_0, sigma_0, num_nodes)
 
 
 def _check_logsnr(logsnr: np.ndarray) -> None:
-    if logsnr.dtype == np.float64:  # float32 may not tell neighbours apart
+    if logsnr.dtype == np.float64:  # float32 may not distinguish neighbours
         check_falls(logsnr)
 
 

@@ -1,4 +1,4 @@
-"""The probability-flow ODE with steps of adaptive length, through diffrax.
+"""Integrates the probability-flow ODE with adaptive steps, through diffrax.
 
 Variable and state of the integration are those of `angular`.
 """
@@ -25,7 +25,7 @@ from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Solution(NamedTuple):
-    """What `solve` returns.
+    """Solution of the probability-flow ODE, from `solve`.
 
     Fields:
       x: z at `t1`, `[*batch, *event]`, at sigma = 0 finalized
@@ -33,8 +33,8 @@ class Solution(NamedTuple):
       done: whether `t1` was reached within the tolerances, bool `[*batch]`. It is False
         where `max_steps` were not enough or the field was not finite.
       steps: attempted steps, rejected ones included, `[*batch]`.
-      nfe: number of function evaluations (network calls), `[*batch]`; None where
-        those of one evaluation are not known or depend on its time
+      nfe: NFE, the number of function evaluations (network calls), `[*batch]`; None
+        where the calls of one evaluation are unknown or depend on its time
         (`guidance.limited`).
     """
 
@@ -113,7 +113,7 @@ def solve(
 
 
 def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:
-    """Refuses what the adaptive solver cannot work with."""
+    """Raises a `ValueError` where tolerances or `max_steps` are not positive."""
     check_positive("rtol", rtol)
     check_positive("atol", atol)
     check_bound("max_steps", max_steps, lambda n: n >= 1, "at least 1")
@@ -128,7 +128,7 @@ def integrate(
     atol: float,
     max_steps: int,
 ) -> tuple[Any, Array, Array]:
-    """Tsitouras' method on one example.
+    """Integrates one example by Tsitouras' method of order 5 (Tsit5).
 
     Args:
       field: `(clock, state) -> slopes`.
@@ -166,7 +166,7 @@ def integrate(
 
 
 def _largest(error: Any) -> Array:
-    """The largest root mean square of the arrays in `error`."""
+    """Returns the largest root mean square of the arrays in `error`."""
     squares = [jnp.mean(part**2) for part in jax.tree.leaves(error)]
     return root(jnp.max(jnp.stack(squares)))
 

@@ -1,4 +1,4 @@
-"""The probability-flow ODE along the angle `atan2(sigma, alpha)`.
+"""Parametrises the probability-flow ODE by the angle `atan2(sigma, alpha)`.
 
 The angle goes from 0 (data) to pi / 2 (noise), and the state is
 `y = z / sqrt(alpha^2 + sigma^2)`, whose slope is v / sqrt(alpha^2 + sigma^2). Of the
@@ -17,7 +17,7 @@ from diffusionflow.schedules import Schedule
 
 
 class Level(NamedTuple):
-    """A place on the arc; arrays of one shape.
+    """Noise level, as a point on the arc of (alpha, sigma); arrays of one shape.
 
     Fields:
       t: its time.
@@ -33,13 +33,13 @@ class Level(NamedTuple):
 
 
 def angle(t: Array, *, schedule: Schedule) -> tuple[Array, Array]:
-    """The angle and the length at time `t`."""
+    """Returns the angle and the length at time `t`."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return xp.arctan2(sigma, alpha), xp.hypot(alpha, sigma)
 
 
 def level(place: Array, t0: Array, t1: Array, *, schedule: Schedule) -> Level:
-    """The level at angle `place`, between times `t0` and `t1`.
+    """Returns the level at angle `place`, between times `t0` and `t1`.
 
     Args:
       place: an angle, any shape, between those of `t0` and `t1`.
@@ -64,7 +64,7 @@ def level(place: Array, t0: Array, t1: Array, *, schedule: Schedule) -> Level:
 
 
 def slope(denoise_fn: DenoiseFn, y: Array, at: Level) -> Array:
-    """`dy / dangle = cos eps_hat - sin x_hat`, like `y`; `at` is scalar."""
+    """Returns `dy / dangle = cos eps_hat - sin x_hat`, like `y`; `at` is scalar."""
     at = Level(*(part.astype(y.dtype) for part in at))
     denoised = denoise_fn(y * at.length, at.t)
     return at.cos * denoised.eps - at.sin * denoised.x

@@ -1,4 +1,4 @@
-"""Plan, run and sample: what all samplers share.
+"""Interface of samplers, and their common `plan`, `run` and `sample`.
 
 A sampler has `num_noises` and four methods:
 
@@ -31,12 +31,19 @@ from diffusionflow import grids, random
 from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import DenoiseFn, Denoiser, as_data, as_denoiser
-from diffusionflow.samplers.steps import as_grid, check_sampler, check_times, table
+from diffusionflow.samplers.steps import (
+    VARYING,
+    as_grid,
+    calls_at_any_time,
+    check_sampler,
+    check_times,
+    table,
+)
 from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Sampler(Protocol):
-    """What every sampler offers; see the module.
+    """Interface of a sampler; see the module.
 
     Fields:
       num_noises: arrays of noise that a step takes.
@@ -45,26 +52,26 @@ class Sampler(Protocol):
     num_noises: int
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
-        """The steps from times `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
+        """Computes the steps from `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
     def init(self, z: Array) -> Any:
-        """The state of a run that starts from `z`."""
+        """Returns the state of a run that starts from `z`."""
 
     def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
-        """The state after a step with its row of the plan."""
+        """Takes a step with its row of the plan; returns the new state."""
 
     def output(self, state: Any) -> Array:
-        """The `z` in a state."""
+        """Returns the `z` in a state."""
 
 
 class Result(NamedTuple):
-    """What a sampler returns.
+    """Samples, with their NFE and trajectory.
 
     Fields:
       x: the samples, `[*batch, *event]`.
-      nfe: number of function evaluations: network calls, guidance and second stages
-        included. None where `denoise_fn` is a function of which that is not known;
-        `predictions.as_denoiser(fn, num_network_calls=...)` says it.
+      nfe: NFE, the number of function evaluations: network calls, guidance and second
+        stages included. None where `denoise_fn` is a function whose calls are unknown;
+        `predictions.as_denoiser(fn, num_network_calls=...)` declares them.
       trajectory: the states from the first `z` to `x`, `[num_states, *batch, *event]`,
         or None.
     """
@@ -77,7 +84,7 @@ class Result(NamedTuple):
 def prior(
     key: Array, shape: tuple[int, ...], *, schedule: Schedule, t: ArrayLike = 1.0
 ) -> Array:
-    """The noise that samplers start from: `sigma_t N(0, I)`.
+    """Samples the noise that samplers start from, `sigma_t N(0, I)`.
 
     Args:
       key: scalar, or typed keys `[*batch]` where `shape` is `[*batch, *event]`.
@@ -87,10 +94,10 @@ def prior(
 
     Returns:
       Array of `shape`. Where `alpha_t > 0` this is not exactly the law of `z_t`: the
-      data's share `alpha_t x` is left out.
+      data term `alpha_t x` is left out.
     """
     noise = random.normal(key, shape)
-    return as_schedule(schedule).sigma(t).astype(noise.dtype) * noise
+    return jnp.asarray(as_schedule(schedule).sigma(t), noise.dtype) * noise
 
 
 def plan(sampler: Sampler, times: ArrayLike, *, schedule: Schedule) -> Any:
@@ -98,7 +105,7 @@ def plan(sampler: Sampler, times: ArrayLike, *, schedule: Schedule) -> Any:
 
     Args:
       sampler: any.
-      times: a grid, `[num_steps + 1]`, falling.
+      times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       schedule: any.
 
     Returns:
@@ -121,7 +128,7 @@ def run(
     noise: Any = None,
     trajectory: bool = False,
 ) -> Result:
-    """Applies a plan, one scan over its rows.
+    """Runs a sampler: one scan over the rows of its plan.
 
     Args:
       key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
@@ -163,7 +170,7 @@ def run(
         )
     if sampler.num_noises:
         random.check_steps(source, num_steps)
-    each = _calls_at_any_time(denoiser, z)
+    each = calls_at_any_time(denoiser, z.dtype)
 
     def step(state: Any, numbered_row: Any) -> tuple[Any, Any]:
         number, row = numbered_row
@@ -177,14 +184,14 @@ def run(
             return denoiser(z, t)
 
         state = sampler.step(state, row, draws, evaluate)
-        calls = _calls_of_step(denoiser, times, row) if each is _VARYING else None
+        calls = _calls_of_step(denoiser, times, row) if each is VARYING else None
         return state, (sampler.output(state) if trajectory else None, calls)
 
     numbered = (jnp.arange(num_steps), jax.tree.map(lambda a: _like(a, z), rows))
     state, (outputs, calls) = jax.lax.scan(step, sampler.init(z), numbered)
     if trajectory:
         outputs = jnp.concatenate([z[None], outputs])
-    if each is _VARYING:
+    if each is VARYING:
         nfe = _number(jnp.sum(calls))
     else:
         nfe = None if each is None else _evaluations(rows) * each
@@ -203,20 +210,20 @@ def sample(
     to_data: bool = True,
     trajectory: bool = False,
 ) -> Result:
-    """Samples along a grid: `plan`, `run`, and a last step to the data.
+    """Samples along a timestep schedule: `plan`, `run`, and a last step to the data.
 
     Args:
       key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
       denoise_fn: `(z, t) -> Denoised`.
       z: start, such as `prior(...)`, `[*batch, *event]`.
-      times: a grid, `[num_steps + 1]`, falling.
+      times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       sampler: any.
       schedule: the one of `denoise_fn`.
       noise: as in `run`.
       to_data: whether to step on to sigma = 0 where `sigma > 0` at the last time. That
         step is DDIM's and returns `x_hat`; it costs one more evaluation. The samples
-        are then finalized (`Denoiser.finalize`, such as the pixels that
-        `guidance.inpaint` knows).
+        are then finalized (`Denoiser.finalize`, such as the known pixels of
+        `guidance.inpaint`).
       trajectory: as in `run`.
 
     Returns:
@@ -282,17 +289,6 @@ def _to_data(
     return Result(x, nfe, states)
 
 
-_VARYING = "varying"
-
-
-def _calls_at_any_time(denoiser: Denoiser, z: Array) -> int | str | None:
-    """Network calls of an evaluation; None if unknown, `_VARYING` with its time."""
-    found = []
-    note = lambda t: found.append(denoiser.num_network_calls(t))
-    jax.eval_shape(note, jax.ShapeDtypeStruct((), z.dtype))
-    return found[0] if isinstance(found[0], int | None) else _VARYING
-
-
 def _calls_of_step(denoiser: Denoiser, times: list[Array], row: Any) -> Array:
     """Network calls of a step that contains evaluations at `times`.
 
@@ -321,5 +317,5 @@ def _evaluations(rows: Any) -> ArrayLike:
 
 
 def _number(count: ArrayLike) -> ArrayLike:
-    """A Python number where it is known."""
+    """Converts to a Python number where `count` is concrete."""
     return count if is_traced(count) else int(count)

@@ -1,7 +1,8 @@
-"""The churn family: DDIM further than needed, then back with fresh noise.
+"""Stochastic DDIM samplers (the churn family), from DDIM to DDPM.
 
-With `q = sigma_s alpha_t / (alpha_s sigma_t)`, the square root of e to the power of
-minus the step in log-SNR, all of its steps are
+DDIM goes further than needed, and fresh noise brings it back. EDM uses the word churn
+for noise that is added before the step. With `q = sigma_s alpha_t / (alpha_s sigma_t)`,
+the square root of e to the power of minus the step in log-SNR, all of its steps are
 
     z_s = alpha_s x_hat + sigma_s (k eps_hat + sqrt(1 - k^2) xi),
 
@@ -34,7 +35,7 @@ Row = dict[str, Array]
 
 
 class _OneStep:
-    """The step that all samplers of this file share; their plans differ."""
+    """Common step of the samplers in this file; their plans differ."""
 
     num_noises = 1
 
@@ -52,7 +53,7 @@ class _OneStep:
 
 @register
 class Churn(_OneStep):
-    """Fraction `churn` of each denoising step is undone by fresh noise.
+    """Stochastic DDIM: fresh noise undoes fraction `churn` of each denoising step.
 
     With c = churn and D the step in log-SNR, DDIM goes to `logsnr_t + D / (1 - c)` and
     noise brings it back to `logsnr_s = logsnr_t + D`:
@@ -86,7 +87,7 @@ class Churn(_OneStep):
 
 @register
 class DDIMEta(_OneStep):
-    """DDIM with noise of standard deviation eta times that of the posterior.
+    """Stochastic DDIM: noise of eta times the standard deviation of the posterior.
 
     `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
     and on a schedule with alpha = 1 that of k-diffusion's ancestral samplers.
@@ -108,14 +109,14 @@ class DDIMEta(_OneStep):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         q = step_ratio(t, s, schedule)
         fresh = (1 - q) * (1 + q)
-        share = xp.asarray(self.eta, q.dtype)
-        kept = root(q**2 + (1 - share) * (1 + share) * fresh)
-        return _row(t, s, schedule, kept, share * root(fresh))
+        eta = xp.asarray(self.eta, q.dtype)
+        kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
+        return _row(t, s, schedule, kept, eta * root(fresh))
 
 
 @register
 class DDPMForward(_OneStep):
-    """DDPM with the variance of the forward step, "fixedlarge".
+    """Ancestral (DDPM) sampler with the variance of the forward step, "fixedlarge".
 
     The mean of DDPM, and noise of variance
     `sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - q^2)`, larger than the
@@ -138,7 +139,7 @@ class DDPMForward(_OneStep):
 
 
 def ddim() -> Churn:
-    """The deterministic sampler `z_s = alpha_s x_hat + sigma_s eps_hat`.
+    """Returns DDIM, the deterministic sampler `z_s = alpha_s x_hat + sigma_s eps_hat`.
 
     It is `Churn(0.0)`, so that one program serves every churn: `run` takes a key for it
     too, and its noise is multiplied by 0.
@@ -149,7 +150,7 @@ def ddim() -> Churn:
 
 
 def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
-    """The ancestral sampler.
+    """Returns DDPM, the ancestral sampler.
 
     Args:
       variance: "posterior" (beta tilde, "fixedsmall"), which is `Churn(0.5)`, or
@@ -170,7 +171,7 @@ def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
 def eta_to_churn(
     eta: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:
-    """The fraction c of a step that is undone, from an eta of the literature.
+    """Converts an eta of the literature to churn, the fraction c that is undone.
 
     `c = w / (1 + w)` with w = eta^2 ("blog"), eta ("sde"), or
     `-log(1 - eta^2 (1 - e^-step)) / step` ("ddim").
@@ -202,7 +203,7 @@ def eta_to_churn(
 def churn_to_eta(
     churn: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:
-    """The inverse of `eta_to_churn`.
+    """Converts churn to an eta of the literature; the inverse of `eta_to_churn`.
 
     With `w = c / (1 - c)`: sqrt(w) ("blog"), w ("sde"), or
     `sqrt((1 - e^(-w step)) / (1 - e^-step))` ("ddim").

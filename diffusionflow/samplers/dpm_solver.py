@@ -30,7 +30,7 @@ _FORMS = ("x", "eps")
 
 @register
 class DPMSolver(multistep.Multistep):
-    """The multi-step solvers 1, 2M and 3M, one evaluation a step.
+    """Multistep DPM-Solver and DPM-Solver++ (1, 2M and 3M), one evaluation a step.
 
     The order rises from 1 in the first steps.
 
@@ -88,7 +88,7 @@ class DPMSolver(multistep.Multistep):
 
 @register
 class DPMSolver2S:
-    """The single-step solver of order 2, two evaluations a step.
+    """Singlestep DPM-Solver and DPM-Solver++ of order 2, two evaluations a step.
 
     DDIM goes a fraction r of the step in log-SNR; the difference of the two predictions
     is the slope for the whole step. A step of infinite length in log-SNR is DDIM's.
@@ -117,7 +117,7 @@ class DPMSolver2S:
         h, usable = multistep.half_logsnr_steps(
             schedule.alpha(t), schedule.sigma(t), alpha_s, sigma_s
         )
-        middle = (t + s) / 2  # stands in where h is infinite
+        middle = (t + s) / 2  # placeholder where h is infinite
         start = schedule.logsnr(xp.where(usable, t, middle))
         level = start + 2 * xp.asarray(self.r, h.dtype) * h
         between = xp.where(usable, schedule.inverse_logsnr(level), middle)
@@ -158,13 +158,13 @@ class DPMSolver2S:
 def gain_and_moments(
     variable: str, h: Array, alpha_s: Array, sigma_s: Array, count: int
 ) -> tuple[Array, list[Array]]:
-    """Of the integral over a step, for `multistep.integrals`."""
+    """Returns gain and moments of the integral over a step: `multistep.integrals`."""
     if variable == "x":
         return alpha_s * h, multistep.phi_moments(-h, count)
     return -sigma_s * h, multistep.phi_moments(h, count)
 
 
 def with_slope(moments: list[Array], second: str) -> list[Array]:
-    """`moments` with m_1 as a method of order 2 has it."""
+    """Returns `moments` with the m_1 of a method of order 2."""
     m_1 = moments[0] / 2 if second == "midpoint" else moments[1]
     return [moments[0], m_1]

@@ -14,7 +14,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class EDM:
-    """The level is raised with fresh noise, then an ODE step goes to the next one.
+    """EDM's stochastic sampler: raises the noise level (churn), then takes an ODE step.
 
     With rho = sigma / alpha and N steps, a step from t to s begins with
 
@@ -24,12 +24,12 @@ class EDM:
 
     and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM).
     The network is called at r. No level is raised beyond that of t = 1, where the
-    schedule ends: gamma is what leads there, and 0 from alpha = 0, where z is noise
-    already. This is a deviation from the source, which asks its network there. N is the
-    number of steps in the grid, so that the step of `sample` to the data is not in it.
+    schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
+    noise already. This is a deviation from the source, which calls its network there. N
+    is the number of steps in the grid, without the step of `sample` to the data.
 
     Args:
-      s_churn: noise added, in all; at least 0. 0 is the deterministic sampler.
+      s_churn: total amount of added noise, at least 0. 0 is the deterministic sampler.
       s_tmin: lowest rho that is raised.
       s_tmax: highest rho that is raised.
       s_noise: factor of the noise; 1 keeps the law.
@@ -70,7 +70,7 @@ class EDM:
         return dict(rows, raise_z=ratio, raise_noise=noise)
 
     def _raise(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
-        """gamma, and the time of the raised level."""
+        """Returns gamma, and the time of the raised level."""
         alpha, end = schedule.alpha(t), schedule.alpha(xp.ones_like(t))
         some, bounded = alpha > 0, end > 0  # rho is finite
         rho = schedule.sigma(t) / xp.where(some, alpha, 1)

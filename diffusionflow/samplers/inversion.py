@@ -1,4 +1,4 @@
-"""From data to noise, with the deterministic samplers run backwards."""
+"""DDIM inversion: runs deterministic samplers from data to noise."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def invert(
     schedule: Schedule,
     trajectory: bool = False,
 ) -> Result:
-    """The noise that a deterministic sampler would have made `z` from.
+    """Inverts a deterministic sampler: returns the noise that it maps to `z`.
 
     The sampler's own steps along a rising grid; sampling from the result along the
     reversed grid gives `z` back up to the discretisation error.
@@ -30,9 +30,10 @@ def invert(
     Args:
       denoise_fn: `(z, t) -> Denoised`.
       z: at the first time, `[*batch, *event]`.
-      times: a grid, `[num_steps + 1]`, rising. It should begin at a time with sigma > 0
-        (there `z` is the data, to within sigma): at sigma = 0 a network has no noise to
-        tell from z, and the first step would put the posterior mean, 0, in its place.
+      times: timestep schedule, `[num_steps + 1]`, rising. It should begin at a time
+        with sigma > 0 (there `z` is the data, to within sigma): at sigma = 0 a network
+        cannot infer the noise from z, and the first step would put the posterior mean,
+        0, in its place.
       sampler: one that draws no noise; `Euler("x")` is DDIM.
       schedule: the one of `denoise_fn`.
       trajectory: as in `run`.

@@ -9,8 +9,9 @@ The variables, and what is a clock, a scale and a slope, are in `variables`. Wit
 
 Where this cannot be done the step is Euler's, with one evaluation: in "x" to sigma = 0
 and in "eps" from alpha = 0, where the clock is infinite, and to sigma = 0 in every
-variable for solvers that evaluate at s (there x would have to be told from z alone). In
-"dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 of `Sigmoid`.
+variable for solvers that evaluate at s (there x would have to be inferred from z
+alone). In "dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 of
+`Sigmoid`.
 """
 
 import jax
@@ -45,14 +46,14 @@ class _RungeKutta:
         if 1 in self.tableau.c:
             full = full & (schedule.sigma(s) > 0)
             full = full & variables.finite_step(self.variable, s, t, schedule)
-        middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
+        middle = (t + s) / 2  # placeholder where a coefficient or its slope is infinite
         start, end = xp.where(full, t, middle), xp.where(full, s, middle)
         stages = self._stages(start, end, schedule)
         calls = 1 + (len(self.tableau.c) - 1) * full.astype(np.int32)
         return dict(euler=first, full=full, calls=calls, stages=stages)
 
     def _stages(self, t: Array, s: Array, schedule: Schedule) -> list[Row]:
-        """What follows the first evaluation: a level, its slope, and how to reach it.
+        """Rows after the first evaluation: a level, its slope, and how to reach it.
 
         Entry i has the time and the slope of stage i + 1 and the factors that make its
         z; the last entry has those of the result alone.
@@ -86,16 +87,16 @@ class _RungeKutta:
             return shorter
 
         def longer(z: Array) -> Array:
-            known, slopes = denoised, []
+            latest, slopes = denoised, []
             for stage in row["stages"]:
-                slopes.append(stage["a"] * known.x + stage["b"] * known.eps)
+                slopes.append(stage["a"] * latest.x + stage["b"] * latest.eps)
                 if "x" in stage:
                     at = _euler(z, stage, denoised)
                 else:
                     pairs = zip(stage["slopes"], slopes, strict=True)
                     at = stage["z"] * z + sum(weight * k for weight, k in pairs)
                 if stage is not row["stages"][-1]:
-                    known = denoise_fn(at, stage["t"])
+                    latest = denoise_fn(at, stage["t"])
             return at
 
         return jax.lax.cond(row["full"], longer, lambda z: shorter, z)
@@ -115,7 +116,9 @@ def _euler(z: Array, row: Row, denoised: Denoised) -> Array:
 
 @register
 class Euler(_RungeKutta):
-    """`z_s = scale_s (z_t / scale_t + (clock_s - clock_t) slope_t)`, order 1.
+    """Euler's method, order 1.
+
+    `z_s = scale_s (z_t / scale_t + (clock_s - clock_t) slope_t)`.
 
     Args:
       variable: one of `VARIABLES`.
@@ -130,7 +133,7 @@ class Euler(_RungeKutta):
 
 @register
 class Midpoint(_RungeKutta):
-    """The slope at the middle of the clock, after an Euler step to there; order 2.
+    """Midpoint method, order 2: the slope at the clock's middle, by an Euler step.
 
     Args:
       variable: one of `VARIABLES`.
@@ -145,7 +148,7 @@ class Midpoint(_RungeKutta):
 
 @register
 class Heun(_RungeKutta):
-    """The average of the slopes at t and, after an Euler step, at s; order 2.
+    """Heun's method, order 2: averages the slopes at t and, after an Euler step, at s.
 
     Args:
       variable: one of `VARIABLES`; "eps" is the sampler of EDM on every schedule.

@@ -1,4 +1,4 @@
-"""Euler-Maruyama and stochastic Heun of the SDE with any diffusion epsilon_t.
+"""Stochastic samplers: Euler-Maruyama and Heun of the SDE with any epsilon_t.
 
 The SDE is `processes.interpolant`, dt < 0: its drift is
 `b = alpha' x_hat + (sigma' + epsilon^2 / (2 sigma)) eps_hat`, which for epsilon = eta g
@@ -34,7 +34,7 @@ LAST = ("mean", "x_hat", "flow", "noise")
 
 
 class _Sde:
-    """What both samplers share."""
+    """Common code of both samplers."""
 
     num_noises = 1
     diffusion_fn: Any
@@ -46,7 +46,7 @@ class _Sde:
 
     def _first_stage(self, t: Array, s: Array, schedule: Schedule) -> tuple[Row, Array]:
         """The Euler step with noise `noise`, and where it is the step from infinity."""
-        middle = (t + s) / 2  # stands in where the SDE is infinite
+        middle = (t + s) / 2  # placeholder where the SDE is infinite
         infinite = ~xp.isfinite(sum(self._drift(t, schedule)))
         start = xp.where(infinite, middle, t)
         a, b = self._drift(start, schedule)
@@ -98,7 +98,9 @@ class _Sde:
 
 @register
 class EulerMaruyama(_Sde):
-    """`z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`; see the module.
+    """Euler-Maruyama: `z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`.
+
+    The first and the last step are in the module.
 
     Args:
       diffusion_fn: `(t, *, schedule) -> epsilon`, such as those of
@@ -123,7 +125,7 @@ class EulerMaruyama(_Sde):
 
 @register
 class StochasticHeun(_Sde):
-    """Noise first, then Heun's step of the drift b, both stages with that noise.
+    """Stochastic Heun: adds noise, then takes a Heun step of the drift b with it.
 
         z' = z + epsilon_t sqrt(t - s) xi,    z_e = z' + (s - t) b(z', t),
         z_s = z' + (s - t) (b(z', t) + b(z_e, s)) / 2.

@@ -14,7 +14,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class SDEDPMSolver:
-    """Multistep solver that is exact for x_hat a polynomial in the log-SNR.
+    """Stochastic multistep solver, exact for x_hat a polynomial in the log-SNR.
 
     With h = (logsnr_s - logsnr_t) / 2, H = (1 + eta) h, m_0 = x_hat at t and m_1, m_2
     those of the steps before, `d_1 = (m_0 - m_1) h / h_1`, `d_2 = (m_1 - m_2) h / h_2`:
@@ -81,11 +81,11 @@ class SDEDPMSolver:
     def _differences(self, q: Array, growth: Array) -> tuple[Array, Array]:
         """Factors of m_0 - m_1 and of m_1 - m_2."""
         finite = q > 0
-        h = -xp.log(xp.where(finite, q, 0.5))  # stands in where it is infinite
+        h = -xp.log(xp.where(finite, q, 0.5))  # placeholder where it is infinite
         one, two = (multistep.earlier(h, back, 1) for back in (1, 2))
-        known = [multistep.earlier(finite, back, False) for back in (1, 2)]
-        second = finite & known[0] & (self.order > 1)
-        third = second & known[1] & (self.order > 2)
+        has_past = [multistep.earlier(finite, back, False) for back in (1, 2)]
+        second = finite & has_past[0] & (self.order > 1)
+        third = second & has_past[1] & (self.order > 2)
         _, slope, curve = multistep.phi_moments(-growth * h, 3)
         p, larger = growth * h * slope, growth * h * curve / 2
         if self.second == "midpoint" and self.order == 2:
@@ -104,8 +104,8 @@ class SDEDPMSolver:
     ) -> multistep.State:
         x = denoise_fn(state.z, row["t"]).x
         z = row["z"] * state.z + row["x"] * x + row["noise"] * noise[0]
-        known = [x, *state.past]
-        for name, now, before in zip(("near", "far"), known, state.past, strict=False):
+        values = [x, *state.past]
+        for name, now, before in zip(("near", "far"), values, state.past, strict=False):
             z = z + row[name] * (now - before)
         return state.push(z, x) if self.order > 1 else state._replace(z=z)
 

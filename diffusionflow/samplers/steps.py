@@ -1,27 +1,28 @@
-"""Times as samplers and denoisers take them, and the table of a sampler's steps."""
+"""Checks of timestep schedules and samplers, and the table of a sampler's steps."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import check_instance, is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import Denoiser
 from diffusionflow.schedules import Schedule, as_schedule
 
 
 def as_grid(times: ArrayLike) -> ArrayLike:
-    """`times` as one array of a floating type: NumPy's where they are known."""
+    """Converts `times` to one floating array, of NumPy where they are concrete."""
     times = jnp.asarray(times) if is_traced(times) else np.asarray(times)
     floating = jnp.issubdtype(times.dtype, jnp.floating)
     return times if floating else times.astype(float)
 
 
 def table(sampler: Any, times: ArrayLike, schedule: Schedule) -> Any:
-    """`sampler.plan` over neighbouring times, in float64 where all is concrete."""
+    """Calls `sampler.plan` on neighbouring times, in float64 where all is concrete."""
     as_schedule(schedule)
     if is_traced(sampler, times, schedule):
         times = jnp.asarray(times)  # in the type that JAX has for traced arrays
@@ -35,15 +36,12 @@ _METHODS = ("plan", "init", "step", "output")
 
 
 def check_sampler(sampler: Any) -> Any:
-    """`sampler`, if it is one.
+    """Returns `sampler`, after checking that it is one.
 
     Raises:
       ValueError: it is a string, a class, a function, or lacks a method.
     """
-    if isinstance(sampler, type):
-        raise ValueError(
-            f"sampler={sampler!r}: must be an instance; write {sampler.__name__}()"
-        )
+    check_instance("sampler", sampler, "samplers.ddim()")
     lacking = [name for name in ("num_noises", *_METHODS) if not hasattr(sampler, name)]
     if lacking:
         raise ValueError(
@@ -74,7 +72,21 @@ def check_times(denoiser: Denoiser, t: ArrayLike, like: Array) -> None:
         raise ValueError(f"at times rounded to {like.dtype}: {error}") from error
 
 
+VARYING = "varying"
+
+
+def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
+    """Network calls of an evaluation; None if unknown, `VARYING` with its time.
+
+    Evaluated at a traced time: there is no one time at which every denoiser is defined.
+    """
+    calls = []
+    note = lambda t: calls.append(denoiser.num_network_calls(t))
+    jax.eval_shape(note, jax.ShapeDtypeStruct((), dtype))
+    return calls[0] if isinstance(calls[0], int | None) else VARYING
+
+
 def times_calls(denoiser: Denoiser, evaluations: ArrayLike) -> ArrayLike | None:
-    """Network calls of so many evaluations, None where they are not known."""
-    calls = denoiser.num_network_calls(jnp.asarray(0.5))
+    """Returns the network calls of so many evaluations, None where unknown."""
+    calls = calls_at_any_time(denoiser, jnp.result_type(float))
     return evaluations * calls if isinstance(calls, int) else None

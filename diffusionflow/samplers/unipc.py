@@ -14,7 +14,7 @@ B = ("bh1", "bh2")
 
 @register
 class UniPC:
-    """DPM-Solver++ or DPM-Solver, corrected by each new prediction; one call a step.
+    """DPM-Solver(++) corrected by each new prediction; one network call a step.
 
     The predictor of order p puts a polynomial through the last p predictions, as
     `DPMSolver` does. When the next step has evaluated the network at the result, the
@@ -55,8 +55,8 @@ class UniPC:
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
         # In the paper's terms: `predictor` are the weights a_m / r_m of UniP and
-        # `corrector` those of UniC less UniP's, which act on the step before, at its end t;
-        # `carry` takes that change of z_t through the next step, which is linear in z.
+        # `corrector` those of UniC less UniP's, which act on the step before, at its
+        # end t; `carry` takes that change of z_t through the next step, linear in z.
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         h, usable = multistep.half_logsnr_steps(alpha_t, sigma_t, alpha_s, sigma_s)
@@ -95,18 +95,18 @@ class UniPC:
         """
         newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
         predicted = xp.concatenate([newest[:, None], predictor], axis=-1)
-        found = xp.zeros_like(predicted)
+        correction = xp.zeros_like(predicted)
         for p in range(1, self.order + 1):
             active = (orders == p) & usable
-            known = multistep.nodes(h, p, active)
+            nodes = multistep.nodes(h, p, active)
             weights = multistep.integrals(
-                [xp.ones_like(h), *known],
+                [xp.ones_like(h), *nodes],
                 [moments[0], slope] if p == 1 else moments,
             )[1:]
             weights += [xp.zeros_like(h)] * (self.order - p)
             difference = xp.stack(weights, axis=-1) - predicted
-            found = xp.where(active[:, None], difference, found)
-        return found
+            correction = xp.where(active[:, None], difference, correction)
+        return correction
 
     def init(self, z: Array) -> multistep.State:
         return multistep.State.first(z, self.order)

@@ -1,4 +1,4 @@
-"""The probability-flow ODE in a variable of choice.
+"""Parametrises the probability-flow ODE by a variable of choice.
 
 Every variable p turns the ODE into `d(z / scale) / d clock = a x_hat + b eps_hat`:
 
@@ -26,7 +26,7 @@ VARIABLES = ("x", "eps", "u", "v", "dz_dt")
 
 
 def euler(variable: str, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
-    """Factors `z`, `x` and `eps` of the Euler step from `t` to `s`.
+    """Returns the factors `z`, `x` and `eps` of the Euler step from `t` to `s`.
 
     It is DDIM's in "dz_dt" where the slope at `t` is infinite.
     """
@@ -44,7 +44,7 @@ def euler(variable: str, t: Array, s: Array, schedule: Schedule) -> dict[str, Ar
 def ratio_and_gain(
     variable: str, t: Array, s: Array, schedule: Schedule
 ) -> tuple[Array, Array]:
-    """`scale_s / scale_t` and `scale_s (clock_s - clock_t)`."""
+    """Returns `scale_s / scale_t` and `scale_s (clock_s - clock_t)`."""
     alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
     match variable:
@@ -68,7 +68,7 @@ def ratio_and_gain(
 
 
 def scale(variable: str, t: Array, schedule: Schedule) -> Array:
-    """What z is divided by."""
+    """Returns the scale, by which z is divided."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     match variable:
         case "x":
@@ -83,7 +83,7 @@ def scale(variable: str, t: Array, schedule: Schedule) -> Array:
 
 
 def slope(variable: str, t: Array, schedule: Schedule) -> tuple[Array, Array]:
-    """`(a, b)` of the slope `a x + b eps`."""
+    """Returns `(a, b)` of the slope `a x + b eps`."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     zero, one = xp.zeros_like(alpha), xp.ones_like(alpha)
     match variable:
@@ -100,7 +100,7 @@ def slope(variable: str, t: Array, schedule: Schedule) -> tuple[Array, Array]:
 
 
 def finite_step(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
-    """Whether `clock_s - clock_t` and the slope's factors at `t` are finite."""
+    """Returns whether `clock_s - clock_t` and the slope's factors at `t` are finite."""
     alpha = xp.minimum(schedule.alpha(t), schedule.alpha(s))
     sigma = xp.minimum(schedule.sigma(t), schedule.sigma(s))
     match variable:
@@ -117,7 +117,7 @@ def finite_step(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
 def between(
     variable: str, t: Array, s: Array, fraction: float, schedule: Schedule
 ) -> Array:
-    """The time at which the clock is `fraction` of the way from `t` to `s`."""
+    """Returns the time at which the clock is `fraction` of the way from `t` to `s`."""
     if fraction in (0, 1):
         return s if fraction else t
     if variable == "dz_dt":

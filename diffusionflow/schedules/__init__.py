@@ -9,7 +9,7 @@ Conventions, stated here once and kept everywhere:
   learned and sampled; the scale `sqrt(alpha^2 + sigma^2)` is free.
 - Arrays have shape `[*batch, *event]`, times are scalar or `[*batch]`.
 
-A schedule of your own is a subclass of `Schedule` with `alpha(t)` and `sigma(t)`, whose
+Your own schedule is a subclass of `Schedule` with `alpha(t)` and `sigma(t)`, whose
 other methods follow by default; `diffusionflow.register` makes it a value that can be
 passed to jitted functions.
 
@@ -19,12 +19,12 @@ Concrete times give NumPy float64, and nothing is compiled; `jax.Array`s give
 Where exact arithmetic gives a finite value, schedules give one in float32, t = 0 and
 t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
 
-As a diffusion `dz = f z dt + g dw` a schedule has, with ' = d / dt,
+As the forward SDE `dz = f z dt + g dw` a schedule has, with ' = d / dt,
 
     f = alpha' / alpha,   g^2 = 2 alpha sigma (sigma / alpha)' = -sigma^2 logsnr',
 
 which are the methods `f`, `g2`, `dlogsnr_dt` and `derivatives` of any schedule;
-`square_derivatives`, of alpha^2 and sigma^2, stay finite where a level is a root at 0.
+`square_derivatives`, of alpha^2 and sigma^2, stay finite at the zero of a square root.
 """
 
 from diffusionflow.schedules.base import Schedule, as_schedule, check_same_schedule

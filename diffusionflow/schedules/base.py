@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import QuietMethods, is_traced
+from diffusionflow._dataclass import QuietMethods, check_instance, is_traced
 from diffusionflow._numeric import derivative, in_float64, root, solve_falling
 
 
@@ -37,7 +37,7 @@ class Schedule(QuietMethods):
       ...     def sigma(self, t):
       ...         return t**self.power
       >>> print(Quadratic().logsnr(0.5), Quadratic().g2(0.5))
-      -2.1972245773362196 0.6666666666666666
+      2.197224577336219 0.6666666666666666
     """
 
     family: str | None = None
@@ -51,7 +51,7 @@ class Schedule(QuietMethods):
         raise NotImplementedError(f"{type(self).__name__} must define sigma(t)")
 
     def logsnr(self, t: ArrayLike) -> Array:
-        """`log(alpha_t^2 / sigma_t^2)`, strictly decreasing in `t`."""
+        """Log-SNR `log(alpha_t^2 / sigma_t^2)`, strictly decreasing in `t`."""
         return 2 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
@@ -62,12 +62,12 @@ class Schedule(QuietMethods):
         return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
 
     def logsnr_range(self) -> tuple[float, float]:
-        """`(logsnr at t = 1, logsnr at t = 0)`: the log-SNRs that are reached."""
+        """Range of the log-SNR: `(logsnr at t = 1, logsnr at t = 0)`."""
         ends = in_float64(lambda own: tuple(map(own.logsnr, (1.0, 0.0))), self)
         return ends if is_traced(ends) else (float(ends[0]), float(ends[1]))
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`(d alpha / dt, d sigma / dt)`.
+        """Time derivatives `(d alpha / dt, d sigma / dt)`.
 
         Infinite where the exact derivative is, such as `d sigma / dt` of `LinearBeta`
         at t = 0. By default by forward-mode differentiation.
@@ -78,23 +78,23 @@ class Schedule(QuietMethods):
         )
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`(d alpha^2 / dt, d sigma^2 / dt)`.
+        """Time derivatives `(d alpha^2 / dt, d sigma^2 / dt)`.
 
-        A closed form is finite also where a root has no slope, such as at t = 1 of
-        `Sigmoid`, where alpha is 0 and its derivative infinite.
+        A closed form is finite also where alpha or sigma has infinite slope, such as at
+        t = 1 of `Sigmoid`, where alpha is 0 and its derivative infinite.
         """
         dalpha, dsigma = self.derivatives(t)
         return 2 * self.alpha(t) * dalpha, 2 * self.sigma(t) * dsigma
 
     def f(self, t: ArrayLike) -> Array:
-        """`alpha' / alpha`: the drift coefficient of `dz = f z dt + g dw`, dt > 0.
+        """Drift coefficient `alpha' / alpha` of the forward SDE `dz = f z dt + g dw`.
 
-        Per unit of time; -inf where `alpha` is zero.
+        Per unit of time, dt > 0; -inf where `alpha` is zero.
         """
         return self.derivatives(t)[0] / self.alpha(t)
 
     def g2(self, t: ArrayLike) -> Array:
-        """`2 sigma (sigma' - f sigma)`: the squared diffusion of `dz = f z dt + g dw`.
+        """Squared diffusion coefficient `2 sigma (sigma' - f sigma)`, g^2 of the SDE.
 
         Per unit of time; infinite where `alpha` is zero. The two terms add up where
         alpha falls and sigma rises.
@@ -105,7 +105,7 @@ class Schedule(QuietMethods):
         return 2 * sigma * (self.derivatives(t)[1] - self.f(t) * sigma)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """`2 (alpha' / alpha - sigma' / sigma)`, negative.
+        """Slope of the log-SNR, `2 (alpha' / alpha - sigma' / sigma)`, negative.
 
         -inf where `alpha` or `sigma` is zero. The terms never cancel where alpha falls
         and sigma rises.
@@ -114,15 +114,15 @@ class Schedule(QuietMethods):
         return 2 * (dalpha / self.alpha(t) - dsigma / self.sigma(t))
 
     def noise_level(self, t: ArrayLike) -> Array:
-        """`sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`, in [0, 1].
+        """Noise level `sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`, in [0, 1].
 
-        A time that names the log-SNR; on flow matching it is `t` itself.
+        A function of the log-SNR alone; on flow matching it is `t` itself.
         """
         alpha, sigma = self.alpha(t), self.sigma(t)
         return sigma / (alpha + sigma)
 
     def z_std(self, t: ArrayLike, sigma_data: ArrayLike = 1.0) -> Array:
-        """`sqrt(sigma_data^2 alpha^2 + sigma^2)`: the standard deviation of z.
+        """Standard deviation of z, `sqrt(sigma_data^2 alpha^2 + sigma^2)`.
 
         Args:
           t: times in [0, 1], any shape.
@@ -135,28 +135,25 @@ class Schedule(QuietMethods):
 
 
 def as_schedule(schedule: Schedule) -> Schedule:
-    """`schedule`, if it is an instance of a subclass of `Schedule`.
+    """Checks that `schedule` is an instance of `Schedule`, and returns it.
 
     Args:
-      schedule: what a user gave as one.
+      schedule: the value to check.
 
     Raises:
       ValueError: it is a string, a class, a function or another object.
     """
     if isinstance(schedule, Schedule):
         return schedule
-    if isinstance(schedule, type) and issubclass(schedule, Schedule):
-        hint = f"write {schedule.__name__}(), an instance"
-    else:
-        hint = (
-            "pass an instance such as schedules.FlowMatching(), or of a subclass of "
-            "schedules.Schedule with alpha(t) and sigma(t)"
-        )
-    raise ValueError(f"schedule={schedule!r}: must be a schedule; {hint}")
+    check_instance("schedule", schedule, "schedules.FlowMatching()")
+    raise ValueError(
+        f"schedule={schedule!r}: must be an instance of schedules.Schedule; subclass it "
+        "and define alpha(t) and sigma(t)"
+    )
 
 
 class FromLogSNR(Schedule):
-    """Variance preserving, from `logsnr(t)` and `dlogsnr_dt(t)`.
+    """Variance preserving schedule from `logsnr(t)` and `dlogsnr_dt(t)`.
 
     `alpha = sqrt(sigmoid(logsnr))`, `sigma = sqrt(sigmoid(-logsnr))`, hence
     `g^2 = -sigma^2 logsnr'` and `f = -g^2 / 2`. Where the log-SNR is infinite at an
@@ -185,7 +182,7 @@ class FromLogSNR(Schedule):
 
 
 class FromSquares(Schedule):
-    """Variance preserving, from `squares(t)` and `rate(t)`.
+    """Variance preserving schedule from `squares(t)` and `rate(t)`.
 
     `squares` is `(alpha^2, sigma^2)`, each without cancellation, and `rate` is
     `(sigma^2)' = -(alpha^2)'`.
@@ -223,14 +220,14 @@ class FromSquares(Schedule):
 
 
 def check_same_schedule(own: Schedule, given: Schedule) -> None:
-    """Refuses a schedule that is not the one a denoiser belongs to.
+    """Checks that a schedule is the one that a denoiser belongs to.
 
-    Two schedules are the same if alpha and sigma agree to 1e-4; traced numbers cannot
-    be compared and pass.
+    Two schedules are the same if alpha and sigma agree to 1e-4. Traced values cannot be
+    checked and pass.
 
     Args:
-      own: the denoiser's.
-      given: the one that it is going to be used on.
+      own: schedule of the denoiser.
+      given: schedule that it is used on.
 
     Raises:
       ValueError: they differ.

@@ -1,4 +1,4 @@
-"""Schedules with a linear rate of noise."""
+"""Schedules with a linear noise rate beta(t): VP and sub-VP."""
 
 import math
 
@@ -70,7 +70,7 @@ class LinearBeta(Schedule):
 
 @register
 class SubVP(Schedule):
-    """The data coefficient of `LinearBeta` with less noise: `sigma = 1 - alpha^2`.
+    """Sub-VP: the alpha of `LinearBeta` with less noise, `sigma = 1 - alpha^2`.
 
     `alpha = exp(-B / 2)`, `sigma = -expm1(-B)` with the `B(t)` of `LinearBeta`, so
     `logsnr = -B - 2 log(1 - e^(-B))`, `f = -beta / 2`, `g^2 = beta (1 - e^(-2 B))`.
@@ -136,14 +136,14 @@ def _inverse_integral(schedule: LinearBeta | SubVP, integral: Array) -> Array:
     """The time at which the integral of the rate has a value; inf where it is inf.
 
     The integral of a falling rate has a largest value, soon after t = 1: from t = 1 on
-    it is continued in a straight line.
+    it is extrapolated linearly.
     """
     low, high = schedule.beta_min, schedule.beta_max
-    slope, whole = high - low, (low + high) / 2  # `whole` is the integral up to 1
+    slope, total = high - low, (low + high) / 2  # `total` is the integral up to 1
     finite = xp.isfinite(slope * integral) & xp.isfinite(integral)
-    integral = xp.where(finite, integral, whole)
-    past = (slope < 0) & (integral > whole)
-    within = xp.where(past, whole, integral)
+    integral = xp.where(finite, integral, total)
+    past = (slope < 0) & (integral > total)
+    within = xp.where(past, total, integral)
     t = 2 * within / (low + xp.sqrt(low**2 + 2 * slope * within))
-    t = xp.where(past, 1 + (integral - whole) / high, t)
+    t = xp.where(past, 1 + (integral - total) / high, t)
     return xp.where(finite, t, xp.inf)

@@ -11,7 +11,7 @@ from diffusionflow.schedules.base import Schedule
 
 @register
 class Cosine(Schedule):
-    """`alpha = cos(theta)`, `sigma = sin(theta)`, with the angle `theta` linear in t.
+    """Cosine: `alpha = cos(theta)`, `sigma = sin(theta)`, `theta` linear in t.
 
     `theta = a + (b - a) t`, `a = atan(e^(-logsnr_max / 2))`,
     `b = atan(e^(-logsnr_min / 2))`. The defaults give the exact `theta = pi t / 2`;
@@ -104,8 +104,8 @@ class IDDPMCosine(Schedule):
     def sigma(self, t: ArrayLike) -> Array:
         t = floating(t)
         rate = self._rate(t)
-        far = xp.sin(rate * (t + 2 * self.offset))
-        return root(xp.sin(rate * t) * far) / xp.sin(rate)
+        sin_sum = xp.sin(rate * (t + 2 * self.offset))  # of phi + phi_0
+        return root(xp.sin(rate * t) * sin_sum) / xp.sin(rate)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         logsnr = floating(logsnr)

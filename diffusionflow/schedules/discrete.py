@@ -1,9 +1,8 @@
-"""Schedules given as a table."""
+"""Discrete-time schedules: a table of noise levels (alphas_cumprod)."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -18,7 +17,7 @@ from diffusionflow.schedules.base import FromSquares
 class Discrete(FromSquares):
     """Variance preserving, from a table of `alpha^2` at T noise levels.
 
-    Level i = 1..T (entry i - 1 of the table) stands at `t = i / T`, and t = 0 is the
+    Level i = 1..T (entry i - 1 of the table) is at `t = i / T`, and t = 0 is the
     data, alpha = 1: then the T steps of the discrete process are T equal steps of time,
     and t = 1 is the last level. The table's values are exact at these nodes. Between
     them alpha^2, and so sigma^2, is linear in t: the log-SNR falls everywhere, and
@@ -29,9 +28,9 @@ class Discrete(FromSquares):
     Args:
       alphas_cumprod: alpha^2, falling, in (0, 1), the last may be 0, `[T]`. Numbers
         that are not traced are kept in float64.
-      complement: sigma^2 = 1 - alphas_cumprod, `[T]`; carried beside, since it is lost
-        where alpha^2 is near 1 in float32. Computed if None. To learn a table, make it
-        from its parameters inside the loss.
+      complement: sigma^2 = 1 - alphas_cumprod, `[T]`; kept separately, since it is
+        lost where alpha^2 is near 1 in float32. Computed if None. To learn a table,
+        make it from its parameters inside the loss.
 
     Raises:
       ValueError: the table does not fall, or leaves [0, 1); a complement that does not
@@ -46,10 +45,10 @@ class Discrete(FromSquares):
     complement: Any = None
 
     def __post_init__(self) -> None:
-        # jax.Arrays beside a complement come from a pytree, maybe of gradients
+        # jax.Arrays with a complement come from a pytree, maybe of gradients
         table, complement = self.alphas_cumprod, self.complement
-        known = isinstance(table, jax.Array) and not is_traced(table)
-        if _is_given(table) or (complement is None and known):
+        concrete = isinstance(table, jax.Array) and not is_traced(table)
+        if _is_given(table) or (complement is None and concrete):
             table = np.asarray(table, np.float64)
             _check_table(table)
             object.__setattr__(self, "alphas_cumprod", table)
@@ -62,7 +61,7 @@ class Discrete(FromSquares):
 
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> "Discrete":
-        """`alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, on the host in float64.
+        """Table of `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, in float64 on host.
 
         Args:
           betas: noise added in each step, each in (0, 1), the last may be 1, `[T]`.
@@ -84,7 +83,7 @@ class Discrete(FromSquares):
     def linear_betas(
         cls, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
     ) -> "Discrete":
-        """The classical table: `num_levels` betas, equally spaced.
+        """The table of DDPM: `num_levels` betas, equally spaced.
 
         Source: Ho et al. 2020, arXiv 2006.11239, section 4.
         """
@@ -143,7 +142,7 @@ class Discrete(FromSquares):
 
 
 def zero_terminal_snr(alphas_cumprod: ArrayLike) -> np.ndarray:
-    """A table whose last level has no signal: alpha is shifted and scaled to end at 0.
+    """Rescales a table to zero terminal SNR: alpha is shifted and scaled to end at 0.
 
     `alpha <- (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T)`; the first level keeps
     its value.
@@ -187,7 +186,7 @@ def _check_complement(complement: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _check_table(table: np.ndarray) -> None:
-    """A stack of tables, as `vmap` takes it, has more axes and passes too."""
+    """Checks a table, or a stack of tables with more axes, as `vmap` takes it."""
     if table.ndim == 0 or not table.size:
         raise ValueError(f"alphas_cumprod of shape {table.shape}: must be [T]")
     if not (table.max() < 1 and table.min() >= 0):

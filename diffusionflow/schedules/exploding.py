@@ -17,7 +17,7 @@ def _check_levels(sigma_min: float, sigma_max: float) -> None:
 
 @register
 class VE(Schedule):
-    """`alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^t`.
+    """Variance exploding: `alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^t`.
 
     The log-SNR is linear, `logsnr = -2 log sigma_min - 2 t log(sigma_max / sigma_min)`.
 
@@ -65,10 +65,10 @@ class VE(Schedule):
 
 @register
 class EDM(Schedule):
-    """`alpha = 1`, `sigma = (A_0 + t (A_1 - A_0))^rho`: EDM's sampling clock on [0, 1].
+    """EDM's levels over [0, 1]: `alpha = 1`, `sigma = (A_0 + t (A_1 - A_0))^rho`.
 
     `A_0 = sigma_min^(1 / rho)`, `A_1 = sigma_max^(1 / rho)`. A uniform grid of `t` is
-    EDM's grid of noise levels.
+    EDM's timestep schedule.
 
     Args:
       sigma_min: sigma at t = 0, positive, in units of the data.

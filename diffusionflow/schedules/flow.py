@@ -1,4 +1,4 @@
-"""Straight paths."""
+"""The flow matching (rectified flow) schedule: straight paths."""
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -11,7 +11,7 @@ from diffusionflow.schedules.base import Schedule
 
 @register
 class FlowMatching(Schedule):
-    """Straight paths: `alpha = 1 - t`, `sigma = sigma_min (1 - t) + t`.
+    """Flow matching: straight paths, `alpha = 1 - t`, `sigma = sigma_min (1 - t) + t`.
 
     `logsnr = 2 log(alpha / sigma)`. With `sigma_min = 0` also called rectified flow and
     conditional optimal transport: `sigma = t`.

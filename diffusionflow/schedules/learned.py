@@ -1,4 +1,4 @@
-"""A schedule to be learned."""
+"""A learnable schedule."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from diffusionflow.schedules.logsnr import check_finite_range
 
 @register
 class Learned(FromLogSNR):
-    """A log-SNR that falls from end to end whatever its parameters are.
+    """Learnable schedule: the log-SNR falls strictly whatever its parameters are.
 
     Variance preserving, with K steps of logistic shape on a straight line:
 
         logsnr = (logsnr_max R(t) + logsnr_min N(t)) / (N(t) + R(t)),
         N(t) = w_0 t + sum_k w_k (s(a_k (t - c_k)) - s(-a_k c_k)),
 
-    where s is the logistic function, `w = softmax(logits)`, `a = xp.softplus(slopes)`,
+    where s is the logistic function, `w = softmax(logits)`, `a = softplus(slopes)`,
     `c = centres` and R(t) = N(1) - N(t) is formed without cancellation. As N(0) = 0 and
     R(1) = 0, the ends are exact for all parameters.
 
@@ -37,8 +37,8 @@ class Learned(FromLogSNR):
       ValueError: not -inf < logsnr_min < logsnr_max < inf.
 
     Source: the monotone network and its normalisation are the idea of Kingma et al.
-    2021, arXiv 2107.00630; this one has one layer and closed derivatives. The paper
-    learns its end points too, against the prior and reconstruction terms.
+    2021, arXiv 2107.00630; this one has one layer and closed-form derivatives. The
+    paper learns its end points too, against the prior and reconstruction terms.
     """
 
     logits: Any
@@ -84,7 +84,7 @@ class Learned(FromLogSNR):
 def learned(
     num_units: int = 16, *, logsnr_min: float = -5.0, logsnr_max: float = 13.3
 ) -> Learned:
-    """`Learned` as one starts with it: nearly linear, its steps evenly spread.
+    """Initial `Learned`: a nearly linear log-SNR, its steps evenly spaced.
 
     Args:
       num_units: steps, at least 1.

@@ -17,7 +17,7 @@ from diffusionflow.schedules.base import FromLogSNR, FromSquares
 
 @register
 class LinearLogSNR(FromLogSNR):
-    """`logsnr = logsnr_max + (logsnr_min - logsnr_max) t`, variance preserving.
+    """Linear log-SNR, `logsnr_max + (logsnr_min - logsnr_max) t`, variance preserving.
 
     Args:
       logsnr_min: log-SNR at t = 1, finite.
@@ -51,7 +51,7 @@ class LinearLogSNR(FromLogSNR):
 
 @register
 class Laplace(FromSquares):
-    """Uniform t gives the log-SNR a Laplace law; variance preserving.
+    """Laplace log-SNR distribution at uniform t; variance preserving.
 
     `logsnr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|)`, infinite at both ends.
     With `w = 1 - 2 |t - 1/2|` and `m = e^mean` (e^-mean for t > 1/2), the smaller of
@@ -60,7 +60,7 @@ class Laplace(FromSquares):
 
     Args:
       mean: of the log-SNR, its value at t = 1/2.
-      scale: of the law, positive.
+      scale: of the distribution, positive.
 
     Raises:
       ValueError: `scale` is not positive.
@@ -82,9 +82,9 @@ class Laplace(FromSquares):
         level = xp.exp(xp.where(half, self.mean, -self.mean))
         return half, width, level, level + width**self.scale
 
-    def _power(self, width: Array, share: float) -> Array:
-        """`scale w^(share scale - 1)`."""
-        return self.scale * width ** (share * self.scale - 1)
+    def _power(self, width: Array, factor: float) -> Array:
+        """`scale w^(factor scale - 1)`."""
+        return self.scale * width ** (factor * self.scale - 1)
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
@@ -94,7 +94,7 @@ class Laplace(FromSquares):
 
     def logsnr(self, t: ArrayLike) -> Array:
         half, width, _, _ = self._parts(t)
-        return self.mean + self.scale * xp.where(half, -1, 1) * xp.log(width)
+        return self.mean + xp.where(half, -self.scale, self.scale) * xp.log(width)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         depth = (floating(logsnr) - self.mean) / self.scale
@@ -123,13 +123,13 @@ class Laplace(FromSquares):
 
 @register
 class Cauchy(FromLogSNR):
-    """Uniform t gives the log-SNR a Cauchy law; variance preserving.
+    """Cauchy log-SNR distribution at uniform t; variance preserving.
 
     `logsnr = mean + scale tan((pi / 2) (1 - 2 t))`, infinite at both ends.
 
     Args:
       mean: median of the log-SNR, its value at t = 1/2.
-      scale: of the law, positive.
+      scale: of the distribution, positive.
 
     Raises:
       ValueError: `scale` is not positive.
@@ -166,7 +166,7 @@ class Cauchy(FromLogSNR):
 
 
 def _inside(t: ArrayLike) -> tuple[Array, Array, Array]:
-    """Whether 0 < t < 1, `t` or 1/2 in its stead, and the end that is nearer."""
+    """Whether 0 < t < 1, `t` or 1/2 in its place, and the nearer end."""
     t = floating(t)
     inside = (t > 0) & (t < 1)
     return inside, xp.where(inside, t, 0.5), xp.round(t)

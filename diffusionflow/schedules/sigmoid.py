@@ -17,7 +17,7 @@ from diffusionflow.schedules.base import FromSquares
 
 @register
 class Sigmoid(FromSquares):
-    """Variance preserving, `alpha^2` a piece of a falling logistic curve.
+    """Sigmoid: variance preserving, `alpha^2` a piece of a falling logistic curve.
 
     `alpha^2 = (s(y_1) - s(y)) / (s(y_1) - s(y_0))` with s the logistic function and
     `y = (start + t (end - start)) / temperature`. It is computed as
@@ -29,8 +29,8 @@ class Sigmoid(FromSquares):
     small for the exponentials.
 
     Args:
-      start: of the piece.
-      end: of the piece, above `start`.
+      start: of the piece, at t = 0.
+      end: of the piece, at t = 1, above `start`.
       temperature: positive.
 
     Raises:
@@ -64,11 +64,11 @@ class Sigmoid(FromSquares):
         """`(alpha^2, sigma^2)`."""
         t = floating(t)
         low, high, width, _ = in_type_of(t, self._ends())
-        y, whole = low * (1 - t) + high * t, xp.expm1(-width)
+        y, total = low * (1 - t) + high * t, xp.expm1(-width)
         clean = xp.exp(xp.log_sigmoid(-y) - xp.log_sigmoid(-low))
         noisy = xp.exp(xp.log_sigmoid(y) - xp.log_sigmoid(high))
         ahead, past = xp.expm1(-width * (1 - t)), xp.expm1(-width * t)
-        return clean * (ahead / whole), noisy * (past / whole)
+        return clean * (ahead / total), noisy * (past / total)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""

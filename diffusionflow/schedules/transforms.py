@@ -7,7 +7,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import as_callable, check_positive, register
+from diffusionflow._dataclass import (
+    as_callable,
+    check_instance,
+    check_positive,
+    register,
+)
 from diffusionflow._numeric import (
     GRID,
     check_falls,
@@ -16,12 +21,12 @@ from diffusionflow._numeric import (
     elementwise,
     floating,
 )
-from diffusionflow.schedules.base import Schedule, as_schedule
+from diffusionflow.schedules.base import Schedule
 
 
 @register
 class Scaled(Schedule):
-    """`(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
+    """Scaled schedule `(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
 
     `f -> f + c' / c`, `g^2 -> c^2 g^2`. Flow matching scaled by
     `1 / sqrt((1 - t)^2 + t^2)` is variance preserving. Numbers to be learned,
@@ -33,7 +38,7 @@ class Scaled(Schedule):
       scale_fn: `t -> c`, positive, elementwise and differentiable.
 
     Raises:
-      ValueError: c is not positive at a time of a grid. (Looked at where the function
+      ValueError: c is not positive at a time of a grid. (Checked where the function
         has no leaves, or Python numbers only.)
     """
 
@@ -41,7 +46,7 @@ class Scaled(Schedule):
     scale_fn: Any
 
     def __post_init__(self) -> None:
-        as_schedule(self.base)
+        check_instance("base", self.base, "FlowMatching()")
         object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
         check_on_grid(_check_scale, self.scale_fn)
 
@@ -89,7 +94,7 @@ class Scaled(Schedule):
 
 
 def shift_time(t: ArrayLike, k: ArrayLike) -> Array:
-    """`k t / (1 + (k - 1) t)`: the change of time that `Shifted` is on flow matching.
+    """Shifts times, `k t / (1 + (k - 1) t)`: `Shifted` on flow matching.
 
     Args:
       t: times in [0, 1], any shape; 0 and 1 are kept exactly.
@@ -106,7 +111,7 @@ def shift_time(t: ArrayLike, k: ArrayLike) -> Array:
 
 @register
 class Shifted(Schedule):
-    """`logsnr -> logsnr - 2 log k`: noise for k times as many pixels a side.
+    """Shifted schedule, `logsnr - 2 log k`: for k times the resolution (pixels a side).
 
     The log-SNR fixes alpha and sigma up to a common scale, which is chosen so that the
     result is of the base's family, and finite where the base is:
@@ -116,7 +121,7 @@ class Shifted(Schedule):
       sigma_min = 0 is the change of time `t -> k t / (1 + (k - 1) t)`;
     - any other (variance exploding, sub-VP, `Scaled`, a user's): `(alpha, k sigma)`.
 
-    On other schedules than flow matching that change of time is something else.
+    On schedules other than flow matching that change of time is not this shift.
 
     Args:
       base: any schedule.
@@ -142,12 +147,12 @@ class Shifted(Schedule):
     k: float
 
     def __post_init__(self) -> None:
-        as_schedule(self.base)
+        check_instance("base", self.base, "FlowMatching()")
         check_positive("k", self.k)
 
     @property
     def family(self) -> str | None:
-        """That of the base."""
+        """Family of the base."""
         return self.base.family
 
     def _scale(self, t: ArrayLike) -> Array:
@@ -217,7 +222,7 @@ class Shifted(Schedule):
 
 @register
 class Interpolated(Schedule):
-    """A user's `alpha(t)` and `sigma(t)`; everything else follows from them.
+    """Schedule from functions `alpha(t)` and `sigma(t)`; the rest follows from them.
 
     Derivatives are those of forward mode, the inverse is a bisection, both under `jit`.
     The functions must be precise and differentiable at the ends themselves. Numbers
@@ -230,7 +235,7 @@ class Interpolated(Schedule):
 
     Raises:
       ValueError: a value is negative or not finite, in float32 or float64, alpha rises,
-        or the log-SNR does not fall, at a time of a grid. (Looked at where the
+        or the log-SNR does not fall, at a time of a grid. (Checked where the
         functions have no leaves, or Python numbers only.)
     """
 
@@ -266,7 +271,7 @@ def _check_levels(alpha: np.ndarray, sigma: np.ndarray) -> None:
                 "finite and at least 0 in [0, 1]; cos(pi t / 2) rounds below 0, write "
                 "sin(pi / 2 (1 - t))"
             )
-    if alpha.dtype == np.float32:  # which may not tell neighbours apart
+    if alpha.dtype == np.float32:  # which may not distinguish neighbours
         return
     with np.errstate(divide="ignore", invalid="ignore"):
         check_falls(2 * (np.log(alpha) - np.log(sigma)))

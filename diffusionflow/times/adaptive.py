@@ -1,6 +1,6 @@
-"""A proposal that learns where the loss is large.
+"""Adaptive importance sampling: a proposal that learns where the loss is large.
 
-The variance of an importance-weighted mean is least where times are drawn with a
+The variance of an importance-weighted mean is least where times are sampled with a
 density proportional to `base * sqrt(E[loss^2 | t])`. That second moment is estimated in
 bins of log-SNR while training; the proposal may change from step to step, since the
 importance weights hold for whichever it is.
@@ -16,14 +16,14 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_bound, register, static
-from diffusionflow._numeric import floating, in_type_of
+from diffusionflow._numeric import cast, floating, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import InverseTransform
 from diffusionflow.times.derived import Stratified
 
 
 class LossMoments(NamedTuple):
-    """The state of `AdaptiveTimes`: decaying sums by bin of log-SNR, from the data end.
+    """State of `AdaptiveTimes`: decaying sums by bin of log-SNR, from the data end.
 
     Fields:
       count: examples, float32 [num_bins].
@@ -36,7 +36,7 @@ class LossMoments(NamedTuple):
 
 @register
 class AdaptiveTimes(InverseTransform):
-    """`density = base * (b + (1 - b) r_k / R)` in bin k of the log-SNR.
+    """Adaptive proposal: `base * (b + (1 - b) r_k / R)` in bin k of the log-SNR.
 
     `r_k` is the root of the second moment of the loss in bin k, `R` its mean over the
     base, so the density integrates to 1 whatever `r` is. Within a bin times are
@@ -52,7 +52,7 @@ class AdaptiveTimes(InverseTransform):
       num_bins: at least 1.
       base_fraction: weight b of `base` in the mixture, in (0, 1].
       decay: of the sums of a bin at each step that visits it, in [0, 1).
-      moments: what was learned; None for nothing yet.
+      moments: learned state; None before the first update.
 
     Raises:
       ValueError: a value is out of its bounds, or `base` is stratified.
@@ -80,29 +80,29 @@ class AdaptiveTimes(InverseTransform):
             )
 
     def init(self) -> LossMoments:
-        """Moments of no examples."""
+        """Initial moments, of no examples."""
         zeros = jnp.zeros(self.num_bins, jnp.float32)
         return LossMoments(count=zeros, square=zeros)
 
     def update(
         self, moments: LossMoments, terms: Any, *, schedule: Schedule
     ) -> LossMoments:
-        """Moments after one more batch drawn from this density with `moments`.
+        """Updates the moments with a batch sampled from this density with `moments`.
 
         Args:
           moments: before.
-          terms: `losses.Terms` of the batch; for the same result on every number of
-            devices, of the whole of it.
+          terms: `losses.Terms` of the batch; of the complete one, for the same result
+            on every number of devices.
           schedule: that of the objective.
 
         Returns:
-          Moments in which the bins that were visited have moved. An example whose
-          squared loss is not finite counts nothing: it would never decay.
+          Moments with the visited bins updated. An example whose squared loss is not
+          finite is ignored: it would never decay.
         """
         place = self._bin(terms.logsnr).reshape(-1)
-        ratio = with_moments(self, moments)._ratio(schedule)[place]
+        ratio = with_moments(self, moments)._ratio(schedule)
         (ratio,) = in_type_of(terms.loss, [ratio])
-        loss = terms.loss.reshape(-1) * ratio  # times over base instead of over this
+        loss = terms.loss.reshape(-1) * ratio[place]  # times over base instead of this
         second = loss**2
         bins = jnp.arange(self.num_bins, dtype=place.dtype)
         member = place[:, None] == bins[None]
@@ -116,7 +116,7 @@ class AdaptiveTimes(InverseTransform):
         )
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`: that of `base` at a piecewise linear map of `u`."""
+        """Inverse CDF: that of `base` at a piecewise linear map of `u`."""
         u = floating(u)
         base, mass, ends = in_type_of(u, self._bins(schedule))
         place = xp.clip(xp.searchsorted(ends, u), 0, self.num_bins - 1)
@@ -126,7 +126,7 @@ class AdaptiveTimes(InverseTransform):
         return self.base.quantile(fraction, schedule=schedule)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         t = floating(t)
         base, mass, ends = in_type_of(t, self._bins(schedule))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
@@ -136,7 +136,7 @@ class AdaptiveTimes(InverseTransform):
         return (ends - mass)[place] + xp.clip(inside, 0, mass[place])
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As the class says; of the shape of `t`."""
+        """Density of the times, as the class says; of the shape of `t`."""
         t = floating(t)
         place = self._bin(schedule.logsnr(t))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
@@ -149,12 +149,12 @@ class AdaptiveTimes(InverseTransform):
         return xp.clip(place, 0, self.num_bins - 1).astype(np.int32)
 
     def _base_mass(self, schedule: Schedule) -> Array:
-        """Share of `base` in each bin, `[num_bins]`."""
+        """Probability of each bin under `base`, `[num_bins]`."""
         inner = xp.linspace(self.logsnr_max, self.logsnr_min, self.num_bins + 1)[1:-1]
         edges = self.base.cdf(
             xp.clip(schedule.inverse_logsnr(inner), 0, 1), schedule=schedule
         )
-        zero, one = xp.zeros_like(edges[:1]), xp.ones_like(edges[:1])
+        zero, one = np.split(np.arange(2, dtype=edges.dtype), 2)
         return xp.diff(xp.concatenate([zero, edges, one]))
 
     def _ratio(self, schedule: Schedule) -> Array:
@@ -162,14 +162,14 @@ class AdaptiveTimes(InverseTransform):
         base = self._base_mass(schedule)
         if self.moments is None:
             return xp.ones_like(base)
-        count, square = (part.astype(base.dtype) for part in self.moments)
+        count, square = (cast(part, base) for part in self.moments)
         mean = square.sum() / xp.maximum(count.sum(), 1)
         visited = count > 0
         second = xp.where(visited, square / xp.where(visited, count, 1), mean)
         root = xp.sqrt(second)
-        whole = xp.sum(base * root)
-        known = whole > 0  # neither before the first update nor for a loss of zero
-        learned = xp.where(known, root / xp.where(known, whole, 1), 1)
+        mean_root = xp.sum(base * root)
+        usable = mean_root > 0  # not before the first update, nor for a loss of zero
+        learned = xp.where(usable, root / xp.where(usable, mean_root, 1), 1)
         return self.base_fraction + (1 - self.base_fraction) * learned
 
     def _bins(self, schedule: Schedule) -> tuple[Array, Array, Array]:
@@ -180,7 +180,7 @@ class AdaptiveTimes(InverseTransform):
 
 
 def adaptive_part(density: Any) -> AdaptiveTimes | None:
-    """The `AdaptiveTimes` that a density is or is made from; None where there is none.
+    """Finds the `AdaptiveTimes` that a density is or is made from; None without one.
 
     Args:
       density: any density of times.
@@ -191,11 +191,11 @@ def adaptive_part(density: Any) -> AdaptiveTimes | None:
 
 
 def with_moments(density: Any, moments: LossMoments | None) -> Any:
-    """`density` with other moments in its `AdaptiveTimes`; itself if it has none.
+    """Replaces the moments in the `AdaptiveTimes` of `density`; itself if it has none.
 
     Args:
       density: any density of times.
-      moments: of the new one.
+      moments: those of the result.
     """
     if isinstance(density, AdaptiveTimes):
         return dataclasses.replace(density, moments=moments)

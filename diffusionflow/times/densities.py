@@ -1,4 +1,4 @@
-"""Densities of the time itself."""
+"""Time distributions given in t, the same for any schedule."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ from diffusionflow.schedules import Schedule
 
 
 class InverseTransform(QuietMethods):
-    """Base class of densities: independent times by the inverse transform."""
+    """Base class of time (noise-level) distributions: samples by the inverse CDF."""
 
     def sample(
         self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
     ) -> Array:
-        """Independent times of `shape`, float32; `key` scalar or of `shape`."""
+        """Samples independent times of `shape`, float32; `key` scalar or of `shape`."""
         return self.quantile(random.uniform(key, shape), schedule=schedule)
 
 
 @register
 class Uniform(InverseTransform):
-    """Uniform on (t_min, t_max).
+    """Uniform times on (t_min, t_max).
 
     Args:
       t_min: lower end, at least 0.
@@ -49,18 +49,18 @@ class Uniform(InverseTransform):
         check_window(self.t_min, self.t_max)
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """The time below which a fraction `u` of the times lies."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
         return self.t_min + (self.t_max - self.t_min) * floating(u)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """The fraction of the times below `t`, of the shape of `t`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
         fraction = (floating(t) - self.t_min) / (self.t_max - self.t_min)
         return xp.clip(fraction, 0, 1)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
+        """Density `1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
         del schedule
         t = floating(t)
         inside = (self.t_min <= t) & (t <= self.t_max)
@@ -69,7 +69,7 @@ class Uniform(InverseTransform):
 
 @register
 class LogitNormal(InverseTransform):
-    """`xp.logit(t) ~ N(mean, std^2)`, at any schedule.
+    """Logit-normal times: `logit(t) ~ N(mean, std^2)`, at any schedule.
 
     Args:
       mean: of the logit; positive towards the noise.
@@ -89,20 +89,20 @@ class LogitNormal(InverseTransform):
         check_positive("std", self.std)
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
         u, inside, end = _between(u)
         t = xp.sigmoid(self.mean + self.std * xp.ndtri(u))
         return xp.where(inside, t, end)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
         t, inside, end = _between(t)
         return xp.where(inside, xp.ndtr((xp.logit(t) - self.mean) / self.std), end)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
+        """Density `N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
         del schedule
         t, inside, _ = _between(t)
         normal = xp.normal_pdf(xp.logit(t), self.mean, self.std)
@@ -110,7 +110,7 @@ class LogitNormal(InverseTransform):
 
 
 def _between(value: ArrayLike) -> tuple[Array, Array, Array]:
-    """`value` or 1/2 in its stead, whether it is inside (0, 1), and the nearer end."""
+    """`value` or 1/2 in its place, whether it is inside (0, 1), and the nearer end."""
     value = floating(value)
     inside = (value > 0) & (value < 1)
     return xp.where(inside, value, 0.5), inside, (value > 0.5).astype(value.dtype)
@@ -121,7 +121,7 @@ MODE_SCALE_MAX = 2 / (np.pi - 2)
 
 @register
 class Mode(InverseTransform):
-    """`t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
+    """Mode sampling: `t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
 
     A positive `scale` prefers the middle of [0, 1], a negative one its ends; 0 is
     uniform. The density `1 / q'(u)` needs u of t, found by bisection and Newton steps.
@@ -143,19 +143,19 @@ class Mode(InverseTransform):
         check_bound("scale", self.scale, holds, f"in [-1, {MODE_SCALE_MAX:.6g}]")
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
         u = floating(u)
         return u + self.scale * (u - xp.sin(xp.pi / 2 * u) ** 2)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         t = xp.clip(floating(t), 0, 1)
         falling = lambda u: -self.quantile(u, schedule=schedule)
         return xp.clip(solve_falling(falling, -t, 0.0, 1.0), 0, 1)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
+        """Density `1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
         t = floating(t)
         inside = (t >= 0) & (t <= 1)
         u = self.cdf(xp.where(inside, t, 0.5), schedule=schedule)
@@ -167,7 +167,7 @@ class Mode(InverseTransform):
 
 @register
 class CosMap(InverseTransform):
-    """The times of flow matching at which the cosine schedule spends its noise levels.
+    """CosMap: times of flow matching with the noise levels of the cosine schedule.
 
     Density `2 / (pi (1 - 2 t + 2 t^2))`: `UniformOn(Cosine())` on flow matching.
 
@@ -175,20 +175,20 @@ class CosMap(InverseTransform):
     """
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
         u = floating(u)
         sine, cosine = xp.sin(xp.pi / 2 * u), xp.sin(xp.pi / 2 * (1 - u))
         return sine / (sine + cosine)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
         t = xp.clip(floating(t), 0, 1)
         return 2 / xp.pi * xp.arctan2(t, 1 - t)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
+        """Density `2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
         del schedule
         t = floating(t)
         inside = (t >= 0) & (t <= 1)

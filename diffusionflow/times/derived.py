@@ -1,4 +1,4 @@
-"""What can be made of any density of times."""
+"""Time distributions built from others: truncated and stratified."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from diffusionflow.times.noise_levels import check_mass
 
 @register
 class Truncated(InverseTransform):
-    """Another density, restricted to a window of times and of noise levels.
+    """Truncated time distribution: `base` in a window of times and of log-SNR.
 
     `base.density / mass` inside the window, 0 outside. The window is where t is in
     [t_min, t_max] and the log-SNR in [logsnr_min, logsnr_max].
@@ -31,7 +31,7 @@ class Truncated(InverseTransform):
 
     Raises:
       ValueError: an empty window, or `base` is stratified or adaptive, which would be
-        lost: write `Stratified(Truncated(...))`, `AdaptiveTimes(Truncated(...))`; and
+        lost, write `Stratified(Truncated(...))`, `AdaptiveTimes(Truncated(...))`; and
         where the density is used, less than `LEAST_MASS` of a concrete one is left.
     """
 
@@ -52,7 +52,7 @@ class Truncated(InverseTransform):
         if hasattr(self.base, "moments"):
             raise ValueError(
                 f"base={self.base!r}: truncated, it would learn on another scale than "
-                "it draws; write AdaptiveTimes(Truncated(...))"
+                "it samples; write AdaptiveTimes(Truncated(...))"
             )
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:
@@ -68,7 +68,7 @@ class Truncated(InverseTransform):
         return xp.maximum(self.t_min, low), xp.minimum(self.t_max, high)
 
     def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:
-        """`_share`, looked at."""
+        """`_share`, after checking that the window keeps `LEAST_MASS` of the base."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
@@ -80,21 +80,21 @@ class Truncated(InverseTransform):
         return low, high - low
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         u = floating(u)
         low, mass = in_type_of(u, self._fractions(schedule))
         t = self.base.quantile(low + mass * u, schedule=schedule)
         return xp.clip(t, *in_type_of(t, self._window(schedule)))
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         t = floating(t)
         low, mass = in_type_of(t, self._fractions(schedule))
         t = xp.clip(t, *in_type_of(t, self._window(schedule)))
         return (self.base.cdf(t, schedule=schedule) - low) / mass
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`base.density / mass` inside, 0 outside; of the shape of `t`."""
+        """Density `base.density / mass` inside, 0 outside; of the shape of `t`."""
         t = floating(t)
         low, high = in_type_of(t, self._window(schedule))
         _, mass = in_type_of(t, self._fractions(schedule))
@@ -104,11 +104,11 @@ class Truncated(InverseTransform):
 
 @register
 class Stratified:
-    """Times of another density, evenly spread within the batch.
+    """Stratified (low-discrepancy) times of `base`, evenly spread within the batch.
 
     Example i of n gets the quantile `(u + i / n) mod 1` with one `u` for the batch:
     each time alone has the density of `base`, and the mean over a batch varies less.
-    The times depend on the whole batch by nature: with keys `[*batch]` the `u` comes
+    The times depend on the entire batch by nature: with keys `[*batch]` the `u` comes
     from the first of them.
 
     Args:
@@ -122,7 +122,7 @@ class Stratified:
     def sample(
         self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
     ) -> Array:
-        """Times of `shape`, float32; `key` scalar or of `shape`."""
+        """Samples stratified times of `shape`, float32; `key` scalar or of `shape`."""
         count = int(np.prod(shape, dtype=np.int64))
         first = random.lattice(key if key.ndim == 0 else key.reshape(-1)[0], ())
         offsets = np.arange(count, dtype=np.uint64) * random.LATTICE // max(count, 1)
@@ -132,13 +132,13 @@ class Stratified:
         )
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """That of each single time, of `base`."""
+        """Inverse CDF of each single time, that of `base`."""
         return self.base.quantile(u, schedule=schedule)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """That of each single time, of `base`."""
+        """CDF of each single time, that of `base`."""
         return self.base.cdf(t, schedule=schedule)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """The density of each single time, that of `base`."""
+        """Density of each single time, that of `base`."""
         return self.base.density(t, schedule=schedule)

@@ -1,4 +1,4 @@
-"""Densities of the noise level, on the clock of any schedule.
+"""Noise-level distributions (of log-SNR), as distributions of time on any schedule.
 
 With F the fraction of noise levels below that of log-SNR l (above l, as log-SNR), times
 have `cdf(t) = F(logsnr_t)` and `density(t) = F'(logsnr_t) dlogsnr/dt`. Where a schedule
@@ -19,21 +19,21 @@ from diffusionflow._dataclass import (
     is_traced,
     register,
 )
-from diffusionflow._numeric import floating, in_float64, in_type_of
+from diffusionflow._numeric import cast, floating, in_float64, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import InverseTransform
 
 
 def check_reached(low: ArrayLike, high: ArrayLike, *, schedule: Schedule) -> None:
-    """Refuses log-SNRs that a schedule does not have within t in [0, 1].
+    """Checks that a schedule reaches a range of log-SNR within t in [0, 1].
 
     Args:
       low: lower end of a range of log-SNR, scalar.
       high: upper end.
-      schedule: any; a traced one cannot be looked at and passes.
+      schedule: any. Traced values cannot be checked and pass.
 
     Raises:
-      ValueError: it names both ranges.
+      ValueError: it does not; names both ranges.
     """
     if is_traced((schedule, low, high)):
         return
@@ -43,30 +43,30 @@ def check_reached(low: ArrayLike, high: ArrayLike, *, schedule: Schedule) -> Non
     if not (first - slack <= low and high <= last + slack):
         raise ValueError(
             f"log-SNR in [{low:.6g}, {high:.6g}]: {schedule} reaches "
-            f"[{first:.6g}, {last:.6g}] alone; choose a range inside"
+            f"[{first:.6g}, {last:.6g}] only; choose a range inside"
         )
 
 
-LEAST_MASS = 1e-3  # of what is restricted: float32 tells fractions of it apart
+LEAST_MASS = 1e-3  # of the restricted density: float32 still resolves parts of it
 
 
 def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
-    """Refuses a density whose restriction leaves less than `LEAST_MASS` of it.
+    """Checks that a restriction keeps at least `LEAST_MASS` of a density.
 
     Args:
-      density: any; a traced one cannot be looked at and passes.
-      schedule: that it is used with, likewise.
-      mass_fn: `(density, schedule) -> share` that is left.
+      density: any. Traced values cannot be checked and pass.
+      schedule: that it is used with.
+      mass_fn: `(density, schedule) -> fraction` that is left.
 
     Raises:
-      ValueError: it names both.
+      ValueError: it does not; names both.
     """
     mass = in_float64(mass_fn, density, schedule)
     if not is_traced(mass) and not mass >= LEAST_MASS:
         raise ValueError(
-            f"{density}: a share of {float(mass):.3g} of it lies where {schedule} and "
-            f"its window reach; must be at least {LEAST_MASS}: choose another window "
-            "or other levels"
+            f"{density}: a fraction of {float(mass):.3g} of it lies where {schedule} "
+            f"and its window reach; must be at least {LEAST_MASS}: choose another "
+            "window or other levels"
         )
 
 
@@ -80,7 +80,7 @@ class _Levels(InverseTransform):
         finite = xp.isfinite(logsnr)
         inside = schedule.logsnr(xp.where(finite, t, 0.5))  # a finite derivative
         end = xp.where(logsnr > 0, 0, 1)
-        return xp.where(finite, self._fraction(inside), end.astype(inside.dtype))
+        return xp.where(finite, self._fraction(inside), cast(end, inside))
 
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the levels below those of the schedule, and among them."""
@@ -88,7 +88,7 @@ class _Levels(InverseTransform):
         return low, self._below(1.0, schedule) - low
 
     def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
-        """`_share`, looked at."""
+        """`_share`, after checking that the schedule covers `LEAST_MASS` of it."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
@@ -98,7 +98,7 @@ class _Levels(InverseTransform):
         return 0.0, 1.0
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         u = floating(u)
         low, mass = in_type_of(u, self._reach(schedule))
         fraction = low + mass * u
@@ -110,7 +110,7 @@ class _Levels(InverseTransform):
         return xp.where(finite, xp.clip(t, first, last), end)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         t = xp.clip(floating(t), 0, 1)
         low, mass = in_type_of(t, self._reach(schedule))
         return (self._below(t, schedule) - low) / mass
@@ -130,7 +130,9 @@ class _Levels(InverseTransform):
 
 @register
 class LogNormalSigma(_Levels):
-    """`log(sigma / alpha) ~ N(mean, std^2)`: log-SNR `N(-2 mean, (2 std)^2)`.
+    """Log-normal `sigma / alpha`: `log(sigma / alpha) ~ N(mean, std^2)`.
+
+    The log-SNR is `N(-2 mean, (2 std)^2)`.
 
     Args:
       mean: of the log noise-to-signal ratio, P_mean.
@@ -162,7 +164,7 @@ class LogNormalSigma(_Levels):
 
 @register
 class UniformLogSNR(_Levels):
-    """log-SNR uniform on a named range, which the schedule must reach.
+    """Uniform log-SNR on a given range, which the schedule must reach.
 
     Args:
       logsnr_min: lower end, finite.
@@ -186,7 +188,7 @@ class UniformLogSNR(_Levels):
         return 0.0, 1.0
 
     def _window(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
-        # in t, as times are drawn: the log-SNR of a time at an end may round outside
+        # in t, as times are sampled: the log-SNR of a time at an end may round outside
         ends = (self.logsnr_max, self.logsnr_min)
         first, last = (schedule.inverse_logsnr(end) for end in ends)
         return xp.clip(first, 0, 1), xp.clip(last, 0, 1)
@@ -204,7 +206,7 @@ class UniformLogSNR(_Levels):
 
 @register
 class UniformOn(_Levels):
-    """The noise levels of uniform times on another schedule.
+    """Noise levels of uniform times on another schedule.
 
     `F(l)` is the other schedule's time at log-SNR l, so the density of the log-SNR is
     `1 / |dlogsnr/dt|` of that schedule: a training schedule apart from the one that the
@@ -220,7 +222,7 @@ class UniformOn(_Levels):
         """Time on the other schedule, and whether it is inside: flat where not."""
         t = xp.stop_gradient(self.other.inverse_logsnr(logsnr))
         inside = (t > 0) & (t < 1)
-        middle = self.other.logsnr(0.5).astype(logsnr.dtype)
+        middle = cast(self.other.logsnr(0.5), logsnr)
         safe = self.other.inverse_logsnr(xp.where(inside, logsnr, middle))
         return xp.where(inside, safe, xp.clip(t, 0, 1)), inside
 

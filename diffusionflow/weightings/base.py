@@ -1,4 +1,4 @@
-"""The base class of weightings, and a weighting on the error of another kind."""
+"""Base class of weightings, and conversion to the error of another kind."""
 
 from typing import Any
 
@@ -25,23 +25,24 @@ class Weighting(QuietMethods):
     kind: Any
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """The factor on the squared error of `kind` at times `t`, any shape."""
+        """Factor on the squared error of `kind` at times `t`, any shape."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array | None:
-        """The factor on the squared error of eps in closed form, if there is one.
+        """Factor on the eps-MSE in closed form, if there is one.
 
-        It is wanted where the factor on the error of `kind` is 0 and the ratio of the
+        It is needed where the factor on the error of `kind` is 0 and the ratio of the
         two errors infinite; None, the default, for a numerical limit there.
         """
         del t, schedule
         return None
 
 
+@xp.quiet
 def weight_on(
     weighting: Any, kind: AnyKind, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """`w(t) (D_q / D_p)^2`: a weighting as a factor on the squared error of any kind.
+    """Converts a weighting to a factor on the MSE of any kind, `w(t) (D_q / D_p)^2`.
 
     Where that is `0 * inf`, it is the limit for alpha or sigma going to 0: in closed
     form if the weighting has one, since a user's function has none else the value at a
@@ -79,10 +80,11 @@ def weight_on(
     return xp.where(lost, limit, weight(schedule, inside))
 
 
+@xp.quiet
 def weight_on_eps(
     weighting: Any, times: Any, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
+    """Total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on the eps-MSE at `t`.
 
     Args:
       weighting: w, on the error of its own kind.
@@ -120,7 +122,7 @@ class _Inside(Schedule):
         return self.base.inverse_logsnr(logsnr)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """Those of the base; of a root at 0, the slope at the share."""
+        """Those of the base; of a square root at 0, the slope at the replaced level."""
         return tuple(
             xp.where(xp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
             for slope, rate, level in zip(

@@ -1,4 +1,4 @@
-"""Factors on an error: the total weight is proportional to the density of levels."""
+"""Factors on an error: the total weight is proportional to the noise-level density."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ from diffusionflow.weightings.base import Weighting
 
 @register
 class Mse(Weighting):
-    """The plain squared error of a kind: factor 1.
+    """Plain MSE of a prediction type: factor 1.
 
     `Mse(edm_f(sigma_data))` is EDM's loss in a form that is finite at both ends.
 
     Args:
-      kind: whose error is squared; it need not be what the network predicts.
+      kind: prediction type whose error is squared; the network may predict another.
 
     Raises:
       ValueError: the kind is unknown.
@@ -37,21 +37,21 @@ class Mse(Weighting):
         object.__setattr__(self, "kind", as_kind(self.kind))
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """The factor at times `t`, of the shape of `t`."""
+        """Factor at times `t`, of the shape of `t`."""
         del schedule
         return xp.ones_like(floating(t))
 
 
 @register
 class Factor(Weighting):
-    """A user's function of the log-SNR on the squared error of a kind.
+    """User-defined function of the log-SNR, on the MSE of a prediction type.
 
     The factor is `weight_fn(logsnr_t)` as it is; `LogSNR` takes the total weight.
 
     Args:
       weight_fn: `logsnr -> factor`, elementwise; a pytree keeps its numbers as data
         under `jit`. Where the log-SNR is infinite its limit is wanted.
-      kind: whose error is multiplied.
+      kind: prediction type whose error is multiplied.
 
     Raises:
       ValueError: the kind is unknown.
@@ -70,7 +70,7 @@ class Factor(Weighting):
 
 @register
 class EDM(Weighting):
-    """`(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x error.
+    """EDM: `(rho^2 + sigma_data^2) / (rho sigma_data)^2` on the x-MSE.
 
     rho = sigma / alpha is the noise level relative to the signal.
 
@@ -103,11 +103,11 @@ class EDM(Weighting):
 
 @register
 class P2(Weighting):
-    """`(k + SNR)^-gamma` on the eps error: perception prioritised.
+    """P2 (perception prioritized): `(k + SNR)^-gamma` on the eps-MSE.
 
     Args:
       k: positive.
-      gamma: at least 0; 0 is the plain eps error.
+      gamma: at least 0; 0 is the plain eps-MSE.
 
     Raises:
       ValueError: a value is out of its bound.
@@ -134,11 +134,11 @@ class P2(Weighting):
 
 @register
 class MinSNR(Weighting):
-    """`min(SNR, gamma)` on the x error: `W = min(1, gamma / SNR) p(l)`.
+    """Min-SNR: `min(SNR, gamma)` on the x-MSE, `W = min(1, gamma / SNR) p(l)`.
 
     One weighting of the implied x, whatever the network predicts: it is
-    `min(SNR, gamma) / SNR` on the eps error, and `min(SNR, gamma) / (SNR + 1)` on that
-    of v where alpha^2 + sigma^2 = 1.
+    `min(SNR, gamma) / SNR` on the eps-MSE, and `min(SNR, gamma) / (SNR + 1)` on the
+    v-MSE where alpha^2 + sigma^2 = 1.
 
     Args:
       gamma: the largest weight, positive.
@@ -165,7 +165,7 @@ class MinSNR(Weighting):
         return xp.where(below, snr, self.gamma)
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`min(1, gamma / SNR)`."""
+        """Factor `min(1, gamma / SNR)` on the eps-MSE."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         below = signal < self.gamma * variance  # always where alpha = 0
         return xp.where(below, 1, self.gamma * variance / xp.where(below, 1, signal))
@@ -173,9 +173,10 @@ class MinSNR(Weighting):
 
 @register
 class SoftMinSNR(Weighting):
-    """`gamma SNR / (gamma + SNR)` on the x error: `W = sigmoid(log gamma - l) p(l)`.
+    """Soft-min-SNR: `gamma SNR / (gamma + SNR)` on the x-MSE.
 
-    A smooth `MinSNR`, one weighting of the implied x in the same sense.
+    `W = sigmoid(log gamma - l) p(l)`. A smooth `MinSNR`, one weighting of the implied x
+    in the same sense.
 
     Args:
       gamma: the limit at the data end, positive; 1 / sigma_data^2 in k-diffusion.
@@ -200,17 +201,17 @@ class SoftMinSNR(Weighting):
         return self.gamma * signal / (self.gamma * variance + signal)
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """`gamma / (gamma + SNR)`."""
+        """Factor `gamma / (gamma + SNR)` on the eps-MSE."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return self.gamma * variance / (self.gamma * variance + signal)
 
 
 @register
 class TruncatedSNR(Weighting):
-    """`max(SNR, 1)` on the x error: `W = max(1, 1 / SNR) p(l)`.
+    """Truncated SNR: `max(SNR, 1)` on the x-MSE, `W = max(1, 1 / SNR) p(l)`.
 
-    Written on the error of v, `max(alpha^2, sigma^2) / (alpha^2 + sigma^2)^2`, it is
-    finite at both ends.
+    Written on the v-MSE, `max(alpha^2, sigma^2) / (alpha^2 + sigma^2)^2`, it is finite
+    at both ends.
 
     Source: Salimans and Ho 2022, arXiv 2202.00512, truncated SNR weighting.
     """

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import as_callable, register
-from diffusionflow._numeric import floating
+from diffusionflow._numeric import cast, floating
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
 from diffusionflow.weightings.base import Weighting
@@ -16,10 +16,10 @@ from diffusionflow.weightings.error_factors import of_logsnr
 
 @register
 class Likelihood(Weighting):
-    """`g^2` on the score error; `g^2 = -sigma^2 dlogsnr/dt`. `W = 1` at uniform t.
+    """Likelihood weighting: `g^2 = -sigma^2 dlogsnr/dt` on the score-MSE.
 
-    Infinite where the SDE is, such as at t = 1 of flow matching; `ELBO` is the same
-    weight in a form that stays finite there.
+    `W = 1` at uniform t. Infinite where the SDE is, such as at t = 1 of flow matching;
+    `ELBO` is the same weight in a form that stays finite there.
 
     Source: Song et al. 2021, arXiv 2101.09258, likelihood weighting.
     """
@@ -34,11 +34,12 @@ class Likelihood(Weighting):
 
 @register
 class ELBO(Weighting):
-    """`-dlogsnr/dt` on the eps error, `W = 1` at uniform t: the variational bound.
+    """Variational bound (ELBO, VLB): `-dlogsnr/dt` on the eps-MSE.
 
-    The diffusion term of the bound in nats is `1/2 int E ||eps_hat - eps||^2 dlogsnr`
-    with the norm summed over the event: the mean loss times half the event's size.
-    Written on the error of v, `(2 alpha^2 sigma' - sigma (alpha^2)') / (sigma
+    `W = 1` at uniform t. The diffusion term of the bound in nats is
+    `1/2 int E ||eps_hat - eps||^2 dlogsnr` with the norm summed over the event: the
+    mean loss times half the event's size.
+    Written on the v-MSE, `(2 alpha^2 sigma' - sigma (alpha^2)') / (sigma
     (alpha^2 + sigma^2)^2)`, it is finite where alpha = 0.
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the continuous-time bound.
@@ -60,10 +61,10 @@ class ELBO(Weighting):
 
 @register
 class LogSNR(Weighting):
-    """A user's total weight, `W = weight_fn` at uniform t: contains `-dlogsnr/dt`.
+    """User-defined total weight, `W = weight_fn` at uniform t, with `-dlogsnr/dt`.
 
     The same objective on every schedule that reaches the same log-SNRs. Written on the
-    error of v: `weight_fn(logsnr_t)` times the factor of `ELBO`, and 0 where both
+    v-MSE: `weight_fn(logsnr_t)` times the factor of `ELBO`, and 0 where both
     `weight_fn` and sigma are 0. That is the limit where the weight falls faster than
     the factor of `ELBO` grows, which is as 1 / t if sigma is a power of t; at that very
     speed the limit depends on the schedule, and `Sigmoid` has it.
@@ -94,15 +95,15 @@ class LogSNR(Weighting):
 
 @register
 class Sigmoid(Weighting):
-    """`W = sigmoid(bias - l)` at uniform t: contains `-dlogsnr/dt`.
+    """Sigmoid weighting: `W = sigmoid(bias - l)` at uniform t, with `-dlogsnr/dt`.
 
-    Equal to `e^bias sigmoid(l - bias) (-dlogsnr/dt)` on the x error. Written on the
-    error of v, with `c = e^bias`, it is finite at both ends:
+    Equal to `e^bias sigmoid(l - bias) (-dlogsnr/dt)` on the x-MSE. Written on the
+    v-MSE, with `c = e^bias`, it is finite at both ends:
     `c (alpha^2 (sigma^2)' - sigma^2 (alpha^2)') / ((alpha^2 + c sigma^2) (alpha^2 +
     sigma^2)^2)`.
 
     Args:
-      bias: log-SNR at which W is one half of its limit at the noise end.
+      bias: log-SNR at which W is half of its limit at the noise end.
 
     Source: Kingma and Gao 2023, arXiv 2303.00848; Hoogeboom et al. 2024,
     arXiv 2410.19324.
@@ -116,7 +117,7 @@ class Sigmoid(Weighting):
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        scale = xp.exp(floating(self.bias)).astype(alpha.dtype)
+        scale = cast(xp.exp(floating(self.bias)), alpha)
         dalpha2, dsigma2 = schedule.square_derivatives(t)
         top = scale * (alpha**2 * dsigma2 - sigma**2 * dalpha2)
         bottom = (alpha**2 + scale * sigma**2) * (alpha**2 + sigma**2) ** 2

@@ -16,14 +16,14 @@ from diffusionflow.weightings.logsnr import ELBO
 
 @register
 class Monotone(Weighting):
-    """The non-increasing variant of another weighting: `W = max_{l' >= l} W_base(l')`.
+    """Monotone (non-increasing) variant of a weighting: `W = max_{l' >= l} W_base(l')`.
 
     W_base includes the density of times, so that is an argument; the objective's own
     times must be the same, and `Objective` refuses others. The total weight is flat on
-    the noisy side of the peak and unchanged on the other: a mixture of bounds of noised
-    data. Written on the error of v, the factor is `W / density` times that of `ELBO`
-    where the maximum is elsewhere, and the base's own where it is not. Where the times
-    have density 0 there is nothing to weigh and the factor is 0.
+    the noisy side of the peak and unchanged on the other: a mixture of variational
+    bounds (ELBOs) of noised data. Written on the v-MSE, the factor is `W / density`
+    times that of `ELBO` where the maximum is elsewhere, and the base's own where it is
+    not. Where the times have density 0 there is nothing to weigh and the factor is 0.
 
     The maximum is taken at `logsnr` itself and at evenly spaced log-SNRs above it, so
     its relative error is of the order of their squared distance (3e-6 at the default
@@ -31,7 +31,7 @@ class Monotone(Weighting):
 
     Args:
       base: any weighting.
-      times: density of training times.
+      times: time (noise-level) distribution of training.
       logsnr_min: lower end of the search.
       logsnr_max: upper end; above it W_base is left as it is.
       num_points: of the search, at least 2.

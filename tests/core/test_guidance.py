@@ -92,7 +92,8 @@ def test_scale_three_goes_three_times_as_far():
     start, end = unconditional(z, t), conditional(z, t)
     expected = start.x + 3 * (end.x - start.x)
     np.testing.assert_allclose(guided.x, expected, rtol=1e-5, atol=1e-6)
-    assert guidance.classifier_free(conditional, unconditional, scale=3.0).cost == 2
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
+    assert plain.num_network_calls(0.5) == 2
     weight = guidance.autoguidance(
         conditional, unconditional, scale=guidance.from_weight(2)
     )
@@ -214,7 +215,6 @@ def test_an_interval_is_the_same_on_every_schedule(name):
             else:
                 np.testing.assert_array_equal(ours, theirs)
         assert interval.num_network_calls(t) == 1 + inside
-    assert interval.cost == 2
 
 
 def test_an_interval_with_a_time_per_example():
@@ -227,7 +227,10 @@ def test_an_interval_with_a_time_per_example():
     found, inside = interval(z, t).x, np.array([0, 1, 1, 1, 0], bool)
     np.testing.assert_allclose(found[inside], plain(z, t).x[inside], atol=1e-5)
     np.testing.assert_array_equal(found[~inside], conditional(z, t).x[~inside])
-    assert interval.num_network_calls(t) == 2 and interval.num_network_calls(t[~inside]) == 1
+    assert (
+        interval.num_network_calls(t) == 2
+        and interval.num_network_calls(t[~inside]) == 1
+    )
     each = jax.vmap(interval)(z, t)
     np.testing.assert_allclose(each.x, found, atol=1e-5)
 
@@ -447,7 +450,6 @@ def test_a_rescheduled_guided_denoiser_is_counted_too():
     for logsnr in (-3.0, 0.0, 3.0):
         t = flow.inverse_logsnr(np.float32(logsnr))
         assert moved.num_network_calls(t) == (2 if logsnr == 0 else 1)
-    assert moved.cost == 2
 
 
 def test_refusals():
@@ -474,7 +476,7 @@ def test_refusals():
             lambda: guidance.rescale(plain, kind="v", schedule=SCHEDULE, batch_ndim=3)(
                 Z, 0.5
             ),
-            r"batch_ndim=3: an array of shape \(5, 3\) has fewer",
+            r"batch_ndim=3: an array of shape \(5, 3\) has no event axes",
         ),
         (
             lambda: guidance.static_threshold(

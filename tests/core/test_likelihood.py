@@ -168,7 +168,10 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.slow)]
 )
 def test_levels_that_are_equally_likely_take_their_bits(count, exact):
-    levels, schedule = likelihood.QuantizedLevels(count), schedules.LinearLogSNR(-15.0, 13.3)
+    levels, schedule = (
+        likelihood.QuantizedLevels(count),
+        schedules.LinearLogSNR(-15.0, 13.3),
+    )
     centres = np.asarray(levels.values(np.arange(float(count))))
     data = analytic.Mixture(np.ones(count), centres[:, None], 0.0)
     nodes, weights = grid_of_normals(0.25, 6.5)
@@ -298,7 +301,9 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
             x,
             schedule=VDM,
             num_times=3,
-            levels=likelihood.QuantizedLevels.between(2, -(VARIANCE**0.5), VARIANCE**0.5),
+            levels=likelihood.QuantizedLevels.between(
+                2, -(VARIANCE**0.5), VARIANCE**0.5
+            ),
         )
     )
     whole, part = run(keys, X), run(keys[2:3], X[2:3])
@@ -307,8 +312,8 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
 
 
 def test_bounds_refuse():
-    flow, denoise_fn = schedules.FlowMatching(), GAUSSIAN.denoise_fn(schedule=VDM)
-    settings = dict(schedule=flow)
+    flow = schedules.FlowMatching()
+    denoise_fn, settings = GAUSSIAN.denoise_fn(schedule=flow), dict(schedule=flow)
     with pytest.raises(ValueError, match=r"t_min=0.0.*inf.*finite ends.*t_min, t_max"):
         likelihood.continuous_bound(KEY, denoise_fn, X, **settings)
     with pytest.raises(ValueError, match=r"t_max=1.0.*-inf"):
@@ -325,7 +330,9 @@ def test_bounds_refuse():
     close = [1 - 1e-9, 0.5, 0.1]  # a list is a grid too
     with jax.enable_x64(False), pytest.raises(ValueError, match="rounded to float32"):
         likelihood.discrete_bound(KEY, eps_fn, X, times=close, **settings)
-    settings = dict(schedule=VDM)
+    with pytest.raises(ValueError, match="reschedule"):
+        likelihood.continuous_bound(KEY, denoise_fn, X, schedule=VDM)
+    denoise_fn, settings = GAUSSIAN.denoise_fn(schedule=VDM), dict(schedule=VDM)
     with pytest.raises(ValueError, match="unknown prior"):
         likelihood.continuous_bound(KEY, denoise_fn, X, prior="normal", **settings)
     with pytest.raises(ValueError, match="num_draws=0"):

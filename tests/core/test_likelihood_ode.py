@@ -274,16 +274,16 @@ def test_uniform_data_take_8_bits():
 
     def denoise_fn(z, t):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        at_min = sigma == 0
-        rho = jnp.where(at_min, 1, sigma / jnp.where(alpha == 0, 1, alpha))
+        at_data = sigma == 0
+        rho = jnp.where(at_data, 1, sigma / jnp.where(alpha == 0, 1, alpha))
         mean = z / jnp.where(alpha == 0, 1, alpha)
         low, high = (-1 - mean) / rho, (1 - mean) / rho
         pdf = jax.scipy.stats.norm.pdf
         ndtr = jax.scipy.special.ndtr
         mass = ndtr(high) - ndtr(low)
         shift = rho * (pdf(low) - pdf(high)) / mass
-        x = jnp.where(at_min, z, jnp.where(alpha == 0, 0, mean + shift))
-        eps = jnp.where(at_min, 0, (z - alpha * x) / jnp.where(at_min, 1, sigma))
+        x = jnp.where(at_data, z, jnp.where(alpha == 0, 0, mean + shift))
+        eps = jnp.where(at_data, 0, (z - alpha * x) / jnp.where(at_data, 1, sigma))
         return predictions.Denoised(x, eps)
 
     x = np.linspace(-0.8, 0.8, 9)[:, None]
@@ -292,7 +292,9 @@ def test_uniform_data_take_8_bits():
     )
     found = jax.jit(run)(x)
     np.testing.assert_allclose(found.log_p, -np.log(2), atol=1e-5)
-    bits = likelihood.bits_per_dim(-found.log_p, dim=1, cell=likelihood.QuantizedLevels(256))
+    bits = likelihood.bits_per_dim(
+        -found.log_p, dim=1, cell=likelihood.QuantizedLevels(256)
+    )
     np.testing.assert_allclose(bits, 8, atol=2e-5)
 
 

@@ -315,11 +315,11 @@ def test_bad_shapes_and_missing_keys_raise():
         losses.objective_loss(
             None, net, x, objective=objective, t=np.full((4, 1), 0.5), eps=x
         )
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"eps.*\(4, 1\).*\(4, 2\)"):
         losses.objective_loss(
             None, net, x, objective=objective, t=np.full(4, 0.5), eps=x[:, :1]
         )
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"\(4, 1\): must be \(4, 2\)"):
         losses.cfm_loss(lambda z, t: z[:, :1], x, np.full(4, 0.5), x, schedule=FLOW)
 
 

@@ -215,9 +215,9 @@ def test_no_time_is_drawn_where_the_density_is_zero(name):
 )
 def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
     for use in ("density", "quantile", "cdf"):
-        with pytest.raises(ValueError, match=r"a share of .*at least 0.001"):
+        with pytest.raises(ValueError, match=r"a fraction of .*at least 0.001"):
             getattr(density, use)(0.5, schedule=schedule)
-    with pytest.raises(ValueError, match="a share of"):
+    with pytest.raises(ValueError, match="a fraction of"):
         jax.jit(lambda u: density.quantile(u, schedule=schedule))(0.5)
 
 
@@ -335,7 +335,7 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
         (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
         (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
-        (lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())), "Adaptive[(]Trunc"),
+        (lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())), "AdaptiveTimes[(]Trunc"),
         (lambda: times.AdaptiveTimes(times.Stratified(times.Uniform())), "Stratified[(]A"),
         (lambda: times.AdaptiveTimes(times.Uniform(), base_fraction=0.0), "base_fraction=0.0"),
         (lambda: times.AdaptiveTimes(times.Uniform(), decay=1.0), "decay=1.0"),

@@ -340,7 +340,8 @@ def test_monotone_is_finite_wherever_times_are(base, density):
     factor = jax.value_and_grad(lambda t: weighting(t, schedule=FLOW))
     value, slope = jax.jit(jax.vmap(factor))(t)
     assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
-    assert np.all((value > 0) == (density.density(t, schedule=FLOW) > 0))
+    exact = jax.jit(lambda t: density.density(t, schedule=FLOW))(t)  # it underflows
+    assert np.all((value > 0) == (exact > 0))
 
 
 def test_a_monotone_weight_is_unchanged():

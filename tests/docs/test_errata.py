@@ -160,8 +160,8 @@ def test_the_generative_sde_runs_backwards(eta):
         rate = terms.drift[0, 0]  # the drift is linear in z
         forward = 2 * rate * total + terms.diffusion**2
         backward = 2 * rate * total - terms.diffusion**2
-    np.testing.assert_allclose(forward - truth, 2 * eta**2 * g2, rtol=1e-12)
-    np.testing.assert_allclose(backward, truth, rtol=1e-12)
+        np.testing.assert_allclose(forward - truth, 2 * eta**2 * g2, rtol=1e-12)
+        np.testing.assert_allclose(backward, truth, rtol=1e-12)
 
 
 def test_fixedlarge_is_not_ddim_and_renoising():
@@ -210,7 +210,7 @@ def test_the_score_error_is_the_eps_error_over_the_variance():
         eps_error = losses.ddpm_loss(net, *arguments, schedule=COSINE)
         score_error = losses.dsm_loss(score, *arguments, schedule=COSINE)
         factor = COSINE.sigma(t) ** 2
-    np.testing.assert_allclose(factor * score_error, eps_error, rtol=1e-12)
+        np.testing.assert_allclose(factor * score_error, eps_error, rtol=1e-12)
     assert abs(float(eps_error[0] / score_error[0]) - 1) > 0.5
 
 

@@ -1,0 +1,97 @@
+"""Objects of network libraries that hold a denoiser, and are handed over as one."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import grids, guidance, predictions, samplers, schedules
+from tests.helpers.denoisers import FLOW, Z, check_every_entry, records_calls
+
+
+class Net(nn.Module):
+    """Calls `made` where it runs."""
+
+    made: list
+
+    @nn.compact
+    def __call__(self, z):
+        jax.debug.callback(lambda z: self.made.append(None), z)
+        return nn.Dense(2, param_dtype=jnp.float32)(z)
+
+
+class Model:
+    """A flax module with its parameters, and the denoiser made of it."""
+
+    def __init__(self, calls, kind="u"):
+        self.net = Net(calls)
+        self.params = self.net.init(jax.random.key(0), Z)
+        self.kind = kind
+
+    def predict(self, z, t):
+        return self.net.apply(self.params, z)
+
+    def __call__(self, z, t):
+        denoise_fn = predictions.denoiser(self.predict, kind=self.kind, schedule=FLOW)
+        return denoise_fn(z, t)
+
+
+def flax_model(calls, kind="u"):
+    return Model(calls, kind)
+
+
+def equinox_model(calls, kind="u"):
+    eqx = pytest.importorskip("equinox")
+
+    class Module(eqx.Module):
+        layer: eqx.nn.Linear
+        name: str = eqx.field(static=True)
+
+        def predict(self, z, t):
+            jax.debug.callback(lambda z: calls.append(None), z)
+            return z @ self.layer.weight.T + self.layer.bias
+
+        @eqx.filter_jit
+        def __call__(self, z, t):
+            denoise_fn = predictions.denoiser(
+                self.predict, kind=self.name, schedule=FLOW
+            )
+            return denoise_fn(z, t)
+
+    key = jax.random.key(0)
+    return Module(eqx.nn.Linear(2, 2, key=key, dtype=jnp.float32), kind)
+
+
+each = pytest.mark.parametrize("make", [flax_model, equinox_model])
+
+
+@each
+def test_calls_are_counted(make):
+    calls = []
+    check_every_entry(make(calls), calls, counted=True)
+
+
+@each
+def test_checks_are_kept(make):
+    settings = dict(sampler=samplers.ddim(), schedule=FLOW)
+    with pytest.raises(ValueError, match=r"eps does not determine.* at t=1\.0"):
+        samplers.sample(None, make([], "eps"), Z, grids.uniform(2), **settings)
+    settings["schedule"] = schedules.Cosine()
+    with pytest.raises(ValueError, match="denoise_fn belongs to.*reschedule"):
+        samplers.sample(None, make([]), Z, grids.uniform(2), **settings)
+
+
+def test_a_class_that_holds_a_guided_module():
+    """Through a class, jit and guidance, with known pixels."""
+    with records_calls() as (fn, calls):
+        plain = guidance.classifier_free(fn, Model(calls), scale=2.0)
+        known, mask = np.float32([0.25, 0.0]), np.array([True, False])
+        inside = guidance.inpaint(plain, known, mask, schedule=FLOW)
+        settings = dict(sampler=samplers.Heun("u"), schedule=FLOW)
+        jitted = jax.jit(inside)
+        jitted(Z, jnp.float32(0.5))
+        result = samplers.sample(None, jitted, Z, grids.uniform(2), **settings)
+        jax.effects_barrier()
+    np.testing.assert_array_equal(result.x[:, 0], known[0])
+    assert result.nfe is None or result.nfe == len(calls) - 2
