@@ -160,11 +160,12 @@ def run(
       >>> draw._cache_size()
       1
     """
+    check_sampler(sampler, ("init", "step", "output"))
     z = as_data(z, "z")
     denoiser = as_denoiser(denoise_fn, like=z)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     source = random.Independent() if noise is None else noise
-    if key is None and check_sampler(sampler).num_noises and noise is None:
+    if key is None and sampler.num_noises and noise is None:
         raise ValueError(
             f"{sampler} draws noise: key=None; pass a key such as jax.random.key(0)"
         )

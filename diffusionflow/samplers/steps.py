@@ -32,17 +32,17 @@ def table(sampler: Any, times: ArrayLike, schedule: Schedule) -> Any:
     return in_float64(steps, sampler, times, schedule)
 
 
-_METHODS = ("plan", "init", "step", "output")
+METHODS = ("plan", "init", "step", "output")
 
 
-def check_sampler(sampler: Any) -> Any:
+def check_sampler(sampler: Any, methods: tuple[str, ...] = METHODS) -> Any:
     """Returns `sampler`, after checking that it is one.
 
     Raises:
       ValueError: it is a string, a class, a function, or lacks a method.
     """
     check_instance("sampler", sampler, "samplers.ddim()")
-    lacking = [name for name in ("num_noises", *_METHODS) if not hasattr(sampler, name)]
+    lacking = [name for name in ("num_noises", *methods) if not hasattr(sampler, name)]
     if lacking:
         raise ValueError(
             f"sampler={sampler!r}: must have {', '.join(lacking)}; pass a sampler such "
