@@ -170,7 +170,9 @@ def _flow(
     if not callable(prior):
         check_name("prior", prior, priors.PRIORS)
     t0, t1 = (t_min, t_max) if forward else (t_max, t_min)
-    denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
+    denoiser = as_denoiser(
+        denoise_fn, like=solver.example(z, batch), schedule=as_schedule(schedule)
+    )
     check_times(denoiser, solver.times(t0, t1, schedule=schedule), z)
     other, sums, done, evaluations = _moved(
         key, denoiser, z, schedule, trace, solver, t0, t1, batch

@@ -57,6 +57,11 @@ class Fixed:
         check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
         check_name("method", self.method, METHODS)
 
+    def example(self, z: Array, batch_ndim: int) -> Array:
+        """Returns an array of the shape that the denoiser is called with."""
+        del batch_ndim
+        return z
+
     def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
         """Returns the times of evaluation of the field, `[num_steps, num_stages]`."""
         return self._plan(schedule, t0, t1)[0].t
@@ -151,6 +156,10 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         adaptive.check_tolerances(self.rtol, self.atol, self.max_steps)
+
+    def example(self, z: Array, batch_ndim: int) -> Array:
+        """Returns an array of the shape that the denoiser is called with."""
+        return z[(slice(1),) * batch_ndim]
 
     def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
         """Returns both ends; the times between them are not known in advance."""

@@ -93,6 +93,11 @@ class Denoiser:
       2
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__hash__" not in vars(cls):
+            cls.__hash__ = _hash
+
     def denoise(self, z: Array, t: Array) -> Denoised:
         """Estimates the data and the noise, `x_hat` and `eps_hat`.
 
@@ -151,6 +156,14 @@ class Denoiser:
         """Schedule that the denoiser belongs to; None if it is not known."""
         inner = [part.own_schedule() for part in self.parts()]
         return next((schedule for schedule in inner if schedule is not None), None)
+
+
+def _hash(denoiser: Denoiser) -> int:
+    """By the fields, or by identity where they are arrays: `jax.jit(denoiser)`."""
+    try:
+        return hash(tuple(vars(denoiser).values()))
+    except TypeError:
+        return object.__hash__(denoiser)
 
 
 @register

@@ -147,8 +147,8 @@ def as_schedule(schedule: Schedule) -> Schedule:
         return schedule
     check_instance("schedule", schedule, "schedules.FlowMatching()")
     raise ValueError(
-        f"schedule={schedule!r}: must be an instance of schedules.Schedule; subclass it "
-        "and define alpha(t) and sigma(t)"
+        f"schedule={schedule!r}: must be an instance of schedules.Schedule; subclass "
+        "it and define alpha(t) and sigma(t)"
     )
 
 

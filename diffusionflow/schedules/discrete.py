@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import floating, in_type_of
+from diffusionflow._numeric import cast, floating, in_type_of
 from diffusionflow.schedules.base import FromSquares
 
 
@@ -138,7 +138,7 @@ class Discrete(FromSquares):
         after = xp.sigmoid(logsnr) - alpha2[index + 1]
         step = self._steps(index, logsnr)
         part = xp.where(logsnr > 0, before / step, 1 - after / step)
-        return (index.astype(logsnr.dtype) + part) / count
+        return (cast(index, logsnr) + part) / count
 
 
 def zero_terminal_snr(alphas_cumprod: ArrayLike) -> np.ndarray:

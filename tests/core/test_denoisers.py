@@ -146,7 +146,7 @@ def entries(fn, schedule):
     times = grids.uniform(2)
     return {
         "sample": lambda: samplers.sample(
-            None, fn, Z, times, sampler=samplers.ddim(), **settings
+            None, fn, Z, times, sampler=samplers.Euler("x"), **settings
         ),
         "invert": lambda: samplers.invert(
             fn, Z, times[::-1], sampler=samplers.Heun("v"), **settings

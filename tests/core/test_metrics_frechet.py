@@ -44,7 +44,10 @@ def test_commuting_covariances():
     rotation = np.linalg.qr(np.random.RandomState(1).standard_normal((5, 5)))[0]
     s, r = np.array([1e-8, 0.1, 1, 2, 30]), np.array([3, 0.2, 1e-6, 2, 1])
     rotated = lambda scale: (rotation * scale**2) @ rotation.T
-    a, b = FeatureMoments(np.zeros(5), rotated(s)), FeatureMoments(np.ones(5), rotated(r))
+    a, b = (
+        FeatureMoments(np.zeros(5), rotated(s)),
+        FeatureMoments(np.ones(5), rotated(r)),
+    )
     found = metrics.frechet_distance(a, b)
     # eigenvalues are off by 2e-16 of the largest, so the root of the least by 4e-7
     np.testing.assert_allclose(found, 5 + np.sum((s - r) ** 2), rtol=5e-9)
@@ -84,7 +87,9 @@ def test_too_few_rows_are_refused():
 def test_what_is_no_covariance_is_refused():
     good = FeatureMoments(np.zeros(2), np.eye(2))
     with pytest.raises(ValueError, match="smallest eigenvalue -1"):
-        metrics.frechet_distance(good, FeatureMoments(np.zeros(2), np.diag([1.0, -1.0])))
+        metrics.frechet_distance(
+            good, FeatureMoments(np.zeros(2), np.diag([1.0, -1.0]))
+        )
     with pytest.raises(ValueError, match="shapes"):
         metrics.frechet_distance(good, FeatureMoments(np.zeros(3), np.eye(3)))
     with pytest.raises(ValueError, match="1 sets"):

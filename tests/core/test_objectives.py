@@ -305,7 +305,9 @@ def part_start():
         times.UniformLogSNR(-2.0, 2.0),
         times.Truncated(times.Uniform(), 0.1),
         times.Uniform(t_max=0.9),
-        times.Stratified(times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.0, 0.5))),
+        times.Stratified(
+            times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.0, 0.5))
+        ),
     ],
     ids=str,
 )

@@ -287,7 +287,9 @@ def test_one_trace_for_changed_numbers():
     for scale in (0.1, 0.2, 0.3):
         moments = times.LossMoments(LEARNED.count * np.float32(scale), LEARNED.square)
         base = times.Truncated(times.Mode(scale), scale)
-        draw(times.AdaptiveTimes(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0))
+        draw(
+            times.AdaptiveTimes(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0)
+        )
     assert len(traces) == 1
 
 
@@ -335,9 +337,18 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
         (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
         (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
-        (lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())), "AdaptiveTimes[(]Trunc"),
-        (lambda: times.AdaptiveTimes(times.Stratified(times.Uniform())), "Stratified[(]A"),
-        (lambda: times.AdaptiveTimes(times.Uniform(), base_fraction=0.0), "base_fraction=0.0"),
+        (
+            lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())),
+            "AdaptiveTimes[(]Trunc",
+        ),
+        (
+            lambda: times.AdaptiveTimes(times.Stratified(times.Uniform())),
+            "Stratified[(]A",
+        ),
+        (
+            lambda: times.AdaptiveTimes(times.Uniform(), base_fraction=0.0),
+            "base_fraction=0.0",
+        ),
         (lambda: times.AdaptiveTimes(times.Uniform(), decay=1.0), "decay=1.0"),
         (lambda: times.AdaptiveTimes(times.Uniform(), num_bins=0), "num_bins=0"),
         (lambda: times.AdaptiveTimes(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),

@@ -141,7 +141,9 @@ def test_it_learns_while_it_is_used(stratified):
 
 
 def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
-    adaptive = times.AdaptiveTimes(times.Uniform(), -2.0, 2.0, 4, base_fraction=0.5, decay=0.9)
+    adaptive = times.AdaptiveTimes(
+        times.Uniform(), -2.0, 2.0, 4, base_fraction=0.5, decay=0.9
+    )
     before = times.LossMoments(
         np.array([2.0, 0.0, 1.0, 4.0], np.float32),
         np.array([8.0, 0.0, 9.0, 4.0], np.float32),

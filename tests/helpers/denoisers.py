@@ -50,24 +50,22 @@ def check_every_entry(fn, calls, *, counted, varies=False):
 
 
 def runs(fn):
-    """Everything that calls a denoiser and counts: `{name: () -> result}`."""
+    """Everything that calls a denoiser and counts: `{name: () -> result}`.
+
+    One-call and two-call samplers, with noise and without.
+    """
     key, times, settings = jax.random.key(0), grids.uniform(3), dict(schedule=FLOW)
-    found = {
-        str(sampler): lambda sampler=sampler: samplers.sample(
-            key, fn, Z, grids.uniform(3, t_min=0.1), sampler=sampler, **settings
-        )
-        for sampler in (
-            samplers.ddim(),
-            samplers.Heun("u"),
-            samplers.ddpm(),
-            samplers.StochasticHeun(),
-        )
-    }
-    heun = samplers.Heun("u")
-    rows = samplers.plan(heun, times, **settings)
-    return found | {
-        "run": lambda: samplers.run(None, fn, Z, rows, sampler=heun),
-        "invert": lambda: samplers.invert(fn, Z, times[::-1], sampler=heun, **settings),
+    rows = samplers.plan(samplers.ddpm(), times, **settings)
+    sample = lambda sampler: samplers.sample(
+        key, fn, Z, grids.uniform(3, t_min=0.1), sampler=sampler, **settings
+    )
+    return {
+        "sample": lambda: sample(samplers.Euler("x")),
+        "sample, two calls": lambda: sample(samplers.StochasticHeun()),
+        "run": lambda: samplers.run(key, fn, Z, rows, sampler=samplers.ddpm()),
+        "invert": lambda: samplers.invert(
+            fn, Z, times[::-1], sampler=samplers.Heun("u"), **settings
+        ),
         "solve": lambda: samplers.solve(fn, Z, 1.0, 0.0, rtol=1e-2, **settings),
         "encode": lambda: likelihood.encode(
             None, fn, Z, solver=likelihood.Fixed(2), **settings
