@@ -3,10 +3,11 @@
     python benchmarks/adaptive_times.py
 
 Trains the digits network for some steps, keeps its state fixed, lets the moments of
-`times.AdaptiveTimes` settle on it, and then estimates loss and gradient from many batches
-with each proposal. Printed are variances over the batches: of the mean loss, and of the
-gradient summed over its entries, each divided by that of uniform times. Batches are the
-same for all proposals, so that the data's share of the variance is in every row.
+`times.AdaptiveTimes` settle on it, and then estimates loss and gradient from many
+batches with each proposal. Printed are variances over the batches: of the mean loss,
+and of the gradient summed over its entries, each divided by that of uniform times.
+Batches are the same for all proposals, so that the data's share of the variance is in
+every row.
 
 Measured with the defaults on two shared CPU cores, 80 batches a row, so that a ratio
 for the loss is uncertain by about a fifth of itself (variance of loss, of gradient):

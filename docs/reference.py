@@ -17,9 +17,7 @@ from diffusionflow import likelihood, networks, predictions, samplers, schedules
 from diffusionflow import testing as own
 from diffusionflow.networks.embedding import ConditionalNetwork
 
-PACKAGES = [
-    value for value in vars(diffusionflow).values() if inspect.ismodule(value)
-]
+PACKAGES = [value for value in vars(diffusionflow).values() if inspect.ismodule(value)]
 PROTOCOLS = (
     likelihood.Trace,
     samplers.Sampler,

@@ -145,9 +145,9 @@ Table(
 # %% [markdown]
 # ## A proposal that learns
 #
-# `times.AdaptiveTimes` draws more times where the loss is large and divides by what it did.
-# The mean stays, the scatter falls. It learns from the terms that a training step has
-# anyway.
+# `times.AdaptiveTimes` draws more times where the loss is large and divides by what it
+# did. The mean stays, the scatter falls. It learns from the terms that a training step
+# has anyway.
 
 # %%
 schedule = both["cosine"]
@@ -202,7 +202,7 @@ Picture(
 #
 # - the recipe: `objectives.same_objective` of any two of `objectives.RECIPES`. For
 #   whole configs there is `python -m experiments.explain`;
-# - the share of the base in `times.AdaptiveTimes(base_fraction=...)`: it bounds the importance
-#   weights by its inverse;
+# - the share of the base in `times.AdaptiveTimes(base_fraction=...)`: it bounds the
+#   importance weights by its inverse;
 # - the weighting of the two schedules: with `weightings.Mse("eps")` the weight W
 #   contains the density of times, and the two means differ. Why?

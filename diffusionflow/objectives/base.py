@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from diffusionflow import _xp as xp
 from diffusionflow import times, weightings
 from diffusionflow._dataclass import check_bound, check_instance, is_traced, register
-from diffusionflow._numeric import cast, floating, in_float64
+from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import as_kind
 
 _EXAMPLES = dict(
@@ -93,7 +93,8 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
         values = np.asarray(logsnr)  # inside jit JAX would trace the reduction
         ends = values.min(), values.max()
         times.check_reached(*ends, schedule=objective.schedule)
-    return cast(in_float64(_total_weight, objective, logsnr), logsnr)
+    weight = in_float64(_total_weight, objective, logsnr)
+    return in_type_of(logsnr, [weight])[0]
 
 
 def _total_weight(objective: Objective, logsnr: Array) -> Array:

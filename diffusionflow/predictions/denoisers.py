@@ -254,13 +254,18 @@ def as_denoiser(
         denoise_fn = FunctionDenoiser(as_callable(denoise_fn), num_network_calls)
     if like is not None:
         like = at_least_float32(like) if not hasattr(like, "dtype") else like
-        is_function = lambda node: isinstance(node, FunctionDenoiser)
-        find = lambda node: _found(node, like) if is_function(node) else node
-        denoise_fn = jax.tree.map(find, denoise_fn, is_leaf=is_function)
+        denoise_fn = _looked_into(denoise_fn, like)
     own = denoise_fn.own_schedule()
     if schedule is not None and own is not None:
         check_same_schedule(own, schedule)
     return denoise_fn
+
+
+def _looked_into(denoiser: Denoiser, like: Array) -> Denoiser:
+    """Infers `inner` of every function in a denoiser."""
+    is_function = lambda node: isinstance(node, FunctionDenoiser)
+    find = lambda node: _found(node, like) if is_function(node) else node
+    return jax.tree.map(find, denoiser, is_leaf=is_function)
 
 
 def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
@@ -271,18 +276,17 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
     if denoiser.inner is not None:
         return denoiser
     calls: list[_Call] = []
-    inner = _Inner()
+    at_own: list[bool] = []
+    returned = False
 
     def trace(z: Array, t: Array) -> Any:
-        nonlocal inner
+        nonlocal returned
         with jax.disable_jit(), jax.ensure_compile_time_eval():
             result = denoiser.fn(z, t)
-        at_own = [call.denoiser for call in calls if call.z is z and call.t is t]
-        same = len(calls) == 1 and len(at_own) == 1 and isinstance(result, Denoised)
-        if same and all(a is b for a, b in zip(result, calls[0].result, strict=True)):
-            inner = inner._replace(returned=at_own[0])
-        everything = tuple(call.denoiser for call in calls)
-        inner = inner._replace(all=everything, evaluated=tuple(at_own))
+        at_own.extend(call.z is z and call.t is t for call in calls)
+        if at_own == [True] and isinstance(result, Denoised):
+            pairs = zip(result, calls[0].result, strict=True)
+            returned = all(a is b for a, b in pairs)
         return result
 
     dtype = jax.eval_shape(at_least_float32, like).dtype
@@ -293,6 +297,12 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
     except Exception:  # whatever is wrong is raised where the function is really called
         return denoiser
     as_denoised(result, z)
+    found = [
+        _looked_into(call.denoiser, jax.ShapeDtypeStruct(call.result.x.shape, dtype))
+        for call in calls
+    ]
+    evaluated = [part for part, own in zip(found, at_own, strict=True) if own]
+    inner = _Inner(tuple(found), tuple(evaluated), found[0] if returned else None)
     return FunctionDenoiser(denoiser.fn, denoiser.calls, inner)
 
 

@@ -102,6 +102,9 @@ CASES = {
         lambda fn: guided(called_before(jax.jit(fn)), around(fn))
     ),
     "lambda of guidance": Case(lambda fn: around(guided(fn))),
+    "lambda of guidance of wrapped ones": Case(
+        lambda fn: around(guided(around(fn), called_before(jax.jit(fn))))
+    ),
     "guidance in an interval": Case(limited, varies=True),
     "jit of guidance in an interval": Case(
         lambda fn: called_before(jax.jit(limited(fn))), varies=True

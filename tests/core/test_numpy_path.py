@@ -96,7 +96,7 @@ def test_schedules(name):
     np.testing.assert_allclose(times_again, T64, rtol=1e-10)
 
     found = jax.jit(levels)(schedule, T)
-    inverse = jax.jit(lambda schedule, l: schedule.inverse_logsnr(l))
+    inverse = jax.jit(lambda schedule, logsnr: schedule.inverse_logsnr(logsnr))
     again = inverse(schedule, logsnr.astype(np.float32))
     assert_device((found, again))
     close(found, exact)

@@ -146,7 +146,10 @@ def test_a_name_of_another_registry_is_no_argument():
             r"objective.times: log-SNR in \[-20, 0\]: VE.* reaches",
         ),
         ({"times": "cosine"}, "objective.times: unknown name 'cosine'; did you mean"),
-        ({"proposal": "adaptive(uniform, base_fraction=2)"}, "proposal: adaptive: base_fraction=2"),
+        (
+            {"proposal": "adaptive(uniform, base_fraction=2)"},
+            "proposal: adaptive: base_fraction=2",
+        ),
         (
             {"proposal": "uniform(0.1)"},
             "proposal: proposal .* never draws t=",
