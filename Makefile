@@ -4,10 +4,11 @@ VENV ?= .venv
 CONFIG ?= configs/digits.py
 WORKDIR ?= runs/digits
 ARGS ?=
+SHARD ?= 1/1
 
 BIN := $(VENV)/bin
 NAME := $(basename $(notdir $(CONFIG)))
-FAST := not slow and not gpu
+FAST := not slow and not nightly and not gpu
 # of the core; run in float64 too, but for tests that choose the precision themselves
 X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance losses \
   objectives predictions processes random schedules schedules_learned \
@@ -16,15 +17,18 @@ X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance losse
 # the other targets as always; QUICK= optimizes these too
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
-.PHONY: help train sample curve docs notebooks test test-slow test-all test-x64 lint format
+.PHONY: help train sample curve docs notebooks test test-x64 test-slow test-nightly \
+  test-all lint format
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train      train CONFIG=$(CONFIG) into WORKDIR=$(WORKDIR), or resume it"
 	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
 	@echo "make curve      the reference curve of CONFIG, from three seeds"
-	@echo "make test       the fast tests        make test-slow  the slow ones"
-	@echo "make test-all   all tests             make test-x64   the core's in float64"
+	@echo "make test       the fast tests        make test-x64   the core's in float64"
+	@echo "make test-slow  kills, resumes, notebooks: long, and nothing else proves it"
+	@echo "make test-nightly  every sampler on every schedule, and such; SHARD=1/4: a part"
+	@echo "make test-all   all of these"
 	@echo "make docs       the reference of the API: site/api/index.html"
 	@echo "make notebooks  executes notebooks/*.py and writes the .ipynb"
 	@echo "make lint       ruff, nothing changed"
@@ -55,9 +59,13 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
-	  -m 'slow and not gpu' $(ARGS)
+	  -m 'slow and not nightly and not gpu' $(ARGS)
 
-test-all: test test-slow
+test-nightly: $(VENV)/.test
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'nightly and not gpu' \
+	  --shard=$(SHARD) $(ARGS)
+
+test-all: test test-x64 test-slow test-nightly
 
 test-x64: $(VENV)/.test
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \

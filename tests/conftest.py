@@ -32,7 +32,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as in a background job of a shell, and it would be so in the commands as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# files whose slow tests come first: .ci/run ends the slow tests where its time does
+# files whose slow tests take longest: they come first, so that workers end together
 FIRST = (
     "notebooks",
     "what_happens",
@@ -48,13 +48,38 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def shard(text):
+    """`(i, n)` of `i/n`."""
+    number, _, count = text.partition("/")
+    if not (
+        number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)
+    ):
+        raise pytest.UsageError(f"--shard={text}: must be i/n with 1 <= i <= n")
+    return int(number), int(count)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--shard", default="1/1", help="run part i of n of the tests that are selected"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # when -m and -k have chosen
+def pytest_collection_modifyitems(config, items):
+    number, count = shard(config.getoption("shard"))
+    chosen = items[number - 1 :: count]
+    if count > 1:
+        kept = set(chosen)
+        config.hook.pytest_deselected(
+            items=[item for item in items if item not in kept]
+        )
+
     def place(item):
         name = item.path.stem.removeprefix("test_")
         first = item.get_closest_marker("slow") and name in FIRST
         return FIRST.index(name) if first else len(FIRST)
 
-    items.sort(key=place)
+    items[:] = sorted(chosen, key=place)
 
 
 MOST_MEMORY = 3 * 2**30

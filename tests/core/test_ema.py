@@ -28,9 +28,7 @@ def test_a_thousand_updates_in_float32_even_for_half_precision():
 @pytest.mark.parametrize("nines", [4, 5, 6])
 def test_a_long_memory_keeps_its_digits(nines):
     """`1 - decay` in float32 would be off by as much as a percent."""
-    average = ema.update(
-        {"w": jnp.zeros(())}, {"w": jnp.ones(())}, 1 - 10.0**-nines
-    )
+    average = ema.update({"w": jnp.zeros(())}, {"w": jnp.ones(())}, 1 - 10.0**-nines)
     np.testing.assert_allclose(average["w"], 10.0**-nines, rtol=1e-6)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diffusionflow import grids, schedules
 from tests.helpers import golden
 from tests.helpers.all_schedules import SCHEDULES
+from tests.helpers.parametrize import check_all
 
 counts = st.integers(1, 300)
 some_counts = st.sampled_from([1, 2, 11])  # JAX compiles for every length
@@ -199,12 +200,15 @@ def discrete_cases():
             odd = any(word in key for key in case.config for word in OWN_TABLES)
             stages = "is_grid" in case.a or scheduler == "PNDMScheduler"
             if not (odd or stages or "beta_schedule" not in case.config):
-                yield pytest.param(case, scheduler, id=f"{family}-{case}")
+                yield f"{family}-{case}", (case, scheduler)
 
 
-@pytest.mark.parametrize(("case", "scheduler"), list(discrete_cases()))
-def test_the_levels_that_diffusers_visits(case, scheduler):
+def test_the_levels_that_diffusers_visits():
     """Those that count from sigma do not round in "linspace", and interpolate."""
+    check_all(visits_the_levels, dict(discrete_cases()))
+
+
+def visits_the_levels(case, scheduler):
     config, num_steps = case.config, case.config["num_steps"]
     default = DEFAULT_SPACING.get(scheduler, "linspace")
     spacing = config.get("timestep_spacing", default)
@@ -237,12 +241,15 @@ def sigma_cases():
         for case in golden.cases("sampler", f"diffusers_{family}"):
             for name in ("karras", "exponential"):
                 if f"use_{name}_sigmas" in case.config:
-                    yield pytest.param(case, name, id=f"{case}-{name}")
+                    yield f"{case}-{name}", (case, name)
 
 
-@pytest.mark.parametrize(("case", "name"), list(sigma_cases()))
-def test_the_sigmas_of_diffusers(case, name):
+def test_the_sigmas_of_diffusers():
     """N levels between the two ends of the table; then 0, or the last one again."""
+    check_all(has_the_sigmas, dict(sigma_cases()))
+
+
+def has_the_sigmas(case, name):
     level = case.a["sigma_eval"] / case.a["alpha_eval"]
     config, flow = case.config, schedules.FlowMatching()
     first, last = (config[f"beta_{end}"] ** 0.5 for end in ("start", "end"))
@@ -311,11 +318,14 @@ def test_the_sigmas_of_k_diffusion(case):
 def flow_cases():
     for case in golden.cases("sampler", "diffusers_flow"):
         if case.config["scheduler"] == "FlowMatchEulerDiscreteScheduler":
-            yield pytest.param(case, id=str(case))
+            yield str(case), (case,)
 
 
-@pytest.mark.parametrize("case", list(flow_cases()))
-def test_the_flow_grids_of_diffusers(case):
+def test_the_flow_grids_of_diffusers():
+    check_all(is_the_flow_grid, dict(flow_cases()))
+
+
+def is_the_flow_grid(case):
     """Handed sigmas 1..1/N are shifted once; the default's small end is shifted twice.
 
     (Karras, beta and stretched sigmas there are functions of the ends of this grid.)

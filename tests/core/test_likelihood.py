@@ -122,7 +122,7 @@ def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
         pytest.param(
             schedules.Cosine(logsnr_min=-8.0, logsnr_max=9.0),
             (0.0, 1.0),
-            marks=pytest.mark.slow,
+            marks=pytest.mark.nightly,
         ),
     ],
     ids=["flow", "cosine"],
@@ -165,7 +165,7 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
 
 
 @pytest.mark.parametrize(
-    ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.slow)]
+    ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.nightly)]
 )
 def test_levels_that_are_equally_likely_take_their_bits(count, exact):
     levels, schedule = (
@@ -212,7 +212,7 @@ def test_reconstruction_of_bytes(logsnr, interior, edge):
     "density",
     [
         times.UniformLogSNR(-5.0, 13.3),
-        pytest.param(None, marks=pytest.mark.slow),
+        pytest.param(None, marks=pytest.mark.nightly),
     ],
     ids=["logsnr", "uniform"],
 )

@@ -52,7 +52,7 @@ def exact_flow(schedule, x):
 
 
 @pytest.mark.parametrize(
-    "name", ["flow", "edm", pytest.param("linear_beta", marks=pytest.mark.slow)]
+    "name", ["flow", "edm", pytest.param("linear_beta", marks=pytest.mark.nightly)]
 )
 def test_encode_is_the_closed_form_and_decode_inverts_it(name):
     """And log p along sampling is log p of the sample."""
@@ -106,7 +106,7 @@ def test_what_the_prior_leaves_out_is_put_back_by_a_given_one():
 
 @pytest.mark.parametrize(
     ("method", "order"),
-    [("rk4", 4), pytest.param("heun", 2, marks=pytest.mark.slow)],
+    [("rk4", 4), pytest.param("heun", 2, marks=pytest.mark.nightly)],
 )
 def test_fixed_steps_converge_with_their_order(method, order):
     schedule, counts, errors = schedules.FlowMatching(), (8, 16, 32), []
@@ -243,7 +243,7 @@ def test_the_exact_trace_of_a_linear_flow():
 
 
 @pytest.mark.parametrize(
-    "law", ["rademacher", pytest.param("normal", marks=pytest.mark.slow)]
+    "law", ["rademacher", pytest.param("normal", marks=pytest.mark.nightly)]
 )
 def test_hutchinson_is_unbiased_with_the_variance_of_the_formula(law):
     """Its error falls as 1 / sqrt(K), and the intervals cover the truth."""

@@ -18,6 +18,7 @@ from diffusionflow import (
 )
 from tests.helpers import oracles
 from tests.helpers.kinds import KINDS, SCHEDULES, case, exact
+from tests.helpers.parametrize import in_turn
 
 FLOW = schedules.FlowMatching()
 
@@ -28,8 +29,7 @@ def net(z, t):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@in_turn(kind=KINDS, schedule=SCHEDULES)
 def test_plain_losses_are_their_definition(schedule, kind):
     t = np.array([0.1, 0.4, 0.9])
     x, eps, z, levels = case(schedule, t, (3, 2, 3))
@@ -48,8 +48,7 @@ def test_plain_losses_are_their_definition(schedule, kind):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("weighted", ["x", "eps", "v", "u"])
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@in_turn(kind=KINDS, weighted=("x", "eps", "v", "u"))
 def test_objective_terms_weigh_the_error_of_another_kind(kind, weighted):
     """The loss equals the error of the converted prediction, whatever is predicted."""
     t = np.array([0.1, 0.4, 0.9])
@@ -287,9 +286,10 @@ def test_the_weighted_error_at_the_ends_is_its_limit(kind, end):
 
 def test_batches_of_one_two_three_and_the_equal_axes_trap():
     objective = objectives.flow_matching()
+    jitted = jax.jit(losses.objective_loss, static_argnums=1)
     for batch in (1, 2, 3):
         x = np.ones((batch, 3, 3, 3), np.float32)
-        loss = losses.objective_loss(jax.random.key(0), net, x, objective=objective)
+        loss = jitted(jax.random.key(0), net, x, objective=objective)
         assert loss.shape == (batch,)
     keys = random.example_keys(0, np.arange(3))
     x = jax.random.normal(jax.random.key(5), (3, 3, 3, 3))
@@ -299,8 +299,8 @@ def test_batches_of_one_two_three_and_the_equal_axes_trap():
     )
     one_by_one = [single(key, example) for key, example in zip(keys, x, strict=True)]
     np.testing.assert_allclose(batched, one_by_one, rtol=1e-5)
-    np.testing.assert_allclose(batched, jax.vmap(single)(keys, x), rtol=1e-5)
-    jitted = jax.jit(losses.objective_loss, static_argnums=1)
+    mapped = jax.jit(jax.vmap(single))
+    np.testing.assert_allclose(batched, mapped(keys, x), rtol=1e-5)
     np.testing.assert_allclose(
         batched, jitted(keys, net, x, objective=objective), rtol=1e-5
     )
@@ -331,9 +331,7 @@ def gaussian_kl(mean, variance, other_mean, other_variance):
 
 
 @pytest.mark.pinned
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("kind", ["x", "u"])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@in_turn(schedule=SCHEDULES, kind=("x", "u"), variance=("posterior", "forward"))
 def test_kl_terms_are_the_divergence_of_two_gaussians(schedule, kind, variance):
     """Against q(z_s | z_t, x) by conditioning the joint Gaussian of z_s and z_t."""
     t, s = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.45, 0.3])
@@ -357,16 +355,16 @@ def test_kl_terms_are_the_divergence_of_two_gaussians(schedule, kind, variance):
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("kind", ["x", "u"])
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        FLOW,
-        schedules.Cosine(),
-        schedules.Discrete(schedules.zero_terminal_snr(np.linspace(0.99, 0.02, 10))),
-    ],
-    ids=["flow", "cosine", "zero_snr"],
+@in_turn(
+    schedule={
+        "flow": FLOW,
+        "cosine": schedules.Cosine(),
+        "zero_snr": schedules.Discrete(
+            schedules.zero_terminal_snr(np.linspace(0.99, 0.02, 10))
+        ),
+    },
+    kind=("x", "u"),
+    variance=("posterior", "forward"),
 )
 def test_kl_terms_of_a_first_step_from_pure_noise(schedule, kind, variance):
     """At alpha_t = 0, q(z_s | z_t, x) is N(alpha_s x, sigma_s^2)."""
@@ -496,9 +494,11 @@ def test_log_variance_is_optimal_at_the_log_of_the_expected_loss():
 
     with jax.enable_x64(True):
         best = np.log(exact)
-        np.testing.assert_allclose(jax.grad(mean)(best), 0, atol=1e-12)
-        np.testing.assert_allclose(mean(best), (1 + best).sum(), rtol=1e-12)
-        assert (jax.grad(mean)(best + 0.1) > 0.05).all()
+        both = jax.jit(jax.value_and_grad(mean))
+        value, slope = both(best)
+        np.testing.assert_allclose(slope, 0, atol=1e-12)
+        np.testing.assert_allclose(value, (1 + best).sum(), rtol=1e-12)
+        assert (both(best + 0.1)[1] > 0.05).all()
 
 
 def test_log_variance_is_inside_the_importance_weight():

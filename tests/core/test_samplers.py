@@ -28,11 +28,10 @@ every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
 
 
-@pairs(SAMPLERS, (*SCHEDULES, *STEEP))
-def test_any_number_of_steps_from_pure_noise(on, name):
+def steps_are_finite(on, name, counts):
     sampler, schedule = EVERY[name], (SCHEDULES | STEEP)[on]
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
-    for count in (1, 2, 3, 5, 11, 14, 50):
+    for count in counts:
         rows = samplers.plan(sampler, grids.uniform(count), schedule=schedule)
         noise = np.random.default_rng(count).normal(
             size=(count, sampler.num_noises, 3, 2)
@@ -40,6 +39,18 @@ def test_any_number_of_steps_from_pure_noise(on, name):
         found = steps(sampler, rows, z, DATA.denoise_fn(schedule=schedule), noise)
         assert found.dtype == z.dtype and found.shape == (count + 1, 3, 2)
         assert np.isfinite(found).all()
+
+
+@pairs(SAMPLERS, (*SCHEDULES, *STEEP))
+def test_any_number_of_steps_from_pure_noise(on, name):
+    steps_are_finite(on, name, (1, 2, 5, 14))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("on", [*SCHEDULES, *STEEP])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_more_numbers_of_steps_from_pure_noise(on, name):
+    steps_are_finite(on, name, (3, 11, 50))
 
 
 @every
@@ -127,9 +138,9 @@ def test_calls_are_counted(on, name):
         assert raises or all(np.diff(calls) <= 0)
 
 
-@every
-def test_a_sample_is_the_same_in_every_batch(sampler):
-    schedule = SCHEDULES["flow"]
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS))
+def test_a_sample_is_the_same_in_every_batch(name):
+    sampler, schedule = EVERY[name], SCHEDULES["flow"]
 
     def draw(index):
         prior_key, run_key = random.split(random.example_keys(3, index))
@@ -148,20 +159,19 @@ def test_a_sample_is_the_same_in_every_batch(sampler):
     np.testing.assert_allclose(whole[41:42], draw(np.array([41])), atol=1e-5)
 
 
-@every
-def test_host_and_traced_plans_agree(sampler):
+@pairs(SAMPLERS, ("truncated", "linear_beta"))
+def test_host_and_traced_plans_agree(on, name):
     """Concrete: float64 on the host. Traced: the same code in float32."""
-    for schedule in (SCHEDULES["truncated"], SCHEDULES["linear_beta"]):
-        times = grids.uniform(10)
-        host = samplers.plan(sampler, times, schedule=schedule)
-        traced = jax.jit(samplers.plan)(
-            sampler, times.astype(np.float32), schedule=schedule
-        )
-        assert jax.tree.structure(traced) == jax.tree.structure(host)
-        pairs = zip(jax.tree.leaves(traced), jax.tree.leaves(host), strict=True)
-        for ours, column in pairs:
-            assert isinstance(column, np.ndarray)
-            np.testing.assert_allclose(ours, column, rtol=2e-3, atol=2e-5)
+    sampler, schedule, times = EVERY[name], SCHEDULES[on], grids.uniform(10)
+    host = samplers.plan(sampler, times, schedule=schedule)
+    traced = jax.jit(samplers.plan)(
+        sampler, times.astype(np.float32), schedule=schedule
+    )
+    assert jax.tree.structure(traced) == jax.tree.structure(host)
+    columns = zip(jax.tree.leaves(traced), jax.tree.leaves(host), strict=True)
+    for ours, column in columns:
+        assert isinstance(column, np.ndarray)
+        np.testing.assert_allclose(ours, column, rtol=2e-3, atol=2e-5)
 
 
 def test_one_compilation_for_every_number():

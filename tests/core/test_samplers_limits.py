@@ -7,6 +7,7 @@ import pytest
 from diffusionflow import grids, predictions, random, samplers, schedules
 from tests.helpers import oracles
 from tests.helpers.all_samplers import SAMPLERS, SCHEDULES, levels
+from tests.helpers.parametrize import in_turn
 from tests.helpers.sampler_runs import draw
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -58,8 +59,7 @@ def test_a_ddpm_step_is_ddim_of_twice_the_step_then_noise(schedule):
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("kind", ["x", "u", "v"])
+@in_turn(name=tuple(SAMPLERS), kind=("x", "u", "v"))
 def test_coefficients_are_the_sampler(name, kind):
     """Random predictions and noise, weighed by them, give what run gives."""
     schedule, times = SCHEDULES["truncated"], grids.uniform(4)

@@ -9,6 +9,7 @@ from scipy import stats
 from diffusionflow import analytic, grids, random, samplers, schedules
 from diffusionflow.samplers import diffusions
 from tests.helpers.all_samplers import SCHEDULES, STEEP, levels
+from tests.helpers.parametrize import in_turn
 
 MIXTURE = analytic.Mixture(
     np.array([0.3, 0.5, 0.2]), np.array([-2.0, 0.5, 3.0]), np.array([0.04, 0.25, 0.01])
@@ -89,10 +90,9 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize(("sampler", "limit"), LIMITS.values(), ids=LIMITS)
-@each_schedule
-def test_limits(sampler, limit, schedule):
-    times = grids.uniform(4)
+@in_turn(pair=LIMITS, schedule=SCHEDULES)
+def test_limits(pair, schedule):
+    (sampler, limit), times = pair, grids.uniform(4)
     ours, expected = draw(sampler, schedule, times), draw(limit, schedule, times)
     np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
 

@@ -403,7 +403,7 @@ CHEAP = ["vp_lin", "sigmoid_abar", "edm_rho"]
     [
         *CHEAP,
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, marks=pytest.mark.nightly)
             for name in SCHEDULES
             if jax.tree.leaves(SCHEDULES[name]) and name not in CHEAP
         ),

@@ -18,6 +18,7 @@ import diffusionflow
 from diffusionflow import likelihood, predictions, samplers, schedules
 from diffusionflow.networks.embedding import ConditionalNetwork
 from tests.helpers import not_shipped
+from tests.helpers.parametrize import check_all
 
 PROTOCOLS = (
     likelihood.Trace,
@@ -41,13 +42,22 @@ def is_documentable(value):
     return inspect.isclass(value) or inspect.isfunction(value)
 
 
+def by_module(found):
+    """`(name, ...)` by the top-level module: one item for each."""
+    modules = {}
+    for name, *arguments in found:
+        modules.setdefault(name.split(".")[0], {})[name] = tuple(arguments)
+    cases = [pytest.param(cases, id=module) for module, cases in modules.items()]
+    return pytest.mark.parametrize("cases", cases)
+
+
 def defined():
     """Every class and function without underscore, where it is defined."""
     for module in walk():
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == module.__name__
             if is_documentable(value) and own and not name.startswith("_"):
-                yield pytest.param(value, id=f"{module.__name__[14:]}.{name}")
+                yield f"{module.__name__[14:]}.{name}", value
 
 
 def exported():
@@ -64,7 +74,7 @@ def exported():
         for name in names:
             value = getattr(module, name)
             if is_documentable(value):
-                yield pytest.param(module, value, id=f"{module.__name__[14:]}.{name}")
+                yield f"{module.__name__[14:]}.{name}", module, value
 
 
 def arguments(value):
@@ -89,9 +99,13 @@ def test_modules_have_docstrings():
         assert module.__doc__, module.__name__
 
 
-@pytest.mark.parametrize("value", list(defined()))
-def test_public_names_have_docstrings(value):
+@by_module(defined())
+def test_public_names_have_docstrings(cases):
     """Methods too, but those that are documented once for all, in their protocol."""
+    check_all(has_docstring, cases)
+
+
+def has_docstring(value):
     assert value.__doc__ and not value.__doc__.startswith(f"{value.__name__}(")
     if not inspect.isclass(value):
         return
@@ -101,9 +115,13 @@ def test_public_names_have_docstrings(value):
             assert member.__doc__ or name in PROMISED, f"{value.__name__}.{name}"
 
 
-@pytest.mark.parametrize(("module", "value"), list(exported()))
-def test_every_argument_and_field_is_explained(module, value):
+@by_module(exported())
+def test_every_argument_and_field_is_explained(cases):
     """In `Args:` or `Fields:`; a class may name the function that makes it instead."""
+    check_all(explains_arguments, cases)
+
+
+def explains_arguments(module, value):
     text = value.__doc__
     maker = re.search(r"See `(\w+)`\.$", text)
     if inspect.isclass(value) and maker:

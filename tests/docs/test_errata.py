@@ -20,6 +20,7 @@ from diffusionflow import (
     schedules,
 )
 from experiments.plots import particles, weights
+from tests.helpers.parametrize import check_all
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
 X, EPS = 0.7, -1.1  # an example
@@ -57,9 +58,12 @@ def cited(row):
     return [(file or "docs/test_errata.py", name) for name, file in found]
 
 
-@pytest.mark.parametrize(("name", "row"), ROWS, ids=[name for name, _ in ROWS])
-def test_the_tests_that_a_row_names_exist(name, row):
-    assert cited(row), f"{name} names no test"
+def test_the_tests_that_a_row_names_exist():
+    check_all(names_tests, {name: (row,) for name, row in ROWS})
+
+
+def names_tests(row):
+    assert cited(row), "no test is named"
     for file, test in cited(row):
         assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.M)
 

@@ -14,8 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments import executing, showing
+from tests.helpers.parametrize import check_all
 
 SCRIPTS = executing.scripts()
+EACH = {name: (name,) for name in SCRIPTS}
 LARGEST = 300_000  # bytes of a notebook
 LIMIT = 90  # seconds of CPU time of a notebook: all take less than 12 minutes
 IMPORTS = {"dataclasses", "diffusionflow", "equinox", "experiments", "flax"} | {
@@ -27,7 +29,6 @@ IMPORTS = {"dataclasses", "diffusionflow", "equinox", "experiments", "flax"} | {
 PRIVATE = re.compile(
     r"(?<![\w.])/(?:home|Users|root|tmp|work|usr|opt|var|mnt|proc)\b|0x[0-9a-f]{6,}"
 )
-each_script = pytest.mark.parametrize("name", SCRIPTS)
 
 
 def notebook(name):
@@ -51,16 +52,22 @@ def test_every_notebook_has_a_script():
     assert notebooks == set(SCRIPTS) and len(SCRIPTS) >= 4
 
 
-@each_script
-def test_the_notebook_has_the_cells_of_its_script(name):
+def test_the_notebook_has_the_cells_of_its_script():
     """Otherwise: `make notebooks`, or `make notebooks ARGS=--name=NAME`."""
+    check_all(has_the_cells_of_its_script, EACH)
+
+
+def has_the_cells_of_its_script(name):
     script = executing.read_script(SCRIPTS[name])
     nbformat.validate(notebook(name))
     assert executing.cells(notebook(name)) == executing.cells(script)
 
 
-@each_script
-def test_outputs_are_there_and_small(name):
+def test_outputs_are_there_and_small():
+    check_all(has_small_outputs, EACH)
+
+
+def has_small_outputs(name):
     path = SCRIPTS[name].with_suffix(".ipynb")
     assert path.stat().st_size < LARGEST
     found = [cell for cell in notebook(name).cells if cell.cell_type == "code"]
@@ -70,25 +77,34 @@ def test_outputs_are_there_and_small(name):
     assert kinds.count("image/png") == SCRIPTS[name].read_text().count("Picture(")
 
 
-@each_script
-def test_outputs_hold_no_errors_and_name_no_machine(name):
+def test_outputs_hold_no_errors_and_name_no_machine():
+    check_all(has_clean_outputs, EACH)
+
+
+def has_clean_outputs(name):
     for output in outputs(name):
         assert output.output_type != "error"
         assert output.get("name") != "stderr", output.text
         assert not PRIVATE.search(text_of(output)), text_of(output)
 
 
-@each_script
-def test_the_first_cell_names_the_source_and_the_last_what_to_change(name):
+def test_the_first_cell_names_the_source_and_the_last_what_to_change():
+    check_all(names_source_and_change, EACH)
+
+
+def names_source_and_change(name):
     first, *_, last = executing.cells(executing.read_script(SCRIPTS[name]))
     assert first[0] == last[0] == "markdown"
     assert re.match(r"# \w", first[1]) and "\nSource: " in first[1]
     assert "## Now change\n" in last[1]
 
 
-@each_script
-def test_a_notebook_is_thin(name):
+def test_a_notebook_is_thin():
     """It imports what it shows: no classes, short cells, and no stranger."""
+    check_all(is_thin, EACH)
+
+
+def is_thin(name):
     tree = ast.parse(SCRIPTS[name].read_text())
     tops = set()
     for node in ast.walk(tree):
@@ -102,8 +118,11 @@ def test_a_notebook_is_thin(name):
     assert max(source.count("\n") for source in code) < 40
 
 
-@each_script
-def test_the_files_that_a_notebook_names_exist(name):
+def test_the_files_that_a_notebook_names_exist():
+    check_all(names_files_that_exist, EACH)
+
+
+def names_files_that_exist(name):
     root, text = executing.ROOT, SCRIPTS[name].read_text()
     for path in re.findall(r"`((?:docs|configs|tests)/[\w/.]+)`", text):
         assert (root / path).exists(), path
@@ -112,7 +131,7 @@ def test_the_files_that_a_notebook_names_exist(name):
 
 
 @pytest.mark.slow
-@each_script
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_notebook_runs(name):
     made, seconds = executing.execute(SCRIPTS[name])
     assert seconds < LIMIT

@@ -94,7 +94,7 @@ def records():
     for case in found:
         if case.id not in NOT_REPRODUCED:
             large = case.meta["mixture"] == "g8a"
-            marks = [pytest.mark.slow] if large else []
+            marks = [pytest.mark.nightly] if large else []
             yield pytest.param(case, id=case.id, marks=marks)
 
 

@@ -417,12 +417,12 @@ REPLAYED = [case for case in RECORDS if shipped(case)]
 
 
 def first_of_each():
-    """The first record of each method, and the others as slow tests."""
+    """The first record of each method, and the others as nightly tests."""
     met = set()
     for case in REPLAYED:
         known = (case.family, case.method) in met
         met.add((case.family, case.method))
-        marks = [pytest.mark.slow] if known else []
+        marks = [pytest.mark.nightly] if known else []
         yield pytest.param(case, id=f"{case.family}-{case.id}", marks=marks)
 
 

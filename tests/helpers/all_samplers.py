@@ -82,11 +82,11 @@ def pairs(names, on=tuple(SCHEDULES)):
     """Runs a test of (`on`, `name`) for every sampler on every schedule.
 
     One schedule of each sampler is fast, the next for the next: together they meet all
-    samplers and all schedules. The rest is slow.
+    samplers and all schedules. The rest is nightly.
     """
     turns = [
         pytest.param(
-            schedule, name, marks=[pytest.mark.slow] if i % len(on) - j else []
+            schedule, name, marks=[pytest.mark.nightly] if i % len(on) - j else []
         )
         for i, name in enumerate(names)
         for j, schedule in enumerate(on)
@@ -95,12 +95,12 @@ def pairs(names, on=tuple(SCHEDULES)):
 
 
 def first_of_each_class(names):
-    """The samplers; those with other settings of a class that came before are slow."""
+    """The samplers; other settings of a class that came before are nightly."""
     found, seen = [], set()
     for name in names:
         kind = type(SAMPLERS[name].sampler)
         found.append(
-            pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
+            pytest.param(name, marks=[pytest.mark.nightly] if kind in seen else [])
         )
         seen.add(kind)
     return found
