@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusionflow import grids, schedules
-from tests.helpers import golden
+from tests.helpers import golden, golden_schedules
 from tests.helpers.all_schedules import SCHEDULES
 from tests.helpers.parametrize import check_all
 
@@ -177,12 +177,17 @@ DIFFUSERS = {
     ("trailing", None): ("trailing", 0),
     ("linspace", None): ("linspace", 0),
     # N + 1 points, of which the one at the first level is dropped
-    ("leading", "DPMSolverMultistepScheduler"): ("leading", 1),
-    ("linspace", "DPMSolverMultistepScheduler"): ("linspace", 1),
-    ("linspace", "DPMSolverSinglestepScheduler"): ("linspace", 1),
-    ("linspace", "UniPCMultistepScheduler"): ("linspace", 1),
-    ("linspace", "DEISMultistepScheduler"): ("linspace", 1),
-    ("linspace", "SASolverScheduler"): ("linspace", 1),
+    **{
+        (spacing, f"{solver}Scheduler"): (spacing, 1)
+        for spacing in ("leading", "linspace")
+        for solver in (
+            "DPMSolverMultistep",
+            "DPMSolverSinglestep",
+            "UniPCMultistep",
+            "DEISMultistep",
+            "SASolver",
+        )
+    },
 }
 OWN_TABLES = (
     "sigmas",  # Karras and others on the ends of a table
@@ -196,10 +201,13 @@ DEFAULT_SPACING = {"DDIMScheduler": "leading", "DDPMScheduler": "leading"}
 def discrete_cases():
     for family in ("ddim_ddpm", "sigma", "dpmsolver", "unipc_deis"):
         for case in golden.cases("sampler", f"diffusers_{family}"):
-            scheduler = case.config["scheduler"]
-            odd = any(word in key for key in case.config for word in OWN_TABLES)
+            config = case.config
+            scheduler = config["scheduler"]
+            said = [name for name, value in config.items() if value]
+            odd = any(word in name for name in said for word in OWN_TABLES)
             stages = "is_grid" in case.a or scheduler == "PNDMScheduler"
-            if not (odd or stages or "beta_schedule" not in case.config):
+            table = "beta_schedule" in config and "timesteps" in case.a
+            if table and not (odd or stages):
                 yield f"{family}-{case}", (case, scheduler)
 
 
@@ -214,33 +222,40 @@ def visits_the_levels(case, scheduler):
     spacing = config.get("timestep_spacing", default)
     known = (spacing, scheduler)
     name, dropped = DIFFUSERS[known if known in DIFFUSERS else (spacing, None)]
-    offset = config.get("steps_offset", 0)
-    grid = grids.discrete(num_steps + dropped, name, offset=offset)
-    visited = np.round(grid[:num_steps] * 1000) - 1
+    offset = config.get("steps_offset", 0) if name == "leading" else 0
+    levels = config.get("num_train_timesteps", 1000)
+    grid = grids.discrete(num_steps + dropped, name, num_levels=levels, offset=offset)
+    visited = np.round(grid[:num_steps] * levels) - 1
     np.testing.assert_array_equal(visited, np.round(case.a["timesteps"]))
 
 
 @pytest.mark.parametrize("spacing", grids.SPACINGS)
 def test_the_levels_are_nodes_of_the_table(spacing):
     """With the table's own alpha and sigma there, as recorded."""
-    schedule, found = schedules.Discrete.linear_betas(), 0
+    found = 0
     for case in golden.cases("sampler", "diffusers_ddim_ddpm"):
         config = case.config
         used = config.get("timestep_spacing", "leading")
-        if (used, config["beta_schedule"], case.method) == (spacing, "linear", "ddim"):
-            grid = grids.discrete(config["num_steps"], spacing)[:-1]
+        if (used, config["scheduler"]) == (spacing, "DDIMScheduler"):
+            schedule = golden_schedules.chain(config)
+            offset = config.get("steps_offset", 0) if used == "leading" else 0
+            levels = schedule.alphas_cumprod.size
+            grid = grids.discrete(
+                config["num_steps"], spacing, num_levels=levels, offset=offset
+            )
             for level in ("alpha", "sigma"):
-                ours = in_float64(getattr(schedule, level), grid)
-                np.testing.assert_allclose(ours, case.a[f"{level}_eval"], rtol=1e-10)
+                ours = in_float64(getattr(schedule, level), grid[:-1])
+                recorded = case.a[f"{level}_eval"]
+                np.testing.assert_allclose(ours, recorded, rtol=1e-10, atol=1e-15)
             found += 1
-    assert found or spacing == "trailing"  # recorded with other betas only
+    assert found or golden.NAMED
 
 
 def sigma_cases():
     for family in ("dpmsolver", "unipc_deis"):
         for case in golden.cases("sampler", f"diffusers_{family}"):
             for name in ("karras", "exponential"):
-                if f"use_{name}_sigmas" in case.config:
+                if case.config.get(f"use_{name}_sigmas"):
                     yield f"{case}-{name}", (case, name)
 
 
@@ -251,9 +266,9 @@ def test_the_sigmas_of_diffusers():
 
 def has_the_sigmas(case, name):
     level = case.a["sigma_eval"] / case.a["alpha_eval"]
-    config, flow = case.config, schedules.FlowMatching()
-    first, last = (config[f"beta_{end}"] ** 0.5 for end in ("start", "end"))
-    kept = np.cumprod(1 - np.linspace(first, last, 1000) ** 2)  # scaled_linear
+    flow = schedules.FlowMatching()
+    kept = np.asarray(golden_schedules.chain(case.config).alphas_cumprod)
+    kept = np.maximum(kept, 2.0**-24)  # theirs at zero terminal SNR
     low, high = np.sqrt((1 - kept) / kept)[[0, -1]]
     if name == "karras":
         grid = grids.karras(
@@ -302,6 +317,7 @@ def kdiffusion(case):
             first = config["beta_min"]
             schedule = schedules.LinearBeta(first, first + config["beta_d"])
             return schedule, grids.uniform(config["n"] - 1, t_min=config["eps_s"])
+    raise case.unknown("its grid")
 
 
 @pytest.mark.parametrize("case", list(karras_cases()))
@@ -331,20 +347,23 @@ def is_the_flow_grid(case):
     (Karras, beta and stretched sigmas there are functions of the ends of this grid.)
     """
     config, num_steps = case.config, case.config["num_steps"]
-    if any(f"use_{name}_sigmas" in config for name in ("karras", "beta")):
-        return
-    if "shift_terminal" in config:
+    own = ("use_karras_sigmas", "use_beta_sigmas", "use_exponential_sigmas")
+    if any(config.get(name) for name in (*own, "shift_terminal")):
         return
     k, handed = config.get("shift", 1.0), config.get("set_timesteps_kwargs", {})
-    mu = handed.get("mu")
-    if mu is not None:
-        k = np.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    low = 1 / config.get("num_train_timesteps", 1000)
+    if config.get("use_dynamic_shifting"):
+        kinds = {"exponential": np.exp(handed["mu"]), "linear": handed["mu"]}
+        k = case.choose("time_shift_type", kinds, "exponential")
+    else:
+        low = k * low / (1 + (k - 1) * low)
     if "sigmas" in handed:
+        even = np.linspace(1, 1 / num_steps, num_steps)
+        if not np.allclose(handed["sigmas"], even, rtol=1e-12):
+            return  # any array is a grid
         grid = grids.shifted(num_steps, k=float(k))
     else:
-        low = 1e-3
-        low = k * low / (1 + (k - 1) * low)
-        grid = np.append(grids.shifted(num_steps - 1, k=k, t_min=low), 0.0)
+        grid = np.append(grids.shifted(num_steps - 1, k=float(k), t_min=low), 0.0)
     np.testing.assert_allclose(grid[:-1], case.a["sigma_eval"], rtol=1e-10)
     np.testing.assert_allclose(grid[1:], case.a["sigma_to"], rtol=1e-10, atol=1e-15)
 

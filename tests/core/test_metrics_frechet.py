@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.stats
 
 from diffusionflow import metrics
-from diffusionflow.metrics import ExtrapolatedFrechet, Frechet, FeatureMoments
+from diffusionflow.metrics import ExtrapolatedFrechet, FeatureMoments, Frechet
 
 RNG = np.random.RandomState(0)
 DOCUMENT = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

@@ -9,18 +9,10 @@ import pytest
 
 from diffusionflow import analytic, likelihood, schedules
 from diffusionflow._dataclass import register
-from tests.helpers import golden
+from tests.helpers import golden, golden_schedules
 from tests.helpers.likelihood import At, Given
 
-# fixed steps in the time of the path; ours are in the angle
-NOT_REPRODUCED = {"likelihood-condot-midpoint-g2a", "likelihood-condot-euler-g8a"}
-
-SCHEDULES = {
-    **dict.fromkeys(("condot", "Linear", "fm"), schedules.FlowMatching()),
-    **dict.fromkeys(("cosine", "GVP", "vp_cosine"), schedules.Cosine()),
-    **dict.fromkeys(("vp", "VP", "vp_linear"), schedules.LinearBeta()),
-    "subvp": schedules.SubVP(),
-}
+FIXED = {"euler", "midpoint", "heun2", "heun3", "rk4"}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +32,7 @@ class Recorded(likelihood.Hutchinson):
 
 
 @jax.jit
-def integrated(x, probes, data, schedule, t_min, t_max):
+def integrated(x, probes, data, schedule, t_data, t_noise):
     """Latent, and the integral of each probe's estimate of the divergence."""
     sums = []
 
@@ -56,8 +48,8 @@ def integrated(x, probes, data, schedule, t_min, t_max):
         schedule=schedule,
         trace=Noting(len(probes), values=probes),
         solver=likelihood.Fixed(400),
-        t_min=t_min,
-        t_max=t_max,
+        t_min=t_data,
+        t_max=t_noise,
     )
     return flow, sums[0].T
 
@@ -67,80 +59,74 @@ def mixture(case):
     return analytic.Mixture(stored.weights, stored.means, stored.stds**2)
 
 
-def schedule_of(case):
-    if case.family == "kdiffusion_likelihood":
-        return schedules.VE(case.config["sigma_min"], case.config["sigma_max"])
-    if case.meta["state_space"] == "ve":
-        edm = case.family == "reference"
-        return schedules.EDM(0.002, 80.0) if edm else schedules.VE(0.01, 50.0)
-    return SCHEDULES[case.meta["state_space"]]
-
-
 def prior_std(case, schedule):
     """N(0, I), or N(0, sigma_1^2 I) on paths of exploding variance."""
     return float(schedule.sigma(1.0)) if float(schedule.alpha(1.0)) == 1 else 1.0
 
 
-def ends(case):
-    """Times of the data and of the latent; SiT cuts the latter."""
-    first = case.config["eps"] if case.family == "score_sde" else 0.0
-    return first, float(case.config["t1"]) if case.family == "sit" else 1.0
+def ends(case, schedule):
+    """Times of the data and of the latent: what the recorder cuts, in our time."""
+    config = case.config
+    if case.family == "score_sde":
+        return config["eps"], 1.0
+    if isinstance(schedule, schedules.EDM):  # the record's times are levels
+        return 0.0, 1.0
+    first, last = ("t0", "t1") if case.family == "sit" else ("t_start", "t_end")
+    return float(config.get(first, 0.0)), float(config.get(last, 1.0))
+
+
+def not_reproduced(case):
+    if case.config.get("step_size") is not None or case.config.get("method") in FIXED:
+        return "fixed steps in the time of the path; ours are in the angle"
+    return None
 
 
 def records():
     found = golden.cases("likelihood") + golden.cases("likelihood_reference")
-    assert len(found) == 5 + 4 + 4 + 4 + 8
-    assert {case.id for case in found} >= NOT_REPRODUCED
+    golden.expect(len(found), 5 + 4 + 4 + 4 + 8)
+    golden.expect(sum(not_reproduced(case) is not None for case in found), 2)
     for case in found:
-        if case.id not in NOT_REPRODUCED:
-            large = case.meta["mixture"] == "g8a"
-            marks = [pytest.mark.nightly] if large else []
-            yield pytest.param(case, id=case.id, marks=marks)
+        if not_reproduced(case) is None:
+            large = case.a["x"].shape[1] > 2
+            yield pytest.param(case, id=case.id, marks=golden.marks(slow=large))
 
 
 @pytest.mark.parametrize("case", list(records()))
 def test_likelihood_of_each_probe(case):
-    a, schedule = case.a, schedule_of(case)
-    dim = a["x"].shape[1]
-    hadamard = np.array([[1.0, 1.0], [1.0, -1.0]])
-    probes = a.get("probes", np.kron(np.kron(hadamard, hadamard), hadamard)[:dim])
-    probes = hadamard if dim == 2 and "probes" not in a else probes
-    arguments = (mixture(case), schedule, *ends(case))
-    count = len(a["x"])
-    flow, sums = integrated(np.resize(a["x"], (6, dim)), probes, *arguments)
-    z, log_det, sums = flow.z[:count], np.asarray(flow.log_det)[:count], sums[:count]
+    a, schedule = case.a, golden_schedules.of(case)
+    count, dim = a["x"].shape
+    probes = a.get("probes", np.sqrt(dim) * np.eye(dim))  # their mean is the trace
+    arguments = (mixture(case), schedule, *ends(case, schedule))
+    x = np.resize(a["x"], (max(count, 6), dim))  # of one size, to compile once
+    flow, sums = integrated(x, probes, *arguments)
+    z, log_det = np.asarray(flow.z)[:count], np.asarray(flow.log_det)[:count]
     std = prior_std(case, schedule)
     prior = np.sum(-((z / std) ** 2) / 2 - np.log(std * np.sqrt(2 * np.pi)), 1)
+    each, mean = prior[:, None] + sums[:count], prior + log_det
+    cell = 2.0 ** -case.config.get("bits_offset", 8.0)
+    found = {
+        "latent": z,
+        "logdet": log_det,
+        "logp_ode_with_gaussian_prior": mean,
+        "loglik_per_probe": each,
+        "loglik_mean_over_probes": mean,
+        "bpd_per_probe": likelihood.bits_per_dim(-each, dim=dim, cell=cell),
+    }
+    if np.allclose(probes.T @ probes / len(probes), np.eye(dim)):
+        found["loglik_exact_divergence"] = mean
+    compared = found.keys() & a.keys()
+    assert compared - {"latent"}
     tolerance = max(case.config.get("rtol", 1e-9), case.config.get("atol", 1e-9))
-    near = lambda found, recorded: np.testing.assert_allclose(
-        found, recorded, rtol=0, atol=max(1e-6, 400 * tolerance)
-    )
-    if "latent" in a:
-        near(z, a["latent"])
-    if "logdet" in a:
-        near(log_det, a["logdet"])
-        near(prior + log_det, a["logp_ode_with_gaussian_prior"])
-        return
-    near(prior[:, None] + sums, a["loglik_per_probe"])
-    exact = a.get("loglik_exact_divergence", a.get("loglik_mean_over_probes"))
-    near(prior + log_det, exact)
-    if "bpd_per_probe" in a:
-        nats = -(prior[:, None] + sums)
-        bits = likelihood.bits_per_dim(nats, dim=dim, cell=1 / 256)
-        near(bits, a["bpd_per_probe"])
+    atol = max(1e-6, 400 * tolerance)
+    for name in compared:
+        np.testing.assert_allclose(found[name], a[name], rtol=0, atol=atol)
 
 
-def vdm_records():
-    found = golden.cases("loss", "vdm")
-    assert len(found) == 18
-    return pytest.mark.parametrize("case", found, ids=str)
-
-
-@vdm_records()
+@golden.each("loss", "vdm", 18)
 def test_terms_of_vdm(case):
     """One step, or one time, of each example; the prior; and pixels given z_0."""
     config, a = case.config, case.a
-    schedule = schedules.LinearLogSNR(-config["gamma_max"], -config["gamma_min"])
+    schedule = golden_schedules.of(case)
     data, (count, _) = a["f"], a["f"].shape
     u = a["base_uniform"]
     t = (u + np.arange(count) / count) % 1 if config["antithetic"] else u

@@ -11,31 +11,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import losses, predictions, schedules
-from tests.helpers import golden
-
-PATHS = {
-    "condot": schedules.FlowMatching(),
-    "cosine": schedules.Cosine(),
-    "vp": schedules.LinearBeta(),
-    "vp-b0.3-12": schedules.LinearBeta(0.3, 12.0),
-    "linearvp": schedules.Interpolated(
-        lambda t: 1 - t, lambda t: jnp.sqrt(t * (2 - t))
-    ),
-    "poly2": schedules.Interpolated(lambda t: (1 - t) ** 2, lambda t: t * (2 - t)),
-    "poly0.7": schedules.Interpolated(
-        lambda t: (1 - t) ** 0.7, lambda t: 1 - (1 - t) ** 0.7
-    ),
-    "straight": schedules.FlowMatching(),
-    "spherical": schedules.Cosine(),
-    "ddim": schedules.LinearBeta(),
-}
-
-
-def of(kind, family, count):
-    """The records, and a check that none was added or lost."""
-    found = golden.cases(kind, family)
-    assert len(found) == count, (kind, family, len(found))
-    return pytest.mark.parametrize("case", found, ids=str)
+from tests.helpers import golden, golden_schedules
 
 
 def close(found, recorded, rtol=1e-10, atol=1e-10):
@@ -50,10 +26,10 @@ def converter(z, t, schedule):
     )
 
 
-@of("path", "flow_matching", 7)
+@golden.each("path", "flow_matching", 7)
 def test_paths_of_flow_matching(case):
     """Levels, slopes, inverse, every conversion, and the loss of the exact field."""
-    a, t, schedule = case.a, 1 - case.a["t"], PATHS[case.config["scheduler"]]
+    a, t, schedule = case.a, 1 - case.a["t"], golden_schedules.of(case)
     with jax.enable_x64(True):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         slopes = schedule.derivatives(t)
@@ -81,15 +57,10 @@ def test_paths_of_flow_matching(case):
         close(np.mean(loss), a["cfm_loss"])
 
 
-@of("path", "sit", 3)
+@golden.each("path", "sit", 3)
 def test_paths_of_sit(case):
     """The interpolant's slope, and velocity, score and noise from one another."""
-    a, t = case.a, 1 - case.a["t"]
-    schedule = dict(
-        Linear=schedules.FlowMatching(),
-        GVP=schedules.Cosine(),
-        VP=schedules.LinearBeta(),
-    )[case.config["path"]]
+    a, t, schedule = case.a, 1 - case.a["t"], golden_schedules.of(case)
     with jax.enable_x64(True):
         pair = predictions.Denoised(a["x1"], a["x0"])
         target = predictions.from_denoised(pair, kind="dz_dt", t=t, schedule=schedule)
@@ -103,16 +74,10 @@ def test_paths_of_sit(case):
         close(convert(a["score"], "score", "x"), a["x1_hat"])
 
 
-HACKABLE = {
-    "rf": schedules.FlowMatching(),
-    "cosine": schedules.Cosine(),
-    "linear": schedules.LinearBeta(),
-    "linear-b0.3-12": schedules.LinearBeta(0.3, 12.0),
-}
 KINDS = dict(x0="x", epsilon="eps", score="score", velocity="dz_dt", v="v")
 
 
-@of("schedule", "hackable_diffusion", 8)
+@golden.each("schedule", "hackable_diffusion", 8)
 def test_conversions_of_hackable_diffusion(case):
     """All 20 of them, on the recorded levels and slopes of all eight schedules."""
     a, t = case.a, case.a["t"]
@@ -139,15 +104,17 @@ def test_conversions_of_hackable_diffusion(case):
             close(found, expected, rtol=1e-10, atol=1e-10 * size)
 
 
-# The recorder follows beta(t) past t = 1, to the noise that flow matching reaches; here
-# that is the same process on a clock 1.1 times as long.
-LONGER = schedules.LinearBeta(0.1 * 1.1, 0.1 * 1.1 + 19.9 * 1.1**2)
-
-
 def rescheduled(case):
-    """The exact model of one schedule as the velocity of another, their sign."""
-    source, target = (PATHS[case.config[name]] for name in ("trained_on", "sampled_on"))
-    source = LONGER if source == PATHS["vp"] else source
+    """The exact model of one schedule as the velocity of another, their sign.
+
+    The recorder follows beta(t) past t = 1, to the noise that its target reaches.
+    """
+    target = golden_schedules.of(case, "sampled_on")
+    source = golden_schedules.of(case, "trained_on")
+    if isinstance(source, schedules.LinearBeta):
+        used = np.concatenate([case.a["point_t"], case.a.get("t", [])])
+        least = float(target.logsnr(1 - used.min()))
+        source = golden_schedules.longer(source, least)
     mixture = golden.Mixture(case.meta["mixture"])
 
     def exact(z, t):
@@ -167,10 +134,10 @@ def rescheduled(case):
     return velocity_fn
 
 
-@of("schedule_change", "flow_matching", 4)
+@golden.each("schedule_change", "flow_matching", 4)
 def test_changes_of_schedule_of_flow_matching(case):
     """The velocity at recorded points, and the whole recorded run with it."""
-    a, midpoint = case.a, case.config["method"] == "midpoint"
+    a, midpoint = case.a, case.choose("method", {"euler": False, "midpoint": True})
     with jax.enable_x64(True):
         velocity_fn = rescheduled(case)
         close(velocity_fn(a["point_x"], a["point_t"]), a["point_velocity"], rtol=1e-10)
@@ -183,21 +150,22 @@ def test_changes_of_schedule_of_flow_matching(case):
 
 
 def test_the_recorder_leaves_the_range_of_its_source():
-    """Which is why `LONGER` stands above: as it is, we refuse the noisiest points."""
-    assert float(PATHS["vp"].logsnr(1.0)) > float(PATHS["condot"].logsnr(0.995))
+    """So its clock is longer above: as it is, we refuse the noisiest points."""
+    vp, flow = schedules.LinearBeta(), schedules.FlowMatching()
+    least = float(flow.logsnr(0.995))
+    longer = golden_schedules.longer(vp, least)
+    assert float(vp.logsnr(1.0)) > least > float(longer.logsnr(1.0))
     with jax.enable_x64(True):
         t = np.linspace(0.1, 0.9, 5)
-        close(LONGER.sigma(t / 1.1), PATHS["vp"].sigma(t))
+        close(longer.sigma(t / (longer.beta_min / vp.beta_min)), vp.sigma(t))
     denoise_fn = predictions.reschedule(
-        lambda z, t: predictions.Denoised(z, z),
-        source=PATHS["vp"],
-        target=PATHS["condot"],
+        lambda z, t: predictions.Denoised(z, z), source=vp, target=flow
     )
     with pytest.raises(ValueError, match="is outside that of LinearBeta"):
         denoise_fn(np.ones((1, 2), np.float32), 0.995)
 
 
-@of("schedule_change", "rectified_flow", 3)
+@golden.each("schedule_change", "rectified_flow", 3)
 def test_changes_of_schedule_of_rectified_flow(case):
     """Within what the record itself is from exact: its times are found by bisection."""
     a = case.a

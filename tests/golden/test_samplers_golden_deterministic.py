@@ -1,8 +1,8 @@
 """Samplers without noise against the runs of other people's libraries, in float64.
 
 A record gives the levels of its steps; `Levels` is the schedule through them. Where a
-record steps in a time of its own, our schedule of that name is used. Every record of
-these families that draws no noise is replayed, or named in `NOT_SHIPPED`.
+record steps in a time of its own, our schedule of that name is used. Every record
+whose states have no noise in them is replayed, or a rule of `not_shipped` holds for it.
 """
 
 import jax
@@ -13,25 +13,16 @@ import pytest
 from diffusionflow import samplers
 from diffusionflow._dataclass import register
 from diffusionflow.predictions import Denoised
-from tests.helpers import golden
-from tests.helpers.golden_schedules import named
-from tests.helpers.not_shipped import DETERMINISTIC as NOT_SHIPPED
-
-FAMILIES = (
-    "dpm_solver",
-    "diffusers_dpmsolver",
-    "diffusers_unipc_deis",
-    "diffusers_flow",
-    "diffusers_sigma",
-    "diffusers_edm",
-    "edm_sampler",
-    "kdiffusion_sampler",
-    "flow_matching",
-    "sit",
-    "rectified_flow",
-    "score_sde",
-    "hackable_diffusion",
+from tests.helpers import golden, golden_schedules
+from tests.helpers.golden_samplers import (
+    is_noisy,
+    levels,
+    library,
+    lowered_at_the_end,
+    said,
+    second_order,
 )
+from tests.helpers.not_shipped import MORE, RULES, rule_of
 
 
 @register
@@ -100,88 +91,75 @@ def on_levels(case, sampler, alpha, sigma, states, tolerance=1e-9, **kwargs):
     np.testing.assert_allclose(found, states, rtol=tolerance, atol=tolerance)
 
 
-def chain(case):
-    """`(alpha, sigma)` of the states; the levels aimed at are those assumed next."""
-    a = case.a
-    for name in ("alpha", "sigma"):
-        np.testing.assert_array_equal(a[f"{name}_to"][:-1], a[f"{name}_eval"][1:])
-    return (np.append(a[f"{name}_eval"], a[f"{name}_to"][-1]) for name in LEVELS)
-
-
 LEVELS = ("alpha", "sigma")
 
 
 # ---- what each method of each library is here
 
 
+def form(case, name):
+    """What a DPM-Solver takes to be a polynomial."""
+    return {"dpmsolver": "eps", "dpmsolver++": "x"}[said(case)[name]]
+
+
 def dpm_multistep(case):
     """diffusers: the last step is Euler's, and the last two are lowered below 15."""
-    config, count = case.config, len(case.a["alpha_eval"])
-    lower = 2 if config.get("lower_order_final", True) and count < 15 else 0
-    if config.get("euler_at_final"):
-        lower = max(lower, 1)
     sampler = samplers.DPMSolver(
-        config.get("solver_order", 2),
-        "eps" if config.get("algorithm_type") == "dpmsolver" else "x",
-        "taylor" if config.get("solver_type") == "heun" else "midpoint",
+        said(case)["solver_order"],
+        form(case, "algorithm_type"),
+        second_order(case),
         "reference",
-        lower,
+        lowered_at_the_end(case),
     )
-    on_levels(case, sampler, *chain(case), case.a["states"])
+    on_levels(case, sampler, *levels(case), case.a["states"])
 
 
 def dpm_singlestep(case):
     """diffusers: a step of order 2 starts where the one before it, of order 1, did."""
-    config, a = case.config, case.a
-    form = "eps" if config.get("algorithm_type") == "dpmsolver" else "x"
-    second = "taylor" if config.get("solver_type") == "heun" else "midpoint"
-    alpha, sigma = chain(case)
+    a, (alpha, sigma) = case.a, levels(case)
     for j, order in enumerate(a["order_list"]):
         first = j + 1 - order
         part = slice(first, j + 2)
-        two_stages(
-            case, form, second, alpha[part], sigma[part], a["states"][[first, j + 1]]
-        )
+        ends = a["states"][[first, j + 1]]
+        form_of = form(case, "algorithm_type")
+        two_stages(case, form_of, alpha[part], sigma[part], ends)
 
 
-def two_stages(case, form, second, alpha, sigma, states):
+def two_stages(case, form, alpha, sigma, states):
     """One step of order 1 or 2 over two or three recorded levels."""
     if len(alpha) == 2:
         return on_levels(case, samplers.DPMSolver(1, form), alpha, sigma, states)
     ell = np.log(alpha / sigma)
     r = (ell[1] - ell[0]) / (ell[2] - ell[0])
-    sampler, schedule = (
-        samplers.DPMSolver2S(form, second, float(r)),
-        Levels(alpha, sigma),
-    )
-    found = run(case, sampler, states[0], [1.0, 0.0], schedule)
+    sampler = samplers.DPMSolver2S(form, second_order(case), float(r))
+    found = run(case, sampler, states[0], [1.0, 0.0], Levels(alpha, sigma))
     return np.testing.assert_allclose(found[1], states[1], rtol=1e-9, atol=1e-9)
 
 
 def unipc(case):
-    config = case.config
-    order = config.get("solver_order", 2)
+    settings = said(case)
+    order = settings["solver_order"]
     sampler = samplers.UniPC(
         order,
-        config.get("solver_type", "bh2"),
-        "x" if config.get("predict_x0", True) else "eps",
-        order,
+        settings.get("solver_type", "bh2"),
+        "x" if settings["predict_x0"] else "eps",
+        order if settings["lower_order_final"] else 0,
     )
 
     def change(rows):  # the recorder can leave out early corrections
-        for step in config.get("disable_corrector", ()):
-            rows["correction"] = rows["correction"].copy()
-            rows["correction"][step + 1] = 0
+        rows["correction"] = rows["correction"].copy()
+        for step in settings["disable_corrector"]:
+            rows["correction"][step + 1 : step + 2] = 0
 
-    on_levels(case, sampler, *chain(case), case.a["states"], change=change)
+    on_levels(case, sampler, *levels(case), case.a["states"], change=change)
 
 
 def single(sampler):
     """Samplers without memory and with one state a step."""
-    return lambda case: on_levels(case, sampler, *chain(case), case.a["states"])
+    return lambda case: on_levels(case, sampler, *levels(case), case.a["states"])
 
 
-def heun_on_grid(variable):
+def on_grid(sampler):
     """Stage values are recorded between the completed steps."""
 
     def replay(case):
@@ -190,61 +168,66 @@ def heun_on_grid(variable):
             np.append(a[f"{name}_eval"][done[:-1]], a[f"{name}_to"][-1])
             for name in LEVELS
         )
-        on_levels(case, samplers.Heun(variable), alpha, sigma, a["states"][done])
+        on_levels(case, sampler, alpha, sigma, a["states"][done])
 
     return replay
 
 
-def dpm_2(case):
-    a, done = case.a, case.a["is_grid"]
-    sigma = np.append(a["sigma_eval"][done[:-1]], a["sigma_to"][-1])
-    sampler = samplers.DPMSolver2S("eps")
-    on_levels(case, sampler, np.ones_like(sigma), sigma, a["states"][done])
-
-
 def lms(case):
-    order = case.config.get("step_kwargs", {}).get("order", 4)
-    sampler = samplers.AdamsBashforth(order, "eps")
-    on_levels(case, sampler, *chain(case), case.a["states"])
+    sampler = samplers.AdamsBashforth(said(case)["order"], "eps")
+    on_levels(case, sampler, *levels(case), case.a["states"])
 
 
-def official(case):
+def official_multistep(case):
     """The authors' DPM-Solver: it lowers the order at the end below 10 steps."""
-    config, a = case.config, case.a
-    form = "eps" if config["algorithm"] == "dpmsolver" else "x"
-    second = "taylor" if config.get("solver_type") == "taylor" else "midpoint"
-    alpha, sigma = a["alpha"], a["sigma"]
-    if config["method"] == "multistep":
-        order = config["order"]
-        lower = config.get("lower_order_final", True) and config["steps"] < 10
-        sampler = samplers.DPMSolver(
-            order, form, second, "reference", order if lower else 0
-        )
-        states = a["states"]
-        on_levels(case, sampler, alpha, sigma, states[: len(alpha)])
-        if len(states) > len(alpha):  # it steps on to the data
-            part = np.append(alpha[-1], 1.0), np.append(sigma[-1], 0.0)
-            on_levels(case, samplers.ddim(), *part, states[-2:])
-        return
-    calls = 0
-    for i, order in enumerate(a.get("orders", np.full(len(alpha) - 1, 2))):
+    settings, a = said(case), case.a
+    alpha, sigma, states = a["alpha"], a["sigma"], a["states"]
+    lower = settings["lower_order_final"] and settings["steps"] < 10
+    order = settings["order"]
+    sampler = samplers.DPMSolver(
+        order,
+        form(case, "algorithm"),
+        second_order(case),
+        "reference",
+        order if lower else 0,
+    )
+    on_levels(case, sampler, alpha, sigma, states[: len(alpha)])
+    denoise_to_zero(case)
+
+
+def denoise_to_zero(case):
+    """One more step, to the data."""
+    a, count = case.a, len(case.a["alpha"])
+    if len(a["states"]) > count:
+        part = np.append(a["alpha"][-1], 1.0), np.append(a["sigma"][-1], 0.0)
+        on_levels(case, samplers.ddim(), *part, a["states"][count - 1 :])
+
+
+def official_singlestep(case):
+    a, calls, outer = case.a, 0, len(case.a["alpha"]) - 1
+    for i, order in enumerate(a.get("orders", np.full(outer, said(case)["order"]))):
         level = [
             np.append(a[f"eval_{name}"][calls : calls + order], a[name][i + 1])
             for name in LEVELS
         ]
-        two_stages(case, form, second, *level, a["states"][i : i + 2])
+        two_stages(case, form(case, "algorithm"), *level, a["states"][i : i + 2])
         calls += order
+    denoise_to_zero(case)
 
 
 def karras(make):
-    """k-diffusion: `make(config)` is the sampler, in alpha = 1."""
+    """k-diffusion: `make(case)` is the sampler, in alpha = 1."""
 
     def replay(case):
         sigma = case.a["sigma_grid"]
         states = np.concatenate([case.a["callback_x"], case.a["final"][None]])
-        on_levels(case, make(case.config), np.ones_like(sigma), sigma, states)
+        on_levels(case, make(case), np.ones_like(sigma), sigma, states)
 
     return replay
+
+
+def always(sampler):
+    return karras(lambda case: sampler)
 
 
 def edm(case):
@@ -252,21 +235,13 @@ def edm(case):
 
     The recorder's time is sigma where its schedule is "linear".
     """
-    config, a = case.config, case.a
-    name = "Euler" if config.get("solver") == "euler" else "Heun"
-    sampler = getattr(samplers, name)("eps")
-    sigma = a["sigma_grid"]
-    on_levels(case, sampler, np.ones_like(sigma), sigma, a["states"])
+    solvers = {"euler": samplers.Euler("eps"), "heun": samplers.Heun("eps")}
+    sigma = case.a["sigma_grid"]
+    sampler = case.choose("solver", solvers, "heun")
+    on_levels(case, sampler, np.ones_like(sigma), sigma, case.a["states"])
 
 
-IN_TIME = {
-    "euler": samplers.Euler(),
-    "midpoint": samplers.Midpoint(),
-    "heun2": samplers.Heun(),
-}
-
-
-def in_time(name_of):
+def in_time(sampler):
     """Solvers in the recorded time itself, which is ours reversed.
 
     Our Heun does not evaluate at sigma = 0; the recorders do, so there the last state
@@ -274,24 +249,33 @@ def in_time(name_of):
     """
 
     def replay(case):
-        a, schedule = case.a, named(case.config[name_of])
+        if case.config.get("step_size") is not None:
+            return fixed_step(case, sampler)
+        a, schedule = case.a, golden_schedules.of(case)
         t = 1 - a["t"]
-        method = case.config.get("method", "euler")
         with jax.enable_x64(True):
             at_data = float(schedule.sigma(t[-1])) == 0
-        last = len(t) - 1 if method == "heun2" and at_data else len(t)
-        found = run(case, IN_TIME[method], a["states"][0], t[:last], schedule)
-        np.testing.assert_allclose(found, a["states"][:last], rtol=1e-9, atol=1e-9)
+        last = len(t) - (isinstance(sampler, samplers.Heun) and at_data)
+        found = run(case, sampler, a["states"][0], t[:last], schedule)
+        close(found, a["states"][:last])
 
     return replay
 
 
-def fixed_step(case):
-    h = case.config["step_size"]
-    t = 1 - np.append(np.arange(0, 1, h), 1.0)
-    schedule = named(case.config["scheduler"])
-    found = run(case, samplers.Midpoint(), case.a["init_noise"], t, schedule)
-    np.testing.assert_allclose(found[-1], case.a["final"], rtol=1e-9, atol=1e-9)
+def fixed_step(case, sampler):
+    """Steps of one size, the last one cut; the final state alone is recorded."""
+    if isinstance(sampler, samplers.Heun):
+        raise case.unknown("a final state of Heun's method", "ours ends with Euler's")
+    h, end = case.config["step_size"], case.config.get("t_end", 1.0)
+    count = int(np.ceil(end / h - 1e-9))
+    t = 1 - np.append(np.arange(count) * h, end)
+    schedule = golden_schedules.of(case)
+    found = run(case, sampler, case.a["init_noise"], t, schedule)
+    close(found[-1], case.a["final"])
+
+
+def close(found, recorded, tolerance=1e-9):
+    np.testing.assert_allclose(found, recorded, rtol=tolerance, atol=tolerance)
 
 
 def plain_levels(sampler, tolerance=1e-9):
@@ -302,135 +286,146 @@ def plain_levels(sampler, tolerance=1e-9):
 
 def score_sde_euler(case):
     """Its grid is linspace(1, eps, N), but it advances by 1 / N."""
-    a, schedule = case.a, named(case.config["sde"])
+    a, schedule = case.a, golden_schedules.of(case)
     starts = np.concatenate([a["after_corrector"][:1], a["states"][:-1]])
     for t, z, after in zip(a["t"], starts, a["states"], strict=True):
         found = run(case, samplers.Euler(), z, [t, t - 1 / case.config["N"]], schedule)
-        np.testing.assert_allclose(found[1], after, rtol=1e-9, atol=1e-9)
+        close(found[1], after)
 
 
 def hackable_heun(case):
     """Completed states are the even ones; the last update, if odd, is Euler's."""
-    a, schedule = case.a, named(case.config["schedule"])
+    a, schedule = case.a, golden_schedules.of(case)
     even, states = a["t"][::2], a["states"][::2]
     found = run(case, samplers.Heun(), states[0], even, schedule)
-    np.testing.assert_allclose(found, states, rtol=1e-8, atol=1e-8)
+    close(found, states, 1e-8)
     if len(a["t"]) % 2 == 0:
         found = run(case, samplers.Euler(), a["states"][-2], a["t"][-2:], schedule)
-        np.testing.assert_allclose(found[1], a["states"][-1], rtol=1e-8, atol=1e-8)
+        close(found[1], a["states"][-1], 1e-8)
 
 
 def hackable_euler(case):
-    schedule = named(case.config["schedule"])
+    schedule = golden_schedules.of(case)
     found = run(case, samplers.Euler(), case.a["states"][0], case.a["t"], schedule)
-    np.testing.assert_allclose(found, case.a["states"], rtol=1e-8, atol=1e-8)
+    close(found, case.a["states"], 1e-8)
 
 
+ODES = {
+    "euler": in_time(samplers.Euler()),
+    "midpoint": in_time(samplers.Midpoint()),
+    "heun2": in_time(samplers.Heun()),
+}
+# library: what names the method in its records, and our replay of each
 REPLAYS = {
-    ("diffusers_dpmsolver", "multistep dpmsolver++"): dpm_multistep,
-    ("diffusers_dpmsolver", "multistep dpmsolver"): dpm_multistep,
-    ("diffusers_dpmsolver", "singlestep dpmsolver++"): dpm_singlestep,
-    ("diffusers_dpmsolver", "singlestep dpmsolver"): dpm_singlestep,
-    ("diffusers_unipc_deis", "unipc"): unipc,
-    ("diffusers_unipc_deis", "deis (log-rho multistep)"): single(samplers.ddim()),
-    ("diffusers_edm", "euler on the EDM grid"): single(samplers.Euler("eps")),
-    ("diffusers_edm", "multistep dpmsolver++"): dpm_multistep,
-    ("diffusers_flow", "euler on the flow ODE"): single(samplers.Euler("u")),
-    ("diffusers_flow", "heun on the flow ODE"): heun_on_grid("u"),
-    ("diffusers_flow", "multistep dpmsolver++"): dpm_multistep,
-    ("diffusers_flow", "singlestep dpmsolver++"): dpm_singlestep,
-    ("diffusers_flow", "unipc"): unipc,
-    ("diffusers_sigma", "euler"): single(samplers.Euler("eps")),
-    ("diffusers_sigma", "heun"): heun_on_grid("eps"),
-    ("diffusers_sigma", "lms (order 3)"): lms,
-    ("diffusers_sigma", "lms (order 4)"): lms,
-    ("diffusers_sigma", "dpm_2 (geometric-midpoint in sigma)"): dpm_2,
-    ("edm_sampler", "EDM Algorithm 2"): edm,
-    ("edm_sampler", "EDM generalised (ablation) sampler"): edm,
-    ("kdiffusion_sampler", "euler"): karras(lambda c: samplers.Euler("eps")),
-    ("kdiffusion_sampler", "heun"): karras(lambda c: samplers.Heun("eps")),
-    ("kdiffusion_sampler", "dpm_2"): karras(lambda c: samplers.DPMSolver2S("eps")),
-    ("kdiffusion_sampler", "lms"): karras(
-        lambda c: samplers.AdamsBashforth(c["order"], "eps")
+    "diffusers": (
+        "scheduler",
+        {
+            "DPMSolverMultistepScheduler": dpm_multistep,
+            "EDMDPMSolverMultistepScheduler": dpm_multistep,
+            "DPMSolverSinglestepScheduler": dpm_singlestep,
+            "UniPCMultistepScheduler": unipc,
+            "DEISMultistepScheduler": single(samplers.ddim()),
+            "EDMEulerScheduler": single(samplers.Euler("eps")),
+            "EulerDiscreteScheduler": single(samplers.Euler("eps")),
+            "HeunDiscreteScheduler": on_grid(samplers.Heun("eps")),
+            "LMSDiscreteScheduler": lms,
+            "KDPM2DiscreteScheduler": on_grid(samplers.DPMSolver2S("eps")),
+            "FlowMatchEulerDiscreteScheduler": single(samplers.Euler("u")),
+            "FlowMatchHeunDiscreteScheduler": on_grid(samplers.Heun("u")),
+        },
     ),
-    ("kdiffusion_sampler", "dpmpp_2m"): karras(lambda c: samplers.DPMSolver(2)),
-    ("kdiffusion_sampler", "dpmpp_2m_sde"): karras(
-        lambda c: samplers.DPMSolver(2, second="taylor")
+    "dpm_solver": (
+        "method",
+        {
+            "multistep": official_multistep,
+            "singlestep": official_singlestep,
+            "singlestep_fixed": official_singlestep,
+        },
     ),
-    ("kdiffusion_sampler", "dpmpp_3m_sde"): karras(
-        lambda c: samplers.DPMSolver(3, second="taylor", third="reference")
+    "edm_sampler": ("function", {"edm_sampler": edm, "ablation_sampler": edm}),
+    "flow_matching": ("method", ODES),
+    "hackable_diffusion": (
+        "method",
+        {
+            "ddim": plain_levels(samplers.ddim(), 1e-8),
+            "euler on the flow ODE": hackable_euler,
+            "heun on the flow ODE": hackable_heun,
+        },
     ),
-    **{
-        ("flow_matching", f"{method} on the flow ODE"): in_time("scheduler")
-        for method in ("euler", "midpoint", "heun2")
-    },
-    ("flow_matching", "midpoint with a fixed step size"): fixed_step,
-    **{
-        ("sit", f"{method} on the PF-ODE"): in_time("path")
-        for method in ("euler", "midpoint", "heun2")
-    },
-    ("rectified_flow", "EulerSampler"): in_time("interp"),
-    ("rectified_flow", "CurvedEulerSampler"): plain_levels(samplers.ddim()),
-    (
-        "score_sde",
-        "predictor euler_maruyama (probability flow), corrector none",
-    ): score_sde_euler,
-    ("hackable_diffusion", "ddim"): plain_levels(samplers.ddim(), 1e-8),
-    ("hackable_diffusion", "euler on the flow ODE"): hackable_euler,
-    (
-        "hackable_diffusion",
-        "heun on the flow ODE (every second grid point)",
-    ): hackable_heun,
-    **{
-        ("dpm_solver", f"{form} multistep order {order}"): official
-        for form in ("dpmsolver", "dpmsolver++")
-        for order in (1, 2, 3)
-    },
-    ("dpm_solver", "dpmsolver singlestep order 2"): official,
-    ("dpm_solver", "dpmsolver++ singlestep order 2"): official,
-    ("dpm_solver", "dpmsolver++ singlestep_fixed order 2"): official,
+    "kdiffusion_sampler": (
+        "function",
+        {  # the ancestral ones with eta = 0
+            "sample_euler": always(samplers.Euler("eps")),
+            "sample_euler_ancestral": always(samplers.Euler("eps")),
+            "sample_heun": always(samplers.Heun("eps")),
+            "sample_dpm_2": always(samplers.DPMSolver2S("eps")),
+            "sample_dpm_2_ancestral": always(samplers.DPMSolver2S("eps")),
+            "sample_dpmpp_2s_ancestral": always(samplers.DPMSolver2S("x")),
+            "sample_dpmpp_sde": karras(
+                lambda case: samplers.DPMSolver2S("x", r=said(case)["r"])
+            ),
+            "sample_lms": karras(
+                lambda case: samplers.AdamsBashforth(said(case)["order"], "eps")
+            ),
+            "sample_dpmpp_2m": always(samplers.DPMSolver(2)),
+            "sample_dpmpp_2m_sde": karras(
+                lambda case: samplers.DPMSolver(2, second=second_order(case))
+            ),
+            "sample_dpmpp_3m_sde": always(
+                samplers.DPMSolver(3, second="taylor", third="reference")
+            ),
+        },
+    ),
+    "rectified_flow": (
+        "sampler",
+        {
+            "EulerSampler": in_time(samplers.Euler()),
+            "CurvedEulerSampler": plain_levels(samplers.ddim()),
+        },
+    ),
+    "score_sde": ("predictor", {"euler_maruyama": score_sde_euler}),
+    "sit": ("method", ODES),
 }
 
 
-def shipped(case):
-    """Whether a record of a method that is shipped in part can be replayed."""
-    match case.family, case.config:
-        case "diffusers_unipc_deis", {"scheduler": "DEISMultistepScheduler"}:
-            return case.config["solver_order"] == 1
-        case "diffusers_dpmsolver", _ if "order_list" in case.a:
-            return case.a["order_list"].max() < 3
-        case "edm_sampler", {"function": "ablation_sampler"}:
-            return case.config.get("schedule", "linear") == "linear" and (
-                case.config.get("scaling", "none") == "none"
-                and "alpha" not in case.config
-            )
-    return (case.family, case.method) in REPLAYS
+def replay_of(case):
+    entry, replays = REPLAYS.get(library(case), (None, {}))
+    name = said(case).get(entry)
+    if name not in replays:
+        raise case.unknown(f"{entry}={name!r}", "neither replayed nor in a rule")
+    return replays[name]
 
 
 RECORDS = [
     case
-    for family in FAMILIES
-    for case in golden.cases(family=family)
-    if case.kind.startswith("sampler") and "noise" not in case.a
+    for kind in ("sampler", "sampler_adaptive")
+    for case in golden.cases(kind)
+    if not is_noisy(case)
 ]
-REPLAYED = [case for case in RECORDS if shipped(case)]
+REPLAYED = [case for case in RECORDS if rule_of(case) is None]
 
 
 def first_of_each():
-    """The first record of each method, and the others as nightly tests."""
+    """The first record of each method, and the others as slow tests."""
     met = set()
     for case in REPLAYED:
         known = (case.family, case.method) in met
         met.add((case.family, case.method))
-        marks = [pytest.mark.nightly] if known else []
+        marks = golden.marks(slow=known)
         yield pytest.param(case, id=f"{case.family}-{case.id}", marks=marks)
 
 
 @pytest.mark.parametrize("case", list(first_of_each()))
 def test_recorded_run(case):
-    REPLAYS[case.family, case.method](case)
+    replay_of(case)(case)
 
 
-def test_every_record_is_replayed_or_named():
-    left = {(case.family, case.method) for case in RECORDS if not shipped(case)}
-    assert left == set(NOT_SHIPPED), left ^ set(NOT_SHIPPED)
+def test_every_record_is_replayed_or_a_rule_holds():
+    golden.expect((len(RECORDS), len(REPLAYED)), (551, 451))
+
+
+@pytest.mark.skipif(bool(golden.NAMED), reason="rules for the records that are shipped")
+def test_every_rule_is_that_of_a_record():
+    runs = golden.cases("sampler") + golden.cases("sampler_adaptive")
+    assert {rule_of(case) for case in runs} == {None, *RULES}
+    assert not {rule for case in runs for rule in MORE if rule.holds(case)}

@@ -16,7 +16,7 @@ from diffusionflow._dataclass import register
 from tests.helpers import golden
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
-CASES = {case.id: case for case in golden.cases("time_sampler")}
+CASES = golden.cases("time_sampler")
 
 
 def quantile(density, u, schedule=FLOW):
@@ -80,87 +80,163 @@ def between(at_noise, at_data):
     )
 
 
-def found(case):
-    config, base = case.config, case.a
-    uniform, normal = base.get("base_uniform"), base.get("base_normal")
-    u = None if normal is None else ndtr(normal)
-    cut = {
-        f"logsnr_{end}": -2 * np.log(config[f"{other}_value"])
-        for end, other in (("min", "max"), ("max", "min"))
-        if "max_value" in config
+def truncation(config, unit=1.0):
+    """The log-SNRs of the ends that `config` has, for levels in units of `unit`."""
+    ends = (("logsnr_min", "max_value"), ("logsnr_max", "min_value"))
+    return {
+        end: -2 * np.log(config[name] / unit)
+        for end, name in ends
+        if name in config and 0 < config[name] < np.inf
     }
-    match case.id:
-        case "time-density-logit_normal-m0s1" | "time-density-logit_normal-m0.5s0.7":
-            density = times.LogitNormal(config["logit_mean"], config["logit_std"])
-            return quantile(density, u)
-        case "time-density-mode-1.29":
-            return quantile(times.Mode(config["mode_scale"]), 1 - uniform)
-        case "time-density-none" | "train-time-uniform":
-            return quantile(times.Uniform(), uniform)
-        case "train-time-lognormal":
-            return quantile(times.LogitNormal(), u)
-        case "time-logitnormal":
-            t = quantile(times.LogitNormal(config["mean"], config["scale"]), u)
-            edge = config["safety_epsilon"]
-            return edge + (1 - 2 * edge) * t
-        case "noise-density-log-normal":
-            # with parameters in float32, and uniform numbers kept from 0 and 1
-            loc, scale = map(np.float32, (config["loc"], config["scale"]))
-            density = times.LogNormalSigma(float(loc), float(scale))
-            return sigma(density, uniform * (1 - 2e-7) + 1e-7)
-        case "noise-density-log-uniform":
-            return sigma(times.UniformLogSNR(**cut), uniform)
-        case "noise-density-v-diffusion":
-            assert config["sigma_data"] == 1
-            return sigma(times.Truncated(times.Uniform(), **cut), uniform, COSINE)
-        case "noise-density-log-logistic":
-            base = times.UniformOn(Logistic(config["loc"], config["scale"]))
-            return sigma(times.Truncated(base, **cut), uniform)
-        case "noise-density-cosine-interpolated":
-            # for sigma from 0.001 to 1000, then in units of sigma_data; u falls with t
-            low, high = (-2 * np.log(end / config["sigma_data"]) for end in (1e3, 1e-3))
-            shifted = lambda k: schedules.Shifted(
-                schedules.Cosine(low + 2 * np.log(k), high + 2 * np.log(k)), k
-            )
-            sizes = config["noise_d_low"], config["noise_d_high"]
-            ends = (config["image_d"] / size for size in sizes)
-            density = times.UniformOn(between(*map(shifted, ends)))
-            return config["sigma_data"] * sigma(density, 1 - uniform)
-        case "noise-density-split-log-normal":
-            # a side by the uniform number, the distance by the normal one
-            loc, stds = config["loc"], (config["scale_1"], config["scale_2"])
-            below, side = stds[0] / sum(stds), 2 * ndtr(-np.abs(base["base_normal"]))
-            u = np.where(
-                uniform < below, below * side, below + (1 - below) * (1 - side)
-            )
-            return sigma(times.UniformOn(SplitNormal(loc, *stds)), u)
-    return None
 
 
+def uniform(case):
+    return quantile(times.Uniform(), case.a["base_uniform"])
+
+
+def logistic(case):
+    return quantile(times.LogitNormal(), ndtr(case.a["base_normal"]))
+
+
+def sd3_logit_normal(case):
+    density = times.LogitNormal(case.config["logit_mean"], case.config["logit_std"])
+    return quantile(density, ndtr(case.a["base_normal"]))
+
+
+def sd3_mode(case):
+    density = times.Mode(case.config["mode_scale"])
+    return quantile(density, 1 - case.a["base_uniform"])
+
+
+def logit_normal(case):
+    config, u = case.config, ndtr(case.a["base_normal"])
+    t = quantile(times.LogitNormal(config["mean"], config["scale"]), u)
+    return kept_off_the_ends(config, t)
+
+
+def kept_off_the_ends(config, t):
+    edge = config.get("safety_epsilon", 0.0)
+    return edge + (1 - 2 * edge) * t
+
+
+def hackable_uniform(case):
+    return kept_off_the_ends(case.config, case.a["base_uniform"])
+
+
+def log_normal(case):
+    # with parameters in float32, and uniform numbers kept from 0 and 1
+    loc, scale = (float(np.float32(case.config[name])) for name in ("loc", "scale"))
+    density = times.LogNormalSigma(loc, scale)
+    return sigma(density, case.a["base_uniform"] * (1 - 2e-7) + 1e-7)
+
+
+def log_uniform(case):
+    density = times.UniformLogSNR(**truncation(case.config))
+    return sigma(density, case.a["base_uniform"])
+
+
+def v_diffusion(case):
+    std = case.config.get("sigma_data", 1.0)
+    density = times.Truncated(times.Uniform(), **truncation(case.config, std))
+    return std * sigma(density, case.a["base_uniform"], COSINE)
+
+
+def log_logistic(case):
+    config = case.config
+    base = times.UniformOn(Logistic(config["loc"], config["scale"]))
+    density = times.Truncated(base, **truncation(config))
+    return sigma(density, case.a["base_uniform"])
+
+
+def cosine_interpolated(case):
+    """In units of sigma_data; u falls with t."""
+    config = {"min_value": 1e-3, "max_value": 1e3, **case.config}
+    std = config.get("sigma_data", 1.0)
+    cut = truncation(config, std)
+    shifted = lambda k: schedules.Shifted(
+        schedules.Cosine(**{end: at + 2 * np.log(k) for end, at in cut.items()}), k
+    )
+    sizes = config["noise_d_low"], config["noise_d_high"]
+    ends = (shifted(config["image_d"] / size) for size in sizes)
+    density = times.UniformOn(between(*ends))
+    return std * sigma(density, 1 - case.a["base_uniform"])
+
+
+def split_log_normal(case):
+    """A side by the uniform number, the distance by the normal one."""
+    config, uniform = case.config, case.a["base_uniform"]
+    loc, stds = config["loc"], (config["scale_1"], config["scale_2"])
+    below, side = stds[0] / sum(stds), 2 * ndtr(-np.abs(case.a["base_normal"]))
+    u = np.where(uniform < below, below * side, below + (1 - below) * (1 - side))
+    return sigma(times.UniformOn(SplitNormal(loc, *stds)), u)
+
+
+OURS = {
+    ("diffusers_training", "logit_normal"): sd3_logit_normal,
+    ("diffusers_training", "mode"): sd3_mode,
+    **{  # loss weightings, whose times are uniform
+        ("diffusers_training", name): uniform
+        for name in ("none", "sigma_sqrt", "cosmap")
+    },
+    ("rectified_flow", "uniform"): uniform,
+    ("rectified_flow", "lognormal"): logistic,
+    ("hackable_diffusion", "logit-normal"): logit_normal,
+    ("hackable_diffusion", "uniform"): hackable_uniform,
+    **{
+        ("kdiffusion_training", f"noise-level density {name}"): draw
+        for name, draw in (
+            ("log-normal", log_normal),
+            ("log-uniform", log_uniform),
+            ("v-diffusion", v_diffusion),
+            ("log-logistic", log_logistic),
+            ("cosine-interpolated", cosine_interpolated),
+            ("split-log-normal", split_log_normal),
+        )
+    },
+}
+LATTICE = ("hackable_diffusion", "stratified uniform")
 OTHERS = {
-    "time-stratified": "below: a lattice of the whole batch",
-    "stratified-uniform": "not ours: see docs/equivalences.md",
+    LATTICE: "below: a lattice of the whole batch",
+    ("kdiffusion_training", "stratified uniform"): (
+        "not ours: see docs/equivalences.md"
+    ),
+    ("rectified_flow", "u_shaped"): "two exponentials: no density of ours",
 }
 
 
+def known_as(case):
+    """Library and distribution; the method is its name where `config` has none."""
+    config, method = case.config, case.method.split(" (")[0]
+    return case.family, config.get(
+        "distribution", config.get("weighting_scheme", method)
+    )
+
+
 def test_every_record_is_reproduced_or_named():
-    ours = {name for name, case in CASES.items() if found(case) is not None}
-    assert ours | set(OTHERS) == set(CASES) and not ours & set(OTHERS)
+    recorded = set(map(known_as, CASES))
+    assert recorded <= {*OURS, *OTHERS}, recorded - {*OURS, *OTHERS}
+    golden.expect(len(CASES), 15)
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - set(OTHERS)))
-def test_the_times_that_others_drew(name):
-    case = CASES[name]
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if known_as(case) not in OTHERS], ids=str
+)
+def test_the_times_that_others_drew(case):
+    if known_as(case) not in OURS:
+        raise case.unknown("its distribution of times")
     expected = case.a["sigma"] if "sigma" in case.a else case.a["t"]
-    np.testing.assert_allclose(found(case), expected, rtol=1e-10)
+    np.testing.assert_allclose(OURS[known_as(case)](case), expected, rtol=1e-10)
 
 
-def test_stratified_times_are_the_same_lattice(monkeypatch):
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if known_as(case) == LATTICE], ids=str
+)
+def test_stratified_times_are_the_same_lattice(case, monkeypatch):
     """`t_i = (i + u) / n`; ours, from the same u, is that set in another order."""
-    case = CASES["time-stratified"]
     count, u = case.a["t"].size, case.a["base_uniform"]
     first = np.uint32(np.floor(u / count * random.LATTICE))
     monkeypatch.setattr(random, "lattice", lambda key, shape: jnp.asarray(first))
     density = times.Stratified(times.Uniform())
     ours = density.sample(jax.random.key(0), (count,), schedule=FLOW)
-    np.testing.assert_allclose(np.sort(ours), case.a["t"], atol=1 / random.LATTICE)
+    ours = kept_off_the_ends(case.config, np.sort(ours))
+    np.testing.assert_allclose(ours, case.a["t"], atol=1 / random.LATTICE)

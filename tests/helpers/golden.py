@@ -2,17 +2,29 @@
 
 `cases(kind, family)` lists the records; `Mixture(name)` is the data they were made on,
 with its exact denoiser in NumPy float64. `tests/golden/data/README.md` says where the
-records come from.
+records come from. Where the environment's DIFFUSIONFLOW_GOLDEN names a folder of the
+same layout, its records are read in place of these, and nobody counts them.
+
+A comparison knows a record by its library, its method and its `config`, never by its
+name, so that it holds for any record of the same libraries.
 """
 
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 
 import numpy as np
+import pytest
 
-FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "data"
+SHIPPED = pathlib.Path(__file__).parents[1] / "golden" / "data"
+NAMED = os.environ.get("DIFFUSIONFLOW_GOLDEN", "")
+FOLDER = pathlib.Path(NAMED) if NAMED else SHIPPED
+
+
+class Unknown(ValueError):
+    """A record says something that its comparison does not know."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +56,25 @@ class Case:
     def __str__(self) -> str:
         return self.id
 
+    def of(self, library) -> bool:
+        """Whether it is of a library, which may have several families."""
+        return self.family == library or self.family.startswith(f"{library}_")
+
+    def choose(self, name, options, default=None):
+        """`options[config[name]]`, or that of the default where `config` is silent."""
+        value = self.config.get(name, default)
+        if isinstance(value, list | dict) or value not in options:
+            raise self.unknown(f"{name}={value!r}", f"known are {list(options)}")
+        return options[value]
+
+    def unknown(self, what, why="") -> Unknown:
+        """An error that says what is not known of this record."""
+        return Unknown(
+            f"{self.family} {self.id}: {what} is not known here"
+            + (f"; {why}" if why else "")
+            + f". Method {self.method!r}, config {self.config}"
+        )
+
 
 @functools.cache
 def index():
@@ -66,6 +97,23 @@ def cases(kind=None, family=None):
     ]
 
 
+def each(kind, family, count):
+    """A test of each record, and a check that none of the shipped was added or lost."""
+    found = cases(kind, family)
+    expect(len(found), count)
+    return pytest.mark.parametrize("case", found, ids=str)
+
+
+def expect(found, count):
+    """Asserts a number of records, where they are the shipped ones."""
+    assert NAMED or found == count, (found, count)
+
+
+def marks(slow):
+    """Of a record whose test is slow; whoever names a folder wants all of it."""
+    return [pytest.mark.slow] if slow and not NAMED else []
+
+
 def _case(entry):
     texts = index()["families"][entry["family"]]["replay_texts"]
     stored = _arrays(entry["family"])
@@ -81,8 +129,8 @@ def _case(entry):
 class Mixture:
     """`x ~ sum_k w_k N(mu_k, diag(s_k^2))`; fields `weights [K]`, `means`, `stds`."""
 
-    def __init__(self, name):
-        stored = json.loads((FOLDER / "mixtures.json").read_text())[name]
+    def __init__(self, name, folder=FOLDER):
+        stored = json.loads((folder / "mixtures.json").read_text())[name]
         self.weights, self.means, self.stds = (
             np.array(stored[part]) for part in ("weights", "means", "stds")
         )

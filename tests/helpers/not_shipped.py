@@ -1,74 +1,198 @@
-"""Recorded methods that no sampler of ours makes, and why: `docs/samplers.md`."""
+"""Recorded methods that no sampler of ours makes, and why: `docs/samplers.md`.
+
+A rule holds for every record of its library that says so, whatever its name.
+"""
+
+import dataclasses
+from typing import Any
+
+from tests.helpers.golden_samplers import library, said
 
 SINGLE_3 = "the single-step method of order 3 is not shipped"
 OWN_CONTROL = "an adaptive step size of the recorder's own"
-DETERMINISTIC = {
-    ("diffusers_unipc_deis", "deis (log-rho multistep)"): (
-        "DEIS in log sigma / alpha above order 1; Adams-Bashforth in eps is near to it"
-    ),
-    ("diffusers_dpmsolver", "singlestep dpmsolver++"): SINGLE_3,
-    **{
-        ("dpm_solver", f"{form} {method} order 3"): SINGLE_3
-        for form, method in (
-            ("dpmsolver", "singlestep"),
-            ("dpmsolver++", "singlestep"),
-            ("dpmsolver", "singlestep_fixed"),
-        )
-    },
-    **{
-        ("dpm_solver", f"{form} adaptive order {order}"): OWN_CONTROL
-        for form in ("dpmsolver", "dpmsolver++")
-        for order in (2, 3)
-    },
-    ("kdiffusion_sampler", "dpm_adaptive"): OWN_CONTROL,
-    ("kdiffusion_sampler", "dpm_fast"): SINGLE_3,
-    ("edm_sampler", "EDM generalised (ablation) sampler"): (
-        "steps in the time of EDM's vp and ve formulations, or stages at 0.6 of a step"
-    ),
-    **{
-        method: "an adaptive solver: `samplers.solve` has its own step control"
-        for method in (
-            ("flow_matching", "dopri5 on the flow ODE"),
-            ("score_sde", "RK45 on the PF-ODE"),
-            ("sit", "dopri5 on the PF-ODE, and back"),
-        )
-    },
-    ("flow_matching", "heun3 on the flow ODE"): "Heun's method of order 3",
-    ("flow_matching", "rk4 on the flow ODE"): "the 3/8 rule; ours is the classical one",
-    (
-        "score_sde",
-        "predictor reverse_diffusion (probability flow), corrector none",
-    ): "the discrete DDPM and SMLD updates without noise, not a solver of the ODE",
-    (
-        "hackable_diffusion",
-        "adjusted ddim AS WRITTEN IN THE PEER",
-    ): "a bug: alpha of the wrong time",
-}
-
+SOLVE = "an adaptive solver: `samplers.solve` has its own step control"
 TWO_STAGES = "a single-step SDE solver with two stages"
-LANGEVIN = "Langevin corrector"
 CONSTANT = "replaces a share of the noise that does not depend on the step"
-# (family, start of the method): why no sampler of ours makes these records
-STOCHASTIC = {
-    ("diffusers_ddim_ddpm", "plms"): "visits the second time twice",
-    ("diffusers_ddim_ddpm", "pndm"): "pseudo Runge-Kutta",
-    ("diffusers_dpmsolver", "multistep sde-dpmsolver"): "SDE solver on eps",
-    ("diffusers_dpmsolver", "singlestep sde"): TWO_STAGES,
-    ("diffusers_sigma", "dpm_2_ancestral"): TWO_STAGES,
-    ("diffusers_sigma", "dpmpp_sde"): TWO_STAGES,
-    ("diffusers_flow", "x-prediction"): "all noise replaced: churn = 1",
-    ("diffusers_unipc_deis", "sa-solver"): "stochastic Adams with a corrector",
-    ("edm_sampler", "EDM generalised"): "Heun in another clock after the churn",
-    ("kdiffusion_sampler", "dpm_2"): TWO_STAGES,
-    ("kdiffusion_sampler", "dpmpp_2s"): TWO_STAGES,
-    ("kdiffusion_sampler", "dpmpp_sde"): TWO_STAGES,
-    ("kdiffusion_sampler", "dpm_fast"): "single-step orders 3, 3, ..., 2 or 1",
-    ("hackable_diffusion", "ddim, interpolated"): "k linear in q: no eta of its module",
-    ("rectified_flow", "NoiseRefresh"): CONSTANT,
-    ("rectified_flow", "OverShooting"): "noise in proportion to the step in time",
-    ("rectified_flow", "SDESampler"): "noise bounded by the level, then an ODE step",
-    ("rectified_flow", "StochasticCurvedEulerSampler"): CONSTANT,
-    ("score_sde", "predictor reverse_diffusion"): "discretised forward steps",
-    ("score_sde", "predictor ancestral_sampling"): "levels by truncated indices",
-    ("score_sde", "predictor euler_maruyama, corrector ald"): LANGEVIN,
-}
+CLOCK = "steps in the time of EDM's vp and ve formulations"
+ADAMS = "Adams-Bashforth of an order above 4"
+ODE_3 = "Heun's method of order 3"
+THREE_EIGHTHS = "the 3/8 rule; ours is the classical one"
+
+
+class Above:
+    """Numbers above a bound."""
+
+    def __init__(self, bound):
+        self.bound = bound
+
+    def __contains__(self, value):
+        return isinstance(value, int | float) and value > self.bound
+
+    def __str__(self):
+        return f"above {self.bound}"
+
+
+class Other:
+    """All that is none of these."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def __contains__(self, value):
+        return value is not None and value not in self.values
+
+    def __str__(self):
+        return f"other than {' or '.join(map(str, self.values))}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rule:
+    """Why some records are not replayed.
+
+    Args:
+      library: that made them.
+      settings: what `said` finds in them: a value, or a container of values.
+      why: in words.
+    """
+
+    library: str
+    settings: dict[str, Any]
+    why: str
+
+    def __str__(self):
+        return ", ".join(
+            f"{name} {' or '.join(value) if isinstance(value, tuple) else value}"
+            for name, value in self.settings.items()
+        )
+
+    def holds(self, case):
+        if library(case) != self.library:
+            return False
+        found = said(case)
+        return all(
+            found.get(name) in value
+            if isinstance(value, tuple | Above | Other)
+            else found.get(name) == value
+            for name, value in self.settings.items()
+        )
+
+
+def rules(library, *settings_and_reasons):
+    return tuple(Rule(library, *each) for each in settings_and_reasons)
+
+
+SINGLE, PNDM = "DPMSolverSinglestepScheduler", "PNDMScheduler"
+DIFFUSERS = rules(
+    "diffusers",
+    (dict(scheduler=PNDM, skip_prk_steps=True), "visits the second time twice"),
+    (dict(scheduler=PNDM, skip_prk_steps=False), "pseudo Runge-Kutta"),
+    (dict(algorithm_type="sde-dpmsolver"), "SDE solver on eps"),
+    (
+        dict(scheduler=SINGLE, algorithm_type="sde-dpmsolver++", orders=Above(1)),
+        TWO_STAGES,
+    ),
+    (dict(scheduler=SINGLE, orders=Above(2)), SINGLE_3),
+    (
+        dict(scheduler=("KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler")),
+        TWO_STAGES,
+    ),
+    (dict(stochastic_sampling=True), "all noise replaced: churn = 1"),
+    (
+        dict(scheduler="DEISMultistepScheduler", orders=Above(1)),
+        "DEIS in log sigma / alpha above order 1; Adams-Bashforth in eps is near to it",
+    ),
+    (dict(scheduler="SASolverScheduler"), "stochastic Adams with a corrector"),
+)
+DPM_SOLVER = rules(
+    "dpm_solver",
+    (dict(method="adaptive"), OWN_CONTROL),
+    (dict(method=("singlestep", "singlestep_fixed"), orders=Above(2)), SINGLE_3),
+)
+ABLATION = "ablation_sampler"
+EDM = rules(
+    "edm_sampler",
+    (dict(function=ABLATION, schedule=Other("linear")), CLOCK),
+    (
+        dict(function=ABLATION, solver="heun", alpha=Other(1)),
+        "a second stage elsewhere than at the end of the step",
+    ),
+)
+KDIFFUSION = rules(
+    "kdiffusion_sampler",
+    (dict(function="sample_dpm_adaptive"), OWN_CONTROL),
+    (dict(function="sample_dpm_fast"), "single-step orders 3, 3, ..., 2 or 1"),
+    (dict(function="sample_dpm_2", s_churn=Above(0)), TWO_STAGES),
+    (dict(function="sample_dpm_2_ancestral", eta=Other(0)), TWO_STAGES),
+    (dict(function="sample_dpmpp_2s_ancestral", eta=Other(0)), TWO_STAGES),
+    (dict(function="sample_dpmpp_sde", eta=Other(0)), TWO_STAGES),
+)
+RECTIFIED_FLOW = rules(
+    "rectified_flow",
+    (dict(sampler="NoiseRefreshSampler"), CONSTANT),
+    (
+        dict(sampler="OverShootingSampler"),
+        "noise in proportion to the step in time",
+    ),
+    (dict(sampler="SDESampler"), "noise bounded by the level, then an ODE step"),
+    (
+        dict(
+            sampler="StochasticCurvedEulerSampler",
+            noise_replacement_rate=Other("ddpm"),
+        ),
+        CONSTANT,
+    ),
+)
+SCORE_SDE = rules(
+    "score_sde",
+    (dict(kind="sampler_adaptive"), SOLVE),
+    (
+        dict(predictor="reverse_diffusion", probability_flow=True),
+        "the discrete DDPM and SMLD updates without noise, not a solver of the ODE",
+    ),
+    (dict(predictor="reverse_diffusion"), "discretised forward steps"),
+    (dict(predictor="ancestral_sampling"), "levels by truncated indices"),
+    (dict(predictor="euler_maruyama", corrector=Other("none")), "Langevin corrector"),
+)
+RULES = (
+    *DIFFUSERS,
+    *DPM_SOLVER,
+    *EDM,
+    *rules(
+        "flow_matching",
+        (dict(kind="sampler_adaptive"), SOLVE),
+        (dict(method="heun3"), ODE_3),
+        (dict(method="rk4"), THREE_EIGHTHS),
+    ),
+    *rules(
+        "hackable_diffusion",
+        (
+            dict(method="adjusted ddim AS WRITTEN IN THE PEER"),
+            "a bug: alpha of the wrong time",
+        ),
+        (dict(stoch_coeff=Other(0, 1)), "k linear in q: no eta of its module"),
+    ),
+    *KDIFFUSION,
+    *RECTIFIED_FLOW,
+    *SCORE_SDE,
+    *rules("sit", (dict(kind="sampler_adaptive"), SOLVE)),
+)
+# of the same libraries; no record that is shipped has them
+MORE = (
+    *rules(
+        "diffusers",
+        (dict(scheduler="LMSDiscreteScheduler", order=Above(4)), ADAMS),
+        (
+            dict(scheduler="FlowMatchHeunDiscreteScheduler", s_churn=Above(0)),
+            "the network is called before the noise, and again after it",
+        ),
+    ),
+    *rules("edm_sampler", (dict(function=ABLATION, scaling=Other("none")), CLOCK)),
+    *rules("kdiffusion_sampler", (dict(function="sample_lms", order=Above(4)), ADAMS)),
+    *rules("sit", (dict(method="heun3"), ODE_3), (dict(method="rk4"), THREE_EIGHTHS)),
+)
+REASONS = {(rule.library, str(rule)): rule.why for rule in (*RULES, *MORE)}
+
+
+def rule_of(case):
+    """The first rule that holds for a record; None for one to be replayed."""
+    return next((rule for rule in (*RULES, *MORE) if rule.holds(case)), None)

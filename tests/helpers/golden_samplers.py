@@ -1,0 +1,96 @@
+"""What records of samplers say, and who replays them."""
+
+import numpy as np
+
+# of the library, where `config` is silent
+DEFAULTS = {
+    "diffusers": dict(
+        algorithm_type="dpmsolver++",
+        disable_corrector=(),
+        euler_at_final=False,
+        lower_order_final=True,
+        order=4,
+        predict_x0=True,
+        prediction_type="epsilon",
+        s_churn=0.0,
+        sigma_data=0.5,
+        skip_prk_steps=False,
+        solver_order=2,
+        stochastic_sampling=False,
+        variance_type="fixed_small",
+    ),
+    "dpm_solver": dict(
+        algorithm="dpmsolver++",
+        lower_order_final=True,
+        method="multistep",
+        order=2,
+        solver_type="dpmsolver",
+    ),
+    "edm_sampler": dict(
+        S_churn=0.0, alpha=1, scaling="none", schedule="linear", solver="heun"
+    ),
+    "kdiffusion_sampler": dict(eta=1.0, order=4, r=0.5, s_churn=0.0),
+    "rectified_flow": dict(noise_replacement_rate=0.5),
+    "score_sde": dict(corrector="none", denoise=True, probability_flow=False),
+    "sit": dict(diffusion_form="SBDM", diffusion_norm=1.0, last_step="Mean"),
+}
+CHAINS = ("DDIMScheduler", "DDPMScheduler")  # each step has an aim of its own
+
+
+def library(case):
+    """The library of a family."""
+    return "diffusers" if case.of("diffusers") else case.family
+
+
+def said(case):
+    """`config` and its `step_kwargs`, with the defaults of the library.
+
+    Where `config` has no `method`, it is that of the record, without what stands in
+    brackets; `orders` is the highest order of a step.
+    """
+    found = {
+        "kind": case.kind,
+        "method": case.method.split(" (")[0].strip(),
+        **DEFAULTS.get(library(case), {}),
+        **case.config,
+        **case.config.get("step_kwargs", {}),
+    }
+    order = found.get("solver_order", found.get("order"))
+    stages = case.a.get("order_list", case.a.get("orders"))
+    found["orders"] = order if stages is None else int(max(stages))
+    return found
+
+
+def is_noisy(case):
+    """Whether noise that it drew is part of its states."""
+    settings = said(case)
+    if settings.get("scheduler") in CHAINS:
+        return True
+    factor = settings.get("eta", settings.get("stoch_coeff", 1.0))
+    return "noise" in case.a and factor != 0
+
+
+def lowered_at_the_end(case):
+    """How many last steps diffusers lowers: the last to order 1, one before it to 2."""
+    settings, count = said(case), len(case.a["alpha_eval"])
+    if settings["lower_order_final"] and count < 15:
+        return 2
+    return 1 if settings["euler_at_final"] else 0
+
+
+def second_order(case):
+    """Our name for a form of the second-order step."""
+    midpoint = ("midpoint", "dpmsolver", "logrho", "bh1", "bh2")
+    forms = {
+        **dict.fromkeys(midpoint, "midpoint"),
+        **dict.fromkeys(("heun", "taylor"), "taylor"),
+    }
+    return case.choose("solver_type", forms, "midpoint")
+
+
+def levels(case):
+    """Alpha and sigma at the states of a chain: what a step aims at is met next."""
+    a = case.a
+    for name in ("alpha", "sigma"):
+        np.testing.assert_array_equal(a[f"{name}_to"][:-1], a[f"{name}_eval"][1:])
+        yield np.append(a[f"{name}_eval"], a[f"{name}_to"][-1])
