@@ -91,7 +91,11 @@ def root(value: Array) -> Array:
 
 
 def solve_falling(
-    fn: Callable[[Array], Array], target: ArrayLike, low: float, high: float
+    fn: Callable[[Array], Array],
+    target: ArrayLike,
+    low: float,
+    high: float,
+    slope_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
     """Solves `fn(time) = target` for a falling function in [low, high], by bisection.
 
@@ -104,6 +108,7 @@ def solve_falling(
       target: values, any shape.
       low: lower end.
       high: upper end.
+      slope_fn: derivative of `fn`; None for forward-mode differentiation.
 
     Returns:
       An array of the shape of `target`; the end where both `fn` there and the target
@@ -113,7 +118,7 @@ def solve_falling(
     level = xp.stop_gradient(target)
     ends = xp.full_like(level, low), xp.full_like(level, high)
     if xp.on_host(level) and not xp.on_host(fn(ends[0])):  # `fn` has JAX's parameters
-        return solve_falling(fn, jnp.asarray(target), low, high)
+        return solve_falling(fn, jnp.asarray(target), low, high, slope_fn)
 
     def halve(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         below, above = bracket
@@ -129,6 +134,8 @@ def solve_falling(
     excess = value - target
     if xp.on_host(excess) and not (np.isfinite(excess) & (np.abs(excess) > 1e-9)).any():
         slope = np.nan  # the bisection is exact, and nothing is to be differentiated
+    elif slope_fn is not None:
+        slope = slope_fn(time)
     else:
         slope = derivative(lambda _, t: fn(t), None, time)
     usable = xp.isfinite(excess) & xp.isfinite(slope) & (slope < 0)

@@ -107,7 +107,7 @@ def prior_kl(
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the prior loss.
     """
-    x = floating(x)
+    x = predictions.as_data(x, "x")
     signal, extra = (
         xp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
     )

@@ -59,7 +59,7 @@ class Schedule(QuietMethods):
 
         By default by bisection; beyond a finite end the log-SNR is continued linearly.
         """
-        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
+        return solve_falling(self.logsnr, logsnr, 0.0, 1.0, self.dlogsnr_dt)
 
     def logsnr_range(self) -> tuple[float, float]:
         """Range of the log-SNR: `(logsnr at t = 1, logsnr at t = 0)`."""

@@ -152,7 +152,9 @@ class Mode(InverseTransform):
         """CDF: the fraction of the times below `t`, of the shape of `t`."""
         t = xp.clip(floating(t), 0, 1)
         falling = lambda u: -self.quantile(u, schedule=schedule)
-        return xp.clip(solve_falling(falling, -t, 0.0, 1.0), 0, 1)
+        return xp.clip(
+            solve_falling(falling, -t, 0.0, 1.0, lambda u: -self._slope(u)), 0, 1
+        )
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """Density `1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""

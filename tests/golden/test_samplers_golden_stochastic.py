@@ -117,7 +117,7 @@ def by_levels(case, sampler):
 LEVELS = ("alpha", "sigma")
 
 
-def one_step(case, sampler, last_max=True):
+def one_step(case, sampler, last_noise=True):
     schedule, rows, _ = by_levels(case, sampler)
     noise = drawn(case, len(jax.tree.leaves(rows)[0])) * said(case).get("s_noise", 1.0)
     if not last_noise:
@@ -249,7 +249,7 @@ def sit(case):
     return in_time(case, sampler, t[:-1], t[1:], expected)
 
 
-def in_time(case, sampler, t, s, expected, last_max=True):
+def in_time(case, sampler, t, s, expected, last_noise=True):
     """Steps in the time of the record's schedule."""
     schedule, noise = golden_schedules.of(case), drawn(case, len(t))
     if not last_noise:
