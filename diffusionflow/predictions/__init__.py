@@ -15,26 +15,23 @@ Kinds by name: "x", "eps", "v" = alpha eps - sigma x, "u" = eps - x,
 `edm_f(sigma_data=0.5)`.
 """
 
+from diffusionflow.predictions.checks import (
+    as_data,
+    as_input,
+    check_same_shape,
+    check_unit_interval,
+)
 from diffusionflow.predictions.conversion import (
     convert,
     from_denoised,
     per_event,
     to_denoised,
 )
-from diffusionflow.predictions.denoisers import (
-    Denoised,
-    Denoiser,
-    FunctionDenoiser,
-    as_data,
-    as_denoiser,
-    as_input,
-    as_prediction,
-    check_same_shape,
-    check_unit_interval,
-)
+from diffusionflow.predictions.denoisers import Denoised, Denoiser, as_prediction
 from diffusionflow.predictions.denoisers import (
     DenoiseFn as DenoiseFn,
 )
+from diffusionflow.predictions.functions import FunctionDenoiser, as_denoiser
 from diffusionflow.predictions.kinds import (
     AMBIGUOUS as AMBIGUOUS,
 )

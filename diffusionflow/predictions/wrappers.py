@@ -18,12 +18,8 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import at_least_float32, floating, in_float64
 from diffusionflow.predictions.conversion import per_event
-from diffusionflow.predictions.denoisers import (
-    Denoised,
-    DenoiseFn,
-    Denoiser,
-    as_denoiser,
-)
+from diffusionflow.predictions.denoisers import Denoised, DenoiseFn, Denoiser
+from diffusionflow.predictions.functions import as_denoiser
 from diffusionflow.predictions.kinds import AnyKind, as_kind
 from diffusionflow.predictions.network import PredictFn
 from diffusionflow.schedules import Schedule, as_schedule
