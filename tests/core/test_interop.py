@@ -93,13 +93,26 @@ def test_the_shift_of_a_flow_scheduler_is_a_shifted_schedule():
     assert same == convention
 
 
+def precond(case):
+    """Name and settings of a convention; without what no formula depends on."""
+    names = dict.fromkeys(("beta_d", "beta_min", "sigma_data")) | {"M": "num_levels"}
+    defaults = dict(C_1=0.001, C_2=0.008)  # others are no convention of ours
+    unused = ("precond", "sigma_min", "sigma_max", "epsilon_t")
+    left = {name: value for name, value in case.config.items() if name not in unused}
+    settings = {names[name] or name: left.pop(name) for name in names if name in left}
+    if not left.items() <= defaults.items():
+        raise case.unknown(f"{left}")
+    name = case.config["precond"].removesuffix("Precond").lower()
+    low, high = case.a["sigma"].min(), case.a["sigma"].max()
+    if low < 0.002 or high > 80:
+        settings["schedule"] = schedules.EDM(float(low) / 2, 2 * float(high))
+    return name, settings
+
+
 @pytest.mark.parametrize("case", **ids(PRECONDITIONINGS))
 def test_edm_preconditionings(case):
     """The recorded F gives the recorded D, and the network sees the recorded inputs."""
-    settings = dict(case.config)
-    name = settings.pop("precond").removesuffix("Precond").lower()
-    if "M" in settings:
-        settings["num_levels"] = settings.pop("M")
+    name, settings = precond(case)
     z, sigma, seen = case.a["x"], case.a["sigma"], []
 
     def net_fn(z, time):
@@ -120,7 +133,8 @@ def test_edm_preconditionings(case):
     np.testing.assert_allclose(time, case.a["c_noise"], rtol=1e-10, atol=1e-10)
     # and on a schedule with another scale: the same network, inputs and x
     with jax.enable_x64(True):
-        other = interop.from_edm(name, **settings, schedule=schedules.Cosine())
+        settings["schedule"] = schedules.Cosine()
+        other = interop.from_edm(name, **settings)
         t = other.schedule.inverse_logsnr(-2 * np.log(sigma))
         scale = np.asarray(other.schedule.alpha(t))[:, None]
         denoise_fn = predictions.denoiser(

@@ -31,10 +31,16 @@ DEFAULTS = {
     ),
     "kdiffusion_sampler": dict(eta=1.0, order=4, r=0.5, s_churn=0.0),
     "rectified_flow": dict(noise_replacement_rate=0.5),
-    "score_sde": dict(corrector="none", denoise=True, probability_flow=False),
+    "score_sde": dict(corrector="none", probability_flow=False),
     "sit": dict(diffusion_form="SBDM", diffusion_norm=1.0, last_step="Mean"),
 }
 CHAINS = ("DDIMScheduler", "DDPMScheduler")  # each step has an aim of its own
+# with what a function multiplies the noise that it draws at every step; else eta
+FACTOR = {
+    **dict.fromkeys(("sample_euler", "sample_heun", "sample_dpm_2"), "s_churn"),
+    **dict.fromkeys(("edm_sampler", "ablation_sampler"), "S_churn"),
+}
+OTHER_FACTORS = ("stoch_coeff", "churn", "epsilon")  # hackable_diffusion
 
 
 def library(case):
@@ -66,8 +72,11 @@ def is_noisy(case):
     settings = said(case)
     if settings.get("scheduler") in CHAINS:
         return True
-    factor = settings.get("eta", settings.get("stoch_coeff", 1.0))
-    return "noise" in case.a and factor != 0
+    if settings.get("probability_flow"):
+        return False
+    factor = FACTOR.get(settings.get("function"), "eta")
+    names = [name for name in (factor, *OTHER_FACTORS) if name in settings]
+    return "noise" in case.a and all(settings[name] != 0 for name in names)
 
 
 def lowered_at_the_end(case):

@@ -68,9 +68,7 @@ def _rates(case, numbers):
 def _exploding(case, numbers):
     """From sigma_min to sigma_max; a run starts at the latter."""
     last = ("sigma_max", "init_scale")
-    return schedules.VE(
-        *_given(case, numbers, (("sigma_min",), 0.01), (last, 50.0)),
-    )
+    return schedules.VE(*_given(case, numbers, (("sigma_min",), 0.01), (last, 50.0)))
 
 
 def _geometric(case, numbers):
@@ -86,6 +84,8 @@ def _geometric(case, numbers):
 
 def _power(case, numbers):
     (power,) = _given(case, numbers, (("n", "power"), np.nan))
+    if not power > 0:
+        raise case.unknown("the power of its path")
     return schedules.Interpolated(
         lambda t: (1 - t) ** power, lambda t: 1 - (1 - t) ** power
     )
@@ -172,6 +172,12 @@ def _shifted(base, k):
     with jax.enable_x64(True):
         first, last = (float(base.inverse_logsnr(end)) for end in (15.0, -15.0))
     cut = lambda t: (1 - t) * first + t * last
+    if isinstance(base, schedules.Interpolated):  # variance preserving, the only one
+        logsnr = lambda t: base.logsnr(cut(t)) - 2 * np.log(k)
+        return schedules.Interpolated(
+            lambda t: jnp.sqrt(jax.nn.sigmoid(logsnr(t))),
+            lambda t: jnp.sqrt(jax.nn.sigmoid(-logsnr(t))),
+        )
     whole = schedules.Shifted(base, k)
     return schedules.Interpolated(
         lambda t: whole.alpha(cut(t)), lambda t: whole.sigma(cut(t))
@@ -206,6 +212,8 @@ def _reference(case):
 
 def betas(config):
     """The betas of a config of diffusers."""
+    if config.get("trained_betas") is not None:
+        return np.asarray(config["trained_betas"])
     count = config.get("num_train_timesteps", 1000)
     first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     match config.get("beta_schedule", "linear"):
