@@ -94,6 +94,7 @@ def check_same_shape(name: str, value: Array, like_name: str, like: Array) -> No
 
 
 def check_result(name: str, value: Any, z: Array) -> None:
+    """Raises a `ValueError` unless a result is a floating array of the shape of z."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise ValueError(
             f"{name} is {describe(value)}: must be one array of the shape "
@@ -108,6 +109,7 @@ def check_result(name: str, value: Any, z: Array) -> None:
 
 
 def describe(value: Any) -> str:
+    """Names a value in an error message: its shape, or its type."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {value.shape}"
     return f"a {type(value).__name__}"

@@ -100,6 +100,7 @@ def as_denoiser(
         belongs to another schedule than `schedule`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from diffusionflow import predictions, schedules
       >>> flow = schedules.FlowMatching()
       >>> denoise_fn = predictions.denoiser(lambda z, t: -z, kind="u", schedule=flow)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from diffusionflow import grids, objectives, schedules, times
-from tests.core.test_times import CASES
-from tests.core.test_weightings import ALL as WEIGHTINGS
+from tests.helpers.all_densities import CASES
 from tests.helpers.all_schedules import SCHEDULES
+from tests.helpers.all_weightings import ALL as WEIGHTINGS
+from tests.helpers.programs import counted
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
 USERS = {"edm_t", "fm_as_vp", "interpolated", "from_sde"}  # functions in `jax.numpy`
 RATES = ("f", "g2", "dlogsnr_dt", "noise_level", "z_std")
 METHODS = ("alpha", "sigma", "logsnr", "derivatives", "square_derivatives", *RATES)
@@ -30,20 +30,10 @@ def no_programs_of_other_files():
 
 @contextlib.contextmanager
 def compiles(expected):
-    """Counts the programs compiled inside; `expected` is 0, or None for any number."""
-    seen = []
-
-    def note(event, duration, **kwargs):
-        del duration, kwargs
-        if event == COMPILED:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
+    """Checks how many programs are compiled inside; None for any number."""
+    with counted() as programs:
         yield
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
-    assert expected is None or len(seen) == expected, f"{len(seen)} programs"
+    assert expected in (None, programs.compiled), f"{programs.compiled} programs"
 
 
 def assert_host(values, shape=None):

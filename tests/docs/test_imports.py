@@ -218,9 +218,10 @@ def test_losses_and_samplers_work_with_jax_and_chex_alone():
 
 
 def test_requirements_of_a_plain_install_are_jax_and_chex():
+    """And NumPy and SciPy, which jax itself needs."""
     import configparser
 
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["options"]["install_requires"].split()
-    assert [line.split(">")[0] for line in lines] == ["jax", "chex"]
+    assert [line.split(">")[0] for line in lines] == ["jax", "numpy", "scipy", "chex"]

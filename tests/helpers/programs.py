@@ -9,29 +9,22 @@ _EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Programs:
-    """How many programs were compiled, loaded from the cache on disk among them."""
+    """How many programs were compiled or loaded from the cache on disk."""
 
     compiled = 0
-
-
-_counters: list[Programs] = []
-
-
-def _note(event: str, duration: float, **kwargs: object) -> None:
-    if event == _EVENT:
-        for counter in _counters:
-            counter.compiled += 1
-
-
-jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[Programs]:
     """Counts inside the `with` block."""
-    counter = Programs()
-    _counters.append(counter)
+    programs = Programs()
+
+    def note(event: str, duration: float, **kwargs: object) -> None:
+        del duration, kwargs
+        programs.compiled += event == _EVENT
+
+    jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        yield counter
+        yield programs
     finally:
-        _counters.remove(counter)
+        jax.monitoring.unregister_event_duration_listener(note)
