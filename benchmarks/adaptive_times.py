@@ -3,10 +3,11 @@
     python benchmarks/adaptive_times.py
 
 Trains the digits network for some steps, keeps its state fixed, lets the moments of
-`times.Adaptive` settle on it, and then estimates loss and gradient from many batches
-with each proposal. Printed are variances over the batches: of the mean loss, and of the
-gradient summed over its entries, each divided by that of uniform times. Batches are the
-same for all proposals, so that the data's share of the variance is in every row.
+`times.AdaptiveTimes` settle on it, and then estimates loss and gradient from many
+batches with each proposal. Printed are variances over the batches: of the mean loss,
+and of the gradient summed over its entries, each divided by that of uniform times.
+Batches are the same for all proposals, so that the data's share of the variance is in
+every row.
 
 Measured with the defaults on two shared CPU cores, 80 batches a row, so that a ratio
 for the loss is uncertain by about a fifth of itself (variance of loss, of gradient):
@@ -32,7 +33,7 @@ from diffusionflow import times  # noqa: E402
 from experiments import build, devices, step  # noqa: E402
 from experiments.trainer import Trainer  # noqa: E402
 
-ADAPTIVE = times.Adaptive(times.Uniform())
+ADAPTIVE = times.AdaptiveTimes(times.Uniform())
 PROPOSALS = {
     "uniform": times.Uniform(),
     "adaptive": ADAPTIVE,
@@ -84,7 +85,7 @@ def measure(
         (loss, terms), gradient = gradients(state, batch, key)
         moments = state.moments
         if adaptive is not None:
-            moments = adaptive.update(moments, terms, objective.schedule)
+            moments = adaptive.update(moments, terms, schedule=objective.schedule)
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(gradient)])
         return moments, loss, flat
 

@@ -32,8 +32,8 @@ GRIDS = {
     "shifted, k = 1/3": lambda n: grids.shifted(n, k=1 / 3),
     "shifted, k = 3": lambda n: grids.shifted(n, k=3.0),
     "quadratic": grids.quadratic,
-    "Karras, rho = 7": lambda n: grids.karras(n - 1, FLOW),
-    "log-SNR in [-10, 10]": lambda n: grids.logsnr_uniform(n - 1, FLOW),
+    "Karras, rho = 7": lambda n: grids.karras(n - 1, schedule=FLOW),
+    "log-SNR in [-10, 10]": lambda n: grids.logsnr_uniform(n - 1, schedule=FLOW),
 }
 SAMPLERS = {  # and the network calls of a step
     "ddim": (samplers.ddim(), 1),

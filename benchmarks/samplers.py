@@ -143,7 +143,7 @@ class Trained:
     def samples(self, sampler: Any, count: int, paired: bool = True) -> Any:
         """`Result` after `count` uniform steps; one Brownian path if `paired`."""
         times = grids.uniform(count)
-        rows = samplers.plan(sampler, times, self.schedule)
+        rows = samplers.plan(sampler, times, schedule=self.schedule)
         noise = random.Brownian(times) if paired else random.Independent()
         return self.run_fn(self.params, self.z, self.keys, rows, sampler, noise)
 
@@ -195,7 +195,7 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
     """Median seconds of a step whose network is one sine, noise included."""
     flow, count, sampler = schedules.FlowMatching(), 200, sampler_of(text)
     denoise_fn = predictions.denoiser(lambda z, t: jnp.sin(z), kind="u", schedule=flow)
-    rows = samplers.plan(sampler, grids.uniform(count), flow)
+    rows = samplers.plan(sampler, grids.uniform(count), schedule=flow)
     keys = random.example_keys(0, np.arange(shape[0]))
 
     @functools.partial(jax.jit, compiler_options=devices.compiler_options())

@@ -1,12 +1,12 @@
-"""diffusionflow: diffusion and Gaussian flow matching as one thing.
+"""diffusionflow: diffusion models and Gaussian flow matching in one framework.
 
-A method is a choice of noise schedule (`schedules`), network output (`predictions`),
+A method is a choice of noise schedule (`schedules`), prediction type (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-`grids`, `guidance`); they compose freely. `metrics` compare what comes out. The
-conventions stand in `schedules`.
+`grids`, `guidance`); they compose freely. `metrics` compare samples. The
+conventions are stated in `schedules`.
 
-The package needs jax and chex; `diffusionflow.networks` needs flax as well and is
-imported by name.
+The package needs jax (with NumPy and SciPy) and chex; `diffusionflow.networks` needs
+flax as well and is imported by name, as is `diffusionflow.testing`.
 """
 
 from diffusionflow import (
@@ -27,6 +27,7 @@ from diffusionflow import (
     times,
     weightings,
 )
+from diffusionflow._dataclass import register, static
 
 __all__ = [
     "analytic",
@@ -41,8 +42,10 @@ __all__ = [
     "predictions",
     "processes",
     "random",
+    "register",
     "samplers",
     "schedules",
+    "static",
     "times",
     "weightings",
 ]

@@ -6,24 +6,57 @@ fields made with `static()` (strings, ints, bools) are part of the program.
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any, dataclass_transform
 
 import jax
 import numpy as np
 
+from diffusionflow import _xp as xp
+
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field that is structure, not data."""
+    """Declares a field of a registered class that is structure, not data.
+
+    For strings, ints, bools and functions that are not pytrees: another value compiles
+    another program.
+
+    Args:
+      **kwargs: of `dataclasses.field`, such as `default`.
+    """
     return dataclasses.field(metadata=dict(static=True), **kwargs)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def register(cls: type) -> type:
-    """Makes `cls` a frozen dataclass and a pytree."""
+    """Makes a class a frozen dataclass and a pytree: a schedule, sampler or denoiser.
+
+    Fields are leaves of the pytree: numbers and arrays that may change, be vmapped or
+    be learned without another compilation. Those declared by `static()` are part of the
+    program.
+
+    Args:
+      cls: a class with annotated fields.
+
+    Returns:
+      The class, frozen and registered; its `repr` is one line.
+
+    Example:
+      >>> import diffusionflow
+      >>> @diffusionflow.register
+      ... class Steps:
+      ...     scale: float = 1.0
+      ...     order: int = diffusionflow.static(default=2)
+      >>> Steps(scale=0.5), jax.tree.leaves(Steps())
+      (Steps(scale=0.5, order=2), [1.0])
+    """
     # not jax.tree_util.register_dataclass: with it the structures of two types compare
     # equal in jaxlib 0.10.2, and `jit` now and then runs the program of the other type
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    own_repr = "__repr__" in vars(cls)
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+    if not own_repr:
+        cls.__repr__ = _one_line
     names = {True: [], False: []}
     for field in dataclasses.fields(cls):
         names[field.metadata.get("static", False)].append(field.name)
@@ -46,6 +79,44 @@ def register(cls: type) -> type:
     return cls
 
 
+def _one_line(value: Any) -> str:
+    fields = (
+        f"{field.name}={_short(getattr(value, field.name, None))}"
+        for field in dataclasses.fields(value)
+    )
+    return f"{type(value).__name__}({', '.join(fields)})"
+
+
+def _short(value: Any) -> str:
+    """One line for a field: arrays of more than six numbers by type and shape."""
+    if isinstance(value, jax.tree_util.Partial):
+        inner = ", ".join(map(_short, (*value.args, *value.keywords.values())))
+        name = getattr(value.func, "__qualname__", repr(value.func))
+        return f"{name}({inner})" if inner else name
+    if isinstance(value, jax.core.Tracer) or np.size(getattr(value, "shape", ())) > 1:
+        return f"{value.dtype}{list(value.shape)}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if np.prod(value.shape, dtype=int) > 6:
+            return f"{value.dtype}{list(value.shape)}"
+        return repr(np.asarray(value).tolist())
+    if inspect.isfunction(value):
+        return value.__qualname__
+    return " ".join(repr(value).split())
+
+
+class QuietMethods:
+    """Base class of values whose methods may return infinite numbers by design.
+
+    The methods of subclasses run without NumPy's warnings about these.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, method in vars(cls).copy().items():
+            if inspect.isfunction(method) and name != "__init__":
+                setattr(cls, name, xp.quiet(method))
+
+
 def check_bound(
     name: str, value: Any, holds: Any, bound: str, way_out: str = ""
 ) -> None:
@@ -54,13 +125,32 @@ def check_bound(
     Only Python and NumPy scalars are compared: pytrees are rebuilt around tracers in
     `jit`, and around arrays that may be gradients.
     """
-    if is_number(value) and not holds(value):
+    if isinstance(value, str) or (is_number(value) and not holds(value)):
         hint = f"; {way_out}" if way_out else ""
         raise ValueError(f"{name}={value!r}: must be {bound}{hint}")
 
 
+def check_instance(name: str, value: Any, example: str) -> None:
+    """Raises a `ValueError` where a string, a class or a function is given as a value.
+
+    Nothing else is refused: pytrees are rebuilt around placeholders of any type.
+
+    Args:
+      name: of the argument.
+      value: what was given.
+      example: of what is wanted, for the message.
+    """
+    if isinstance(value, type):
+        raise ValueError(
+            f"{name}={value.__name__}: must be an instance; write {value.__name__}(...)"
+        )
+    if isinstance(value, str) or inspect.isroutine(value):
+        shown = repr(value) if isinstance(value, str) else value.__name__
+        raise ValueError(f"{name}={shown}: must be a value such as {example}")
+
+
 def is_number(value: Any) -> bool:
-    """Whether `value` is a Python or NumPy scalar: what bounds are looked at for."""
+    """Whether `value` is a Python or NumPy scalar, so that its bounds are checked."""
     return isinstance(value, (int, float, np.number))
 
 
@@ -86,32 +176,16 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Raises a `ValueError` with the nearest known name where `name` is not `known`."""
     known = tuple(known)
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        nearest = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
 
 
 def as_callable(fn: Any) -> Any:
-    """`fn` if it is a pytree, else `fn` in a `Partial` without leaves."""
+    """Makes `fn` a pytree: itself, or in a `Partial` without leaves."""
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
-def cost(fn: Any) -> int:
-    """Network calls per evaluation of `fn`: its `cost`, 1 where it has none.
-
-    At most so many, where `fn` leaves some out at some times: see `calls`.
-    """
-    return getattr(fn, "cost", getattr(getattr(fn, "func", None), "cost", 1))
-
-
-def calls(fn: Any, t: Any) -> Any:
-    """Network calls of an evaluation of `fn` at time `t`: `fn.calls(t)`, or its cost.
-
-    A Python number where it does not depend on the time.
-    """
-    return fn.calls(t) if hasattr(fn, "calls") else cost(fn)
-
-
 def is_traced(*trees: Any) -> bool:
-    """Whether a leaf of `trees` is known only while tracing."""
+    """Whether a leaf of `trees` is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

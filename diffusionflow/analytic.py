@@ -1,4 +1,4 @@
-"""Data with exact answers: Gaussians and Gaussian mixtures at every noise level.
+"""Data with exact denoisers: Gaussians and Gaussian mixtures at every noise level.
 
 For data of mean m and variance v, `z ~ N(alpha m, V)`, `V = alpha^2 v + sigma^2`, and
 
@@ -18,13 +18,13 @@ from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_number, is_traced, register
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.predictions import Denoised, per_event
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import Denoised, Denoiser, per_event
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 @register
 class Mixture:
-    """`x ~ sum_k weights_k N(means_k, diag(variances_k))`.
+    """Gaussian mixture, `x ~ sum_k weights_k N(means_k, diag(variances_k))`.
 
     Args:
       weights: positive, `[K]`; they are normalised.
@@ -33,7 +33,7 @@ class Mixture:
 
     Raises:
       ValueError: a weight is not positive and finite, a variance negative or not
-        finite. (Looked at in Python numbers and NumPy arrays: `jax.Array`s may be
+        finite. (Checked in Python numbers and NumPy arrays: `jax.Array`s may be
         gradients.)
     """
 
@@ -48,7 +48,7 @@ class Mixture:
             _check_variances("variances", self.variances)
 
     def denoised(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Denoised:
-        """`E[x | z]` and `E[eps | z]`.
+        """Posterior means `E[x | z]` and `E[eps | z]`.
 
         Args:
           z: `[*batch, *event]`.
@@ -59,38 +59,38 @@ class Mixture:
           `Denoised`, of the shape of `z`.
         """
         post = _Posterior.of(self, z, alpha, sigma)
-        share = post.share()
+        weights = post.share()
         x = post.means + post.alpha * post.variances * post.offset / post.total
         eps = post.sigma * post.offset / post.total
-        return Denoised(jnp.sum(share * x, axis=0), jnp.sum(share * eps, axis=0))
+        return Denoised(jnp.sum(weights * x, axis=0), jnp.sum(weights * eps, axis=0))
 
     def score(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
-        """`grad log p(z)`, like `z`; arguments as `denoised`."""
+        """Score `grad log p(z)`, like `z`; arguments as `denoised`."""
         post = _Posterior.of(self, z, alpha, sigma)
         return -jnp.sum(post.share() * post.offset / post.total, axis=0)
 
     def log_density(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
-        """`log p(z)` in nats, summed over the event: `[*batch]`."""
+        """Log-density `log p(z)` in nats, summed over the event: `[*batch]`."""
         return jax.nn.logsumexp(
             _Posterior.of(self, z, alpha, sigma).log_joint(), axis=0
         )
 
-    def denoise_fn(self, schedule: Schedule) -> "Exact":
-        """The exact `(z, t) -> Denoised` on a schedule."""
-        return Exact(self, schedule)
+    def denoise_fn(self, *, schedule: Schedule) -> "ExactDenoiser":
+        """Exact denoiser `(z, t) -> Denoised` on a schedule."""
+        return ExactDenoiser(self, as_schedule(schedule))
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Independent draws, `[*shape, *event]`; `key` is scalar."""
+        """Independent samples, `[*shape, *event]`; `key` is scalar."""
         pick_key, noise_key = jax.random.split(key)
         weights, means, variances = _broadcast(self)
-        share = weights / jnp.sum(weights)
-        pick = jax.random.choice(pick_key, weights.shape[0], shape, p=share)
+        probabilities = weights / jnp.sum(weights)
+        pick = jax.random.choice(pick_key, weights.shape[0], shape, p=probabilities)
         noise = jax.random.normal(noise_key, (*shape, *means.shape[1:]), means.dtype)
         return means[pick] + jnp.sqrt(variances)[pick] * noise
 
 
 def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
-    """`x ~ N(mean, diag(variance))`, a mixture of one component.
+    """Gaussian data `x ~ N(mean, diag(variance))`, a mixture of one component.
 
     Args:
       mean: `[*event]`.
@@ -101,7 +101,8 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
     Example:
       >>> from diffusionflow import schedules
-      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedules.FlowMatching())
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = gaussian(jnp.zeros(2), 0.25).denoise_fn(schedule=flow)
       >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # alpha v z / V = 2 / 5
       [[0.4 0.4]]
     """
@@ -113,8 +114,8 @@ def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
 
 
 @register
-class Exact:
-    """The exact denoiser of a mixture on a schedule.
+class ExactDenoiser(Denoiser):
+    """Exact denoiser of a mixture on a schedule; an evaluation counts 1 in the NFE.
 
     Args:
       data: any mixture.
@@ -124,7 +125,14 @@ class Exact:
     data: Mixture
     schedule: Any
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def num_network_calls(self, t: ArrayLike) -> int:
+        del t
+        return 1
+
+    def own_schedule(self) -> Schedule:
+        return self.schedule
+
+    def denoise(self, z: Array, t: Array) -> Denoised:
         return self.data.denoised(z, self.schedule.alpha(t), self.schedule.sigma(t))
 
 
@@ -175,8 +183,8 @@ class _Posterior(NamedTuple):
     def share(self) -> Array:
         """Posterior probabilities of the components, `[K, *batch, 1...]`."""
         joint = self.log_joint()
-        share = jax.nn.softmax(joint, axis=0)
-        return share.reshape(joint.shape + (1,) * self.event_ndim)
+        posterior = jax.nn.softmax(joint, axis=0)
+        return posterior.reshape(joint.shape + (1,) * self.event_ndim)
 
 
 def _is_given(value: Any) -> bool:
@@ -189,22 +197,22 @@ def _is_given(value: Any) -> bool:
 
 
 def _check_weights(weights: Any) -> None:
-    found = np.asarray(weights, np.float64)
-    bad = ~((found > 0) & (found < np.inf))
+    values = np.asarray(weights, np.float64)
+    bad = ~((values > 0) & (values < np.inf))
     if bad.any():
         raise ValueError(
-            f"weights with {found[bad][0]}: each must be positive and finite; leave a "
+            f"weights with {values[bad][0]}: each must be positive and finite; leave a "
             "component without weight out"
         )
 
 
 def _check_variances(name: str, variances: Any) -> None:
-    found = np.asarray(variances, np.float64)
-    bad = ~((found >= 0) & (found < np.inf))
+    values = np.asarray(variances, np.float64)
+    bad = ~((values >= 0) & (values < np.inf))
     if bad.any():
         raise ValueError(
-            f"{name} with {found[bad][0]}: each must be at least 0 and finite; 0 is a "
-            "point mass, of a standard deviation give the square"
+            f"{name} with {values[bad][0]}: each must be at least 0 and finite; 0 is a "
+            "point mass; square a standard deviation"
         )
 
 

@@ -1,7 +1,7 @@
-"""Grids of sampling times: float64 on the host, built by index, strictly falling.
+"""Timestep schedules (sampling grids): float64 on the host, strictly falling.
 
-`num_steps` steps make `num_steps + 1` times, from the noise end down to the data end.
-With `i = 0..num_steps` and `u_i = 1 - i / num_steps`:
+`num_steps` steps make `num_steps + 1` times, built by index, from the noise end down to
+the data end. With `i = 0..num_steps` and `u_i = 1 - i / num_steps`:
 
 | grid             | equal steps in               | times, without arguments           |
 |------------------|------------------------------|------------------------------------|
@@ -13,15 +13,15 @@ With `i = 0..num_steps` and `u_i = 1 - i / num_steps`:
 | `karras`         | (sigma / alpha)^(1 / rho)    | of a schedule                      |
 | `discrete`       | levels of a table, rounded   | nodes of `schedules.Discrete`      |
 
-Equal steps in log-SNR are what is elsewhere called exponential sigmas: sigma / alpha is
-then geometric. Any falling array of times in [0, 1] is a grid as well.
+Equal steps in log-SNR are called exponential sigmas elsewhere: sigma / alpha is then
+geometric. Any falling array of times in [0, 1] is a grid as well.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
@@ -30,13 +30,13 @@ from diffusionflow._dataclass import (
     is_traced,
 )
 from diffusionflow._numeric import in_float64
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule, shift_time
 
 SPACINGS = ("leading", "trailing", "linspace")
 
 
 def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """Times that fall in equal steps from `t_max` to `t_min`.
+    """Uniform sampling grid: times in equal steps from `t_max` to `t_min`.
 
     Args:
       num_steps: at least 1.
@@ -57,7 +57,7 @@ def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.nda
 
 
 def quadratic(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """Times whose square roots fall in equal steps: short steps near the data.
+    """Quadratic sampling grid, equal steps of sqrt(t): short steps near the data.
 
     Args:
       num_steps: at least 1.
@@ -79,7 +79,7 @@ def quadratic(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.n
 
 
 def cosine(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """`t_min + (t_max - t_min) sin(pi u_i / 2)`: short steps near the noise.
+    """Cosine grid `t_min + (t_max - t_min) sin(pi u_i / 2)`: short steps at the noise.
 
     Args:
       num_steps: at least 1.
@@ -102,11 +102,11 @@ def cosine(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndar
 def shifted(
     num_steps: int, *, k: float, t_max: float = 1.0, t_min: float = 0.0
 ) -> np.ndarray:
-    """`k u / (1 + (k - 1) u)` of equal steps u from `t_max` to `t_min`, once.
+    """Shifted grid: `k u / (1 + (k - 1) u)`, u in equal steps from `t_max` to `t_min`.
 
     On flow matching with sigma_min = 0 these are the levels of the uniform grid on
-    `schedules.Shifted(schedule, k)`. On any other schedule it is a change of time and
-    no more; there, sample on the shifted schedule itself.
+    `schedules.Shifted(schedule, k)`. On any other schedule it is only a change of time;
+    there, sample on the shifted schedule itself.
 
     Args:
       num_steps: at least 1.
@@ -124,17 +124,17 @@ def shifted(
     """
     check_positive("k", k)
     times = uniform(num_steps, t_max=t_max, t_min=t_min)
-    return check_grid(k * times / (k * times + (1 - times)))  # 1 stays exactly 1
+    return check_grid(shift_time(times, k))
 
 
 def logsnr_uniform(
     num_steps: int,
-    schedule: Schedule,
     *,
+    schedule: Schedule,
     logsnr_min: float = -10.0,
     logsnr_max: float = 10.0,
 ) -> np.ndarray:
-    """Times whose log-SNR rises in equal steps; sigma / alpha is geometric.
+    """Log-SNR uniform grid (exponential sigmas): equal steps, sigma / alpha geometric.
 
     Args:
       num_steps: at least 1.
@@ -154,13 +154,13 @@ def logsnr_uniform(
 
 def karras(
     num_steps: int,
-    schedule: Schedule,
     *,
+    schedule: Schedule,
     rho: float = 7.0,
     ratio_min: float = 0.002,
     ratio_max: float = 80.0,
 ) -> np.ndarray:
-    """Times at which `(sigma / alpha)^(1 / rho)` falls in equal steps.
+    """Karras (EDM) timestep schedule: equal steps of `(sigma / alpha)^(1 / rho)`.
 
     `rho = 1` makes equal steps of sigma / alpha, large `rho` of the log-SNR.
 
@@ -196,7 +196,7 @@ def discrete(
     num_levels: int = 1000,
     offset: int = 0,
 ) -> np.ndarray:
-    """Levels of a table, then the data: nodes `level / num_levels` of `Discrete`.
+    """Discrete timesteps: nodes `level / num_levels` of `Discrete`, then the data.
 
     Of T levels, the last of which is pure noise, step i = 0..N-1 starts from
 
@@ -246,7 +246,9 @@ def discrete(
 
 
 def check_grid(times: ArrayLike) -> ArrayLike:
-    """`times`, if they are a grid; traced times cannot be looked at and pass.
+    """Checks that `times` are a sampling grid, and returns them.
+
+    Traced values cannot be checked and pass.
 
     Args:
       times: `[num_steps + 1]`, falling, in [0, 1].
@@ -258,6 +260,11 @@ def check_grid(times: ArrayLike) -> ArrayLike:
     if is_traced(times):
         return times
     values = np.asarray(times)
+    if not np.issubdtype(values.dtype, np.number) or values.ndim == 0:
+        shown = getattr(times, "__name__", repr(times))
+        raise ValueError(
+            f"times={shown}: must be a grid [num_steps + 1], such as grids.uniform(50)"
+        )
     if values.ndim != 1 or values.size < 2:
         raise ValueError(f"a grid of shape {values.shape}: must be [num_steps + 1]")
     if not (values.max() <= 1 and values.min() >= 0):
@@ -286,14 +293,14 @@ def _power(num_steps: int, first: float, last: float, power: float) -> np.ndarra
 
 
 def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
-    """The ends as they were asked for, without rounding."""
+    """Sets both ends exactly, without rounding."""
     values[0], values[-1] = first, last
     return values
 
 
 def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
-    """The grid of a schedule at rising log-SNRs."""
-    times, reach = in_float64(_invert, schedule, logsnr)
+    """Sampling grid of a schedule at rising log-SNRs."""
+    times, reach = in_float64(_invert, as_schedule(schedule), logsnr)
     if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):
         raise ValueError(
             f"log-SNR from {logsnr[0]} to {logsnr[-1]}: {schedule} reaches from "
@@ -304,11 +311,11 @@ def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
 
 def _invert(schedule: Schedule, logsnr: Array) -> tuple[Array, Array]:
     """Times, and the log-SNR at t = 1 and 0, where rounding must not lead beyond."""
-    logsnr = jnp.asarray(logsnr)
-    ends = jnp.asarray([1.0, 0.0], logsnr.dtype)
+    logsnr = xp.asarray(logsnr)
+    ends = xp.asarray([1.0, 0.0], logsnr.dtype)
     reach = schedule.logsnr(ends)
     times = schedule.inverse_logsnr(logsnr)
-    bounds, edge = (jnp.stack([row[0], row[-1]]) for row in (logsnr, times))
-    rounding = 64 * jnp.finfo(logsnr.dtype).eps * jnp.maximum(jnp.abs(bounds), 1)
-    edge = jnp.where(jnp.abs(bounds - reach) <= rounding, ends, edge)
-    return jnp.concatenate([edge[:1], times[1:-1], edge[1:]]), reach
+    bounds, edge = (xp.stack([row[0], row[-1]]) for row in (logsnr, times))
+    rounding = 64 * np.finfo(logsnr.dtype).eps * xp.maximum(xp.abs(bounds), 1)
+    edge = xp.where(xp.abs(bounds - reach) <= rounding, ends, edge)
+    return xp.concatenate([edge[:1], times[1:-1], edge[1:]]), reach

@@ -1,4 +1,4 @@
-"""Randomness that does not depend on how a batch is cut.
+"""Random numbers that do not depend on how a batch is split.
 
 A key is scalar, or an array of typed keys of shape `[*batch]`, one per example. With
 keys from `example_keys(seed, index)`, example i is the same for every batch size,
@@ -17,7 +17,7 @@ from diffusionflow._dataclass import check_bound, is_traced, register
 
 
 def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
-    """One key per example: `fold_in(seed, index)`.
+    """Makes one key per example: `fold_in(seed, index)`.
 
     Args:
       seed: an integer in [0, 2^32), or a scalar typed key (such as one folded with a
@@ -57,7 +57,7 @@ def fold_in(key: Array, data: ArrayLike) -> Array:
 
 
 def split(key: Array, num: int = 2) -> tuple[Array, ...]:
-    """Independent keys, each of the shape of `key`.
+    """Splits a key into independent keys, each of the shape of `key`.
 
     Args:
       key: scalar, or `[*batch]`.
@@ -67,7 +67,7 @@ def split(key: Array, num: int = 2) -> tuple[Array, ...]:
 
 
 def normal(key: Array, shape: tuple[int, ...], dtype: object = None) -> Array:
-    """Standard normal draws.
+    """Samples standard normal noise.
 
     Args:
       key: scalar, or `[*batch]` where `shape` is `[*batch, *event]`.
@@ -87,7 +87,7 @@ LATTICE = 2**23
 
 
 def lattice(key: Array, shape: tuple[int, ...]) -> Array:
-    """Uniform integers in [0, `LATTICE`), uint32.
+    """Samples uniform integers in [0, `LATTICE`), uint32.
 
     Args:
       key: scalar, or `[*batch]` where `shape` is `[*batch, *event]`.
@@ -100,7 +100,7 @@ def lattice(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def from_lattice(number: Array) -> Array:
-    """`(number + 1/2) / LATTICE` in float32: inside (0, 1), never 0 or 1.
+    """Maps to floats, `(number + 1/2) / LATTICE` in float32: never 0 or 1.
 
     Args:
       number: of `lattice`, any shape.
@@ -109,7 +109,7 @@ def from_lattice(number: Array) -> Array:
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Uniform draws in the *open* interval (0, 1), float32.
+    """Samples uniform numbers in the *open* interval (0, 1), float32.
 
     Args:
       key: scalar, or `[*batch]` where `shape` is `[*batch, *event]`.
@@ -152,7 +152,7 @@ def _per_example(draw, key: Array, shape: tuple[int, ...]) -> Array:
 
 @register
 class Independent:
-    """Fresh normal noise for every step of a sampler."""
+    """Independent normal noise for every step of a sampler."""
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
         """Noise of step number `step`.
@@ -172,7 +172,7 @@ class Independent:
 
 @register
 class Recorded:
-    """Noise handed in: `values[step]` is what step number `step` uses.
+    """Recorded noise: step number `step` uses `values[step]`.
 
     Args:
       values: `[num_steps, num_noises, *batch, *event]`.
@@ -182,11 +182,11 @@ class Recorded:
 
     @property
     def num_steps(self) -> int:
-        """Steps that there is noise for."""
+        """Number of steps that there is noise for."""
         return np.shape(self.values)[0]
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
-        """As `Independent.draw`; `key` is not used."""
+        """Recorded noise of step number `step`; `key` is not used."""
         del key
         if np.shape(self.values)[1:] != (num_noises, *z.shape):
             raise ValueError(
@@ -203,10 +203,10 @@ def check_steps(source: Any, num_steps: int) -> None:
       source: of noise; one without `num_steps` has noise for any number.
       num_steps: of the run.
     """
-    there = getattr(source, "num_steps", num_steps)
-    if there != num_steps:
+    available = getattr(source, "num_steps", num_steps)
+    if available != num_steps:
         raise ValueError(
-            f"{type(source).__name__} has noise for {there} steps: must be "
+            f"{type(source).__name__} has noise for {available} steps: must be "
             f"{num_steps}, the steps that draw from it"
         )
 
@@ -216,7 +216,7 @@ DEPTH = 30  # levels of the tree of `Brownian`; its lattice has 2^DEPTH cells
 
 @register
 class Brownian:
-    """Noise that is increments of one Brownian path, whatever the number of steps.
+    """Noise as increments of one Brownian path, whatever the number of steps.
 
     Step i uses `(W(clock_i) - W(clock_(i + 1))) / sqrt(clock_i - clock_(i + 1))`, with
     one path W per key, draw of a step, and coordinate. Grids share the path, so that
@@ -227,20 +227,20 @@ class Brownian:
     W is the sum of the hat functions of Schauder on [low, high], each times a normal
     draw whose key is that of its place. Memory does not depend on the depth; a draw
     costs `2 DEPTH` normal ones. Times are rounded to the lattice of 2^-DEPTH: in
-    float64 where they are known as this is made, else in their own type, whose rounding
-    may make steps of length 0, and their draws NaN.
+    float64 where they are concrete as this is made, else in their own type, whose
+    rounding may make steps of length 0, and their draws NaN.
 
     Args:
       clock: times or other falling levels of the steps, `[num_steps + 1]`, such as the
         grid itself. Runs of one key, `low` and `high` share the path.
       low: lower end of the path.
       high: upper end of the path.
-      cells: of the lattice, `[num_steps + 1]`, found from the others where they are
-        known; leave it out.
+      cells: of the lattice, `[num_steps + 1]`, computed from the others where they are
+        concrete; leave it out.
 
     Raises:
       ValueError: `clock` is not inside [low, high], or does not fall by more than the
-        lattice can tell.
+        lattice resolves.
     """
 
     clock: Array
@@ -266,11 +266,11 @@ class Brownian:
 
     @property
     def num_steps(self) -> int:
-        """Steps that there is noise for."""
+        """Number of steps that there is noise for."""
         return len(self.clock) - 1
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
-        """As `Independent.draw`; the draws of one step are of independent paths."""
+        """Increments of step number `step`; its draws are of independent paths."""
         if self.cells is None:
             places = _cells(jnp.asarray(self.clock), self.low, self.high, jnp)
         else:

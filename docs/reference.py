@@ -13,9 +13,18 @@ import sys
 import pdoc
 
 import diffusionflow
-from diffusionflow import likelihood, networks, samplers, schedules, times, weightings
+from diffusionflow import likelihood, networks, predictions, samplers, schedules
+from diffusionflow import testing as own
+from diffusionflow.networks.embedding import ConditionalNetwork
 
-PROTOCOLS = (likelihood.Trace, samplers.Sampler, schedules.Schedule)
+PACKAGES = [value for value in vars(diffusionflow).values() if inspect.ismodule(value)]
+PROTOCOLS = (
+    likelihood.Trace,
+    samplers.Sampler,
+    schedules.Schedule,
+    predictions.Denoiser,
+    ConditionalNetwork,
+)
 
 
 def inherit() -> None:
@@ -26,7 +35,7 @@ def inherit() -> None:
         for name, member in vars(protocol).items()
         if inspect.isfunction(member) and member.__doc__
     }
-    for package in (likelihood, samplers, schedules, times, weightings):
+    for package in PACKAGES:
         for value in vars(package).values():
             for base in inspect.getmro(value) if inspect.isclass(value) else ():
                 for name, member in vars(base).items():
@@ -36,7 +45,7 @@ def inherit() -> None:
 
 def as_attributes() -> None:
     """Calls the section `Fields:` by the name that pdoc makes a list of."""
-    for package in (getattr(diffusionflow, name) for name in diffusionflow.__all__):
+    for package in PACKAGES:
         for value in vars(package).values():
             if inspect.isclass(value) and "\n    Fields:" in (value.__doc__ or ""):
                 value.__doc__ = value.__doc__.replace("    Fields:", "    Attributes:")
@@ -47,7 +56,7 @@ def main(directory: str) -> None:
     inherit()
     as_attributes()
     pdoc.render.configure(docformat="google", footer_text="diffusionflow")
-    pages = diffusionflow.__name__, networks.__name__
+    pages = diffusionflow.__name__, networks.__name__, own.__name__
     pdoc.pdoc(*pages, output_directory=pathlib.Path(directory))
 
 

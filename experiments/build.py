@@ -9,6 +9,7 @@ arguments. Adding one more schedule, weighting or sampler is one line here.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -65,7 +66,7 @@ TIMES = {
     "uniform_on": times.UniformOn,
     "truncated": times.Truncated,
     "stratified": times.Stratified,
-    "adaptive": times.Adaptive,
+    "adaptive": times.AdaptiveTimes,
 }
 KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES}
 KINDS["edm_f"] = predictions.edm_f
@@ -185,7 +186,7 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
     for name in ("times", "proposal"):
         if getattr(built, name) is not None:
             with naming(f"objective.{name}"):
-                getattr(built, name).density(0.5, built.schedule)
+                getattr(built, name).density(0.5, schedule=built.schedule)
     with naming("objective.proposal"):
         objectives.check_support(built)
     return built
@@ -220,7 +221,7 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
 def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
     """Raises a `UsageError` if the network's output is of no use on a sampling grid."""
     with naming("sampler.grid"):
-        predictions.refuse_singular(
+        predictions.check_determined(
             objective.kind, times[:-1], schedule=objective.schedule
         )
 
@@ -257,6 +258,8 @@ def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
 def check(config: ConfigDict) -> None:
     """Looks at every value of a config that can be judged without data and network.
 
+    Compiles nothing.
+
     Raises:
       UsageError: if a name is unknown or missing, or a value of another type, which
         `schema.settle` cannot mend, or out of bounds.
@@ -286,7 +289,8 @@ def check(config: ConfigDict) -> None:
     optimizers.optimizer(config["optimizer"], config["num_steps"])
     average = config["ema"]
     with naming("ema"):
-        ema.decay(0, limit=average["limit"], warmup=average["warmup"])
+        settings = dict(limit=average["limit"], warmup=average["warmup"])
+        jax.eval_shape(lambda: ema.decay(0, **settings))  # traced, not compiled
     profiles(average)
     with naming("sigma_data"):
         predictions.precondition(

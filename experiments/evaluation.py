@@ -38,14 +38,9 @@ def levels_of(number: Any, draws: int) -> Any:
     return (number[:, None] * draws + np.arange(draws)[None]) % len(LEVELS)
 
 
-def _ends(schedule: Schedule) -> tuple[jax.Array, jax.Array]:
-    """The lowest and the highest log-SNR of a schedule."""
-    return tuple(schedule.logsnr(jnp.float32(t)) for t in (1, 0))
-
-
 def reached(schedule: Schedule) -> np.ndarray:
     """Which of `LEVELS` a schedule reaches, bool."""
-    low, high = map(float, _ends(schedule))
+    low, high = schedule.logsnr_range()
     return (low <= LEVELS) & (high >= LEVELS)
 
 
@@ -54,8 +49,8 @@ def times_of_levels(schedule: Schedule) -> jax.Array:
 
     What is seen there is not told: see `Tally`.
     """
-    levels = jnp.asarray(LEVELS, jnp.float32)
-    return schedule.inverse_logsnr(jnp.clip(levels, *_ends(schedule)))
+    levels = np.clip(LEVELS, *schedule.logsnr_range())
+    return jnp.asarray(schedule.inverse_logsnr(levels), jnp.float32)
 
 
 def eval_step(
@@ -83,7 +78,7 @@ def eval_step(
 
     objective = model.objective
     density = objective.proposal or objective.times
-    own_time = lambda key: density.sample(key, (), objective.schedule)
+    own_time = lambda key: density.sample(key, (), schedule=objective.schedule)
     fixed = times_of_levels(objective.schedule)[levels_of(number, draws)]
 
     def one(draw: jax.Array) -> losses.Terms:

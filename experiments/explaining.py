@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from diffusionflow import objectives, schedules, times
+from diffusionflow import objectives
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
 from experiments import build, schema, style
@@ -78,7 +78,7 @@ def common_range(*some: Objective) -> tuple[float, float]:
     Raises:
       UsageError: there is none.
     """
-    ends = [times.reached(objective.schedule) for objective in some]
+    ends = [objective.schedule.logsnr_range() for objective in some]
     low = max(RANGE[0], *(first for first, _ in ends))
     high = min(RANGE[1], *(last for _, last in ends))
     if low >= high:
@@ -89,7 +89,7 @@ def common_range(*some: Objective) -> tuple[float, float]:
 
 def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
     """Total weight in float64; NaN where the schedule does not reach."""
-    low, high = times.reached(objective.schedule)
+    low, high = objective.schedule.logsnr_range()
     inside = (low <= logsnr) & (logsnr <= high)
     found = np.full(logsnr.shape, np.nan)
     if inside.any():
@@ -129,7 +129,7 @@ def text(own: Named, other: Named | None = None) -> str:
 
 def _description(named: Named) -> str:
     objective = named.objective
-    low, high = times.reached(objective.schedule)
+    low, high = objective.schedule.logsnr_range()
     proposal = "the times" if objective.proposal is None else objective.proposal
     return "\n".join(
         [
@@ -152,8 +152,8 @@ def _table(own: Named) -> str:
     def columns(objective: Objective, logsnr: np.ndarray) -> tuple:
         schedule = objective.schedule
         t = schedule.inverse_logsnr(logsnr)
-        slope = abs(schedules.dlogsnr_dt(schedule, t))
-        return t, objective.times.density(t, schedule) / slope
+        slope = abs(schedule.dlogsnr_dt(t))
+        return t, objective.times.density(t, schedule=schedule) / slope
 
     t, density = in_float64(columns, objective, logsnr)
     weight = weights(objective, logsnr)

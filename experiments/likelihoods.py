@@ -18,7 +18,6 @@ from diffusionflow import likelihood, predictions, random, times
 from diffusionflow.schedules import Schedule
 from experiments import batches, devices, step
 from experiments.data import DataTransform, Examples
-from experiments.metrics import plain
 from experiments.model import Model
 from experiments.parts import Arrays, Parts
 
@@ -50,11 +49,11 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-def levels_of(transform: DataTransform) -> likelihood.Levels | None:
+def levels_of(transform: DataTransform) -> likelihood.QuantizedLevels | None:
     """The levels that floats have after the transform, from -1 to 1."""
     if transform.levels is None:
         return None
-    return likelihood.Levels.between(transform.levels, -1.0, 1.0)
+    return likelihood.QuantizedLevels.between(transform.levels, -1.0, 1.0)
 
 
 def reach(model: Model, settings: Settings) -> tuple[float, float]:
@@ -65,8 +64,7 @@ def reach(model: Model, settings: Settings) -> tuple[float, float]:
     exact only adds to it; for data without levels, at 10.
     """
     schedule, levels = model.objective.schedule, levels_of(model.transform)
-    with jax.ensure_compile_time_eval():
-        low, high = (float(schedule.logsnr(jnp.float32(t))) for t in (1, 0))
+    low, high = schedule.logsnr_range()
     last = settings.logsnr_max
     if last is None:
         last = 10.0 if levels is None else 2 * math.log(2 * SIGMAS / levels.width)
@@ -198,8 +196,8 @@ def _ode(
     noise_keys, probe_keys = random.split(keys)
     if levels is not None:
         x = levels.dequantise(noise_keys, x)
-    t_data, t_noise = ode_times(model, settings)
-    alpha = schedule.alpha(jnp.float32(t_data))
+    t_min, t_max = ode_times(model, settings)
+    alpha = float(schedule.alpha(t_min))
     found = likelihood.encode(
         probe_keys,
         denoise_fn,
@@ -207,10 +205,10 @@ def _ode(
         schedule=schedule,
         trace=likelihood.Hutchinson(settings.num_probes),
         solver=likelihood.Fixed(settings.ode_steps),
-        t_data=t_data,
-        t_noise=t_noise,
+        t_min=t_min,
+        t_max=t_max,
     )
-    log_p = found.log_p + math.prod(model.event_shape) * jnp.log(alpha)  # of x itself
+    log_p = found.log_p + math.prod(model.event_shape) * math.log(alpha)  # of x itself
     return {"ode": -log_p, "ode_stderr": found.stderr}
 
 
@@ -230,7 +228,7 @@ def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
     found = []
     for t, logsnr in ((0.0, high), (1.0, low)):
         try:
-            denoise_fn.check(t)
+            denoise_fn.check_times(t)
         except ValueError:
             t = _time(objective.schedule, logsnr)
         found.append(t)
@@ -243,15 +241,12 @@ def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:
     That it is cut is asked for by the settings; else the ends are the schedule's own.
     """
     schedule, found = model.objective.schedule, {}
-    with jax.ensure_compile_time_eval():
-        for name, t, own in zip(
-            ("data", "noise"), ode_times(model, settings), (0.0, 1.0), strict=True
-        ):
-            cut = t != own
-            found[name] = plain(schedule.logsnr(jnp.float32(t))) if cut else None
+    for name, t, own in zip(
+        ("data", "noise"), ode_times(model, settings), (0.0, 1.0), strict=True
+    ):
+        found[name] = float(schedule.logsnr(t)) if t != own else None
     return found
 
 
 def _time(schedule: Schedule, logsnr: float) -> float:
-    with jax.ensure_compile_time_eval():
-        return float(schedule.inverse_logsnr(jnp.float32(logsnr)))
+    return float(schedule.inverse_logsnr(logsnr))

@@ -76,7 +76,9 @@ class Model(NamedTuple):
         null_label = jnp.full_like(label, self.num_classes)
         if isinstance(scale, (int, float)) and scale in (0, 1):
             return denoise(label if scale else null_label)
-        return guidance.classifier_free(denoise(label), denoise(null_label), scale)
+        return guidance.classifier_free(
+            denoise(label), denoise(null_label), scale=scale
+        )
 
 
 def from_config(config: Mapping[str, Any], dataset: DataSet) -> Model:

@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
     ema: Any
     sums: Sums
     faults: Faults
-    moments: times.Moments | None = None
+    moments: times.LossMoments | None = None
     profiles: tuple[Any, ...] = ()
 
 
@@ -177,15 +177,15 @@ def _updated(
 
 
 def _learned(
-    moments: times.Moments | None,
+    moments: times.LossMoments | None,
     terms: losses.Terms,
     objective: objectives.Objective,
-) -> times.Moments | None:
+) -> times.LossMoments | None:
     """The moments of an adaptive proposal after the whole batch."""
     adaptive = times.adaptive_part(objective.proposal)
     if adaptive is None:
         return None
-    return adaptive.update(moments, terms, objective.schedule)
+    return adaptive.update(moments, terms, schedule=objective.schedule)
 
 
 class Drawn(NamedTuple):
@@ -260,5 +260,7 @@ def _draw(
     dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
     labels = jnp.where(dropped, recipe.model.num_classes, batch.labels)
     density = objective.proposal or objective.times
-    t = density.sample(random.split(loss_keys)[0], number.shape, objective.schedule)
+    t = density.sample(
+        random.split(loss_keys)[0], number.shape, schedule=objective.schedule
+    )
     return Drawn(batch.values, labels, loss_keys, t)

@@ -55,7 +55,7 @@ data = analytic.Mixture(
     np.array([0.4, 0.6]), np.array([[-1.0], [0.8]]), np.array([[0.36], [0.64]])
 )
 z = np.linspace(-2, 2, 9)[:, None]
-on_flow, on_cosine = data.denoise_fn(flow), data.denoise_fn(cosine)
+on_flow, on_cosine = data.denoise_fn(schedule=flow), data.denoise_fn(schedule=cosine)
 moved = predictions.reschedule(on_flow, source=flow, target=cosine)
 gap = np.abs(moved(z, 0.3).x - on_cosine(z, 0.3).x).max()
 assert gap < 1e-12

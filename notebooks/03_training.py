@@ -58,12 +58,12 @@ Table({"log-SNR": logsnr, **ratios})
 refused = []
 for kind, t in (("eps", 1.0), ("x", 0.0)):
     try:
-        predictions.refuse_singular(kind, t, schedule=schedules.FlowMatching())
+        predictions.check_determined(kind, t, schedule=schedules.FlowMatching())
     except ValueError:
         refused.append((kind, t))
 for kind in ("u", "v", predictions.edm_f(0.5)):
     for t in (0.0, 1.0):
-        predictions.refuse_singular(kind, t, schedule=schedules.FlowMatching())
+        predictions.check_determined(kind, t, schedule=schedules.FlowMatching())
 assert refused == [("eps", 1.0), ("x", 0.0)]
 Table(dict(zip(("refused output", "at t"), zip(*refused, strict=True), strict=True)))
 
@@ -117,7 +117,7 @@ x = 0.5 * jax.random.normal(jax.random.key(0), (2**16, 1))
 
 
 def wrong(schedule):
-    denoise_fn = analytic.gaussian(jnp.zeros(1), 1.0).denoise_fn(schedule)
+    denoise_fn = analytic.gaussian(jnp.zeros(1), 1.0).denoise_fn(schedule=schedule)
     return lambda z, t: denoise_fn(z, t).eps
 
 
@@ -145,14 +145,14 @@ Table(
 # %% [markdown]
 # ## A proposal that learns
 #
-# `times.Adaptive` draws more times where the loss is large and divides by what it did.
-# The mean stays, the scatter falls. It learns from the terms that a training step has
-# anyway.
+# `times.AdaptiveTimes` draws more times where the loss is large and divides by what it
+# did. The mean stays, the scatter falls. It learns from the terms that a training step
+# has anyway.
 
 # %%
 schedule = both["cosine"]
 objective = weighted(schedule)
-proposal = times.Adaptive(times.Uniform(), logsnr_min=-8.0, logsnr_max=8.0)
+proposal = times.AdaptiveTimes(times.Uniform(), logsnr_min=-8.0, logsnr_max=8.0)
 
 
 @jax.jit
@@ -161,7 +161,7 @@ def learn(moments, key):
         objective, proposal=times.with_moments(proposal, moments)
     )
     terms = losses.objective_terms(key, wrong(schedule), x[:4096], objective=adapted)
-    return proposal.update(moments, terms, schedule)
+    return proposal.update(moments, terms, schedule=schedule)
 
 
 moments = proposal.init()
@@ -188,8 +188,8 @@ Table(
 # %%
 t = np.linspace(0, 1, 801)
 density = {
-    "uniform": times.Uniform().density(t, schedule),
-    "adaptive, learned": learned.density(t, schedule),
+    "uniform": times.Uniform().density(t, schedule=schedule),
+    "adaptive, learned": learned.density(t, schedule=schedule),
 }
 Picture(
     sketches.curves(
@@ -202,7 +202,7 @@ Picture(
 #
 # - the recipe: `objectives.same_objective` of any two of `objectives.RECIPES`. For
 #   whole configs there is `python -m experiments.explain`;
-# - the share of the base in `times.Adaptive(share=...)`: it bounds the importance
-#   weights by its inverse;
+# - the share of the base in `times.AdaptiveTimes(base_fraction=...)`: it bounds the
+#   importance weights by its inverse;
 # - the weighting of the two schedules: with `weightings.Mse("eps")` the weight W
 #   contains the density of times, and the two means differ. Why?

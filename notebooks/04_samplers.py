@@ -31,8 +31,8 @@ cosine = schedules.Cosine()
 
 # %%
 t, s, far = np.asarray(cosine.inverse_logsnr(np.array([0.5, 1.0, 1.5])))
-ddpm = samplers.plan(samplers.ddpm(), np.array([t, s]), cosine)
-ddim = samplers.plan(samplers.ddim(), np.array([t, far]), cosine)
+ddpm = samplers.plan(samplers.ddpm(), np.array([t, s]), schedule=cosine)
+ddim = samplers.plan(samplers.ddim(), np.array([t, far]), schedule=cosine)
 ratio = cosine.alpha(s) / cosine.alpha(far)
 kept = {name: ratio * ddim[name][0] for name in ("x", "eps")}
 added = np.sqrt(cosine.sigma(s) ** 2 - (ratio * cosine.sigma(far)) ** 2)
@@ -40,7 +40,7 @@ np.testing.assert_allclose(ddpm["x"][0], kept["x"], rtol=1e-12)
 np.testing.assert_allclose(ddpm["eps"][0], kept["eps"], rtol=1e-12)
 np.testing.assert_allclose(ddpm["noise"][0], added, rtol=1e-12)
 
-large = samplers.plan(samplers.ddpm("forward"), np.array([t, s]), cosine)
+large = samplers.plan(samplers.ddpm("forward"), np.array([t, s]), schedule=cosine)
 excess = (large["noise"][0] / ddpm["noise"][0]) ** 2
 assert abs(excess - 1.404) < 5e-4
 Table(

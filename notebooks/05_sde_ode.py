@@ -30,10 +30,10 @@ flow, cosine = schedules.FlowMatching(), schedules.Cosine()
 
 # %%
 t = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-found = processes.to_sde(flow, t)
+found = processes.to_sde(t, schedule=flow)
 np.testing.assert_allclose(found.f, -1 / (1 - t), rtol=1e-12)
 np.testing.assert_allclose(found.g**2, 2 * t / (1 - t), rtol=1e-12)
-other = processes.to_sde(cosine, t)
+other = processes.to_sde(t, schedule=cosine)
 np.testing.assert_allclose(other.f, -np.pi / 2 * np.tan(np.pi / 2 * t), rtol=1e-12)
 np.testing.assert_allclose(other.g**2, -2 * other.f, rtol=1e-12)
 Table(
@@ -75,10 +75,10 @@ Table({"sigma at t = 1": [sigma], "without the leading alpha": [printed]}, digit
 Picture(sketches.diffusions())
 
 # %%
-back = processes.to_interpolant(flow, t, eta=0.7)
-again = processes.to_sde(flow, t, epsilon=back.epsilon)
+back = processes.to_interpolant(t, schedule=flow, eta=0.7)
+again = processes.to_sde(t, schedule=flow, epsilon=back.epsilon)
 np.testing.assert_allclose(again.eta, 0.7, rtol=1e-12)
-constant = processes.to_sde(flow, t, epsilon=np.sqrt(2)).eta
+constant = processes.to_sde(t, schedule=flow, epsilon=np.sqrt(2)).eta
 np.testing.assert_allclose(constant, np.sqrt((1 - t) / t), rtol=1e-12)
 Table({"t": t, "eta 0.7 as epsilon": back.epsilon, "epsilon^2 = 2 as eta": constant})
 
@@ -91,10 +91,10 @@ Table({"t": t, "eta 0.7 as epsilon": back.epsilon, "epsilon^2 = 2 as eta": const
 
 # %%
 variance, now, eta = 0.25, 0.4, 0.7
-denoise_fn = analytic.gaussian(np.zeros(1), variance).denoise_fn(cosine)
+denoise_fn = analytic.gaussian(np.zeros(1), variance).denoise_fn(schedule=cosine)
 one = jnp.ones((1, 1))
 sde = processes.reverse(denoise_fn, one, now, schedule=cosine, eta=eta)
-epsilon = processes.to_interpolant(cosine, now, eta=eta).epsilon
+epsilon = processes.to_interpolant(now, schedule=cosine, eta=eta).epsilon
 same = processes.interpolant(denoise_fn, one, now, schedule=cosine, epsilon=epsilon)
 np.testing.assert_allclose(sde.drift, same.drift, rtol=1e-12)
 
@@ -103,7 +103,7 @@ total = cosine.alpha(now) ** 2 * variance + cosine.sigma(now) ** 2
 truth = 2 * flow_drift.item() * total  # the slope of the variance of z
 backward = 2 * sde.drift.item() * total - sde.diffusion**2
 forward = 2 * sde.drift.item() * total + sde.diffusion**2
-excess = 2 * eta**2 * processes.to_sde(cosine, now).g ** 2
+excess = 2 * eta**2 * processes.to_sde(now, schedule=cosine).g ** 2
 np.testing.assert_allclose(backward, truth, rtol=1e-12)
 np.testing.assert_allclose(forward - truth, excess, rtol=1e-12)
 Table(

@@ -48,7 +48,7 @@ model = analytic.Mixture(
     np.stack([each.var(0) for each in classes]) + 0.01,
 )
 schedule = schedules.LinearLogSNR(logsnr_min=-9.0, logsnr_max=10.0)
-denoise_fn = model.denoise_fn(schedule)
+denoise_fn = model.denoise_fn(schedule=schedule)
 x = test[:100]
 
 # %% [markdown]
@@ -105,7 +105,7 @@ Table(
 # With fewer steps the bound is looser.
 
 # %%
-levels = likelihood.Levels.between(17, -1.0, 1.0)
+levels = likelihood.QuantizedLevels.between(17, -1.0, 1.0)
 rows = {}
 for num_steps in (10, 30, 100):
     terms = jax.jit(

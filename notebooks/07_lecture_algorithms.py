@@ -105,7 +105,7 @@ params_2, history_2 = train(loss_2)
 
 # %%
 key, fresh = jax.random.key(2), data.sample(jax.random.key(3), (20_000,))
-exact = data.denoise_fn(flow)
+exact = data.denoise_fn(schedule=flow)
 exact_u = lambda z, t: predictions.from_denoised(
     exact(z, t), kind="u", t=t, schedule=flow
 )

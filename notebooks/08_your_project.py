@@ -132,7 +132,7 @@ trained["Equinox"] = fit(
 
 # %%
 fresh, key = data.sample(jax.random.key(2), (20_000,)), jax.random.key(3)
-exact = data.denoise_fn(objective.schedule)
+exact = data.denoise_fn(schedule=objective.schedule)
 exact_u = lambda z, t: predictions.from_denoised(
     exact(z, t), kind="u", t=t, schedule=objective.schedule
 )

@@ -1,8 +1,8 @@
-"""Averages of parameters over the updates of a run, always in float32.
+"""Exponential and power-function moving averages (EMA) of parameters, in float32.
 
 `init`, `decay` and `update` track an exponential average. Averages of power profiles
 (`power_update`) are as wide as a fraction of the run, and from a few stored ones that
-of any other width is put together afterwards (`combination`, `combine`).
+of any other width is reconstructed post hoc (`combination`, `combine`).
 """
 
 from diffusionflow.ema.exponential import decay, init, update

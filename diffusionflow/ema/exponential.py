@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameters."""
+"""Exponential moving averages (EMA) of parameters."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from diffusionflow._dataclass import check_bound
 
 
 def init(params: Any) -> Any:
-    """The average before the first update.
+    """Initialises the average, before the first update.
 
     Args:
       params: pytree of arrays.
@@ -23,7 +23,9 @@ def init(params: Any) -> Any:
 
 
 def decay(num_updates: ArrayLike, *, limit: float, warmup: float = 10.0) -> Array:
-    """`min(limit, (1 + n) / (warmup + n))`: short memory early, `limit` in the end.
+    """Computes the decay with warm-up, `min(limit, (1 + n) / (warmup + n))`.
+
+    The memory is short early, and the decay is `limit` in the end.
 
     Args:
       num_updates: updates n made before this one, any shape.
@@ -48,7 +50,7 @@ def decay(num_updates: ArrayLike, *, limit: float, warmup: float = 10.0) -> Arra
 
 
 def update(average: Any, params: Any, decay: ArrayLike) -> Any:
-    """`average + (1 - decay) (params - average)`, once per optimizer update.
+    """Updates to `average + (1 - decay) (params - average)`, per optimizer update.
 
     Args:
       average: float32 pytree, from `init` or an earlier update.
@@ -63,6 +65,6 @@ def update(average: Any, params: Any, decay: ArrayLike) -> Any:
 
 
 def toward(average: Any, params: Any, rate: Array) -> Any:
-    """`average + rate (params - average)`, float32; `rate` a float32 scalar."""
+    """Returns `average + rate (params - average)`, float32; `rate` a float32 scalar."""
     step = lambda old, new: old + rate * (new.astype(jnp.float32) - old)
     return jax.tree.map(step, average, params)

@@ -1,4 +1,4 @@
-"""Averages of power profiles, and any width from a few of them.
+"""Power-function EMA, and post-hoc EMA: any width from a few stored averages.
 
 After n updates the average of profile gamma is
 
@@ -28,7 +28,7 @@ WIDEST = 12**-0.5  # of gamma = 0, all updates alike
 
 
 def relative_width(gamma: float) -> float:
-    """`sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))`.
+    """Computes `sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))`.
 
     Args:
       gamma: of the profile, at least 0.
@@ -45,7 +45,7 @@ def relative_width(gamma: float) -> float:
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """The profile of a width: the inverse of `relative_width`.
+    """Computes gamma from the width: the inverse of `relative_width`.
 
     The one root at or above 0 of
     `(gamma + 2)^2 (gamma + 3) - (gamma + 1) / sigma_rel^2`.
@@ -67,7 +67,7 @@ def gamma_of(sigma_rel: float) -> float:
 def power_update(
     average: Any, params: Any, num_updates: ArrayLike, *, gamma: float
 ) -> Any:
-    """The average after one more update: decay `(n / (n + 1))^(gamma + 1)`.
+    """Updates the average once more: decay `(n / (n + 1))^(gamma + 1)`.
 
     The rate, 1 minus the decay, is computed without cancellation. The first update
     replaces the average by the parameters, so no warm-up is needed.
@@ -90,7 +90,7 @@ def power_update(
 
 
 class Profile(NamedTuple):
-    """Which average it is.
+    """Profile of a power-function average: its time and exponent.
 
     Fields:
       num_updates: updates n after which it was read, at least 1.
@@ -102,9 +102,9 @@ class Profile(NamedTuple):
 
 
 def inner_product(a: Profile, b: Profile) -> np.ndarray:
-    """`integral p_a p_b dtau` of `p(tau) = (gamma + 1) tau^gamma / n^(gamma + 1)`.
+    """Computes `integral p_a p_b dtau` of two profiles.
 
-    With n_a <= n_b it is
+    Here `p(tau) = (gamma + 1) tau^gamma / n^(gamma + 1)`. With n_a <= n_b it is
 
         (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1) (n_a / n_b)^gamma_b / n_b.
 
@@ -123,7 +123,7 @@ def inner_product(a: Profile, b: Profile) -> np.ndarray:
 
 
 class Combination(NamedTuple):
-    """How to put an average together.
+    """Weights that reconstruct an average, and their error.
 
     Fields:
       weights: of the stored averages, float64; they sum to 1.
@@ -135,17 +135,17 @@ class Combination(NamedTuple):
 
 
 def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
-    """The weights whose sum of stored profiles is nearest to the wanted one.
+    """Computes the weights whose sum of stored profiles is nearest to the wanted one.
 
     Least squares over the updates, under the condition that the weights sum to 1, so
-    that parameters that stand still are given back as they are.
+    that constant parameters are reproduced exactly.
 
     Args:
       stored: distinct profiles that were stored.
       wanted: the one to approximate.
 
     Returns:
-      The weights, and how far from the wanted profile the result is.
+      The weights, and the relative error of the resulting profile.
 
     Raises:
       ValueError: nothing is stored, a profile is there twice, one has no updates, or
@@ -171,7 +171,7 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
 
 
 def combine(weights: ArrayLike, averages: Iterable[Any]) -> Any:
-    """`sum w_i average_i`, summed in float64 on the host.
+    """Combines averages: `sum w_i average_i`, summed in float64 on the host.
 
     Args:
       weights: one for each average.

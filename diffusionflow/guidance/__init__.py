@@ -14,9 +14,8 @@ Each result is a registered callable that keeps `z = alpha x_hat + sigma eps_hat
 numbers are leaves (another scale costs no compilation), and they nest: thresholds go
 around guidance, `inpaint` around everything.
 
-Beside `(z, t) -> Denoised`, a result has `cost`, the network calls of one evaluation at
-most; `calls(t)`, those of an evaluation at t; `check(t)`, which raises where it cannot
-be evaluated; and `finish(x)`, what it knows of the data put into samples.
+Each result is a `predictions.Denoiser`: it counts its network calls (NFE), checks
+times, finalizes samples and knows its schedule through the denoisers inside it.
 """
 
 from diffusionflow.guidance.constraints import (

@@ -1,56 +1,32 @@
-"""What every wrapper of denoisers passes on."""
+"""Base class of guided denoisers."""
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import calls, cost
-from diffusionflow.predictions import DenoiseFn
+from diffusionflow.predictions import Denoiser
 
 
-class Wrapper:
-    """A denoiser made of others, the fields named in `parts`."""
+class Wrapper(Denoiser):
+    """A denoiser that calls each denoiser among its fields once per evaluation."""
 
-    parts: tuple[str, ...] = ("denoise_fn",)
-
-    def _denoisers(self) -> list[DenoiseFn]:
-        return [getattr(self, name) for name in self.parts]
-
-    @property
-    def cost(self) -> int:
-        """Network calls of one evaluation, at most."""
-        return sum(cost(denoise_fn) for denoise_fn in self._denoisers())
-
-    def calls(self, t: ArrayLike) -> int | Array:
-        """Network calls of an evaluation at `t`."""
-        return sum(calls(denoise_fn, t) for denoise_fn in self._denoisers())
-
-    def check(self, t: ArrayLike) -> None:
-        """Raises a `ValueError` where a denoiser cannot be evaluated at `t`."""
-        for denoise_fn in self._denoisers():
-            if hasattr(denoise_fn, "check"):
-                denoise_fn.check(t)
-
-    def finish(self, x: Array) -> Array:
-        """Samples with what the denoisers know of the data put in."""
-        for denoise_fn in self._denoisers():
-            if hasattr(denoise_fn, "finish"):
-                x = denoise_fn.finish(x)
-        return x
+    def num_network_calls(self, t: ArrayLike) -> int | Array | None:
+        counts = [part.num_network_calls(t) for part in self.parts()]
+        return None if None in counts else sum(counts)
 
 
-def over_event(z: Array, event_ndim: int) -> tuple[int, ...]:
-    """The last `event_ndim` axes of `z`.
+def event_axes(z: Array, batch_ndim: int) -> tuple[int, ...]:
+    """The axes of one example in a batch.
 
     Raises:
-      ValueError: `z` has fewer.
+      ValueError: `z` has no axis beyond those of the batch.
     """
-    if z.ndim < event_ndim:
+    if z.ndim <= batch_ndim:
         raise ValueError(
-            f"event_ndim={event_ndim}: an array of shape {z.shape} has fewer axes; "
-            "it is the number of axes of one example, such as 3 for an image"
+            f"batch_ndim={batch_ndim}: an array of shape {z.shape} has no event axes; "
+            "it is the number of leading axes of the batch, 0 for one example"
         )
-    return tuple(range(z.ndim - event_ndim, z.ndim))
+    return tuple(range(batch_ndim, z.ndim))
 
 
 def at_positive(value: Array, divisor: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What is known of the data, put into x_hat; eps_hat follows from z.
+"""Constraints on x_hat, thresholds and inpainting; eps_hat follows from z.
 
 At fixed z a change of x_hat is a change of eps_hat by `-alpha / sigma` of it, so that
 `z = alpha x_hat + sigma eps_hat` stays true. At sigma = 0, where z alone is the data,
@@ -13,7 +13,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import (
-    as_callable,
     check_below,
     check_bound,
     check_positive,
@@ -22,8 +21,8 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.guidance.base import Wrapper, at_positive, over_event
-from diffusionflow.predictions import Denoised, DenoiseFn, per_event
+from diffusionflow.guidance.base import Wrapper, at_positive, event_axes
+from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser, per_event
 from diffusionflow.schedules import Schedule
 
 
@@ -47,7 +46,7 @@ class StaticThreshold(Wrapper):
     def __post_init__(self) -> None:
         check_below("low", self.low, "high", self.high)
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def denoise(self, z: Array, t: Array) -> Denoised:
         denoised = self.denoise_fn(z, t)
         low, high = (
             at_least_float32(bound).astype(denoised.x.dtype)
@@ -63,7 +62,7 @@ def static_threshold(
     low: ArrayLike,
     high: ArrayLike,
 ) -> StaticThreshold:
-    """x_hat clipped to `[low, high]`, and `eps_hat = (z - alpha x_hat) / sigma` again.
+    """Clips x_hat to `[low, high]`; `eps_hat = (z - alpha x_hat) / sigma` follows.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`.
@@ -80,7 +79,9 @@ def static_threshold(
 
     Source: Saharia et al. 2022, arXiv 2205.11487, static thresholding.
     """
-    return StaticThreshold(as_callable(denoise_fn), schedule, low, high)
+    return StaticThreshold(
+        as_denoiser(denoise_fn, schedule=schedule), schedule, low, high
+    )
 
 
 @register
@@ -91,21 +92,21 @@ class DynamicThreshold(Wrapper):
     schedule: Any
     quantile: Any
     limit: Any
-    event_ndim: int = static()
+    batch_ndim: int = static()
 
     def __post_init__(self) -> None:
         inside = lambda quantile: 0 <= quantile <= 1
         check_bound("quantile", self.quantile, inside, "in [0, 1]")
         check_positive("limit", self.limit)
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def denoise(self, z: Array, t: Array) -> Denoised:
         denoised = self.denoise_fn(z, t)
         x = denoised.x
         quantile, limit = (
             at_least_float32(number).astype(x.dtype)
             for number in (self.quantile, self.limit)
         )
-        axes = over_event(x, self.event_ndim)
+        axes = event_axes(x, self.batch_ndim)
         bound = jnp.quantile(jnp.abs(x), quantile, axis=axes, keepdims=True)
         bound = jnp.maximum(bound, limit)
         inside = jnp.clip(x, -bound, bound) * (limit / bound)
@@ -116,21 +117,21 @@ def dynamic_threshold(
     denoise_fn: DenoiseFn,
     *,
     schedule: Schedule,
-    event_ndim: int,
     quantile: ArrayLike = 0.995,
     limit: ArrayLike = 1.0,
+    batch_ndim: int = 1,
 ) -> DynamicThreshold:
-    """x_hat clipped to a quantile s of its own absolute values, and scaled into range.
+    """Clips x_hat to a quantile s of its absolute values, and scales it into range.
 
     `s = max(limit, quantile of |x_hat|)` of each example,
-    `x_hat <- clip(x_hat, -s, s) limit / s`, and eps_hat again from z.
+    `x_hat <- clip(x_hat, -s, s) limit / s`, and eps_hat follows from z.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`.
       schedule: the one that t belongs to.
-      event_ndim: number of axes of one example, the last ones; 3 for images.
       quantile: in [0, 1].
       limit: the data are in `[-limit, limit]`.
+      batch_ndim: number of leading batch axes; 0 for one example, as under `vmap`.
 
     Returns:
       A registered callable `(z, t) -> Denoised`; an example whose s is `limit` is
@@ -141,10 +142,9 @@ def dynamic_threshold(
 
     Source: Saharia et al. 2022, arXiv 2205.11487, dynamic thresholding.
     """
-    check_bound("event_ndim", event_ndim, lambda count: count >= 1, "at least 1")
-    return DynamicThreshold(
-        as_callable(denoise_fn), schedule, quantile, limit, event_ndim
-    )
+    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    denoiser = as_denoiser(denoise_fn, schedule=schedule)
+    return DynamicThreshold(denoiser, schedule, quantile, limit, batch_ndim)
 
 
 @register
@@ -156,40 +156,42 @@ class Inpainted(Wrapper):
     mask: Any
     schedule: Any
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def denoise(self, z: Array, t: Array) -> Denoised:
         denoised = self.denoise_fn(z, t)
         if not is_traced(self.mask) and not np.asarray(self.mask).any():
             return denoised  # not even another program, which could round differently
-        x, z = self.finish(denoised.x), at_least_float32(z)
+        x, z = self.finalize(denoised.x), at_least_float32(z)
         alpha = per_event(self.schedule.alpha(t), z)
         sigma = per_event(self.schedule.sigma(t), z)
         known = jnp.broadcast_to(self.mask, z.shape) & (sigma > 0)
         eps = at_positive(z - alpha * x, sigma)
         return Denoised(x, jnp.where(known, eps, denoised.eps))
 
-    def finish(self, x: Array) -> Array:
-        """`x` with the known pixels put in, bit for bit."""
+    def finalize(self, x: Array) -> Array:
+        """Puts the known pixels into `x`, bit for bit."""
         known = jnp.broadcast_to(jnp.asarray(self.x).astype(x.dtype), x.shape)
-        return jnp.where(jnp.broadcast_to(self.mask, x.shape), known, super().finish(x))
+        return jnp.where(
+            jnp.broadcast_to(self.mask, x.shape), known, super().finalize(x)
+        )
 
 
 def inpaint(
     denoise_fn: DenoiseFn, x: ArrayLike, mask: ArrayLike, *, schedule: Schedule
 ) -> Inpainted:
-    """Draws what is unknown of `x`, given what is known.
+    """Inpaints: samples the unknown pixels of `x` given the known ones.
 
     On known pixels `x_hat = x` and `eps_hat = (z - alpha x) / sigma`: of z, a sampler
     then carries the noise it started from, or replaces it as far as it is stochastic,
     around `alpha x`. So z has known pixels with noise of the right level at every time,
     for any sampler, also a multi-step one, whose past predictions stay true. At the end
-    `samplers.sample` puts the known pixels in once more (`finish`), so that they are
+    `samplers.sample` puts the known pixels in once more (`finalize`), so that they are
     equal bit for bit. The unknown ones see the known ones through z alone: samples are
-    not exact draws given the known pixels.
+    not exactly those of the conditional law.
 
     Args:
       denoise_fn: `(z, t) -> Denoised`, guided or not.
       x: the known data, which broadcasts to the shape of z; unknown pixels of it are
-        not looked at, but must be finite.
+        ignored, but must be finite.
       mask: bools, True where known, which broadcasts likewise; one without True gives
         the plain sample, bit for bit, or to rounding where the mask is traced.
       schedule: the one that t belongs to.
@@ -210,4 +212,4 @@ def inpaint(
             f"mask has dtype {jnp.result_type(mask)}: must be bool, True where x is "
             "known; write mask > 0"
         )
-    return Inpainted(as_callable(denoise_fn), x, mask, schedule)
+    return Inpainted(as_denoiser(denoise_fn, schedule=schedule), x, mask, schedule)

@@ -9,53 +9,56 @@ from jax.typing import ArrayLike
 
 from diffusionflow import predictions
 from diffusionflow._dataclass import (
-    as_callable,
-    calls,
     check_below,
     check_bound,
     register,
     static,
 )
 from diffusionflow._numeric import at_least_float32, root
-from diffusionflow.guidance.base import Wrapper, at_positive, over_event
-from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, per_event
+from diffusionflow.guidance.base import Wrapper, at_positive, event_axes
+from diffusionflow.predictions import (
+    AnyKind,
+    Denoised,
+    DenoiseFn,
+    as_denoiser,
+    per_event,
+)
 from diffusionflow.schedules import Schedule
 
 
 @register
 class Extrapolated(Wrapper):
-    """`negative + scale (positive - negative)`. See `classifier_free`."""
+    """Extrapolation `negative + scale (positive - negative)`. See `classifier_free`."""
 
     positive_fn: Any
     negative_fn: Any
     scale: Any
-    parts = ("positive_fn", "negative_fn")
 
     def mix(self, positive: Denoised, negative: Denoised) -> Denoised:
-        """The two denoisers' results, mixed."""
+        """Mixes the results of the two denoisers."""
         scale = per_event(at_least_float32(self.scale), positive.x, "scale")
         # Equal to negative + scale (positive - negative), and exact at scale 0 and 1.
         mix = lambda toward, away: scale * toward + (1 - scale) * away
         return jax.tree.map(mix, positive, negative)
 
     def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """The guided result, and the positive one that it was made from."""
+        """Returns the guided result, and the positive one that it comes from."""
         positive = self.positive_fn(z, t)
         return self.mix(positive, self.negative_fn(z, t)), positive
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def denoise(self, z: Array, t: Array) -> Denoised:
         return self.both(z, t)[0]
 
 
 def classifier_free(
-    conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, scale: ArrayLike
+    conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """`unconditional + scale (conditional - unconditional)`.
+    """Classifier-free guidance: `unconditional + scale (conditional - unconditional)`.
 
     Scale 0 is exactly the unconditional denoiser, 1 exactly the conditional one, more
     than 1 exaggerates the condition. (Sources that write `(1 + w) cond - w uncond` have
-    `scale = from_weight(w)`.) x and eps are mixed alike, and every kind of prediction
-    is linear in them at fixed z, so the kind that the network predicts does not matter.
+    `scale = from_weight(w)`.) x and eps are mixed alike, and every prediction type is
+    linear in them at fixed z, so the type that the network predicts does not matter.
     A negative prompt takes the place of the missing condition.
 
     Args:
@@ -70,21 +73,22 @@ def classifier_free(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> cond = lambda z, t: Denoised(x=0 * z + 1, eps=z)
-      >>> uncond = lambda z, t: Denoised(x=0 * z, eps=z)
-      >>> guided = classifier_free(cond, uncond, 3.0)
-      >>> print(guided(jnp.zeros(2), 0.5).x, guided.cost)
+      >>> from diffusionflow import schedules
+      >>> settings = dict(kind="x", schedule=schedules.FlowMatching())
+      >>> cond = predictions.denoiser(lambda z, t: 0 * z + 1, **settings)
+      >>> uncond = predictions.denoiser(lambda z, t: 0 * z, **settings)
+      >>> guided = classifier_free(cond, uncond, scale=3.0)
+      >>> print(guided(jnp.zeros(2), 0.5).x, guided.num_network_calls(0.5))
       [3. 3.] 2
     """
-    return Extrapolated(
-        as_callable(conditional_fn), as_callable(unconditional_fn), scale
-    )
+    pair = as_denoiser(conditional_fn), as_denoiser(unconditional_fn)
+    return Extrapolated(*pair, scale)
 
 
 def autoguidance(
-    denoise_fn: DenoiseFn, weaker_fn: DenoiseFn, scale: ArrayLike
+    denoise_fn: DenoiseFn, weaker_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """`weaker + scale (denoise - weaker)`: away from a bad version of the network.
+    """Autoguidance `weaker + scale (denoise - weaker)`: away from a worse network.
 
     Both are given the same condition, if any; the weaker one is smaller or trained for
     a shorter time, for the same task and with the same corruptions.
@@ -99,11 +103,11 @@ def autoguidance(
 
     Source: Karras et al. 2024, arXiv 2406.02507.
     """
-    return Extrapolated(as_callable(denoise_fn), as_callable(weaker_fn), scale)
+    return Extrapolated(as_denoiser(denoise_fn), as_denoiser(weaker_fn), scale)
 
 
 def from_weight(w: ArrayLike) -> ArrayLike:
-    """`1 + w`: the scale of sources that write `(1 + w) cond - w uncond`.
+    """Returns `1 + w`, the scale of sources that write `(1 + w) cond - w uncond`.
 
     Args:
       w: their weight, any shape.
@@ -119,27 +123,27 @@ class Limited(Wrapper):
     schedule: Any
     logsnr_min: Any
     logsnr_max: Any
-    parts = ("guided",)
 
     def __post_init__(self) -> None:
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _inside(self, t: ArrayLike) -> Array:
-        logsnr = self.schedule.logsnr(t)
+        logsnr = at_least_float32(self.schedule.logsnr(t))
         low, high = (
             at_least_float32(bound).astype(logsnr.dtype)
             for bound in (self.logsnr_min, self.logsnr_max)
         )
         return (low <= logsnr) & (logsnr < high)
 
-    def calls(self, t: ArrayLike) -> Array:
-        """Network calls of an evaluation at `t`, of the whole batch if it is one."""
-        more = calls(self.guided.negative_fn, t)
-        guided = jnp.any(self._inside(t))
-        return calls(self.guided.positive_fn, t) + jnp.where(guided, more, 0)
+    def num_network_calls(self, t: ArrayLike) -> int | Array | None:
+        less = self.guided.positive_fn.num_network_calls(t)
+        more = self.guided.negative_fn.num_network_calls(t)
+        if less is None or more is None:
+            return None
+        return less + jnp.where(jnp.any(self._inside(t)), more, 0)
 
     def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """The guided result, and the positive one that it was made from."""
+        """Returns the guided result, and the positive one that it comes from."""
         positive, inside = self.guided.positive_fn(z, t), self._inside(t)
 
         def guided() -> Denoised:
@@ -149,7 +153,7 @@ class Limited(Wrapper):
 
         return jax.lax.cond(jnp.any(inside), guided, lambda: positive), positive
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+    def denoise(self, z: Array, t: Array) -> Denoised:
         return self.both(z, t)[0]
 
 
@@ -160,11 +164,12 @@ def limited(
     logsnr_min: ArrayLike = -jnp.inf,
     logsnr_max: ArrayLike = jnp.inf,
 ) -> Limited:
-    """Guidance where `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
+    """Limits guidance to `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
 
     The same bounds mean the same interval on every schedule. Elsewhere the positive
     denoiser is the result, bit for bit, and the other network does not run: its call is
-    a branch of `lax.cond`, and `calls(t)`, hence the `nfe` of samplers, leaves it out.
+    a branch of `lax.cond`, and `num_network_calls(t)`, hence the `nfe` of samplers,
+    leaves it out.
     (With times `[*batch]` it runs for all where one is inside; under `vmap` over times
     both branches run.)
 
@@ -188,6 +193,7 @@ def limited(
             "limited takes what classifier_free and autoguidance return, not "
             f"{guided}; limit first, then wrap the result"
         )
+    as_denoiser(guided, schedule=schedule)
     return Limited(guided, schedule, logsnr_min, logsnr_max)
 
 
@@ -199,18 +205,15 @@ class Rescaled(Wrapper):
     kind: Any
     schedule: Any
     strength: Any
-    event_ndim: int = static()
-    parts = ("guided",)
+    batch_ndim: int = static()
 
-    def check(self, t: ArrayLike) -> None:
-        """Raises a `ValueError` where a denoiser cannot be evaluated at `t`."""
-        super().check(t)
-        predictions.refuse_singular(self.kind, t, schedule=self.schedule)
+    def check_times(self, t: ArrayLike) -> None:
+        super().check_times(t)
+        predictions.check_determined(self.kind, t, schedule=self.schedule)
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
-        predictions.refuse_singular(self.kind, t, schedule=self.schedule)
+    def denoise(self, z: Array, t: Array) -> Denoised:
         guided, positive = self.guided.both(z, t)
-        axes = over_event(guided.x, self.event_ndim)
+        axes = event_axes(guided.x, self.batch_ndim)
         settings = dict(kind=self.kind, t=t, schedule=self.schedule)
         value, wanted = (
             predictions.from_denoised(denoised, **settings)
@@ -232,22 +235,23 @@ def rescale(
     *,
     kind: AnyKind,
     schedule: Schedule,
-    event_ndim: int,
     strength: ArrayLike = 0.7,
+    batch_ndim: int = 1,
 ) -> Rescaled:
     """Gives a guided prediction p the standard deviation of the positive one, q.
 
     `p <- p (1 + strength (std(q) / std(p) - 1))`, with the standard deviations over one
-    example. Unlike guidance itself this depends on the kind in which it is done: x, v
+    example. In contrast to guidance itself this depends on the prediction type: x, v
     and eps of the same prediction differ in their standard deviations. The result is
-    turned back into x and eps at the same z. It costs no call beyond those of `guided`.
+    converted to x and eps at the same z. It costs no NFE beyond those of `guided`.
 
     Args:
       guided: from `classifier_free`, `autoguidance` or `limited`.
-      kind: of p and q. The source takes the output of its network, which is "v".
+      kind: prediction type of p and q. The source takes the output of its network,
+        which is "v".
       schedule: the one that t belongs to.
-      event_ndim: number of axes of one example, the last ones; 3 for images.
       strength: 0 changes nothing, 1 rescales fully (phi in the source).
+      batch_ndim: number of leading batch axes; 0 for one example, as under `vmap`.
 
     Returns:
       A registered callable `(z, t) -> Denoised`. A prediction without any spread is
@@ -263,9 +267,10 @@ def rescale(
             "rescale takes what classifier_free, autoguidance and limited return, not "
             f"{guided}; rescale first, then wrap the result"
         )
-    check_bound("event_ndim", event_ndim, lambda count: count >= 1, "at least 1")
+    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    as_denoiser(guided, schedule=schedule)
     kind = predictions.as_kind(kind)
-    return Rescaled(guided, kind, schedule, strength, event_ndim)
+    return Rescaled(guided, kind, schedule, strength, batch_ndim)
 
 
 def _per_place(inside: Array, like: Array) -> Array:

@@ -1,7 +1,7 @@
-"""The border: networks trained elsewhere, by the conventions of their source.
+"""Interoperability: networks trained elsewhere, by the conventions of their source.
 
 A `Convention` says what a network of another library means in this one: which schedule
-it was trained on, which kind it predicts, which time and which scale of z it is given.
+it was trained on, its prediction type, which time and which scale of z it is given.
 
     convention = interop.from_diffusers({"prediction_type": "v_prediction", ...})
     predict_fn = convention.predict_fn(net_fn)          # net_fn(z, time) of the source

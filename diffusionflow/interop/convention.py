@@ -1,4 +1,4 @@
-"""What is known of a network trained elsewhere."""
+"""Conventions of networks trained elsewhere: schedule, prediction type, time, scale."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import as_callable, cost, register, static
+from diffusionflow._dataclass import as_callable, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import PredictFn
 
 
 @register
 class Convention:
-    """How a network of another source is called, in this library's terms.
+    """Describes how to call a network of another source, in this library's terms.
 
     `prediction(z, t) = sign net_fn(scale_fn(t) z, clock_fn(t))`. A network is called at
     the levels it was trained on: one of a chain of T levels has none below t = 1 / T,
@@ -22,10 +22,10 @@ class Convention:
 
     Args:
       schedule: the one that t belongs to.
-      kind: of the prediction.
+      kind: prediction type.
       clock_fn: `t -> ` the network's time input, of the shape of t.
       scale_fn: `t -> ` the factor on z at the network's input, of the shape of t.
-      sign: 1, or -1 where the network's output is minus our kind.
+      sign: 1, or -1 where the network's output is minus our prediction.
     """
 
     schedule: Any
@@ -38,20 +38,20 @@ class Convention:
         object.__setattr__(self, "kind", predictions.as_kind(self.kind))
 
     def predict_fn(self, net_fn: Callable[[Array, Array], Array]) -> PredictFn:
-        """`net_fn(z, time)` of the source as a `predict_fn(z, t)` of this library.
+        """Converts the source's `net_fn(z, time)` to a `predict_fn(z, t)` of ours.
 
         Args:
           net_fn: the source's network: its own time, `[*batch]`, its own scale of z.
 
         Returns:
-          A registered callable, of kind `kind` on schedule `schedule`.
+          A registered callable, of prediction type `kind` on schedule `schedule`.
         """
         return Wrapped(as_callable(net_fn), self)
 
 
 @register
 class Wrapped:
-    """A network of another convention, as one of ours: `Convention.predict_fn`.
+    """Adapts a network of another convention: `Convention.predict_fn`.
 
     Args:
       net_fn: with the arguments of its convention.
@@ -60,11 +60,6 @@ class Wrapped:
 
     net_fn: Any
     convention: Any
-
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.net_fn)
 
     def __call__(self, z: Array, t: ArrayLike) -> Array:
         z, t = at_least_float32(z), at_least_float32(t)

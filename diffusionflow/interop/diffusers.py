@@ -59,7 +59,7 @@ _FLOW_DEFAULTS = dict(
     shift_terminal=None,
     invert_sigmas=False,
 )
-# Sampling grids, thresholds and solver options: no business of the network's.
+# Timestep schedules, thresholds and solver options do not concern the network.
 _SAMPLING_ONLY = frozenset(
     {
         "algorithm_type",
@@ -103,7 +103,7 @@ _SAMPLING_ONLY = frozenset(
 
 
 def from_diffusers(config: Mapping[str, Any]) -> Convention:
-    """The convention of a diffusers scheduler's config.
+    """Converts the config of a diffusers scheduler to a `Convention`.
 
     The class, `_class_name`, decides among four clocks:
 
@@ -132,7 +132,7 @@ def from_diffusers(config: Mapping[str, Any]) -> Convention:
     Returns:
       `Convention`; kinds by `prediction_type`: "epsilon", "v_prediction", "sample",
       "flow_prediction" are eps, v, x and u. Called at a concrete `t < 1 / T`, that of
-      a chain raises a `ValueError`; traced times cannot be looked at and pass.
+      a chain raises a `ValueError`; traced times cannot be checked and pass.
 
     Raises:
       ValueError: an unknown class or entry, betas that are missing, a value without a
@@ -254,8 +254,8 @@ def _betas(settings: dict[str, Any]) -> np.ndarray:
     count = int(settings["num_train_timesteps"])
     if settings["trained_betas"] is not None:
         return np.asarray(settings["trained_betas"], np.float64)
-    known = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-    check_name("beta_schedule", settings["beta_schedule"], known)
+    names = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+    check_name("beta_schedule", settings["beta_schedule"], names)
     match settings["beta_schedule"]:
         case "linear":
             return np.linspace(low, high, count)
@@ -329,4 +329,4 @@ class _Level:
     count: float
 
     def __call__(self, t: Array) -> Array:
-        return self.count * schedules.noise_level(self.schedule, t)
+        return self.count * self.schedule.noise_level(t)

@@ -24,12 +24,12 @@ def from_edm(
     beta_min: float = 0.1,
     num_levels: int = 1000,
 ) -> Convention:
-    """The conventions of NVlabs/edm, where time is sigma and `z = x + sigma eps`.
+    """Conventions of NVlabs/edm, where time is sigma and `z = x + sigma eps`.
 
     There `D(z; sigma) = c_skip z + c_out F(c_in z, c_noise)`:
 
-    - "edm": the kind `edm_f(sigma_data)`; c_in and c_noise = log(sigma) / 4 as in
-      `predictions.edm_preconditioning`.
+    - "edm": the prediction type `edm_f(sigma_data)`; c_in and
+      c_noise = log(sigma) / 4 as in `predictions.edm_preconditioning`.
     - "vp": eps; c_skip = 1, c_out = -sigma, c_in = 1 / sqrt(1 + sigma^2),
       c_noise = (M - 1) t.
     - "ve": minus eps; c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2).
@@ -157,4 +157,4 @@ class _InputScale:
     def __call__(self, t: Array) -> Array:
         if self.sigma_data is None:
             return 1 / self.schedule.alpha(t)
-        return 1 / schedules.z_std(self.schedule, t, self.sigma_data)
+        return 1 / self.schedule.z_std(t, self.sigma_data)

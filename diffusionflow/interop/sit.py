@@ -6,7 +6,7 @@ from diffusionflow.interop.convention import UNSCALED, Affine, Convention
 
 
 def from_sit(path: str = "Linear", prediction: str = "velocity") -> Convention:
-    """The conventions of SiT, where t = 0 is noise and t = 1 is data.
+    """Returns the conventions of SiT, where t = 0 is noise and t = 1 is data.
 
     The network is called at `1 - t`. Its velocity is that of rising time, minus our
     dz_dt; noise and score have the same sign.

@@ -1,21 +1,26 @@
 """Likelihoods: variational bounds, the probability-flow ODE, and their units.
 
 Everything is in nats per example (sums over the event), `[*batch]`, with a standard
-error where anything was drawn; `bits_per_dim` converts, once it is said what the floats
-stand for, and `summarise` averages over examples.
+error where anything is random; `bits_per_dim` converts, given what the floats stand
+for, and `summarise` averages over examples.
 
-- `discrete_bound`, `continuous_bound`: upper bounds on `-log p(x)` of the model that
-  samples with noise, for data that are continuous or have `Levels`.
-- `encode`, `decode`: `log p(x)` of the model that samples with the ODE, from data to
-  latent or along sampling.
+- `discrete_bound`, `continuous_bound`: variational bounds (negative ELBO, VLB), above
+  `-log p(x)` of the stochastic sampler's model, for data that are continuous or have
+  `QuantizedLevels`.
+- `encode`, `decode`: `log p(x)` of the deterministic sampler's model (the ODE), from
+  data to latent or along sampling.
 
 They are two models of one network, and equal only for an exact denoiser.
 """
 
 from diffusionflow.likelihood.bounds import continuous_bound, discrete_bound
-from diffusionflow.likelihood.draws import Bound
-from diffusionflow.likelihood.levels import Levels, bits_per_dim, gaussian_nats
+from diffusionflow.likelihood.estimator import Bound
 from diffusionflow.likelihood.ode import Flow, decode, encode
+from diffusionflow.likelihood.quantized import (
+    QuantizedLevels,
+    bits_per_dim,
+    gaussian_nats,
+)
 from diffusionflow.likelihood.solvers import Adaptive, Fixed, Integrated
 from diffusionflow.likelihood.summary import Summary, summarise
 from diffusionflow.likelihood.traces import Exact, Hutchinson, Trace, Traced
@@ -28,7 +33,7 @@ __all__ = [
     "Flow",
     "Hutchinson",
     "Integrated",
-    "Levels",
+    "QuantizedLevels",
     "Summary",
     "Trace",
     "Traced",

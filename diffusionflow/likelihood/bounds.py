@@ -1,4 +1,4 @@
-"""Variational bounds on `-log p(x)`, in nats per example.
+"""Variational bounds (negative ELBO, VLB) on `-log p(x)`, in nats per example.
 
     -log p(x) <= E[-log p(x | z_0)]  +  diffusion  +  KL(q(z_1 | x) || p(z_1)),
 
@@ -9,7 +9,7 @@ with z_0 and z_1 at the least and the most noise of the bound. The diffusion ter
 - in the limit of T: `1/2 int (-dlogsnr/dt) E |eps_hat - eps|^2 dt`, the mean loss of
   the weighting `ELBO` times half the event's size.
 
-Both are computed from the error of v, which is precise at high and at low log-SNR.
+Both are computed from the v-MSE, which is precise at high and at low log-SNR.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ from jax.typing import ArrayLike
 from diffusionflow import grids, losses, predictions
 from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import in_float64
-from diffusionflow.likelihood.draws import Bound, Draws
-from diffusionflow.likelihood.levels import Levels
+from diffusionflow.likelihood.estimator import Bound, BoundEstimator
+from diffusionflow.likelihood.quantized import QuantizedLevels
 from diffusionflow.objectives import Objective
-from diffusionflow.predictions import DenoiseFn, PredictFn
-from diffusionflow.samplers.steps import as_grid, check_denoiser
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import DenoiseFn, PredictFn, as_denoiser
+from diffusionflow.samplers.steps import as_grid, check_times
+from diffusionflow.schedules import Schedule, as_schedule
 from diffusionflow.times import Uniform
 from diffusionflow.weightings import ELBO
 
@@ -39,14 +39,14 @@ def discrete_bound(
     *,
     times: ArrayLike,
     schedule: Schedule,
-    levels: Levels | None = None,
+    levels: QuantizedLevels | None = None,
     num_times: int | None = None,
     num_draws: int = 1,
     prior: str = "standard",
     noise: Any = None,
     batch_ndim: int = 1,
 ) -> Bound:
-    """The bound of T steps, all of them or some at random.
+    """Estimates the variational bound (VLB) of T steps, all or some at random.
 
     Where `num_times` is given, a draw is `T / num_times` times the sum over that many
     steps, spread evenly within the example: unbiased, and as cheap as one likes.
@@ -56,8 +56,8 @@ def discrete_bound(
         recorded and all steps are taken.
       denoise_fn: `(z, t) -> Denoised`, called on `[*batch, *event]` and `[*batch]`.
       x: data, `[*batch, *event]`.
-      times: a grid, `[T + 1]`, falling, such as `grids.uniform(1000)`. Sigma must be
-        above 0 at its last time; alpha may be 0 at its first.
+      times: timestep schedule, `[T + 1]`, falling, such as `grids.uniform(1000)`.
+        Sigma must be above 0 at its last time; alpha may be 0 at its first.
       schedule: the one of `denoise_fn`.
       levels: the levels that `x` has, for a bound on their probability; None for one on
         the density of continuous data, decoded by `N(z_0 / alpha_0, e^-logsnr_0)`.
@@ -80,19 +80,22 @@ def discrete_bound(
     """
     times = as_grid(grids.check_grid(times))
     steps = len(times) - 1
-    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
-    check_denoiser(denoise_fn, times[:-1], draw.x)
+    draw = BoundEstimator(
+        key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+    )
+    denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=as_schedule(schedule))
+    check_times(denoiser, times[:-1], draw.x)
     table = in_float64(_step_table, schedule, times)
     t, weight = (jnp.asarray(column, draw.x.dtype) for column in table)
     if num_times is None:
         number = jnp.arange(steps).reshape((1, steps) + (1,) * batch_ndim)
         number = jnp.broadcast_to(number, (num_draws, steps, *draw.batch))
     else:
-        share = draw.uniform(Uniform(), schedule)
-        # share is below 1, but the product may round up
-        number = jnp.minimum((share * steps).astype(jnp.int32), steps - 1)
+        fraction = draw.uniform(Uniform(), schedule)
+        # fraction is below 1, but the product may round up
+        number = jnp.minimum((fraction * steps).astype(jnp.int32), steps - 1)
 
-    v_fn = _v_fn(denoise_fn, schedule)
+    v_fn = _v_fn(denoiser, schedule)
 
     def term(number: Array, eps: Array) -> Array:
         error = losses.kind_loss(
@@ -111,7 +114,7 @@ def continuous_bound(
     *,
     schedule: Schedule,
     density: Any = None,
-    levels: Levels | None = None,
+    levels: QuantizedLevels | None = None,
     num_times: int = 1,
     num_draws: int = 1,
     prior: str = "standard",
@@ -120,15 +123,16 @@ def continuous_bound(
     t_max: float = 1.0,
     batch_ndim: int = 1,
 ) -> Bound:
-    """The bound in continuous time, at random times.
+    """Estimates the variational bound (VLB) in continuous time, at random times.
 
     Args:
       key: scalar, or typed keys `[*batch]`, one per example.
       denoise_fn: `(z, t) -> Denoised`, called on `[*batch, *event]` and `[*batch]`.
       x: data, `[*batch, *event]`.
       schedule: the one of `denoise_fn`; its log-SNR must be finite at both ends.
-      density: of the times, importance-weighted: `times.UniformLogSNR(...)` integrates
-        over the log-SNR. Uniform on [t_min, t_max] if None.
+      density: time (noise-level) distribution, importance-weighted:
+        `times.UniformLogSNR(...)` integrates over the log-SNR. Uniform on
+        [t_min, t_max] if None.
       levels: as in `discrete_bound`.
       num_times: times in each draw, spread evenly within the example.
       num_draws: independent draws, across which the standard error is taken.
@@ -148,12 +152,15 @@ def continuous_bound(
     Source: Kingma et al. 2021, arXiv 2107.00630, the continuous-time bound and its
     low-discrepancy times, there spread over the batch.
     """
-    _check_end("t_min", t_min, schedule)
+    _check_end("t_min", t_min, as_schedule(schedule))
     _check_end("t_max", t_max, schedule)
-    draw = Draws(key, x, batch_ndim, num_draws, num_times, noise, levels, prior)
+    draw = BoundEstimator(
+        key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+    )
     window = Uniform(t_min, t_max)
     objective = Objective(schedule, "v", ELBO(), window, density)
-    v_fn = _v_fn(denoise_fn, schedule)
+    denoiser = as_denoiser(denoise_fn, like=draw.x, schedule=schedule)
+    v_fn = _v_fn(denoiser, schedule)
 
     def term(t: Array, eps: Array) -> Array:
         loss = losses.objective_loss(
@@ -174,7 +181,7 @@ def _v_fn(denoise_fn: DenoiseFn, schedule: Schedule) -> PredictFn:
 
 
 def _step_table(schedule: Schedule, times: Array) -> tuple[Array, Array]:
-    """The time of each step, and the weight of its squared error of v."""
+    """Returns the time of each step, and the weight of its v-MSE."""
     t, s = times[:-1], times[1:]
     _check_end("times[-1]", times[-1], schedule, both=False)
     ratio = predictions.error_ratio("x", "v", t, schedule=schedule)
@@ -189,7 +196,7 @@ def _check_end(name: str, t: Any, schedule: Schedule, both: bool = True) -> None
     if np.isinf(logsnr) if both else logsnr == np.inf:
         raise ValueError(
             f"{name}={float(t)}: the log-SNR of {schedule} is {float(logsnr)} there, "
-            "and a bound is infinite or undefined; choose a schedule with finite ends, "
-            "such as Cosine(logsnr_min=-15., logsnr_max=15.), or a range of times "
-            "inside (t_min, t_max, or a grid that ends above 0)"
+            "and the variational bound is infinite or undefined; choose a schedule "
+            "with finite ends, such as Cosine(logsnr_min=-15., logsnr_max=15.), or a "
+            "range of times inside (t_min, t_max, or a grid that ends above 0)"
         )

@@ -1,12 +1,12 @@
-"""Densities through the probability-flow ODE, with either end given.
+"""Log-likelihoods by the probability-flow ODE, from data or from latents.
 
-With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.arc`,
+With `y = z / l`, `l = sqrt(alpha^2 + sigma^2)` and the angle of `samplers.angular`,
 
     log p_0(z_0) = log p_1(z_1) + d log(l_1 / l_0) + int_0^1 div (dy / dangle) dangle,
 
 integrated from the data to the noise. It is the density of the ODE with the network's
-field and the prior that is put at its noisy end, no bound, and exact up to the solver
-and the probes.
+field and the prior that is put at its noisy end, not a variational bound, and exact up
+to the solver and the probes.
 """
 
 import math
@@ -16,41 +16,41 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_name, cost, is_traced, register, static
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._dataclass import check_name, is_traced, register, static
+from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.priors import LogPrior
 from diffusionflow.likelihood.solvers import Fixed
 from diffusionflow.likelihood.traces import Exact
-from diffusionflow.predictions import DenoiseFn
-from diffusionflow.samplers import arc
-from diffusionflow.samplers.steps import check_denoiser
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
+from diffusionflow.samplers import angular
+from diffusionflow.samplers.steps import check_times, times_calls
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 @register
 class Flow:
-    """Both ends of the probability-flow ODE, and the density of the data's end.
+    """Solution of the probability-flow ODE: both ends, and the log-likelihood.
 
     Args:
-      x: z at `t_data`, `[*batch, *event]`: the data where sigma is 0 and alpha 1 there,
+      x: z at `t_min`, `[*batch, *event]`: the data where sigma is 0 and alpha 1 there,
         else data with that little noise, whose density is what `log_p` is of. Infinite
         where it is a result and not `done`.
-      z: at `t_noise`, `[*batch, *event]`, likewise.
+      z: at `t_max`, `[*batch, *event]`, likewise.
       log_p: log density of `x`, nats per example, `[*batch]`; NaN where not `done`.
       log_prior: the prior's log density of `z`, `[*batch]`.
-      log_det: what the flow adds: the integral of the divergence of dz/dt from `t_data`
-        to `t_noise`, `[*batch]`.
+      log_det: what the flow adds: the integral of the divergence of dz/dt from `t_min`
+        to `t_max`, `[*batch]`.
       stderr: standard error of `log_p` across the probes, `[*batch]`: 0 for the exact
-        trace, NaN for a single probe, from which it cannot be told.
+        trace, NaN for a single probe, from which it cannot be estimated.
       done: whether the solver arrived within its tolerances at finite values,
         `[*batch]`.
-      nfe: network calls, a number or `[*batch]`; the derivatives of each come on top
-        (one product per coordinate or probe).
-      prior_alpha: alpha at `t_noise`. Where it is not 0, the named priors leave out the
-        data's share of the law of z, and `log_p` is the density of a model that is
+      nfe: NFE (number of function evaluations: network calls), a number or `[*batch]`;
+        the derivatives of each come on top (one product per coordinate or probe).
+      prior_alpha: alpha at `t_max`. Where it is not 0, the named priors leave out the
+        data term of z, and `log_p` is the density of a model that is
         started from that prior.
-      prior: "standard", N(0, sigma^2 I) at `t_noise`; "unit", N(0, I); or "given".
+      prior: "standard", N(0, sigma^2 I) at `t_max`; "unit", N(0, I); or "given".
     """
 
     x: Array
@@ -74,11 +74,11 @@ def encode(
     trace: Any = None,
     solver: Any = None,
     prior: str | LogPrior = "standard",
-    t_data: ArrayLike = 0.0,
-    t_noise: ArrayLike = 1.0,
+    t_min: ArrayLike = 0.0,
+    t_max: ArrayLike = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
-    """The latent that the ODE makes of data, and the log-likelihood of the data.
+    """Encodes data to latents by the ODE, with the log-likelihood of the data.
 
     Differentiable in `x` and in what `denoise_fn` closes over. For the latent alone,
     `samplers.solve` and `samplers.invert` cost less.
@@ -87,14 +87,14 @@ def encode(
       key: for the probes; scalar, or typed keys `[*batch]`. None for the exact trace.
       denoise_fn: `(z, t) -> Denoised` with scalar t; see the solvers for the shape of
         z. No example's result may depend on another example.
-      x: z at `t_data`, `[*batch, *event]`.
+      x: z at `t_min`, `[*batch, *event]`.
       schedule: the one of `denoise_fn`.
       trace: `Exact()` if None, or `Hutchinson(...)`.
       solver: `Fixed()` if None, or `Adaptive(...)`.
-      prior: law of z at `t_noise`: "standard", "unit" (see `Flow`), or a function from
+      prior: law of z at `t_max`: "standard", "unit" (see `Flow`), or a function from
         z to its log density, `[*batch]`.
-      t_data: time of `x`, scalar.
-      t_noise: time of the latent, scalar, above `t_data`.
+      t_min: time of `x`, scalar.
+      t_max: time of the latent, scalar, above `t_min`.
       batch_ndim: leading axes of `x` that are the batch.
 
     Returns:
@@ -102,8 +102,8 @@ def encode(
 
     Raises:
       ValueError: the prior is unknown, times in the wrong order, a network that is
-        singular at a known time (eps at alpha = 0, x at sigma = 0: give a `t_noise` or
-        `t_data` short of it), or no key for probes.
+        singular at a concrete time (eps at alpha = 0, x at sigma = 0: give a `t_max` or
+        `t_min` short of it), or no key for probes.
       ImportError: diffrax is missing for `Adaptive`.
 
     Source: Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, the
@@ -114,12 +114,12 @@ def encode(
       >>> from diffusionflow import analytic, schedules
       >>> flow, law = schedules.FlowMatching(), analytic.gaussian(jnp.zeros(1), 0.25)
       >>> x = jnp.array([[0.3]])
-      >>> found = encode(None, law.denoise_fn(flow), x, schedule=flow)
+      >>> result = encode(None, law.denoise_fn(schedule=flow), x, schedule=flow)
       >>> exact = law.log_density(x, 1.0, 0.0)
-      >>> print(jnp.abs(found.log_p - exact) < 1e-3)
+      >>> print(jnp.abs(result.log_p - exact) < 1e-3)
       [ True]
     """
-    settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
+    settings = (schedule, trace, solver, prior, t_min, t_max, batch_ndim)
     return _flow(key, denoise_fn, x, True, *settings)
 
 
@@ -132,50 +132,53 @@ def decode(
     trace: Any = None,
     solver: Any = None,
     prior: str | LogPrior = "standard",
-    t_data: ArrayLike = 0.0,
-    t_noise: ArrayLike = 1.0,
+    t_min: ArrayLike = 0.0,
+    t_max: ArrayLike = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
-    """The data that the ODE makes of a latent, and its log-likelihood along the way.
+    """Decodes latents to data by the ODE, with the log-likelihood along the way.
 
     Args:
       key: as in `encode`, like all that follow but for z.
       denoise_fn: `(z, t) -> Denoised`.
-      z: at `t_noise`, such as `samplers.prior(...)`, `[*batch, *event]`.
+      z: at `t_max`, such as `samplers.prior(...)`, `[*batch, *event]`.
       schedule: that of `denoise_fn`.
-      trace: how divergences are found.
+      trace: estimator of divergences.
       solver: of the ODE.
-      prior: law of z at `t_noise`.
-      t_data: time of the data.
-      t_noise: time of the latent.
+      prior: law of z at `t_max`.
+      t_min: time of the data.
+      t_max: time of the latent.
       batch_ndim: number of batch axes, static.
 
     Returns:
-      `Flow`: `x` are samples, `log_p` their log densities, those that `encode` finds.
+      `Flow`: `x` are samples, `log_p` their log densities, those of `encode`.
 
     Raises:
       ValueError: as `encode`.
     """
-    settings = (schedule, trace, solver, prior, t_data, t_noise, batch_ndim)
+    settings = (schedule, trace, solver, prior, t_min, t_max, batch_ndim)
     return _flow(key, denoise_fn, z, False, *settings)
 
 
 def _flow(
-    key, denoise_fn, z, forward, schedule, trace, solver, prior, t_data, t_noise, batch
+    key, denoise_fn, z, forward, schedule, trace, solver, prior, t_min, t_max, batch
 ) -> Flow:
     trace = Exact() if trace is None else trace
     solver = Fixed() if solver is None else solver
-    z = at_least_float32(z)
-    _check_order(t_data, t_noise)
+    z = as_data(z, "x" if forward else "z")
+    _check_order(t_min, t_max)
     if not callable(prior):
         check_name("prior", prior, priors.PRIORS)
-    t0, t1 = (t_data, t_noise) if forward else (t_noise, t_data)
-    check_denoiser(denoise_fn, solver.times(schedule, t0, t1), z)
+    t0, t1 = (t_min, t_max) if forward else (t_max, t_min)
+    denoiser = as_denoiser(
+        denoise_fn, like=solver.example(z, batch), schedule=as_schedule(schedule)
+    )
+    check_times(denoiser, solver.times(t0, t1, schedule=schedule), z)
     other, sums, done, evaluations = _moved(
-        key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
+        key, denoiser, z, schedule, trace, solver, t0, t1, batch
     )
     x, z, sums = (z, other, sums) if forward else (other, z, -sums)
-    log_prior = priors.log_density(prior, z, schedule, t_noise, batch)
+    log_prior = priors.log_density(prior, z, schedule, t_max, batch)
     log_det = jnp.mean(sums, axis=0)
     return Flow(
         x=x,
@@ -185,9 +188,9 @@ def _flow(
         log_det=log_det,
         stderr=trace.stderr(sums),
         done=done,
-        nfe=evaluations * cost(denoise_fn),
+        nfe=times_calls(denoiser, evaluations),
         prior_alpha=jnp.asarray(
-            in_float64(lambda on, t: on.alpha(t), schedule, t_noise), z.dtype
+            in_float64(lambda on, t: on.alpha(t), schedule, t_max), z.dtype
         ),
         prior="given" if callable(prior) else prior,
     )
@@ -197,29 +200,37 @@ def _moved(
     key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
 ) -> tuple[Array, Array, Array, ArrayLike]:
     """z at `t1`, the divergence on the way `[num, *batch]`, done, and evaluations."""
-    lengths = lambda schedule, *ends: [arc.angle(schedule, end)[1] for end in ends]
+    lengths = lambda schedule, *ends: [
+        angular.angle(end, schedule=schedule)[1] for end in ends
+    ]
     first, last = (
         jnp.asarray(length, z.dtype) for length in in_float64(lengths, schedule, t0, t1)
     )
 
-    def slopes(level: arc.Level, state: Any, probes: Array) -> Any:
-        field = lambda y: arc.slope(denoise_fn, y, level)
+    def slopes(level: angular.Level, state: Any, probes: Array) -> Any:
+        field = lambda y: angular.slope(denoise_fn, y, level)
         return tuple(trace.divergence(field, state[0], probes, batch))
 
     sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)
     (y, sums), done, evaluations = solver.solve(
-        slopes, (z / first, sums), trace.probes(key, z), schedule, t0, t1, batch
+        slopes,
+        (z / first, sums),
+        trace.probes(key, z),
+        t0,
+        t1,
+        schedule=schedule,
+        batch_ndim=batch,
     )
     growth = math.prod(z.shape[batch:]) * jnp.log(last / first)
     reached = done.reshape(done.shape + (1,) * (z.ndim - batch))
     return jnp.where(reached, y * last, jnp.inf), sums + growth, done, evaluations
 
 
-def _check_order(t_data: ArrayLike, t_noise: ArrayLike) -> None:
-    if is_traced(t_data, t_noise):
+def _check_order(t_min: ArrayLike, t_max: ArrayLike) -> None:
+    if is_traced(t_min, t_max):
         return
-    if not 0 <= float(t_data) < float(t_noise) <= 1:
+    if not 0 <= float(t_min) < float(t_max) <= 1:
         raise ValueError(
-            f"t_data={t_data!r}, t_noise={t_noise!r}: must be "
-            "0 <= t_data < t_noise <= 1; t = 0 is data and t = 1 is noise"
+            f"t_min={t_min!r}, t_max={t_max!r}: must be "
+            "0 <= t_min < t_max <= 1; t = 0 is data and t = 1 is noise"
         )

@@ -1,4 +1,4 @@
-"""The law that is put at the noisy end, by name."""
+"""Priors at the noisy end, by name: log density and KL divergence."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ LogPrior = Callable[[Array], Array]
 def log_density(
     prior: str | LogPrior, z: Array, schedule: Schedule, t: ArrayLike, batch_ndim: int
 ) -> Array:
-    """`log p(z)` of a named or given prior, nats, `[*batch]`."""
+    """Computes `log p(z)` of a named or given prior, nats, `[*batch]`."""
     if callable(prior):
         return jnp.asarray(prior(z), z.dtype)
     check_name("prior", prior, PRIORS)
@@ -36,7 +36,7 @@ def log_density(
 def divergence(
     prior: str, x: Array, schedule: Schedule, t: ArrayLike, batch_ndim: int
 ) -> Array:
-    """`KL(q(z_t | x) || p(z_t))` of a named prior, nats, `[*batch]`."""
+    """Computes `KL(q(z_t | x) || p(z_t))` of a named prior, nats, `[*batch]`."""
     check_name("prior", prior, PRIORS)
     size = math.prod(x.shape[batch_ndim:])
     if prior == "unit":

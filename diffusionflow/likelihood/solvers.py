@@ -1,39 +1,33 @@
-"""How the probability-flow ODE is integrated, along the angle of `samplers.arc`."""
+"""Solvers of the probability-flow ODE, along the angle of `samplers.angular`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
-from diffusionflow._numeric import in_float64
-from diffusionflow.samplers import adaptive, arc
+from diffusionflow._numeric import floating, in_float64
+from diffusionflow.samplers import adaptive, angular, tableaus
 from diffusionflow.schedules import Schedule
 
 # (level, state, what `each` is given for an example) -> slopes; see `Fixed.solve`
-Slopes = Callable[[arc.Level, Any, Any], Any]
+Slopes = Callable[[angular.Level, Any, Any], Any]
 
-# nodes, rows of A, weights of the result
-METHODS = {
-    "heun": ((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": (
-        (0.0, 0.5, 0.5, 1.0),
-        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    ),
-}
+METHODS = {"heun": tableaus.HEUN, "rk4": tableaus.RK4}
 
 
 class Integrated(NamedTuple):
-    """What a solver returns.
+    """Solution of the ODE, with its NFE.
 
     Fields:
       state: at the last time.
       done: whether the last time was reached and all is finite, `[*batch]`.
-      evaluations: of the field, a number or `[*batch]`.
+      evaluations: NFE (number of function evaluations) of the field, a number or
+        `[*batch]`.
     """
 
     state: Any
@@ -43,10 +37,10 @@ class Integrated(NamedTuple):
 
 @register
 class Fixed:
-    """`num_steps` equal steps in the angle, of one method, without any other package.
+    """Fixed-step Runge-Kutta solver: `num_steps` equal steps in the angle.
 
-    The denoiser is called on the whole batch. Levels are computed in float64 on the
-    host where the schedule is concrete.
+    It needs no other package. The denoiser is called on the whole batch. Levels are
+    computed in float64 on the host where the schedule is concrete.
 
     Args:
       num_steps: at least 1.
@@ -63,8 +57,13 @@ class Fixed:
         check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
         check_name("method", self.method, METHODS)
 
-    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
-        """The times at which the field is evaluated, `[num_steps, num_stages]`."""
+    def example(self, z: Array, batch_ndim: int) -> Array:
+        """Returns an array of the shape that the denoiser is called with."""
+        del batch_ndim
+        return z
+
+    def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
+        """Returns the times of evaluation of the field, `[num_steps, num_stages]`."""
         return self._plan(schedule, t0, t1)[0].t
 
     def solve(
@@ -72,9 +71,10 @@ class Fixed:
         slopes: Slopes,
         state: Any,
         given: Any,
-        schedule: Schedule,
         t0: ArrayLike,
         t1: ArrayLike,
+        *,
+        schedule: Schedule,
         batch_ndim: int,
     ) -> Integrated:
         """Integrates `d state / d angle = slopes(level, state, given)`.
@@ -83,9 +83,9 @@ class Fixed:
           slopes: of the whole batch, for a scalar level.
           state: `(y, *others)` at `t0`, `[*batch, *event]` and `[num, *batch]`.
           given: constants, `[num, *batch, ...]`.
-          schedule: any.
           t0: first time, scalar.
           t1: last time, scalar.
+          schedule: any.
           batch_ndim: number of batch axes.
 
         Returns:
@@ -93,42 +93,47 @@ class Fixed:
         """
         like = lambda part: jnp.asarray(part, state[0].dtype)
         rows, width = jax.tree.map(like, self._plan(schedule, t0, t1))
-        _, stages, weights = METHODS[self.method]
+        tableau = METHODS[self.method]
 
-        def step(state: Any, row: arc.Level) -> tuple[Any, None]:
-            found: list[Any] = []
-            for number, shares in enumerate(stages):
-                level = arc.Level(*(part[number] for part in row))
-                at = _moved(state, found, shares, width)
-                found.append(slopes(level, at, given))
-            return _moved(state, found, weights, width), None
+        def step(state: Any, row: angular.Level) -> tuple[Any, None]:
+            stages: list[Any] = []
+            for number, shares in enumerate(tableau.a):
+                level = angular.Level(*(part[number] for part in row))
+                at = _moved(state, stages, shares, width)
+                stages.append(slopes(level, at, given))
+            return _moved(state, stages, tableau.b, width), None
 
         state, _ = jax.lax.scan(step, state, rows)
         y, *others = state
         event = tuple(range(batch_ndim, y.ndim))
         done = jnp.isfinite(y).all(axis=event)
         for other in others:
-            done &= jnp.isfinite(other).all(axis=0)
-        return Integrated(state, done, self.num_steps * len(stages))
+            done = done & jnp.isfinite(other).all(axis=0)
+        return Integrated(state, done, self.num_steps * len(tableau.c))
 
-    def _plan(self, schedule, t0, t1) -> tuple[arc.Level, Array]:
+    def _plan(self, schedule, t0, t1) -> tuple[angular.Level, Array]:
         """Levels of every stage, and the width of a step in the angle."""
 
-        def plan(schedule: Schedule, t0: Array, t1: Array) -> tuple[arc.Level, Array]:
-            t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
-            (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
-            nodes = jnp.asarray(METHODS[self.method][0], start.dtype)
-            steps = jnp.arange(self.num_steps, dtype=start.dtype)
-            share = (steps[:, None] + nodes[None]) / self.num_steps
-            places = (1 - share) * start + share * end  # exact at both ends
-            return arc.level(schedule, places, t0, t1), (end - start) / self.num_steps
+        def plan(
+            schedule: Schedule, t0: Array, t1: Array
+        ) -> tuple[angular.Level, Array]:
+            t0, t1 = floating(t0), floating(t1)
+            (start, _), (end, _) = (
+                angular.angle(t, schedule=schedule) for t in (t0, t1)
+            )
+            nodes = np.asarray(METHODS[self.method].c, start.dtype)
+            steps = np.arange(self.num_steps, dtype=start.dtype)
+            fraction = (steps[:, None] + nodes[None]) / self.num_steps
+            places = (1 - fraction) * start + fraction * end  # exact at both ends
+            level = angular.level(places, t0, t1, schedule=schedule)
+            return level, (end - start) / self.num_steps
 
         return in_float64(plan, schedule, t0, t1)
 
 
 @register
 class Adaptive:
-    """Steps of adaptive length (Tsitouras' method of order 5), through diffrax.
+    """Adaptive-step solver (Tsitouras' method of order 5), through diffrax.
 
     Every example has its own steps and its own outcome. The denoiser is called under
     `vmap` on batches of one: conditioning that it closes over must not have a batch
@@ -152,8 +157,12 @@ class Adaptive:
     def __post_init__(self) -> None:
         adaptive.check_tolerances(self.rtol, self.atol, self.max_steps)
 
-    def times(self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike) -> Array:
-        """Both ends: between them the times are not known beforehand."""
+    def example(self, z: Array, batch_ndim: int) -> Array:
+        """Returns an array of the shape that the denoiser is called with."""
+        return z[(slice(1),) * batch_ndim]
+
+    def times(self, t0: ArrayLike, t1: ArrayLike, *, schedule: Schedule) -> Array:
+        """Returns both ends; the times between them are not known in advance."""
         del schedule
         return jnp.stack([jnp.asarray(t0), jnp.asarray(t1)])
 
@@ -162,19 +171,20 @@ class Adaptive:
         slopes: Slopes,
         state: Any,
         given: Any,
-        schedule: Schedule,
         t0: ArrayLike,
         t1: ArrayLike,
+        *,
+        schedule: Schedule,
         batch_ndim: int,
     ) -> Integrated:
-        """As `Fixed.solve`."""
+        """Integrates with adaptive steps; arguments as in `Fixed.solve`."""
         like = lambda part: jnp.asarray(part, state[0].dtype)
         t0, t1 = like(t0), like(t1)
-        (start, _), (end, _) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+        (start, _), (end, _) = (angular.angle(t, schedule=schedule) for t in (t0, t1))
 
         def one(state: Any, given: Any) -> tuple[Any, Array, Array]:
             field = lambda place, state: slopes(
-                arc.level(schedule, place, t0, t1), state, given
+                angular.level(place, t0, t1, schedule=schedule), state, given
             )
             return adaptive.integrate(
                 field, start, end, state, self.rtol, self.atol, self.max_steps
@@ -187,7 +197,7 @@ class Adaptive:
 
 
 def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
-    """`one` for each example along a batch axis, seen as a batch of one."""
+    """Maps `one` over the examples along a batch axis, seen as a batch of one."""
     axes = (axis, *[axis + 1] * num_others)
 
     def single(state: Any, given: Any) -> Any:
@@ -201,9 +211,9 @@ def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
 def _moved(state: Any, slopes: list, shares: tuple[float, ...], width: Array) -> Any:
     """`state + width sum_j shares_j slopes_j`."""
     used = [pair for pair in zip(shares, slopes, strict=True) if pair[0]]
-    add = lambda part, *known: (
+    add = lambda part, *terms: (
         part
         + width
-        * sum(share * slope for (share, _), slope in zip(used, known, strict=True))
+        * sum(share * slope for (share, _), slope in zip(used, terms, strict=True))
     )
     return jax.tree.map(add, state, *(slope for _, slope in used)) if used else state

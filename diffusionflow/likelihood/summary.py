@@ -10,7 +10,7 @@ from diffusionflow._numeric import at_least_float32
 
 
 class Summary(NamedTuple):
-    """A mean over examples; scalars.
+    """Mean over examples with its standard error; scalars.
 
     Fields:
       mean: NaN where no example counts.
@@ -24,7 +24,7 @@ class Summary(NamedTuple):
 
 
 def summarise(values: Array, mask: Array | None = None) -> Summary:
-    """The mean of per-example values and its standard error.
+    """Averages per-example values, with the standard error of the mean.
 
     `stderr^2 = sum (v - mean)^2 / (n (n - 1))`. Where each value is itself an unbiased
     estimate (random times, probes), its scatter is in the standard error already.
@@ -51,7 +51,7 @@ def summarise(values: Array, mask: Array | None = None) -> Summary:
 
 
 def standard_error(draws: Array) -> Array:
-    """That of the mean over the first axis; NaN for a single draw."""
+    """Standard error of the mean over the first axis; NaN for a single draw."""
     count = draws.shape[0]
     if count == 1:
         return jnp.full_like(draws[0], jnp.nan)

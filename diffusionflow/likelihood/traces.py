@@ -1,4 +1,4 @@
-"""The divergence of a field, exactly or from random probes."""
+"""Divergence of a field: exact trace, or Hutchinson's estimator."""
 
 import math
 from collections.abc import Callable
@@ -28,29 +28,29 @@ class Traced(NamedTuple):
 
 
 class Trace(Protocol):
-    """How a divergence is found: `num` estimates of it, the same probes throughout.
+    """Divergence estimator: `num` estimates, with the same probes throughout.
 
     Fields:
-      num: of estimates.
+      num: number of estimates.
     """
 
     num: int
 
     def probes(self, key: Array | None, y: Array) -> Array:
-        """What `divergence` needs at every call, drawn once before the solve."""
+        """Samples the probes of `divergence`, once before the solve."""
 
     def divergence(
         self, field: Field, y: Array, probes: Array, batch_ndim: int
     ) -> Traced:
-        """`field(y)` and its divergences, `[num, *batch]`."""
+        """Computes `field(y)` and its divergences, `[num, *batch]`."""
 
     def stderr(self, estimates: Array) -> Array:
-        """Standard error of the mean of estimates `[num, *batch]`, `[*batch]`."""
+        """Computes the standard error of the mean of `[num, *batch]`, `[*batch]`."""
 
 
 @register
 class Exact:
-    """The trace of the Jacobian: one Jacobian-vector product per coordinate.
+    """Exact trace of the Jacobian: one Jacobian-vector product per coordinate.
 
     No example's field may depend on another example: the products of all examples are
     taken at once.
@@ -71,14 +71,14 @@ class Exact:
             check_bound("at_once", self.at_once, lambda n: n >= 1, "at least 1")
 
     def probes(self, key: Array | None, y: Array) -> Array:
-        """None are needed: `[0, *y.shape]`."""
+        """Returns no probes: `[0, *y.shape]`."""
         del key
         return jnp.zeros((0, *y.shape), y.dtype)
 
     def divergence(
         self, field: Field, y: Array, probes: Array, batch_ndim: int
     ) -> Traced:
-        """`field(y)` and `sum_i d field_i / d y_i`, `[1, *batch]`."""
+        """Computes `field(y)` and `sum_i d field_i / d y_i`, `[1, *batch]`."""
         del probes
         event = y.shape[batch_ndim:]
         count = math.prod(event)
@@ -94,7 +94,7 @@ class Exact:
         return Traced(value, jnp.sum(entries, axis=0)[None])
 
     def stderr(self, estimates: Array) -> Array:
-        """0."""
+        """Returns 0: the trace is exact."""
         return jnp.zeros_like(estimates[0])
 
 
@@ -103,12 +103,12 @@ LAWS = ("rademacher", "normal")
 
 @register
 class Hutchinson:
-    """`xi^T J xi` for random probes with `E[xi xi^T] = I`: unbiased.
+    """Hutchinson's estimator `xi^T J xi`, `E[xi xi^T] = I`: unbiased.
 
-    One Jacobian-vector product per probe. With S the symmetric part of J, the variance
-    of one probe is `2 (||S||_F^2 - sum_i S_ii^2)` for signs and `2 ||S||_F^2` for
-    normal ones. The probes are drawn once and kept through the solve, so that the field
-    stays smooth and the same key gives the same number.
+    One Jacobian-vector product per random probe xi. With S the symmetric part of J, the
+    variance of one probe is `2 (||S||_F^2 - sum_i S_ii^2)` for signs and
+    `2 ||S||_F^2` for normal ones. The probes are sampled once and kept through the
+    solve, so that the field stays smooth and the same key gives the same number.
 
     Args:
       num_probes: independent ones; the standard error is taken across them.
@@ -130,11 +130,11 @@ class Hutchinson:
 
     @property
     def num(self) -> int:
-        """Estimates of a divergence."""
+        """Number of estimates of a divergence."""
         return self.num_probes
 
     def probes(self, key: Array | None, y: Array) -> Array:
-        """`[num_probes, *y.shape]`; `key` is scalar or `[*batch]`."""
+        """Samples probes `[num_probes, *y.shape]`; `key` is scalar or `[*batch]`."""
         if key is None:
             raise ValueError(f"{self} draws probes: key=None must be a key")
         draw = {"rademacher": _signs, "normal": random.normal}[self.law]
@@ -144,13 +144,13 @@ class Hutchinson:
     def divergence(
         self, field: Field, y: Array, probes: Array, batch_ndim: int
     ) -> Traced:
-        """`field(y)` and `xi^T J xi`, `[num_probes, *batch]`."""
+        """Computes `field(y)` and `xi^T J xi`, `[num_probes, *batch]`."""
         value, push = jax.linearize(field, y)
         product = lambda probe: _dot(probe, push(probe), batch_ndim)
         return Traced(value, jax.vmap(product)(probes))
 
     def stderr(self, estimates: Array) -> Array:
-        """Across the probes; NaN for one."""
+        """Standard error across the probes; NaN for one."""
         return standard_error(estimates)
 
 

@@ -1,12 +1,12 @@
-"""Losses per example on arrays: `[*batch, *event]` in, `[*batch]` out.
+"""Per-example losses on arrays: `[*batch, *event]` in, `[*batch]` out.
 
-Squared errors are means over the event and are not reduced over the batch; terms of
-bounds are nats per dimension, means over the event as well. The batch is the shape of
-`t`; `t` of shape `()` is one example. `predict_fn` is any callable `(z, t) -> array`,
-its conditioning closed over.
+Squared errors are means over the event and are not reduced over the batch; terms of the
+variational bound (ELBO, VLB) are nats per dimension, means over the event as well. The
+batch is the shape of `t`; `t` of shape `()` is one example. `predict_fn` is any
+callable `(z, t) -> array`, its conditioning closed over.
 """
 
-from diffusionflow.losses.bounds import kl_terms, kl_weight, prior_kl
+from diffusionflow.losses.kl import kl_terms, kl_weight, prior_kl
 from diffusionflow.losses.objective import (
     Terms,
     objective_loss,

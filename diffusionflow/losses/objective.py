@@ -7,22 +7,23 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow import predictions, random, schedules
-from diffusionflow._numeric import at_least_float32
-from diffusionflow.losses.ends import finite_error, weight_on
+from diffusionflow import predictions, random
+from diffusionflow.losses.limits import finite_error
 from diffusionflow.losses.squared import as_arrays
 from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
+from diffusionflow.weightings import weight_on
 
 
 class Terms(NamedTuple):
-    """What a training step knows about each example, `[*batch]` each.
+    """Per-example terms of a training step, `[*batch]` each.
 
     Fields:
-      loss: the objective's estimate, importance weight included.
+      loss: estimate of the objective, importance weight included.
       t: training time.
       logsnr: log-SNR at `t`.
-      eps_mse: squared error of the implied eps, the common unit of all objectives.
+      eps_mse: eps-MSE, the squared error of the implied eps: comparable between
+        objectives.
       importance: density of the objective's times over that of the proposal.
     """
 
@@ -44,7 +45,7 @@ def objective_terms(
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Terms:
-    """Terms of an objective at random times and noise.
+    """Evaluates an objective at random times and noise, per example.
 
     `loss = importance(t) w(t) ||q_hat - q||^2`, where q is the kind of the weighting
     and the network predicts the kind of the objective. With a learned log-variance s of
@@ -54,19 +55,19 @@ def objective_terms(
       key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
       predict_fn: `(z, t) -> prediction` of the objective's kind.
       x: data, `[*batch, *event]`.
-      objective: what is learned.
-      t: times in [0, 1], `[*batch]`; a scalar says that `x` is one example. Drawn from
-        the proposal if None.
+      objective: training objective.
+      t: times in [0, 1], `[*batch]`; a scalar means that `x` is one example. Sampled
+        from the proposal if None.
       eps: noise like `x`; standard normal if None.
       batch_ndim: leading axes of `x` that are the batch, where neither `t` nor keys of
-        shape `[*batch]` tell; 0 for a single example (inside `vmap`).
+        shape `[*batch]` give it; 0 for a single example (inside `vmap`).
       log_variance_fn: s as a function of the level `sigma / (alpha + sigma)` in [0, 1],
         `[*batch]` to `[*batch]`, with parameters of its own; see `uncertainty_loss`.
 
     Returns:
       `Terms`. The loss is finite where the weighted error is: at the ends it is a limit
-      (a score network has a finite error of eps at sigma = 0). `eps_mse` is infinite
-      where the kind says nothing of eps (x at t = 0).
+      (a score network has a finite eps-MSE at sigma = 0). `eps_mse` is infinite where
+      the kind does not determine eps (x at t = 0).
 
     Raises:
       ValueError: no key where one is needed, times that do not fit `x` or, where they
@@ -74,22 +75,24 @@ def objective_terms(
         the objective's times.
       AssertionError: shapes of `x`, `eps` and the prediction disagree.
     """
-    x = at_least_float32(x)
+    x = predictions.as_data(x, "x")
     schedule = objective.schedule
     if key is None and (t is None or eps is None):
         raise ValueError("key=None needs both t and eps")
     time_key, noise_key = (None, None) if key is None else random.split(key)
     if t is None:
         shape = key.shape or x.shape[:batch_ndim]
-        t = (objective.proposal or objective.times).sample(time_key, shape, schedule)
+        t = (objective.proposal or objective.times).sample(
+            time_key, shape, schedule=schedule
+        )
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
-    x, t = as_arrays(x, t)
+    x, t = as_arrays(x, t, eps)
     error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule)
     importance = _importance(objective, t)
-    loss = weight_on(objective.weighting, kind, t, schedule) * error
+    loss = weight_on(objective.weighting, kind, t, schedule=schedule) * error
     if log_variance_fn is not None:
-        level = schedules.noise_level(schedule, t)
+        level = schedule.noise_level(t)
         loss = uncertainty_loss(loss, log_variance_fn(level))
     return Terms(
         loss=importance * loss,
@@ -111,16 +114,16 @@ def objective_loss(
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """`objective_terms(...).loss`: what is minimised, one number an example.
+    """Per-example training loss of an objective, `objective_terms(...).loss`.
 
     Args:
       key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
       predict_fn: `(z, t) -> prediction` of the objective's kind.
       x: data, `[*batch, *event]`.
-      objective: what is learned.
-      t: times in [0, 1], `[*batch]`; drawn from the proposal if None.
+      objective: training objective.
+      t: times in [0, 1], `[*batch]`; sampled from the proposal if None.
       eps: noise like `x`; standard normal if None.
-      batch_ndim: leading axes of `x` that are the batch, where nothing else tells.
+      batch_ndim: leading axes of `x` that are the batch, where nothing else gives it.
       log_variance_fn: of the level, as in `objective_terms`.
 
     Returns:
@@ -153,10 +156,10 @@ def objective_loss(
 
 
 def uncertainty_loss(loss: Array, log_variance: Array) -> Array:
-    """`loss e^-s + s`: a loss of each noise level in units of its own size.
+    """Uncertainty weighting `loss e^-s + s`: normalises the loss at each noise level.
 
-    Its minimum over s is at `s = log E[loss]`, so that every noise level comes to
-    contribute with weight 1; at that s the network's gradient is that of the objective
+    Its minimum over s is at `s = log E[loss]`, so that every noise level then
+    contributes with weight 1; at that s the network's gradient is that of the objective
     with weight `1 / E[loss | t]`. It is no longer the objective of the weighting alone.
 
     Args:
@@ -181,7 +184,7 @@ def _importance(objective: Objective, t: Array) -> Array:
     if objective.proposal is None:
         return jnp.ones_like(t)
     check_support(objective)
-    wanted = objective.times.density(t, objective.schedule)
-    offered = objective.proposal.density(t, objective.schedule)
+    wanted = objective.times.density(t, schedule=objective.schedule)
+    offered = objective.proposal.density(t, schedule=objective.schedule)
     used = wanted > 0
     return jnp.where(used, wanted / jnp.where(used, offered, 1), 0)

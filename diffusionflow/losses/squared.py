@@ -1,14 +1,11 @@
-"""Plain squared errors, under the names of their sources."""
+"""Unweighted squared-error losses, under the names of their sources."""
 
-import chex
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import is_traced
-from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, PredictFn
+from diffusionflow.processes.noising import noised
 from diffusionflow.schedules import Schedule
 
 
@@ -21,23 +18,23 @@ def kind_loss(
     kind: AnyKind,
     schedule: Schedule,
 ) -> Array:
-    """`||p_hat(z_t, t) - p||^2`, mean over the event, for a network of kind p.
+    """MSE of a prediction type p, `||p_hat(z_t, t) - p||^2`, mean over the event.
 
     Args:
       predict_fn: `(z, t) -> prediction` of `kind`.
       x: data, `[*batch, *event]`.
       t: times in [0, 1], `[*batch]`.
       eps: noise like `x`.
-      kind: what is predicted and compared.
+      kind: prediction type p.
       schedule: any schedule.
 
     Returns:
       `[*batch]`.
 
     Raises:
-      ValueError: `t` does not begin the shape of `x`, or leaves [0, 1] where it is not
-        traced.
-      AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
+      ValueError: `t` does not begin the shape of `x`, or leaves [0, 1] (traced times
+        give NaN there), an array is of integers, or the shapes of `x`, `eps` and the
+        prediction disagree.
 
     Example:
       >>> from diffusionflow import schedules
@@ -46,7 +43,7 @@ def kind_loss(
       >>> print(kind_loss(net, x, t, eps, kind="x", schedule=schedules.FlowMatching()))
       [0. 0. 0.]
     """
-    x, t = as_arrays(x, t)
+    x, t = as_arrays(x, t, eps)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
 
 
@@ -93,7 +90,7 @@ def fm_loss(
       field_fn: the exact `(z, t) -> w`, or the exact `(z, t) -> Denoised`.
       x: data, `[*batch, *event]`.
       t: times, `[*batch]`.
-      eps: noise like `x`; x and eps say where the fields are compared, at z_t.
+      eps: noise like `x`; the fields are compared at z_t.
       schedule: any schedule.
 
     Returns:
@@ -101,13 +98,13 @@ def fm_loss(
 
     Raises:
       ValueError: `t` does not begin the shape of `x`.
-      AssertionError: shapes of `x` and `eps`, or of prediction and target, disagree.
+      ValueError: as `kind_loss`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, the flow matching objective, time
     reversed.
     """
-    x, t = as_arrays(x, t)
-    z = noised(x, t, eps, schedule)
+    x, t = as_arrays(x, t, eps)
+    z = noised(x, eps, t, schedule)
     field = field_fn(z, t)
     if isinstance(field, Denoised):
         field = predictions.from_denoised(field, kind="dz_dt", t=t, schedule=schedule)
@@ -117,7 +114,7 @@ def fm_loss(
 def ddpm_loss(
     predict_fn: PredictFn, x: Array, t: Array, eps: Array, *, schedule: Schedule
 ) -> Array:
-    """L_simple: `||eps_hat(z_t, t) - eps||^2`.
+    """DDPM's L_simple, the eps-MSE: `||eps_hat(z_t, t) - eps||^2`.
 
     Args:
       predict_fn: `(z, t) -> prediction` of kind "eps".
@@ -158,42 +155,29 @@ def dsm_loss(
     return kind_loss(predict_fn, x, t, eps, kind="score", schedule=schedule)
 
 
-def as_arrays(x: Array, t: Array) -> tuple[Array, Array]:
-    """Data and times as floating arrays of one dtype, float32 or wider.
+def as_arrays(x: Array, t: Array, eps: Array | None = None) -> tuple[Array, Array]:
+    """Checks data and times and casts them to one floating dtype, float32 or wider.
 
     Raises:
-      ValueError: a time that is not traced lies outside [0, 1].
+      ValueError: `x` or `t` is of integers, a time that is not traced lies outside
+        [0, 1], or `eps` has another shape than `x`.
     """
-    if not is_traced(t):
-        times = np.asarray(t)
-        outside = ~((times >= 0) & (times <= 1))
-        if outside.any():
-            first = float(times[outside].ravel()[0])
-            raise ValueError(
-                f"t={first}: must be in [0, 1], 0 the data and 1 the noise; step i of "
-                "T stands at i / T"
-            )
-    x, t = at_least_float32(x), at_least_float32(t)
+    x, t = predictions.as_input(x, t, "x")
+    if eps is not None:
+        predictions.check_same_shape("eps", eps, "x", x)
     return x, t.astype(x.dtype)
-
-
-def noised(x: Array, t: Array, eps: Array, schedule: Schedule) -> Array:
-    """`z_t = alpha_t x + sigma_t eps`."""
-    chex.assert_equal_shape([x, eps])
-    alpha = predictions.per_event(schedule.alpha(t), x)
-    return alpha * x + predictions.per_event(schedule.sigma(t), x) * eps.astype(x.dtype)
 
 
 def mean_square(prediction: Array, target: Array, batch_ndim: int) -> Array:
     """Mean of `(prediction - target)^2` over all axes but the first `batch_ndim`."""
-    chex.assert_equal_shape([prediction, target])
+    prediction = predictions.as_prediction(prediction, target)
     error = (prediction.astype(target.dtype) - target) ** 2
     return jnp.mean(error, axis=tuple(range(batch_ndim, target.ndim)))
 
 
 def squared_error(predict_fn, x, t, eps, kind, schedule) -> Array:
-    """`kind_loss` for arrays that went through `as_arrays`."""
-    prediction = predict_fn(noised(x, t, eps, schedule), t)
+    """`kind_loss` of arrays that `as_arrays` has checked."""
+    prediction = predict_fn(noised(x, eps, t, schedule), t)
     denoised = Denoised(x, eps.astype(x.dtype))
     target = predictions.from_denoised(denoised, kind=kind, t=t, schedule=schedule)
     return mean_square(prediction, target, t.ndim)

@@ -1,9 +1,9 @@
-"""How far samples are from data, from a law or from a solution, with error bars.
+"""Metrics of samples against data, a law or a solution, with error bars.
 
 A metric is a value and is called with sets of samples or features, `[n, *event]`:
-`Frechet()(x, y)`. `measure` adds a bootstrap interval and the recipe; `difference` does
-so for two samplers whose rows are paired by seed; numbers whose recipes differ
-(`same_recipe`) do not compare.
+`Frechet()(x, y)`. `measure` adds a bootstrap interval and the provenance (`recipe`);
+`difference` does so for two samplers whose rows are paired by seed; numbers of
+different provenance (`same_recipe`) do not compare.
 """
 
 from diffusionflow.metrics.base import Metric
@@ -27,15 +27,15 @@ from diffusionflow.metrics.exact import (
 )
 from diffusionflow.metrics.frechet import (
     ExtrapolatedFrechet,
+    FeatureMoments,
     Fit,
     Frechet,
-    Moments,
     frechet_distance,
     moments,
 )
 from diffusionflow.metrics.kernels import RBF, NegativeDistance, Polynomial
 from diffusionflow.metrics.paths import curvature, in_flow_coordinates, straightness
-from diffusionflow.metrics.recipes import check_same_recipe, describe, same_recipe
+from diffusionflow.metrics.provenance import check_same_recipe, describe, same_recipe
 from diffusionflow.metrics.wasserstein import SlicedWasserstein2, Wasserstein2
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "CovarianceError",
     "Estimate",
     "ExtrapolatedFrechet",
+    "FeatureMoments",
     "Fit",
     "Frechet",
     "Kolmogorov",
@@ -50,7 +51,6 @@ __all__ = [
     "Mean",
     "MeanError",
     "Metric",
-    "Moments",
     "NegativeDistance",
     "Polynomial",
     "RMSError",

@@ -1,9 +1,9 @@
-"""What metrics share: sets of rows, and how often each row counts.
+"""Base class of metrics: sets of rows, and how often each row counts.
 
 A metric is a value (`Frechet()`, `SquaredMMD(RBF(1.0))`) that is called with sets of
 samples or features, `[n, *event]`. A resample of a set is the vector of how often each
-row was drawn: `values` takes many of them at once, so that what does not change between
-resamples (kernel matrices, sorted projections) is computed once.
+row was sampled: `values` takes many of them at once, so that what does not change
+between resamples (kernel matrices, sorted projections) is computed once.
 
 Numbers are computed on the host in float64. `SquaredMMD`, `SlicedWasserstein2`, `Mean`
 and `RMSError` are pure functions of their samples: where these are traced, the same
@@ -21,7 +21,7 @@ from diffusionflow._dataclass import is_traced
 
 
 class Metric:
-    """A number of `num_sets` sets of rows.
+    """Base class: a number computed from `num_sets` sets of rows.
 
     `paired` says that row i of the sets belong together: they are resampled as one.
     """
@@ -32,11 +32,11 @@ class Metric:
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """The metric of every resample.
+        """Computes the metric of every resample.
 
         Args:
           samples: from `checked`, `[n, features]` each.
-          counts: how often each row is drawn, integers `[num_resamples, n]` each.
+          counts: how often each row is sampled, integers `[num_resamples, n]` each.
 
         Returns:
           `[num_resamples]`.
@@ -44,14 +44,14 @@ class Metric:
         raise NotImplementedError
 
     def __call__(self, *samples: Array) -> Any:
-        """The metric of `samples`, `[n, *event]` each: a float, or a traced scalar."""
+        """Computes the metric of `[n, *event]` each: a float, or a traced scalar."""
         samples = self.checked(samples)
         once = tuple(np.ones((1, len(part)), np.int64) for part in samples)
         value = self.values(samples, once)[0]
         return value if is_traced(value) else float(value)
 
     def checked(self, samples: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The sets as `values` takes them.
+        """Checks the sets, and converts them to what `values` takes.
 
         Raises:
           ValueError: the number of sets, their shapes or their values do not fit.
@@ -66,7 +66,7 @@ class Metric:
 
 
 def rows(*samples: Array) -> tuple[Array, ...]:
-    """`[n, *event]` as `[n, features]`: NumPy float64, or as it is where traced.
+    """Flattens to `[n, features]`: NumPy float64, or as it is where traced.
 
     Raises:
       ValueError: a set has no rows, features of two sets differ in number, or a value
@@ -92,12 +92,12 @@ def rows(*samples: Array) -> tuple[Array, ...]:
 
 
 def shuffled(key: Array, n: int) -> np.ndarray:
-    """0..n-1 in an order drawn by a scalar key."""
+    """Permutes 0..n-1 at random, by a scalar key."""
     return np.asarray(jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32)))
 
 
 def namespace(*arrays: Array) -> Any:
-    """`jax.numpy` where an array is traced, else `numpy`."""
+    """Returns `jax.numpy` where an array is traced, else `numpy`."""
     return jnp if is_traced(arrays) else np
 
 
@@ -107,6 +107,6 @@ def _check_finite(samples: list[np.ndarray]) -> None:
         if len(bad):
             raise ValueError(
                 f"{len(bad)} of {len(part)} rows of set {number} are not finite (the "
-                f"first: row {bad[0]}); a metric leaves none out: say how many there "
-                "are beside the metric of the others"
+                f"first: row {bad[0]}); a metric leaves none out: remove them, and "
+                "report their number next to the metric"
             )

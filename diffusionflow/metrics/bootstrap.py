@@ -1,4 +1,4 @@
-"""Standard errors and intervals of any metric, by drawing rows again."""
+"""Bootstrap standard errors and confidence intervals of any metric."""
 
 from typing import Any, NamedTuple
 
@@ -10,18 +10,18 @@ from jax import Array
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound
 from diffusionflow.metrics.base import Metric, shuffled
-from diffusionflow.metrics.recipes import describe
+from diffusionflow.metrics.provenance import describe
 
 
 class Estimate(NamedTuple):
-    """A number with its error. `_asdict()` is JSON.
+    """Estimate with its standard error and interval. `_asdict()` is JSON.
 
     Fields:
       value: of the samples themselves.
       standard_error: standard deviation over resamples.
-      low: lower end of the interval.
+      low: lower end of the confidence interval.
       high: upper end.
-      recipe: what it was computed from, JSON types.
+      recipe: its provenance, what it was computed from; JSON types.
     """
 
     value: float
@@ -40,9 +40,9 @@ def measure(
     num_resamples: int = 200,
     level: float = 0.95,
 ) -> Estimate:
-    """A metric with its bootstrap standard error and interval.
+    """Computes a metric with its bootstrap standard error and confidence interval.
 
-    Each set is resampled: n rows are drawn from its n rows, with replacement; of a
+    Each set is resampled: n rows are sampled from its n rows, with replacement; of a
     paired metric the same rows of every set. The interval is `value` and the quantiles
     of the resamples' deviation from their mean. So it is about the expectation of the
     metric *at these counts*: a bias, such as that of `Frechet`, is not in it.
@@ -76,9 +76,9 @@ def measure_resampled(
     num_resamples: int = 200,
     level: float = 0.95,
 ) -> tuple[Estimate, np.ndarray]:
-    """`measure`, and the metric of each resample, `[num_resamples]`.
+    """Computes `measure`, and the metric of each resample, `[num_resamples]`.
 
-    With one key, resample i of sets of as many rows drew the same ones, so what is
+    With one key, resample i has the same rows of all sets of one size, so what is
     measured of two methods can be subtracted later, without the samples: `subtract`.
 
     Args:
@@ -113,7 +113,7 @@ def difference(
     num_resamples: int = 200,
     level: float = 0.95,
 ) -> Estimate:
-    """`metric(a, *others) - metric(b, *others)`, rows of a and b paired.
+    """Computes `metric(a, *others) - metric(b, *others)`, rows of a and b paired.
 
     Row i of both is of one seed, so they are resampled together, and what the pairs
     have in common cancels: the error is that of the difference, mostly much smaller
@@ -124,14 +124,15 @@ def difference(
       metric: any.
       a: samples of one method, `[n, *event]`.
       b: of the other from the same seeds, the same shape.
-      *others: what the metric takes besides, such as the data.
+      *others: the other sets of the metric, such as the data.
       features: as in `measure`.
       reference: as in `measure`.
       num_resamples: as in `measure`.
       level: as in `measure`.
 
     Returns:
-      `Estimate`; an interval without 0 tells the methods apart.
+      `Estimate`; the difference is statistically significant where the interval is
+      without 0.
 
     Raises:
       ValueError: a and b have not equally many rows, or as `measure`.
@@ -152,13 +153,13 @@ def difference(
 
 
 def halves(key: Array, x: Array) -> tuple[Array, Array]:
-    """Two disjoint halves of `x`, `[n // 2, *event]` each.
+    """Splits `x` into two disjoint halves, `[n // 2, *event]` each.
 
-    A metric between halves of the real data is the floor: what exact samples would get
-    at these counts.
+    A metric between halves of the real data is the held-out baseline: what exact
+    samples would get at these counts.
 
     Args:
-      key: scalar, deals the rows.
+      key: scalar, shuffles the rows.
       x: `[n, *event]`.
     """
     order = shuffled(key, len(x))
@@ -167,7 +168,7 @@ def halves(key: Array, x: Array) -> tuple[Array, Array]:
 
 
 def check_level(num_resamples: int, level: float) -> None:
-    """Raises a `ValueError` unless the resamples tell an interval of this level."""
+    """Raises a `ValueError` unless the resamples suffice for the level."""
     check_bound("level", level, lambda level: 0 < level < 1, "in (0, 1)")
     enough = lambda number: (number + 1) * (1 - level) / 2 >= 1 - 1e-9
     least = f"2 / (1 - level) - 1 = {2 / (1 - level) - 1:.0f} at least"
@@ -177,7 +178,7 @@ def check_level(num_resamples: int, level: float) -> None:
 def _counts(
     key: Array, metric: Metric, samples: tuple[Array, ...], num_resamples: int
 ) -> tuple[np.ndarray, ...]:
-    """Once each row, then the resamples: `[1 + num_resamples, n]` for each set."""
+    """Counts rows once, then the resamples: `[1 + num_resamples, n]` for each set."""
     return tuple(
         _drawn(random.fold_in(key, 0 if metric.paired else number), num_resamples, n)
         for number, n in enumerate(map(len, samples))
@@ -186,8 +187,8 @@ def _counts(
 
 def _drawn(key: Array, num_resamples: int, n: int) -> np.ndarray:
     # threefry numbers its draws, so the first rows do not depend on how many there are
-    drawn = jax.random.randint(key, (num_resamples, n), 0, n, jnp.int32)
-    counts = [np.bincount(each, minlength=n) for each in np.asarray(drawn)]
+    indices = jax.random.randint(key, (num_resamples, n), 0, n, jnp.int32)
+    counts = [np.bincount(each, minlength=n) for each in np.asarray(indices)]
     return np.stack([np.ones(n, np.int64), *counts])
 
 

@@ -1,8 +1,8 @@
-"""Whether two methods differ, from numbers that were measured on the same rows.
+"""Significance of differences between methods, measured on the same rows.
 
-What both have in common (the examples, the seeds of the samples) is drawn again
-together and cancels. What they do not have in common, that training them again gives
-other weights, is told by the scatter of repetitions, where both have several.
+What both have in common (the examples, the seeds of the samples) is resampled together
+and cancels. What they do not have in common, that training them again gives other
+weights, is estimated from the scatter of repetitions, where both have several.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jax import Array
 
 from diffusionflow import random
 from diffusionflow.metrics.bootstrap import Estimate, check_level
-from diffusionflow.metrics.recipes import check_same_recipe, describe
+from diffusionflow.metrics.provenance import check_same_recipe, describe
 
 NUM_DRAWS = 20_000  # of repetitions: the ends of the interval move by about 1 % of it
 
@@ -28,7 +28,7 @@ def mean_difference(
     num_resamples: int = 2_000,
     level: float = 0.95,
 ) -> Estimate:
-    """`mean(a) - mean(b)` of numbers per row, such as nats of the same examples.
+    """Computes `mean(a) - mean(b)`, rows paired, such as nats of the same examples.
 
     Args:
       key: scalar.
@@ -56,13 +56,13 @@ def mean_difference(
             "same two rows or more"
         )
     each = groups[0].mean(0) - (groups[1].mean(0) if len(groups) == 2 else 0.0)
-    drawn = jax.random.randint(
+    indices = jax.random.randint(
         random.fold_in(key, 0), (num_resamples, rows), 0, rows, jnp.int32
     )
-    resamples = np.array([each[places].mean() for places in np.asarray(drawn)])
+    resamples = np.array([each[places].mean() for places in np.asarray(indices)])
     means = [group.mean(1) for group in groups]
-    found = contrast(key, *means, resamples=resamples, level=level)
-    return found._replace(recipe=found.recipe | {"metric": "mean", "rows": rows})
+    estimate = contrast(key, *means, resamples=resamples, level=level)
+    return estimate._replace(recipe=estimate.recipe | {"metric": "mean", "rows": rows})
 
 
 def subtract(
@@ -72,9 +72,9 @@ def subtract(
     *,
     level: float = 0.95,
 ) -> Estimate:
-    """The mean of `a` less that of `b`, each from `measure_resampled` with one key.
+    """Subtracts means, `a` less `b`, each from `measure_resampled` with one key.
 
-    Resample i drew the same rows for every one, so for one of each this is
+    Resample i has the same rows for every one, so for one of each this is
     `difference`, without the samples.
 
     Args:
@@ -96,8 +96,8 @@ def subtract(
     mean = lambda group: np.mean([resampled for _, resampled in group], axis=0)
     values = [[estimate.value for estimate, _ in group] for group in (a, b) if group]
     resamples = mean(a) - (mean(b) if b else 0.0)
-    found = contrast(key, *values, resamples=resamples, level=level)
-    return found._replace(recipe=every[0][0].recipe | found.recipe)
+    result = contrast(key, *values, resamples=resamples, level=level)
+    return result._replace(recipe=every[0][0].recipe | result.recipe)
 
 
 def contrast(
@@ -108,12 +108,12 @@ def contrast(
     resamples: Array,
     level: float = 0.95,
 ) -> Estimate:
-    """`mean(a) - mean(b)` of repetitions, with both sources of error.
+    """Computes `mean(a) - mean(b)` of repetitions, with both sources of error.
 
     The interval is that of `value + e + t r`: e is how far a resample lies from the
     resamples' mean, `r^2 = s_a^2 / k_a + s_b^2 / k_b` with s the deviation of the k
     repetitions, and t has Student's distribution, of Welch's degrees of freedom (of one
-    method k - 1). Drawing the repetitions again, as the rows are, would make it too
+    method k - 1). Resampling the repetitions, as the rows are, would make it too
     short: of three normal ones of each, and rows without error, an interval of 95 %
     would cover 81 %.
 
@@ -121,13 +121,13 @@ def contrast(
       key: scalar.
       a: the number of each repetition of one method, `[repetitions]`.
       b: of the other; None for the mean of `a` alone.
-      resamples: of the value, with the rows that all have in common drawn again,
+      resamples: of the value, with the rows that all have in common resampled,
         `[num_resamples]`.
       level: of the interval, in (0, 1).
 
     Returns:
-      `Estimate`. With one repetition of either method it is about these very ones: the
-      term of t is left out, and `recipe["repetitions_in_error"]` is False.
+      `Estimate`. With one repetition of either method it holds for these repetitions
+      alone: the term of t is left out, and `recipe["repetitions_in_error"]` is False.
 
     Source: Welch 1947, Biometrika 34(1-2), the degrees of freedom.
     """
@@ -159,7 +159,7 @@ def contrast(
 def _student(
     key: Array, groups: list[np.ndarray], parts: list[float], count: int
 ) -> np.ndarray:
-    """Draws of `t r`, of the repetitions alone, `[count]`."""
+    """Samples `t r`, of the repetitions alone, `[count]`."""
     total = sum(parts)
     if total == 0:
         return np.zeros(count)

@@ -1,4 +1,4 @@
-"""Kernel discrepancies: the squared MMD, of which KID and energy distance are cases."""
+"""Kernel metrics: the squared MMD, of which KID and energy distance are cases."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ BLOCK = 1024  # rows of a kernel matrix in memory at a time
 
 @register
 class SquaredMMD(Metric):
-    """`E k(x, x') + E k(y, y') - 2 E k(x, y)` between two sets.
+    """Squared MMD, `E k(x, x') + E k(y, y') - 2 E k(x, y)`, between two sets.
 
     Unbiased: pairs of a row with itself are left out, so that the value may be
     negative; rows that a resample holds twice are no pair either, else resamples would
@@ -34,7 +34,7 @@ class SquaredMMD(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`, of two sets."""
+        """Computes the squared MMD of every resample."""
         x, y = samples
         self._check_sizes(len(x), len(y))
         xp = namespace(x, y)
@@ -74,7 +74,7 @@ class SquaredMMD(Metric):
 
 
 def kid() -> SquaredMMD:
-    """The kernel inception distance: unbiased squared MMD, cubic kernel.
+    """Returns KID, the kernel inception distance: unbiased squared MMD, cubic kernel.
 
     Deviation from the paper: every pair is used, where the paper averages over blocks
     of 1,000 rows; the expectation is the same and the variance smaller.
@@ -85,9 +85,9 @@ def kid() -> SquaredMMD:
 
 
 def energy(*, unbiased: bool = True) -> SquaredMMD:
-    """The energy distance `2 E|x - y| - E|x - x'| - E|y - y'|`.
+    """Returns the energy distance `2 E|x - y| - E|x - x'| - E|y - y'|`.
 
-    It is the square of what SciPy calls so.
+    It is the square of SciPy's `energy_distance`.
 
     Args:
       unbiased: whether pairs of a sample with itself are left out.

@@ -1,4 +1,4 @@
-"""Errors of samples against a law, or a solution, that is known exactly."""
+"""Errors of samples against an exactly known law or solution."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from jax import Array
 from diffusionflow._dataclass import register
 from diffusionflow.analytic import Mixture
 from diffusionflow.metrics.base import Metric, namespace
-from diffusionflow.metrics.frechet import Moments, weighted_moments
+from diffusionflow.metrics.frechet import FeatureMoments, weighted_moments
 
 
-def law_moments(law: Mixture) -> Moments:
-    """Mean and covariance of a Gaussian or a mixture, its event flattened.
+def law_moments(law: Mixture) -> FeatureMoments:
+    """Computes mean and covariance of a Gaussian or mixture, its event flattened.
 
     `m = sum_k w_k m_k`, `C = sum_k w_k (diag(v_k) + (m_k - m)(m_k - m)^T)`.
 
@@ -22,12 +22,14 @@ def law_moments(law: Mixture) -> Moments:
     weights, means, variances = _components(law)
     mean = weights @ means
     offsets = means - mean
-    return Moments(mean, np.diag(weights @ variances) + (weights * offsets.T) @ offsets)
+    return FeatureMoments(
+        mean, np.diag(weights @ variances) + (weights * offsets.T) @ offsets
+    )
 
 
 @register
 class LawCDF:
-    """The distribution function of a law on the line: `sum_k w_k Phi((x - m_k)/s_k)`.
+    """CDF of a law on the line, `sum_k w_k Phi((x - m_k)/s_k)`.
 
     Args:
       law: a Gaussian or a mixture whose event is one number.
@@ -62,7 +64,7 @@ def _parts(law: Mixture) -> tuple[Any, Any, Any]:
 
 @register
 class MeanError(Metric):
-    """`|mean of x - mean|`, Euclidean.
+    """Error of the mean, `|mean of x - mean|`, Euclidean.
 
     Its expectation is not 0 for exact samples but about `sqrt(tr(covariance) / n)`.
 
@@ -77,7 +79,7 @@ class MeanError(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the error of the mean of every resample."""
         (x,), (count,) = samples, counts
         means = count @ x / count.sum(1, keepdims=True)
         return np.linalg.norm(means - np.asarray(self.mean, np.float64), axis=1)
@@ -85,7 +87,7 @@ class MeanError(Metric):
 
 @register
 class CovarianceError(Metric):
-    """`|covariance of x - covariance|`, Frobenius, of the unbiased covariance.
+    """Error of the unbiased covariance, `|covariance of x - covariance|`, Frobenius.
 
     Args:
       covariance: of the law, `[features, features]`.
@@ -98,16 +100,16 @@ class CovarianceError(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the error of the covariance of every resample."""
         (x,), (count,) = samples, counts
-        known = np.asarray(self.covariance, np.float64)
-        error = lambda each: weighted_moments(x, each).covariance - known
+        exact = np.asarray(self.covariance, np.float64)
+        error = lambda each: weighted_moments(x, each).covariance - exact
         return np.array([np.linalg.norm(error(each)) for each in count])
 
 
 @register
 class Kolmogorov(Metric):
-    """`sup_x |F_n(x) - F(x)|` of samples on the line, `[n]` or `[n, 1]`.
+    """Kolmogorov-Smirnov `sup_x |F_n(x) - F(x)|` of samples `[n]` or `[n, 1]`.
 
     Args:
       cdf_fn: F, of an array of any shape, such as `LawCDF(law)`.
@@ -120,7 +122,7 @@ class Kolmogorov(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the Kolmogorov-Smirnov distance of every resample."""
         (x,), (count,) = samples, counts
         _check_one_number(x)
         order = np.argsort(x[:, 0])
@@ -132,7 +134,7 @@ class Kolmogorov(Metric):
 
 @register
 class RMSError(Metric):
-    """`sqrt(mean |x_i - y_i|^2)` per coordinate: row i of the sets belong together.
+    """RMSE per coordinate, `sqrt(mean |x_i - y_i|^2)`: row i of the sets are a pair.
 
     Such as samples of few steps and the exact solution from the same noise.
     """
@@ -142,7 +144,7 @@ class RMSError(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the RMSE of every resample."""
         x, y = samples
         xp = namespace(x, y)
         return xp.sqrt(_weighted_mean(((x - y) ** 2).mean(1), counts[0]))
@@ -150,14 +152,14 @@ class RMSError(Metric):
 
 @register
 class Mean(Metric):
-    """The mean of one number of each row, `[n]`: a loss, nats, straightness."""
+    """Mean of one number of each row, `[n]`: a loss, nats, straightness."""
 
     num_sets = 1
 
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the mean of every resample."""
         (x,), (count,) = samples, counts
         _check_one_number(x)
         return _weighted_mean(x[:, 0], count)

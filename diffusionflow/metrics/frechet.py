@@ -1,4 +1,4 @@
-"""The Frechet distance between the Gaussians of two sets, and its limit of large sets.
+"""Frechet distance between the Gaussians of two sets, and its limit of large sets.
 
     d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))
 
@@ -15,7 +15,7 @@ from diffusionflow._dataclass import register, static
 from diffusionflow.metrics.base import Metric, rows, shuffled
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """The first two moments of features, float64.
 
     Fields:
@@ -27,8 +27,8 @@ class Moments(NamedTuple):
     covariance: np.ndarray
 
 
-def moments(x: Array) -> Moments:
-    """Mean and unbiased covariance of samples.
+def moments(x: Array) -> FeatureMoments:
+    """Computes mean and unbiased covariance of samples.
 
     Args:
       x: `[n, *event]`.
@@ -40,18 +40,18 @@ def moments(x: Array) -> Moments:
     return weighted_moments(x, np.ones(len(x), np.int64))
 
 
-def weighted_moments(x: np.ndarray, counts: np.ndarray) -> Moments:
-    """`moments` of rows `[n, features]`, of which row i is there `counts[i]` times."""
+def weighted_moments(x: np.ndarray, counts: np.ndarray) -> FeatureMoments:
+    """Computes `moments` of rows `[n, features]`, row i counted `counts[i]` times."""
     total = counts.sum()
     if total < 2:
         raise ValueError(f"{total} rows: a covariance needs 2 at least")
     mean = counts @ x / total
     centred = (x - mean)[counts > 0] * np.sqrt(counts[counts > 0])[:, None]
-    return Moments(mean, centred.T @ centred / (total - 1))
+    return FeatureMoments(mean, centred.T @ centred / (total - 1))
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Frechet (2-Wasserstein) distance of two Gaussians.
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+    """Computes the squared Frechet (2-Wasserstein) distance of two Gaussians.
 
     The trace of the root is the sum of the singular values of `L_a^T L_b` with
     `L L^T` the covariances: roots are taken of eigenvalues of the covariances alone,
@@ -76,7 +76,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """L with `L L^T = covariance`, its columns along the eigenvectors."""
+    """Returns L with `L L^T = covariance`, its columns along the eigenvectors."""
     covariance = np.asarray(covariance, np.float64)
     values, vectors = np.linalg.eigh(covariance)
     if values.min() < -1e-6 * np.abs(values).max() or not np.allclose(
@@ -105,8 +105,8 @@ class Frechet(Metric):
     """Squared Frechet distance of the moments of two sets, or of one to `reference`.
 
     Args:
-      reference: `Moments` that are known: an exact law's, or a published file's. None
-        where the metric is called with two sets.
+      reference: `FeatureMoments` that are known: an exact law's, or a published
+        file's. None where the metric is called with two sets.
       allow_singular: whether sets may have no more rows than features.
 
     Source: Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a
@@ -118,25 +118,25 @@ class Frechet(Metric):
 
     @property
     def num_sets(self) -> int:
-        """One where there is a reference."""
+        """Number of sets: 1 with a reference, else 2."""
         return 2 if self.reference is None else 1
 
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the squared Frechet distance of every resample."""
         sizes = tuple(len(part) for part in samples)
         check_rank(sizes, samples[0].shape[1], self.allow_singular)
-        known = [] if self.reference is None else [self.reference]
-        found = [
-            frechet_distance(*map(weighted_moments, samples, each), *known)
+        references = [] if self.reference is None else [self.reference]
+        distances = [
+            frechet_distance(*map(weighted_moments, samples, each), *references)
             for each in zip(*counts, strict=True)
         ]
-        return np.array(found)
+        return np.array(distances)
 
 
 class Fit(NamedTuple):
-    """Distances at several counts, and the line through them.
+    """Line fit of distances at several counts.
 
     Fields:
       inverse_count: 1 / rows of the first set, `[levels]`.
@@ -153,21 +153,21 @@ class Fit(NamedTuple):
 
 @register
 class ExtrapolatedFrechet(Metric):
-    """The squared Frechet distance at 1 / n = 0, on a line through several counts.
+    """Squared Frechet distance extrapolated to 1 / n = 0, from several counts.
 
-    At level k the rows are dealt into k blocks, and the distance is the mean over the
+    At level k the rows are split into k blocks, and the distance is the mean over the
     blocks; the line is fitted to it as a function of k / n, by least squares. What is
     left is of order 1 / n^2 and can be negative.
 
     Deviation from the paper: it takes random subsets of the generated set against the
     fixed moments of the data, at 15 counts. Here every level uses every row, and of two
-    sets both are dealt, so that the bias of both goes.
+    sets both are split, so that the bias of both goes.
 
     Args:
-      key: scalar, deals the rows.
+      key: scalar, shuffles the rows.
       levels: numbers of blocks, two different ones at least.
       reference: as in `Frechet`.
-      allow_singular: as in `Frechet`; the smallest block is looked at.
+      allow_singular: as in `Frechet`; the smallest block is checked.
 
     Raises:
       ValueError: `levels` names fewer than two numbers.
@@ -189,11 +189,11 @@ class ExtrapolatedFrechet(Metric):
 
     @property
     def num_sets(self) -> int:
-        """One where there is a reference."""
+        """Number of sets: 1 with a reference, else 2."""
         return 2 if self.reference is None else 1
 
     def fit(self, *samples: Array) -> Fit:
-        """The line for sets `[n, *event]`: whether it is one can be looked at."""
+        """Fits the line for sets `[n, *event]`, to check that it is one."""
         samples = self.checked(samples)
         distances = self._distances(samples, [np.ones(len(x), int) for x in samples])
         return self._line(len(samples[0]), distances)
@@ -201,7 +201,7 @@ class ExtrapolatedFrechet(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`."""
+        """Computes the extrapolated distance of every resample."""
         lines = [
             self._line(len(samples[0]), self._distances(samples, each))
             for each in zip(*counts, strict=True)
@@ -216,7 +216,7 @@ class ExtrapolatedFrechet(Metric):
     def _distances(self, samples: tuple[np.ndarray, ...], counts: Any) -> np.ndarray:
         sizes = tuple(len(x) // max(self.levels) for x in samples)
         check_rank(sizes, samples[0].shape[1], self.allow_singular)
-        known = [] if self.reference is None else [self.reference]
+        references = [] if self.reference is None else [self.reference]
         orders = [
             shuffled(random.fold_in(self.key, i), len(x)) for i, x in enumerate(samples)
         ]
@@ -228,6 +228,6 @@ class ExtrapolatedFrechet(Metric):
             weighted_moments(x[i::level], count[i::level]) for x, count in dealt
         ]
         mean = lambda level: np.mean(
-            [frechet_distance(*part(i, level), *known) for i in range(level)]
+            [frechet_distance(*part(i, level), *references) for i in range(level)]
         )
         return np.array([mean(level) for level in self.levels])

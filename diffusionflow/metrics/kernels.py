@@ -12,7 +12,7 @@ from diffusionflow.metrics.base import namespace
 
 @register
 class Polynomial:
-    """`(scale x.y + offset)^degree`; the defaults are the kernel of KID.
+    """Polynomial kernel `(scale x.y + offset)^degree`; the defaults are KID's.
 
     Args:
       degree: integer, at least 1.
@@ -37,7 +37,7 @@ class Polynomial:
 
 @register
 class RBF:
-    """`exp(-|x - y|^2 / (2 bandwidth^2))`.
+    """Gaussian (RBF) kernel `exp(-|x - y|^2 / (2 bandwidth^2))`.
 
     Args:
       bandwidth: positive, in units of the features.
@@ -55,7 +55,7 @@ class RBF:
 
 @register
 class NegativeDistance:
-    """`-|x - y|`: with it the squared MMD is the energy distance."""
+    """Kernel `-|x - y|`: with it the squared MMD is the energy distance."""
 
     def __call__(self, x: Array, y: Array) -> Array:
         squared = squared_distances(x, y)
@@ -65,7 +65,7 @@ class NegativeDistance:
 
 
 def squared_distances(x: Array, y: Array) -> Array:
-    """`|x_i - y_j|^2`, `[n, m]`, from differences: nothing cancels."""
+    """Computes `|x_i - y_j|^2`, `[n, m]`, from differences: nothing cancels."""
     if namespace(x, y) is np:
         from scipy.spatial.distance import cdist  # slow to import; comes with jax
 

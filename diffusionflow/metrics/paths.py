@@ -1,4 +1,4 @@
-"""How straight trajectories are: `result.trajectory` of a sampler, for each example.
+"""Straightness of trajectories: `result.trajectory` of a sampler, for each example.
 
 Both numbers depend on the coordinates. A path that is straight on the flow-matching
 schedule is bent on a variance-preserving one, though the ODE is the same:
@@ -19,9 +19,9 @@ from diffusionflow.schedules import Schedule
 
 
 def straightness(trajectory: Array, times: ArrayLike, *, batch_ndim: int = 1) -> Array:
-    """`int |(z_1 - z_0) - dz/dt|^2 dt` of each example: 0 for a straight, even path.
+    """Computes `int |(z_1 - z_0) - dz/dt|^2 dt`: 0 for a straight, even path.
 
-    The path is taken as linear between its states, and the whole as
+    The path is taken as linear between its states, and its chord as
     `(z_end - z_start) / (t_end - t_start)` where it does not span [0, 1]. So at a
     finite number of steps it is a little too small, by O(1 / num_steps^2) on a uniform
     grid; of a one-step path it is 0.
@@ -41,14 +41,14 @@ def straightness(trajectory: Array, times: ArrayLike, *, batch_ndim: int = 1) ->
     """
     z, times, xp = _prepared(trajectory, times, batch_ndim)
     steps = times[1:] - times[:-1]
-    whole = (z[-1] - z[0]) / (times[-1] - times[0])
+    chord = (z[-1] - z[0]) / (times[-1] - times[0])
     slopes = (z[1:] - z[:-1]) / steps.reshape(-1, *(1,) * (z.ndim - 1))
-    squared = ((slopes - whole[None]) ** 2).sum(-1)
+    squared = ((slopes - chord[None]) ** 2).sum(-1)
     return xp.tensordot(xp.abs(steps), squared, axes=1)
 
 
 def curvature(trajectory: Array, *, batch_ndim: int = 1) -> Array:
-    """Length of the path over that of its chord, of each example: 1 if straight.
+    """Computes the length of each path over that of its chord: 1 if straight.
 
     `sum_i |z_(i+1) - z_i| / |z_end - z_start|`, whatever the pace along the path.
     Infinite where a path ends at its start, NaN where it never leaves it.
@@ -70,7 +70,7 @@ def curvature(trajectory: Array, *, batch_ndim: int = 1) -> Array:
 def in_flow_coordinates(
     trajectory: Array, times: ArrayLike, *, schedule: Schedule
 ) -> tuple[Array, Array]:
-    """A path of any schedule as one of flow matching.
+    """Converts a path of any schedule to one of flow matching.
 
     `z / (alpha + sigma)` at time `sigma / (alpha + sigma)`: data and noise have there
     the weights `1 - t` and `t`, so the log-SNR and what a denoiser sees are the same.

@@ -1,4 +1,4 @@
-"""The 2-Wasserstein distance `sqrt(min E|x - y|^2)`: of projections, and exact."""
+"""2-Wasserstein distance `sqrt(min E|x - y|^2)`: of projections, and exact."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from diffusionflow.metrics.kernels import squared_distances
 
 @register
 class SlicedWasserstein2(Metric):
-    """`sqrt(mean over directions of W2(direction . x, direction . y)^2)`.
+    """Sliced W2, `sqrt(mean over directions of W2(direction . x, direction . y)^2)`.
 
     Directions are uniform on the unit sphere. In one dimension the distance is that of
     the quantile functions, `int_0^1 (F^-1 - G^-1)^2`, exactly, for any two counts.
 
     Args:
-      key: scalar, draws the directions.
+      key: scalar, samples the directions.
       num_projections: positive integer; the value differs between keys by about
         1 / sqrt(num_projections) of what it differs between directions.
 
@@ -36,7 +36,7 @@ class SlicedWasserstein2(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`, of two sets; traced samples count once each."""
+        """Computes sliced W2 of every resample; traced samples count once each."""
         x, y = samples
         xp = namespace(x, y)
         shape = (self.num_projections, x.shape[1])
@@ -47,22 +47,22 @@ class SlicedWasserstein2(Metric):
         if is_traced(samples):
             ends = [xp.sort(line, axis=1) for line in lines]
             return xp.sqrt(squared_quantile_distance(*ends).mean())[None]
-        found = []
+        distances = []
         orders = [np.argsort(line, axis=1) for line in lines]
         for each in zip(*counts, strict=True):
             ends = map(_drawn, lines, orders, each)
-            found.append(np.sqrt(squared_quantile_distance(*ends).mean()))
-        return np.array(found)
+            distances.append(np.sqrt(squared_quantile_distance(*ends).mean()))
+        return np.array(distances)
 
 
 def _drawn(values: np.ndarray, order: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Rows of `values`, sorted, every entry as often as it counts."""
+    """Repeats every entry of `values`, sorted by row, as often as it counts."""
     ranked = np.take_along_axis(values, order, axis=1)
     return np.repeat(ranked.ravel(), count[order].ravel()).reshape(len(values), -1)
 
 
 def squared_quantile_distance(x: Array, y: Array) -> Array:
-    """`int_0^1 (F^-1(u) - G^-1(u))^2 du` along the last axis, of sorted values.
+    """Computes `int_0^1 (F^-1(u) - G^-1(u))^2 du` over the last axis of sorted values.
 
     Args:
       x: `[*batch, n]`, rising.
@@ -81,7 +81,7 @@ def squared_quantile_distance(x: Array, y: Array) -> Array:
 
 @register
 class Wasserstein2(Metric):
-    """`sqrt(min over pairings of mean |x_i - y_pairing(i)|^2)`, by linear assignment.
+    """W2, `sqrt(min over pairings of mean |x_i - y_pairing(i)|^2)`, by assignment.
 
     Exact for the two sets, which must be equally large; the cost is O(n^3) (2,000 rows:
     a second). It estimates the distance of the laws with a bias of O(n^(-1/d)) in d
@@ -91,7 +91,7 @@ class Wasserstein2(Metric):
     def values(
         self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
     ) -> Array:
-        """As `Metric.values`, of two sets."""
+        """Computes W2 of every resample."""
         from scipy.optimize import linear_sum_assignment  # comes with jax
 
         x, y = samples
@@ -101,9 +101,9 @@ class Wasserstein2(Metric):
                 "SlicedWasserstein2 takes any two"
             )
         cost = squared_distances(x, y)
-        found = []
+        distances = []
         for each in zip(*counts, strict=True):
-            drawn = [np.repeat(np.arange(len(x)), count) for count in each]
-            chosen = cost[np.ix_(*drawn)]
-            found.append(np.sqrt(chosen[linear_sum_assignment(chosen)].mean()))
-        return np.array(found)
+            indices = [np.repeat(np.arange(len(x)), count) for count in each]
+            chosen = cost[np.ix_(*indices)]
+            distances.append(np.sqrt(chosen[linear_sum_assignment(chosen)].mean()))
+        return np.array(distances)

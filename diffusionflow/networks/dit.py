@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffusionflow.networks import positions
-from diffusionflow.networks.embedding import Conditioning
+from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.layers import (
     Pointwise,
     attend,
@@ -39,14 +39,14 @@ def patchify(x: jax.Array, size: int) -> jax.Array:
 
 
 def unpatchify(tokens: jax.Array, size: int, height: int, width: int) -> jax.Array:
-    """The inverse of `patchify`: [batch, height, width, channels]."""
+    """Inverts `patchify`: [batch, height, width, channels]."""
     batch, channels = tokens.shape[0], tokens.shape[-1] // size**2
     x = tokens.reshape(batch, height // size, width // size, size, size, channels)
     return x.swapaxes(2, 3).reshape(batch, height, width, channels)
 
 
 def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """`norm(x) (1 + scale) + shift` in float32; the norm has no parameters."""
+    """Computes `norm(x) (1 + scale) + shift`, float32; no parameters in the norm."""
     norm = nn.LayerNorm(epsilon=1e-6, use_scale=False, use_bias=False)
     return norm(x.astype(jnp.float32)) * (1 + scale) + shift
 
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
         return Pointwise(x.shape[-1], self.dtype, glorot, name="mlp_out")(y)
 
 
-class DiT(nn.Module):
+class DiT(ConditionalNetwork):
     """Transformer blocks on patches, scaled, shifted and gated by the conditioning.
 
     The block is adaLN-Zero: at first every block is the identity and the output is
@@ -155,8 +155,6 @@ class DiT(nn.Module):
     positions: str = "sinusoidal"
     expansion: int = 4
     dropout: float = 0.0
-    num_classes: int = 0
-    vector_features: int = 0
     dtype: DTypeLike = "float32"
     remat: str = ""
     scan: bool = False
@@ -180,44 +178,23 @@ class DiT(nn.Module):
             )
 
     @property
-    def null_label(self) -> int:
-        """The label that means no label."""
-        return self.num_classes
+    def conditioning_features(self) -> int:
+        return self.features
 
-    @nn.compact
-    def __call__(
-        self,
-        z: jax.Array,
-        time: jax.Array,
-        label: jax.Array | None = None,
-        vector: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The prediction for z.
+    @property
+    def time_features(self) -> int:
+        return TIME_FEATURES
 
-        Args:
-          z: [batch, height, width, channels of the image].
-          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
-          label: int [batch]; None means the null label.
-          vector: [batch, vector_features]; None means the null vector, zero.
-          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
-
-        Returns:
-          An array like z.
-
-        Raises:
-          ValueError: a side that is no multiple of the patch.
-        """
+    def check_data(self, z: jax.Array) -> None:
         chex.assert_rank(z, 4)
-        height, width, channels = z.shape[1:]
-        if height % self.patch_size or width % self.patch_size:
+        if z.shape[1] % self.patch_size or z.shape[2] % self.patch_size:
             raise ValueError(
-                f"image of {height} x {width} pixels: patches need sides that are "
-                f"multiples of patch_size={self.patch_size}"
+                f"image of {z.shape[1]} x {z.shape[2]} pixels: patches need sides that "
+                f"are multiples of patch_size={self.patch_size}"
             )
-        vector = Conditioning(
-            self.features, self.num_classes, self.vector_features, TIME_FEATURES
-        )(time, label, vector, z.shape[0])
+
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
+        height, width, channels = z.shape[1:]
         places = positions.places(height // self.patch_size, width // self.patch_size)
         h = self._blocks(self._tokens(z, places), vector, places, train)
         shift, scale = Modulation(2, self.features, name="modulation_out")(vector)
@@ -226,7 +203,7 @@ class DiT(nn.Module):
         return unpatchify(h, self.patch_size, height, width).astype(z.dtype)
 
     def _tokens(self, z: jax.Array, places: np.ndarray) -> jax.Array:
-        """Patches, linearly mapped and told where they are."""
+        """Patch embedding plus positional embedding."""
         project = Pointwise(self.features, self.dtype, glorot, name="in")
         h = project(patchify(z, self.patch_size))
         if self.positions == "sinusoidal":

@@ -1,4 +1,4 @@
-"""What a network is told besides `z`: the noise level and the label."""
+"""Conditioning: time, class-label and vector embeddings, and their networks."""
 
 import chex
 import flax.linen as nn
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def embed_time(time: jax.Array, features: int) -> jax.Array:
-    """Sinusoids of `time` at geometric frequencies from 1 to 1000 radians.
+    """Embeds `time` in sinusoids at geometric frequencies from 1 to 1000 radians.
 
     [cos(w_k time), sin(w_k time)] with w_k = 1000^(k / (features / 2 - 1)): periods
     from six times the unit interval down to 1/159 of it. Frequencies made for
@@ -27,11 +27,11 @@ def embed_time(time: jax.Array, features: int) -> jax.Array:
 
 
 class Conditioning(nn.Module):
-    """The vector that every block reads: an MLP of the time, a label's row, a map.
+    """Conditioning vector: sum of time MLP, label embedding and projected vector.
 
     The table of labels has `num_classes + 1` rows; row `num_classes` is the null label.
     The map of `vector` has no bias, so the null vector is zero. Without classes there
-    is no table, and labels are not looked at.
+    is no table, and labels are ignored.
 
     Fields:
       features: of the result.
@@ -53,7 +53,7 @@ class Conditioning(nn.Module):
         vector: jax.Array | None,
         batch: int,
     ) -> jax.Array:
-        """The vector of each example.
+        """Computes the vector of each example.
 
         Args:
           time: [] or [batch] in [0, 1].
@@ -93,3 +93,73 @@ class Conditioning(nn.Module):
             project = nn.Dense(self.features, use_bias=False, name="vector")
             total = total + project(vector.astype(jnp.float32))
         return nn.silu(total)
+
+
+class ConditionalNetwork(nn.Module, kw_only=True):
+    """Base class of networks `(z, time, label, vector) -> prediction`.
+
+    Subclasses give `predict(z, vector, train)`, with the vector that `Conditioning`
+    makes, and its size `conditioning_features`.
+
+    Fields:
+      num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
+      vector_features: of a vector to condition on, such as a text's; 0 for none.
+    """
+
+    num_classes: int = 0
+    vector_features: int = 0
+
+    @property
+    def null_label(self) -> int:
+        """The null label, for unconditional predictions."""
+        return self.num_classes
+
+    @property
+    def conditioning_features(self) -> int:
+        """Number of features of the conditioning vector."""
+        raise NotImplementedError
+
+    @property
+    def time_features(self) -> int:
+        """Number of sinusoids of the time."""
+        return self.conditioning_features
+
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
+        """Computes the prediction for z, given the conditioning `[batch, features]`."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        vector: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Computes the prediction for z.
+
+        Args:
+          z: [batch, *event], of the rank that the network is for.
+          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
+          label: int [batch]; None means the null label.
+          vector: [batch, vector_features]; None means the null vector, zero.
+          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
+
+        Returns:
+          An array like z.
+
+        Raises:
+          ValueError: a shape that the network does not take.
+        """
+        self.check_data(z)
+        conditioning = Conditioning(
+            self.conditioning_features,
+            self.num_classes,
+            self.vector_features,
+            self.time_features,
+        )
+        return self.predict(z, conditioning(time, label, vector, z.shape[0]), train)
+
+    def check_data(self, z: jax.Array) -> None:
+        """Raises where the network cannot take data of the shape of z."""

@@ -1,9 +1,9 @@
-"""The Inception network of FID: images to 2,048 features, weights from elsewhere.
+"""Inception network of FID: images to 2,048 features; weights not included.
 
 It is Inception-v3 as it was published for TensorFlow in 2015, which differs from
 torchvision's in the pooling within blocks: averages leave the padding out, and the last
 block takes the maximum. For inference only: batch normalisation is folded into the
-convolutions, in float64, when weights are taken over.
+convolutions, in float64, when weights are converted.
 """
 
 from collections.abc import Mapping
@@ -36,22 +36,22 @@ def unit(
 
 
 def average(x: jax.Array) -> jax.Array:
-    """The mean of the pixels around each that there are."""
+    """Averages 3 x 3 pixels, those of the padding left out."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def largest(x: jax.Array) -> jax.Array:
-    """The maximum around each pixel."""
+    """Takes the maximum of 3 x 3 pixels."""
     return nn.max_pool(x, (3, 3), (1, 1), "SAME")
 
 
 def shrink(x: jax.Array) -> jax.Array:
-    """The maximum of 3 x 3 pixels, every second one, without padding."""
+    """Takes the maximum of 3 x 3 pixels with stride 2, without padding."""
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")
 
 
 def join(*branches: jax.Array) -> jax.Array:
-    """Branches side by side."""
+    """Concatenates branches along the channels."""
     return jnp.concatenate(branches, axis=-1)
 
 
@@ -146,7 +146,7 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """Images to the 2,048 features of the last pooling, `pool3`.
+    """Inception-v3 up to the 2,048 features of the last pooling, `pool3`.
 
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
     arXiv:1512.00567; the use of its features for FID, arXiv:1706.08500.
@@ -154,7 +154,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features [batch, 2048].
+        """Computes features [batch, 2048].
 
         Args:
           x: [batch, height, width, 3], values in [-1, 1], from `resized`; sides of 75
@@ -184,9 +184,9 @@ class Inception(nn.Module):
 
 
 def resized(x: jax.Array) -> jax.Array:
-    """Images [batch, height, width, channels] at 299 x 299, bilinear.
+    """Resizes images [batch, height, width, channels] to 299 x 299, bilinear.
 
-    Pixels are taken at their centres and nothing is smoothed first, as in PyTorch's
+    Pixels are taken at their centres, without antialiasing, as in PyTorch's
     `interpolate(align_corners=False)`. Deviation: the graph of 2015 takes them at their
     corners, which moves published numbers a little.
     """
@@ -195,7 +195,7 @@ def resized(x: jax.Array) -> jax.Array:
 
 
 def inception_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of `Inception` from arrays under torchvision's names.
+    """Converts arrays under torchvision's names to parameters of `Inception`.
 
     `kernel = w gamma / sqrt(var + 0.001)`, `bias = beta - mean gamma / sqrt(var +
     0.001)`.
@@ -236,25 +236,25 @@ def _check_state(state: Mapping[str, np.ndarray], units: dict[Any, Any]) -> None
         name = ".".join(path)
         wanted[f"{name}.conv.weight"] = (outer, inner, height, width)
         wanted |= {f"{name}.{vector}": (outer,) for vector in VECTORS}
-    found = {name: tuple(np.shape(array)) for name, array in state.items()}
+    shapes = {name: tuple(np.shape(array)) for name, array in state.items()}
     ignored = lambda name: (
         name.startswith(UNUSED) or name.endswith(".num_batches_tracked")
     )
     wrong = {
-        "missing": [name for name in wanted if name not in found],
+        "missing": [name for name in wanted if name not in shapes],
         "not of this network": [
-            name for name in found if name not in wanted and not ignored(name)
+            name for name in shapes if name not in wanted and not ignored(name)
         ],
         "of another shape": [
-            f"{name} {found[name]}, must be {shape}"
+            f"{name} {shapes[name]}, must be {shape}"
             for name, shape in wanted.items()
-            if name in found and found[name] != shape
+            if name in shapes and shapes[name] != shape
         ],
     }
     lines = [f"{what}: {', '.join(names)}" for what, names in wrong.items() if names]
     if lines:
         raise ValueError(
-            f"{len(found)} arrays are not the weights of Inception; {'; '.join(lines)}"
+            f"{len(shapes)} arrays are not the weights of Inception; {'; '.join(lines)}"
         )
 
 

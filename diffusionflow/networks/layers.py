@@ -32,7 +32,7 @@ def check_remat(policy: str) -> None:
 def rematerialized(
     block: type[nn.Module], policy: str, static: tuple[int, ...] = ()
 ) -> type[nn.Module]:
-    """A block whose inner values are computed again on the way back, not stored.
+    """Returns a block that recomputes its activations in the backward pass.
 
     Its parameters and its values are the same.
 
@@ -43,7 +43,7 @@ def rematerialized(
       static: places of arguments that are no arrays, counted from 1.
 
     Raises:
-      ValueError: the policy is not known.
+      ValueError: the policy is unknown.
     """
     check_remat(policy)
     if not policy:
@@ -135,7 +135,7 @@ class Pointwise(nn.Module):
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T / sqrt(features)) value, the softmax in float32.
+    """Attention: softmax(query key^T / sqrt(features)) value, softmax in float32.
 
     Args:
       query: [batch, tokens, heads, features].

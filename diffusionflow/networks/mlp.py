@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from diffusionflow.networks.embedding import Conditioning
+from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.layers import Pointwise, fan_in, zeros
 
 
-class ResidualMLP(nn.Module):
-    """Blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
+class ResidualMLP(ConditionalNetwork):
+    """Residual MLP of blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
 
     Fields:
       features: width.
@@ -25,40 +25,16 @@ class ResidualMLP(nn.Module):
     features: int = 256
     num_blocks: int = 4
     dropout: float = 0.0
-    num_classes: int = 0
-    vector_features: int = 0
     dtype: DTypeLike = "float32"
 
     @property
-    def null_label(self) -> int:
-        """The label that means no label."""
-        return self.num_classes
+    def conditioning_features(self) -> int:
+        return max(64, self.features)
 
-    @nn.compact
-    def __call__(
-        self,
-        z: jax.Array,
-        time: jax.Array,
-        label: jax.Array | None = None,
-        vector: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The prediction for z.
-
-        Args:
-          z: [batch, features of the data].
-          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
-          label: int [batch]; None means the null label.
-          vector: [batch, vector_features]; None means the null vector, zero.
-          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
-
-        Returns:
-          An array like z.
-        """
+    def check_data(self, z: jax.Array) -> None:
         chex.assert_rank(z, 2)
-        vector = Conditioning(
-            max(64, self.features), self.num_classes, self.vector_features
-        )(time, label, vector, z.shape[0])
+
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
         h = Pointwise(self.features, self.dtype, name="in")(z)
         for i in range(self.num_blocks):
             h = self._block(h, vector, train, f"block_{i}")

@@ -1,4 +1,4 @@
-"""Where a token is: places on the grid of an image, and two ways to tell them.
+"""Positional embeddings on a 2-D grid: sinusoidal and rotary (RoPE).
 
 The tables are constants of the grid, so they are made on the host.
 """
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def places(height: int, width: int) -> np.ndarray:
-    """Row and column of each token, row by row: [height * width, 2]."""
+    """Returns row and column of each token, row by row: [height * width, 2]."""
     return np.stack(np.mgrid[:height, :width], axis=-1).reshape(-1, 2)
 
 
 def angles(places: np.ndarray, count: int, base: float) -> np.ndarray:
-    """`place base^(-k / count)` for k = 0..count-1, rows then columns.
+    """Computes `place base^(-k / count)` for k = 0..count-1, rows then columns.
 
     Args:
       places: [tokens, 2].
@@ -29,7 +29,9 @@ def angles(places: np.ndarray, count: int, base: float) -> np.ndarray:
 
 
 def sinusoids(places: np.ndarray, features: int) -> np.ndarray:
-    """Sines and cosines of `angles` with base 10000, to be added: [tokens, features].
+    """Sinusoidal embedding, to be added: [tokens, features].
+
+    Sines and cosines of `angles` with base 10000.
 
     Args:
       places: [tokens, 2].
@@ -43,7 +45,7 @@ def sinusoids(places: np.ndarray, features: int) -> np.ndarray:
 
 
 def rotate(x: jax.Array, places: np.ndarray) -> jax.Array:
-    """Rotary positions: pairs of features turned by `angles` with base 100.
+    """Applies RoPE: rotates pairs of features by `angles` with base 100.
 
     The product of a query at place p and a key at place q depends on p - q alone.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from diffusionflow.networks.embedding import Conditioning
+from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.layers import (
     Conv3x3,
     GroupNorm,
@@ -71,8 +71,8 @@ class SelfAttention(nn.Module):
         return x + Pointwise(channels, self.dtype, zeros, name="out")(y)
 
 
-class UNet(nn.Module):
-    """Residual blocks down to small maps and up again, with skips across.
+class UNet(ConditionalNetwork):
+    """U-Net: residual blocks down to small maps and up again, with skip connections.
 
     Level i has `multipliers[i] * channels` channels on maps 2^i times smaller. A
     3x3 convolution of stride 2 leads down; nearest resize and a 3x3 convolution lead
@@ -103,44 +103,14 @@ class UNet(nn.Module):
     attention_resolutions: tuple[int, ...] = ()
     num_heads: int = 4
     dropout: float = 0.0
-    num_classes: int = 0
-    vector_features: int = 0
     dtype: DTypeLike = "float32"
     remat: str = ""
 
     @property
-    def null_label(self) -> int:
-        """The label that means no label."""
-        return self.num_classes
+    def conditioning_features(self) -> int:
+        return 4 * self.channels
 
-    @nn.compact
-    def __call__(
-        self,
-        z: jax.Array,
-        time: jax.Array,
-        label: jax.Array | None = None,
-        vector: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The prediction for z.
-
-        Args:
-          z: [batch, height, width, channels of the image].
-          time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
-          label: int [batch]; None means the null label.
-          vector: [batch, vector_features]; None means the null vector, zero.
-          train: whether to drop; needs the rng "dropout" where `dropout` > 0.
-
-        Returns:
-          An array like z.
-
-        Raises:
-          ValueError: a side that the levels cannot halve evenly.
-        """
-        self._check(z)
-        vector = Conditioning(
-            4 * self.channels, self.num_classes, self.vector_features
-        )(time, label, vector, z.shape[0])
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(z)
         h, skips = self._down(h, vector, train)
         h = self._block(h, h.shape[-1], vector, train, "middle_in")
@@ -153,7 +123,7 @@ class UNet(nn.Module):
         )
         return conv(h).astype(z.dtype)
 
-    def _check(self, z: jax.Array) -> None:
+    def check_data(self, z: jax.Array) -> None:
         chex.assert_rank(z, 4)
         multiple = 2 ** (len(self.multipliers) - 1)
         if z.shape[1] % multiple or z.shape[2] % multiple:

@@ -1,8 +1,8 @@
-"""What is learned: a weighting of a squared error times a density of times.
+"""Training objectives: a weighted MSE with a time (noise-level) distribution.
 
 Every Gaussian objective is `1/2 int W(logsnr) E ||eps_hat - eps||^2 dlogsnr` up to a
-constant. `W`, the total weight, is all that two recipes can differ in; the schedule,
-the network's output and the proposal change how it is estimated.
+constant. `W`, the total weight, is all that two objectives can differ in; the schedule,
+the prediction type and the proposal change how it is estimated.
 
 The published recipes are functions that return an `Objective`; `RECIPES` lists them.
 

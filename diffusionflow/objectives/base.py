@@ -1,30 +1,37 @@
-"""The objective, its total weight, and whether two of them are the same."""
+"""Objectives, their total weight, and whether two of them are equivalent."""
 
 import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import times, weightings
-from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._dataclass import check_bound, check_instance, is_traced, register
+from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import as_kind
+
+_EXAMPLES = dict(
+    schedule="schedules.FlowMatching()",
+    weighting='weightings.Mse("u")',
+    times="times.Uniform()",
+    proposal="times.AdaptiveTimes(times.Uniform())",
+)
 
 
 @register
 class Objective:
-    """A training objective.
+    """Training objective: schedule, prediction type, weighting and time distribution.
 
     Args:
       schedule: the noise schedule.
-      kind: what the network predicts.
+      kind: prediction type of the network.
       weighting: factor on the squared error of the weighting's own kind.
       times: density of training times that belongs to the objective.
-      proposal: density that times are drawn from; None for `times`. The importance
+      proposal: density that times are sampled from; None for `times`. The importance
         weight `times.density / proposal.density` leaves the mean of the loss unchanged
         if the proposal draws from all of `times` (see `check_support`).
 
@@ -41,6 +48,8 @@ class Objective:
     proposal: Any = None
 
     def __post_init__(self) -> None:
+        for name, example in _EXAMPLES.items():
+            check_instance(name, getattr(self, name), example)
         object.__setattr__(self, "kind", as_kind(self.kind))
         if times.adaptive_part(self.times) is not None:
             raise ValueError(
@@ -56,7 +65,7 @@ class Objective:
 
 
 def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
-    """`W(logsnr) = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on the eps error.
+    """Total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on the eps-MSE.
 
     `w` is the weighting, `(D / alpha)^2` the error ratio of its kind to eps, `p` the
     density of times; t is the time of `logsnr`. Not normalised: for flow matching it is
@@ -70,27 +79,30 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
       An array of the shape of `logsnr`; 0 where the objective has no times.
 
     Raises:
-      ValueError: a log-SNR that the schedule does not reach; traced ones cannot be
-        looked at and pass.
+      ValueError: a log-SNR that the schedule does not reach. Traced values cannot be
+        checked and pass.
 
     Example:
       >>> from diffusionflow import objectives
-      >>> weight = total_weight(objectives.flow_matching(), jnp.array([-2.0, 0.0, 2.0]))
-      >>> print(jnp.round(weight, 4))  # e^(-logsnr / 2) / 2
+      >>> weight = total_weight(objectives.flow_matching(), [-2.0, 0.0, 2.0])
+      >>> print(weight.round(4))  # e^(-logsnr / 2) / 2
       [1.3591 0.5    0.1839]
     """
-    logsnr = at_least_float32(logsnr)
+    logsnr = floating(logsnr)
     if not is_traced(logsnr) and logsnr.size:
-        known = np.asarray(logsnr)  # inside jit JAX would trace the reduction
-        ends = known.min(), known.max()
-        times.check_reached(objective.schedule, *ends)
-    return jnp.asarray(in_float64(_total_weight, objective, logsnr), logsnr.dtype)
+        values = np.asarray(logsnr)  # inside jit JAX would trace the reduction
+        ends = values.min(), values.max()
+        times.check_reached(*ends, schedule=objective.schedule)
+    weight = in_float64(_total_weight, objective, logsnr)
+    return in_type_of(logsnr, [weight])[0]
 
 
 def _total_weight(objective: Objective, logsnr: Array) -> Array:
     schedule = objective.schedule
-    t = jnp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
-    return weightings.weight_on_eps(objective.weighting, objective.times, t, schedule)
+    t = xp.clip(schedule.inverse_logsnr(logsnr), 0, 1)
+    return weightings.weight_on_eps(
+        objective.weighting, objective.times, t, schedule=schedule
+    )
 
 
 class Comparison(NamedTuple):
@@ -120,8 +132,8 @@ def same_objective(
     Args:
       a: an objective, concrete.
       b: another.
-      logsnr_range: where they are compared. Times in float64 tell log-SNRs apart down
-        to about -45 on flow matching and the cosine schedule.
+      logsnr_range: where they are compared. Times in float64 distinguish log-SNRs
+        down to about -45 on flow matching and the cosine schedule.
       num_points: log-SNRs compared, evenly spaced, at least 2.
 
     Returns:
@@ -147,7 +159,7 @@ def same_objective(
             "that both schedules reach"
         )
     for which in (a, b):
-        times.check_reached(which.schedule, low, high)
+        times.check_reached(low, high, schedule=which.schedule)
     logsnr = np.linspace(low, high, num_points)
     ours, theirs = (in_float64(_total_weight, which, logsnr) for which in (a, b))
     either = (ours != 0) | (theirs != 0)  # where neither learns they agree
@@ -165,22 +177,22 @@ def same_objective(
 
 
 def check_support(objective: Objective, num_points: int = 1023) -> None:
-    """Refuses a proposal that never draws times which the objective has.
+    """Checks that the support of the proposal covers the times of the objective.
 
-    The importance weights would leave those out, and something else would be learned.
+    Times that the proposal never draws would be left out, which changes the objective.
 
     Args:
-      objective: a traced one cannot be looked at and passes.
-      num_points: times looked at, evenly spaced inside (0, 1).
+      objective: any. Traced values cannot be checked and pass.
+      num_points: times checked, evenly spaced inside (0, 1).
 
     Raises:
-      ValueError: it names the objective's times, the proposal and such a time.
+      ValueError: it does not; names both densities and a time that is missed.
     """
     if objective.proposal is None or is_traced(objective):
         return
     t = np.arange(1, num_points + 1) / (num_points + 1)
     densities = lambda objective, t: tuple(
-        density.density(t, objective.schedule)
+        density.density(t, schedule=objective.schedule)
         for density in (objective.times, objective.proposal)
     )
     wanted, offered = in_float64(densities, objective, t)

@@ -1,6 +1,6 @@
-"""Published recipes by name, in continuous time, t = 1 being noise.
+"""Published objectives (recipes) by name, in continuous time, t = 1 being noise.
 
-Each formula is the total weight on the eps error as `total_weight` gives it, l the
+Each formula is the total weight on the eps-MSE as `total_weight` gives it, l the
 log-SNR. Any value can be exchanged afterwards with `dataclasses.replace`: another
 `kind` or `proposal` leaves the objective what it is, another `schedule` does so for the
 recipes whose weight does not mention one.
@@ -14,7 +14,7 @@ from diffusionflow.objectives.base import Objective
 
 
 def flow_matching() -> Objective:
-    """`E_t ||u_hat - (eps - x)||^2`, t uniform: `W = e^(-l / 2) / 2`.
+    """Flow matching: `E_t ||u_hat - (eps - x)||^2`, t uniform, `W = e^(-l / 2) / 2`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, eq. 23 with sigma_min = 0.
     """
@@ -24,9 +24,9 @@ def flow_matching() -> Objective:
 
 
 def v_cosine() -> Objective:
-    """`E_t ||v_hat - v||^2` on the cosine schedule: flow matching times 2 / pi.
+    """v-prediction, `E_t ||v_hat - v||^2`, on the cosine schedule.
 
-    `W = e^(-l / 2) / pi`.
+    `W = e^(-l / 2) / pi`: flow matching times 2 / pi.
 
     Source: Salimans and Ho 2022, arXiv 2202.00512.
     """
@@ -34,7 +34,7 @@ def v_cosine() -> Objective:
 
 
 def ddpm() -> Objective:
-    """`E_t ||eps_hat - eps||^2`: L_simple in continuous time, linear-beta schedule.
+    """DDPM: L_simple, `E_t ||eps_hat - eps||^2`, continuous time, linear-beta schedule.
 
     `W = sigmoid(-l) / beta(t(l))`.
 
@@ -47,10 +47,11 @@ def ddpm() -> Objective:
 
 
 def iddpm() -> Objective:
-    """`E_t ||eps_hat - eps||^2` on the offset cosine schedule: L_simple.
+    """Improved DDPM: L_simple `E_t ||eps_hat - eps||^2` on the offset cosine schedule.
 
     `W = (1 + s) sigmoid(-l) / (pi tan phi)`, `phi = pi/2 (t + s) / (1 + s)`, s = 0.008.
-    The paper's learned variances and the bound that trains them are left out.
+    The paper's learned variances and the variational bound that trains them are left
+    out.
 
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672.
     """
@@ -60,7 +61,7 @@ def iddpm() -> Objective:
 
 
 def vdm() -> Objective:
-    """The variational bound in continuous time: `W = 1`.
+    """VDM: the variational bound (ELBO, VLB) in continuous time, `W = 1`.
 
     The schedule is linear in log-SNR, on the range of the paper's; with these weights
     a schedule changes the variance alone.
@@ -76,7 +77,7 @@ def vdm() -> Objective:
 
 
 def score_sde_vp(likelihood: bool = False) -> Objective:
-    """Score matching weighted by sigma^2, VP SDE: that is the eps error.
+    """Score matching weighted by sigma^2, VP SDE: that is, the eps-MSE.
 
     `W = sigmoid(-l) / beta(t(l))` for t >= 1e-5. Like the paper's network, which is
     divided by sigma to give the score, this one predicts eps up to a sign.
@@ -91,7 +92,7 @@ def score_sde_vp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_subvp(likelihood: bool = False) -> Objective:
-    """As `score_sde_vp` on the sub-VP SDE: `W = 1 / |dlogsnr/dt|`.
+    """Score matching weighted by sigma^2, sub-VP SDE: `W = 1 / |dlogsnr/dt|`.
 
     Args:
       likelihood: weigh by g^2 instead: `W = 1 / (1 - 1e-5)`.
@@ -102,9 +103,10 @@ def score_sde_subvp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_ve(likelihood: bool = False) -> Objective:
-    """As `score_sde_vp` on the VE SDE, where sigma^2 and g^2 are proportional.
+    """Score matching weighted by sigma^2, VE SDE, where g^2 is proportional to sigma^2.
 
-    `W = 1 / (2 log(sigma_max / sigma_min))`: the bound, between the schedule's ends.
+    `W = 1 / (2 log(sigma_max / sigma_min))`: the variational bound (ELBO, VLB), between
+    the schedule's ends.
 
     Args:
       likelihood: weigh by g^2 instead: `W = 1 / (1 - 1e-5)`.
@@ -117,7 +119,7 @@ def score_sde_ve(likelihood: bool = False) -> Objective:
 def edm(
     sigma_data: ArrayLike = 0.5, mean: ArrayLike = -1.2, std: ArrayLike = 1.2
 ) -> Objective:
-    """The unit-variance output F at log-normal noise levels.
+    """EDM: MSE of the unit-variance output F at log-normal noise levels.
 
     `W = (1 + e^-l / sigma_data^2) N(l; -2 mean, (2 std)^2)`, divided by the probability
     that a level lies between the schedule's ends, 0.002 and 80 (1 - 1.6e-5): the paper
@@ -138,7 +140,7 @@ def edm(
 def sd3(
     mean: ArrayLike = 0.0, std: ArrayLike = 1.0, shift: ArrayLike | None = None
 ) -> Objective:
-    """Flow matching at logit-normal times.
+    """Stable Diffusion 3: flow matching at logit-normal times.
 
     `W = (1 + e^(-l / 2))^2 N(l; -2 mean - 2 log(shift), (2 std)^2)`.
 
@@ -153,7 +155,7 @@ def sd3(
 
 
 def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike | None = None) -> Objective:
-    """Flow matching with mode sampling of times.
+    """Stable Diffusion 3 with mode sampling: flow matching with heavy-tailed times.
 
     `W = e^(-l / 2) / (2 |1 + s - (pi s / 2) sin(pi u)|)` without a shift, s the scale
     and u the fraction of times below t(l).
@@ -168,7 +170,7 @@ def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike | None = None) -> Objecti
 
 
 def sd3_cosmap(shift: ArrayLike | None = None) -> Objective:
-    """Flow matching at the noise levels of the cosine schedule.
+    """Stable Diffusion 3 with CosMap: flow matching at the cosine schedule's levels.
 
     `W = (1 + e^(-l / 2))^2 sech(l / 2) / (2 pi)` without a shift.
 
@@ -186,8 +188,8 @@ def min_snr(gamma: ArrayLike = 5.0, kind: predictions.AnyKind = "x") -> Objectiv
     `W = min(1, gamma e^-l) sech(l / 2) / (2 pi)`, whatever is predicted.
 
     Args:
-      gamma: largest weight on the x error.
-      kind: what the network predicts.
+      gamma: largest weight on the x-MSE.
+      kind: prediction type of the network.
 
     Source: Hang et al. 2023, arXiv 2303.09556.
     """
@@ -197,7 +199,7 @@ def min_snr(gamma: ArrayLike = 5.0, kind: predictions.AnyKind = "x") -> Objectiv
 
 
 def p2(k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> Objective:
-    """Perception-prioritised weighting of the eps error, linear-beta schedule.
+    """P2: perception-prioritized weighting of the eps-MSE, linear-beta schedule.
 
     `W = (k + e^l)^-gamma sigmoid(-l) / beta(t(l))`.
 
@@ -213,7 +215,7 @@ def p2(k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> Objective:
 
 
 def sid2(bias: ArrayLike = 0.0, shift: ArrayLike | None = None) -> Objective:
-    """Sigmoid weighting, v-prediction on a shifted cosine schedule.
+    """SiD2: sigmoid weighting, v-prediction on a shifted cosine schedule.
 
     `W = sigmoid(bias - l)`. The paper chooses the bias and the shift by resolution;
     neither default is one of its settings.
@@ -236,11 +238,11 @@ PATHS = {
 
 
 def sit(path: str = "linear", kind: str = "dz_dt") -> Objective:
-    """A path times a prediction of velocity, score or noise, t uniform.
+    """SiT: a path and a prediction of velocity, score or noise, t uniform.
 
     "dz_dt", the velocity: `W = g^2 / 4`, which is flow matching on the linear path and
     `(pi / 4) e^(-l / 2)` on "gvp". "score" is weighted by sigma^2 and so, like "eps",
-    has the weight of the eps error, `W = 1 / |dlogsnr/dt|`.
+    has the weight of the eps-MSE, `W = 1 / |dlogsnr/dt|`.
 
     Args:
       path: "linear" (`FlowMatching`), "gvp" (`Cosine`) or "vp" (`LinearBeta`).

@@ -1,4 +1,4 @@
-"""What a network may predict, and every way from one prediction to another.
+"""Prediction types (kinds): what a network predicts, and conversions between them.
 
 A kind is a vector `(a, b)` in the plane of data and noise: it predicts
 `p = a x + b eps`. Together with `z = alpha x + sigma eps` that is a 2x2 system with
@@ -15,21 +15,23 @@ Kinds by name: "x", "eps", "v" = alpha eps - sigma x, "u" = eps - x,
 `edm_f(sigma_data=0.5)`.
 """
 
+from diffusionflow.predictions.checks import (
+    as_data,
+    as_input,
+    check_same_shape,
+    check_unit_interval,
+)
 from diffusionflow.predictions.conversion import (
-    Denoised,
-    Denoiser,
     convert,
-    denoiser,
     from_denoised,
     per_event,
     to_denoised,
 )
-from diffusionflow.predictions.conversion import (
+from diffusionflow.predictions.denoisers import Denoised, Denoiser, as_prediction
+from diffusionflow.predictions.denoisers import (
     DenoiseFn as DenoiseFn,
 )
-from diffusionflow.predictions.conversion import (
-    PredictFn as PredictFn,
-)
+from diffusionflow.predictions.functions import FunctionDenoiser, as_denoiser
 from diffusionflow.predictions.kinds import (
     AMBIGUOUS as AMBIGUOUS,
 )
@@ -43,12 +45,16 @@ from diffusionflow.predictions.kinds import (
     EdmF,
     Kind,
     as_kind,
+    check_determined,
     determinant,
     edm_f,
     error_ratio,
     mse_ratio,
-    refuse_singular,
     same_kind,
+)
+from diffusionflow.predictions.network import NetworkDenoiser, denoiser
+from diffusionflow.predictions.network import (
+    PredictFn as PredictFn,
 )
 from diffusionflow.predictions.wrappers import (
     EdmPreconditioning,
@@ -67,10 +73,19 @@ __all__ = [
     "EdmF",
     "EdmPreconditioning",
     "Flipped",
+    "FunctionDenoiser",
     "Kind",
+    "NetworkDenoiser",
     "Preconditioned",
     "Rescheduled",
+    "as_data",
+    "as_denoiser",
+    "as_input",
     "as_kind",
+    "as_prediction",
+    "check_determined",
+    "check_same_shape",
+    "check_unit_interval",
     "convert",
     "denoiser",
     "determinant",
@@ -82,7 +97,6 @@ __all__ = [
     "mse_ratio",
     "per_event",
     "precondition",
-    "refuse_singular",
     "reschedule",
     "same_kind",
     "to_denoised",

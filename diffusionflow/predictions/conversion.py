@@ -1,65 +1,43 @@
-"""From one kind to another, through `Denoised`; and the denoiser of a network."""
+"""Conversions from one prediction type to another, through `Denoised`."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import chex
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, cost, register
 from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions.denoisers import Denoised, as_prediction
 from diffusionflow.predictions.kinds import (
     AnyKind,
     as_kind,
-    refuse_infinite,
-    refuse_singular,
-    refuse_zero_sigma,
+    check_determined,
+    check_finite_kind,
+    check_sigma_positive,
     same_kind,
 )
 from diffusionflow.schedules import Schedule
-
-PredictFn = Callable[[Array, Array], Array]
-
-
-class Denoised(NamedTuple):
-    """The data and the noise that a prediction implies.
-
-    Fields:
-      x: `[*batch, *event]`.
-      eps: like `x`.
-    """
-
-    x: Array
-    eps: Array
-
-
-DenoiseFn = Callable[[Array, Array], Denoised]
 
 
 def to_denoised(
     value: Array, *, kind: AnyKind, z: Array, t: ArrayLike, schedule: Schedule
 ) -> Denoised:
-    """`x` and `eps` from a prediction of any kind.
+    """Converts a prediction of any type to `x` and `eps`.
 
     Args:
       value: the prediction, `[*batch, *event]`.
-      kind: of `value`.
+      kind: prediction type of `value`.
       z: where it was made, `[*batch, *event]`.
       t: its time, scalar or `[*batch]`.
       schedule: any schedule.
 
     Returns:
-      `Denoised`; not finite where `kind` is singular (see `refuse_singular`).
+      `Denoised`; not finite where `kind` is singular (see `check_determined`).
 
     Raises:
-      ValueError: `t` does not begin the shape of `z`.
-      AssertionError: shapes disagree.
+      ValueError: `t` does not begin the shape of `z`, or `value` is no floating array
+        of the shape of `z`.
     """
-    chex.assert_equal_shape([value, z])
     kind, z = as_kind(kind), at_least_float32(z)
-    value = value.astype(z.dtype)
+    value = as_prediction(value, z).astype(z.dtype)
     alpha = per_event(schedule.alpha(t), z)
     sigma = per_event(schedule.sigma(t), z)
     match str(kind):
@@ -71,7 +49,7 @@ def to_denoised(
             # at sigma = 0 any score has the same z: eps is lost, not 0
             eps = jnp.where(sigma > 0, -sigma * value, jnp.nan)
             return Denoised((z + sigma**2 * value) / alpha, eps)
-    a, b = (per_event(part, z) for part in kind.plane(schedule, t))
+    a, b = (per_event(part, z) for part in kind.plane(t, schedule=schedule))
     det = b * alpha - a * sigma
     return Denoised((b * z - sigma * value) / det, (alpha * value - a * z) / det)
 
@@ -79,11 +57,11 @@ def to_denoised(
 def from_denoised(
     denoised: Denoised, *, kind: AnyKind, t: ArrayLike, schedule: Schedule
 ) -> Array:
-    """`a x + b eps`: the prediction of `kind` that `denoised` amounts to.
+    """Converts `denoised` to a prediction of type `kind`, `a x + b eps`.
 
     Args:
       denoised: x and eps, `[*batch, *event]` each.
-      kind: of the result.
+      kind: prediction type of the result.
       t: scalar or `[*batch]`.
       schedule: any schedule.
 
@@ -98,7 +76,7 @@ def from_denoised(
         return denoised.x
     if str(kind) == "eps":
         return denoised.eps
-    a, b = (per_event(part, denoised.eps) for part in kind.plane(schedule, t))
+    a, b = (per_event(part, denoised.eps) for part in kind.plane(t, schedule=schedule))
     if str(kind) == "score":  # a = 0, and x may be infinite
         return b * denoised.eps
     return a * denoised.x + b * denoised.eps
@@ -113,12 +91,12 @@ def convert(
     t: ArrayLike,
     schedule: Schedule,
 ) -> Array:
-    """A prediction of kind `source` as one of kind `target`, at the same z and t.
+    """Converts a prediction of type `source` to type `target`, at the same z and t.
 
     Args:
       value: `[*batch, *event]`.
-      source: kind of `value`.
-      target: kind of the result.
+      source: prediction type of `value`.
+      target: prediction type of the result.
       z: `[*batch, *event]`.
       t: scalar or `[*batch]`.
       schedule: any schedule.
@@ -129,8 +107,8 @@ def convert(
     Raises:
       ValueError: at a `t` that is not traced, `source` is singular (between eps and
         score only sigma matters, and alpha may be 0) or `target` is infinite, such as
-        the score at sigma = 0; or `t` does not begin the shape of `z`.
-      AssertionError: shapes disagree.
+        the score at sigma = 0; `t` does not begin the shape of `z`; or `value` is no
+        floating array of the shape of `z`.
 
     Example:
       >>> from diffusionflow import schedules
@@ -140,73 +118,22 @@ def convert(
       >>> print(convert(eps - x, source="u", target="x", z=z, t=0.25, schedule=flow))
       [2.]
     """
-    chex.assert_equal_shape([value, z])
+    value = as_prediction(value, z)
     if same_kind(source, target):
         return value
     if {str(as_kind(source)), str(as_kind(target))} == {"eps", "score"}:
-        refuse_zero_sigma(source, t, schedule=schedule)
+        check_sigma_positive(source, t, schedule=schedule)
         value = at_least_float32(value)
         sigma = per_event(schedule.sigma(t), value)
         return -sigma * value if str(source) == "score" else -value / sigma
-    refuse_singular(source, t, schedule=schedule)
-    refuse_infinite(target, t, schedule=schedule)
+    check_determined(source, t, schedule=schedule)
+    check_finite_kind(target, t, schedule=schedule)
     denoised = to_denoised(value, kind=source, z=z, t=t, schedule=schedule)
     return from_denoised(denoised, kind=target, t=t, schedule=schedule)
 
 
-@register
-class Denoiser:
-    """See `denoiser`."""
-
-    predict_fn: Any
-    kind: Any
-    schedule: Any
-
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.predict_fn)
-
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
-        refuse_singular(self.kind, t, schedule=self.schedule)
-        value = self.predict_fn(z, at_least_float32(t))
-        return to_denoised(value, kind=self.kind, z=z, t=t, schedule=self.schedule)
-
-    def check(self, t: ArrayLike) -> None:
-        """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""
-        refuse_singular(self.kind, t, schedule=self.schedule)
-
-
-def denoiser(predict_fn: PredictFn, *, kind: AnyKind, schedule: Schedule) -> Denoiser:
-    """What samplers and likelihoods call: `(z, t) -> Denoised`.
-
-    Args:
-      predict_fn: `(z, t) -> prediction`, of `z`'s shape; a pytree (`Partial`, a
-        registered callable) keeps its arrays as data under `jit`, a bare function is
-        compared by identity.
-      kind: of the prediction.
-      schedule: the one that `t` belongs to.
-
-    Returns:
-      A registered callable with `.cost` = network calls per evaluation.
-
-    Raises:
-      ValueError: the kind is unknown.
-
-    Example:
-      >>> from diffusionflow import schedules
-      >>> flow = schedules.FlowMatching()
-      >>> denoise_fn = denoiser(lambda z, t: -z, kind="u", schedule=flow)
-      >>> print(denoise_fn(jnp.ones((1, 2)), 0.5).x)  # z - t u
-      [[1.5 1.5]]
-      >>> denoise_fn.cost
-      1
-    """
-    return Denoiser(as_callable(predict_fn), as_kind(kind), schedule)
-
-
 def per_event(value: Array, like: Array, name: str = "t") -> Array:
-    """`value` shaped and typed to multiply `like`.
+    """Reshapes and casts `value` to multiply `like`.
 
     Args:
       value: `()` or `[*batch]`.

@@ -1,21 +1,20 @@
-"""The kinds: vectors `(a, b)` in the plane of data and noise, and their determinant."""
+"""Prediction types (kinds): vectors `(a, b)` in the plane of data and noise."""
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
-    check_bound,
     check_name,
+    check_positive,
     is_traced,
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.schedules import Schedule
 
 NAMES = ("x", "eps", "v", "u", "dz_dt", "score")
@@ -30,7 +29,7 @@ AMBIGUOUS = {
 
 @register
 class Kind:
-    """A kind of prediction without parameters.
+    """Prediction type without parameters.
 
     Args:
       name: one of `NAMES`.
@@ -48,10 +47,10 @@ class Kind:
             )
         check_name("kind", self.name, NAMES)
 
-    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
-        """The coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        zero, one = xp.zeros_like(alpha), xp.ones_like(alpha)
         match self.name:
             case "x":
                 return one, zero
@@ -63,7 +62,7 @@ class Kind:
                 return -one, one
             case "score":
                 return zero, -1 / sigma
-        return schedules.derivatives(schedule, t)
+        return schedule.derivatives(t)
 
     def __str__(self) -> str:
         return self.name
@@ -71,7 +70,7 @@ class Kind:
 
 @register
 class EdmF:
-    """EDM's network output F, the kind of unit variance on data of std `sigma_data`.
+    """EDM's prediction type F, of unit variance on data of std `sigma_data`.
 
     `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
     `S = sqrt(sigma^2 + sigma_data^2 alpha^2)`: finite at both ends.
@@ -88,13 +87,12 @@ class EdmF:
     sigma_data: Any = 0.5
 
     def __post_init__(self) -> None:
-        positive = lambda std: std > 0
-        check_bound("sigma_data", self.sigma_data, positive, "positive")
+        check_positive("sigma_data", self.sigma_data)
 
-    def plane(self, schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
-        """As `Kind.plane`."""
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        norm = schedules.z_std(schedule, t, self.sigma_data)
+        norm = schedule.z_std(t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
 
     def __str__(self) -> str:
@@ -106,10 +104,10 @@ AnyKind = str | Kind | EdmF
 
 
 def as_kind(kind: Any) -> Any:
-    """A `Kind` for a name; any other value with a `plane` as it is.
+    """Converts a name to its prediction type; a value with a `plane` is returned.
 
     Args:
-      kind: a name of `NAMES`, or a value with the method `plane(schedule, t)`.
+      kind: a name of `NAMES`, or a value with the method `plane(t, *, schedule)`.
 
     Raises:
       ValueError: it is neither, or the name is unknown.
@@ -119,13 +117,13 @@ def as_kind(kind: Any) -> Any:
     if isinstance(kind, type) or not hasattr(kind, "plane"):
         raise ValueError(
             f"kind={kind!r}: must be one of {', '.join(NAMES)}, or have the method "
-            "plane(schedule, t), as edm_f(sigma_data) has"
+            "plane(t, *, schedule), as edm_f(sigma_data) has"
         )
     return kind
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
-    """Whether two kinds are known to be equal without looking at arrays.
+    """Whether two prediction types are equal, without comparing arrays.
 
     Args:
       a: a kind or its name.
@@ -136,7 +134,7 @@ def same_kind(a: AnyKind, b: AnyKind) -> bool:
 
 
 def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """`D = b alpha - a sigma`; zero where `kind` does not determine x and eps.
+    """Determinant `D = b alpha - a sigma`; 0 where `kind` does not give x and eps.
 
     Args:
       kind: any kind, with `(a, b)` from its `plane`.
@@ -146,12 +144,12 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       An array of the shape of `t`.
     """
-    a, b = as_kind(kind).plane(schedule, t)
+    a, b = as_kind(kind).plane(t, schedule=schedule)
     return b * schedule.alpha(t) - a * schedule.sigma(t)
 
 
 def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """`||p_hat - p||^2 / ||eps_hat - eps||^2 = (D / alpha)^2` at fixed z.
+    """MSE over eps-MSE at fixed z, `||p_hat - p||^2 / ||eps_hat - eps||^2`.
 
     Args:
       kind: of p.
@@ -159,7 +157,7 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
       schedule: any schedule.
 
     Returns:
-      An array of the shape of `t`; infinite at alpha = 0 where D is not zero.
+      `(D / alpha)^2`, of the shape of `t`; infinite at alpha = 0 where D is not zero.
 
     Example:
       >>> from diffusionflow import schedules
@@ -169,10 +167,11 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     return error_ratio(kind, "eps", t, schedule=schedule)
 
 
+@xp.quiet
 def error_ratio(
     kind: AnyKind, source: AnyKind, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """`||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2` at fixed z.
+    """MSE ratio at fixed z, `||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2`.
 
     Args:
       kind: of q.
@@ -185,7 +184,7 @@ def error_ratio(
       (Between eps and score only sigma matters, and alpha may be 0.)
     """
     if same_kind(kind, source):
-        return jnp.ones_like(at_least_float32(t))
+        return xp.ones_like(floating(t))
     match str(as_kind(kind)), str(as_kind(source)):
         case "eps", "score":
             return schedule.sigma(t) ** 2
@@ -195,12 +194,12 @@ def error_ratio(
     return (top / determinant(source, t, schedule=schedule)) ** 2
 
 
-def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_determined(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where a prediction of `kind` does not give both x and eps.
 
     Args:
       kind: any kind.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:
@@ -209,32 +208,34 @@ def refuse_singular(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
 
     def singular(kind, t, schedule):
         both = determinant(kind, t, schedule=schedule)
-        return (both == 0) | ~jnp.isfinite(both)
+        return (both == 0) | ~xp.isfinite(both)
 
-    _refuse(singular, "does not determine both x and eps", as_kind(kind), t, schedule)
+    _check_nowhere(
+        singular, "does not determine both x and eps", as_kind(kind), t, schedule
+    )
 
 
-def refuse_zero_sigma(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_sigma_positive(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where sigma = 0, so that eps and score do not determine each other.
 
     Args:
       kind: eps or score, for the message.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:
       ValueError: sigma is zero at a time in `t`.
     """
-    silent = lambda kind, t, schedule: schedule.sigma(t) == 0
-    _refuse(silent, "does not determine the other", as_kind(kind), t, schedule)
+    clean = lambda kind, t, schedule: schedule.sigma(t) == 0
+    _check_nowhere(clean, "does not determine the other", as_kind(kind), t, schedule)
 
 
-def refuse_infinite(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
+def check_finite_kind(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
     """Raises where no prediction of `kind` is finite, such as the score at sigma = 0.
 
     Args:
       kind: any kind.
-      t: times, any shape. Traced times cannot be looked at and pass.
+      t: times, any shape. Traced values cannot be checked and pass.
       schedule: any schedule.
 
     Raises:
@@ -245,13 +246,13 @@ def refuse_infinite(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None:
         return
 
     def infinite(kind, t, schedule):
-        a, b = kind.plane(schedule, t)
-        return ~(jnp.isfinite(a) & jnp.isfinite(b))
+        a, b = kind.plane(t, schedule=schedule)
+        return ~(xp.isfinite(a) & xp.isfinite(b))
 
-    _refuse(infinite, "is infinite", kind, t, schedule)
+    _check_nowhere(infinite, "is infinite", kind, t, schedule)
 
 
-def _refuse(fn, what, kind, t, schedule) -> None:
+def _check_nowhere(fn, what, kind, t, schedule) -> None:
     """Raises where `fn` holds."""
     if is_traced(t, schedule, kind):
         return

@@ -1,57 +1,49 @@
-"""Networks in another scale, another direction of time or on another schedule."""
+"""Wrappers: preconditioning, reversed time, and another schedule."""
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     as_callable,
-    calls,
-    check_bound,
-    cost,
+    check_positive,
     is_traced,
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, in_float64
-from diffusionflow.predictions.conversion import (
-    Denoised,
-    DenoiseFn,
-    PredictFn,
-    per_event,
-)
+from diffusionflow._numeric import at_least_float32, floating, in_float64
+from diffusionflow.predictions.conversion import per_event
+from diffusionflow.predictions.denoisers import Denoised, DenoiseFn, Denoiser
+from diffusionflow.predictions.functions import as_denoiser
 from diffusionflow.predictions.kinds import AnyKind, as_kind
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions.network import PredictFn
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 @register
 class Preconditioned:
-    """See `precondition`."""
+    """Network with preconditioned input. See `precondition`."""
 
     net_fn: Any
     schedule: Any
     sigma_data: Any
 
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.net_fn)
-
     def __call__(self, z: Array, t: ArrayLike) -> Array:
-        scale = 1 / schedules.z_std(self.schedule, t, self.sigma_data)
+        scale = 1 / self.schedule.z_std(t, self.sigma_data)
         z = at_least_float32(z)
-        level = schedules.noise_level(self.schedule, t)
+        level = jnp.asarray(self.schedule.noise_level(t), z.dtype)
         return self.net_fn(per_event(scale, z) * z, level)
 
 
 def precondition(
     net_fn: PredictFn, *, schedule: Schedule, sigma_data: ArrayLike = 1.0
 ) -> Preconditioned:
-    """Hands a network its input at unit scale and a time that names the log-SNR.
+    """Preconditions a network: input at unit scale, and time from the log-SNR alone.
 
     `net_fn(z / sqrt(sigma_data^2 alpha^2 + sigma^2), sigma / (alpha + sigma))`. Both
     depend on the log-SNR and on `z / alpha` alone, so that the schedule of a trained
@@ -70,9 +62,8 @@ def precondition(
 
     Source: the input scale is c_in of Karras et al. 2022, arXiv 2206.00364, table 1.
     """
-    positive = lambda std: std > 0
-    check_bound("sigma_data", sigma_data, positive, "positive")
-    return Preconditioned(as_callable(net_fn), schedule, sigma_data)
+    check_positive("sigma_data", sigma_data)
+    return Preconditioned(as_callable(net_fn), as_schedule(schedule), sigma_data)
 
 
 class EdmPreconditioning(NamedTuple):
@@ -84,7 +75,7 @@ class EdmPreconditioning(NamedTuple):
       c_skip: of the shape of t, like the others.
       c_out: scale of the network's output.
       c_in: scale of its input.
-      c_noise: what it is told of the noise.
+      c_noise: its conditioning on the noise level.
     """
 
     c_skip: Array
@@ -119,10 +110,9 @@ def edm_preconditioning(
 
     Source: Karras et al. 2022, arXiv 2206.00364, table 1, there for `z / alpha`.
     """
-    positive = lambda std: std > 0
-    check_bound("sigma_data", sigma_data, positive, "positive")
+    check_positive("sigma_data", sigma_data)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    norm = schedules.z_std(schedule, t, sigma_data)
+    norm = schedule.z_std(t, sigma_data)
     return EdmPreconditioning(
         c_skip=(sigma_data / norm) ** 2 * alpha,
         c_out=sigma_data * sigma / norm,
@@ -133,24 +123,20 @@ def edm_preconditioning(
 
 @register
 class Flipped:
-    """See `flip_time`."""
+    """Network in the other direction of time. See `flip_time`."""
 
     predict_fn: Any
     sign: int = static()
 
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.predict_fn)
-
     def __call__(self, z: Array, t: ArrayLike) -> Array:
-        return self.sign * self.predict_fn(z, 1 - at_least_float32(t))
+        t = jnp.asarray(1 - floating(t), jnp.promote_types(z.dtype, jnp.float32))
+        return self.sign * self.predict_fn(z, t)
 
 
 def flip_time(predict_fn: PredictFn, *, kind: AnyKind) -> Flipped:
-    """A network trained with t = 0 at the noise, in this library's time.
+    """Converts a network trained with t = 0 at the noise to this library's time.
 
-    `p(z, t) = s p_other(z, 1 - t)`. Reversing time turns `u` and `dz_dt` round, s = -1;
+    `p(z, t) = s p_other(z, 1 - t)`. Reversing time flips `u` and `dz_dt`, s = -1;
     every other kind keeps its sign. Flipping twice is the identity.
 
     Args:
@@ -168,40 +154,31 @@ def flip_time(predict_fn: PredictFn, *, kind: AnyKind) -> Flipped:
 
 
 @register
-class Rescheduled:
-    """See `reschedule`."""
+class Rescheduled(Denoiser):
+    """Denoiser on another schedule. See `reschedule`."""
 
     denoise_fn: Any
     source: Any
     target: Any
 
-    @property
-    def cost(self) -> int:
-        """Network calls per evaluation."""
-        return cost(self.denoise_fn)
+    def denoise(self, z: Array, t: Array) -> Denoised:
+        scale = per_event(jnp.asarray(self._place(t)[1], t.dtype), z)
+        return self.denoise_fn(scale * z, self._time(t))
 
-    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
-        z, t = at_least_float32(z), at_least_float32(t)
-        time, scale = self._place(t)
-        time = jnp.asarray(time, t.dtype)
-        scale = per_event(jnp.asarray(scale, t.dtype), z)
-        return self.denoise_fn(scale * z, time)
+    def num_network_calls(self, t: ArrayLike) -> int | Array | None:
+        return self.denoise_fn.num_network_calls(self._time(t))
 
-    def calls(self, t: ArrayLike) -> Any:
-        """Network calls of an evaluation at `t`."""
-        t = at_least_float32(t)
-        return calls(self.denoise_fn, jnp.asarray(self._place(t)[0], t.dtype))
+    def check_times(self, t: ArrayLike) -> None:
+        self.denoise_fn.check_times(self._time(t))
 
-    def finish(self, x: Array) -> Array:
-        """Samples with what the denoiser knows of the data put in."""
-        known = hasattr(self.denoise_fn, "finish")
-        return self.denoise_fn.finish(x) if known else x
+    def own_schedule(self) -> Schedule:
+        return self.target
 
-    def check(self, t: ArrayLike) -> None:
-        """Raises a `ValueError` where the denoiser cannot be evaluated at `t`."""
+    def _time(self, t: ArrayLike) -> Array:
+        """Time on `source`, in the type that it is called with."""
         time, _ = self._place(t)
-        if hasattr(self.denoise_fn, "check"):  # at the time that it is called with
-            self.denoise_fn.check(jnp.asarray(time, at_least_float32(t).dtype))
+        dtype = at_least_float32(t).dtype if isinstance(t, jax.Array) else None
+        return jnp.asarray(time, dtype)
 
     def _place(self, t: ArrayLike) -> tuple[Any, Any]:
         """Time on `source` and the factor on z; refused out of range if concrete."""
@@ -210,10 +187,10 @@ class Rescheduled:
         time, scale = in_float64(place, self.source, self.target, t)
         if not is_traced(time, scale) and np.isnan(time).any():
             bad = np.broadcast_to(np.asarray(t), time.shape)[np.isnan(time)].ravel()[0]
-            ends = in_float64(lambda schedule: schedule.logsnr([0.0, 1.0]), self.source)
+            low, high = self.source.logsnr_range()
             raise ValueError(
                 f"the log-SNR of {self.target} at t={bad} is outside that of "
-                f"{self.source}, [{ends[1]}, {ends[0]}], where the denoiser is "
+                f"{self.source}, [{low}, {high}], where the denoiser is "
                 "defined; truncate the target, or choose other times"
             )
         return time, scale
@@ -224,29 +201,29 @@ def _place(
 ) -> tuple[Array, Array]:
     """Time on `source` and the factor on z; NaN out of range.
 
-    In the range, and at its end, is what is there up to the relative `rounding` of `t`
-    and of the log-SNR: where the target is steep, t near 1 says little of the log-SNR.
+    A time is in the range, or at its end, up to the relative `rounding` of `t` and of
+    the log-SNR: where the target is steep, the log-SNR is poorly resolved near t = 1.
     """
-    t = at_least_float32(t)
-    low, high = source.logsnr(jnp.ones_like(t)), source.logsnr(jnp.zeros_like(t))
-    early, late = t * (1 - rounding), jnp.minimum(t * (1 + rounding), jnp.maximum(t, 1))
-    inside = target.logsnr(early) >= low - rounding * (1 + jnp.abs(low))
-    inside &= target.logsnr(late) <= high + rounding * (1 + jnp.abs(high))
+    t = floating(t)
+    low, high = source.logsnr(xp.ones_like(t)), source.logsnr(xp.zeros_like(t))
+    early, late = t * (1 - rounding), xp.minimum(t * (1 + rounding), xp.maximum(t, 1))
+    inside = target.logsnr(early) >= low - rounding * (1 + xp.abs(low))
+    inside = inside & (target.logsnr(late) <= high + rounding * (1 + xp.abs(high)))
     time = source.inverse_logsnr(_bounded(target.logsnr(t), low, high))
-    time = jnp.where(inside, _bounded(time, 0, 1), 0.5)
-    scale = schedules.z_std(source, time) / schedules.z_std(target, t)
-    return jnp.where(inside, time, jnp.nan), jnp.where(inside, scale, jnp.nan)
+    time = xp.where(inside, _bounded(time, 0, 1), 0.5)
+    scale = source.z_std(time) / target.z_std(t)
+    return xp.where(inside, time, xp.nan), xp.where(inside, scale, xp.nan)
 
 
 def _bounded(value: Array, low: ArrayLike, high: ArrayLike) -> Array:
-    """`clip`, with the whole derivative at the bounds."""
-    return jnp.where(value < low, low, jnp.where(value > high, high, value))
+    """`clip`, with the full derivative at the bounds."""
+    return xp.where(value < low, low, xp.where(value > high, high, value))
 
 
 def reschedule(
     denoise_fn: DenoiseFn, *, source: Schedule, target: Schedule
 ) -> Rescheduled:
-    """A denoiser of schedule `source` as one of schedule `target`.
+    """Converts a denoiser of schedule `source` to schedule `target`.
 
     Evaluated at the time of `source` with the same log-SNR, and at `c z` with `c` the
     ratio of their scales `sqrt(alpha^2 + sigma^2)`: there z is the same mixture of x
@@ -261,6 +238,7 @@ def reschedule(
     Returns:
       A registered callable `(z, t) -> Denoised`. It raises a `ValueError` where the
       log-SNR of `target` leaves the range of `source` by more than the rounding of t
-      in its type; at traced times, which cannot be looked at, it returns NaN there.
+      in its type; at traced times, which cannot be checked, it returns NaN there.
     """
-    return Rescheduled(as_callable(denoise_fn), source, target)
+    as_schedule(target)
+    return Rescheduled(as_denoiser(denoise_fn, schedule=source), source, target)

@@ -1,4 +1,4 @@
-"""Processes as SDEs (f, g, eta) and as interpolants (alpha, sigma, epsilon).
+"""Diffusion processes as SDEs (f, g, eta) and interpolants (alpha, sigma, epsilon).
 
 The SDE `dz = f z dt + g dw` noises data along `z = alpha x + sigma eps`, with
 
@@ -37,6 +37,7 @@ from diffusionflow.processes.drifts import (
     probability_flow,
     reverse,
 )
+from diffusionflow.processes.noising import add_noise
 from diffusionflow.processes.quadrature import FromSde, from_sde
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Interpolant",
     "Sde",
     "SdeTerms",
+    "add_noise",
     "forward",
     "from_sde",
     "interpolant",

@@ -1,23 +1,22 @@
-"""Coefficients of SDEs from those of interpolants, and the other way round."""
+"""Coefficients of SDEs from those of stochastic interpolants, and back."""
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
-from diffusionflow._numeric import root
+from diffusionflow import _xp as xp
+from diffusionflow._numeric import cast, root
 from diffusionflow.schedules import Schedule
 
 
 class Sde(NamedTuple):
-    """Coefficients of `dz = f z dt + g dw` and of its reversal, like `t` each.
+    """SDE coefficients: `dz = f z dt + g dw` and its reversal, like `t` each.
 
     Fields:
-      f: `alpha' / alpha`.
-      g: of the noise, at least 0.
-      eta: noise of the reversal over g.
+      f: drift coefficient, `alpha' / alpha`.
+      g: diffusion coefficient, at least 0.
+      eta: diffusion of the reversal over g.
     """
 
     f: Array
@@ -26,7 +25,7 @@ class Sde(NamedTuple):
 
 
 class Interpolant(NamedTuple):
-    """`z = alpha x + sigma eps` and the diffusion of its SDE, like `t` each.
+    """Interpolant coefficients: `z = alpha x + sigma eps` and epsilon, like `t` each.
 
     Fields:
       alpha: coefficient of the data.
@@ -39,47 +38,49 @@ class Interpolant(NamedTuple):
     epsilon: Array
 
 
-def to_sde(schedule: Schedule, t: ArrayLike, *, epsilon: ArrayLike = 0.0) -> Sde:
-    """`f`, `g` and `eta = epsilon / g` of a schedule at times `t`.
+@xp.quiet
+def to_sde(t: ArrayLike, *, schedule: Schedule, epsilon: ArrayLike = 0.0) -> Sde:
+    """Converts a schedule to SDE coefficients: `f`, `g` and `eta = epsilon / g` at `t`.
 
     Args:
-      schedule: any.
       t: times in [0, 1], any shape.
+      schedule: any.
       epsilon: diffusion of the generative process, scalar or of the shape of `t`.
 
     Returns:
       `Sde`. Where alpha = 0, g is infinite and eta is 0; where g = 0, eta is infinite
       but for epsilon = 0, where it is 0.
     """
-    g = root(schedules.g2(schedule, t))
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, g.dtype), g.shape)
+    g = root(schedule.g2(t))
+    epsilon = xp.broadcast_to(cast(epsilon, g), g.shape)
     some = epsilon != 0
-    eta = jnp.where(some, epsilon / jnp.where(some, g, 1), 0)
-    return Sde(schedules.f(schedule, t), g, eta)
+    eta = xp.where(some, epsilon / xp.where(some, g, 1), 0)
+    return Sde(schedule.f(t), g, eta)
 
 
+@xp.quiet
 def to_interpolant(
-    schedule: Schedule, t: ArrayLike, *, eta: ArrayLike = 0.0
+    t: ArrayLike, *, schedule: Schedule, eta: ArrayLike = 0.0
 ) -> Interpolant:
-    """`alpha`, `sigma` and `epsilon = eta g` of a schedule at times `t`.
+    """Converts a schedule to interpolant `alpha`, `sigma` and `epsilon = eta g` at `t`.
 
     For an SDE given by its coefficients, the schedule is `from_sde(f_fn, g_fn)`.
 
     Args:
-      schedule: any.
       t: times in [0, 1], any shape.
+      schedule: any.
       eta: noise of the generative process relative to g: 0 the probability flow, 1 the
         reversal of the forward SDE. Scalar or of the shape of `t`.
 
     Returns:
       `Interpolant`.
     """
-    g = root(schedules.g2(schedule, t))
-    eta = jnp.broadcast_to(jnp.asarray(eta, g.dtype), g.shape)
+    g = root(schedule.g2(t))
+    eta = xp.broadcast_to(cast(eta, g), g.shape)
     return Interpolant(schedule.alpha(t), schedule.sigma(t), scaled(eta, g))
 
 
 def scaled(factor: Array, value: Array) -> Array:
     """`factor * value`, 0 where the factor is, for infinite values too."""
     some = factor != 0
-    return factor * jnp.where(some, value, 0)
+    return factor * xp.where(some, value, 0)

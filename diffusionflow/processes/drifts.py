@@ -2,15 +2,20 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_name, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64, root
-from diffusionflow.predictions import Denoised, DenoiseFn, per_event
+from diffusionflow._numeric import cast, floating, in_float64, root
+from diffusionflow.predictions import (
+    Denoised,
+    DenoiseFn,
+    as_data,
+    as_denoiser,
+    per_event,
+)
 from diffusionflow.processes.coefficients import scaled
 from diffusionflow.schedules import Schedule
 
@@ -18,7 +23,7 @@ DIRECTIONS = ("reverse", "forward")
 
 
 class SdeTerms(NamedTuple):
-    """`dz = drift dt + diffusion dw`.
+    """Drift and diffusion of `dz = drift dt + diffusion dw`.
 
     Fields:
       drift: `[*batch, *event]`.
@@ -29,8 +34,9 @@ class SdeTerms(NamedTuple):
     diffusion: Array
 
 
+@xp.quiet
 def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
-    """The SDE from data to noise, dt > 0: `dz = f z dt + g dw`.
+    """Forward SDE, from data to noise, dt > 0: `dz = f z dt + g dw`.
 
     Args:
       z: `[*batch, *event]`.
@@ -43,15 +49,15 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
     Raises:
       ValueError: `t` does not begin the shape of `z`.
     """
-    z, t = at_least_float32(z), at_least_float32(t)
-    drift = per_event(schedules.f(schedule, t), z) * z
-    return SdeTerms(drift, root(schedules.g2(schedule, t)))
+    z, t = as_data(z, "z"), floating(t)
+    drift = per_event(schedule.f(t), z) * z
+    return SdeTerms(drift, root(schedule.g2(t)))
 
 
 def probability_flow(
     denoise_fn: DenoiseFn, z: Array, t: ArrayLike, *, schedule: Schedule
 ) -> SdeTerms:
-    """The ODE of the same marginals, in both directions of time.
+    """Probability-flow ODE: the same marginals, in both directions of time.
 
     `dz / dt = f z - g^2 / 2 score = alpha' x_hat + sigma' eps_hat`.
 
@@ -72,6 +78,7 @@ def probability_flow(
     return reverse(denoise_fn, z, t, schedule=schedule, eta=0.0)
 
 
+@xp.quiet
 def reverse(
     denoise_fn: DenoiseFn,
     z: Array,
@@ -80,7 +87,7 @@ def reverse(
     schedule: Schedule,
     eta: ArrayLike = 1.0,
 ) -> SdeTerms:
-    """The SDE from noise to data with noise `eta g`, **dt < 0**.
+    """Reverse-time SDE, from noise to data, with diffusion `eta g`, **dt < 0**.
 
     `dz = (f z - (1 + eta^2) / 2 g^2 score) dt + eta g dw`; its drift is computed as
     `alpha' x_hat + sigma' eps_hat + eta^2 (sigma' - f sigma) eps_hat`.
@@ -104,16 +111,17 @@ def reverse(
     Source: Song et al. 2021, arXiv 2011.13456 (eta = 1 and 0); Gao et al. 2024,
     "Diffusion Meets Flow Matching" (any eta).
     """
-    t = at_least_float32(t)
-    dsigma = schedules.derivatives(schedule, t)[1]
-    eta = jnp.broadcast_to(jnp.asarray(eta, t.dtype), t.shape)
-    rate = dsigma - schedules.f(schedule, t) * schedule.sigma(t)  # g^2 / (2 sigma)
-    g = root(schedules.g2(schedule, t))
+    t = floating(t)
+    dsigma = schedule.derivatives(t)[1]
+    eta = xp.broadcast_to(cast(eta, t), t.shape)
+    rate = dsigma - schedule.f(t) * schedule.sigma(t)  # g^2 / (2 sigma)
+    g = root(schedule.g2(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(scaled(eta**2, rate), mean) * denoised.eps
     return SdeTerms(mean + added, scaled(eta, g))
 
 
+@xp.quiet
 def interpolant(
     denoise_fn: DenoiseFn,
     z: Array,
@@ -123,7 +131,7 @@ def interpolant(
     epsilon: ArrayLike,
     direction: str = "reverse",
 ) -> SdeTerms:
-    """The SDE of the same marginals with a diffusion of one's own, in either direction.
+    """Interpolant SDE: the same marginals at any diffusion epsilon, either direction.
 
     `dz = (E[dz/dt | z] -+ epsilon^2 / 2 score) dt + epsilon dw` with minus for
     "reverse", dt < 0, and plus for "forward", dt > 0; `score = -eps_hat / sigma`. It is
@@ -151,8 +159,8 @@ def interpolant(
     (w_t there is epsilon^2 / 2).
     """
     check_name("direction", direction, DIRECTIONS)
-    t = at_least_float32(t)
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, t.dtype), t.shape)
+    t = floating(t)
+    epsilon = xp.broadcast_to(cast(epsilon, t), t.shape)
     rate = scaled(epsilon**2, 0.5 / schedule.sigma(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(rate, mean) * denoised.eps
@@ -162,25 +170,25 @@ def interpolant(
 def _mean_slope(
     denoise_fn: DenoiseFn, z: Array, t: Array, schedule: Schedule
 ) -> tuple[Array, Denoised]:
-    """`E[dz/dt | z]`, and what it was made of."""
-    z = at_least_float32(z)
+    """`E[dz/dt | z]`, and the `Denoised` that it is computed from."""
+    z = as_data(z, "z")
     _check_slope(schedule, t)
-    denoised = denoise_fn(z, t)
-    a, b = (per_event(part, z) for part in schedules.derivatives(schedule, t))
+    denoised = as_denoiser(denoise_fn, schedule=schedule)(z, t)
+    a, b = (per_event(part, z) for part in schedule.derivatives(t))
     return a * denoised.x + b * denoised.eps, denoised
 
 
 def _check_slope(schedule: Schedule, t: Array) -> None:
-    """Refuses sigma = 0 with an infinite slope: eps_hat / sigma is lost there."""
+    """Refuses sigma = 0 of infinite slope: eps_hat / sigma is undefined there."""
     if is_traced(schedule, t):
         return
     lost = lambda schedule, t: (
-        (schedule.sigma(t) == 0) & jnp.isinf(schedules.derivatives(schedule, t)[1])
+        (schedule.sigma(t) == 0) & xp.isinf(schedule.derivatives(t)[1])
     )
-    found = np.asarray(in_float64(lost, schedule, t))
-    if found.any():
+    singular = np.asarray(in_float64(lost, schedule, t))
+    if singular.any():
         raise ValueError(
-            f"t={np.asarray(t)[found].ravel()[0]}: sigma is 0 and its slope infinite "
-            f"on {schedule}, where x_hat and eps_hat do not say the score; keep away "
-            "from that time"
+            f"t={np.asarray(t)[singular].ravel()[0]}: sigma is 0 and its slope "
+            f"infinite on {schedule}, where x_hat and eps_hat do not give the score; "
+            "keep away from that time"
         )

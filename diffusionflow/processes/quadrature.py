@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     as_callable,
     check_bound,
@@ -19,18 +20,19 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import (
-    at_least_float32,
     check_falls,
     check_on_grid,
+    derivative,
     elementwise,
+    floating,
     root,
-    solve_falling,
 )
+from diffusionflow.schedules import Schedule
 
 
 @register
-class FromSde:
-    """See `from_sde`."""
+class FromSde(Schedule):
+    """Schedule from the coefficients of an SDE. See `from_sde`."""
 
     f_fn: Any
     g_fn: Any
@@ -56,49 +58,42 @@ class FromSde:
         return elementwise(self.f_fn, nodes), nodes, _expand(weights, t) * t[None]
 
     def alpha(self, t: ArrayLike) -> Array:
-        rates, _, weights = self._quadrature(at_least_float32(t))
-        return self.alpha_0 * jnp.exp(jnp.sum(weights * rates, axis=0))
+        rates, _, weights = self._quadrature(floating(t))
+        return self.alpha_0 * xp.exp(xp.sum(weights * rates, axis=0))
 
     def _ratio2(self, t: ArrayLike) -> Array:
         """`(sigma / alpha)^2`."""
-        t = at_least_float32(t)
+        t = floating(t)
         rates, nodes, weights = self._quadrature(t)
-        partial = jnp.asarray(_legendre(self.num_nodes)[2], t.dtype)
-        high = jax.lax.Precision.HIGHEST
-        integral = t[None] * jnp.tensordot(partial, rates, 1, precision=high)
-        noise = (elementwise(self.g_fn, nodes) / self.alpha_0) ** 2 * jnp.exp(
+        partial = xp.asarray(_legendre(self.num_nodes)[2], t.dtype)
+        integral = t[None] * xp.tensordot(partial, rates, 1)
+        noise = (elementwise(self.g_fn, nodes) / self.alpha_0) ** 2 * xp.exp(
             -2 * integral
         )
-        return (self.sigma_0 / self.alpha_0) ** 2 + jnp.sum(weights * noise, axis=0)
+        return (self.sigma_0 / self.alpha_0) ** 2 + xp.sum(weights * noise, axis=0)
 
     def sigma(self, t: ArrayLike) -> Array:
         return self.alpha(t) * root(self._ratio2(t))
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return -jnp.log(self._ratio2(t))
-
-    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        """By bisection; beyond a finite end the log-SNR is continued linearly."""
-        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
+        return -xp.log(self._ratio2(t))
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See `schedules.derivatives`."""
         rate, sigma = self.f(t), self.sigma(t)
         noisy, g2, safe = self._noisy(t, sigma)
-        gained = jnp.where(noisy, g2 / (2 * safe), self._start(t))
+        gained = xp.where(noisy, g2 / (2 * safe), self._start(t))
         return rate * self.alpha(t), rate * sigma + gained
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See `schedules.square_derivatives`."""
         rate = 2 * self.f(t)
         squares = self.alpha(t) ** 2, self.sigma(t) ** 2
         return rate * squares[0], rate * squares[1] + self.g2(t)
 
     def _noisy(self, t: ArrayLike, sigma: Array) -> tuple[Array, Array, Array]:
-        """Whether sigma is above 0, and g^2 and sigma where it is; else others."""
+        """Whether sigma is above 0; g^2 and sigma where it is, else placeholders."""
         noisy = sigma > 0
-        g2 = self.g2(jnp.where(noisy, at_least_float32(t), 0.5))
-        return noisy, g2, jnp.where(noisy, sigma, 1)
+        g2 = self.g2(xp.where(noisy, floating(t), 0.5))
+        return noisy, g2, xp.where(noisy, sigma, 1)
 
     def _start(self, t: ArrayLike) -> Array:
         """`sigma'` where sigma = 0, at t = 0: `sqrt(c / 2)` for `g^2 = c t + ...`.
@@ -106,26 +101,23 @@ class FromSde:
         c is the slope of g^2 a few rounding units away: g may be a root there. Where
         that does not settle, c is 0 or infinite; so is `sigma'` where g is not 0.
         """
-        unit = jnp.asarray(4 * jnp.finfo(at_least_float32(t).dtype).eps)
-        unit = unit.astype(at_least_float32(t).dtype)
-        slope = lambda t: jax.jvp(self.g2, (t,), (jnp.ones_like(t),))[1]
+        t = floating(t)
+        unit = 4 * xp.full_like(t, jnp.finfo(t.dtype).eps)
+        slope = functools.partial(derivative, FromSde.g2, self)
         near, nearer = slope(2 * unit), slope(unit)
-        settled = jnp.abs(nearer - near) <= unit**0.5 * near
-        c = jnp.where(settled, near, jnp.where(nearer > near, jnp.inf, 0))
-        return jnp.where(self.g2(0 * unit) > 0, jnp.inf, root(c / 2))
+        settled = xp.abs(nearer - near) <= unit**0.5 * near
+        c = xp.where(settled, near, xp.where(nearer > near, xp.inf, 0))
+        return xp.where(self.g2(0 * unit) > 0, xp.inf, root(c / 2))
 
     def f(self, t: ArrayLike) -> Array:
-        """See `schedules.f`."""
         return elementwise(self.f_fn, t)
 
     def g2(self, t: ArrayLike) -> Array:
-        """See `schedules.g2`."""
         return elementwise(self.g_fn, t) ** 2
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See `schedules.dlogsnr_dt`."""
         noisy, g2, safe = self._noisy(t, self.sigma(t))
-        return jnp.where(noisy, -g2 / safe**2, -jnp.inf)
+        return xp.where(noisy, -g2 / safe**2, -xp.inf)
 
 
 def from_sde(
@@ -141,7 +133,7 @@ def from_sde(
     Both integrals of the package run over [0, t] with `num_nodes` nodes, at which f and
     g are called once. For analytic coefficients the error falls exponentially in
     `num_nodes`; towards a singular end it grows: of flow matching's sigma it is 2e-9 at
-    t = 0.99 and 8e-3 at 0.999, and at t = 1 nothing is right.
+    t = 0.99 and 8e-3 at 0.999, and at t = 1 no digit is right.
     Numbers to be learned, vmapped or otherwise traced belong in a
     `jax.tree_util.Partial(fn, *numbers)`; what a bare function closes over is fixed.
 
@@ -157,18 +149,18 @@ def from_sde(
 
     Raises:
       ValueError: a bound is broken, or the log-SNR is not a falling number on a grid of
-        [0, 1] (looked at where functions and ends have no leaves but Python numbers).
+        [0, 1] (checked where functions and ends have no leaves but Python numbers).
     """
     return FromSde(f_fn, g_fn, alpha_0, sigma_0, num_nodes)
 
 
 def _check_logsnr(logsnr: np.ndarray) -> None:
-    if logsnr.dtype == np.float64:  # float32 may not tell neighbours apart
+    if logsnr.dtype == np.float64:  # float32 may not distinguish neighbours
         check_falls(logsnr)
 
 
 def _expand(row: np.ndarray, like: Array) -> Array:
-    return jnp.asarray(row, like.dtype).reshape(row.shape + (1,) * like.ndim)
+    return xp.asarray(row, like.dtype).reshape(row.shape + (1,) * like.ndim)
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""Samplers: a table of coefficients, computed once in float64, and one scan over it."""
+"""Deterministic and stochastic samplers.
+
+Each is a table of coefficients, computed once in float64, and one scan over it.
+"""
 
 from diffusionflow.samplers import diffusions
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth

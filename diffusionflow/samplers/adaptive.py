@@ -1,6 +1,6 @@
-"""The probability-flow ODE with steps of adaptive length, through diffrax.
+"""Integrates the probability-flow ODE with adaptive steps, through diffrax.
 
-Variable and state of the integration are those of `arc`.
+Variable and state of the integration are those of `angular`.
 """
 
 from collections.abc import Callable
@@ -11,24 +11,31 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_positive, cost, is_traced
-from diffusionflow._numeric import at_least_float32, root
-from diffusionflow.predictions import DenoiseFn
-from diffusionflow.samplers import arc
-from diffusionflow.samplers.steps import check_denoiser
-from diffusionflow.schedules import Schedule
+from diffusionflow._dataclass import check_bound, check_positive
+from diffusionflow._numeric import root
+from diffusionflow.predictions import (
+    DenoiseFn,
+    as_data,
+    as_denoiser,
+    check_unit_interval,
+)
+from diffusionflow.samplers import angular
+from diffusionflow.samplers.steps import check_times, times_calls
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Solution(NamedTuple):
-    """What `solve` returns.
+    """Solution of the probability-flow ODE, from `solve`.
 
     Fields:
-      x: z at `t1`, `[*batch, *event]`, at sigma = 0 with what `denoise_fn` knows of the
-        data put in (`guidance.inpaint`); infinite where `done` is False.
+      x: z at `t1`, `[*batch, *event]`, at sigma = 0 finalized
+        (`Denoiser.finalize`); infinite where `done` is False.
       done: whether `t1` was reached within the tolerances, bool `[*batch]`. It is False
         where `max_steps` were not enough or the field was not finite.
       steps: attempted steps, rejected ones included, `[*batch]`.
-      nfe: network calls, `[*batch]`.
+      nfe: NFE, the number of function evaluations (network calls), `[*batch]`; None
+        where the calls of one evaluation are unknown or depend on its time
+        (`guidance.limited`).
     """
 
     x: Array
@@ -76,40 +83,37 @@ def solve(
         [0, 1], or `denoise_fn` is singular at one (eps at alpha = 0, x at sigma = 0).
     """
     check_tolerances(rtol, atol, max_steps)
-    z = at_least_float32(z)
-    inside = lambda t: 0 <= t <= 1
+    z = as_data(z, "z")
+    example = jax.ShapeDtypeStruct(z.shape[batch_ndim:], z.dtype)
+    denoiser = as_denoiser(denoise_fn, like=example, schedule=as_schedule(schedule))
     for name, t in (("t0", t0), ("t1", t1)):
-        if not is_traced(t):
-            check_bound(name, float(t), inside, "in [0, 1]")
-        check_denoiser(denoise_fn, t, z)
+        check_unit_interval(name, t)
+        check_times(denoiser, t, z)
     t0, t1 = jnp.asarray(t0, z.dtype), jnp.asarray(t1, z.dtype)
-    (start, first), (end, last) = arc.angle(schedule, t0), arc.angle(schedule, t1)
+    start, first = angular.angle(t0, schedule=schedule)
+    end, last = angular.angle(t1, schedule=schedule)
 
     def field(angle: Array, y: Array) -> Array:
-        return arc.slope(denoise_fn, y, arc.level(schedule, angle, t0, t1))
+        return angular.slope(
+            denoiser, y, angular.level(angle, t0, t1, schedule=schedule)
+        )
 
     def one(z: Array) -> tuple[Array, Array, Array]:
         y, done, steps = integrate(
             field, start, end, z / first.astype(z.dtype), rtol, atol, max_steps
         )
-        x = _finished(denoise_fn, y * last.astype(z.dtype), schedule.sigma(t1))
+        x = y * last.astype(z.dtype)
+        x = jnp.where(schedule.sigma(t1) == 0, denoiser.finalize(x), x)
         return jnp.where(done, x, jnp.inf), done, steps
 
     for _ in range(batch_ndim):
         one = jax.vmap(one)
     x, done, steps = one(z)
-    return Solution(x, done, steps, (1 + 6 * steps) * cost(denoise_fn))
-
-
-def _finished(denoise_fn: DenoiseFn, z: Array, sigma: Array) -> Array:
-    """`z`, or what `denoise_fn` makes of it where it is data."""
-    if not hasattr(denoise_fn, "finish"):
-        return z
-    return jnp.where(sigma == 0, denoise_fn.finish(z), z)
+    return Solution(x, done, steps, times_calls(denoiser, 1 + 6 * steps))
 
 
 def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:
-    """Refuses what the adaptive solver cannot work with."""
+    """Raises a `ValueError` where tolerances or `max_steps` are not positive."""
     check_positive("rtol", rtol)
     check_positive("atol", atol)
     check_bound("max_steps", max_steps, lambda n: n >= 1, "at least 1")
@@ -124,7 +128,7 @@ def integrate(
     atol: float,
     max_steps: int,
 ) -> tuple[Any, Array, Array]:
-    """Tsitouras' method on one example.
+    """Integrates one example by Tsitouras' method of order 5 (Tsit5).
 
     Args:
       field: `(clock, state) -> slopes`.
@@ -162,7 +166,7 @@ def integrate(
 
 
 def _largest(error: Any) -> Array:
-    """The largest root mean square of the arrays in `error`."""
+    """Returns the largest root mean square of the arrays in `error`."""
     squares = [jnp.mean(part**2) for part in jax.tree.leaves(error)]
     return root(jnp.max(jnp.stack(squares)))
 

@@ -1,4 +1,4 @@
-"""Plan, run, sample: what all samplers share.
+"""Interface of samplers, and their common `plan`, `run` and `sample`.
 
 A sampler has `num_noises` and four methods:
 
@@ -12,11 +12,11 @@ A sampler has `num_noises` and four methods:
   `[num_noises, *z.shape]`.
 - `output(state)`: the `z` in a state.
 
-The plan is data: one compiled `run` serves every schedule, grid and coefficient.
+The plan is data: one compiled `run` serves every schedule, grid and coefficient. A plan
+of concrete numbers is NumPy float64 and compiles nothing.
 
-Of `denoise_fn` all that is needed is `(z, t) -> Denoised`. What else it may have is
-used: `cost` and `calls(t)`, network calls per evaluation; `check(t)`, which raises
-where it cannot be evaluated; `finish(x)`, what it knows of the data put into samples.
+A sampler of your own is a class with these, registered by `diffusionflow.register`:
+`docs/extending.md` has one.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -28,15 +28,22 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, random
-from diffusionflow._dataclass import calls, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64
-from diffusionflow.predictions import DenoiseFn
-from diffusionflow.samplers.steps import as_grid, check_denoiser, table
-from diffusionflow.schedules import Schedule
+from diffusionflow._dataclass import is_traced
+from diffusionflow._numeric import in_float64
+from diffusionflow.predictions import DenoiseFn, Denoiser, as_data, as_denoiser
+from diffusionflow.samplers.steps import (
+    VARYING,
+    as_grid,
+    calls_at_any_time,
+    check_sampler,
+    check_times,
+    table,
+)
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Sampler(Protocol):
-    """What every sampler offers; see the module.
+    """Interface of a sampler; see the module.
 
     Fields:
       num_noises: arrays of noise that a step takes.
@@ -45,37 +52,39 @@ class Sampler(Protocol):
     num_noises: int
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
-        """The steps from times `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
+        """Computes the steps from `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
     def init(self, z: Array) -> Any:
-        """The state of a run that starts from `z`."""
+        """Returns the state of a run that starts from `z`."""
 
     def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
-        """The state after a step with its row of the plan."""
+        """Takes a step with its row of the plan; returns the new state."""
 
     def output(self, state: Any) -> Array:
-        """The `z` in a state."""
+        """Returns the `z` in a state."""
 
 
 class Result(NamedTuple):
-    """What a sampler returns.
+    """Samples, with their NFE and trajectory.
 
     Fields:
       x: the samples, `[*batch, *event]`.
-      nfe: network calls, guidance and second stages included.
+      nfe: NFE, the number of function evaluations: network calls, guidance and second
+        stages included. None where `denoise_fn` is a function whose calls are unknown;
+        `predictions.as_denoiser(fn, num_network_calls=...)` declares them.
       trajectory: the states from the first `z` to `x`, `[num_states, *batch, *event]`,
         or None.
     """
 
     x: Array
-    nfe: ArrayLike
+    nfe: ArrayLike | None
     trajectory: Array | None
 
 
 def prior(
     key: Array, shape: tuple[int, ...], *, schedule: Schedule, t: ArrayLike = 1.0
 ) -> Array:
-    """The noise that samplers start from: `sigma_t N(0, I)`.
+    """Samples the noise that samplers start from, `sigma_t N(0, I)`.
 
     Args:
       key: scalar, or typed keys `[*batch]` where `shape` is `[*batch, *event]`.
@@ -85,18 +94,18 @@ def prior(
 
     Returns:
       Array of `shape`. Where `alpha_t > 0` this is not exactly the law of `z_t`: the
-      data's share `alpha_t x` is left out.
+      data term `alpha_t x` is left out.
     """
     noise = random.normal(key, shape)
-    return schedule.sigma(t).astype(noise.dtype) * noise
+    return jnp.asarray(as_schedule(schedule).sigma(t), noise.dtype) * noise
 
 
-def plan(sampler: Sampler, times: ArrayLike, schedule: Schedule) -> Any:
-    """Every coefficient and level of every step.
+def plan(sampler: Sampler, times: ArrayLike, *, schedule: Schedule) -> Any:
+    """Computes the coefficients and noise levels of every step.
 
     Args:
       sampler: any.
-      times: a grid, `[num_steps + 1]`, falling.
+      times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       schedule: any.
 
     Returns:
@@ -104,9 +113,9 @@ def plan(sampler: Sampler, times: ArrayLike, schedule: Schedule) -> Any:
       traced arrays elsewhere.
 
     Raises:
-      ValueError: `times` is no grid.
+      ValueError: `times` is no grid, or `sampler` or `schedule` is something else.
     """
-    return table(sampler, as_grid(grids.check_grid(times)), schedule)
+    return table(check_sampler(sampler), as_grid(grids.check_grid(times)), schedule)
 
 
 def run(
@@ -119,7 +128,7 @@ def run(
     noise: Any = None,
     trajectory: bool = False,
 ) -> Result:
-    """Applies a plan, one scan over its rows.
+    """Runs a sampler: one scan over the rows of its plan.
 
     Args:
       key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
@@ -134,35 +143,59 @@ def run(
       `Result`.
 
     Raises:
-      ValueError: a key is missing, or `noise` is for another number of steps.
+      ValueError: a key is missing, `noise` is for another number of steps, `z` is of
+        integers, or `sampler` or `denoise_fn` is something else.
+
+    Example: one compilation for every plan of as many steps.
+      >>> from diffusionflow import predictions, samplers, schedules
+      >>> flow = schedules.FlowMatching()
+      >>> denoise_fn = predictions.denoiser(lambda z, t: -z, kind="u", schedule=flow)
+      >>> draw = jax.jit(samplers.run)
+      >>> for churn in (0.0, 0.5):
+      ...     sampler = samplers.Churn(churn)
+      ...     rows = samplers.plan(sampler, grids.uniform(10), schedule=flow)
+      ...     result = draw(
+      ...         jax.random.key(0), denoise_fn, jnp.ones((4, 2)), rows, sampler=sampler
+      ...     )
+      >>> draw._cache_size()
+      1
     """
-    z = at_least_float32(z)
+    check_sampler(sampler, ("init", "step", "output"))
+    z = as_data(z, "z")
+    denoiser = as_denoiser(denoise_fn, like=z)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     source = random.Independent() if noise is None else noise
     if key is None and sampler.num_noises and noise is None:
-        raise ValueError(f"{sampler} draws noise: key=None must be a key")
+        raise ValueError(
+            f"{sampler} draws noise: key=None; pass a key such as jax.random.key(0)"
+        )
     if sampler.num_noises:
         random.check_steps(source, num_steps)
-
-    each = _calls_at_any_time(denoise_fn, z)
-    constant = isinstance(each, int)
+    each = calls_at_any_time(denoiser, z.dtype)
 
     def step(state: Any, numbered_row: Any) -> tuple[Any, Any]:
         number, row = numbered_row
         draws = jnp.zeros((0, *z.shape), z.dtype)
         if sampler.num_noises:
             draws = source.draw(key, number, sampler.num_noises, z)
-        seen: list[Array] = []
-        denoise = denoise_fn if constant else _noting(denoise_fn, seen)
-        state = sampler.step(state, row, draws, denoise)
-        nfe = None if constant else _calls_of_step(denoise_fn, seen, row)
-        return state, (sampler.output(state) if trajectory else None, nfe)
+        times: list[Array] = []
+
+        def evaluate(z: Array, t: Array) -> Any:
+            times.append(t)
+            return denoiser(z, t)
+
+        state = sampler.step(state, row, draws, evaluate)
+        calls = _calls_of_step(denoiser, times, row) if each is VARYING else None
+        return state, (sampler.output(state) if trajectory else None, calls)
 
     numbered = (jnp.arange(num_steps), jax.tree.map(lambda a: _like(a, z), rows))
-    state, (outputs, counts) = jax.lax.scan(step, sampler.init(z), numbered)
+    state, (outputs, calls) = jax.lax.scan(step, sampler.init(z), numbered)
     if trajectory:
         outputs = jnp.concatenate([z[None], outputs])
-    nfe = _evaluations(rows) * each if constant else _number(jnp.sum(counts))
+    if each is VARYING:
+        nfe = _number(jnp.sum(calls))
+    else:
+        nfe = None if each is None else _evaluations(rows) * each
     return Result(sampler.output(state), nfe, outputs)
 
 
@@ -178,110 +211,103 @@ def sample(
     to_data: bool = True,
     trajectory: bool = False,
 ) -> Result:
-    """`plan`, then `run`, then to the data where the grid ends short of it.
+    """Samples along a timestep schedule: `plan`, `run`, and a last step to the data.
 
     Args:
       key: for the noise; scalar or `[*batch]`. None where the sampler draws none.
       denoise_fn: `(z, t) -> Denoised`.
       z: start, such as `prior(...)`, `[*batch, *event]`.
-      times: a grid, `[num_steps + 1]`, falling.
+      times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       sampler: any.
       schedule: the one of `denoise_fn`.
       noise: as in `run`.
       to_data: whether to step on to sigma = 0 where `sigma > 0` at the last time. That
-        step is DDIM's and returns `x_hat`; it costs one more evaluation. What
-        `denoise_fn` knows of the data is then put in (`guidance.inpaint`).
+        step is DDIM's and returns `x_hat`; it costs one more evaluation. The samples
+        are then finalized (`Denoiser.finalize`, such as the known pixels of
+        `guidance.inpaint`).
       trajectory: as in `run`.
 
     Returns:
       `Result`.
 
     Raises:
-      ValueError: `times` is no grid, or `denoise_fn` is singular on it (eps at
-        alpha = 0), as given or in the type of `z`.
+      ValueError: as `run`; `times` is no grid, `denoise_fn` belongs to another
+        schedule, or it is singular on the grid (eps at alpha = 0), as given or in the
+        type of `z`.
 
-    Example:
+    Example: jitted, so that a loop compiles it once.
       >>> from diffusionflow import analytic, samplers, schedules
       >>> flow = schedules.FlowMatching()
-      >>> denoise_fn = analytic.gaussian(jnp.zeros(()), 0.25).denoise_fn(flow)
-      >>> result = sample(
-      ...     jax.random.key(0), denoise_fn, jnp.array([2.0]), grids.uniform(100),
-      ...     sampler=samplers.Heun("u"), schedule=flow,
-      ... )
+      >>> denoise_fn = analytic.gaussian(jnp.zeros(()), 0.25).denoise_fn(schedule=flow)
+      >>> @jax.jit
+      ... def draw(key, z):
+      ...     return samplers.sample(
+      ...         key, denoise_fn, z, grids.uniform(100),
+      ...         sampler=samplers.Heun("u"), schedule=flow,
+      ...     )
+      >>> for seed in range(3):
+      ...     result = draw(jax.random.key(seed), jnp.array([2.0]))
       >>> print(jnp.round(result.x, 3), result.nfe)  # exactly sqrt(1/4) 2
       [1.] 199
     """
+    check_sampler(sampler)
     times = as_grid(grids.check_grid(times))
-    check_denoiser(denoise_fn, times[:-1], at_least_float32(z))
-    rows = plan(sampler, times, schedule)
+    z = as_data(z, "z")
+    denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
+    check_times(denoiser, times[:-1], z)
+    rows = table(sampler, times, schedule)
     result = run(
-        key, denoise_fn, z, rows, sampler=sampler, noise=noise, trajectory=trajectory
+        key, denoiser, z, rows, sampler=sampler, noise=noise, trajectory=trajectory
     )
     if not to_data:
         return result
-    return _finish(_to_data(result, denoise_fn, times[-1], schedule), denoise_fn)
-
-
-def _finish(result: Result, denoise_fn: DenoiseFn) -> Result:
-    if not hasattr(denoise_fn, "finish"):
-        return result
-    x, states = denoise_fn.finish(result.x), result.trajectory
-    return Result(x, result.nfe, None if states is None else states.at[-1].set(x))
+    result = _to_data(result, denoiser, times[-1], schedule)
+    x, states = denoiser.finalize(result.x), result.trajectory
+    if states is not None and x is not result.x:
+        states = states.at[-1].set(x)
+    return Result(x, result.nfe, states)
 
 
 def _to_data(
-    result: Result, denoise_fn: DenoiseFn, t: ArrayLike, schedule: Schedule
+    result: Result, denoiser: Denoiser, t: ArrayLike, schedule: Schedule
 ) -> Result:
     sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
     level = jnp.asarray(t, result.x.dtype)
     if not is_traced(sigma) and sigma == 0:
         return result
-    more = calls(denoise_fn, level)
+    more = denoiser.num_network_calls(level)
     if not is_traced(sigma):
-        x, nfe = denoise_fn(result.x, level).x, _number(result.nfe + more)
+        x = denoiser(result.x, level).x
     else:
-        last = lambda z: denoise_fn(z, level).x
+        last = lambda z: denoiser(z, level).x
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
-        nfe = result.nfe + jnp.where(sigma > 0, more, 0)
+        more = None if more is None else jnp.where(sigma > 0, more, 0)
+    unknown = more is None or result.nfe is None
+    nfe = None if unknown else _number(result.nfe + more)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])
     return Result(x, nfe, states)
 
 
-def _calls_at_any_time(denoise_fn: DenoiseFn, z: Array) -> int | None:
-    """Network calls of an evaluation; None where they depend on its time."""
-    found = []
-    note = lambda t: found.append(calls(denoise_fn, t))
-    jax.eval_shape(note, jax.ShapeDtypeStruct((), z.dtype))
-    return found[0] if isinstance(found[0], int) else None
+def _calls_of_step(denoiser: Denoiser, times: list[Array], row: Any) -> Array:
+    """Network calls of a step that contains evaluations at `times`.
+
+    The times are columns of the row, so they may be used outside the branch of the
+    step in which they were handed over.
+    """
+    made = row.get("calls", len(times)) if isinstance(row, dict) else len(times)
+    counts = [
+        jnp.where(i < made, denoiser.num_network_calls(t), 0)
+        for i, t in enumerate(times)
+    ]
+    return sum(counts, start=jnp.zeros((), int))
 
 
 def _like(column: ArrayLike, z: Array) -> Array:
     column = jnp.asarray(column)
     floating = jnp.issubdtype(column.dtype, jnp.floating)
     return column.astype(z.dtype) if floating else column
-
-
-def _noting(denoise_fn: DenoiseFn, seen: list[Array]) -> DenoiseFn:
-    """`denoise_fn`, which puts the times it is called at into `seen`."""
-
-    def denoise(z: Array, t: Array) -> Any:
-        seen.append(t)
-        return denoise_fn(z, t)
-
-    return denoise
-
-
-def _calls_of_step(denoise_fn: DenoiseFn, seen: list[Array], row: Any) -> Array:
-    """Network calls of one step that contains evaluations at the times `seen`.
-
-    The times are columns of the row, so they may be used outside the branch of the
-    step in which they were seen.
-    """
-    made = row.get("calls", len(seen)) if isinstance(row, dict) else len(seen)
-    counts = [jnp.where(i < made, calls(denoise_fn, t), 0) for i, t in enumerate(seen)]
-    return sum(counts, start=jnp.zeros((), int))
 
 
 def _evaluations(rows: Any) -> ArrayLike:
@@ -292,5 +318,5 @@ def _evaluations(rows: Any) -> ArrayLike:
 
 
 def _number(count: ArrayLike) -> ArrayLike:
-    """A Python number where it is known."""
+    """Converts to a Python number where `count` is concrete."""
     return count if is_traced(count) else int(count)

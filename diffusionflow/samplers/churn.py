@@ -1,7 +1,8 @@
-"""The churn family: DDIM further than needed, then back with fresh noise.
+"""Stochastic DDIM samplers (the churn family), from DDIM to DDPM.
 
-With `q = sigma_s alpha_t / (alpha_s sigma_t)`, the square root of e to the power of
-minus the step in log-SNR, all of its steps are
+DDIM goes further than needed, and fresh noise brings it back. EDM uses the word churn
+for noise that is added before the step. With `q = sigma_s alpha_t / (alpha_s sigma_t)`,
+the square root of e to the power of minus the step in log-SNR, all of its steps are
 
     z_s = alpha_s x_hat + sigma_s (k eps_hat + sqrt(1 - k^2) xi),
 
@@ -19,22 +20,22 @@ ends. `eta_to_churn` and `churn_to_eta` are the maps. On a schedule with alpha =
 "ddim" eta is that of the ancestral samplers of k-diffusion.
 """
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register
-from diffusionflow._numeric import at_least_float32, root
+from diffusionflow._numeric import floating, root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
 
 CONVENTIONS = ("blog", "sde", "ddim")
-VARIANCES = ("posterior", "forward")
+DDPM_VARIANCES = ("posterior", "forward")
 Row = dict[str, Array]
 
 
 class _OneStep:
-    """The step that all samplers of this file share; their plans differ."""
+    """Common step of the samplers in this file; their plans differ."""
 
     num_noises = 1
 
@@ -52,7 +53,7 @@ class _OneStep:
 
 @register
 class Churn(_OneStep):
-    """Fraction `churn` of each denoising step is undone by fresh noise.
+    """Stochastic DDIM: fresh noise undoes fraction `churn` of each denoising step.
 
     With c = churn and D the step in log-SNR, DDIM goes to `logsnr_t + D / (1 - c)` and
     noise brings it back to `logsnr_s = logsnr_t + D`:
@@ -86,7 +87,7 @@ class Churn(_OneStep):
 
 @register
 class DDIMEta(_OneStep):
-    """DDIM with noise of standard deviation eta times that of the posterior.
+    """Stochastic DDIM: noise of eta times the standard deviation of the posterior.
 
     `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
     and on a schedule with alpha = 1 that of k-diffusion's ancestral samplers.
@@ -108,14 +109,14 @@ class DDIMEta(_OneStep):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         q = step_ratio(t, s, schedule)
         fresh = (1 - q) * (1 + q)
-        share = jnp.asarray(self.eta, q.dtype)
-        kept = root(q**2 + (1 - share) * (1 + share) * fresh)
-        return _row(t, s, schedule, kept, share * root(fresh))
+        eta = xp.asarray(self.eta, q.dtype)
+        kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
+        return _row(t, s, schedule, kept, eta * root(fresh))
 
 
 @register
 class DDPMForward(_OneStep):
-    """DDPM with the variance of the forward step, "fixedlarge".
+    """Ancestral (DDPM) sampler with the variance of the forward step, "fixedlarge".
 
     The mean of DDPM, and noise of variance
     `sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - q^2)`, larger than the
@@ -133,12 +134,12 @@ class DDPMForward(_OneStep):
             t=t,
             x=schedule.alpha(s),
             eps=sigma_s * q,
-            noise=jnp.where(sigma_s > 0, noise, 0),
+            noise=xp.where(sigma_s > 0, noise, 0),
         )
 
 
 def ddim() -> Churn:
-    """The deterministic sampler `z_s = alpha_s x_hat + sigma_s eps_hat`.
+    """Returns DDIM, the deterministic sampler `z_s = alpha_s x_hat + sigma_s eps_hat`.
 
     It is `Churn(0.0)`, so that one program serves every churn: `run` takes a key for it
     too, and its noise is multiplied by 0.
@@ -149,7 +150,7 @@ def ddim() -> Churn:
 
 
 def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
-    """The ancestral sampler.
+    """Returns DDPM, the ancestral sampler.
 
     Args:
       variance: "posterior" (beta tilde, "fixedsmall"), which is `Churn(0.5)`, or
@@ -163,14 +164,14 @@ def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 7 and 11, for any schedule and step.
     """
-    check_name("variance", variance, VARIANCES)
+    check_name("variance", variance, DDPM_VARIANCES)
     return Churn(0.5) if variance == "posterior" else DDPMForward()
 
 
 def eta_to_churn(
     eta: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:
-    """The fraction c of a step that is undone, from an eta of the literature.
+    """Converts an eta of the literature to churn, the fraction c that is undone.
 
     `c = w / (1 + w)` with w = eta^2 ("blog"), eta ("sde"), or
     `-log(1 - eta^2 (1 - e^-step)) / step` ("ddim").
@@ -188,21 +189,21 @@ def eta_to_churn(
       ValueError: the convention is unknown or its step is missing.
     """
     step = _check_step(convention, step)
-    eta = at_least_float32(eta)
+    eta = floating(eta)
     match convention:
         case "blog":
             weight = eta**2
         case "sde":
             weight = eta
         case "ddim":
-            weight = -jnp.log1p(eta**2 * jnp.expm1(-step)) / step
+            weight = -xp.log1p(eta**2 * xp.expm1(-step)) / step
     return weight / (1 + weight)
 
 
 def churn_to_eta(
     churn: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:
-    """The inverse of `eta_to_churn`.
+    """Converts churn to an eta of the literature; the inverse of `eta_to_churn`.
 
     With `w = c / (1 - c)`: sqrt(w) ("blog"), w ("sde"), or
     `sqrt((1 - e^(-w step)) / (1 - e^-step))` ("ddim").
@@ -225,13 +226,13 @@ def churn_to_eta(
       0.25
     """
     step = _check_step(convention, step)
-    churn = at_least_float32(churn)
+    churn = floating(churn)
     weight = churn / (1 - churn)
     match convention:
         case "blog":
             return root(weight)
         case "ddim":
-            return root(jnp.expm1(-weight * step) / jnp.expm1(-step))
+            return root(xp.expm1(-weight * step) / xp.expm1(-step))
     return weight
 
 
@@ -244,12 +245,12 @@ def step_ratio(t: Array, s: Array, schedule: Schedule) -> Array:
 
 def power(ratio: Array, exponent: ArrayLike) -> Array:
     """`ratio ** exponent` with `0 ** 0 = 1` and finite derivatives at 0."""
-    exponent = jnp.asarray(exponent, ratio.dtype)
+    exponent = xp.asarray(exponent, ratio.dtype)
     finite = ratio > 0  # a power has no derivative at 0
-    return jnp.where(
+    return xp.where(
         finite,
-        jnp.where(finite, ratio, 1) ** exponent,
-        jnp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
+        xp.where(finite, ratio, 1) ** exponent,
+        xp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
     )
 
 
@@ -264,4 +265,4 @@ def _check_step(convention: str, step: ArrayLike | None) -> Array | None:
         if convention == "ddim":
             raise ValueError("step=None: the eta of DDIM depends on the log-SNR step")
         return None
-    return at_least_float32(step)
+    return floating(step)

@@ -1,4 +1,4 @@
-"""Diffusions epsilon_t of generative SDEs, `(t, schedule) -> epsilon`.
+"""Diffusions epsilon_t of generative SDEs, `(t, *, schedule) -> epsilon`.
 
 Every one keeps the marginals (see `processes.interpolant`). In terms of
 w = epsilon^2 / 2, with t = 0 at the data:
@@ -18,10 +18,11 @@ norm is eta^2.
 Source: Ma et al. 2024, arXiv 2401.08740 (SiT), and its published code.
 """
 
-import jax.numpy as jnp
+from typing import Any
+
 from jax import Array
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, register
 from diffusionflow._numeric import root
 from diffusionflow.schedules import Schedule
@@ -43,34 +44,39 @@ class Eta:
     def __post_init__(self) -> None:
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
 
-    def __call__(self, t: Array, schedule: Schedule) -> Array:
-        eta = jnp.asarray(self.eta, t.dtype)
-        g2 = schedules.g2(schedule, t)
-        return eta * root(jnp.where(eta > 0, g2, 0))
+    def __call__(self, t: Array, *, schedule: Schedule) -> Array:
+        eta = xp.asarray(self.eta, t.dtype)
+        g2 = schedule.g2(t)
+        return eta * root(xp.where(eta > 0, g2, 0))
 
 
 class _Normed:
-    """`epsilon = sqrt(2 w)`; the others give w."""
+    """`epsilon = sqrt(2 w)`; subclasses give w."""
 
     norm: float
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{cls.__doc__}\n\n{_NORM}"
 
     def __post_init__(self) -> None:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
 
-    def __call__(self, t: Array, schedule: Schedule) -> Array:
-        return root(2 * self._half_square(t, jnp.asarray(self.norm, t.dtype), schedule))
+    def __call__(self, t: Array, *, schedule: Schedule) -> Array:
+        return root(2 * self._half_square(t, xp.asarray(self.norm, t.dtype), schedule))
 
 
-@register
-class Sigma(_Normed):
-    """`epsilon^2 / 2 = norm sigma`.
-
-    Args:
+_NORM = """    Args:
       norm: at least 0.
 
     Raises:
       ValueError: `norm` is negative.
     """
+
+
+@register
+class Sigma(_Normed):
+    """`epsilon^2 / 2 = norm sigma`."""
 
     norm: float = 1.0
 
@@ -80,14 +86,7 @@ class Sigma(_Normed):
 
 @register
 class Linear(_Normed):
-    """`epsilon^2 / 2 = norm t`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm t`."""
 
     norm: float = 1.0
 
@@ -97,52 +96,31 @@ class Linear(_Normed):
 
 @register
 class Constant(_Normed):
-    """`epsilon^2 / 2 = norm`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm`."""
 
     norm: float = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        return norm * jnp.ones_like(t)
+        return norm * xp.ones_like(t)
 
 
 @register
 class Decreasing(_Normed):
-    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`."""
 
     norm: float = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         # 1 + cos(pi (1 - t)) = 2 sin(pi t / 2)^2
-        part = 1 - norm + 2 * norm * jnp.sin(jnp.pi / 2 * t) ** 2
+        part = 1 - norm + 2 * norm * xp.sin(xp.pi / 2 * t) ** 2
         return part**2 / 4
 
 
 @register
 class IncreasingDecreasing(_Normed):
-    """`epsilon^2 / 2 = norm sin(pi t)^2`.
-
-    Args:
-      norm: at least 0.
-
-    Raises:
-      ValueError: `norm` is negative.
-    """
+    """`epsilon^2 / 2 = norm sin(pi t)^2`."""
 
     norm: float = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        return norm * jnp.sin(jnp.pi * t) ** 2
+        return norm * xp.sin(xp.pi * t) ** 2

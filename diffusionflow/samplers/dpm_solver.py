@@ -14,9 +14,10 @@ Source: Lu et al. 2022, arXiv 2206.00927 (DPM-Solver) and arXiv 2211.01095
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.samplers import multistep
@@ -29,7 +30,7 @@ _FORMS = ("x", "eps")
 
 @register
 class DPMSolver(multistep.Multistep):
-    """The multi-step solvers 1, 2M and 3M, one evaluation a step.
+    """Multistep DPM-Solver and DPM-Solver++ (1, 2M and 3M), one evaluation a step.
 
     The order rises from 1 in the first steps.
 
@@ -78,8 +79,8 @@ class DPMSolver(multistep.Multistep):
             self.order,
             [second, third],
         )
-        one = jnp.ones_like(alpha_s)
-        zero = jnp.zeros_like(alpha_s)
+        one = xp.ones_like(alpha_s)
+        zero = xp.zeros_like(alpha_s)
         a, b = (one, zero) if self.variable == "x" else (zero, one)
         past = gain[:, None] * weights
         return dict(t=t, z=zero, x=alpha_s, eps=sigma_s, a=a, b=b, past=past)
@@ -87,7 +88,7 @@ class DPMSolver(multistep.Multistep):
 
 @register
 class DPMSolver2S:
-    """The single-step solver of order 2, two evaluations a step.
+    """Singlestep DPM-Solver and DPM-Solver++ of order 2, two evaluations a step.
 
     DDIM goes a fraction r of the step in log-SNR; the difference of the two predictions
     is the slope for the whole step. A step of infinite length in log-SNR is DDIM's.
@@ -116,10 +117,10 @@ class DPMSolver2S:
         h, usable = multistep.half_logsnr_steps(
             schedule.alpha(t), schedule.sigma(t), alpha_s, sigma_s
         )
-        middle = (t + s) / 2  # stands in where h is infinite
-        start = schedule.logsnr(jnp.where(usable, t, middle))
-        level = start + 2 * jnp.asarray(self.r, h.dtype) * h
-        between = jnp.where(usable, schedule.inverse_logsnr(level), middle)
+        middle = (t + s) / 2  # placeholder where h is infinite
+        start = schedule.logsnr(xp.where(usable, t, middle))
+        level = start + 2 * xp.asarray(self.r, h.dtype) * h
+        between = xp.where(usable, schedule.inverse_logsnr(level), middle)
         gain, moments = gain_and_moments(self.variable, h, alpha_s, sigma_s, 2)
         weight = gain * with_slope(moments, self.second)[1]
         return dict(
@@ -130,8 +131,8 @@ class DPMSolver2S:
             between=between,
             x_between=schedule.alpha(between),
             eps_between=schedule.sigma(between),
-            difference=jnp.where(usable, weight, 0) / jnp.asarray(self.r, h.dtype),
-            calls=1 + usable.astype(jnp.int32),
+            difference=xp.where(usable, weight, 0) / xp.asarray(self.r, h.dtype),
+            calls=1 + usable.astype(np.int32),
         )
 
     def init(self, z: Array) -> Array:
@@ -157,13 +158,13 @@ class DPMSolver2S:
 def gain_and_moments(
     variable: str, h: Array, alpha_s: Array, sigma_s: Array, count: int
 ) -> tuple[Array, list[Array]]:
-    """Of the integral over a step, for `multistep.integrals`."""
+    """Returns gain and moments of the integral over a step: `multistep.integrals`."""
     if variable == "x":
         return alpha_s * h, multistep.phi_moments(-h, count)
     return -sigma_s * h, multistep.phi_moments(h, count)
 
 
 def with_slope(moments: list[Array], second: str) -> list[Array]:
-    """`moments` with m_1 as a method of order 2 has it."""
+    """Returns `moments` with the m_1 of a method of order 2."""
     m_1 = moments[0] / 2 if second == "midpoint" else moments[1]
     return [moments[0], m_1]

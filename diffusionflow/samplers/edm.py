@@ -2,9 +2,9 @@
 
 import math
 
-import jax.numpy as jnp
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_bound, register, static
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
@@ -14,7 +14,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class EDM:
-    """The level is raised with fresh noise, then an ODE step goes to the next one.
+    """EDM's stochastic sampler: raises the noise level (churn), then takes an ODE step.
 
     With rho = sigma / alpha and N steps, a step from t to s begins with
 
@@ -24,12 +24,12 @@ class EDM:
 
     and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM).
     The network is called at r. No level is raised beyond that of t = 1, where the
-    schedule ends: gamma is what leads there, and 0 from alpha = 0, where z is noise
-    already. This is a deviation from the source, which asks its network there. N is the
-    number of steps in the grid, so that the step of `sample` to the data is not in it.
+    schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
+    noise already. This is a deviation from the source, which calls its network there. N
+    is the number of steps in the grid, without the step of `sample` to the data.
 
     Args:
-      s_churn: noise added, in all; at least 0. 0 is the deterministic sampler.
+      s_churn: total amount of added noise, at least 0. 0 is the deterministic sampler.
       s_tmin: lowest rho that is raised.
       s_tmax: highest rho that is raised.
       s_noise: factor of the noise; 1 keeps the law.
@@ -62,30 +62,30 @@ class EDM:
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         gamma, raised = self._raise(t, schedule)
         grown, alpha = gamma > 0, schedule.alpha(t)
-        ratio = schedule.alpha(raised) / jnp.where(grown, alpha, 1)
-        ratio = jnp.where(grown, ratio, 1)
+        ratio = schedule.alpha(raised) / xp.where(grown, alpha, 1)
+        ratio = xp.where(grown, ratio, 1)
         added = schedule.sigma(t) * root(gamma * (2 + gamma))
-        noise = ratio * added * jnp.asarray(self.s_noise, t.dtype)
+        noise = ratio * added * xp.asarray(self.s_noise, t.dtype)
         rows = self._solver.plan(raised, s, schedule)
         return dict(rows, raise_z=ratio, raise_noise=noise)
 
     def _raise(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
-        """gamma, and the time of the raised level."""
-        alpha, end = schedule.alpha(t), schedule.alpha(jnp.ones_like(t))
+        """Returns gamma, and the time of the raised level."""
+        alpha, end = schedule.alpha(t), schedule.alpha(xp.ones_like(t))
         some, bounded = alpha > 0, end > 0  # rho is finite
-        rho = schedule.sigma(t) / jnp.where(some, alpha, 1)
-        top = schedule.sigma(jnp.ones_like(t)) / jnp.where(bounded, end, 1)
+        rho = schedule.sigma(t) / xp.where(some, alpha, 1)
+        top = schedule.sigma(xp.ones_like(t)) / xp.where(bounded, end, 1)
         inside = some & (rho >= self.s_tmin) & (rho <= self.s_tmax)
-        gamma = jnp.asarray(self.s_churn, t.dtype) / t.shape[0]
-        gamma = jnp.where(inside, jnp.minimum(gamma, math.sqrt(2.0) - 1), 0)
-        room = jnp.where(some & bounded, top / jnp.where(inside, rho, 1) - 1, jnp.inf)
+        gamma = xp.asarray(self.s_churn, t.dtype) / t.shape[0]
+        gamma = xp.where(inside, xp.minimum(gamma, math.sqrt(2.0) - 1), 0)
+        room = xp.where(some & bounded, top / xp.where(inside, rho, 1) - 1, xp.inf)
         beyond = gamma >= room
-        gamma = jnp.where(beyond, room, gamma)
+        gamma = xp.where(beyond, room, gamma)
         grown = gamma > 0
-        level = jnp.where(grown & ~beyond, (1 + gamma) * rho, 1)
-        later = schedule.inverse_logsnr(-2 * jnp.log(level))
-        later = jnp.where(beyond, jnp.ones_like(t), later)
-        return gamma, jnp.where(grown, later, t)
+        level = xp.where(grown & ~beyond, (1 + gamma) * rho, 1)
+        later = schedule.inverse_logsnr(-2 * xp.log(level))
+        later = xp.where(beyond, xp.ones_like(t), later)
+        return gamma, xp.where(grown, later, t)
 
     def init(self, z: Array) -> Array:
         return z

@@ -1,4 +1,4 @@
-"""From data to noise, with the deterministic samplers run backwards."""
+"""DDIM inversion: runs deterministic samplers from data to noise."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids
-from diffusionflow._numeric import at_least_float32
-from diffusionflow.predictions import DenoiseFn
+from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
+from diffusionflow.samplers import tableaus
 from diffusionflow.samplers.base import Result, run
-from diffusionflow.samplers.steps import as_grid, check_denoiser, table
-from diffusionflow.schedules import Schedule
+from diffusionflow.samplers.steps import as_grid, check_sampler, check_times, table
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 def invert(
@@ -22,7 +22,7 @@ def invert(
     schedule: Schedule,
     trajectory: bool = False,
 ) -> Result:
-    """The noise that a deterministic sampler would have made `z` from.
+    """Inverts a deterministic sampler: returns the noise that it maps to `z`.
 
     The sampler's own steps along a rising grid; sampling from the result along the
     reversed grid gives `z` back up to the discretisation error.
@@ -30,9 +30,10 @@ def invert(
     Args:
       denoise_fn: `(z, t) -> Denoised`.
       z: at the first time, `[*batch, *event]`.
-      times: a grid, `[num_steps + 1]`, rising. It should begin at a time with sigma > 0
-        (there `z` is the data, to within sigma): at sigma = 0 a network has no noise to
-        tell from z, and the first step would put the posterior mean, 0, in its place.
+      times: timestep schedule, `[num_steps + 1]`, rising. It should begin at a time
+        with sigma > 0 (there `z` is the data, to within sigma): at sigma = 0 a network
+        cannot infer the noise from z, and the first step would put the posterior mean,
+        0, in its place.
       sampler: one that draws no noise; `Euler("x")` is DDIM.
       schedule: the one of `denoise_fn`.
       trajectory: as in `run`.
@@ -46,14 +47,17 @@ def invert(
 
     Source: Song et al. 2020, arXiv 2010.02502, section 4.3, for DDIM.
     """
-    if sampler.num_noises:
+    if check_sampler(sampler).num_noises:
         raise ValueError(
             f"{sampler} draws noise: to invert, use a deterministic sampler; "
             'Euler("x") is DDIM'
         )
     times = as_grid(times)
     grids.check_grid(times[::-1])
-    evaluated = times if 1 in getattr(sampler, "nodes", ()) else times[:-1]
-    check_denoiser(denoise_fn, evaluated, at_least_float32(z))
+    tableau = getattr(sampler, "tableau", tableaus.EULER)
+    evaluated = times if 1 in tableau.c else times[:-1]
+    z = as_data(z, "z")
+    denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
+    check_times(denoiser, evaluated, z)
     rows = table(sampler, times, schedule)
-    return run(None, denoise_fn, z, rows, sampler=sampler, trajectory=trajectory)
+    return run(None, denoiser, z, rows, sampler=sampler, trajectory=trajectory)

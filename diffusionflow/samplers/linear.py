@@ -1,4 +1,4 @@
-"""Samplers as linear maps: with which weights predictions and noise enter a sample."""
+"""Samplers as linear maps: the weights of predictions and noise in a sample."""
 
 from typing import Any, NamedTuple
 
@@ -34,16 +34,16 @@ class Coefficients(NamedTuple):
 def coefficients(
     sampler: Sampler, times: ArrayLike, *, schedule: Schedule, kind: AnyKind
 ) -> Coefficients:
-    """The weights with which predictions and noise enter the result of `run`.
+    """Computes the weights of predictions and noise in the result of `run`.
 
-    They are the derivative of `run` itself, with prediction j of step i of the given
-    kind replaced by an independent variable; the sampler must be linear in them.
+    They are the derivative of `run` itself, with prediction j of step i, of type
+    `kind`, replaced by an independent variable; the sampler must be linear in them.
 
     Args:
       sampler: any linear one.
-      times: a grid, `[num_steps + 1]`, falling.
+      times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       schedule: any.
-      kind: of the predictions that are weighed.
+      kind: prediction type of the weighed predictions.
 
     Returns:
       `Coefficients`, NumPy float64 where all is concrete. A call that a step skips has
@@ -55,26 +55,26 @@ def coefficients(
     Example:
       >>> from diffusionflow import samplers, schedules
       >>> flow, times = schedules.FlowMatching(), grids.uniform(4)
-      >>> found = coefficients(samplers.ddim(), times, schedule=flow, kind="u")
-      >>> found.h[:, 0].tolist(), float(found.initial)  # z_0 = z_1 - sum of u / 4
+      >>> weights = coefficients(samplers.ddim(), times, schedule=flow, kind="u")
+      >>> weights.h[:, 0].tolist(), float(weights.initial)  # z_0 = z_1 - sum of u / 4
       ([-0.25, -0.25, -0.25, -0.25], 1.0)
     """
     times = as_grid(grids.check_grid(times))
-    predictions.refuse_singular(kind, times[:-1], schedule=schedule)
+    predictions.check_determined(kind, times[:-1], schedule=schedule)
     return in_float64(
         _coefficients, sampler, times, schedule, predictions.as_kind(kind)
     )
 
 
 def _coefficients(sampler, times, schedule, kind) -> Coefficients:
-    rows = plan(sampler, times, schedule)
+    rows = plan(sampler, times, schedule=schedule)
     zero = jnp.zeros((), jnp.result_type(float))
     num_steps = times.shape[0] - 1
 
     def end(z, values, noise):
         prescribed = _Prescribed(sampler, kind, schedule)
-        source = random.Recorded(noise)
-        result = run(None, None, z, (rows, values), sampler=prescribed, noise=source)
+        source, unused = random.Recorded(noise), lambda z, t: Denoised(z, z)
+        result = run(None, unused, z, (rows, values), sampler=prescribed, noise=source)
         return result.x
 
     calls = _stages(sampler, rows, zero)

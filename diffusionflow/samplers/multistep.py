@@ -1,4 +1,4 @@
-"""What multi-step samplers share: predictions of earlier steps, and their weights.
+"""Common code of multistep samplers: predictions of earlier steps, their weights.
 
 A step of order p puts a polynomial through the predictions at the last p times and
 integrates it. With the step as the unit of the clock (theta = 0 at t, 1 at s), the
@@ -9,7 +9,7 @@ earlier times are at theta < 0, and
 
 where L_jk are the coefficients of Lagrange's polynomials. A sampler is its clock and
 its moments m_k. Weights are kept for the differences to the newest prediction, so that
-all without them is an Euler step, which is finite at both ends.
+what remains without them is an Euler step, which is finite at both ends.
 """
 
 import math
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow.predictions import DenoiseFn
 
 
@@ -34,15 +35,15 @@ class State(NamedTuple):
         return cls(z, jnp.zeros((count, *z.shape), z.dtype))
 
     def push(self, z: Array, prediction: Array) -> "State":
-        """The state at `z`, with one more prediction and without the oldest."""
-        past = jnp.concatenate([prediction[None], self.past])[:-1]
+        """Returns the state at `z`, with one more prediction and without the oldest."""
+        past = xp.concatenate([prediction[None], self.past])[:-1]
         return State(z, past)
 
 
 class Multistep:
-    """The state, step and output of samplers with rows as `rows` describes.
+    """Base class of multistep samplers: their state, step and output.
 
-    rows: `t`; `z`, `x`, `eps` of the Euler step; `a`, `b` of the slope
+    Columns of a row: `t`; `z`, `x`, `eps` of the Euler step; `a`, `b` of the slope
     `a x_hat + b eps_hat`; `past [order - 1]`, the weights of the differences
     `slope_earlier - slope`.
     """
@@ -68,15 +69,15 @@ class Multistep:
 
 
 def weigh(weights: Array, values: Array) -> Array:
-    """`sum_j weights_j values_j` over the leading axis."""
-    return jnp.sum(
+    """Returns `sum_j weights_j values_j`, over the leading axis."""
+    return xp.sum(
         weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype) * values,
         axis=0,
     )
 
 
 def orders(usable: Array, order: int, lower_final: int = 0) -> Array:
-    """The order of every step, int `[num_steps]`.
+    """Returns the order of every step, int `[num_steps]`.
 
     It rises by one a step; a step that is not usable (its clock is infinite) is of
     order 1 and no later step reaches back over it.
@@ -88,51 +89,51 @@ def orders(usable: Array, order: int, lower_final: int = 0) -> Array:
         2 for the one before it, and so on.
     """
     count = usable.shape[0]
-    reach, found = usable, jnp.ones((count,), jnp.int32)
+    reach, values = usable, np.ones((count,), np.int32)
     for back in range(1, order):
         reach = reach & earlier(usable, back, False)
-        found = found + reach.astype(jnp.int32)
-    left = count - jnp.arange(count, dtype=jnp.int32)
-    return jnp.where(left <= lower_final, jnp.minimum(found, left), found)
+        values = values + reach.astype(np.int32)
+    left = count - np.arange(count, dtype=np.int32)
+    return xp.where(left <= lower_final, xp.minimum(values, left), values)
 
 
 def earlier(column: Array, back: int, fill: float) -> Array:
-    """`column` of `back` steps before; `fill` where there was none."""
+    """Returns `column` of `back` steps before; `fill` where there was none."""
     back = min(back, column.shape[0])
-    start = jnp.full((back, *column.shape[1:]), fill, column.dtype)
-    return jnp.concatenate([start, column[: column.shape[0] - back]])
+    start = xp.full_like(column[:back], fill)
+    return xp.concatenate([start, column[: column.shape[0] - back]])
 
 
 def nodes(step: Array, count: int, active: Array) -> list[Array]:
-    """Theta of the newest time and of the `count - 1` before it.
+    """Returns theta of the newest time and of the `count - 1` before it.
 
     Args:
       step: length of every step in the clock, finite, `[num_steps]`.
       count: number of nodes.
-      active: where they are used; elsewhere 0, -1, -2, ... stand in.
+      active: where they are used; elsewhere 0, -1, -2, ... are placeholders.
     """
-    found, total = [jnp.zeros_like(step)], jnp.zeros_like(step)
+    thetas, total = [xp.zeros_like(step)], xp.zeros_like(step)
     for back in range(1, count):
         total = total + earlier(step, back, 1)
-        found.append(jnp.where(active, -total / jnp.where(active, step, 1), -back))
-    return found
+        thetas.append(xp.where(active, -total / xp.where(active, step, 1), -back))
+    return thetas
 
 
 def integrals(nodes: Sequence[Array], moments: Sequence[Array]) -> list[Array]:
-    """The weights w_j of the predictions at `nodes`; `moments` are m_0, m_1, ..."""
-    found = []
+    """Returns weights w_j of predictions at `nodes`; `moments` are m_0, m_1, ..."""
+    weights = []
     for j, node in enumerate(nodes):
-        polynomial = [jnp.ones_like(node)]
+        polynomial = [xp.ones_like(node)]
         for m, other in enumerate(nodes):
             if m == j:
                 continue
-            shifted = [jnp.zeros_like(node), *polynomial]
-            scaled = [-other * c for c in polynomial] + [jnp.zeros_like(node)]
+            shifted = [xp.zeros_like(node), *polynomial]
+            scaled = [-other * c for c in polynomial] + [xp.zeros_like(node)]
             gap = node - other
             polynomial = [(a + b) / gap for a, b in zip(shifted, scaled, strict=True)]
         pairs = zip(polynomial, moments, strict=False)
-        found.append(sum(c * moment for c, moment in pairs))
-    return found
+        weights.append(sum(c * moment for c, moment in pairs))
+    return weights
 
 
 def past_weights(
@@ -146,14 +147,15 @@ def past_weights(
       order: the highest.
       moments: `moments[p - 2]` for steps of order p.
     """
-    found = [jnp.zeros_like(step)] * (order - 1)
+    columns = [xp.zeros_like(step)] * (order - 1)
     for p in range(2, order + 1):
         active = orders == p
         weights = integrals(nodes(step, p, active), moments[p - 2])[1:]
         for j, weight in enumerate(weights):
-            found[j] = jnp.where(active, weight, found[j])
-    empty = jnp.zeros((*step.shape, 0), step.dtype)
-    return jnp.stack(found, axis=-1) if found else empty
+            columns[j] = xp.where(active, weight, columns[j])
+    if not columns:
+        return xp.zeros_like(step)[:, None][:, :0]
+    return xp.stack(columns, axis=-1)
 
 
 def phi_moments(h: Array, count: int) -> list[Array]:
@@ -162,20 +164,20 @@ def phi_moments(h: Array, count: int) -> list[Array]:
     These are `k! phi_{k+1}(h)` of exponential integrators. Near h = 0, where the
     recursion `m_k = (k m_{k-1} - 1) / h` cancels, they are summed as a series.
     """
-    small = jnp.abs(h) < 1
-    tiny, large = jnp.where(small, h, 0), jnp.where(small, 1, h)
+    small = xp.abs(h) < 1
+    tiny, large = xp.where(small, h, 0), xp.where(small, 1, h)
     # the k-th series is sum_n h^n k! / (k + 1 + n)!
     factorials = np.cumprod(np.arange(1.0, count + _TERMS + 1))
     tables = [
         math.factorial(k) / factorials[k : k + _TERMS].astype(h.dtype)
         for k in range(count)
     ]
-    powers = jnp.vander(tiny, _TERMS, increasing=True)
-    found, closed = [], None
+    powers = xp.vander(tiny, _TERMS, increasing=True)
+    moments, closed = [], None
     for k, table in enumerate(tables):
-        closed = jnp.expm1(large) / large if k == 0 else (k * closed - 1) / large
-        found.append(jnp.where(small, jnp.sum(powers * table[None], axis=-1), closed))
-    return found
+        closed = xp.expm1(large) / large if k == 0 else (k * closed - 1) / large
+        moments.append(xp.where(small, xp.sum(powers * table[None], axis=-1), closed))
+    return moments
 
 
 _TERMS = 18  # 1 / 19! is below the rounding of float64
@@ -186,8 +188,8 @@ def half_logsnr_steps(
 ) -> tuple[Array, Array]:
     """`(h, usable)`: the change of log(alpha / sigma), and whether it is finite.
 
-    Where it is not, 1 stands in; steps may go either way.
+    Where it is not, h is the placeholder 1; steps may go either way.
     """
     above, below = alpha_t * sigma_s, alpha_s * sigma_t
     usable = (above > 0) & (below > 0)
-    return jnp.log(jnp.where(usable, below / jnp.where(usable, above, 1), np.e)), usable
+    return xp.log(xp.where(usable, below / xp.where(usable, above, 1), np.e)), usable

@@ -9,17 +9,19 @@ The variables, and what is a clock, a scale and a slope, are in `variables`. Wit
 
 Where this cannot be done the step is Euler's, with one evaluation: in "x" to sigma = 0
 and in "eps" from alpha = 0, where the clock is infinite, and to sigma = 0 in every
-variable for solvers that evaluate at s (there x would have to be told from z alone). In
-"dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 of `Sigmoid`.
+variable for solvers that evaluate at s (there x would have to be inferred from z
+alone). In "dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 of
+`Sigmoid`.
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_name, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
-from diffusionflow.samplers import variables
+from diffusionflow.samplers import tableaus, variables
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
@@ -27,11 +29,10 @@ Row = dict[str, Array]
 
 
 class _RungeKutta:
-    """`nodes[i]` is c of stage i + 1; `stages[i]` its row of A; the last row is b."""
+    """An explicit method given by its Butcher tableau."""
 
     num_noises = 0
-    nodes: tuple[float, ...]
-    stages: tuple[tuple[float, ...], ...]
+    tableau: tableaus.ButcherTableau
     variable: str
 
     def __post_init__(self) -> None:
@@ -39,34 +40,36 @@ class _RungeKutta:
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         first = dict(t=t, **variables.euler(self.variable, t, s, schedule))
-        if not self.nodes:
+        if self.tableau == tableaus.EULER:
             return first
         full = variables.finite_step(self.variable, t, s, schedule)
-        if 1 in self.nodes:
-            full &= schedule.sigma(s) > 0
-            full &= variables.finite_step(self.variable, s, t, schedule)
-        middle = (t + s) / 2  # stands in where a coefficient or its slope is infinite
-        start, end = jnp.where(full, t, middle), jnp.where(full, s, middle)
+        if 1 in self.tableau.c:
+            full = full & (schedule.sigma(s) > 0)
+            full = full & variables.finite_step(self.variable, s, t, schedule)
+        middle = (t + s) / 2  # placeholder where a coefficient or its slope is infinite
+        start, end = xp.where(full, t, middle), xp.where(full, s, middle)
         stages = self._stages(start, end, schedule)
-        calls = 1 + len(self.nodes) * full.astype(jnp.int32)
+        calls = 1 + (len(self.tableau.c) - 1) * full.astype(np.int32)
         return dict(euler=first, full=full, calls=calls, stages=stages)
 
     def _stages(self, t: Array, s: Array, schedule: Schedule) -> list[Row]:
-        """What follows the first evaluation: a level, its slope, and how to reach it.
+        """Rows after the first evaluation: a level, its slope, and how to reach it.
 
         Entry i has the time and the slope of stage i + 1 and the factors that make its
         z; the last entry has those of the result alone.
         """
         at, rows = t, []
-        for node, weights in zip((*self.nodes, 1), self.stages, strict=True):
-            a, b = variables.slope(self.variable, at, schedule)
-            row = dict(a=a, b=b)
+        c, a, b = self.tableau
+        for node, weights in zip((*c[1:], 1.0), (*a[1:], b), strict=True):
+            row = dict(
+                zip("ab", variables.slope(self.variable, at, schedule), strict=True)
+            )
             at = variables.between(self.variable, t, s, node, schedule)
-            if weights[0] == node:  # an Euler step, in the form that is finite at ends
+            if _is_euler_step(node, weights):  # in the form that is finite at ends
                 row |= variables.euler(self.variable, t, at, schedule)
             else:
                 ratio, gain = variables.ratio_and_gain(self.variable, t, at, schedule)
-                shares = jnp.asarray(weights, gain.dtype) / node
+                shares = xp.asarray(weights, gain.dtype) / node
                 row |= dict(z=ratio, slopes=gain[:, None] * shares[None])
             rows.append(row | dict(t=at))
         return rows
@@ -76,23 +79,24 @@ class _RungeKutta:
 
     def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
         del noise
-        first = row["euler"] if self.nodes else row
+        single = self.tableau == tableaus.EULER
+        first = row if single else row["euler"]
         denoised = denoise_fn(z, first["t"])
         shorter = _euler(z, first, denoised)
-        if not self.nodes:
+        if single:
             return shorter
 
         def longer(z: Array) -> Array:
-            known, slopes = denoised, []
+            latest, slopes = denoised, []
             for stage in row["stages"]:
-                slopes.append(stage["a"] * known.x + stage["b"] * known.eps)
+                slopes.append(stage["a"] * latest.x + stage["b"] * latest.eps)
                 if "x" in stage:
                     at = _euler(z, stage, denoised)
                 else:
                     pairs = zip(stage["slopes"], slopes, strict=True)
                     at = stage["z"] * z + sum(weight * k for weight, k in pairs)
                 if stage is not row["stages"][-1]:
-                    known = denoise_fn(at, stage["t"])
+                    latest = denoise_fn(at, stage["t"])
             return at
 
         return jax.lax.cond(row["full"], longer, lambda z: shorter, z)
@@ -101,13 +105,20 @@ class _RungeKutta:
         return z
 
 
+def _is_euler_step(node: float, weights: tuple[float, ...]) -> bool:
+    """Whether a stage is reached with the first slope alone."""
+    return weights[0] == node
+
+
 def _euler(z: Array, row: Row, denoised: Denoised) -> Array:
     return row["z"] * z + row["x"] * denoised.x + row["eps"] * denoised.eps
 
 
 @register
 class Euler(_RungeKutta):
-    """`z_s = scale_s (z_t / scale_t + (clock_s - clock_t) slope_t)`, order 1.
+    """Euler's method, order 1.
+
+    `z_s = scale_s (z_t / scale_t + (clock_s - clock_t) slope_t)`.
 
     Args:
       variable: one of `VARIABLES`.
@@ -117,13 +128,12 @@ class Euler(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = ()
-    stages = ()
+    tableau = tableaus.EULER
 
 
 @register
 class Midpoint(_RungeKutta):
-    """The slope at the middle of the clock, after an Euler step to there; order 2.
+    """Midpoint method, order 2: the slope at the clock's middle, by an Euler step.
 
     Args:
       variable: one of `VARIABLES`.
@@ -133,13 +143,12 @@ class Midpoint(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (0.5,)
-    stages = ((0.5,), (0.0, 1.0))
+    tableau = tableaus.MIDPOINT
 
 
 @register
 class Heun(_RungeKutta):
-    """The average of the slopes at t and, after an Euler step, at s; order 2.
+    """Heun's method, order 2: averages the slopes at t and, after an Euler step, at s.
 
     Args:
       variable: one of `VARIABLES`; "eps" is the sampler of EDM on every schedule.
@@ -151,8 +160,7 @@ class Heun(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (1.0,)
-    stages = ((1.0,), (0.5, 0.5))
+    tableau = tableaus.HEUN
 
 
 @register
@@ -167,10 +175,4 @@ class RK4(_RungeKutta):
     """
 
     variable: str = static(default="dz_dt")
-    nodes = (0.5, 0.5, 1.0)
-    stages = (
-        (0.5,),
-        (0.0, 0.5),
-        (0.0, 0.0, 1.0),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    )
+    tableau = tableaus.RK4

@@ -1,4 +1,4 @@
-"""Euler-Maruyama and stochastic Heun of the SDE with any diffusion epsilon_t.
+"""Stochastic samplers: Euler-Maruyama and Heun of the SDE with any epsilon_t.
 
 The SDE is `processes.interpolant`, dt < 0: its drift is
 `b = alpha' x_hat + (sigma' + epsilon^2 / (2 sigma)) eps_hat`, which for epsilon = eta g
@@ -19,10 +19,10 @@ one that returns x_hat.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import as_callable, check_name, register, static
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
@@ -34,7 +34,7 @@ LAST = ("mean", "x_hat", "flow", "noise")
 
 
 class _Sde:
-    """What both samplers share."""
+    """Common code of both samplers."""
 
     num_noises = 1
     diffusion_fn: Any
@@ -46,48 +46,48 @@ class _Sde:
 
     def _first_stage(self, t: Array, s: Array, schedule: Schedule) -> tuple[Row, Array]:
         """The Euler step with noise `noise`, and where it is the step from infinity."""
-        middle = (t + s) / 2  # stands in where the SDE is infinite
-        infinite = ~jnp.isfinite(sum(self._drift(t, schedule)))
-        start = jnp.where(infinite, middle, t)
+        middle = (t + s) / 2  # placeholder where the SDE is infinite
+        infinite = ~xp.isfinite(sum(self._drift(t, schedule)))
+        start = xp.where(infinite, middle, t)
         a, b = self._drift(start, schedule)
-        flow = schedules.derivatives(schedule, start)[1]
+        flow = schedule.derivatives(start)[1]
         alpha, sigma = schedule.alpha(s), schedule.sigma(s)
-        noise = jnp.sqrt(t - s) * self.diffusion_fn(start, schedule)
+        noise = xp.sqrt(t - s) * self.diffusion_fn(start, schedule=schedule)
         fresh = self._fresh(t, s, sigma, schedule)
-        z, x, eps = jnp.ones_like(t), (s - t) * a, (s - t) * b
+        z, x, eps = xp.ones_like(t), (s - t) * a, (s - t) * b
         end = (sigma == 0) & ~infinite
         match self.last:
             case "mean":
-                noise = jnp.where(end, 0, noise)
+                noise = xp.where(end, 0, noise)
             case "flow":
-                noise = jnp.where(end, 0, noise)
-                eps = jnp.where(end, (s - t) * flow, eps)
+                noise = xp.where(end, 0, noise)
+                eps = xp.where(end, (s - t) * flow, eps)
             case "x_hat":
-                noise, eps = (jnp.where(end, 0, part) for part in (noise, eps))
-                z, x = jnp.where(end, 0, z), jnp.where(end, alpha, x)
+                noise, eps = (xp.where(end, 0, part) for part in (noise, eps))
+                z, x = xp.where(end, 0, z), xp.where(end, alpha, x)
         row = dict(
             t=t,
-            z=jnp.where(infinite, 0, z),
-            x=jnp.where(infinite, alpha, x),
-            eps=jnp.where(infinite, root(sigma**2 - fresh**2), eps),
-            noise=jnp.where(infinite, fresh, noise),
+            z=xp.where(infinite, 0, z),
+            x=xp.where(infinite, alpha, x),
+            eps=xp.where(infinite, root(sigma**2 - fresh**2), eps),
+            noise=xp.where(infinite, fresh, noise),
         )
         return row, infinite
 
     def _fresh(self, t: Array, s: Array, sigma: Array, schedule: Schedule) -> Array:
         """Noise of the step from infinity: `epsilon_t sqrt(t - s)`, at most sigma_s."""
-        finite = jnp.isfinite(self.diffusion_fn(t, schedule))
-        epsilon = self.diffusion_fn(jnp.where(finite, t, (t + s) / 2), schedule)
-        added = jnp.minimum(jnp.sqrt(t - s) * epsilon, sigma)
-        return jnp.where(finite, added, sigma)
+        finite = xp.isfinite(self.diffusion_fn(t, schedule=schedule))
+        epsilon = self.diffusion_fn(xp.where(finite, t, (t + s) / 2), schedule=schedule)
+        added = xp.minimum(xp.sqrt(t - s) * epsilon, sigma)
+        return xp.where(finite, added, sigma)
 
     def _drift(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
         """Factors of x_hat and eps_hat."""
-        a, b = schedules.derivatives(schedule, t)
-        epsilon = self.diffusion_fn(t, schedule)
+        a, b = schedule.derivatives(t)
+        epsilon = self.diffusion_fn(t, schedule=schedule)
         some = epsilon > 0
-        rate = epsilon**2 / jnp.where(some, 2 * schedule.sigma(t), 1)
-        return a, b + jnp.where(some, rate, 0)
+        rate = epsilon**2 / xp.where(some, 2 * schedule.sigma(t), 1)
+        return a, b + xp.where(some, rate, 0)
 
     def init(self, z: Array) -> Array:
         return z
@@ -98,11 +98,13 @@ class _Sde:
 
 @register
 class EulerMaruyama(_Sde):
-    """`z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`; see the module.
+    """Euler-Maruyama: `z_s = z + (s - t) b(z, t) + epsilon_t sqrt(t - s) xi`.
+
+    The first and the last step are in the module.
 
     Args:
-      diffusion_fn: `(t, schedule) -> epsilon`, such as those of `samplers.diffusions`;
-        by default `Eta(1.0)`.
+      diffusion_fn: `(t, *, schedule) -> epsilon`, such as those of
+        `samplers.diffusions`; by default `Eta(1.0)`.
       last: the step to sigma = 0, one of `LAST`.
 
     Raises:
@@ -123,7 +125,7 @@ class EulerMaruyama(_Sde):
 
 @register
 class StochasticHeun(_Sde):
-    """Noise first, then Heun's step of the drift b, both stages with that noise.
+    """Stochastic Heun: adds noise, then takes a Heun step of the drift b with it.
 
         z' = z + epsilon_t sqrt(t - s) xi,    z_e = z' + (s - t) b(z', t),
         z_s = z' + (s - t) (b(z', t) + b(z_e, s)) / 2.
@@ -148,17 +150,17 @@ class StochasticHeun(_Sde):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         first, infinite = self._first_stage(t, s, schedule)
         second = (schedule.sigma(s) > 0) & ~infinite
-        a, b = self._drift(jnp.where(second, s, (t + s) / 2), schedule)
+        a, b = self._drift(xp.where(second, s, (t + s) / 2), schedule)
         noise = first.pop("noise")
         return dict(
             **first,
-            noise_before=jnp.where(infinite, 0, noise),
-            noise_after=jnp.where(infinite, noise, 0),
-            s=jnp.where(second, s, t),
+            noise_before=xp.where(infinite, 0, noise),
+            noise_after=xp.where(infinite, noise, 0),
+            s=xp.where(second, s, t),
             x_second=(s - t) * a,
             eps_second=(s - t) * b,
             second=second,
-            calls=1 + second.astype(jnp.int32),
+            calls=1 + second.astype(np.int32),
         )
 
     def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:

@@ -1,8 +1,8 @@
 """SDE-DPM-Solver++: exponential multistep solvers of the eta-SDE."""
 
-import jax.numpy as jnp
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
@@ -14,7 +14,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class SDEDPMSolver:
-    """Multistep solver that is exact for x_hat a polynomial in the log-SNR.
+    """Stochastic multistep solver, exact for x_hat a polynomial in the log-SNR.
 
     With h = (logsnr_s - logsnr_t) / 2, H = (1 + eta) h, m_0 = x_hat at t and m_1, m_2
     those of the steps before, `d_1 = (m_0 - m_1) h / h_1`, `d_2 = (m_1 - m_2) h / h_2`:
@@ -66,7 +66,7 @@ class SDEDPMSolver:
             schedule.alpha(s),
             schedule.sigma(s),
         )
-        eta = jnp.asarray(self.eta, q.dtype)
+        eta = xp.asarray(self.eta, q.dtype)
         near, far = self._differences(q, 1 + eta)
         kept = power(q, eta)
         return dict(
@@ -81,19 +81,19 @@ class SDEDPMSolver:
     def _differences(self, q: Array, growth: Array) -> tuple[Array, Array]:
         """Factors of m_0 - m_1 and of m_1 - m_2."""
         finite = q > 0
-        h = -jnp.log(jnp.where(finite, q, 0.5))  # stands in where it is infinite
+        h = -xp.log(xp.where(finite, q, 0.5))  # placeholder where it is infinite
         one, two = (multistep.earlier(h, back, 1) for back in (1, 2))
-        known = [multistep.earlier(finite, back, False) for back in (1, 2)]
-        second = finite & known[0] & (self.order > 1)
-        third = second & known[1] & (self.order > 2)
+        has_past = [multistep.earlier(finite, back, False) for back in (1, 2)]
+        second = finite & has_past[0] & (self.order > 1)
+        third = second & has_past[1] & (self.order > 2)
         _, slope, curve = multistep.phi_moments(-growth * h, 3)
         p, larger = growth * h * slope, growth * h * curve / 2
         if self.second == "midpoint" and self.order == 2:
-            p = -jnp.expm1(-growth * h) / 2
+            p = -xp.expm1(-growth * h) / 2
         share, span = one / (one + two), h / (one + two)
         bend = p * share + (2 if self.third == "corrected" else 1) * larger * span
-        bend = jnp.where(third, bend, 0)
-        near = jnp.where(second, (p + bend) * h / one, 0)
+        bend = xp.where(third, bend, 0)
+        near = xp.where(second, (p + bend) * h / one, 0)
         return near, -bend * h / two
 
     def init(self, z: Array) -> multistep.State:
@@ -104,8 +104,8 @@ class SDEDPMSolver:
     ) -> multistep.State:
         x = denoise_fn(state.z, row["t"]).x
         z = row["z"] * state.z + row["x"] * x + row["noise"] * noise[0]
-        known = [x, *state.past]
-        for name, now, before in zip(("near", "far"), known, state.past, strict=False):
+        values = [x, *state.past]
+        for name, now, before in zip(("near", "far"), values, state.past, strict=False):
             z = z + row[name] * (now - before)
         return state.push(z, x) if self.order > 1 else state._replace(z=z)
 

@@ -1,53 +1,92 @@
-"""Times as samplers and denoisers take them, and the table of a sampler's steps."""
+"""Checks of timestep schedules and samplers, and the table of a sampler's steps."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import check_instance, is_traced
 from diffusionflow._numeric import in_float64
-from diffusionflow.predictions import DenoiseFn
-from diffusionflow.schedules import Schedule
+from diffusionflow.predictions import Denoiser
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 def as_grid(times: ArrayLike) -> ArrayLike:
-    """`times` as one array of a floating type: NumPy's where they are known."""
+    """Converts `times` to one floating array, of NumPy where they are concrete."""
     times = jnp.asarray(times) if is_traced(times) else np.asarray(times)
     floating = jnp.issubdtype(times.dtype, jnp.floating)
     return times if floating else times.astype(float)
 
 
 def table(sampler: Any, times: ArrayLike, schedule: Schedule) -> Any:
-    """`sampler.plan` over neighbouring times, in float64 where all is concrete."""
+    """Calls `sampler.plan` on neighbouring times, in float64 where all is concrete."""
+    as_schedule(schedule)
     if is_traced(sampler, times, schedule):
         times = jnp.asarray(times)  # in the type that JAX has for traced arrays
     steps = lambda sampler, times, schedule: sampler.plan(
-        times[:-1], times[1:], schedule
+        times[:-1], times[1:], schedule=schedule
     )
     return in_float64(steps, sampler, times, schedule)
 
 
-def check_denoiser(denoise_fn: DenoiseFn, t: ArrayLike, like: Array) -> None:
-    """Raises where `denoise_fn` cannot be evaluated at `t`.
+METHODS = ("plan", "init", "step", "output")
 
-    Args:
-      denoise_fn: looked at if it has `check`.
-      t: times, any shape.
-      like: an array of the type that times have when they reach `denoise_fn`: in
-        float32 a time near 1 may be 1.
+
+def check_sampler(sampler: Any, methods: tuple[str, ...] = METHODS) -> Any:
+    """Returns `sampler`, after checking that it is one.
 
     Raises:
-      ValueError: from `denoise_fn.check`, at the times as given or as they arrive.
+      ValueError: it is a string, a class, a function, or lacks a method.
     """
-    if not hasattr(denoise_fn, "check"):
-        return
-    denoise_fn.check(t)
+    check_instance("sampler", sampler, "samplers.ddim()")
+    lacking = [name for name in ("num_noises", *methods) if not hasattr(sampler, name)]
+    if lacking:
+        raise ValueError(
+            f"sampler={sampler!r}: must have {', '.join(lacking)}; pass a sampler such "
+            "as samplers.ddim(), or see the module docstring of samplers.base"
+        )
+    return sampler
+
+
+def check_times(denoiser: Denoiser, t: ArrayLike, like: Array) -> None:
+    """Raises where `denoiser` cannot be evaluated at `t`.
+
+    Args:
+      denoiser: its `check_times` says where.
+      t: times, any shape.
+      like: an array of the type that times have when they reach `denoiser`: in float32
+        a time near 1 may be 1.
+
+    Raises:
+      ValueError: from `denoiser.check_times`, at the times as given or as they arrive.
+    """
+    denoiser.check_times(t)
     if is_traced(t):
         return
     try:
-        denoise_fn.check(np.asarray(t).astype(like.dtype))
+        denoiser.check_times(np.asarray(t).astype(like.dtype))
     except ValueError as error:
         raise ValueError(f"at times rounded to {like.dtype}: {error}") from error
+
+
+VARYING = "varying"
+
+
+def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
+    """Network calls of an evaluation; None if unknown, `VARYING` with its time.
+
+    Evaluated at a traced time: there is no one time at which every denoiser is defined.
+    """
+    calls = []
+    note = lambda t: calls.append(denoiser.num_network_calls(t))
+    jax.eval_shape(note, jax.ShapeDtypeStruct((), dtype))
+    return calls[0] if isinstance(calls[0], int | None) else VARYING
+
+
+def times_calls(denoiser: Denoiser, evaluations: ArrayLike) -> ArrayLike | None:
+    """Returns the network calls of so many evaluations, None where unknown."""
+    calls = calls_at_any_time(denoiser, jnp.result_type(float))
+    return evaluations * calls if isinstance(calls, int) else None

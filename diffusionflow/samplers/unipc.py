@@ -1,8 +1,8 @@
 """UniPC: a predictor and a corrector that share their evaluations."""
 
-import jax.numpy as jnp
 from jax import Array
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep
@@ -14,7 +14,7 @@ B = ("bh1", "bh2")
 
 @register
 class UniPC:
-    """DPM-Solver++ or DPM-Solver, corrected by each new prediction; one call a step.
+    """DPM-Solver(++) corrected by each new prediction; one network call a step.
 
     The predictor of order p puts a polynomial through the last p predictions, as
     `DPMSolver` does. When the next step has evaluated the network at the result, the
@@ -54,6 +54,9 @@ class UniPC:
         check_name("variable", self.variable, ("x", "eps"))
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
+        # In the paper's terms: `predictor` are the weights a_m / r_m of UniP and
+        # `corrector` those of UniC less UniP's, which act on the step before, at its
+        # end t; `carry` takes that change of z_t through the next step, linear in z.
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         h, usable = multistep.half_logsnr_steps(alpha_t, sigma_t, alpha_s, sigma_s)
@@ -61,7 +64,7 @@ class UniPC:
         gain, moments = gain_and_moments(
             self.variable, h, alpha_s, sigma_s, self.order + 1
         )
-        slope = (moments[0] if self.b == "bh2" else jnp.ones_like(h)) / 2
+        slope = (moments[0] if self.b == "bh2" else xp.ones_like(h)) / 2
         predictor = multistep.past_weights(
             h, orders, self.order, [[moments[0], slope], moments]
         )
@@ -78,28 +81,32 @@ class UniPC:
             eps=sigma_s,
             past=gain[:, None] * predictor,
             correction=correction,
-            carry=jnp.where(some, level_s / jnp.where(some, level_t, 1), 0),
+            carry=xp.where(some, level_s / xp.where(some, level_t, 1), 0),
         )
 
     def _correction(self, h, orders, usable, predictor, moments, slope) -> Array:
-        """Corrector less predictor: weights of the last `order` predictions.
+        """Weights of UniC-p less those of UniP-p, on the last `order` predictions.
 
-        As differences to the newest one, the network's at the end of the step.
+        They act on differences to the newest prediction, the network's at the end of
+        the step. Both solve the paper's `R_p(h) a_p B(h) = phi_p(h)`: their weights
+        integrate Lagrange's polynomials exactly, whatever B is. Only for one unknown
+        (p = 1 here, p = 2 of the predictor) the paper takes `a_1 = 1/2` instead, and
+        there B stays in the weight (`slope`).
         """
-        newest = moments[0] - jnp.sum(predictor, axis=-1)  # at the start of the step
-        predicted = jnp.concatenate([newest[:, None], predictor], axis=-1)
-        found = jnp.zeros_like(predicted)
+        newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
+        predicted = xp.concatenate([newest[:, None], predictor], axis=-1)
+        correction = xp.zeros_like(predicted)
         for p in range(1, self.order + 1):
             active = (orders == p) & usable
-            known = multistep.nodes(h, p, active)
+            nodes = multistep.nodes(h, p, active)
             weights = multistep.integrals(
-                [jnp.ones_like(h), *known],
+                [xp.ones_like(h), *nodes],
                 [moments[0], slope] if p == 1 else moments,
             )[1:]
-            weights += [jnp.zeros_like(h)] * (self.order - p)
-            difference = jnp.stack(weights, axis=-1) - predicted
-            found = jnp.where(active[:, None], difference, found)
-        return found
+            weights += [xp.zeros_like(h)] * (self.order - p)
+            difference = xp.stack(weights, axis=-1) - predicted
+            correction = xp.where(active[:, None], difference, correction)
+        return correction
 
     def init(self, z: Array) -> multistep.State:
         return multistep.State.first(z, self.order)

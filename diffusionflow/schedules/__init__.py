@@ -9,33 +9,25 @@ Conventions, stated here once and kept everywhere:
   learned and sampled; the scale `sqrt(alpha^2 + sigma^2)` is free.
 - Arrays have shape `[*batch, *event]`, times are scalar or `[*batch]`.
 
-A schedule is any object with the four methods of `Schedule`, elementwise in their
-argument. To hand one of your own to a jitted function as data, register its class with
-`jax.tree_util.register_pytree_node`: under `register_dataclass` of jaxlib 0.10.2 the
-structures of two classes with as many fields compare equal, and the compiled program of
-the other one may run.
+Your own schedule is a subclass of `Schedule` with `alpha(t)` and `sigma(t)`, whose
+other methods follow by default; `diffusionflow.register` makes it a value that can be
+passed to jitted functions.
+
+Concrete times give NumPy float64, and nothing is compiled; `jax.Array`s give
+`jax.Array`s in float32 or wider.
 
 Where exact arithmetic gives a finite value, schedules give one in float32, t = 0 and
 t = 1 included; `logsnr` is infinite where `sigma` or `alpha` is zero.
 
-As a diffusion `dz = f z dt + g dw` a schedule has, with ' = d / dt,
+As the forward SDE `dz = f z dt + g dw` a schedule has, with ' = d / dt,
 
     f = alpha' / alpha,   g^2 = 2 alpha sigma (sigma / alpha)' = -sigma^2 logsnr',
 
-which the functions `f`, `g2`, `dlogsnr_dt` and `derivatives` give for any schedule;
-`square_derivatives`, of alpha^2 and sigma^2, stay finite where a level is a root at 0.
+which are the methods `f`, `g2`, `dlogsnr_dt` and `derivatives` of any schedule;
+`square_derivatives`, of alpha^2 and sigma^2, stay finite at the zero of a square root.
 """
 
-from diffusionflow.schedules.base import (
-    Schedule,
-    derivatives,
-    dlogsnr_dt,
-    f,
-    g2,
-    noise_level,
-    square_derivatives,
-    z_std,
-)
+from diffusionflow.schedules.base import Schedule, as_schedule, check_same_schedule
 from diffusionflow.schedules.beta import LinearBeta, SubVP
 from diffusionflow.schedules.cosine import Cosine, IDDPMCosine
 from diffusionflow.schedules.discrete import Discrete, zero_terminal_snr
@@ -44,7 +36,7 @@ from diffusionflow.schedules.flow import FlowMatching
 from diffusionflow.schedules.learned import Learned, learned
 from diffusionflow.schedules.logsnr import Cauchy, Laplace, LinearLogSNR
 from diffusionflow.schedules.sigmoid import Sigmoid
-from diffusionflow.schedules.transforms import Interpolated, Scaled, Shifted
+from diffusionflow.schedules.transforms import Interpolated, Scaled, Shifted, shift_time
 
 __all__ = [
     "EDM",
@@ -64,13 +56,9 @@ __all__ = [
     "Shifted",
     "Sigmoid",
     "SubVP",
-    "derivatives",
-    "dlogsnr_dt",
-    "f",
-    "g2",
+    "as_schedule",
+    "check_same_schedule",
     "learned",
-    "noise_level",
-    "square_derivatives",
-    "z_std",
+    "shift_time",
     "zero_terminal_snr",
 ]

@@ -1,18 +1,18 @@
-"""Schedules with a linear rate of noise."""
+"""Schedules with a linear noise rate beta(t): VP and sub-VP."""
 
 import math
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_positive, register
-from diffusionflow._numeric import at_least_float32, root
+from diffusionflow._numeric import floating, root
+from diffusionflow.schedules.base import Schedule
 
 
 @register
-class LinearBeta:
+class LinearBeta(Schedule):
     """Variance preserving, `beta(t) = beta_min + (beta_max - beta_min) t`.
 
     `alpha = exp(-B / 2)`, `sigma = sqrt(-expm1(-B))`,
@@ -37,45 +37,40 @@ class LinearBeta:
         _check_rates(self.beta_min, self.beta_max)
 
     def alpha(self, t: ArrayLike) -> Array:
-        return jnp.exp(-_integral(self, t) / 2)
+        return xp.exp(-_integral(self, t) / 2)
 
     def sigma(self, t: ArrayLike) -> Array:
-        return root(-jnp.expm1(-_integral(self, t)))
+        return root(-xp.expm1(-_integral(self, t)))
 
     def logsnr(self, t: ArrayLike) -> Array:
         integral = _integral(self, t)
-        return -integral - jnp.log(-jnp.expm1(-integral))
+        return -integral - xp.log(-xp.expm1(-integral))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        integral = jax.nn.softplus(-at_least_float32(logsnr))
+        integral = xp.softplus(-floating(logsnr))
         return _inverse_integral(self, integral)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
         beta, alpha = _rate(self, t), self.alpha(t)
         return -beta * alpha / 2, beta * alpha**2 / (2 * self.sigma(t))
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
         rate = _rate(self, t) * self.alpha(t) ** 2
         return -rate, rate
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         return -_rate(self, t) / 2
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
         return _rate(self, t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return _rate(self, t) / jnp.expm1(-_integral(self, t))
+        return _rate(self, t) / xp.expm1(-_integral(self, t))
 
 
 @register
-class SubVP:
-    """The data coefficient of `LinearBeta` with less noise: `sigma = 1 - alpha^2`.
+class SubVP(Schedule):
+    """Sub-VP: the alpha of `LinearBeta` with less noise, `sigma = 1 - alpha^2`.
 
     `alpha = exp(-B / 2)`, `sigma = -expm1(-B)` with the `B(t)` of `LinearBeta`, so
     `logsnr = -B - 2 log(1 - e^(-B))`, `f = -beta / 2`, `g^2 = beta (1 - e^(-2 B))`.
@@ -97,28 +92,26 @@ class SubVP:
         _check_rates(self.beta_min, self.beta_max)
 
     def alpha(self, t: ArrayLike) -> Array:
-        return jnp.exp(-_integral(self, t) / 2)
+        return xp.exp(-_integral(self, t) / 2)
 
     def sigma(self, t: ArrayLike) -> Array:
-        return -jnp.expm1(-_integral(self, t))
+        return -xp.expm1(-_integral(self, t))
 
     def logsnr(self, t: ArrayLike) -> Array:
         integral = _integral(self, t)
-        return -integral - 2 * jnp.log(-jnp.expm1(-integral))
+        return -integral - 2 * xp.log(-xp.expm1(-integral))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         # alpha / (1 - alpha^2) = snr^(1/2): B = 2 asinh(e^y), of which e^y may overflow
-        y = -at_least_float32(logsnr) / 2 - math.log(2.0)
-        integral = 2 * jnp.logaddexp(y, jax.nn.softplus(2 * y) / 2)
+        y = -floating(logsnr) / 2 - math.log(2.0)
+        integral = 2 * xp.logaddexp(y, xp.softplus(2 * y) / 2)
         return _inverse_integral(self, integral)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
         beta, alpha = _rate(self, t), self.alpha(t)
         return -beta * alpha / 2, beta * alpha**2
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         return -_rate(self, t) / 2
 
 
@@ -129,12 +122,12 @@ def _check_rates(beta_min: float, beta_max: float) -> None:
 
 def _rate(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
     slope = schedule.beta_max - schedule.beta_min
-    return schedule.beta_min + slope * at_least_float32(t)
+    return schedule.beta_min + slope * floating(t)
 
 
 def _integral(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
     """The integral of the rate from 0 to `t`."""
-    t = at_least_float32(t)
+    t = floating(t)
     slope = schedule.beta_max - schedule.beta_min
     return schedule.beta_min * t + slope * t**2 / 2
 
@@ -143,14 +136,14 @@ def _inverse_integral(schedule: LinearBeta | SubVP, integral: Array) -> Array:
     """The time at which the integral of the rate has a value; inf where it is inf.
 
     The integral of a falling rate has a largest value, soon after t = 1: from t = 1 on
-    it is continued in a straight line.
+    it is extrapolated linearly.
     """
     low, high = schedule.beta_min, schedule.beta_max
-    slope, whole = high - low, (low + high) / 2  # `whole` is the integral up to 1
-    finite = jnp.isfinite(slope * integral) & jnp.isfinite(integral)
-    integral = jnp.where(finite, integral, whole)
-    past = (slope < 0) & (integral > whole)
-    within = jnp.where(past, whole, integral)
-    t = 2 * within / (low + jnp.sqrt(low**2 + 2 * slope * within))
-    t = jnp.where(past, 1 + (integral - whole) / high, t)
-    return jnp.where(finite, t, jnp.inf)
+    slope, total = high - low, (low + high) / 2  # `total` is the integral up to 1
+    finite = xp.isfinite(slope * integral) & xp.isfinite(integral)
+    integral = xp.where(finite, integral, total)
+    past = (slope < 0) & (integral > total)
+    within = xp.where(past, total, integral)
+    t = 2 * within / (low + xp.sqrt(low**2 + 2 * slope * within))
+    t = xp.where(past, 1 + (integral - total) / high, t)
+    return xp.where(finite, t, xp.inf)

@@ -1,17 +1,17 @@
 """Cosine schedules."""
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_positive, register
-from diffusionflow._numeric import at_least_float32, root
+from diffusionflow._numeric import floating, in_type_of, root
+from diffusionflow.schedules.base import Schedule
 
 
 @register
-class Cosine:
-    """`alpha = cos(theta)`, `sigma = sin(theta)`, with the angle `theta` linear in t.
+class Cosine(Schedule):
+    """Cosine: `alpha = cos(theta)`, `sigma = sin(theta)`, `theta` linear in t.
 
     `theta = a + (b - a) t`, `a = atan(e^(-logsnr_max / 2))`,
     `b = atan(e^(-logsnr_min / 2))`. The defaults give the exact `theta = pi t / 2`;
@@ -29,46 +29,46 @@ class Cosine:
     of angles measured from their own end, so alpha(1) = 0 and sigma(0) = 0 exactly.
     """
 
-    logsnr_min: float = -jnp.inf
-    logsnr_max: float = jnp.inf
+    logsnr_min: float = -xp.inf
+    logsnr_max: float = xp.inf
     family = "vp"
 
     def __post_init__(self) -> None:
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
-    def _angles(self) -> tuple[Array, Array, Array]:
+    def _angles(self, like: Array) -> tuple[Array, Array, Array]:
         """Angle of the data end, of the noise end from pi / 2, and between the two."""
-        data_end = jnp.arctan(jnp.exp(-at_least_float32(self.logsnr_max) / 2))
-        noise_end = jnp.arctan(jnp.exp(at_least_float32(self.logsnr_min) / 2))
-        return data_end, noise_end, jnp.pi / 2 - data_end - noise_end
+        data_end = xp.arctan(xp.exp(-floating(self.logsnr_max) / 2))
+        noise_end = xp.arctan(xp.exp(floating(self.logsnr_min) / 2))
+        width = xp.pi / 2 - data_end - noise_end
+        return in_type_of(like, (data_end, noise_end, width))
 
     def alpha(self, t: ArrayLike) -> Array:
-        _, noise_end, width = self._angles()
-        return jnp.sin(noise_end + width * (1 - at_least_float32(t)))
+        t = floating(t)
+        _, noise_end, width = self._angles(t)
+        return xp.sin(noise_end + width * (1 - t))
 
     def sigma(self, t: ArrayLike) -> Array:
-        data_end, _, width = self._angles()
-        return jnp.sin(data_end + width * at_least_float32(t))
-
-    def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+        t = floating(t)
+        data_end, _, width = self._angles(t)
+        return xp.sin(data_end + width * t)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        (data_end, _, width), logsnr = self._angles(), at_least_float32(logsnr)
+        logsnr = floating(logsnr)
+        data_end, _, width = self._angles(logsnr)
         clean = logsnr > 0  # the angle from the nearer end: flat where it is reached
-        from_data = jnp.arctan(jnp.exp(-jnp.where(clean, logsnr, 0) / 2))
-        from_noise = jnp.arctan(jnp.exp(jnp.where(clean, 0, logsnr) / 2))
-        angle = jnp.where(clean, from_data, jnp.pi / 2 - from_noise)
+        from_data = xp.arctan(xp.exp(-xp.where(clean, logsnr, 0) / 2))
+        from_noise = xp.arctan(xp.exp(xp.where(clean, 0, logsnr) / 2))
+        angle = xp.where(clean, from_data, xp.pi / 2 - from_noise)
         return (angle - data_end) / width
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        width = self._angles()[2]
+        width = self._angles(floating(t))[2]
         return -width * self.sigma(t), width * self.alpha(t)
 
 
 @register
-class IDDPMCosine:
+class IDDPMCosine(Schedule):
     """Variance preserving, `alpha = cos(phi) / cos(phi_0)` with a small offset.
 
     `phi = (pi / 2) (t + offset) / (1 + offset)`, `phi_0` its value at t = 0, and
@@ -92,50 +92,47 @@ class IDDPMCosine:
     def __post_init__(self) -> None:
         check_positive("offset", self.offset, "0 is Cosine()")
 
-    def _rate(self) -> Array:
+    def _rate(self, like: Array) -> Array:
         """`phi'`."""
-        return jnp.pi / 2 / (1 + at_least_float32(self.offset))
+        return in_type_of(like, [xp.pi / 2 / (1 + floating(self.offset))])[0]
 
     def alpha(self, t: ArrayLike) -> Array:
-        rate = self._rate()  # cosines are sines of the angle from the noise end
-        return jnp.sin(rate * (1 - at_least_float32(t))) / jnp.sin(rate)
+        t = floating(t)
+        rate = self._rate(t)  # cosines are sines of the angle from the noise end
+        return xp.sin(rate * (1 - t)) / xp.sin(rate)
 
     def sigma(self, t: ArrayLike) -> Array:
-        rate, t = self._rate(), at_least_float32(t)
-        far = jnp.sin(rate * (t + 2 * self.offset))
-        return root(jnp.sin(rate * t) * far) / jnp.sin(rate)
-
-    def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+        t = floating(t)
+        rate = self._rate(t)
+        sin_sum = xp.sin(rate * (t + 2 * self.offset))  # of phi + phi_0
+        return root(xp.sin(rate * t) * sin_sum) / xp.sin(rate)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        logsnr, rate = at_least_float32(logsnr), self._rate()
-        cos_0, sin_0 = jnp.sin(rate), jnp.sin(rate * self.offset)
-        noise = cos_0**2 * jax.nn.sigmoid(-logsnr)
-        alpha = jnp.exp(jax.nn.log_sigmoid(logsnr) / 2)  # flat at -inf, unlike a root
-        cos, sin = cos_0 * alpha, jnp.sqrt(sin_0**2 + noise)
+        logsnr = floating(logsnr)
+        rate = self._rate(logsnr)
+        cos_0, sin_0 = xp.sin(rate), xp.sin(rate * self.offset)
+        noise = cos_0**2 * xp.sigmoid(-logsnr)
+        alpha = xp.exp(xp.log_sigmoid(logsnr) / 2)  # flat at -inf, unlike a root
+        cos, sin = cos_0 * alpha, xp.sqrt(sin_0**2 + noise)
         # the angle phi - phi_0, from its own sine and cosine
-        turn = jnp.arctan2(
+        turn = xp.arctan2(
             noise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0
         )
         return turn / rate
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        rate, alpha = self._rate(), self.alpha(t)
-        phi = rate * (at_least_float32(t) + self.offset)
-        dalpha = -rate * jnp.sin(phi) / jnp.sin(rate)
+        t = floating(t)
+        rate, alpha = self._rate(t), self.alpha(t)
+        phi = rate * (t + self.offset)
+        dalpha = -rate * xp.sin(phi) / xp.sin(rate)
         return dalpha, -alpha * dalpha / self.sigma(t)
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
         rate = -2 * self.alpha(t) * self.derivatives(t)[0]
         return -rate, rate
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
         return -2 * self.derivatives(t)[0] / self.alpha(t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
         return -self.g2(t) / self.sigma(t) ** 2

@@ -1,15 +1,15 @@
-"""Schedules given as a table."""
+"""Discrete-time schedules: a table of noise levels (alphas_cumprod)."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, is_traced, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import cast, floating, in_type_of
 from diffusionflow.schedules.base import FromSquares
 
 
@@ -17,7 +17,7 @@ from diffusionflow.schedules.base import FromSquares
 class Discrete(FromSquares):
     """Variance preserving, from a table of `alpha^2` at T noise levels.
 
-    Level i = 1..T (entry i - 1 of the table) stands at `t = i / T`, and t = 0 is the
+    Level i = 1..T (entry i - 1 of the table) is at `t = i / T`, and t = 0 is the
     data, alpha = 1: then the T steps of the discrete process are T equal steps of time,
     and t = 1 is the last level. The table's values are exact at these nodes. Between
     them alpha^2, and so sigma^2, is linear in t: the log-SNR falls everywhere, and
@@ -28,9 +28,9 @@ class Discrete(FromSquares):
     Args:
       alphas_cumprod: alpha^2, falling, in (0, 1), the last may be 0, `[T]`. Numbers
         that are not traced are kept in float64.
-      complement: sigma^2 = 1 - alphas_cumprod, `[T]`; carried beside, since it is lost
-        where alpha^2 is near 1 in float32. Computed if None. To learn a table, make it
-        from its parameters inside the loss.
+      complement: sigma^2 = 1 - alphas_cumprod, `[T]`; kept separately, since it is
+        lost where alpha^2 is near 1 in float32. Computed if None. To learn a table,
+        make it from its parameters inside the loss.
 
     Raises:
       ValueError: the table does not fall, or leaves [0, 1); a complement that does not
@@ -45,10 +45,10 @@ class Discrete(FromSquares):
     complement: Any = None
 
     def __post_init__(self) -> None:
-        # jax.Arrays beside a complement come from a pytree, maybe of gradients
+        # jax.Arrays with a complement come from a pytree, maybe of gradients
         table, complement = self.alphas_cumprod, self.complement
-        known = isinstance(table, jax.Array) and not is_traced(table)
-        if _is_given(table) or (complement is None and known):
+        concrete = isinstance(table, jax.Array) and not is_traced(table)
+        if _is_given(table) or (complement is None and concrete):
             table = np.asarray(table, np.float64)
             _check_table(table)
             object.__setattr__(self, "alphas_cumprod", table)
@@ -61,7 +61,7 @@ class Discrete(FromSquares):
 
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> "Discrete":
-        """`alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, on the host in float64.
+        """Table of `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, in float64 on host.
 
         Args:
           betas: noise added in each step, each in (0, 1), the last may be 1, `[T]`.
@@ -83,66 +83,66 @@ class Discrete(FromSquares):
     def linear_betas(
         cls, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
     ) -> "Discrete":
-        """The classical table: `num_levels` betas, equally spaced.
+        """The table of DDPM: `num_levels` betas, equally spaced.
 
         Source: Ho et al. 2020, arXiv 2006.11239, section 4.
         """
         check_bound("num_levels", num_levels, lambda count: count >= 1, "at least 1")
         return cls.from_betas(np.linspace(beta_min, beta_max, num_levels))
 
-    def _node(self, t: Array) -> tuple[Array, Array]:
+    def _node(self, t: ArrayLike) -> tuple[Array, Array]:
         """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
+        single = getattr(t, "dtype", None) == np.float32  # rounded so, also if NumPy's
+        t = floating(t)
+        unit = np.finfo(np.float32 if single else t.dtype).eps
         count = self.alphas_cumprod.shape[-1]
         place = t * count
-        node = jnp.round(place)  # i / T times T may come out below i
-        at_node = jnp.abs(place - node) <= 4 * jnp.finfo(t.dtype).eps * place
-        index = jnp.where(at_node, node, jnp.floor(place))
-        index = jnp.clip(index, 0, count - 1)
-        return index.astype(jnp.int32), place - index
+        node = xp.round(place)  # i / T times T may come out below i
+        at_node = xp.abs(place - node) <= 4 * unit * place
+        index = xp.where(at_node, node, xp.floor(place))
+        index = xp.clip(index, 0, count - 1)
+        return index.astype(np.int32), place - index
 
-    def _tables(self, dtype: Any) -> tuple[Array, Array]:
-        """alpha^2 and sigma^2 at all nodes from t = 0 on, `[T + 1]`."""
-        alpha2 = jnp.asarray(self.alphas_cumprod).astype(dtype)
-        sigma2 = jnp.asarray(self.complement).astype(dtype)
-        one = jnp.ones((1,), dtype)
-        return jnp.concatenate([one, alpha2]), jnp.concatenate([0 * one, sigma2])
+    def _tables(self, like: Array) -> tuple[Array, Array]:
+        """alpha^2 and sigma^2 at all nodes from t = 0 on, typed as `like`."""
+        alpha2, sigma2 = in_type_of(like, (self.alphas_cumprod, self.complement))
+        zero = xp.zeros_like(alpha2[:1])
+        return xp.concatenate([zero + 1, alpha2]), xp.concatenate([zero, sigma2])
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
-        t = at_least_float32(t)
         index, part = self._node(t)
         mix = lambda table: table[index] * (1 - part) + table[index + 1] * part
-        alpha2, sigma2 = self._tables(t.dtype)
+        alpha2, sigma2 = self._tables(part)
         return mix(alpha2), mix(sigma2)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""
-        t = at_least_float32(t)
-        index, _ = self._node(t)
-        return self.alphas_cumprod.shape[-1] * self._steps(index, t.dtype)
+        index, part = self._node(t)
+        return self.alphas_cumprod.shape[-1] * self._steps(index, part)
 
-    def _steps(self, index: Array, dtype: Any) -> Array:
+    def _steps(self, index: Array, like: Array) -> Array:
         """`sigma^2` gained in a step, from the smaller of the two squares."""
-        alpha2, sigma2 = self._tables(dtype)
-        lost, gained = -jnp.diff(alpha2), jnp.diff(sigma2)
-        return jnp.where(alpha2[:-1] < 0.5, lost, gained)[index]
+        alpha2, sigma2 = self._tables(like)
+        lost, gained = -xp.diff(alpha2), xp.diff(sigma2)
+        return xp.where(alpha2[:-1] < 0.5, lost, gained)[index]
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        logsnr = at_least_float32(logsnr)
-        alpha2, sigma2 = self._tables(logsnr.dtype)
-        nodes = jnp.log(alpha2) - jnp.log(sigma2)
+        logsnr = floating(logsnr)
+        alpha2, sigma2 = self._tables(logsnr)
+        nodes = xp.log(alpha2) - xp.log(sigma2)
         count = self.alphas_cumprod.shape[-1]
-        index = jnp.clip(jnp.searchsorted(-nodes, -logsnr) - 1, 0, count - 1)
+        index = xp.clip(xp.searchsorted(-nodes, -logsnr) - 1, 0, count - 1)
         # each square is precise where it is the smaller one
-        before = jax.nn.sigmoid(-logsnr) - sigma2[index]
-        after = jax.nn.sigmoid(logsnr) - alpha2[index + 1]
-        step = self._steps(index, logsnr.dtype)
-        part = jnp.where(logsnr > 0, before / step, 1 - after / step)
-        return (index.astype(logsnr.dtype) + part) / count
+        before = xp.sigmoid(-logsnr) - sigma2[index]
+        after = xp.sigmoid(logsnr) - alpha2[index + 1]
+        step = self._steps(index, logsnr)
+        part = xp.where(logsnr > 0, before / step, 1 - after / step)
+        return (cast(index, logsnr) + part) / count
 
 
 def zero_terminal_snr(alphas_cumprod: ArrayLike) -> np.ndarray:
-    """A table whose last level has no signal: alpha is shifted and scaled to end at 0.
+    """Rescales a table to zero terminal SNR: alpha is shifted and scaled to end at 0.
 
     `alpha <- (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T)`; the first level keeps
     its value.
@@ -186,7 +186,7 @@ def _check_complement(complement: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _check_table(table: np.ndarray) -> None:
-    """A stack of tables, as `vmap` takes it, has more axes and passes too."""
+    """Checks a table, or a stack of tables with more axes, as `vmap` takes it."""
     if table.ndim == 0 or not table.size:
         raise ValueError(f"alphas_cumprod of shape {table.shape}: must be [T]")
     if not (table.max() < 1 and table.min() >= 0):

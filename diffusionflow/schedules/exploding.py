@@ -1,11 +1,12 @@
 """Variance exploding schedules: `alpha = 1`."""
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_positive, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating, in_type_of
+from diffusionflow.schedules.base import Schedule
 
 
 def _check_levels(sigma_min: float, sigma_max: float) -> None:
@@ -15,8 +16,8 @@ def _check_levels(sigma_min: float, sigma_max: float) -> None:
 
 
 @register
-class VE:
-    """`alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^t`.
+class VE(Schedule):
+    """Variance exploding: `alpha = 1`, `sigma = sigma_min (sigma_max / sigma_min)^t`.
 
     The log-SNR is linear, `logsnr = -2 log sigma_min - 2 t log(sigma_max / sigma_min)`.
 
@@ -36,38 +37,38 @@ class VE:
     def __post_init__(self) -> None:
         _check_levels(self.sigma_min, self.sigma_max)
 
-    def _logs(self) -> tuple[Array, Array]:
+    def _logs(self, like: Array) -> tuple[Array, Array]:
         """The logarithms of the two levels."""
-        low, high = at_least_float32(self.sigma_min), at_least_float32(self.sigma_max)
-        return jnp.log(low), jnp.log(high)
+        return in_type_of(like, (xp.log(self.sigma_min), xp.log(self.sigma_max)))
 
     def alpha(self, t: ArrayLike) -> Array:
-        return jnp.ones_like(at_least_float32(t))
+        return xp.ones_like(floating(t))
 
     def sigma(self, t: ArrayLike) -> Array:
-        return jnp.exp(-self.logsnr(t) / 2)
+        return xp.exp(-self.logsnr(t) / 2)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        t, (low, high) = at_least_float32(t), self._logs()
+        t = floating(t)
+        low, high = self._logs(t)
         return -2 * (low * (1 - t) + high * t)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        low, high = self._logs()
-        return (-at_least_float32(logsnr) / 2 - low) / (high - low)
+        logsnr = floating(logsnr)
+        low, high = self._logs(logsnr)
+        return (-logsnr / 2 - low) / (high - low)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        low, high = self._logs()
+        low, high = self._logs(floating(t))
         sigma = self.sigma(t)
-        return jnp.zeros_like(sigma), (high - low) * sigma
+        return xp.zeros_like(sigma), (high - low) * sigma
 
 
 @register
-class EDM:
-    """`alpha = 1`, `sigma = (A_0 + t (A_1 - A_0))^rho`: EDM's sampling clock on [0, 1].
+class EDM(Schedule):
+    """EDM's levels over [0, 1]: `alpha = 1`, `sigma = (A_0 + t (A_1 - A_0))^rho`.
 
     `A_0 = sigma_min^(1 / rho)`, `A_1 = sigma_max^(1 / rho)`. A uniform grid of `t` is
-    EDM's grid of noise levels.
+    EDM's timestep schedule.
 
     Args:
       sigma_min: sigma at t = 0, positive, in units of the data.
@@ -90,29 +91,28 @@ class EDM:
 
     def _base(self, t: ArrayLike) -> tuple[Array, Array]:
         """`A_0 + t (A_1 - A_0)` and its slope."""
-        t, power = at_least_float32(t), 1 / at_least_float32(self.rho)
-        low = at_least_float32(self.sigma_min) ** power
-        high = at_least_float32(self.sigma_max) ** power
+        t, power = floating(t), 1 / floating(self.rho)
+        ends = floating(self.sigma_min) ** power, floating(self.sigma_max) ** power
+        low, high = in_type_of(t, ends)
         return low * (1 - t) + high * t, high - low
 
     def alpha(self, t: ArrayLike) -> Array:
-        return jnp.ones_like(at_least_float32(t))
+        return xp.ones_like(floating(t))
 
     def sigma(self, t: ArrayLike) -> Array:
         base, _ = self._base(t)
-        return base ** at_least_float32(self.rho)
+        return base**self.rho
 
     def logsnr(self, t: ArrayLike) -> Array:
         base, _ = self._base(t)
-        return -2 * self.rho * jnp.log(base)
+        return -2 * self.rho * xp.log(base)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        low, slope = self._base(0.0)
-        base = jnp.exp(-at_least_float32(logsnr) / (2 * self.rho))
+        logsnr = floating(logsnr)
+        low, slope = self._base(xp.zeros_like(logsnr))
+        base = xp.exp(-logsnr / (2 * self.rho))
         return (base - low) / slope
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
         base, slope = self._base(t)
-        power = at_least_float32(self.rho)
-        return jnp.zeros_like(base), power * slope * base ** (power - 1)
+        return xp.zeros_like(base), self.rho * slope * base ** (self.rho - 1)

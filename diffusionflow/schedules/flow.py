@@ -1,17 +1,17 @@
-"""Straight paths."""
+"""The flow matching (rectified flow) schedule: straight paths."""
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, register
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating
+from diffusionflow.schedules.base import Schedule
 
 
 @register
-class FlowMatching:
-    """Straight paths: `alpha = 1 - t`, `sigma = sigma_min (1 - t) + t`.
+class FlowMatching(Schedule):
+    """Flow matching: straight paths, `alpha = 1 - t`, `sigma = sigma_min (1 - t) + t`.
 
     `logsnr = 2 log(alpha / sigma)`. With `sigma_min = 0` also called rectified flow and
     conditional optimal transport: `sigma = t`.
@@ -41,21 +41,20 @@ class FlowMatching:
         check_bound("sigma_min", self.sigma_min, inside, "in [0, 1)")
 
     def alpha(self, t: ArrayLike) -> Array:
-        return 1 - at_least_float32(t)
+        return 1 - floating(t)
 
     def sigma(self, t: ArrayLike) -> Array:
-        t = at_least_float32(t)
+        t = floating(t)
         return self.sigma_min * (1 - t) + t
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log1p(-at_least_float32(t)) - jnp.log(self.sigma(t)))
+        return 2 * (xp.log1p(-floating(t)) - xp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        half = at_least_float32(logsnr) / 2
-        low = self.sigma_min * jax.nn.sigmoid(half)
-        return (jax.nn.sigmoid(-half) - low) / (1 - low)
+        half = floating(logsnr) / 2
+        low = self.sigma_min * xp.sigmoid(half)
+        return (xp.sigmoid(-half) - low) / (1 - low)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        one = jnp.ones_like(at_least_float32(t))
+        one = xp.ones_like(floating(t))
         return -one, one - self.sigma_min

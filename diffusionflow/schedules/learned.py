@@ -1,23 +1,21 @@
-"""A schedule to be learned."""
+"""A learnable schedule."""
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.nn import sigmoid, softplus
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_bound, register, static
-from diffusionflow._numeric import at_least_float32, solve_falling
+from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules.base import FromLogSNR
 from diffusionflow.schedules.logsnr import check_finite_range
 
 
 @register
 class Learned(FromLogSNR):
-    """A log-SNR that falls from end to end whatever its parameters are.
+    """Learnable schedule: the log-SNR falls strictly whatever its parameters are.
 
     Variance preserving, with K steps of logistic shape on a straight line:
 
@@ -39,8 +37,8 @@ class Learned(FromLogSNR):
       ValueError: not -inf < logsnr_min < logsnr_max < inf.
 
     Source: the monotone network and its normalisation are the idea of Kingma et al.
-    2021, arXiv 2107.00630; this one has one layer and closed derivatives. The paper
-    learns its end points too, against the prior and reconstruction terms.
+    2021, arXiv 2107.00630; this one has one layer and closed-form derivatives. The
+    paper learns its end points too, against the prior and reconstruction terms.
     """
 
     logits: Any
@@ -55,17 +53,17 @@ class Learned(FromLogSNR):
     def _parts(self, t: Array) -> tuple[Array, Array, Array]:
         """`N(t)`, `R(t)` and `N'(t)`, each of the shape of `t`."""
         parameters = (self.logits, self.slopes, self.centres)
-        logits, slopes, centres = (jnp.asarray(p).astype(t.dtype) for p in parameters)
-        weights, steep = jax.nn.softmax(logits), softplus(slopes)
+        logits, slopes, centres = in_type_of(t, parameters)
+        weights, steep = xp.softmax(logits), xp.softplus(slopes)
         expand = lambda row: row.reshape(row.shape + (1,) * t.ndim)
         line, weights = weights[0], expand(weights[1:])
         steep, centres, t = expand(steep), expand(centres), t[None]
         here = steep * (t - centres)
-        past = sigmoid(here) * sigmoid(steep * centres) * -jnp.expm1(-steep * t)
-        ahead = sigmoid(steep * (1 - centres)) * sigmoid(-here)
-        ahead = ahead * -jnp.expm1(-steep * (1 - t))
-        slope = steep * sigmoid(here) * sigmoid(-here)
-        total = lambda parts: jnp.sum(weights * parts, axis=0)
+        past = xp.sigmoid(here) * xp.sigmoid(steep * centres) * -xp.expm1(-steep * t)
+        ahead = xp.sigmoid(steep * (1 - centres)) * xp.sigmoid(-here)
+        ahead = ahead * -xp.expm1(-steep * (1 - t))
+        slope = steep * xp.sigmoid(here) * xp.sigmoid(-here)
+        total = lambda parts: xp.sum(weights * parts, axis=0)
         t = t[0]
         return (
             line * t + total(past),
@@ -74,24 +72,19 @@ class Learned(FromLogSNR):
         )
 
     def logsnr(self, t: ArrayLike) -> Array:
-        past, ahead, _ = self._parts(at_least_float32(t))
+        past, ahead, _ = self._parts(floating(t))
         total = past + ahead  # x / x is exactly 1, hence each end its end point
         return self.logsnr_max * (ahead / total) + self.logsnr_min * (past / total)
 
-    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        """By bisection; beyond the ends the log-SNR is continued linearly."""
-        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
-
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        past, ahead, slope = self._parts(at_least_float32(t))
+        past, ahead, slope = self._parts(floating(t))
         return (self.logsnr_min - self.logsnr_max) * slope / (past + ahead)
 
 
 def learned(
     num_units: int = 16, *, logsnr_min: float = -5.0, logsnr_max: float = 13.3
 ) -> Learned:
-    """`Learned` as one starts with it: nearly linear, its steps evenly spread.
+    """Initial `Learned`: a nearly linear log-SNR, its steps evenly spaced.
 
     Args:
       num_units: steps, at least 1.

@@ -1,9 +1,9 @@
 """Variance preserving schedules given by their log-SNR."""
 
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
@@ -11,13 +11,13 @@ from diffusionflow._dataclass import (
     is_finite,
     register,
 )
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating
 from diffusionflow.schedules.base import FromLogSNR, FromSquares
 
 
 @register
 class LinearLogSNR(FromLogSNR):
-    """`logsnr = logsnr_max + (logsnr_min - logsnr_max) t`, variance preserving.
+    """Linear log-SNR, `logsnr_max + (logsnr_min - logsnr_max) t`, variance preserving.
 
     Args:
       logsnr_min: log-SNR at t = 1, finite.
@@ -37,22 +37,21 @@ class LinearLogSNR(FromLogSNR):
         check_finite_range(self.logsnr_min, self.logsnr_max)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        t = at_least_float32(t)
+        t = floating(t)
         return self.logsnr_max * (1 - t) + self.logsnr_min * t
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         width = self.logsnr_max - self.logsnr_min
-        return (self.logsnr_max - at_least_float32(logsnr)) / width
+        return (self.logsnr_max - floating(logsnr)) / width
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        one = jnp.ones_like(at_least_float32(t))
+        one = xp.ones_like(floating(t))
         return (self.logsnr_min - self.logsnr_max) * one
 
 
 @register
 class Laplace(FromSquares):
-    """Uniform t gives the log-SNR a Laplace law; variance preserving.
+    """Laplace log-SNR distribution at uniform t; variance preserving.
 
     `logsnr = mean - scale sgn(1/2 - t) log(1 - 2 |t - 1/2|)`, infinite at both ends.
     With `w = 1 - 2 |t - 1/2|` and `m = e^mean` (e^-mean for t > 1/2), the smaller of
@@ -61,7 +60,7 @@ class Laplace(FromSquares):
 
     Args:
       mean: of the log-SNR, its value at t = 1/2.
-      scale: of the law, positive.
+      scale: of the distribution, positive.
 
     Raises:
       ValueError: `scale` is not positive.
@@ -78,63 +77,59 @@ class Laplace(FromSquares):
 
     def _parts(self, t: ArrayLike) -> tuple[Array, Array, Array, Array]:
         """Whether t is in the data's half, `w`, `m` and `m + w^scale`."""
-        t = at_least_float32(t)
-        half, width = t < 0.5, 2 * jnp.minimum(t, 1 - t)
-        level = jnp.exp(jnp.where(half, self.mean, -self.mean))
-        return half, width, level, level + width ** at_least_float32(self.scale)
+        t = floating(t)
+        half, width = t < 0.5, 2 * xp.minimum(t, 1 - t)
+        level = xp.exp(xp.where(half, self.mean, -self.mean))
+        return half, width, level, level + width**self.scale
 
-    def _power(self, width: Array, share: float) -> Array:
-        """`scale w^(share scale - 1)`."""
-        return self.scale * width ** (share * at_least_float32(self.scale) - 1)
+    def _power(self, width: Array, factor: float) -> Array:
+        """`scale w^(factor scale - 1)`."""
+        return self.scale * width ** (factor * self.scale - 1)
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
         half, width, level, total = self._parts(t)
-        large, small = level / total, width ** at_least_float32(self.scale) / total
-        return jnp.where(half, large, small), jnp.where(half, small, large)
+        large, small = level / total, width**self.scale / total
+        return xp.where(half, large, small), xp.where(half, small, large)
 
     def logsnr(self, t: ArrayLike) -> Array:
         half, width, _, _ = self._parts(t)
-        return self.mean + self.scale * jnp.where(half, -1, 1) * jnp.log(width)
+        return self.mean + xp.where(half, -self.scale, self.scale) * xp.log(width)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        depth = (at_least_float32(logsnr) - self.mean) / self.scale
-        tail = jnp.exp(-jnp.abs(depth)) / 2
-        return jnp.where(depth > 0, tail, 1 - tail)
+        depth = (floating(logsnr) - self.mean) / self.scale
+        tail = xp.exp(-xp.abs(depth)) / 2
+        return xp.where(depth > 0, tail, 1 - tail)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
         half, width, level, total = self._parts(t)
-        gentle = jnp.sqrt(level) * self._power(width, 1) / total**1.5
+        gentle = xp.sqrt(level) * self._power(width, 1) / total**1.5
         steep = level * self._power(width, 0.5) / total**1.5
-        return -jnp.where(half, gentle, steep), jnp.where(half, steep, gentle)
+        return -xp.where(half, gentle, steep), xp.where(half, steep, gentle)
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
         _, width, level, total = self._parts(t)
         rate = 2 * level * self._power(width, 1) / total**2
         return -rate, rate
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
         half, width, level, total = self._parts(t)
         late = self.scale * level / width
-        return 2 * jnp.where(half, self._power(width, 1), late) / total
+        return 2 * xp.where(half, self._power(width, 1), late) / total
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
         return -2 * self.scale / self._parts(t)[1]
 
 
 @register
 class Cauchy(FromLogSNR):
-    """Uniform t gives the log-SNR a Cauchy law; variance preserving.
+    """Cauchy log-SNR distribution at uniform t; variance preserving.
 
     `logsnr = mean + scale tan((pi / 2) (1 - 2 t))`, infinite at both ends.
 
     Args:
       mean: median of the log-SNR, its value at t = 1/2.
-      scale: of the law, positive.
+      scale: of the distribution, positive.
 
     Raises:
       ValueError: `scale` is not positive.
@@ -151,36 +146,35 @@ class Cauchy(FromLogSNR):
 
     def alpha(self, t: ArrayLike) -> Array:
         inside, middle, late = _inside(t)
-        return jnp.where(inside, super().alpha(middle), 1 - late)
+        return xp.where(inside, super().alpha(middle), 1 - late)
 
     def sigma(self, t: ArrayLike) -> Array:
         inside, middle, late = _inside(t)
-        return jnp.where(inside, super().sigma(middle), late)
+        return xp.where(inside, super().sigma(middle), late)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        t = at_least_float32(t)
-        cos, sin = jnp.sin(jnp.pi * (0.5 - t)), _sin_pi(t)
+        t = floating(t)
+        cos, sin = xp.sin(xp.pi * (0.5 - t)), _sin_pi(t)
         return self.mean + self.scale * cos / sin
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        depth = (at_least_float32(logsnr) - self.mean) / self.scale
-        return jnp.arctan2(jnp.ones_like(depth), depth) / jnp.pi
+        depth = (floating(logsnr) - self.mean) / self.scale
+        return xp.arctan2(xp.ones_like(depth), depth) / xp.pi
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return -self.scale * jnp.pi / _sin_pi(at_least_float32(t)) ** 2
+        return -self.scale * xp.pi / _sin_pi(floating(t)) ** 2
 
 
 def _inside(t: ArrayLike) -> tuple[Array, Array, Array]:
-    """Whether 0 < t < 1, `t` or 1/2 in its stead, and the end that is nearer."""
-    t = at_least_float32(t)
+    """Whether 0 < t < 1, `t` or 1/2 in its place, and the nearer end."""
+    t = floating(t)
     inside = (t > 0) & (t < 1)
-    return inside, jnp.where(inside, t, 0.5), jnp.round(t)
+    return inside, xp.where(inside, t, 0.5), xp.round(t)
 
 
 def _sin_pi(t: Array) -> Array:
     """`sin(pi t)`, exactly 0 at both ends of [0, 1]."""
-    return jnp.sin(jnp.pi * jnp.minimum(t, 1 - t))
+    return xp.sin(xp.pi * xp.minimum(t, 1 - t))
 
 
 def check_finite_range(logsnr_min: float, logsnr_max: float) -> None:

@@ -1,10 +1,9 @@
 """The sigmoid schedule."""
 
-import jax.numpy as jnp
 from jax import Array
-from jax.nn import log_sigmoid, softplus
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
@@ -12,13 +11,13 @@ from diffusionflow._dataclass import (
     is_finite,
     register,
 )
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules.base import FromSquares
 
 
 @register
 class Sigmoid(FromSquares):
-    """Variance preserving, `alpha^2` a piece of a falling logistic curve.
+    """Sigmoid: variance preserving, `alpha^2` a piece of a falling logistic curve.
 
     `alpha^2 = (s(y_1) - s(y)) / (s(y_1) - s(y_0))` with s the logistic function and
     `y = (start + t (end - start)) / temperature`. It is computed as
@@ -30,8 +29,8 @@ class Sigmoid(FromSquares):
     small for the exponentials.
 
     Args:
-      start: of the piece.
-      end: of the piece, above `start`.
+      start: of the piece, at t = 0.
+      end: of the piece, at t = 1, above `start`.
       temperature: positive.
 
     Raises:
@@ -53,30 +52,35 @@ class Sigmoid(FromSquares):
 
     def _ends(self) -> tuple[Array, Array, Array, Array]:
         """`y_0`, `y_1`, their difference and `log(s(y_1) - s(y_0))`."""
-        start, end = at_least_float32(self.start), at_least_float32(self.end)
+        start, end = floating(self.start), floating(self.end)
         low, high = start / self.temperature, end / self.temperature
         width = (end - start) / self.temperature
-        between = jnp.log(-jnp.expm1(-width)) + log_sigmoid(high) + log_sigmoid(-low)
+        between = (
+            xp.log(-xp.expm1(-width)) + xp.log_sigmoid(high) + xp.log_sigmoid(-low)
+        )
         return low, high, width, between
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
         """`(alpha^2, sigma^2)`."""
-        t, (low, high, width, _) = at_least_float32(t), self._ends()
-        y, whole = low * (1 - t) + high * t, jnp.expm1(-width)
-        clean = jnp.exp(log_sigmoid(-y) - log_sigmoid(-low))
-        noisy = jnp.exp(log_sigmoid(y) - log_sigmoid(high))
-        ahead, past = jnp.expm1(-width * (1 - t)), jnp.expm1(-width * t)
-        return clean * (ahead / whole), noisy * (past / whole)
+        t = floating(t)
+        low, high, width, _ = in_type_of(t, self._ends())
+        y, total = low * (1 - t) + high * t, xp.expm1(-width)
+        clean = xp.exp(xp.log_sigmoid(-y) - xp.log_sigmoid(-low))
+        noisy = xp.exp(xp.log_sigmoid(y) - xp.log_sigmoid(high))
+        ahead, past = xp.expm1(-width * (1 - t)), xp.expm1(-width * t)
+        return clean * (ahead / total), noisy * (past / total)
 
     def rate(self, t: ArrayLike) -> Array:
         """`(sigma^2)'`."""
-        t, (low, high, width, between) = at_least_float32(t), self._ends()
+        t = floating(t)
+        low, high, width, between = in_type_of(t, self._ends())
         y = low * (1 - t) + high * t
-        return width * jnp.exp(log_sigmoid(y) + log_sigmoid(-y) - between)
+        return width * xp.exp(xp.log_sigmoid(y) + xp.log_sigmoid(-y) - between)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
         # e^(y - y_0) = 1 + (e^-y_0 - e^-y_1) / (r + e^-y_1), r = SNR s(-y_0) / s(y_1)
-        low, high, width, _ = self._ends()
-        level = at_least_float32(logsnr) + log_sigmoid(-low) - log_sigmoid(high)
-        gained = jnp.log(-jnp.expm1(-width)) - low - jnp.logaddexp(level, -high)
-        return softplus(gained) / width
+        logsnr = floating(logsnr)
+        low, high, width, _ = in_type_of(logsnr, self._ends())
+        level = logsnr + xp.log_sigmoid(-low) - xp.log_sigmoid(high)
+        gained = xp.log(-xp.expm1(-width)) - low - xp.logaddexp(level, -high)
+        return xp.softplus(gained) / width

@@ -2,33 +2,31 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_positive, register
+from diffusionflow import _xp as xp
+from diffusionflow._dataclass import (
+    as_callable,
+    check_instance,
+    check_positive,
+    register,
+)
 from diffusionflow._numeric import (
     GRID,
-    at_least_float32,
     check_falls,
     check_on_grid,
+    derivative,
     elementwise,
-    solve_falling,
+    floating,
 )
-from diffusionflow.schedules.base import (
-    derivatives,
-    dlogsnr_dt,
-    f,
-    g2,
-    square_derivatives,
-)
+from diffusionflow.schedules.base import Schedule
 
 
 @register
-class Scaled:
-    """`(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
+class Scaled(Schedule):
+    """Scaled schedule `(c alpha, c sigma)`: the same log-SNR, and `z -> c z`.
 
     `f -> f + c' / c`, `g^2 -> c^2 g^2`. Flow matching scaled by
     `1 / sqrt((1 - t)^2 + t^2)` is variance preserving. Numbers to be learned,
@@ -40,7 +38,7 @@ class Scaled:
       scale_fn: `t -> c`, positive, elementwise and differentiable.
 
     Raises:
-      ValueError: c is not positive at a time of a grid. (Looked at where the function
+      ValueError: c is not positive at a time of a grid. (Checked where the function
         has no leaves, or Python numbers only.)
     """
 
@@ -48,14 +46,14 @@ class Scaled:
     scale_fn: Any
 
     def __post_init__(self) -> None:
+        check_instance("base", self.base, "FlowMatching()")
         object.__setattr__(self, "scale_fn", as_callable(self.scale_fn))
         check_on_grid(_check_scale, self.scale_fn)
 
     def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
         """`c` and its derivative."""
-        t = at_least_float32(t)
-        scale = lambda t: elementwise(self.scale_fn, t)
-        return jax.jvp(scale, (t,), (jnp.ones_like(t),))
+        slope = derivative(lambda fn, t: fn(t), self.scale_fn, t)
+        return elementwise(self.scale_fn, t), slope
 
     def alpha(self, t: ArrayLike) -> Array:
         return elementwise(self.scale_fn, t) * self.base.alpha(t)
@@ -70,16 +68,14 @@ class Scaled:
         return self.base.inverse_logsnr(logsnr)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        (scale, slope), (dalpha, dsigma) = self._scale(t), derivatives(self.base, t)
+        (scale, slope), (dalpha, dsigma) = self._scale(t), self.base.derivatives(t)
         return (
             scale * dalpha + slope * self.base.alpha(t),
             scale * dsigma + slope * self.base.sigma(t),
         )
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
-        (scale, slope), rates = self._scale(t), square_derivatives(self.base, t)
+        (scale, slope), rates = self._scale(t), self.base.square_derivatives(t)
         levels = self.base.alpha(t), self.base.sigma(t)
         return tuple(
             scale**2 * rate + 2 * scale * slope * level**2
@@ -87,22 +83,35 @@ class Scaled:
         )
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         scale, slope = self._scale(t)
-        return f(self.base, t) + slope / scale
+        return self.base.f(t) + slope / scale
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
-        return self._scale(t)[0] ** 2 * g2(self.base, t)
+        return self._scale(t)[0] ** 2 * self.base.g2(t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return dlogsnr_dt(self.base, t)
+        return self.base.dlogsnr_dt(t)
+
+
+def shift_time(t: ArrayLike, k: ArrayLike) -> Array:
+    """Shifts times, `k t / (1 + (k - 1) t)`: `Shifted` on flow matching.
+
+    Args:
+      t: times in [0, 1], any shape; 0 and 1 are kept exactly.
+      k: positive; above 1 moves times towards the noise.
+
+    Returns:
+      Like `t`.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, shifting of the timesteps.
+    """
+    t = floating(t)
+    return k * t / (k * t + (1 - t))
 
 
 @register
-class Shifted:
-    """`logsnr -> logsnr - 2 log k`: noise for k times as many pixels a side.
+class Shifted(Schedule):
+    """Shifted schedule, `logsnr - 2 log k`: for k times the resolution (pixels a side).
 
     The log-SNR fixes alpha and sigma up to a common scale, which is chosen so that the
     result is of the base's family, and finite where the base is:
@@ -112,7 +121,7 @@ class Shifted:
       sigma_min = 0 is the change of time `t -> k t / (1 + (k - 1) t)`;
     - any other (variance exploding, sub-VP, `Scaled`, a user's): `(alpha, k sigma)`.
 
-    On other schedules than flow matching that change of time is something else.
+    On schedules other than flow matching that change of time is not this shift.
 
     Args:
       base: any schedule.
@@ -128,7 +137,7 @@ class Shifted:
       >>> from diffusionflow import schedules
       >>> flow = schedules.FlowMatching()
       >>> shifted = Shifted(flow, k=3.0)
-      >>> print(f"{shifted.logsnr(0.5) - flow.logsnr(0.5) + 2 * jnp.log(3.0):.6f}")
+      >>> print(f"{shifted.logsnr(0.5) - flow.logsnr(0.5) + 2 * xp.log(3.0):.6f}")
       0.000000
       >>> print(f"{shifted.sigma(0.5):.3f}")  # at the changed time 3 t / (1 + 2 t)
       0.750
@@ -138,21 +147,22 @@ class Shifted:
     k: float
 
     def __post_init__(self) -> None:
+        check_instance("base", self.base, "FlowMatching()")
         check_positive("k", self.k)
 
     @property
     def family(self) -> str | None:
-        """That of the base."""
-        return getattr(self.base, "family", None)
+        """Family of the base."""
+        return self.base.family
 
     def _scale(self, t: ArrayLike) -> Array:
         alpha, sigma = self.base.alpha(t), self.base.sigma(t)
         match self.family:
             case "vp":
-                return 1 / jnp.sqrt(alpha**2 + (self.k * sigma) ** 2)
+                return 1 / xp.sqrt(alpha**2 + (self.k * sigma) ** 2)
             case "flow":
                 return (alpha + sigma) / (alpha + self.k * sigma)
-        return jnp.ones_like(alpha)
+        return xp.ones_like(alpha)
 
     def alpha(self, t: ArrayLike) -> Array:
         return self._scale(t) * self.base.alpha(t)
@@ -161,17 +171,13 @@ class Shifted:
         return self.k * self._scale(t) * self.base.sigma(t)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return self.base.logsnr(t) - 2 * self._log_k()
+        return self.base.logsnr(t) - 2 * xp.log(self.k)
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        return self.base.inverse_logsnr(at_least_float32(logsnr) + 2 * self._log_k())
-
-    def _log_k(self) -> Array:
-        return jnp.log(at_least_float32(self.k))
+        return self.base.inverse_logsnr(floating(logsnr) + 2 * xp.log(self.k))
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `derivatives`."""
-        dalpha, dsigma = derivatives(self.base, t)
+        dalpha, dsigma = self.base.derivatives(t)
         alpha, sigma, scale = self.base.alpha(t), self.base.sigma(t), self._scale(t)
         match self.family:
             case "vp":
@@ -187,40 +193,36 @@ class Shifted:
         return dalpha, self.k * dsigma
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """See the function `square_derivatives`."""
         match self.family:
             case "vp":
                 return tuple(
                     self.k**2 * rate * self._scale(t) ** 4
-                    for rate in square_derivatives(self.base, t)
+                    for rate in self.base.square_derivatives(t)
                 )
             case "flow":
                 dalpha, dsigma = self.derivatives(t)
                 return 2 * self.alpha(t) * dalpha, 2 * self.sigma(t) * dsigma
-        dalpha2, dsigma2 = square_derivatives(self.base, t)
+        dalpha2, dsigma2 = self.base.square_derivatives(t)
         return dalpha2, self.k**2 * dsigma2
 
     def f(self, t: ArrayLike) -> Array:
-        """See the function `f`."""
         match self.family:
             case "vp":
                 return -self.g2(t) / 2
             case "flow":
                 return self.derivatives(t)[0] / self.alpha(t)
-        return f(self.base, t)
+        return self.base.f(t)
 
     def g2(self, t: ArrayLike) -> Array:
-        """See the function `g2`."""
-        return (self.k * self._scale(t)) ** 2 * g2(self.base, t)
+        return (self.k * self._scale(t)) ** 2 * self.base.g2(t)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """See the function `dlogsnr_dt`."""
-        return dlogsnr_dt(self.base, t)
+        return self.base.dlogsnr_dt(t)
 
 
 @register
-class Interpolated:
-    """A user's `alpha(t)` and `sigma(t)`; everything else follows from them.
+class Interpolated(Schedule):
+    """Schedule from functions `alpha(t)` and `sigma(t)`; the rest follows from them.
 
     Derivatives are those of forward mode, the inverse is a bisection, both under `jit`.
     The functions must be precise and differentiable at the ends themselves. Numbers
@@ -233,7 +235,7 @@ class Interpolated:
 
     Raises:
       ValueError: a value is negative or not finite, in float32 or float64, alpha rises,
-        or the log-SNR does not fall, at a time of a grid. (Looked at where the
+        or the log-SNR does not fall, at a time of a grid. (Checked where the
         functions have no leaves, or Python numbers only.)
     """
 
@@ -250,13 +252,6 @@ class Interpolated:
 
     def sigma(self, t: ArrayLike) -> Array:
         return elementwise(self.sigma_fn, t)
-
-    def logsnr(self, t: ArrayLike) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
-
-    def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        """By bisection; beyond a finite end the log-SNR is continued linearly."""
-        return solve_falling(self.logsnr, logsnr, 0.0, 1.0)
 
 
 def _check_scale(scale: np.ndarray) -> None:
@@ -276,7 +271,7 @@ def _check_levels(alpha: np.ndarray, sigma: np.ndarray) -> None:
                 "finite and at least 0 in [0, 1]; cos(pi t / 2) rounds below 0, write "
                 "sin(pi / 2 (1 - t))"
             )
-    if alpha.dtype == np.float32:  # which may not tell neighbours apart
+    if alpha.dtype == np.float32:  # which may not distinguish neighbours
         return
     with np.errstate(divide="ignore", invalid="ignore"):
         check_falls(2 * (np.log(alpha) - np.log(sigma)))

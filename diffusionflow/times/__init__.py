@@ -1,33 +1,37 @@
-"""Densities of training times.
+"""Time (noise-level) distributions for training.
 
 A density over [0, 1] has `density(t, schedule)`, `cdf(t, schedule)`, its inverse
 `quantile(u, schedule)`, and `sample(key, shape, schedule)`. In an objective it is part
-of what is learned; as a proposal it is where times are really drawn, and importance
-weights undo it. `Adaptive` is a proposal that learns where the loss is large.
+of the loss; as a proposal it is what times are sampled from, and importance weights
+correct for it. `AdaptiveTimes` is a proposal that learns where the loss is large.
 
 Some are densities of the time itself (`Uniform`, `LogitNormal`, `Mode`, `CosMap`), the
-same for any schedule; the others are densities of the noise level, put on the clock of
-whatever schedule they are used with (`LogNormalSigma`, `UniformLogSNR`, `UniformOn`).
+same for any schedule; the others are densities of the noise level, mapped to times by
+the schedule that they are used with (`LogNormalSigma`, `UniformLogSNR`, `UniformOn`).
 """
 
-from diffusionflow.times.adaptive import Adaptive, Moments, adaptive_part, with_moments
+from diffusionflow.times.adaptive import (
+    AdaptiveTimes,
+    LossMoments,
+    adaptive_part,
+    with_moments,
+)
 from diffusionflow.times.densities import CosMap, LogitNormal, Mode, Uniform
 from diffusionflow.times.derived import Stratified, Truncated
-from diffusionflow.times.levels import (
+from diffusionflow.times.noise_levels import (
     LogNormalSigma,
     UniformLogSNR,
     UniformOn,
     check_reached,
-    reached,
 )
 
 __all__ = [
-    "Adaptive",
+    "AdaptiveTimes",
     "CosMap",
     "LogNormalSigma",
     "LogitNormal",
+    "LossMoments",
     "Mode",
-    "Moments",
     "Stratified",
     "Truncated",
     "Uniform",
@@ -35,6 +39,5 @@ __all__ = [
     "UniformOn",
     "adaptive_part",
     "check_reached",
-    "reached",
     "with_moments",
 ]

@@ -1,37 +1,38 @@
-"""Densities of the time itself."""
+"""Time distributions given in t, the same for any schedule."""
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import logit, ndtr, ndtri
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import random
 from diffusionflow._dataclass import (
+    QuietMethods,
     check_bound,
     check_positive,
     is_finite,
     is_number,
     register,
 )
-from diffusionflow._numeric import at_least_float32
+from diffusionflow._numeric import floating, solve_falling
 from diffusionflow.schedules import Schedule
 
 
-class Independent:
-    """What every density without memory shares: times by inverse transform."""
+class InverseTransform(QuietMethods):
+    """Base class of time (noise-level) distributions: samples by the inverse CDF."""
 
-    def sample(self, key: Array, shape: tuple[int, ...], schedule: Schedule) -> Array:
-        """Independent times of `shape`, float32; `key` scalar or of `shape`."""
-        return self.quantile(random.uniform(key, shape), schedule)
+    def sample(
+        self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
+    ) -> Array:
+        """Samples independent times of `shape`, float32; `key` scalar or of `shape`."""
+        return self.quantile(random.uniform(key, shape), schedule=schedule)
 
 
 @register
-class Uniform(Independent):
-    """Uniform on (t_min, t_max).
+class Uniform(InverseTransform):
+    """Uniform times on (t_min, t_max).
 
     Args:
       t_min: lower end, at least 0.
@@ -47,28 +48,28 @@ class Uniform(Independent):
     def __post_init__(self) -> None:
         check_window(self.t_min, self.t_max)
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """The time below which a fraction `u` of the times lies."""
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
-        return self.t_min + (self.t_max - self.t_min) * at_least_float32(u)
+        return self.t_min + (self.t_max - self.t_min) * floating(u)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """The fraction of the times below `t`, of the shape of `t`."""
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
-        fraction = (at_least_float32(t) - self.t_min) / (self.t_max - self.t_min)
-        return jnp.clip(fraction, 0, 1)
+        fraction = (floating(t) - self.t_min) / (self.t_max - self.t_min)
+        return xp.clip(fraction, 0, 1)
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density `1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
         del schedule
-        t = at_least_float32(t)
+        t = floating(t)
         inside = (self.t_min <= t) & (t <= self.t_max)
-        return jnp.where(inside, 1 / (self.t_max - self.t_min), jnp.zeros_like(t))
+        return xp.where(inside, 1 / (self.t_max - self.t_min), xp.zeros_like(t))
 
 
 @register
-class LogitNormal(Independent):
-    """`logit(t) ~ N(mean, std^2)`, at any schedule.
+class LogitNormal(InverseTransform):
+    """Logit-normal times: `logit(t) ~ N(mean, std^2)`, at any schedule.
 
     Args:
       mean: of the logit; positive towards the noise.
@@ -87,40 +88,40 @@ class LogitNormal(Independent):
         check_bound("mean", self.mean, is_finite, "finite")
         check_positive("std", self.std)
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
         u, inside, end = _between(u)
-        t = jax.nn.sigmoid(self.mean + self.std * ndtri(u))
-        return jnp.where(inside, t, end)
+        t = xp.sigmoid(self.mean + self.std * xp.ndtri(u))
+        return xp.where(inside, t, end)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
         t, inside, end = _between(t)
-        return jnp.where(inside, ndtr((logit(t) - self.mean) / self.std), end)
+        return xp.where(inside, xp.ndtr((xp.logit(t) - self.mean) / self.std), end)
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density `N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
         del schedule
         t, inside, _ = _between(t)
-        normal = jax.scipy.stats.norm.pdf(logit(t), self.mean, self.std)
-        return jnp.where(inside, normal / (t * (1 - t)), 0)
+        normal = xp.normal_pdf(xp.logit(t), self.mean, self.std)
+        return xp.where(inside, normal / (t * (1 - t)), 0)
 
 
 def _between(value: ArrayLike) -> tuple[Array, Array, Array]:
-    """`value` or 1/2 in its stead, whether it is inside (0, 1), and the nearer end."""
-    value = at_least_float32(value)
+    """`value` or 1/2 in its place, whether it is inside (0, 1), and the nearer end."""
+    value = floating(value)
     inside = (value > 0) & (value < 1)
-    return jnp.where(inside, value, 0.5), inside, (value > 0.5).astype(value.dtype)
+    return xp.where(inside, value, 0.5), inside, (value > 0.5).astype(value.dtype)
 
 
 MODE_SCALE_MAX = 2 / (np.pi - 2)
 
 
 @register
-class Mode(Independent):
-    """`t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
+class Mode(InverseTransform):
+    """Mode sampling: `t = q(u) = u + scale (u - sin^2(pi u / 2))` with u uniform.
 
     A positive `scale` prefers the middle of [0, 1], a negative one its ends; 0 is
     uniform. The density `1 / q'(u)` needs u of t, found by bisection and Newton steps.
@@ -141,72 +142,59 @@ class Mode(Independent):
         holds = lambda scale: -1 <= scale <= MODE_SCALE_MAX
         check_bound("scale", self.scale, holds, f"in [-1, {MODE_SCALE_MAX:.6g}]")
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
-        u = at_least_float32(u)
-        return u + self.scale * (u - jnp.sin(jnp.pi / 2 * u) ** 2)
+        u = floating(u)
+        return u + self.scale * (u - xp.sin(xp.pi / 2 * u) ** 2)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
-        t = at_least_float32(t)
-        rise = lambda u: self.quantile(u, schedule)
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        t = xp.clip(floating(t), 0, 1)
+        falling = lambda u: -self.quantile(u, schedule=schedule)
+        return xp.clip(
+            solve_falling(falling, -t, 0.0, 1.0, lambda u: -self._slope(u)), 0, 1
+        )
 
-        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            below = rise(middle) < t
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-        ends = jnp.zeros_like(t), jnp.ones_like(t)
-        low, high = jax.lax.fori_loop(0, 26, halve, ends)
-        u = jax.lax.stop_gradient((low + high) / 2)
-        for _ in range(3):  # these carry the derivative, in t and in scale
-            slope = self._slope(u)
-            flat = slope <= 0
-            step = (rise(u) - t) / jnp.where(flat, 1, slope)
-            u = jnp.clip(u - jnp.where(flat, 0, step), 0, 1)
-        return u
-
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
-        t = at_least_float32(t)
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density `1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
+        t = floating(t)
         inside = (t >= 0) & (t <= 1)
-        u = self.cdf(jnp.where(inside, t, 0.5), schedule)
-        return jnp.where(inside, 1 / self._slope(u), 0)
+        u = self.cdf(xp.where(inside, t, 0.5), schedule=schedule)
+        return xp.where(inside, 1 / self._slope(u), 0)
 
     def _slope(self, u: Array) -> Array:
-        return 1 + self.scale * (1 - jnp.pi / 2 * jnp.sin(jnp.pi * u))
+        return 1 + self.scale * (1 - xp.pi / 2 * xp.sin(xp.pi * u))
 
 
 @register
-class CosMap(Independent):
-    """The times of flow matching at which the cosine schedule spends its noise levels.
+class CosMap(InverseTransform):
+    """CosMap: times of flow matching with the noise levels of the cosine schedule.
 
     Density `2 / (pi (1 - 2 t + 2 t^2))`: `UniformOn(Cosine())` on flow matching.
 
     Source: Esser et al. 2024, arXiv 2403.03206, CosMap.
     """
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
         del schedule
-        u = at_least_float32(u)
-        sine, cosine = jnp.sin(jnp.pi / 2 * u), jnp.sin(jnp.pi / 2 * (1 - u))
+        u = floating(u)
+        sine, cosine = xp.sin(xp.pi / 2 * u), xp.sin(xp.pi / 2 * (1 - u))
         return sine / (sine + cosine)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
         del schedule
-        t = jnp.clip(at_least_float32(t), 0, 1)
-        return 2 / jnp.pi * jnp.arctan2(t, 1 - t)
+        t = xp.clip(floating(t), 0, 1)
+        return 2 / xp.pi * xp.arctan2(t, 1 - t)
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density `2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
         del schedule
-        t = at_least_float32(t)
+        t = floating(t)
         inside = (t >= 0) & (t <= 1)
-        return jnp.where(inside, 2 / (jnp.pi * (t**2 + (1 - t) ** 2)), 0)
+        return xp.where(inside, 2 / (xp.pi * (t**2 + (1 - t) ** 2)), 0)
 
 
 def check_window(t_min: Any, t_max: Any) -> None:

@@ -1,23 +1,23 @@
-"""What can be made of any density of times."""
+"""Time distributions built from others: truncated and stratified."""
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import random
 from diffusionflow._dataclass import check_below, register
-from diffusionflow._numeric import at_least_float32, in_type_of
+from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent, check_window
-from diffusionflow.times.levels import check_mass
+from diffusionflow.times.densities import InverseTransform, check_window
+from diffusionflow.times.noise_levels import check_mass
 
 
 @register
-class Truncated(Independent):
-    """Another density, restricted to a window of times and of noise levels.
+class Truncated(InverseTransform):
+    """Truncated time distribution: `base` in a window of times and of log-SNR.
 
     `base.density / mass` inside the window, 0 outside. The window is where t is in
     [t_min, t_max] and the log-SNR in [logsnr_min, logsnr_max].
@@ -31,15 +31,15 @@ class Truncated(Independent):
 
     Raises:
       ValueError: an empty window, or `base` is stratified or adaptive, which would be
-        lost: write `Stratified(Truncated(...))`, `Adaptive(Truncated(...))`; and where
-        the density is used, less than `LEAST_MASS` of a concrete one is left.
+        lost, write `Stratified(Truncated(...))`, `AdaptiveTimes(Truncated(...))`; and
+        where the density is used, less than `LEAST_MASS` of a concrete one is left.
     """
 
     base: Any
     t_min: float = 0.0
     t_max: float = 1.0
-    logsnr_min: float = -jnp.inf
-    logsnr_max: float = jnp.inf
+    logsnr_min: float = -xp.inf
+    logsnr_max: float = xp.inf
 
     def __post_init__(self) -> None:
         check_window(self.t_min, self.t_max)
@@ -52,61 +52,63 @@ class Truncated(Independent):
         if hasattr(self.base, "moments"):
             raise ValueError(
                 f"base={self.base!r}: truncated, it would learn on another scale than "
-                "it draws; write Adaptive(Truncated(...))"
+                "it samples; write AdaptiveTimes(Truncated(...))"
             )
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:
         """First and last time."""
 
         def at(level: ArrayLike, end: float) -> Array:
-            bound = jnp.isfinite(level)
-            level = jnp.where(bound, level, 0.0)  # a finite derivative in the schedule
-            t = jnp.clip(at_least_float32(schedule.inverse_logsnr(level)), 0, 1)
-            return jnp.where(bound, t, end)
+            bound = xp.isfinite(level)
+            level = xp.where(bound, level, 0.0)  # a finite derivative in the schedule
+            t = xp.clip(floating(schedule.inverse_logsnr(level)), 0, 1)
+            return xp.where(bound, t, end)
 
         low, high = at(self.logsnr_max, 0.0), at(self.logsnr_min, 1.0)
-        return jnp.maximum(self.t_min, low), jnp.minimum(self.t_max, high)
+        return xp.maximum(self.t_min, low), xp.minimum(self.t_max, high)
 
     def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:
-        """`_share`, looked at."""
+        """`_share`, after checking that the window keeps `LEAST_MASS` of the base."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the base before the window, and inside it."""
-        low, high = (self.base.cdf(end, schedule) for end in self._window(schedule))
+        low, high = (
+            self.base.cdf(end, schedule=schedule) for end in self._window(schedule)
+        )
         return low, high - low
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
-        u = at_least_float32(u)
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        u = floating(u)
         low, mass = in_type_of(u, self._fractions(schedule))
-        t = self.base.quantile(low + mass * u, schedule)
-        return jnp.clip(t, *in_type_of(t, self._window(schedule)))
+        t = self.base.quantile(low + mass * u, schedule=schedule)
+        return xp.clip(t, *in_type_of(t, self._window(schedule)))
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
-        t = at_least_float32(t)
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        t = floating(t)
         low, mass = in_type_of(t, self._fractions(schedule))
-        t = jnp.clip(t, *in_type_of(t, self._window(schedule)))
-        return (self.base.cdf(t, schedule) - low) / mass
+        t = xp.clip(t, *in_type_of(t, self._window(schedule)))
+        return (self.base.cdf(t, schedule=schedule) - low) / mass
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """`base.density / mass` inside, 0 outside; of the shape of `t`."""
-        t = at_least_float32(t)
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density `base.density / mass` inside, 0 outside; of the shape of `t`."""
+        t = floating(t)
         low, high = in_type_of(t, self._window(schedule))
         _, mass = in_type_of(t, self._fractions(schedule))
         inside = (low <= t) & (t <= high)
-        return jnp.where(inside, self.base.density(t, schedule) / mass, 0)
+        return xp.where(inside, self.base.density(t, schedule=schedule) / mass, 0)
 
 
 @register
 class Stratified:
-    """Times of another density, evenly spread within the batch.
+    """Stratified (low-discrepancy) times of `base`, evenly spread within the batch.
 
     Example i of n gets the quantile `(u + i / n) mod 1` with one `u` for the batch:
     each time alone has the density of `base`, and the mean over a batch varies less.
-    The times depend on the whole batch by nature: with keys `[*batch]` the `u` comes
+    The times depend on the entire batch by nature: with keys `[*batch]` the `u` comes
     from the first of them.
 
     Args:
@@ -117,22 +119,26 @@ class Stratified:
 
     base: Any
 
-    def sample(self, key: Array, shape: tuple[int, ...], schedule: Schedule) -> Array:
-        """Times of `shape`, float32; `key` scalar or of `shape`."""
+    def sample(
+        self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
+    ) -> Array:
+        """Samples stratified times of `shape`, float32; `key` scalar or of `shape`."""
         count = int(np.prod(shape, dtype=np.int64))
         first = random.lattice(key if key.ndim == 0 else key.reshape(-1)[0], ())
         offsets = np.arange(count, dtype=np.uint64) * random.LATTICE // max(count, 1)
         number = (first + offsets.astype(np.uint32)) % np.uint32(random.LATTICE)
-        return self.quantile(random.from_lattice(number), schedule).reshape(shape)
+        return self.quantile(random.from_lattice(number), schedule=schedule).reshape(
+            shape
+        )
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """That of each single time, of `base`."""
-        return self.base.quantile(u, schedule)
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF of each single time, that of `base`."""
+        return self.base.quantile(u, schedule=schedule)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """That of each single time, of `base`."""
-        return self.base.cdf(t, schedule)
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF of each single time, that of `base`."""
+        return self.base.cdf(t, schedule=schedule)
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """The density of each single time, that of `base`."""
-        return self.base.density(t, schedule)
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """Density of each single time, that of `base`."""
+        return self.base.density(t, schedule=schedule)

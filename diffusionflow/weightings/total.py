@@ -1,29 +1,29 @@
-"""The total weight on the eps error, and its monotone variant."""
+"""The monotone variant of a total weight."""
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import predictions, schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import check_below, check_bound, register, static
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
-from diffusionflow.weightings.rates import ELBO
+from diffusionflow.weightings.base import Weighting, weight_on, weight_on_eps
+from diffusionflow.weightings.logsnr import ELBO
 
 
 @register
-class Monotone:
-    """The non-increasing variant of another weighting: `W = max_{l' >= l} W_base(l')`.
+class Monotone(Weighting):
+    """Monotone (non-increasing) variant of a weighting: `W = max_{l' >= l} W_base(l')`.
 
     W_base includes the density of times, so that is an argument; the objective's own
     times must be the same, and `Objective` refuses others. The total weight is flat on
-    the noisy side of the peak and unchanged on the other: a mixture of bounds of noised
-    data. Written on the error of v, the factor is `W / density` times that of `ELBO`
-    where the maximum is elsewhere, and the base's own where it is not. Where the times
-    have density 0 there is nothing to weigh and the factor is 0.
+    the noisy side of the peak and unchanged on the other: a mixture of variational
+    bounds (ELBOs) of noised data. Written on the v-MSE, the factor is `W / density`
+    times that of `ELBO` where the maximum is elsewhere, and the base's own where it is
+    not. Where the times have density 0 there is nothing to weigh and the factor is 0.
 
     The maximum is taken at `logsnr` itself and at evenly spaced log-SNRs above it, so
     its relative error is of the order of their squared distance (3e-6 at the default
@@ -31,7 +31,7 @@ class Monotone:
 
     Args:
       base: any weighting.
-      times: density of training times.
+      times: time (noise-level) distribution of training.
       logsnr_min: lower end of the search.
       logsnr_max: upper end; above it W_base is left as it is.
       num_points: of the search, at least 2.
@@ -54,59 +54,33 @@ class Monotone:
 
     @property
     def kind(self) -> Kind:
-        """v."""
         return Kind("v")
 
-    def __call__(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Mse.__call__`."""
-        t = at_least_float32(t)
-        density = self.times.density(t, schedule)
+    def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        t = floating(t)
+        density = self.times.density(t, schedule=schedule)
         used = density != 0
-        t = jnp.where(used, t, 0.5)
-        ratio = predictions.error_ratio(self.base.kind, "v", t, schedule=schedule)
-        own = self.base(t, schedule) * ratio
+        t = xp.where(used, t, 0.5)
+        own = weight_on(self.base, self.kind, t, schedule=schedule)
         above = self._above(t, schedule)
         # beyond logsnr_max nothing is above, and ELBO's factor may be infinite
-        level = above * ELBO()(jnp.where(above > 0, t, 0.5), schedule)
+        level = above * ELBO()(xp.where(above > 0, t, 0.5), schedule=schedule)
         flat = used & (above > 0) & (level >= own * density)
-        factor = jnp.where(flat, level / jnp.where(flat, density, 1), own)
-        return jnp.where(used, factor, 0)
+        factor = xp.where(flat, level / xp.where(flat, density, 1), own)
+        return xp.where(used, factor, 0)
 
     def _above(self, t: Array, schedule: Schedule) -> Array:
         """The largest weight of the base at the points above the log-SNR of `t`."""
         points, peaks = in_float64(_peaks, self, schedule)
-        points, peaks = (jnp.asarray(part, t.dtype) for part in (points, peaks))
-        place = jnp.searchsorted(points, schedule.logsnr(t))
-        peak = peaks[jnp.minimum(place, peaks.size - 1)]
-        return jnp.where(place < points.size, peak, 0)
-
-
-def weight_on_eps(
-    weighting: Any, times: Any, t: ArrayLike, schedule: Schedule
-) -> Array:
-    """`W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|`, the total weight at times `t`.
-
-    Args:
-      weighting: w, on the error of its own kind.
-      times: the density p of training times.
-      t: any shape, inside (0, 1).
-      schedule: any schedule.
-
-    Returns:
-      An array of the shape of `t`; 0 where the density is.
-    """
-    density = times.density(t, schedule)
-    used = density != 0
-    t = jnp.where(used, t, 0.5)
-    ratio = predictions.mse_ratio(weighting.kind, t, schedule=schedule)
-    slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
-    weight = weighting(t, schedule) * ratio * density / slope
-    return jnp.where(used, weight, 0)
+        points, peaks = in_type_of(t, (points, peaks))
+        place = xp.searchsorted(points, schedule.logsnr(t))
+        peak = xp.take(peaks, xp.minimum(place, peaks.size - 1))
+        return xp.where(place < points.size, peak, 0)
 
 
 def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
     """Log-SNRs, rising, and the largest weight of the base at or above each."""
-    points = jnp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
+    points = xp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
     t = schedule.inverse_logsnr(points)
-    weight = weight_on_eps(monotone.base, monotone.times, t, schedule)
-    return points, lax.cummax(weight, reverse=True)
+    weight = weight_on_eps(monotone.base, monotone.times, t, schedule=schedule)
+    return points, xp.reversed_cummax(weight)

@@ -105,7 +105,7 @@ def runs_against_calls(
             times = grid_fn(count)
             result = samplers.sample(
                 jax.random.key(0),
-                data.denoise_fn(schedule),
+                data.denoise_fn(schedule=schedule),
                 schedule.sigma(times[0]) * noise,
                 times,
                 sampler=sampler,

@@ -63,7 +63,7 @@ def small_step(
         z = schedule.alpha(t) * x + schedule.sigma(t) * jax.random.normal(
             keys[1], x.shape
         )
-        denoised = data.denoise_fn(schedule)(z, t)
+        denoised = data.denoise_fn(schedule=schedule)(z, t)
         nearer = schedule.alpha(s) * denoised.x + schedule.sigma(s) * denoised.eps
         ratio = schedule.alpha(far) / schedule.alpha(t)
         added = schedule.sigma(far) ** 2 - (ratio * schedule.sigma(t)) ** 2
@@ -108,8 +108,10 @@ def diffusions_on_one_axis(t: np.ndarray, *, schedule: Any) -> dict[str, Diffusi
     """
 
     def both(schedule: Any, diffusion_fn: Any, t: Array) -> Diffusion:
-        epsilon = diffusion_fn(t, schedule)
-        return Diffusion(epsilon, processes.to_sde(schedule, t, epsilon=epsilon).eta)
+        epsilon = diffusion_fn(t, schedule=schedule)
+        return Diffusion(
+            epsilon, processes.to_sde(t, schedule=schedule, epsilon=epsilon).eta
+        )
 
     return {
         name: in_float64(both, schedule, diffusion_fn, t)
@@ -141,7 +143,7 @@ def generated(
     schedule = schedules.FlowMatching()
     result = samplers.sample(
         noise,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         samplers.prior(start, (num_samples,), schedule=schedule),
         grids.uniform(num_steps),
         sampler=samplers.EulerMaruyama(diffusion_fn),

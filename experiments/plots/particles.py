@@ -94,7 +94,7 @@ def gaussian_paths(
         schedule = scaled_flow(fraction)
         return samplers.sample(
             jax.random.key(0),
-            analytic.gaussian(jnp.zeros(()), variance).denoise_fn(schedule),
+            analytic.gaussian(jnp.zeros(()), variance).denoise_fn(schedule=schedule),
             z,
             times,
             sampler=sampler,
@@ -258,7 +258,7 @@ def trajectories(
     def run(churn: Array, z: Array) -> Array:
         return samplers.sample(
             jax.random.key(seed),
-            data.denoise_fn(schedule),
+            data.denoise_fn(schedule=schedule),
             z,
             times,
             sampler=samplers.Churn(churn),

@@ -161,7 +161,7 @@ def moved(
         objective = objective_fn(*parameters)
         unweighted = dataclasses.replace(objective, weighting=weightings.Mse("eps"))
         weigh = lambda each: objectives.total_weight(each, logsnr)
-        middle = objective.times.quantile(0.5, objective.schedule)
+        middle = objective.times.quantile(0.5, schedule=objective.schedule)
         median = objective.schedule.logsnr(middle)
         return Moved(weigh(objective), weigh(unweighted), median)
 

@@ -31,7 +31,7 @@ def sampled(sampler):
 
 
 def drawn(density):
-    return density.sample(KEY, (4,), FLOW)
+    return density.sample(KEY, (4,), schedule=FLOW)
 
 
 CASES = {
@@ -48,11 +48,11 @@ CASES = {
     "log-SNRs": lambda: drawn(df.times.UniformLogSNR(MINUS, HALF)),
     "truncated": lambda: drawn(df.times.Truncated(df.times.Uniform(), logsnr_max=HALF)),
     "karras": lambda: jnp.asarray(
-        df.grids.karras(4, FLOW, rho=TEN, ratio_min=HALF, ratio_max=TEN)
+        df.grids.karras(4, schedule=FLOW, rho=TEN, ratio_min=HALF, ratio_max=TEN)
     ),
     "shifted": lambda: jnp.asarray(df.grids.shifted(4, k=TEN)),
     "logsnr_uniform": lambda: jnp.asarray(
-        df.grids.logsnr_uniform(4, FLOW, logsnr_min=MINUS, logsnr_max=HALF)
+        df.grids.logsnr_uniform(4, schedule=FLOW, logsnr_min=MINUS, logsnr_max=HALF)
     ),
     "ancestral steps": lambda: sampled(df.samplers.ddpm()),
     "churn": lambda: sampled(df.samplers.Churn(HALF)),
@@ -86,12 +86,12 @@ CASES = {
             schedule=FLOW,
             trace=likelihood.Hutchinson(2),
             solver=likelihood.Fixed(2),
-            t_data=HALF / 10,
-            t_noise=HALF,
+            t_min=HALF / 10,
+            t_max=HALF,
         ).log_p
     ),
     "guided": lambda: (
-        df.guidance.classifier_free(denoiser(FLOW), denoiser(FLOW), HALF)(X, T).x
+        df.guidance.classifier_free(denoiser(FLOW), denoiser(FLOW), scale=HALF)(X, T).x
     ),
     "Frechet": lambda: jnp.float32(metrics.Frechet(allow_singular=True)(X, EPS)),
     "energy": lambda: jnp.float32(metrics.energy()(X, EPS)),

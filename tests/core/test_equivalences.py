@@ -85,7 +85,7 @@ NARROW = ((1.0,), (0.0,), (0.25,))  # N(0, 1/4), the data of the article's witne
 def oracle(data, schedule):
     weights, means, variances = (np.asarray(part) for part in data)
     return analytic.Mixture(weights, means[:, None], variances[:, None]).denoise_fn(
-        schedule
+        schedule=schedule
     )
 
 
@@ -158,7 +158,7 @@ def measure_flow_matching_is_v_mse_on_the_cosine_schedule():
         )
         x, eps = np.full((33, 1), 0.7), np.full((33, 1), -1.1)
         error = losses.objective_loss(None, net, x, objective=objective, t=t, eps=eps)
-        loss[name] = error / jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        loss[name] = error / jnp.abs(schedule.dlogsnr_dt(t))
     return {
         "constant W_FM / W_v / (pi / 2) - 1": found.constant / (np.pi / 2) - 1,
         "max deviation of the ratio": found.deviation,
@@ -243,7 +243,7 @@ def measure_score_matching_and_the_bound():
     clock = legendre(np.log(low), 0.0, 60)  # in log t, for the steep end
     batch = Expectation(NARROW, clock, 4)
     t = np.exp(batch.clock)
-    g2 = schedules.g2(VP, t)
+    g2 = VP.g2(t)
 
     def over_time(loss, weight, theta):
         value = loss(theta, t, batch.x, batch.eps)

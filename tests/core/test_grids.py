@@ -89,13 +89,15 @@ def test_shifted_is_the_shifted_schedule(num_steps, k):
 @settings(max_examples=40, deadline=None)
 def test_in_levels_of_any_schedule(num_steps, name, low, factor, rho):
     schedule, high = SCHEDULES[name], low * factor
-    grid = grids.karras(num_steps, schedule, rho=rho, ratio_min=low, ratio_max=high)
+    grid = grids.karras(
+        num_steps, schedule=schedule, rho=rho, ratio_min=low, ratio_max=high
+    )
     is_grid(grid, num_steps)
     ratio = in_float64(schedule.sigma, grid) / in_float64(schedule.alpha, grid)
     roots = np.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + 1)
     np.testing.assert_allclose(ratio, roots**rho, rtol=1e-9)
     bounds = dict(logsnr_min=-2 * np.log(high), logsnr_max=-2 * np.log(low))
-    grid = grids.logsnr_uniform(num_steps, schedule, **bounds)
+    grid = grids.logsnr_uniform(num_steps, schedule=schedule, **bounds)
     is_grid(grid, num_steps)
     ratio = in_float64(schedule.sigma, grid) / in_float64(schedule.alpha, grid)
     np.testing.assert_allclose(ratio, np.geomspace(high, low, num_steps + 1), rtol=1e-9)
@@ -103,7 +105,7 @@ def test_in_levels_of_any_schedule(num_steps, name, low, factor, rho):
 
 def test_karras_on_edms_own_schedule_is_uniform():
     for num_steps in (1, 2, 17, 100):
-        grid = grids.karras(num_steps, schedules.EDM())
+        grid = grids.karras(num_steps, schedule=schedules.EDM())
         np.testing.assert_allclose(grid, grids.uniform(num_steps), atol=1e-12)
         assert (grid[0], grid[-1]) == (1, 0)  # not a rounding past them
 
@@ -111,9 +113,10 @@ def test_karras_on_edms_own_schedule_is_uniform():
 def test_karras_with_large_rho_is_uniform_in_logsnr():
     flow = schedules.FlowMatching()
     bounds = dict(logsnr_min=-2 * np.log(80.0), logsnr_max=-2 * np.log(0.002))
-    expected = grids.logsnr_uniform(20, flow, **bounds)
+    expected = grids.logsnr_uniform(20, schedule=flow, **bounds)
     gaps = [
-        np.abs(grids.karras(20, flow, rho=rho) - expected).max() for rho in (1e3, 1e4)
+        np.abs(grids.karras(20, schedule=flow, rho=rho) - expected).max()
+        for rho in (1e3, 1e4)
     ]
     assert gaps[1] < 1e-3 and abs(gaps[0] / gaps[1] - 10) < 0.1
 
@@ -122,7 +125,7 @@ def test_the_schedules_own_ends_are_met_exactly():
     schedule = schedules.Cosine(-15.0, 15.0)
     for num_steps in (1, 7, 50):
         grid = grids.logsnr_uniform(
-            num_steps, schedule, logsnr_min=-15.0, logsnr_max=15.0
+            num_steps, schedule=schedule, logsnr_min=-15.0, logsnr_max=15.0
         )
         assert (grid[0], grid[-1]) == (1, 0)
 
@@ -130,7 +133,7 @@ def test_the_schedules_own_ends_are_met_exactly():
 def test_a_learned_schedule_makes_a_grid_with_gradients():
     def times(first):
         schedule = schedules.LinearBeta(beta_min=first)
-        return grids.karras(8, schedule, ratio_max=50.0)
+        return grids.karras(8, schedule=schedule, ratio_max=50.0)
 
     traced, slope = jax.jvp(jax.jit(times), (jnp.asarray(0.1),), (jnp.asarray(1.0),))
     expected = times(0.1)
@@ -267,11 +270,13 @@ def has_the_sigmas(case, name):
     kept = np.maximum(kept, 2.0**-24)  # theirs at zero terminal SNR
     low, high = np.sqrt((1 - kept) / kept)[[0, -1]]
     if name == "karras":
-        grid = grids.karras(len(level) - 1, flow, ratio_min=low, ratio_max=high)
+        grid = grids.karras(
+            len(level) - 1, schedule=flow, ratio_min=low, ratio_max=high
+        )
     else:
         grid = grids.logsnr_uniform(
             len(level) - 1,
-            flow,
+            schedule=flow,
             logsnr_min=-2 * np.log(high),
             logsnr_max=-2 * np.log(low),
         )
@@ -296,12 +301,14 @@ def kdiffusion(case):
     match case.method.split()[-1]:
         case "karras":
             settings = {f"ratio_{end}": value for end, value in bounds.items()}
-            grid = grids.karras(config["n"] - 1, flow, rho=config["rho"], **settings)
+            grid = grids.karras(
+                config["n"] - 1, schedule=flow, rho=config["rho"], **settings
+            )
             return flow, grid
         case "exponential":
             return flow, grids.logsnr_uniform(
                 config["n"] - 1,
-                flow,
+                schedule=flow,
                 logsnr_min=-2 * np.log(bounds["max"]),
                 logsnr_max=-2 * np.log(bounds["min"]),
             )
@@ -369,13 +376,16 @@ def is_the_flow_grid(case):
         (lambda: grids.quadratic(3, t_min=-0.1), "t_min=-0.1.*at least 0"),
         (lambda: grids.cosine(3, t_min=0.6, t_max=0.5), "each time must be below"),
         (lambda: grids.shifted(3, k=0.0), "k=0.0.*positive"),
-        (lambda: grids.karras(3, schedules.EDM(), rho=-1.0), "rho=-1.0.*positive"),
         (
-            lambda: grids.karras(3, schedules.EDM(), ratio_max=0.001),
+            lambda: grids.karras(3, schedule=schedules.EDM(), rho=-1.0),
+            "rho=-1.0.*positive",
+        ),
+        (
+            lambda: grids.karras(3, schedule=schedules.EDM(), ratio_max=0.001),
             "ratio_min=0.002.*below ratio_max=0.001",
         ),
         (
-            lambda: grids.karras(3, schedules.EDM(), ratio_max=90.0),
+            lambda: grids.karras(3, schedule=schedules.EDM(), ratio_max=90.0),
             r"reaches from -8\.76.* to 12\.4.*choose bounds inside",
         ),
         (lambda: grids.discrete(1001), r"num_steps=1001.*in 1\.\.num_levels=1000"),
@@ -389,7 +399,7 @@ def is_the_flow_grid(case):
         (lambda: grids.check_grid(np.array([1.0])), "shape"),
         (
             lambda: grids.logsnr_uniform(
-                4, schedules.Cosine(-5.0, 5.0), logsnr_min=-9.0, logsnr_max=4.0
+                4, schedule=schedules.Cosine(-5.0, 5.0), logsnr_min=-9.0, logsnr_max=4.0
             ),
             r"log-SNR from -9.0 to 4.0: .* reaches from -5.* in \[0, 1\]",
         ),

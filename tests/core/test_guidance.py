@@ -17,7 +17,7 @@ NETWORK_KINDS = ("x", "eps", "u", "v", "dz_dt", "score")
 
 def network(data, kind, schedule=SCHEDULE):
     """The data's exact denoiser, as a network that predicts `kind`."""
-    exact = data.denoise_fn(schedule)
+    exact = data.denoise_fn(schedule=schedule)
     predict_fn = lambda z, t: predictions.from_denoised(
         exact(z, t), kind=kind, t=t, schedule=schedule
     )
@@ -30,11 +30,11 @@ def pair(kind="u", schedule=SCHEDULE):
 
 def combinations(conditional, unconditional, schedule=SCHEDULE, scale=2.5):
     """Every wrapper, and wrappers of wrappers."""
-    plain = guidance.classifier_free(conditional, unconditional, scale)
+    plain = guidance.classifier_free(conditional, unconditional, scale=scale)
     interval = guidance.limited(
         plain, schedule=schedule, logsnr_min=-2.0, logsnr_max=2.0
     )
-    shape = dict(schedule=schedule, event_ndim=1)
+    shape = dict(schedule=schedule, batch_ndim=1)
     known = np.array([0.4, 0.0, 0.0]), np.array([True, False, False])
     return {
         "classifier-free": plain,
@@ -63,7 +63,7 @@ def test_scale_zero_and_one_are_exact():
     conditional, unconditional = pair()
     z, t = Z.astype(np.float32), np.float32(0.3)
     for scale, expected in ((1.0, conditional), (0.0, unconditional)):
-        guided = guidance.classifier_free(conditional, unconditional, scale)(z, t)
+        guided = guidance.classifier_free(conditional, unconditional, scale=scale)(z, t)
         for ours, theirs in zip(guided, expected(z, t), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -71,29 +71,32 @@ def test_scale_zero_and_one_are_exact():
 def test_each_example_may_have_a_scale_of_its_own():
     """As many examples as features, so that a wrong axis would fit, too."""
     fns, z, scale = pair(), jnp.asarray(MEANS, jnp.float32), jnp.array([1.0, 3.0, 0.5])
-    settings = dict(kind="v", schedule=SCHEDULE, event_ndim=1)
-    both = guidance.classifier_free(*fns, scale)
+    settings = dict(kind="v", schedule=SCHEDULE, batch_ndim=1)
+    both = guidance.classifier_free(*fns, scale=scale)
     rescaled = guidance.rescale(both, strength=scale / 4, **settings)
     for number in range(3):
-        alone = guidance.classifier_free(*fns, scale[number])
+        alone = guidance.classifier_free(*fns, scale=scale[number])
         np.testing.assert_array_equal(both(z, 0.4).x[number], alone(z, 0.4).x[number])
         alone = guidance.rescale(alone, strength=scale[number] / 4, **settings)
         np.testing.assert_array_equal(
             rescaled(z, 0.4).eps[number], alone(z, 0.4).eps[number]
         )
     with pytest.raises(ValueError, match=r"scale of shape \(2,\) does not fit"):
-        guidance.classifier_free(*fns, jnp.ones(2))(z, 0.4)
+        guidance.classifier_free(*fns, scale=jnp.ones(2))(z, 0.4)
 
 
 def test_scale_three_goes_three_times_as_far():
     conditional, unconditional = pair()
     z, t = Z.astype(np.float32), np.float32(0.7)
-    guided = guidance.classifier_free(conditional, unconditional, 3.0)(z, t)
+    guided = guidance.classifier_free(conditional, unconditional, scale=3.0)(z, t)
     start, end = unconditional(z, t), conditional(z, t)
     expected = start.x + 3 * (end.x - start.x)
     np.testing.assert_allclose(guided.x, expected, rtol=1e-5, atol=1e-6)
-    assert guidance.classifier_free(conditional, unconditional, 3.0).cost == 2
-    weight = guidance.autoguidance(conditional, unconditional, guidance.from_weight(2))
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
+    assert plain.num_network_calls(0.5) == 2
+    weight = guidance.autoguidance(
+        conditional, unconditional, scale=guidance.from_weight(2)
+    )
     np.testing.assert_array_equal(weight(z, t).x, guided.x)
 
 
@@ -106,7 +109,7 @@ def test_mixing_in_every_kind(kind):
     with jax.enable_x64(True):
         t = np.float64(0.4)
         conditional, unconditional = pair()
-        guided = guidance.classifier_free(conditional, unconditional, 2.5)(Z, t)
+        guided = guidance.classifier_free(conditional, unconditional, scale=2.5)(Z, t)
         values = [
             predictions.from_denoised(fn(Z, t), kind=kind, t=t, schedule=SCHEDULE)
             for fn in (conditional, unconditional)
@@ -198,7 +201,7 @@ def test_an_interval_is_the_same_on_every_schedule(name):
     """Inside it both networks, outside exactly the positive one."""
     schedule = SCHEDULES[name]
     conditional, unconditional = pair(schedule=schedule)
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=schedule, logsnr_min=-1.0, logsnr_max=1.5
     )
@@ -211,13 +214,12 @@ def test_an_interval_is_the_same_on_every_schedule(name):
                 np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
             else:
                 np.testing.assert_array_equal(ours, theirs)
-        assert interval.calls(t) == 1 + inside
-    assert interval.cost == 2
+        assert interval.num_network_calls(t) == 1 + inside
 
 
 def test_an_interval_with_a_time_per_example():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=SCHEDULE, logsnr_min=-1.0, logsnr_max=1.0
     )
@@ -225,13 +227,16 @@ def test_an_interval_with_a_time_per_example():
     found, inside = interval(z, t).x, np.array([0, 1, 1, 1, 0], bool)
     np.testing.assert_allclose(found[inside], plain(z, t).x[inside], atol=1e-5)
     np.testing.assert_array_equal(found[~inside], conditional(z, t).x[~inside])
-    assert interval.calls(t) == 2 and interval.calls(t[~inside]) == 1
+    assert (
+        interval.num_network_calls(t) == 2
+        and interval.num_network_calls(t[~inside]) == 1
+    )
     each = jax.vmap(interval)(z, t)
     np.testing.assert_allclose(each.x, found, atol=1e-5)
 
 
 def test_without_bounds_an_interval_is_everything():
-    plain = guidance.classifier_free(*pair(), 3.0)
+    plain = guidance.classifier_free(*pair(), scale=3.0)
     everywhere = guidance.limited(plain, schedule=SCHEDULE)
     for t in (0.0, 0.5, 1.0):
         z, t = Z.astype(np.float32), np.float32(t)
@@ -241,8 +246,8 @@ def test_without_bounds_an_interval_is_everything():
 
 @pytest.mark.parametrize("kind", ["v", "x", "eps", "u"])
 def test_rescaled_to_the_spread_of_the_conditional_prediction(kind):
-    settings = dict(kind=kind, schedule=SCHEDULE, event_ndim=1)
-    plain = guidance.classifier_free(*pair(), 4.0)
+    settings = dict(kind=kind, schedule=SCHEDULE, batch_ndim=1)
+    plain = guidance.classifier_free(*pair(), scale=4.0)
     with jax.enable_x64(True):
         t = np.float64(0.6)
         values = [
@@ -266,11 +271,11 @@ def test_rescaled_to_the_spread_of_the_conditional_prediction(kind):
 
 def test_where_nothing_is_guided_nothing_is_rescaled():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 3.0)
+    plain = guidance.classifier_free(conditional, unconditional, scale=3.0)
     interval = guidance.limited(
         plain, schedule=SCHEDULE, logsnr_min=0.0, logsnr_max=1.0
     )
-    rescaled = guidance.rescale(interval, kind="v", schedule=SCHEDULE, event_ndim=1)
+    rescaled = guidance.rescale(interval, kind="v", schedule=SCHEDULE, batch_ndim=1)
     z, t = Z.astype(np.float32), np.float32(0.8)
     np.testing.assert_array_equal(rescaled(z, t).x, conditional(z, t).x)
     np.testing.assert_array_equal(rescaled(z, t).eps, conditional(z, t).eps)
@@ -278,13 +283,13 @@ def test_where_nothing_is_guided_nothing_is_rescaled():
 
 def test_thresholds():
     z, t = Z.astype(np.float32), np.float32(0.3)
-    plain = guidance.classifier_free(*pair(), 4.0)
+    plain = guidance.classifier_free(*pair(), scale=4.0)
     free = np.asarray(plain(z, t).x)
     clipped = guidance.static_threshold(plain, schedule=SCHEDULE, low=-0.5, high=1.0)
     np.testing.assert_array_equal(clipped(z, t).x, np.clip(free, -0.5, 1.0))
     wide = guidance.static_threshold(plain, schedule=SCHEDULE, low=-50.0, high=50.0)
     np.testing.assert_array_equal(wide(z, t).eps, plain(z, t).eps)
-    settings = dict(schedule=SCHEDULE, event_ndim=1)
+    settings = dict(schedule=SCHEDULE, batch_ndim=1)
     sizes = np.quantile(np.abs(free), 0.6, axis=1, keepdims=True)
     limit = float(np.median(sizes))  # larger than some, smaller than others
     dynamic = guidance.dynamic_threshold(plain, quantile=0.6, limit=limit, **settings)
@@ -393,7 +398,10 @@ def test_known_pixels_draw_the_others_with_them():
     x = np.where(np.arange(200) % 2, 2.0, -2.0).astype(np.float32)
     known = np.stack([x, 0 * x], axis=-1)
     denoise_fn = guidance.inpaint(
-        data.denoise_fn(schedule), known, np.array([True, False]), schedule=schedule
+        data.denoise_fn(schedule=schedule),
+        known,
+        np.array([True, False]),
+        schedule=schedule,
     )
     result = samplers.sample(
         jax.random.key(8),
@@ -417,11 +425,11 @@ def test_no_compilation_for_another_number():
     step = jax.jit(lambda denoise_fn, z, t: denoise_fn(z, t))
     z = Z.astype(np.float32)
     for number in (1.5, 2.5, 3.5):
-        plain = guidance.classifier_free(network_fn, network_fn, number)
+        plain = guidance.classifier_free(network_fn, network_fn, scale=number)
         interval = guidance.limited(
             plain, schedule=SCHEDULE, logsnr_min=-number, logsnr_max=number
         )
-        shape = dict(schedule=SCHEDULE, event_ndim=1)
+        shape = dict(schedule=SCHEDULE, batch_ndim=1)
         rescaled = guidance.rescale(interval, kind="v", strength=number / 4, **shape)
         dynamic = guidance.dynamic_threshold(
             rescaled, quantile=number / 4, limit=number, **shape
@@ -441,14 +449,13 @@ def test_a_rescheduled_guided_denoiser_is_counted_too():
     moved = predictions.reschedule(interval, source=SCHEDULE, target=flow)
     for logsnr in (-3.0, 0.0, 3.0):
         t = flow.inverse_logsnr(np.float32(logsnr))
-        assert moved.calls(t) == (2 if logsnr == 0 else 1)
-    assert moved.cost == 2
+        assert moved.num_network_calls(t) == (2 if logsnr == 0 else 1)
 
 
 def test_refusals():
     conditional, unconditional = pair()
-    plain = guidance.classifier_free(conditional, unconditional, 2.0)
-    shape = dict(schedule=SCHEDULE, event_ndim=1)
+    plain = guidance.classifier_free(conditional, unconditional, scale=2.0)
+    shape = dict(schedule=SCHEDULE, batch_ndim=1)
     for build, words in (
         (
             lambda: guidance.limited(
@@ -466,10 +473,10 @@ def test_refusals():
         ),
         (lambda: guidance.rescale(plain, kind="velocity", **shape), "velocity"),
         (
-            lambda: guidance.rescale(plain, kind="v", schedule=SCHEDULE, event_ndim=3)(
+            lambda: guidance.rescale(plain, kind="v", schedule=SCHEDULE, batch_ndim=3)(
                 Z, 0.5
             ),
-            r"event_ndim=3: an array of shape \(5, 3\) has fewer",
+            r"batch_ndim=3: an array of shape \(5, 3\) has no event axes",
         ),
         (
             lambda: guidance.static_threshold(
@@ -494,5 +501,5 @@ def test_refusals():
 def test_what_one_network_refuses_the_wrappers_refuse(name):
     guided = combinations(*pair("eps"))[name]
     with pytest.raises(ValueError, match="eps does not determine"):
-        guided.check(np.array([1.0, 0.5]))
-    guided.check(np.array([0.9, 0.5]))
+        guided.check_times(np.array([1.0, 0.5]))
+    guided.check_times(np.array([0.9, 0.5]))

@@ -73,7 +73,7 @@ def steps_bound(count):
     x, eps = jnp.asarray(X), jnp.asarray(EPS)
     run = lambda x: likelihood.discrete_bound(
         None,
-        data.denoise_fn(VDM),
+        data.denoise_fn(schedule=VDM),
         x,
         times=grids.uniform(count),
         schedule=VDM,
@@ -102,7 +102,7 @@ def test_every_term_of_t_steps_is_the_closed_form_and_the_gap_falls_as_one_over_
 
 
 def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
-    denoise_fn = GAUSSIAN.denoise_fn(VDM)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=VDM)
     diffusion = over_time(denoise_fn, X, EPS, VDM, 64).mean()
     np.testing.assert_allclose(diffusion, FIXED["L_inf"], rtol=1e-11)
     settings = dict(schedule=VDM, noise=Given(EPS), density=At(0.5), prior="unit")
@@ -128,7 +128,9 @@ def test_the_continuous_bound_on_a_gaussian_is_the_closed_form_with_its_gap():
     ids=["flow", "cosine"],
 )
 def test_the_diffusion_term_depends_on_the_ends_of_the_log_snr_alone(schedule, window):
-    found = over_time(GAUSSIAN.denoise_fn(schedule), X, EPS, schedule, 200, *window)
+    found = over_time(
+        GAUSSIAN.denoise_fn(schedule=schedule), X, EPS, schedule, 200, *window
+    )
     np.testing.assert_allclose(found.mean(), l_inf(schedule, *window), rtol=1e-9)
 
 
@@ -144,11 +146,11 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     x = (mean[:, None] + np.sqrt(variance)[:, None] * fine).ravel()
     of_x = (share[:, None] * of_fine).ravel()
     pairs = [part.reshape(-1, 1) for part in np.meshgrid(x, nodes, indexing="ij")]
-    diffusion = over_time(data.denoise_fn(schedule), *pairs, schedule, 96)
+    diffusion = over_time(data.denoise_fn(schedule=schedule), *pairs, schedule, 96)
     diffusion = diffusion.reshape(x.size, nodes.size) @ weights
     ends = likelihood.continuous_bound(
         KEY,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x[:, None],
         schedule=schedule,
         density=At(0.5),
@@ -166,7 +168,10 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.nightly)]
 )
 def test_levels_that_are_equally_likely_take_their_bits(count, exact):
-    levels, schedule = likelihood.Levels(count), schedules.LinearLogSNR(-15.0, 13.3)
+    levels, schedule = (
+        likelihood.QuantizedLevels(count),
+        schedules.LinearLogSNR(-15.0, 13.3),
+    )
     centres = np.asarray(levels.values(np.arange(float(count))))
     data = analytic.Mixture(np.ones(count), centres[:, None], 0.0)
     nodes, weights = grid_of_normals(0.25, 6.5)
@@ -174,10 +179,10 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
         centres[: count // 2], nodes, indexing="ij"
     )  # the rest by symmetry
     x, eps = (part.reshape(-1, 1) for part in pairs)
-    diffusion = over_time(data.denoise_fn(schedule), x, eps, schedule, 80)
+    diffusion = over_time(data.denoise_fn(schedule=schedule), x, eps, schedule, 80)
     ends = likelihood.continuous_bound(
         KEY,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x,
         schedule=schedule,
         levels=levels,
@@ -195,7 +200,7 @@ def test_levels_that_are_equally_likely_take_their_bits(count, exact):
     [(13.3, 7.2456e-3, 3.6228e-3), (10.0, 1.2710, 0.6927), (8.0, 2.2710, 1.4474)],
 )
 def test_reconstruction_of_bytes(logsnr, interior, edge):
-    levels = likelihood.Levels(256)
+    levels = likelihood.QuantizedLevels(256)
     nodes, weights = grid_of_normals(0.05, 9.0)
     for number, exact in ((0, edge), (128, interior), (255, edge)):
         x = np.full((nodes.size, 1), levels.values(float(number)))
@@ -215,7 +220,7 @@ def test_random_times_are_unbiased_and_their_errors_are_what_is_said(density):
     x = np.tile(X[::2], (1000, 1))
     run = lambda key, x: likelihood.continuous_bound(
         key,
-        GAUSSIAN.denoise_fn(VDM),
+        GAUSSIAN.denoise_fn(schedule=VDM),
         x,
         schedule=VDM,
         density=density,
@@ -230,7 +235,7 @@ def test_random_steps_are_unbiased_and_their_errors_are_what_is_said():
     x = np.tile(X[::2], (1000, 1))
     run = lambda key, x: likelihood.discrete_bound(
         key,
-        GAUSSIAN.denoise_fn(VDM),
+        GAUSSIAN.denoise_fn(schedule=VDM),
         x,
         times=grids.uniform(100),
         schedule=VDM,
@@ -255,12 +260,12 @@ def test_standard_prior_and_vdm_prior():
     settings = dict(schedule=schedule, noise=Given(EPS), density=At(0.5))
     found = [
         likelihood.continuous_bound(
-            KEY, GAUSSIAN.denoise_fn(schedule), X, prior=prior, **settings
+            KEY, GAUSSIAN.denoise_fn(schedule=schedule), X, prior=prior, **settings
         ).prior
         for prior in ("standard", "unit")
     ]
     default = likelihood.continuous_bound(
-        KEY, GAUSSIAN.denoise_fn(schedule), X, **settings
+        KEY, GAUSSIAN.denoise_fn(schedule=schedule), X, **settings
     )
     np.testing.assert_array_equal(default.prior, found[0])
     np.testing.assert_allclose(found[0], VARIANCE / 2 / 2500, rtol=1e-6)
@@ -292,11 +297,13 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
     run = jax.jit(
         lambda keys, x: likelihood.continuous_bound(
             keys,
-            GAUSSIAN.denoise_fn(VDM),
+            GAUSSIAN.denoise_fn(schedule=VDM),
             x,
             schedule=VDM,
             num_times=3,
-            levels=likelihood.Levels.between(2, -(VARIANCE**0.5), VARIANCE**0.5),
+            levels=likelihood.QuantizedLevels.between(
+                2, -(VARIANCE**0.5), VARIANCE**0.5
+            ),
         )
     )
     whole, part = run(keys, X), run(keys[2:3], X[2:3])
@@ -305,8 +312,8 @@ def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
 
 
 def test_bounds_refuse():
-    flow, denoise_fn = schedules.FlowMatching(), GAUSSIAN.denoise_fn(VDM)
-    settings = dict(schedule=flow)
+    flow = schedules.FlowMatching()
+    denoise_fn, settings = GAUSSIAN.denoise_fn(schedule=flow), dict(schedule=flow)
     with pytest.raises(ValueError, match=r"t_min=0.0.*inf.*finite ends.*t_min, t_max"):
         likelihood.continuous_bound(KEY, denoise_fn, X, **settings)
     with pytest.raises(ValueError, match=r"t_max=1.0.*-inf"):
@@ -323,7 +330,9 @@ def test_bounds_refuse():
     close = [1 - 1e-9, 0.5, 0.1]  # a list is a grid too
     with jax.enable_x64(False), pytest.raises(ValueError, match="rounded to float32"):
         likelihood.discrete_bound(KEY, eps_fn, X, times=close, **settings)
-    settings = dict(schedule=VDM)
+    with pytest.raises(ValueError, match="reschedule"):
+        likelihood.continuous_bound(KEY, denoise_fn, X, schedule=VDM)
+    denoise_fn, settings = GAUSSIAN.denoise_fn(schedule=VDM), dict(schedule=VDM)
     with pytest.raises(ValueError, match="unknown prior"):
         likelihood.continuous_bound(KEY, denoise_fn, X, prior="normal", **settings)
     with pytest.raises(ValueError, match="num_draws=0"):
@@ -341,7 +350,7 @@ def test_bounds_refuse():
             noise=few,
             **settings,
         )
-    narrow, levels = times.UniformLogSNR(-4.0, 13.3), likelihood.Levels(256)
+    narrow, levels = times.UniformLogSNR(-4.0, 13.3), likelihood.QuantizedLevels(256)
     with pytest.raises(ValueError, match="never draws"):
         likelihood.continuous_bound(KEY, denoise_fn, X, density=narrow, **settings)
     with pytest.raises(ValueError, match="must be one of the 256 values"):
@@ -353,7 +362,7 @@ def test_a_flow_that_ends_at_pure_noise_has_a_bound_of_t_steps():
     schedule, grid = schedules.FlowMatching(), grids.uniform(4, t_min=0.1)
     run = lambda x: likelihood.discrete_bound(
         None,
-        GAUSSIAN.denoise_fn(schedule),
+        GAUSSIAN.denoise_fn(schedule=schedule),
         x,
         times=grid,
         schedule=schedule,
@@ -367,7 +376,7 @@ def test_a_flow_that_ends_at_pure_noise_has_a_bound_of_t_steps():
 
 
 def test_levels():
-    levels = likelihood.Levels.between(17, -1.0, 1.0)
+    levels = likelihood.QuantizedLevels.between(17, -1.0, 1.0)
     numbers = np.arange(17)
     values = np.asarray(levels.values(numbers))
     np.testing.assert_allclose(values, 2 * numbers / 16 - 1, atol=1e-6)
@@ -383,14 +392,14 @@ def test_levels():
     assert np.isnan(traced(np.array([[0.3], [0.0]]))).tolist() == [True, False]
     for arguments in ((1,), (4, 1.0, 1.0), (4, -np.inf, 1.0)):
         with pytest.raises(ValueError, match="count=1|low="):
-            likelihood.Levels(*arguments)
+            likelihood.QuantizedLevels(*arguments)
     with pytest.raises(ValueError, match="count=1"):
-        likelihood.Levels.between(1, -1.0, 1.0)
+        likelihood.QuantizedLevels.between(1, -1.0, 1.0)
 
 
 def test_bits_need_to_know_what_the_floats_are():
     nats = 3 * np.log(2)  # the uniform density on [-1, 1]^3
-    for cell in (likelihood.Levels(256), 1 / 128):
+    for cell in (likelihood.QuantizedLevels(256), 1 / 128):
         assert likelihood.bits_per_dim(nats, dim=3, cell=cell) == pytest.approx(8.0)
     assert likelihood.bits_per_dim(nats, dim=3, cell="discrete") == pytest.approx(1.0)
     # standardised bytes: the density of (raw - 100) / 50 loses log 50 a coordinate

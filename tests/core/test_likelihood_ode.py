@@ -61,7 +61,7 @@ def test_encode_is_the_closed_form_and_decode_inverts_it(name):
 
     @jax.jit
     def both(x):
-        denoise_fn = DATA.denoise_fn(schedule)
+        denoise_fn = DATA.denoise_fn(schedule=schedule)
         there = likelihood.encode(None, denoise_fn, x, **settings)
         return there, likelihood.decode(None, denoise_fn, there.z, **settings)
 
@@ -88,7 +88,7 @@ def test_what_the_prior_leaves_out_is_put_back_by_a_given_one():
     @jax.jit
     def both(x):
         encode = lambda prior: likelihood.encode(
-            None, DATA.denoise_fn(schedule), x, prior=prior, **settings
+            None, DATA.denoise_fn(schedule=schedule), x, prior=prior, **settings
         )
         return encode(exact_prior), encode("unit"), encode("standard")
 
@@ -113,7 +113,11 @@ def test_fixed_steps_converge_with_their_order(method, order):
     exact = scipy.stats.norm.logpdf(X, scale=VARIANCE**0.5).sum(1)
     for count in counts:
         run = lambda x, solver: likelihood.encode(
-            None, DATA.denoise_fn(schedule), x, schedule=schedule, solver=solver
+            None,
+            DATA.denoise_fn(schedule=schedule),
+            x,
+            schedule=schedule,
+            solver=solver,
         )
         found = jax.jit(run)(X, Fixed(count, method))
         errors.append(np.abs(found.log_p - exact).max())
@@ -134,7 +138,7 @@ def test_adaptive_steps_on_batches_of_one():
 
     def denoise_fn(z, t):
         seen.append((z.shape, jnp.shape(t)))
-        return DATA.denoise_fn(schedule)(z, t)
+        return DATA.denoise_fn(schedule=schedule)(z, t)
 
     solver = Adaptive(1e-9, 1e-9)
     run = lambda x: likelihood.encode(
@@ -169,7 +173,7 @@ def test_an_example_that_is_not_finite_spoils_no_other():
     schedule = schedules.FlowMatching()
     x = np.array([[0.3, -0.2], [np.inf, 0.1]])
     run = lambda x: likelihood.encode(
-        None, DATA.denoise_fn(schedule), x, schedule=schedule, solver=Fixed(2)
+        None, DATA.denoise_fn(schedule=schedule), x, schedule=schedule, solver=Fixed(2)
     )
     found = jax.jit(run)(x)
     np.testing.assert_array_equal(found.done, [True, False])
@@ -188,7 +192,7 @@ def test_events_of_any_shape_and_batches_of_any_rank():
     def encode(data, x, **settings):
         run = lambda x: likelihood.encode(
             None,
-            data.denoise_fn(schedule),
+            data.denoise_fn(schedule=schedule),
             x,
             schedule=schedule,
             solver=solver,
@@ -288,7 +292,9 @@ def test_uniform_data_take_8_bits():
     )
     found = jax.jit(run)(x)
     np.testing.assert_allclose(found.log_p, -np.log(2), atol=1e-5)
-    bits = likelihood.bits_per_dim(-found.log_p, dim=1, cell=likelihood.Levels(256))
+    bits = likelihood.bits_per_dim(
+        -found.log_p, dim=1, cell=likelihood.QuantizedLevels(256)
+    )
     np.testing.assert_allclose(bits, 8, atol=2e-5)
 
 
@@ -331,8 +337,8 @@ def test_it_refuses():
             likelihood.encode(None, net(kind), X, **settings)
     with pytest.raises(ValueError, match="unknown prior 'normal'"):
         likelihood.encode(None, net("u"), X, prior="normal", **settings)
-    with pytest.raises(ValueError, match="0 <= t_data < t_noise <= 1"):
-        likelihood.encode(None, net("u"), X, t_data=1.0, t_noise=0.0, **settings)
+    with pytest.raises(ValueError, match="0 <= t_min < t_max <= 1"):
+        likelihood.encode(None, net("u"), X, t_min=1.0, t_max=0.0, **settings)
     with pytest.raises(ValueError, match="key=None must be a key"):
         likelihood.encode(None, net("u"), X, trace=Hutchinson(), **settings)
     for made, message in (
@@ -352,7 +358,7 @@ def test_a_network_that_is_singular_in_the_type_of_the_data_is_refused():
     schedule = schedules.FlowMatching()
     by_eps = predictions.denoiser(lambda z, t: z, kind="eps", schedule=schedule)
     encode = lambda x: likelihood.encode(
-        None, by_eps, x, schedule=schedule, t_noise=1 - 1e-9, solver=Fixed(2)
+        None, by_eps, x, schedule=schedule, t_max=1 - 1e-9, solver=Fixed(2)
     )
     with pytest.raises(ValueError, match=r"rounded to float32: .* at t=1\.0"):
         encode(X.astype(np.float32))

@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.stats
 
 from diffusionflow import metrics
-from diffusionflow.metrics import ExtrapolatedFrechet, Frechet, Moments
+from diffusionflow.metrics import ExtrapolatedFrechet, FeatureMoments, Frechet
 
 RNG = np.random.RandomState(0)
 DOCUMENT = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -18,7 +18,7 @@ DOCUMENT = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text
 
 def random_moments(d, rng):
     root = rng.standard_normal((d, d))
-    return Moments(rng.standard_normal(d), root @ root.T / d)
+    return FeatureMoments(rng.standard_normal(d), root @ root.T / d)
 
 
 def naive(a, b):
@@ -44,7 +44,10 @@ def test_commuting_covariances():
     rotation = np.linalg.qr(np.random.RandomState(1).standard_normal((5, 5)))[0]
     s, r = np.array([1e-8, 0.1, 1, 2, 30]), np.array([3, 0.2, 1e-6, 2, 1])
     rotated = lambda scale: (rotation * scale**2) @ rotation.T
-    a, b = Moments(np.zeros(5), rotated(s)), Moments(np.ones(5), rotated(r))
+    a, b = (
+        FeatureMoments(np.zeros(5), rotated(s)),
+        FeatureMoments(np.ones(5), rotated(r)),
+    )
     found = metrics.frechet_distance(a, b)
     # eigenvalues are off by 2e-16 of the largest, so the root of the least by 4e-7
     np.testing.assert_allclose(found, 5 + np.sum((s - r) ** 2), rtol=5e-9)
@@ -53,18 +56,18 @@ def test_commuting_covariances():
 def test_singular_covariances():
     """Of rank 1: the trace of the root is |u . v|, where methods of products fail."""
     u, v = RNG.standard_normal((2, 30))
-    a, b = (Moments(np.zeros(30), np.outer(w, w)) for w in (u, v))
+    a, b = (FeatureMoments(np.zeros(30), np.outer(w, w)) for w in (u, v))
     exact = u @ u + v @ v - 2 * abs(u @ v)
     np.testing.assert_allclose(metrics.frechet_distance(a, b), exact, rtol=1e-7)
     assert abs(metrics.frechet_distance(a, a)) < 1e-10
-    point = Moments(np.zeros(30), np.zeros((30, 30)))
+    point = FeatureMoments(np.zeros(30), np.zeros((30, 30)))
     np.testing.assert_allclose(metrics.frechet_distance(a, point), u @ u)
 
 
 def test_of_samples_it_is_that_of_numpy_moments():
     x, y = RNG.standard_normal((50, 2, 3)), 1 + RNG.standard_normal((40, 2, 3))
     flat = [part.reshape(len(part), -1) for part in (x, y)]
-    a, b = (Moments(part.mean(0), np.cov(part.T)) for part in flat)
+    a, b = (FeatureMoments(part.mean(0), np.cov(part.T)) for part in flat)
     np.testing.assert_allclose(Frechet()(x, y), naive(a, b), rtol=1e-9)
     np.testing.assert_allclose(Frechet(reference=b)(x), naive(a, b), rtol=1e-9)
     assert abs(Frechet()(x, x[::-1])) < 1e-12
@@ -82,11 +85,13 @@ def test_too_few_rows_are_refused():
 
 
 def test_what_is_no_covariance_is_refused():
-    good = Moments(np.zeros(2), np.eye(2))
+    good = FeatureMoments(np.zeros(2), np.eye(2))
     with pytest.raises(ValueError, match="smallest eigenvalue -1"):
-        metrics.frechet_distance(good, Moments(np.zeros(2), np.diag([1.0, -1.0])))
+        metrics.frechet_distance(
+            good, FeatureMoments(np.zeros(2), np.diag([1.0, -1.0]))
+        )
     with pytest.raises(ValueError, match="shapes"):
-        metrics.frechet_distance(good, Moments(np.zeros(3), np.eye(3)))
+        metrics.frechet_distance(good, FeatureMoments(np.zeros(3), np.eye(3)))
     with pytest.raises(ValueError, match="1 sets"):
         Frechet()(np.ones((5, 2)))
     with pytest.raises(ValueError, match="levels"):
@@ -104,7 +109,7 @@ def expected_bias(d, n):
 
 def repeated(d, n, shift, count):
     """Raw distances and fits of sets of n rows of N(shift, I), against N(0, I)."""
-    exact = Moments(np.zeros(d), np.eye(d))
+    exact = FeatureMoments(np.zeros(d), np.eye(d))
     metric = ExtrapolatedFrechet(jax.random.key(0), reference=exact)
     rng = np.random.RandomState(5)
     sets = [shift + rng.standard_normal((n, d)) for _ in range(count)]

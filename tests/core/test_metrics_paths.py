@@ -30,7 +30,7 @@ def test_of_gaussian_data_it_is_the_closed_form():
 
 def test_of_a_sampler():
     schedule = schedules.FlowMatching()
-    denoise_fn = analytic.gaussian(np.zeros((2, 3)), V).denoise_fn(schedule)
+    denoise_fn = analytic.gaussian(np.zeros((2, 3)), V).denoise_fn(schedule=schedule)
     times = grids.uniform(100)
     z = jnp.array([[[1.0, 2, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0.5]]])
     result = samplers.sample(

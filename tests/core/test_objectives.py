@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import diffusionflow
 from diffusionflow import losses, objectives, predictions, schedules, times, weightings
 from tests.helpers import oracles
 
@@ -181,7 +182,7 @@ def test_the_rows_of_the_table_that_are_no_recipe():
         score = total_weight(recipe(schedule, "eps", "score"), L)
         with jax.enable_x64(True):
             t = schedule.inverse_logsnr(L)
-            g2 = -np.asarray(schedule.sigma(t) ** 2 * schedules.dlogsnr_dt(schedule, t))
+            g2 = -np.asarray(schedule.sigma(t) ** 2 * schedule.dlogsnr_dt(t))
         np.testing.assert_allclose(score, 1 / g2, rtol=1e-10, err_msg=name)
 
 
@@ -304,7 +305,9 @@ def part_start():
         times.UniformLogSNR(-2.0, 2.0),
         times.Truncated(times.Uniform(), 0.1),
         times.Uniform(t_max=0.9),
-        times.Stratified(times.Adaptive(times.Truncated(times.Uniform(), 0.0, 0.5))),
+        times.Stratified(
+            times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.0, 0.5))
+        ),
     ],
     ids=str,
 )
@@ -405,10 +408,14 @@ def test_recipes_train(build):
 
 def test_total_weight_keeps_its_digits_at_low_logsnr():
     """Times in float32 stop telling log-SNRs apart near the noise."""
-    logsnr = np.array([-33.0, -25.0, -15.0, 3.0], np.float32)
+    logsnr = np.array([-33.0, -25.0, -15.0, 3.0])
+    exact = np.exp(-logsnr / 2) / 2
     ours = objectives.total_weight(objectives.flow_matching(), logsnr)
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, np.exp(-logsnr / 2) / 2, rtol=1e-6)
+    assert type(ours) is np.ndarray and ours.dtype == np.float64
+    np.testing.assert_allclose(ours, exact, rtol=1e-8)
+    ours = objectives.total_weight(objectives.flow_matching(), jnp.float32(logsnr))
+    assert isinstance(ours, jax.Array) and ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("logsnr_range", [(0.0, 0.0), (3.0, -3.0), (-np.inf, np.inf)])
@@ -421,7 +428,7 @@ def test_an_empty_or_infinite_range_is_no_comparison(logsnr_range):
 
 def test_adaptive_times_are_a_proposal_alone():
     objective = objectives.flow_matching()
-    adaptive = times.Adaptive(times.Uniform())
+    adaptive = times.AdaptiveTimes(times.Uniform())
     dataclasses.replace(objective, proposal=adaptive)
     for density in (adaptive, times.Stratified(adaptive)):
         with pytest.raises(ValueError, match="belongs in proposal"):
@@ -455,28 +462,57 @@ def test_one_trace_for_every_number_of_a_recipe(recipe, values):
     assert len(traces) == 1 and found[0] != found[1]
 
 
-class Plain:
-    """A schedule that is no pytree: the four methods and nothing else."""
+@diffusionflow.register
+class Plain(schedules.Schedule):
+    """Flow matching from its two levels alone."""
 
     def alpha(self, t):
-        return 1 - jnp.asarray(t)
+        return 1 - t
 
     def sigma(self, t):
-        return jnp.asarray(t) * 1.0
-
-    def logsnr(self, t):
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
-
-    def inverse_logsnr(self, logsnr):
-        return jax.nn.sigmoid(-jnp.asarray(logsnr) / 2)
+        return t
 
 
-def test_any_object_with_the_four_methods_is_a_schedule():
-    flow = objectives.flow_matching()
-    plain = dataclasses.replace(flow, schedule=Plain())
-    assert objectives.same_objective(plain, flow).same
+class Unregistered(Plain):
+    """No pytree of its own: its values cannot go through `jit`."""
+
+
+@pytest.mark.parametrize("build", [Plain, Unregistered])
+def test_everything_follows_from_a_subclass_with_alpha_and_sigma(build):
+    flow, plain = objectives.flow_matching(), build()
+    own = dataclasses.replace(flow, schedule=plain)
+    assert objectives.same_objective(own, flow).same
+    t, logsnr = np.array([0.1, 0.45, 0.8]), np.array([-3.0, 0.2, 4.0])
+    methods = ("logsnr", "f", "g2", "dlogsnr_dt", "derivatives", "square_derivatives")
+    for name in (*methods, "noise_level", "z_std"):
+        ours, theirs = (getattr(which, name)(t) for which in (plain, FLOW))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, err_msg=name)
     np.testing.assert_allclose(
-        times.LogNormalSigma().sample(jax.random.key(0), (3,), Plain()),
-        times.LogNormalSigma().sample(jax.random.key(0), (3,), flow.schedule),
+        plain.inverse_logsnr(logsnr), FLOW.inverse_logsnr(logsnr), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        objectives.total_weight(own, logsnr),
+        objectives.total_weight(flow, logsnr),
+        rtol=1e-12,
+    )
+    key, density = jax.random.key(0), times.LogNormalSigma()
+    np.testing.assert_allclose(
+        density.sample(key, (3,), schedule=plain),
+        density.sample(key, (3,), schedule=FLOW),
         rtol=1e-5,
     )
+    x = np.ones((3, 2), np.float32)
+    ours, theirs = (
+        losses.objective_loss(key, lambda z, t: z, x, objective=objective)
+        for objective in (own, flow)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_schedule_is_of_a_subclass():
+    class Duck:
+        alpha, sigma = (staticmethod(lambda t: 1 - t), staticmethod(lambda t: t))
+
+    for bad in (Duck(), schedules.FlowMatching, "flow"):
+        with pytest.raises(ValueError, match="schedule=.*must be a"):
+            schedules.as_schedule(bad)

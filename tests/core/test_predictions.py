@@ -17,7 +17,7 @@ EPS32 = np.finfo(np.float32).eps
 
 
 @register
-class Levels:
+class Levels(schedules.Schedule):
     """What a schedule is at some times, as data: one compiled program for all."""
 
     levels: dict
@@ -27,7 +27,7 @@ class Levels:
         """Computed in float64, at times of any shape."""
         with jax.enable_x64(True):
             t = np.asarray(t, np.float64)
-            slopes = schedules.derivatives(schedule, t)
+            slopes = schedule.derivatives(t)
             levels = {
                 "alpha": schedule.alpha(t),
                 "sigma": schedule.sigma(t),
@@ -37,10 +37,14 @@ class Levels:
             }
             return cls({name: np.asarray(v, dtype) for name, v in levels.items()})
 
-    def __getattr__(self, name):
-        if name in ("alpha", "sigma", "logsnr"):
-            return lambda t: jnp.asarray(self.levels[name])
-        raise AttributeError(name)
+    def alpha(self, t):
+        return jnp.asarray(self.levels["alpha"])
+
+    def sigma(self, t):
+        return jnp.asarray(self.levels["sigma"])
+
+    def logsnr(self, t):
+        return jnp.asarray(self.levels["logsnr"])
 
     def derivatives(self, t):
         return jnp.asarray(self.levels["dalpha"]), jnp.asarray(self.levels["dsigma"])
@@ -195,7 +199,7 @@ def test_mse_ratio_is_the_table(name):
     """Of each kind, in log-SNR, alpha, sigma and the slope of the log-SNR."""
     schedule, t = ALL[name], np.array([0.05, 0.5, 0.95])
     with jax.enable_x64(True):
-        slope = np.asarray(schedules.dlogsnr_dt(schedule, t))
+        slope = np.asarray(schedule.dlogsnr_dt(t))
         levels = Levels.of(schedule, t)
         found = jax.tree.map(np.asarray, all_ratios(levels))
     alpha, sigma, logsnr = (
@@ -366,7 +370,7 @@ def test_shapes_and_dtypes():
     for t in (np.full((4,), 0.5), np.full((3, 1), 0.5)):
         with pytest.raises(ValueError, match="does not fit an array of shape"):
             denoise_fn(np.ones((3, 2), np.float32), t)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"has shape \(3, 1\): must be \(3, 2\)"):
         predictions.denoiser(lambda z, t: z[:, :1], kind="u", schedule=schedule)(
             np.ones((3, 2), np.float32), 0.5
         )
@@ -427,19 +431,18 @@ def test_flip_time():
         np.testing.assert_allclose(twice(z, t), scaled(z, t), rtol=1e-6)
 
 
-def test_the_cost_of_a_network_is_kept_by_every_wrapper():
-    class Twice:
-        cost = 2
-
-        def __call__(self, z, t):
-            return z
-
+def test_the_calls_of_a_network_are_those_that_are_given():
     schedule = schedules.FlowMatching()
-    flipped = predictions.flip_time(Twice(), kind="u")
+    settings, keep = dict(kind="u", schedule=schedule), lambda z, t: z
+    flipped = predictions.flip_time(keep, kind="u")
     scaled = predictions.precondition(flipped, schedule=schedule)
-    for predict_fn, cost in ((Twice(), 2), (flipped, 2), (scaled, 2), (jnp.sin, 1)):
-        denoise_fn = predictions.denoiser(predict_fn, kind="u", schedule=schedule)
-        assert denoise_fn.cost == cost
+    for predict_fn in (keep, flipped, scaled):
+        once = predictions.denoiser(predict_fn, **settings)
+        twice = predictions.denoiser(predict_fn, num_network_calls=2, **settings)
+        assert once.num_network_calls(0.5) == 1
+        assert twice.num_network_calls(0.5) == 2
+    with pytest.raises(ValueError, match="num_network_calls=0: must be at least 1"):
+        predictions.denoiser(keep, num_network_calls=0, **settings)
 
 
 def test_denoiser_is_data_to_jit():
@@ -474,7 +477,10 @@ def test_edm_preconditioning_on_any_schedule(name):
     with jax.enable_x64(True):
         found = predictions.edm_preconditioning(t, schedule=schedule, sigma_data=std)
         c_skip, c_out, c_in, c_noise = (np.asarray(part) for part in found)
-        a, b = (np.asarray(part) for part in predictions.edm_f(std).plane(schedule, t))
+        a, b = (
+            np.asarray(part)
+            for part in predictions.edm_f(std).plane(t, schedule=schedule)
+        )
     value = exact("edm_f(sigma_data=0.5)", x, eps, *levels)
     wide = lambda part: part[:, None]
     np.testing.assert_allclose(wide(c_skip) * z + wide(c_out) * value, x, rtol=1e-9)
@@ -513,9 +519,9 @@ def test_a_rescheduled_model_is_the_model_of_the_other_schedule(source, target):
     with jax.enable_x64(True):
         t = target.inverse_logsnr(np.linspace(-4.0, 4.0, 5))
         denoise_fn = predictions.reschedule(
-            mixture().denoise_fn(source), source=source, target=target
+            mixture().denoise_fn(schedule=source), source=source, target=target
         )
-        found, expected = denoise_fn(z, t), mixture().denoise_fn(target)(z, t)
+        found, expected = denoise_fn(z, t), mixture().denoise_fn(schedule=target)(z, t)
         for value, exact in zip(found, expected, strict=True):
             np.testing.assert_allclose(value, exact, rtol=1e-9)
 
@@ -525,7 +531,7 @@ def test_reschedule_at_the_ends_and_from_outside():
     flow, t = schedules.FlowMatching(), np.array([0.0, 1.0], np.float32)
     z = np.array([[0.3, -1.0], [1.2, 0.4]], np.float32)
     for name in ("cos", "iddpm", "laplace", "fm_shift", "fm_as_vp", "cos_shift"):
-        exact = mixture().denoise_fn(flow)
+        exact = mixture().denoise_fn(schedule=flow)
         denoise_fn = predictions.reschedule(exact, source=flow, target=ALL[name])
         for times in (t, jnp.asarray(t)):
             found, expected = denoise_fn(z, times), exact(z, times)
@@ -545,23 +551,23 @@ def test_a_target_outside_the_source_is_refused():
     """At concrete times with a ValueError, and at traced ones with NaN."""
     narrow, flow = schedules.Cosine(-5.0, 5.0), schedules.FlowMatching()
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(narrow), source=narrow, target=flow
+        mixture().denoise_fn(schedule=narrow), source=narrow, target=flow
     )
     z = np.ones((2, 2), np.float32)
     with pytest.raises(ValueError, match=r"t=0.999.*is outside.*\[-5.*, 5"):
         denoise_fn(z, np.array([0.5, 0.999], np.float32))
     with pytest.raises(ValueError, match=r"t=0.0 is outside"):
-        denoise_fn.check(np.array([0.5, 0.0]))
+        denoise_fn.check_times(np.array([0.5, 0.0]))
     jitted = jax.jit(lambda fn, z, t: fn(z, t))
     found = jitted(denoise_fn, z, np.array([0.5, 0.999], np.float32))
     for part in found:
         assert np.isfinite(part[0]).all() and np.isnan(part[1]).all()
     ends = np.array([0.0, 1.0], np.float32)
     same = predictions.reschedule(
-        mixture().denoise_fn(narrow), source=narrow, target=narrow
+        mixture().denoise_fn(schedule=narrow), source=narrow, target=narrow
     )
     np.testing.assert_allclose(
-        same(z, ends).x, mixture().denoise_fn(narrow)(z, ends).x, rtol=1e-6
+        same(z, ends).x, mixture().denoise_fn(schedule=narrow)(z, ends).x, rtol=1e-6
     )
     assert np.isfinite(jitted(same, z, ends).x).all()
 
@@ -572,10 +578,10 @@ def test_a_target_outside_the_source_is_refused():
 def test_a_finite_end_found_by_bisection_refuses_an_infinite_target(name, end):
     source, flow = ALL[name], schedules.FlowMatching()
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(source), source=source, target=flow
+        mixture().denoise_fn(schedule=source), source=source, target=flow
     )
     with pytest.raises(ValueError, match=f"t={end} is outside"):
-        denoise_fn.check(end)
+        denoise_fn.check_times(end)
 
 
 END = {  # source, target, and the end of the source that is reached on the target
@@ -600,19 +606,19 @@ def test_reschedule_at_the_end_of_the_source_in_float32(source, target, end):
         times = np.asarray(target.inverse_logsnr([end, end - inwards, end + inwards]))
     exact = mixture()
     denoise_fn = predictions.reschedule(
-        exact.denoise_fn(source), source=source, target=target
+        exact.denoise_fn(schedule=source), source=source, target=target
     )
     jitted = jax.jit(lambda z, t: denoise_fn(z, t))
     z = np.array([[0.3, -1.0]], np.float32)
     for t in times[:2].astype(np.float32):
-        denoise_fn.check(t)
-        expected = exact.denoise_fn(target)(z, t).x
+        denoise_fn.check_times(t)
+        expected = exact.denoise_fn(schedule=target)(z, t).x
         for fn in (denoise_fn, jitted):
             np.testing.assert_allclose(fn(z, t).x, expected, rtol=1e-3)
-    denoise_fn.check(times[:2])
+    denoise_fn.check_times(times[:2])
     if times[2].astype(np.float32) < 1:
         with pytest.raises(ValueError, match="is outside"):
-            denoise_fn.check(times[2])
+            denoise_fn.check_times(times[2])
         assert np.isnan(jitted(z, times[2].astype(np.float32)).x).all()
 
 
@@ -620,7 +626,7 @@ def test_the_derivative_in_time_at_the_ends_of_a_rescheduled_model():
     """x_hat of a Gaussian, a smooth function of t: one-sided differences agree."""
     cosine, target = schedules.Cosine(-5.0, 5.0), schedules.LinearLogSNR(-5.0, 5.0)
     denoise_fn = predictions.reschedule(
-        mixture().denoise_fn(cosine), source=cosine, target=target
+        mixture().denoise_fn(schedule=cosine), source=cosine, target=target
     )
     with jax.enable_x64(True):
         z, step = np.array([[0.3, -1.0]]), 1e-6
@@ -636,7 +642,7 @@ def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
     source, target = schedules.Cosine(0.0, 15.0), schedules.FlowMatching()
     exact = mixture()
     denoise_fn = predictions.reschedule(
-        exact.denoise_fn(source), source=source, target=target
+        exact.denoise_fn(schedule=source), source=source, target=target
     )
     times = np.array([0.4, 0.2, 0.1, 0.0])  # the source begins at t = 1/2
     z = np.array([[0.3, -1.0]], np.float32)
@@ -644,7 +650,7 @@ def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
         None, fn, z, times, sampler=samplers.Euler("u"), schedule=target
     )
     found = draw(denoise_fn)
-    expected = draw(exact.denoise_fn(target))
+    expected = draw(exact.denoise_fn(schedule=target))
     np.testing.assert_allclose(found.x, expected.x, rtol=1e-4)
     assert found.nfe == expected.nfe == 3
 
@@ -655,7 +661,7 @@ def test_a_rescheduled_network_is_sampled():
     net = lambda z, t: jnp.tanh(z) * predictions.per_event(1 + t, z)
     original = predictions.denoiser(net, kind="v", schedule=cosine)
     moved = predictions.reschedule(original, source=cosine, target=flow)
-    assert moved.cost == 1
+    assert moved.num_network_calls(0.5) == 1
     times = np.linspace(1.0, 0.0, 9)
     with jax.enable_x64(True):
         grid = np.asarray(flow.inverse_logsnr(cosine.logsnr(times)))
@@ -700,7 +706,7 @@ def test_conversion_is_the_same_single_vmapped_and_jitted():
 
 
 def test_equal_kinds_are_checked_too():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"has shape \(2, 3\): must be \(2, 1\)"):
         predictions.convert(
             np.ones((2, 3)),
             source="u",

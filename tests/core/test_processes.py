@@ -38,14 +38,14 @@ def test_every_process_keeps_the_marginals_of_gaussian_data(name):
     schedule, t = SCHEDULES[name], INSIDE
     with jax.enable_x64(True):
         denoise_fn = analytic.gaussian(np.array([MEAN]), np.array(VARIANCE)).denoise_fn(
-            schedule
+            schedule=schedule
         )
 
         @jax.jit
         def slopes(eta):
             alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-            dalpha, dsigma = schedules.derivatives(schedule, t)
-            g2 = schedules.g2(schedule, t)
+            dalpha, dsigma = schedule.derivatives(t)
+            g2 = schedule.g2(t)
             epsilon = eta * jnp.sqrt(g2)
             own = dict(schedule=schedule, epsilon=epsilon)
             ways = {  # with the sign of the noise in V', t growing
@@ -106,7 +106,7 @@ def test_the_forward_moment_equations_end_at_alpha_and_sigma(name):
     """`a' = f a`, `(s^2)' = 2 f s^2 + g^2` from t = 0.1 to 0.9, by an ODE solver."""
     schedule = SCHEDULES[name]
     with jax.enable_x64(True):
-        rates = jax.jit(lambda t: (schedules.f(schedule, t), schedules.g2(schedule, t)))
+        rates = jax.jit(lambda t: (schedule.f(t), schedule.g2(t)))
         levels = jax.jit(lambda t: (schedule.alpha(t), schedule.sigma(t)))
 
         def slope(t, state):
@@ -135,8 +135,8 @@ def test_from_schedule_to_sde_and_back(name):
     width = inner(1.0) - inner(0.0)
     with jax.enable_x64(True):
         back = processes.from_sde(
-            lambda t: width * schedules.f(schedule, inner(t)),
-            lambda t: jnp.sqrt(width * schedules.g2(schedule, inner(t))),
+            lambda t: width * schedule.f(inner(t)),
+            lambda t: jnp.sqrt(width * schedule.g2(inner(t))),
             schedule.alpha(0.05),
             schedule.sigma(0.05),
         )
@@ -191,14 +191,14 @@ def test_from_sde_whose_noise_starts_at_0(g2_fn, slope):
     )
     t = np.array([0.0, 1e-3], np.float32)
     (dalpha, dsigma), rate = jax.jit(
-        lambda t: (schedules.derivatives(path, t), schedules.dlogsnr_dt(path, t))
+        lambda t: (path.derivatives(t), path.dlogsnr_dt(t))
     )(t)
     np.testing.assert_allclose(dalpha, -1, rtol=1e-5)
     np.testing.assert_allclose(dsigma[0], slope, rtol=1e-4)
     if 0 < slope < np.inf:
         np.testing.assert_allclose(dsigma[1], slope, rtol=5e-3)
     assert rate[0] == -np.inf and np.isfinite(rate[1])
-    squares = schedules.square_derivatives(path, 0.0)
+    squares = path.square_derivatives(0.0)
     np.testing.assert_allclose(squares, [-2.2, g2_fn(0.0)], rtol=1e-5)
     x, eps = np.full((1, 2), 0.8, np.float32), np.full((1, 2), -1.5, np.float32)
     if np.isfinite(slope):  # the target is alpha' x + sigma' eps
@@ -210,22 +210,22 @@ def test_from_sde_whose_noise_starts_at_0(g2_fn, slope):
 def test_coefficients_both_ways():
     t, eta = INSIDE, 0.7
     with jax.enable_x64(True):
-        alpha, sigma, epsilon = processes.to_interpolant(FLOW, t, eta=eta)
+        alpha, sigma, epsilon = processes.to_interpolant(t, schedule=FLOW, eta=eta)
         np.testing.assert_allclose(epsilon, eta * np.sqrt(2 * t / (1 - t)), rtol=1e-12)
         np.testing.assert_allclose([alpha, sigma], [1 - t, t], rtol=1e-14)
-        f, g, again = processes.to_sde(FLOW, t, epsilon=epsilon)
+        f, g, again = processes.to_sde(t, schedule=FLOW, epsilon=epsilon)
         np.testing.assert_allclose(f, -1 / (1 - t), rtol=1e-13)
         np.testing.assert_allclose(g**2, 2 * t / (1 - t), rtol=1e-12)
         np.testing.assert_allclose(again, eta, rtol=1e-13)
-    assert processes.to_sde(FLOW, 1.0, epsilon=2.0).eta == 0
-    assert processes.to_interpolant(FLOW, 1.0, eta=0.0).epsilon == 0
+    assert processes.to_sde(1.0, schedule=FLOW, epsilon=2.0).eta == 0
+    assert processes.to_interpolant(1.0, schedule=FLOW, eta=0.0).epsilon == 0
 
 
 def test_any_noise_and_both_directions_of_the_interpolant():
     """The score term is epsilon^2 / 2, its sign that of the direction."""
     schedule, z = schedules.Cosine(), np.array([[0.3], [-1.2]], np.float32)
     t, epsilon = np.array([0.3, 0.8], np.float32), np.array([0.5, 1.5], np.float32)
-    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=schedule)
     drift = lambda direction: (
         processes.interpolant(
             denoise_fn, z, t, schedule=schedule, epsilon=epsilon, direction=direction
@@ -243,7 +243,7 @@ def test_any_noise_and_both_directions_of_the_interpolant():
 @pytest.mark.parametrize("schedule", [FLOW, schedules.Cosine()])
 def test_what_is_finite_at_the_ends_is_finite(schedule):
     z, ends = jnp.ones((2, 1)), np.array([0.0, 1.0], np.float32)
-    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=schedule)
     for terms in (
         processes.probability_flow(denoise_fn, z, ends, schedule=schedule),
         processes.interpolant(denoise_fn, z, ends, schedule=schedule, epsilon=0.0),
@@ -270,7 +270,7 @@ def test_single_batched_and_jitted_agree(shape):
     t = np.linspace(0.2, 0.9, shape[0], dtype=np.float32) if batched else 0.6
     z = jax.random.normal(jax.random.key(0), shape)
     run = lambda z, t, eta: processes.reverse(
-        data.denoise_fn(schedule), z, t, schedule=schedule, eta=eta
+        data.denoise_fn(schedule=schedule), z, t, schedule=schedule, eta=eta
     )
     eager, jitted = run(z, t, 0.5), jax.jit(run)(z, t, 0.5)
     for one, other in zip(eager, jitted, strict=True):
@@ -292,16 +292,16 @@ def test_bad_values_and_shapes_are_refused():
 
 
 def test_no_noise_is_eta_0_where_g_is_0():
-    eta = processes.to_sde(FLOW, np.array([0.0, 0.5]), epsilon=0.0).eta
+    eta = processes.to_sde(np.array([0.0, 0.5]), schedule=FLOW, epsilon=0.0).eta
     np.testing.assert_array_equal(eta, 0)
-    assert processes.to_sde(FLOW, 0.0, epsilon=1.0).eta == np.inf
+    assert processes.to_sde(0.0, schedule=FLOW, epsilon=1.0).eta == np.inf
 
 
 @pytest.mark.parametrize("name", ["vp_lin", "iddpm", "sigmoid_abar"])
 def test_an_infinite_slope_at_sigma_0_is_refused(name):
     schedule, z = SCHEDULES[name], jnp.ones((2, 1))
     t = np.array([0.5, 0.0], np.float32)
-    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=schedule)
     for call in (
         processes.probability_flow,
         processes.reverse,
@@ -317,7 +317,7 @@ def test_an_infinite_slope_at_sigma_0_is_refused(name):
 
 def test_terms_are_the_same_single_vmapped_and_jitted():
     schedule = schedules.Cosine()
-    denoise_fn = GAUSSIAN.denoise_fn(schedule)
+    denoise_fn = GAUSSIAN.denoise_fn(schedule=schedule)
     z = np.random.default_rng(0).normal(size=(4, 1)).astype(np.float32)
     t = np.linspace(0.2, 0.8, 4, dtype=np.float32)
     ways = (

@@ -93,10 +93,12 @@ def test_the_reference_coefficient_is_of_order_2_alone():
 
 def test_lower_final():
     schedule = SCHEDULES["linear_beta"]
-    rows = samplers.plan(samplers.DPMSolver(3, lower_final=2), TIMES, schedule)
+    rows = samplers.plan(samplers.DPMSolver(3, lower_final=2), TIMES, schedule=schedule)
     used = (rows["past"] != 0).sum(axis=1) + 1
     np.testing.assert_array_equal(used, [1, 2, 3, 3, 2, 1])
-    rows = samplers.plan(samplers.DPMSolver(3), grids.uniform(6), SCHEDULES["flow"])
+    rows = samplers.plan(
+        samplers.DPMSolver(3), grids.uniform(6), schedule=SCHEDULES["flow"]
+    )
     used = (rows["past"] != 0).sum(axis=1) + 1
     np.testing.assert_array_equal(used, [1, 1, 2, 3, 3, 1])  # infinite steps are DDIM
 
@@ -120,7 +122,7 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
         for name, sampler in (("ddim", samplers.ddim()), ("euler", samplers.Euler())):
             found = samplers.sample(
                 jax.random.key(0),
-                data.denoise_fn(schedule),
+                data.denoise_fn(schedule=schedule),
                 z,
                 grids.uniform(5),
                 sampler=sampler,
@@ -165,8 +167,8 @@ IN_TIME = (
 def test_a_step_in_time_from_an_infinite_slope_is_ddim(on, sampler):
     """What follows is the sampler from the second time on."""
     schedule, times = STEEP[on], grids.uniform(6)
-    rows = samplers.plan(sampler, times, schedule)
-    later = samplers.plan(sampler, times[1:], schedule)
+    rows = samplers.plan(sampler, times, schedule=schedule)
+    later = samplers.plan(sampler, times[1:], schedule=schedule)
     rest = jax.tree.map(lambda column: column[1:], rows)
     jax.tree.map(np.testing.assert_array_equal, rest, later)
     alpha, sigma = levels(schedule, times)
@@ -183,7 +185,7 @@ def test_a_step_in_time_from_an_infinite_slope_is_ddim(on, sampler):
 def test_from_an_infinite_slope_to_the_exact_flow(sampler):
     """On N(0, 1/4), where the flow keeps z / sqrt(V)."""
     schedule, errors = STEEP["sigmoid"], []
-    denoise_fn = analytic.gaussian(np.zeros(()), 0.25).denoise_fn(schedule)
+    denoise_fn = analytic.gaussian(np.zeros(()), 0.25).denoise_fn(schedule=schedule)
     for count in (20, 80):
         found = samplers.sample(
             None,
@@ -210,7 +212,7 @@ def test_gradients_of_steps_from_an_infinite_slope_are_finite():
     times = np.float32([1.0, 0.6, 0.3])
 
     def total(scale, sampler):
-        rows = samplers.plan(sampler, times, schedules.Laplace(scale=scale))
+        rows = samplers.plan(sampler, times, schedule=schedules.Laplace(scale=scale))
         columns = [c for c in jax.tree.leaves(rows) if c.dtype == jnp.float32]
         return sum(column.sum() for column in columns)
 

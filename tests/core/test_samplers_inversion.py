@@ -35,10 +35,10 @@ def test_encoding_converges_with_the_order_and_decoding_inverts_it(sampler, orde
     errors, back = [], []
     settings = dict(sampler=sampler, schedule=schedule)
     with jax.enable_x64(True):
-        denoise_fn = DATA.denoise_fn(schedule)
+        denoise_fn = DATA.denoise_fn(schedule=schedule)
         for count in counts:
             falling = grids.logsnr_uniform(
-                count, schedule, logsnr_min=-5.0, logsnr_max=5.0
+                count, schedule=schedule, logsnr_min=-5.0, logsnr_max=5.0
             )
             rising = falling[::-1]
             noise = samplers.invert(denoise_fn, Z, rising, **settings).x
@@ -78,7 +78,7 @@ def test_inversion_refuses():
 def test_inversion_takes_a_list_and_a_traced_sampler():
     schedule, times = SCHEDULES["flow"], [0.1, 0.5, 0.9]
     invert = lambda r, times: samplers.invert(
-        DATA.denoise_fn(schedule),
+        DATA.denoise_fn(schedule=schedule),
         Z.astype(np.float32),
         times,
         sampler=samplers.DPMSolver2S(r=r),
@@ -109,7 +109,10 @@ def test_the_adaptive_solver_puts_known_data_in():
     """Bit for bit at the data, and not where z has noise."""
     schedule, known = SCHEDULES["flow"], np.float32([0.37, 0.0])
     denoise_fn = guidance.inpaint(
-        DATA.denoise_fn(schedule), known, np.array([True, False]), schedule=schedule
+        DATA.denoise_fn(schedule=schedule),
+        known,
+        np.array([True, False]),
+        schedule=schedule,
     )
     z = Z.astype(np.float32)
     end = jax.jit(lambda t1: samplers.solve(denoise_fn, z, 1.0, t1, schedule=schedule))
@@ -129,7 +132,7 @@ def test_adaptive_solution_is_the_exact_flow(name, t0, t1):
     schedule = SCHEDULES[name]
     with jax.enable_x64(True):
         found = samplers.solve(
-            DATA.denoise_fn(schedule),
+            DATA.denoise_fn(schedule=schedule),
             Z,
             t0,
             t1,

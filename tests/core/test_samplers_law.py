@@ -45,12 +45,17 @@ def law(sampler, schedule, times):
     """Variance at the end of `times` on N(0, VARIANCE), from the prior."""
     data = analytic.gaussian(np.zeros(()), VARIANCE)
     with jax.enable_x64(True):
-        rows = samplers.plan(sampler, times, schedule)
+        rows = samplers.plan(sampler, times, schedule=schedule)
 
         def end(z, noise):
             source = random.Recorded(noise)
             return samplers.run(
-                None, data.denoise_fn(schedule), z, rows, sampler=sampler, noise=source
+                None,
+                data.denoise_fn(schedule=schedule),
+                z,
+                rows,
+                sampler=sampler,
+                noise=source,
             ).x
 
         noise = jnp.zeros((len(times) - 1, sampler.num_noises))
@@ -73,7 +78,9 @@ def test_law_converges_to_that_of_the_data(name):
     schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
     counts, errors = (96, 192, 384), []
     for count in counts:
-        times = grids.logsnr_uniform(count, schedule, logsnr_min=-14.0, logsnr_max=4.0)
+        times = grids.logsnr_uniform(
+            count, schedule=schedule, logsnr_min=-14.0, logsnr_max=4.0
+        )
         alpha, sigma = levels(schedule, times[-1])
         exact = alpha**2 * VARIANCE + sigma**2
         errors.append(abs(law(entry.sampler, schedule, times) - exact))
@@ -87,7 +94,7 @@ def test_monte_carlo_law_of_the_churn_family():
     prior_key, run_key = random.split(keys)
     x = samplers.sample(
         run_key,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         samplers.prior(prior_key, (size, 1), schedule=schedule),
         times,
         sampler=samplers.ddpm(),

@@ -84,7 +84,7 @@ def test_coefficients_are_the_sampler(name, kind):
             None,
             denoise_fn,
             np.float64(z),
-            samplers.plan(sampler, times, schedule),
+            samplers.plan(sampler, times, schedule=schedule),
             sampler=sampler,
             noise=random.Recorded(noise),
         ).x

@@ -26,9 +26,9 @@ def draw(sampler, schedule, times, seed=0):
         return np.asarray(
             samplers.run(
                 None,
-                MIXTURE.denoise_fn(schedule),
+                MIXTURE.denoise_fn(schedule=schedule),
                 np.linspace(-2.0, 2.0, 7),
-                samplers.plan(sampler, times, schedule),
+                samplers.plan(sampler, times, schedule=schedule),
                 sampler=sampler,
                 noise=random.Recorded(noise),
                 trajectory=True,
@@ -43,7 +43,7 @@ def test_noise_for_another_number_of_steps_is_refused(there):
     run = lambda sampler, source: jax.eval_shape(
         lambda source: samplers.sample(
             jax.random.key(0),
-            MIXTURE.denoise_fn(schedule),
+            MIXTURE.denoise_fn(schedule=schedule),
             z,
             grids.uniform(6),
             sampler=sampler,
@@ -132,7 +132,7 @@ def test_the_ddim_paper_on_alpha_1_is_the_ancestral_sampler():
     schedule, eta = schedules.VE(0.02, 50.0), 0.6
     times = grids.uniform(5)
     with jax.enable_x64(True):
-        rows = samplers.plan(samplers.DDIMEta(eta), times, schedule)
+        rows = samplers.plan(samplers.DDIMEta(eta), times, schedule=schedule)
         sigma = np.asarray(schedule.sigma(times))
     up = eta * np.sqrt(sigma[1:] ** 2 * (1 - (sigma[1:] / sigma[:-1]) ** 2))
     np.testing.assert_allclose(rows["noise"], up, rtol=1e-12)
@@ -142,8 +142,8 @@ def test_the_ddim_paper_on_alpha_1_is_the_ancestral_sampler():
 def test_the_two_variances_of_ddpm():
     """Same mean; the forward step has (sigma_t / sigma_s)^2 times the variance."""
     times, schedule = grids.uniform(5), SCHEDULES["cosine"]
-    small = samplers.plan(samplers.ddpm(), times, schedule)
-    large = samplers.plan(samplers.ddpm("forward"), times, schedule)
+    small = samplers.plan(samplers.ddpm(), times, schedule=schedule)
+    large = samplers.plan(samplers.ddpm("forward"), times, schedule=schedule)
     sigma = levels(schedule, times)[1]
     np.testing.assert_allclose(large["eps"], small["eps"], rtol=1e-13)
     np.testing.assert_allclose(
@@ -160,8 +160,8 @@ def test_euler_maruyama_is_ddpm_to_second_order(schedule):
     for length in (1e-3, 5e-4):
         times = np.array([0.6, 0.6 - length])
         (alpha, _), (sigma, _) = levels(schedule, times)
-        euler = samplers.plan(samplers.EulerMaruyama(), times, schedule)
-        ddpm = samplers.plan(samplers.ddpm(), times, schedule)
+        euler = samplers.plan(samplers.EulerMaruyama(), times, schedule=schedule)
+        ddpm = samplers.plan(samplers.ddpm(), times, schedule=schedule)
         gaps.append(
             [
                 alpha * euler["z"] + euler["x"] - ddpm["x"],
@@ -182,7 +182,7 @@ def test_dpm_solver_2m_is_the_limit_without_noise():
     z = found[0]
     with jax.enable_x64(True):
         for i in range(6):
-            x = np.asarray(MIXTURE.denoise_fn(schedule)(z, times[i]).x)
+            x = np.asarray(MIXTURE.denoise_fn(schedule=schedule)(z, times[i]).x)
             h = half[i + 1] - half[i]
             ahead = x
             if i:
@@ -195,7 +195,7 @@ def test_dpm_solver_2m_is_the_limit_without_noise():
 def test_the_corrected_third_order_is_exact_where_the_published_is_not():
     """For x_hat a square of half log-SNR: its integral is known."""
     schedule, eta = SCHEDULES["flow"], 0.5
-    times = grids.logsnr_uniform(5, schedule, logsnr_min=-2.0, logsnr_max=3.0)
+    times = grids.logsnr_uniform(5, schedule=schedule, logsnr_min=-2.0, logsnr_max=3.0)
     half = np.linspace(-1.0, 1.5, 6)
     alpha = levels(schedule, times)[0]
     growth, h = 1 + eta, 0.5
@@ -203,7 +203,7 @@ def test_the_corrected_third_order_is_exact_where_the_published_is_not():
     anti = lambda u: u**2 - 2 * u / growth + 2 / growth**2
     for third, exact in (("corrected", True), ("reference", False)):
         rows = samplers.plan(
-            samplers.SDEDPMSolver(3, eta, third=third), times, schedule
+            samplers.SDEDPMSolver(3, eta, third=third), times, schedule=schedule
         )
         i = 3
         past = half[[i, i - 1, i - 2]] ** 2
@@ -215,7 +215,7 @@ def test_the_corrected_third_order_is_exact_where_the_published_is_not():
 
 def test_levels_are_raised_to_the_end_of_the_schedule_at_most():
     schedule, times = SCHEDULES["truncated"], np.array([1.0, 0.9999, 0.5, 0.1])
-    rows = samplers.plan(samplers.EDM(30.0, s_tmax=1e9), times, schedule)
+    rows = samplers.plan(samplers.EDM(30.0, s_tmax=1e9), times, schedule=schedule)
     t = rows["euler"]["t"]
     assert t[0] == 1 and rows["raise_noise"][0] == 0
     assert t[1] == 1 and rows["raise_noise"][1] > 0
@@ -223,7 +223,7 @@ def test_levels_are_raised_to_the_end_of_the_schedule_at_most():
     with jax.enable_x64(True):
         change = schedule.logsnr(t[2]) - schedule.logsnr(times[2])
     np.testing.assert_allclose(change, -np.log(2), rtol=1e-10)  # gamma: sqrt(2) - 1
-    below = samplers.plan(samplers.EDM(30.0, s_tmax=0.01), times, schedule)
+    below = samplers.plan(samplers.EDM(30.0, s_tmax=0.01), times, schedule=schedule)
     np.testing.assert_array_equal(below["euler"]["t"], times[:-1])
 
 
@@ -264,7 +264,7 @@ def test_monte_carlo_law_on_a_mixture(name):
     sampler = FAMILIES[name]
     result = samplers.sample(
         run_key,
-        MIXTURE.denoise_fn(schedule),
+        MIXTURE.denoise_fn(schedule=schedule),
         samplers.prior(prior_key, (size,), schedule=schedule),
         grids.uniform(200),
         sampler=sampler,
@@ -287,7 +287,7 @@ def test_samples_of_many_steps_are_paired_by_brownian_noise():
         times = grids.uniform(count)
         return samplers.sample(
             run_key,
-            data.denoise_fn(schedule),
+            data.denoise_fn(schedule=schedule),
             z,
             times,
             sampler=sampler,
@@ -319,14 +319,14 @@ def test_the_first_sde_step_where_the_drift_is_infinite(on, of):
     schedule, times = STEEP[on], grids.uniform(6)
     _, sigma = levels(schedule, times)
     for diffusion_fn in DIFFUSIONS:
-        rows = samplers.plan(of(diffusion_fn), times, schedule)
+        rows = samplers.plan(of(diffusion_fn), times, schedule=schedule)
         noise = rows.get("noise", rows.get("noise_after"))[0]
         assert rows["z"][0] == 0 and noise <= sigma[1]
         np.testing.assert_allclose(rows["eps"][0] ** 2 + noise**2, sigma[1] ** 2)
-        later = samplers.plan(of(diffusion_fn), times[1:], schedule)
+        later = samplers.plan(of(diffusion_fn), times[1:], schedule=schedule)
         rest = jax.tree.map(lambda column: column[1:], rows)
         jax.tree.map(np.testing.assert_array_equal, rest, later)
-    silent = samplers.plan(of(diffusions.Constant(0.0)), times, schedule)
+    silent = samplers.plan(of(diffusions.Constant(0.0)), times, schedule=schedule)
     np.testing.assert_allclose(silent["eps"][0], sigma[1], rtol=1e-14)
 
 
@@ -336,7 +336,9 @@ def test_euler_maruyama_from_an_infinite_drift_has_the_law_of_the_data(diffusion
     schedule, errors = STEEP["sigmoid"], []
     for count in (50, 200):
         times = grids.uniform(count)
-        rows = samplers.plan(samplers.EulerMaruyama(diffusion_fn), times, schedule)
+        rows = samplers.plan(
+            samplers.EulerMaruyama(diffusion_fn), times, schedule=schedule
+        )
         alpha, sigma = levels(schedule, times)
         total = alpha**2 / 4 + sigma**2
         found = sigma[0] ** 2

@@ -1,12 +1,14 @@
 """What holds for every schedule of `tests/helpers/all_schedules.py`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusionflow
 from diffusionflow import schedules
 from tests.helpers import oracles
 from tests.helpers.all_schedules import SCHEDULES
@@ -19,7 +21,7 @@ TIMES = np.sort(
 ENDS = [0, 1, -2, -1]
 MIDDLE = slice(2, -2)
 METHODS = ("alpha", "sigma", "logsnr")
-FUNCTIONS = ("f", "g2", "dlogsnr_dt")
+RATES = ("f", "g2", "dlogsnr_dt")
 # exact derivatives that are infinite: (end, of alpha or sigma)
 INFINITE = {
     "vp_lin": {(0, "sigma")},
@@ -37,12 +39,11 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 @jax.jit
 def columns(schedule, t):
     """Everything there is to know at times `t`, as a dict."""
-    dalpha, dsigma = schedules.derivatives(schedule, t)
-    dalpha2, dsigma2 = schedules.square_derivatives(schedule, t)
+    dalpha, dsigma = schedule.derivatives(t)
+    dalpha2, dsigma2 = schedule.square_derivatives(t)
     inverse_slope = jax.vmap(jax.grad(schedule.inverse_logsnr))(schedule.logsnr(t))
     return dict(
-        {name: getattr(schedule, name)(t) for name in METHODS},
-        **{name: getattr(schedules, name)(schedule, t) for name in FUNCTIONS},
+        {name: getattr(schedule, name)(t) for name in METHODS + RATES},
         dalpha=dalpha,
         dsigma=dsigma,
         dalpha2=dalpha2,
@@ -60,21 +61,27 @@ def table(name, dtype):
         return {key: np.asarray(value) for key, value in values.items()}
 
 
-class Bare:
+@diffusionflow.register
+class Bare(schedules.Schedule):
     """A schedule without closed forms."""
 
-    def __init__(self, base):
-        self.alpha, self.sigma = base.alpha, base.sigma
+    base: Any
+
+    def alpha(self, t):
+        return self.base.alpha(t)
+
+    def sigma(self, t):
+        return self.base.sigma(t)
 
 
 @jax.jit
 def derived(schedule, t):
     """The derivatives by forward mode alone."""
     bare = Bare(schedule)
-    dalpha, dsigma = schedules.derivatives(bare, t)
+    dalpha, dsigma = bare.derivatives(t)
     slope = jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
-    values = {key: getattr(schedules, key)(bare, t) for key in FUNCTIONS}
-    dalpha2, dsigma2 = schedules.square_derivatives(bare, t)
+    values = {key: getattr(bare, key)(t) for key in RATES}
+    dalpha2, dsigma2 = bare.square_derivatives(t)
     squares = dict(dalpha2=dalpha2, dsigma2=dsigma2)
     return values | dict(dalpha=dalpha, dsigma=dsigma, slope=slope) | squares
 
@@ -93,7 +100,7 @@ def test_values_against_20_digits(name):
     place = np.searchsorted(TIMES, rows["t"])
     np.testing.assert_array_equal(TIMES[place], rows["t"])
     at_rows = {key: value[place] for key, value in values.items()}
-    close(at_rows, rows, 1e-12, 1e-13, METHODS + FUNCTIONS)
+    close(at_rows, rows, 1e-12, 1e-13, METHODS + RATES)
     with jax.enable_x64(True):
         inverse = jax.jit(SCHEDULES[name].inverse_logsnr)(rows["logsnr"])
     np.testing.assert_allclose(inverse, rows["t"], rtol=1e-12)
@@ -212,7 +219,7 @@ def test_gradients_in_the_fields_equal_differences(name):
 
         def total(factor):
             changed = scaled_leaves(jax.tree.map(wide, SCHEDULES[name]), factor)
-            dalpha, dsigma = schedules.derivatives(changed, t)
+            dalpha, dsigma = changed.derivatives(t)
             values = (changed.alpha(t), changed.sigma(t), changed.logsnr(t))
             values += (dalpha, dsigma, changed.inverse_logsnr(logsnr))
             return jnp.stack([jnp.sum(value) for value in values])
@@ -296,7 +303,7 @@ def test_exact_ends():
         (SCHEDULES["edm_rho"], [-2 * np.log(0.002), -2 * np.log(80)]),
     ):
         np.testing.assert_allclose(schedule.logsnr(times), ends, rtol=1e-6)
-    assert schedules.FlowMatching(0.1).sigma(0.0) == np.float32(0.1)
+    assert schedules.FlowMatching(0.1).sigma(0.0) == 0.1
     assert schedules.FlowMatching(0.1).sigma(1.0) == 1
 
 
@@ -416,8 +423,8 @@ def test_the_noise_level_and_the_spread_of_z(name):
     t = np.array(INSIDE)
     with jax.enable_x64(True):
         alpha, sigma = (np.asarray(of(t)) for of in levels_of(SCHEDULES[name]))
-        level = schedules.noise_level(SCHEDULES[name], t)
-        spread = schedules.z_std(SCHEDULES[name], t, 0.5)
+        level = SCHEDULES[name].noise_level(t)
+        spread = SCHEDULES[name].z_std(t, 0.5)
     np.testing.assert_allclose(level, 1 / (1 + alpha / sigma), rtol=1e-12)
     np.testing.assert_allclose(spread**2, alpha**2 / 4 + sigma**2, rtol=1e-12)
 

@@ -39,7 +39,7 @@ def test_between_the_nodes_alpha2_is_linear_and_the_logsnr_falls():
     with jax.enable_x64(True):
         squares = schedule.alpha(t) ** 2
         np.testing.assert_allclose(squares, [0.95, 0.65, 0.25], rtol=1e-14)
-        slope = 2 * schedule.sigma(t) * schedules.derivatives(schedule, t)[1]
+        slope = 2 * schedule.sigma(t) * schedule.derivatives(t)[1]
         np.testing.assert_allclose(slope, [0.3, 1.5, 0.9], rtol=1e-13)
         fine = np.asarray(schedule.logsnr(np.linspace(0, 1, 1001)))
     assert np.all(np.diff(fine) < 0) and fine[0] == np.inf and np.isfinite(fine[-1])

@@ -5,117 +5,13 @@ import pytest
 from scipy import stats
 
 from diffusionflow import random, schedules, times
+from tests.helpers.all_densities import CASES, CUT, FLOW, LEARNED, beta_time
 from tests.helpers.all_schedules import SCHEDULES
-
-FLOW = schedules.FlowMatching()
-CUT = schedules.Cosine(logsnr_min=-5.0, logsnr_max=7.0)
-LEARNED = times.Moments(
-    count=np.array([3.0, 0.0, 5.0, 2.0], np.float32),
-    square=np.array([12.0, 0.0, 1.0, 5.0], np.float32),
-)
-# name: (density, schedule, exact cdf or None)
-normal = stats.norm(-1.2, 1.2)
-CASES = {
-    "uniform": (times.Uniform(), FLOW, lambda t: t),
-    "uniform part": (
-        times.Uniform(0.2, 0.7),
-        FLOW,
-        lambda t: np.clip((t - 0.2) / 0.5, 0, 1),
-    ),
-    "logit-normal": (
-        times.LogitNormal(-0.4, 1.1),
-        FLOW,
-        lambda t: stats.norm(-0.4, 1.1).cdf(np.log(t / (1 - t))),
-    ),
-    "mode": (times.Mode(1.29), FLOW, None),
-    "mode at its ends": (times.Mode(-0.9), FLOW, None),
-    "cosmap": (
-        times.CosMap(),
-        FLOW,
-        lambda t: 2 / np.pi * np.arctan(t / (1 - t)),
-    ),
-    "sigma on flow matching": (
-        times.LogNormalSigma(),
-        FLOW,
-        lambda t: normal.cdf(np.log(t / (1 - t))),
-    ),
-    "sigma on a finite schedule": (
-        times.LogNormalSigma(),
-        CUT,
-        lambda t: (
-            (normal.cdf(log_ratio(t)) - normal.cdf(-3.5))
-            / (normal.cdf(2.5) - normal.cdf(-3.5))
-        ),
-    ),
-    "uniform log-SNR": (
-        times.UniformLogSNR(-4.0, 3.0),
-        schedules.LinearBeta(),
-        lambda t: np.clip((3 + np.log(np.expm1(0.1 * t + 9.95 * t**2))) / 7, 0, 1),
-    ),
-    "uniform on cosine": (
-        times.UniformOn(schedules.Cosine()),
-        FLOW,
-        lambda t: 2 / np.pi * np.arctan(t / (1 - t)),
-    ),
-    "uniform on flow, finite": (
-        times.UniformOn(FLOW),
-        CUT,
-        lambda t: (
-            (sigmoid(log_ratio(t)) - sigmoid(-3.5)) / (sigmoid(2.5) - sigmoid(-3.5))
-        ),
-    ),
-    "uniform on beta, finite": (  # which does not reach all of flow matching
-        times.UniformOn(schedules.LinearBeta()),
-        FLOW,
-        lambda t: np.minimum(beta_time(np.log1p((t / (1 - t)) ** 2)), 1),
-    ),
-    "truncated": (
-        times.Truncated(times.CosMap(), 0.1, 0.6),
-        FLOW,
-        lambda t: np.clip(
-            (np.arctan(t / (1 - t)) - np.arctan(1 / 9))
-            / (np.arctan(1.5) - np.arctan(1 / 9)),
-            0,
-            1,
-        ),
-    ),
-    "truncated log-SNR": (
-        times.Truncated(times.Uniform(), logsnr_min=-2.0, logsnr_max=4.0),
-        FLOW,
-        lambda t: np.clip((t - sigmoid(-2)) / (sigmoid(1) - sigmoid(-2)), 0, 1),
-    ),
-    "adaptive, new": (times.Adaptive(times.LogitNormal()), FLOW, None),
-    "adaptive": (
-        times.Adaptive(times.Uniform(), -4.0, 4.0, 4, moments=LEARNED),
-        FLOW,
-        None,
-    ),
-    "adaptive, finite": (
-        times.Adaptive(times.Uniform(), -9.0, 9.0, 4, moments=LEARNED),
-        CUT,
-        None,
-    ),
-}
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def beta_time(integral):
-    """The time of `LinearBeta()` and `SubVP()` at which the rate has an integral."""
-    return 2 * integral / (0.1 + np.sqrt(0.01 + 2 * 19.9 * integral))
-
-
-def log_ratio(t):
-    """log(sigma / alpha) of `CUT`."""
-    first, last = np.arctan(np.exp(-3.5)), np.arctan(np.exp(2.5))
-    return np.log(np.tan(first + (last - first) * t))
 
 
 def jitted(density, method, schedule):
     """One compilation instead of one for each operation."""
-    return jax.jit(lambda value: getattr(density, method)(value, schedule))
+    return jax.jit(lambda value: getattr(density, method)(value, schedule=schedule))
 
 
 @pytest.mark.pinned
@@ -154,7 +50,9 @@ def test_density_integrates_to_one_and_samples_follow_it(name):
     law = lambda t: np.interp(t, edges, cdf)
     for stratified in (False, True):
         drawn = times.Stratified(density) if stratified else density
-        sample = jax.jit(lambda key, d=drawn: d.sample(key, (20_000,), schedule))
+        sample = jax.jit(
+            lambda key, d=drawn: d.sample(key, (20_000,), schedule=schedule)
+        )
         t = np.asarray(sample(jax.random.key(0)))
         assert t.dtype == np.float32 and t.min() > 0 and t.max() < 1
         distance, chance = stats.kstest(t, law)
@@ -178,11 +76,15 @@ def test_single_equals_batched_and_the_ends_are_finite(name):
 
 
 def test_density_is_zero_outside():
-    density = times.Uniform(0.2, 0.7).density(np.array([0.1, 0.2, 0.7, 0.8]), FLOW)
+    density = times.Uniform(0.2, 0.7).density(
+        np.array([0.1, 0.2, 0.7, 0.8]), schedule=FLOW
+    )
     np.testing.assert_allclose(density, [0, 2, 2, 0], rtol=1e-6)
-    ends = times.LogitNormal().density(np.array([0.0, 1.0]), FLOW)
+    ends = times.LogitNormal().density(np.array([0.0, 1.0]), schedule=FLOW)
     np.testing.assert_array_equal(ends, 0)
-    cut = times.Truncated(times.Uniform(), 0.5).density(np.array([0.4, 0.6]), FLOW)
+    cut = times.Truncated(times.Uniform(), 0.5).density(
+        np.array([0.4, 0.6]), schedule=FLOW
+    )
     np.testing.assert_allclose(cut, [0, 2])
 
 
@@ -209,10 +111,10 @@ def test_no_time_is_drawn_where_the_density_is_zero(name):
 )
 def test_a_density_without_levels_on_the_schedule_is_refused(density, schedule):
     for use in ("density", "quantile", "cdf"):
-        with pytest.raises(ValueError, match=r"a share of .*at least 0.001"):
-            getattr(density, use)(0.5, schedule)
-    with pytest.raises(ValueError, match="a share of"):
-        jax.jit(lambda u: density.quantile(u, schedule))(0.5)
+        with pytest.raises(ValueError, match=r"a fraction of .*at least 0.001"):
+            getattr(density, use)(0.5, schedule=schedule)
+    with pytest.raises(ValueError, match="a fraction of"):
+        jax.jit(lambda u: density.quantile(u, schedule=schedule))(0.5)
 
 
 @pytest.mark.parametrize("schedule", [FLOW, schedules.Cosine()])
@@ -228,16 +130,18 @@ def test_uniform_on_a_schedule_that_ends_before_the_other(schedule):
     integral = 2 * np.arcsinh(ratio / 2)  # B of sub-VP where sigma / alpha is `ratio`
     on_sub_vp = times.UniformOn(schedules.SubVP())
     np.testing.assert_allclose(
-        on_sub_vp.cdf(t, schedule), np.minimum(beta_time(integral), 1), rtol=1e-5
+        on_sub_vp.cdf(t, schedule=schedule),
+        np.minimum(beta_time(integral), 1),
+        rtol=1e-5,
     )
     falling = times.Truncated(times.UniformOn(schedules.LinearBeta(5.0, 1.0)), 0.1)
-    density = np.array(falling.density(t, schedule))
+    density = np.array(falling.density(t, schedule=schedule))
     assert density[0] == density[-1] == 0 and np.all(np.isfinite(density))
 
 
 def test_truncated_takes_a_level_that_a_falling_rate_does_not_reach():
     density = times.Truncated(times.Uniform(), logsnr_min=-10.0)
-    found = density.quantile(0.25, schedules.LinearBeta(5.0, 1.0))
+    found = density.quantile(0.25, schedule=schedules.LinearBeta(5.0, 1.0))
     np.testing.assert_allclose(found, 0.25)
 
 
@@ -247,9 +151,9 @@ def test_mode_is_the_published_map_read_backwards():
     u, scale = np.linspace(0, 1, 21), 1.29
     published = 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
     with jax.enable_x64(True):
-        t = times.Mode(scale).quantile(1 - u, FLOW)
+        t = times.Mode(scale).quantile(1 - u, schedule=FLOW)
         np.testing.assert_allclose(t, published, atol=1e-15)
-        value = lambda t, scale: times.Mode(scale).density(t, FLOW)
+        value = lambda t, scale: times.Mode(scale).density(t, schedule=FLOW)
         for argument in (0, 1):
             slope = jax.grad(value, argument)(0.3, 0.8)
             step = np.eye(2)[argument] * 1e-5
@@ -260,10 +164,12 @@ def test_mode_is_the_published_map_read_backwards():
 def test_uniform_log_snr_refuses_what_a_schedule_does_not_reach():
     density = times.UniformLogSNR(-12.0, 3.0)
     with pytest.raises(ValueError, match=r"\[-12, 3\].*LinearBeta.*\[-10.05, inf\]"):
-        density.sample(jax.random.key(0), (3,), schedules.LinearBeta())
-    with pytest.raises(ValueError, match=r"reaches \[-5, 7\] alone"):
-        density.density(0.5, CUT)
-    times.UniformLogSNR(-5.0, 7.0).density(0.5, CUT)  # its own range, to rounding
+        density.sample(jax.random.key(0), (3,), schedule=schedules.LinearBeta())
+    with pytest.raises(ValueError, match=r"reaches \[-5, 7\] only"):
+        density.density(0.5, schedule=CUT)
+    times.UniformLogSNR(-5.0, 7.0).density(
+        0.5, schedule=CUT
+    )  # its own range, to rounding
 
 
 def test_one_trace_for_changed_numbers():
@@ -272,39 +178,43 @@ def test_one_trace_for_changed_numbers():
     @jax.jit
     def draw(density, key):
         traces.append(None)
-        return density.sample(key, (4,), FLOW)
+        return density.sample(key, (4,), schedule=FLOW)
 
     for scale in (0.1, 0.2, 0.3):
-        moments = times.Moments(LEARNED.count * np.float32(scale), LEARNED.square)
+        moments = times.LossMoments(LEARNED.count * np.float32(scale), LEARNED.square)
         base = times.Truncated(times.Mode(scale), scale)
-        draw(times.Adaptive(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0))
+        draw(
+            times.AdaptiveTimes(base, -4.0, 4.0, 4, moments=moments), jax.random.key(0)
+        )
     assert len(traces) == 1
 
 
 def test_keys_per_example_fix_the_times():
     keys = random.example_keys(0, np.arange(8))
-    whole = times.LogitNormal().sample(keys, (8,), FLOW)
+    whole = times.LogitNormal().sample(keys, (8,), schedule=FLOW)
     np.testing.assert_array_equal(
-        times.LogitNormal().sample(keys[3:5], (2,), FLOW), whole[3:5]
+        times.LogitNormal().sample(keys[3:5], (2,), schedule=FLOW), whole[3:5]
     )
 
 
 def test_stratified_fills_every_stratum_once_and_each_time_is_uniform():
     stratified = times.Stratified(times.Uniform())
     for count in (1, 2, 3, 128):
-        t = np.sort(stratified.sample(jax.random.key(count), (count,), FLOW))
+        t = np.sort(stratified.sample(jax.random.key(count), (count,), schedule=FLOW))
         np.testing.assert_allclose(np.diff(t), 1 / count, atol=1e-6)
-    batches = jax.vmap(lambda key: stratified.sample(key, (3,), FLOW))
+    batches = jax.vmap(lambda key: stratified.sample(key, (3,), schedule=FLOW))
     t = np.asarray(batches(jax.random.split(jax.random.key(0), 4000)))
     for place in range(3):
         assert stats.kstest(t[:, place], "uniform").pvalue > 1e-3
     keys = random.example_keys(0, np.arange(6).reshape(2, 3))
-    assert stratified.sample(keys, (2, 3), FLOW).shape == (2, 3)
+    assert stratified.sample(keys, (2, 3), schedule=FLOW).shape == (2, 3)
 
 
 def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
     """For t^2 the mean over n moves by u / n with u uniform, to first order."""
-    draw = lambda key: times.Stratified(times.Uniform()).sample(key, (64,), FLOW) ** 2
+    draw = lambda key: (
+        times.Stratified(times.Uniform()).sample(key, (64,), schedule=FLOW) ** 2
+    )
     means = jax.vmap(lambda key: draw(key).mean())(
         jax.random.split(jax.random.key(0), 2000)
     )
@@ -323,12 +233,21 @@ def test_stratified_mean_has_the_variance_of_a_shifted_lattice():
         (lambda: times.UniformLogSNR(-1.0, np.inf), "logsnr_max=inf.*finite"),
         (lambda: times.Truncated(times.Uniform(), 0.5, 0.5), "t_max=0.5"),
         (lambda: times.Truncated(times.Stratified(times.Uniform())), "Stratified[(]T"),
-        (lambda: times.Truncated(times.Adaptive(times.Uniform())), "Adaptive[(]Trunc"),
-        (lambda: times.Adaptive(times.Stratified(times.Uniform())), "Stratified[(]A"),
-        (lambda: times.Adaptive(times.Uniform(), share=0.0), "share=0.0"),
-        (lambda: times.Adaptive(times.Uniform(), decay=1.0), "decay=1.0"),
-        (lambda: times.Adaptive(times.Uniform(), num_bins=0), "num_bins=0"),
-        (lambda: times.Adaptive(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),
+        (
+            lambda: times.Truncated(times.AdaptiveTimes(times.Uniform())),
+            "AdaptiveTimes[(]Trunc",
+        ),
+        (
+            lambda: times.AdaptiveTimes(times.Stratified(times.Uniform())),
+            "Stratified[(]A",
+        ),
+        (
+            lambda: times.AdaptiveTimes(times.Uniform(), base_fraction=0.0),
+            "base_fraction=0.0",
+        ),
+        (lambda: times.AdaptiveTimes(times.Uniform(), decay=1.0), "decay=1.0"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), num_bins=0), "num_bins=0"),
+        (lambda: times.AdaptiveTimes(times.Uniform(), 1.0, 0.0), "logsnr_min=1.0"),
     ],
 )
 def test_bad_values_are_refused(build, words):
@@ -345,17 +264,15 @@ def test_bad_values_are_refused(build, words):
         times.UniformLogSNR(-5.0, 5.0),
         times.UniformOn(schedules.Cosine()),
         times.Truncated(times.LogitNormal(), logsnr_min=-4.0),
-        times.Adaptive(times.Uniform(), moments=None),
+        times.AdaptiveTimes(times.Uniform(), moments=None),
     ],
     ids=lambda density: type(density).__name__,
 )
 def test_float32_times_stay_float32_under_x64(density, x64):
     """Drawn times, and what is asked at them, under strict promotion."""
     with jax.enable_x64(x64):
-        t = density.sample(jax.random.key(0), (4,), schedules.FlowMatching())
-        values = [
-            fn(t, schedules.FlowMatching()) for fn in (density.cdf, density.density)
-        ]
+        t = density.sample(jax.random.key(0), (4,), schedule=schedules.FlowMatching())
+        values = [fn(t, schedule=FLOW) for fn in (density.cdf, density.density)]
     assert all(value.dtype == np.float32 for value in (t, *values))
 
 
@@ -363,7 +280,7 @@ def test_float32_times_stay_float32_under_x64(density, x64):
     "density", [times.Uniform(), times.LogitNormal(), times.CosMap(), times.Mode()]
 )
 def test_no_times_are_outside(density):
-    found = density.cdf(np.array([-0.1, 0.0, 1.0, 1.1], np.float32), FLOW)
+    found = density.cdf(np.array([-0.1, 0.0, 1.0, 1.1], np.float32), schedule=FLOW)
     np.testing.assert_allclose(found, [0, 0, 1, 1], atol=1e-6)
 
 
@@ -400,12 +317,17 @@ def test_gradients_in_the_fields_of_a_schedule_equal_differences(name):
             grow = lambda leaf: leaf * factor if np.all(np.isfinite(leaf)) else leaf
             schedule = jax.tree.map(grow, base)
             on_it = times.UniformOn(schedule)
-            found = {"on it": (on_it.cdf(t, FLOW), on_it.quantile(u, other))}
+            found = {
+                "on it": (
+                    on_it.cdf(t, schedule=FLOW),
+                    on_it.quantile(u, schedule=other),
+                )
+            }
             for words, density in DENSITIES.items():
                 found[words] = (
-                    density.quantile(u, schedule),
-                    density.cdf(t, schedule),
-                    density.density(t, schedule),
+                    density.quantile(u, schedule=schedule),
+                    density.cdf(t, schedule=schedule),
+                    density.density(t, schedule=schedule),
                 )
             return found
 

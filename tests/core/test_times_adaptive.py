@@ -1,4 +1,4 @@
-"""`times.Adaptive`: unbiased, bounded, and of lower variance."""
+"""`times.AdaptiveTimes`: unbiased, bounded, and of lower variance."""
 
 import dataclasses
 
@@ -23,12 +23,12 @@ def exact_moments(adaptive, schedule=FLOW):
     """E[loss^2] in each bin, times of the base, by quadrature; 10 examples each."""
     middle = (np.arange(100_000) + 0.5) / 100_000
     with jax.enable_x64(True):
-        t = np.asarray(adaptive.base.quantile(middle, schedule))
+        t = np.asarray(adaptive.base.quantile(middle, schedule=schedule))
         place = np.asarray(adaptive._bin(schedule.logsnr(t)))
     count = np.bincount(place, minlength=adaptive.num_bins)
     square = np.bincount(place, loss_of(t) ** 2, minlength=adaptive.num_bins)
     mean = square / np.maximum(count, 1)
-    return times.Moments(
+    return times.LossMoments(
         np.where(count > 0, 10.0, 0), np.where(count > 0, 10 * mean, 0)
     )
 
@@ -57,7 +57,7 @@ def moments_of(proposal, objective):
     """Mean and second moment of importance times loss, by quadrature over u."""
     u, weights = quadrature(proposal)
     with jax.enable_x64(True):
-        t = np.asarray(jax.jit(lambda u: proposal.quantile(u, FLOW))(u))
+        t = np.asarray(jax.jit(lambda u: proposal.quantile(u, schedule=FLOW))(u))
         proposed = dataclasses.replace(objective, proposal=proposal)
         x = jnp.zeros((t.size, 1))
         importance = np.asarray(
@@ -76,13 +76,13 @@ def moments_of(proposal, objective):
     ids=["uniform", "another base", "logit-normal"],
 )
 def test_the_mean_is_that_of_the_objective_exactly(base, wanted):
-    adaptive = times.Adaptive(base, -6.0, 6.0, 12)
+    adaptive = times.AdaptiveTimes(base, -6.0, 6.0, 12)
     adaptive = dataclasses.replace(adaptive, moments=exact_moments(adaptive))
     objective = objectives.Objective(FLOW, "u", weightings.Mse("u"), wanted)
     mean, _, _ = moments_of(adaptive, objective)
     t, weights = panels(np.linspace(0, 1, 41))
     with jax.enable_x64(True):
-        density = np.asarray(wanted.density(t, FLOW))
+        density = np.asarray(wanted.density(t, schedule=FLOW))
     np.testing.assert_allclose(mean, (loss_of(t) * density) @ weights, rtol=1e-9)
 
 
@@ -92,7 +92,7 @@ def test_variance_falls_to_the_optimum_and_importance_is_bounded():
     mean, square = exact_means()
     plain, seen = square - mean**2, []
     for num_bins, share in ((1, 0.2), (10, 0.2), (40, 0.2), (400, 1e-4)):
-        adaptive = times.Adaptive(times.Uniform(), -10.0, 10.0, num_bins, share)
+        adaptive = times.AdaptiveTimes(times.Uniform(), -10.0, 10.0, num_bins, share)
         adaptive = dataclasses.replace(adaptive, moments=exact_moments(adaptive))
         found, second, importance = moments_of(adaptive, objective)
         np.testing.assert_allclose(found, mean, rtol=1e-9)
@@ -110,19 +110,19 @@ def test_it_learns_while_it_is_used(stratified):
     Examples differ at the same time too, by a factor with mean 1 and variance 1/3. That
     is what remains of the variance where uniform times are stratified, up to 1/n^2.
     """
-    adaptive = times.Adaptive(times.Uniform(), -6.0, 6.0, 12, decay=0.98)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -6.0, 6.0, 12, decay=0.98)
     density = times.Stratified(adaptive) if stratified else adaptive
 
     @jax.jit
     def step(moments, key):
         proposal = times.with_moments(density, moments)
         time_key, factor_key = jax.random.split(key)
-        t = proposal.sample(time_key, (256,), FLOW)
-        importance = 1 / proposal.density(t, FLOW)
+        t = proposal.sample(time_key, (256,), schedule=FLOW)
+        importance = 1 / proposal.density(t, schedule=FLOW)
         factor = jax.random.uniform(factor_key, t.shape, t.dtype, maxval=2.0)
         loss = factor * (0.05 + 5 * jnp.exp(-(((t - 0.25) / 0.08) ** 2)))
         terms = losses.Terms(importance * loss, t, FLOW.logsnr(t), loss, importance)
-        return times.adaptive_part(density).update(moments, terms, FLOW), terms
+        return times.adaptive_part(density).update(moments, terms, schedule=FLOW), terms
 
     moments, means = adaptive.init(), []
     for key in jax.random.split(jax.random.key(0), 400):
@@ -141,8 +141,10 @@ def test_it_learns_while_it_is_used(stratified):
 
 
 def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
-    adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4, share=0.5, decay=0.9)
-    before = times.Moments(
+    adaptive = times.AdaptiveTimes(
+        times.Uniform(), -2.0, 2.0, 4, base_fraction=0.5, decay=0.9
+    )
+    before = times.LossMoments(
         np.array([2.0, 0.0, 1.0, 4.0], np.float32),
         np.array([8.0, 0.0, 9.0, 4.0], np.float32),
     )
@@ -154,35 +156,39 @@ def test_an_update_is_a_decaying_sum_of_what_each_bin_saw():
     ratio = 0.5 + 0.5 * root / (base @ root)
     importance = 1 / ratio[[0, 0, 2, 2]].astype(np.float32)
     terms = losses.Terms(importance * loss, None, logsnr, None, importance)
-    after = adaptive.update(before, terms, FLOW)
+    after = adaptive.update(before, terms, schedule=FLOW)
     np.testing.assert_allclose(after.count, [0.9 * 2 + 2, 0, 0.9 + 2, 4], rtol=1e-6)
     np.testing.assert_allclose(
         after.square, [0.9 * 8 + 1 + 4, 0, 0.9 * 9 + 9 + 16, 4], rtol=1e-5
     )
     learned = dataclasses.replace(adaptive, moments=before)
     t = np.array([0.1, 0.45, 0.55, 0.9], np.float32)
-    np.testing.assert_allclose(learned.density(t, FLOW), ratio, rtol=1e-5)
+    np.testing.assert_allclose(learned.density(t, schedule=FLOW), ratio, rtol=1e-5)
 
 
 def test_before_anything_is_learned_it_is_the_base():
     base = times.LogitNormal()
     t = np.array([0.0, 0.2, 0.9, 1.0], np.float32)
-    new = times.Adaptive(base)
-    zero_loss = times.Moments(np.full(20, 3, np.float32), np.zeros(20, np.float32))
+    new = times.AdaptiveTimes(base)
+    zero_loss = times.LossMoments(np.full(20, 3, np.float32), np.zeros(20, np.float32))
     for moments in (None, new.init(), zero_loss):
         adaptive = dataclasses.replace(new, moments=moments)
         np.testing.assert_allclose(
-            adaptive.density(t, FLOW), base.density(t, FLOW), rtol=1e-6
+            adaptive.density(t, schedule=FLOW),
+            base.density(t, schedule=FLOW),
+            rtol=1e-6,
         )
         key = jax.random.key(0)
         np.testing.assert_allclose(
-            adaptive.sample(key, (64,), FLOW), base.sample(key, (64,), FLOW), rtol=1e-4
+            adaptive.sample(key, (64,), schedule=FLOW),
+            base.sample(key, (64,), schedule=FLOW),
+            rtol=1e-4,
         )
 
 
 def test_it_works_in_place_of_a_proposal():
     """In `objective_terms`, its moments data under `jit`."""
-    adaptive = times.Adaptive(times.Uniform(), -6.0, 6.0, 12)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -6.0, 6.0, 12)
     x = np.ones((64, 3), np.float32)
     traces = []
 
@@ -202,7 +208,7 @@ def test_it_works_in_place_of_a_proposal():
 
 
 def test_the_adaptive_part_is_found_wherever_it_is():
-    adaptive = times.Adaptive(times.Truncated(times.Uniform(), 0.1, 0.9))
+    adaptive = times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.1, 0.9))
     nested = times.Stratified(adaptive)
     assert times.adaptive_part(nested) is adaptive
     assert times.adaptive_part(times.Stratified(times.Uniform())) is None
@@ -215,10 +221,10 @@ def test_the_adaptive_part_is_found_wherever_it_is():
 
 @pytest.mark.parametrize("bad", [1e20, np.inf, np.nan])
 def test_one_loss_that_is_not_finite_leaves_the_moments(bad):
-    adaptive = times.Adaptive(times.Uniform(), -2.0, 2.0, 4)
+    adaptive = times.AdaptiveTimes(times.Uniform(), -2.0, 2.0, 4)
     logsnr = np.array([1.5, -0.5, -0.5], np.float32)
     update = lambda loss, logsnr: adaptive.update(
-        adaptive.init(), losses.Terms(loss, None, logsnr, None, None), FLOW
+        adaptive.init(), losses.Terms(loss, None, logsnr, None, None), schedule=FLOW
     )
     found = update(np.array([1.0, bad, 3.0], np.float32), logsnr)
     expected = update(np.array([1.0, 3.0], np.float32), logsnr[[0, 2]])

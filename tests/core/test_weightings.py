@@ -4,45 +4,12 @@ import numpy as np
 import pytest
 
 from diffusionflow import losses, objectives, predictions, schedules, times, weightings
-from diffusionflow.losses import ends
 from tests.helpers import oracles
 from tests.helpers.all_schedules import SCHEDULES
+from tests.helpers.all_weightings import ALL, FREE, ON_EPS, UNIFORM, sigmoid
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
-UNIFORM = times.Uniform()
 L = np.linspace(-6.0, 6.0, 25)  # log-SNRs
-sigmoid = lambda x: 1 / (1 + np.exp(-x))
-
-# factor on the eps error that the sources' formulas give, times p(logsnr) or free of it
-ON_EPS = {
-    "eps": (weightings.Mse("eps"), np.ones_like),
-    "x": (weightings.Mse("x"), lambda lam: np.exp(-lam)),
-    "edm": (weightings.EDM(0.5), lambda lam: 1 + np.exp(-lam) / 0.25),
-    "edm as F": (
-        weightings.Mse(predictions.edm_f(0.5)),
-        lambda lam: 1 + np.exp(-lam) / 0.25,
-    ),
-    "p2": (weightings.P2(2.0, 0.5), lambda lam: (2 + np.exp(lam)) ** -0.5),
-    "min-snr": (weightings.MinSNR(5.0), lambda lam: np.minimum(1, 5 * np.exp(-lam))),
-    "soft": (weightings.SoftMinSNR(4.0), lambda lam: sigmoid(np.log(4) - lam)),
-    "truncated": (weightings.TruncatedSNR(), lambda lam: np.maximum(1, np.exp(-lam))),
-    "user's factor": (
-        weightings.Factor(lambda logsnr: jax.nn.sigmoid(1 - logsnr), "x"),
-        lambda lam: sigmoid(1 - lam) * np.exp(-lam),
-    ),
-}
-FREE = {
-    "elbo": (weightings.ELBO(), np.ones_like),
-    "likelihood": (weightings.Likelihood(), np.ones_like),
-    "sigmoid": (weightings.Sigmoid(-1.5), lambda lam: sigmoid(-1.5 - lam)),
-    "user's": (
-        weightings.LogSNR(lambda logsnr: jnp.exp(-((logsnr / 3) ** 2))),
-        lambda lam: np.exp(-((lam / 3) ** 2)),
-    ),
-}
-ALL = {name: weighting for name, (weighting, _) in (ON_EPS | FREE).items()}
-ALL["monotone"] = weightings.Monotone(weightings.Mse("eps"), UNIFORM)
-ALL["monotone x"] = weightings.Monotone(weightings.Mse("x"), UNIFORM)
 ENDS = np.array([0.0, 1e-7, 1 - 1e-7, 1.0], np.float32)
 
 
@@ -52,10 +19,10 @@ def weights_on_eps(some, schedule, logsnr):
     def all_of_them(logsnr):
         t = schedule.inverse_logsnr(logsnr)
         weights = [
-            weightings.weight_on_eps(weighting, UNIFORM, t, schedule)
+            weightings.weight_on_eps(weighting, UNIFORM, t, schedule=schedule)
             for weighting in some
         ]
-        return weights, 1 / jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        return weights, 1 / jnp.abs(schedule.dlogsnr_dt(t))
 
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(all_of_them)(logsnr))
@@ -105,12 +72,12 @@ def test_the_factor_multiplies_the_error_of_the_kind_that_is_named():
     """As printed by the sources, on a variance-preserving schedule."""
     with jax.enable_x64(True):
         t = COSINE.inverse_logsnr(L)
-        slope = -np.asarray(schedules.dlogsnr_dt(COSINE, t))
+        slope = -np.asarray(COSINE.dlogsnr_dt(t))
         snr = np.exp(L)
         mse = {
             name: np.asarray(
                 predictions.mse_ratio(weighting.kind, t, schedule=COSINE)
-                * weighting(t, COSINE)
+                * weighting(t, schedule=COSINE)
             )
             for name, weighting in ALL.items()
         }
@@ -168,7 +135,7 @@ def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
 
     def factors(t):
         return {
-            name: ALL[name](t, schedule)
+            name: ALL[name](t, schedule=schedule)
             * predictions.error_ratio(ALL[name].kind, kind, t, schedule=schedule)
             for name in ALL
         }
@@ -200,7 +167,7 @@ DIFFERENTIABLE = ("min-snr", "soft", "truncated", "p2", "sigmoid", "user's facto
 
 @pytest.mark.parametrize("name", [*DIFFERENTIABLE, "user's", "monotone", "monotone x"])
 def test_derivatives_at_the_ends_are_finite(name):
-    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, FLOW)))(ENDS)
+    slope = jax.vmap(jax.grad(lambda t: ALL[name](t, schedule=FLOW)))(ENDS)
     assert np.all(np.isfinite(slope))
 
 
@@ -210,14 +177,16 @@ def test_a_function_of_the_level_may_be_zero_or_one_at_infinity():
     t = np.array([0.0, 0.3, 1.0], np.float32)
     for schedule in (FLOW, COSINE):
         (ours, slope), (theirs, exact) = (
-            jax.vmap(jax.value_and_grad(weighting), (0, None))(t, schedule)
+            jax.vmap(
+                jax.value_and_grad(lambda t, w=weighting, s=schedule: w(t, schedule=s))
+            )(t)
             for weighting in (weightings.LogSNR(noisy), weightings.Sigmoid())
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(slope[1:], exact[1:], rtol=1e-5, atol=1e-7)
         assert np.isfinite(slope[0])  # there the value alone is the limit
     # sigma underflows long before the end of a Cauchy schedule
-    far = weightings.LogSNR(noisy)(ENDS, schedules.Cauchy())
+    far = weightings.LogSNR(noisy)(ENDS, schedule=schedules.Cauchy())
     np.testing.assert_array_equal(far, 0)
 
 
@@ -242,11 +211,11 @@ def test_at_alpha_0_with_an_infinite_slope_the_weight_is_its_limit(name):
     t = np.array([0.9995, 1.0], np.float32)
     for row, weighting in rows.items():
         for kind in ("v", "x"):
-            weight = ends.weight_on(weighting, predictions.Kind(kind), t, schedule)
+            weight = weightings.weight_on(weighting, kind, t, schedule=schedule)
             np.testing.assert_allclose(weight[1], -ROOTS[name], 2e-5, err_msg=row)
             np.testing.assert_allclose(weight[0], weight[1], 0.02, err_msg=row)
     bare = weightings.Mse("dz_dt")  # an error of x times (alpha')^2, not 0
-    weight = ends.weight_on(bare, predictions.Kind("v"), t, schedule)
+    weight = weightings.weight_on(bare, "v", t, schedule=schedule)
     assert weight[1] == np.inf
 
 
@@ -310,7 +279,7 @@ def test_monotone_with_truncated_times_is_finite_and_zero_outside():
     np.testing.assert_allclose(weight[3:5], peak, rtol=1e-5)
 
     elbo = lambda t: 2 * (1 - t) / (t * (t**2 + (1 - t) ** 2) ** 2)
-    both = jax.vmap(jax.value_and_grad(lambda t: weighting(t, FLOW)))
+    both = jax.vmap(jax.value_and_grad(lambda t: weighting(t, schedule=FLOW)))
     factor, slope = both(np.array([*ENDS, 0.1, 0.9, 0.55, 0.75], np.float32))
     np.testing.assert_array_equal(factor[:6], 0)
     np.testing.assert_array_equal(slope[:6], 0)
@@ -336,10 +305,11 @@ def test_monotone_with_truncated_times_is_finite_and_zero_outside():
 def test_monotone_is_finite_wherever_times_are(base, density):
     weighting = weightings.Monotone(base, density)
     t = np.array([*ENDS, 0.29, 0.31, 0.99], np.float32)
-    factor = jax.value_and_grad(lambda t: weighting(t, FLOW))
+    factor = jax.value_and_grad(lambda t: weighting(t, schedule=FLOW))
     value, slope = jax.jit(jax.vmap(factor))(t)
     assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
-    assert np.all((value > 0) == (density.density(t, FLOW) > 0))
+    exact = jax.jit(lambda t: density.density(t, schedule=FLOW))(t)  # it underflows
+    assert np.all((value > 0) == (exact > 0))
 
 
 def test_a_monotone_weight_is_unchanged():
@@ -359,12 +329,12 @@ def test_numbers_are_data_and_kinds_are_names():
     @jax.jit
     def factor(weighting, t):
         traces.append(None)
-        return weighting(t, COSINE)
+        return weighting(t, schedule=COSINE)
 
     values = [factor(weightings.MinSNR(gamma), np.float32(0.1)) for gamma in (1.0, 5.0)]
     np.testing.assert_allclose(values, [1, 5])
     assert len(traces) == 1
-    slope = jax.grad(lambda k: weightings.P2(k, 1.0)(0.5, COSINE))(1.0)
+    slope = jax.grad(lambda k: weightings.P2(k, 1.0)(0.5, schedule=COSINE))(1.0)
     np.testing.assert_allclose(slope, -0.25, rtol=1e-5)
 
 

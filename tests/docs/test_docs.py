@@ -15,11 +15,18 @@ import jax
 import pytest
 
 import diffusionflow
-from diffusionflow import likelihood, samplers, schedules
+from diffusionflow import likelihood, predictions, samplers, schedules
+from diffusionflow.networks.embedding import ConditionalNetwork
 from tests.helpers import not_shipped
 from tests.helpers.parametrize import check_all
 
-PROTOCOLS = (likelihood.Trace, samplers.Sampler, schedules.Schedule)
+PROTOCOLS = (
+    likelihood.Trace,
+    samplers.Sampler,
+    schedules.Schedule,
+    predictions.Denoiser,
+    ConditionalNetwork,
+)
 PROMISED = {name for protocol in PROTOCOLS for name in vars(protocol)}
 INHERITED = {"parent", "name"}  # fields of every Flax module
 
@@ -155,7 +162,13 @@ def test_the_reference_has_a_page_for_every_package(tmp_path):
     command = [sys.executable, "docs/reference.py", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": "."}
     subprocess.run(command, cwd=DOCS.parent, env=environment, check=True)
-    for name in (*diffusionflow.__all__, "networks"):
+    packages = [
+        name
+        for name in diffusionflow.__all__
+        if inspect.ismodule(getattr(diffusionflow, name))
+    ]
+    assert len(packages) > 15
+    for name in (*packages, "networks", "testing"):
         assert (tmp_path / "diffusionflow" / f"{name}.html").exists()
     page = (tmp_path / "diffusionflow" / "schedules.html").read_text()
     words = schedules.Schedule.alpha.__doc__.split("`")[0]

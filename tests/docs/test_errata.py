@@ -85,10 +85,10 @@ def test_the_loss_needs_minus_the_slope():
     at, x, eps = (part.ravel() for part in np.meshgrid(t, x, eps, indexing="ij"))
     both = (mass[:, None, None] * x_mass[:, None] * eps_mass).ravel()
     with jax.enable_x64(True):
-        exact = unit(0.0, 1.0).denoise_fn(schedule)
+        exact = unit(0.0, 1.0).denoise_fn(schedule=schedule)
         net = lambda z, t: exact(z, t).eps
         loss = losses.ddpm_loss(net, x[:, None], at, eps[:, None], schedule=schedule)
-        printed = np.sum(both * schedules.dlogsnr_dt(schedule, at) * loss)
+        printed = np.sum(both * schedule.dlogsnr_dt(at) * loss)
     np.testing.assert_allclose(-printed, np.log1p(np.exp(10)) - np.log1p(np.exp(-10)))
     assert printed == pytest.approx(-10)
 
@@ -125,7 +125,7 @@ def test_the_weights_of_ddim_are_nearly_equal_and_not_all():
 def test_u_is_the_velocity_of_flow_matching_alone():
     t = np.float32(0.4)
     for schedule, expected in ((FLOW, -1.8), (COSINE, -2.0442)):
-        slopes = schedules.derivatives(schedule, t)
+        slopes = schedule.derivatives(t)
         found = slopes[0] * X + slopes[1] * EPS
         assert float(found) == pytest.approx(expected, abs=5e-5)
     u = predictions.from_denoised(
@@ -149,13 +149,13 @@ def test_the_generative_sde_runs_backwards(eta):
     """With dt > 0 the variance would grow too fast by 2 eta^2 g^2."""
     variance, t = 0.25, 0.4
     with jax.enable_x64(True):
-        g2 = float(schedules.g2(COSINE, t))
-        slopes = schedules.derivatives(COSINE, t)
+        g2 = float(COSINE.g2(t))
+        slopes = COSINE.derivatives(t)
         alpha, sigma = COSINE.alpha(t), COSINE.sigma(t)
         total = alpha**2 * variance + sigma**2
         truth = 2 * (alpha * slopes[0] * variance + sigma * slopes[1])
         terms = processes.reverse(
-            unit(0.0, variance).denoise_fn(COSINE),
+            unit(0.0, variance).denoise_fn(schedule=COSINE),
             jnp.ones((1, 1)),
             t,
             schedule=COSINE,
@@ -164,15 +164,15 @@ def test_the_generative_sde_runs_backwards(eta):
         rate = terms.drift[0, 0]  # the drift is linear in z
         forward = 2 * rate * total + terms.diffusion**2
         backward = 2 * rate * total - terms.diffusion**2
-    np.testing.assert_allclose(forward - truth, 2 * eta**2 * g2, rtol=1e-12)
-    np.testing.assert_allclose(backward, truth, rtol=1e-12)
+        np.testing.assert_allclose(forward - truth, 2 * eta**2 * g2, rtol=1e-12)
+        np.testing.assert_allclose(backward, truth, rtol=1e-12)
 
 
 def test_fixedlarge_is_not_ddim_and_renoising():
     """From log-SNR 1/2 to 1: the variance of the noise is 1.404 times as large."""
     times = np.asarray(COSINE.inverse_logsnr(np.array([0.5, 1.0])))
     noise = [
-        samplers.plan(samplers.ddpm(variance), times, COSINE)["noise"]
+        samplers.plan(samplers.ddpm(variance), times, schedule=COSINE)["noise"]
         for variance in ("posterior", "forward")
     ]
     np.testing.assert_allclose((noise[1] / noise[0]) ** 2, 1.404, atol=5e-4)
@@ -182,12 +182,12 @@ def test_a_reversed_ddim_step_is_a_diffusion_step_to_first_order():
     """N(0, 1/4) at log-SNR 0, variance preserving: the gap falls with the square."""
     variance, gaps = 0.25, []
     with jax.enable_x64(True):
-        exact = unit(0.0, variance).denoise_fn(COSINE)
+        exact = unit(0.0, variance).denoise_fn(schedule=COSINE)
         t = COSINE.inverse_logsnr(jnp.zeros(()))
         law = lambda t: COSINE.alpha(t) ** 2 * variance + COSINE.sigma(t) ** 2
         for step in (0.2, 0.1, 0.05):
             s, far = (COSINE.inverse_logsnr(jnp.asarray(by)) for by in (step, -step))
-            row = samplers.plan(samplers.ddim(), np.array([t, s]), COSINE)
+            row = samplers.plan(samplers.ddim(), np.array([t, s]), schedule=COSINE)
             unit_z = exact(jnp.ones((1, 1)), t)
             ddim = row["x"][0] * unit_z.x[0, 0] + row["eps"][0] * unit_z.eps[0, 0]
             gaps.append(float(law(far) - (2 - ddim) ** 2 * law(t)))
@@ -214,7 +214,7 @@ def test_the_score_error_is_the_eps_error_over_the_variance():
         eps_error = losses.ddpm_loss(net, *arguments, schedule=COSINE)
         score_error = losses.dsm_loss(score, *arguments, schedule=COSINE)
         factor = COSINE.sigma(t) ** 2
-    np.testing.assert_allclose(factor * score_error, eps_error, rtol=1e-12)
+        np.testing.assert_allclose(factor * score_error, eps_error, rtol=1e-12)
     assert abs(float(eps_error[0] / score_error[0]) - 1) > 0.5
 
 
@@ -225,7 +225,7 @@ def test_the_conditional_velocity_depends_on_the_path():
     with jax.enable_x64(True):
         t = 1 - tau
         alpha, sigma = COSINE.alpha(t), COSINE.sigma(t)
-        slopes = schedules.derivatives(COSINE, t)
+        slopes = COSINE.derivatives(t)
         z = alpha * X + sigma * EPS
         own = -(slopes[0] * X + slopes[1] * EPS)
         closed = -slopes[0] * (X - alpha * z) / (1 - alpha**2)
@@ -238,7 +238,7 @@ def test_the_conditional_velocity_depends_on_the_path():
 def test_the_posterior_mean_takes_the_noise_that_is_in_z():
     """`(z - beta eps / sigma_t) / sqrt(1 - beta)` is the mean given z and x."""
     schedule, times = schedules.LinearBeta(), np.array([0.5, 0.499])
-    row = samplers.plan(samplers.ddpm(), times, schedule)
+    row = samplers.plan(samplers.ddpm(), times, schedule=schedule)
     with jax.enable_x64(True):
         (alpha, alpha_s), (sigma, _) = schedule.alpha(times), schedule.sigma(times)
         ratio = alpha / alpha_s
@@ -278,7 +278,7 @@ def test_the_two_flow_matching_losses_differ_by_half_pi():
     with jax.enable_x64(True):
         net = lambda z, t: 0.3 * z
         arguments = x[:, None], at, eps[:, None]
-        exact = unit(0.0, 1.0).denoise_fn(FLOW)
+        exact = unit(0.0, 1.0).denoise_fn(schedule=FLOW)
         gap = losses.cfm_loss(net, *arguments, schedule=FLOW) - losses.fm_loss(
             net, exact, *arguments, schedule=FLOW
         )

@@ -36,10 +36,10 @@ OBJECTIVE = dict(
         ),
         ("stratified(base=uniform)", build.TIMES, times.Stratified(times.Uniform())),
         (
-            "stratified(adaptive(logit_normal, num_bins=8, share=0.5))",
+            "stratified(adaptive(logit_normal, num_bins=8, base_fraction=0.5))",
             build.TIMES,
             times.Stratified(
-                times.Adaptive(times.LogitNormal(), num_bins=8, share=0.5)
+                times.AdaptiveTimes(times.LogitNormal(), num_bins=8, base_fraction=0.5)
             ),
         ),
         ("min_snr(gamma=4.0)", build.WEIGHTINGS, weightings.MinSNR(4.0)),
@@ -146,7 +146,10 @@ def test_a_name_of_another_registry_is_no_argument():
             r"objective.times: log-SNR in \[-20, 0\]: VE.* reaches",
         ),
         ({"times": "cosine"}, "objective.times: unknown name 'cosine'; did you mean"),
-        ({"proposal": "adaptive(uniform, share=2)"}, "proposal: adaptive: share=2"),
+        (
+            {"proposal": "adaptive(uniform, base_fraction=2)"},
+            "proposal: adaptive: base_fraction=2",
+        ),
         (
             {"proposal": "uniform(0.1)"},
             "proposal: proposal .* never draws t=",

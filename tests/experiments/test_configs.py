@@ -111,6 +111,30 @@ def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
     assert f"--workdir=runs/{name}" in module.__doc__
 
 
+@pytest.fixture
+def compiled():
+    """The names of the programs that are compiled from here on, in a list."""
+    found = []
+
+    def note(event, duration, **of):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(of.get("fun_name"))
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_judging_a_config_compiles_nothing(name, compiled):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    build.check(config)
+    assert compiled == []
+    jax.jit(jax.numpy.sin)(1.0)
+    assert len(compiled) == 1  # so they are counted
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     """32 directions or more, of 1 % of the largest, over 101 times."""

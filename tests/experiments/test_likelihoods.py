@@ -252,7 +252,7 @@ def test_the_range_is_that_of_settings_data_and_schedule():
     assert likelihoods.reach(plain, Settings(-2.0, 3.0)) == (-2.0, 3.0)
     low, high = likelihoods.reach(model_of("ve"), Settings(-20.0, 20.0))
     schedule = model_of("ve").objective.schedule
-    ends = [float(schedule.logsnr(jnp.float32(t))) for t in (1, 0)]
+    ends = [float(schedule.logsnr(t)) for t in (1.0, 0.0)]
     assert [low, high] == [max(-20.0, ends[0]), min(20.0, ends[1])]
     bytes_ = plain._replace(transform=DataTransform(levels=256))
     _, high = likelihoods.reach(bytes_, Settings())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import study as shipped
-from diffusionflow import losses, objectives, predictions, schedules
+from diffusionflow import losses, objectives, predictions
 from experiments import build, studying
 from experiments.errors import UsageError
 from experiments.model import Model
@@ -80,7 +80,7 @@ def expected_gradient(recipe, output=None):
     labels = jax.random.randint(label_key, shape[:1], 0, 2)
     schedule = objective.schedule
     t = schedule.inverse_logsnr(logsnr)
-    density = objective.times.density(t, schedule) / -schedules.dlogsnr_dt(schedule, t)
+    density = objective.times.density(t, schedule=schedule) / -schedule.dlogsnr_dt(t)
 
     def loss_fn(params):
         predict_fn = model.predict_fn(params, labels)

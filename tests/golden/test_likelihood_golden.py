@@ -43,13 +43,13 @@ def integrated(x, probes, data, schedule, t_data, t_noise):
 
     flow = likelihood.encode(
         None,
-        data.denoise_fn(schedule),
+        data.denoise_fn(schedule=schedule),
         x,
         schedule=schedule,
         trace=Noting(len(probes), values=probes),
         solver=likelihood.Fixed(400),
-        t_data=t_data,
-        t_noise=t_noise,
+        t_min=t_data,
+        t_max=t_noise,
     )
     return flow, sums[0].T
 
@@ -136,7 +136,7 @@ def test_terms_of_vdm(case):
     np.testing.assert_allclose(diffusion, a["loss_diff"], rtol=1e-8)
     np.testing.assert_allclose(prior, a["loss_klz"], rtol=1e-10)
     if "loss_recon" in a:
-        levels = likelihood.Levels(256)
+        levels = likelihood.QuantizedLevels(256)
         np.testing.assert_array_equal(levels.numbers(data), a["x"])
         found = levels.nats(data, a["eps_0"], -config["gamma_min"])
         np.testing.assert_allclose(found, a["loss_recon"], rtol=1e-9, atol=1e-12)
@@ -148,7 +148,7 @@ def terms(x, t, eps, data, schedule, steps):
 
     A bound of one step from t to t - 1 / T is T times less than the record.
     """
-    denoise_fn = data.denoise_fn(schedule)
+    denoise_fn = data.denoise_fn(schedule=schedule)
 
     def one(x, t, eps):
         settings = dict(schedule=schedule, noise=Given(eps), batch_ndim=0, prior="unit")

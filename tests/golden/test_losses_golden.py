@@ -75,7 +75,7 @@ def test_diffusers(case):
         loss = loss_of(case, recorded(a["model_output"]), *arguments)
         ours = loss_of(case, exact(case, kind, schedule), *arguments)
         ratio = predictions.error_ratio(weighting.kind, kind, t, schedule=schedule)
-        weight = np.asarray(weighting(t, schedule) * ratio)
+        weight = np.asarray(weighting(t, schedule=schedule) * ratio)
     close(loss.mean(), a["loss"])
     close(ours.mean(), a["loss"])
     close(weight, a.get("weight", np.ones(len(t))))
@@ -91,7 +91,7 @@ def test_edm(case):
         if case.config["loss"] == "EDMLoss":
             # the same weight, as a factor on the error of x
             std = case.config.get("sigma_data", 0.5)
-            close(weightings.EDM(std)(t, schedule), a["weight"])
+            close(weightings.EDM(std)(t, schedule=schedule), a["weight"])
         network = exact(case, "x", schedule)
         arguments = (schedule, "x", weighting, a["x"], t, a["eps"])
         loss = loss_of(case, network, *arguments)
@@ -119,7 +119,7 @@ def edm_loss(case):
     u = jax.scipy.stats.norm.cdf(case.a["base_normal"])
     wide = schedules.EDM(1e-7, 1e7)  # no mass beyond its ends
     kind = predictions.edm_f(config.get("sigma_data", 0.5))
-    return wide.sigma(density.quantile(u, wide)), weightings.Mse(kind)
+    return wide.sigma(density.quantile(u, schedule=wide)), weightings.Mse(kind)
 
 
 EDM_LOSSES = {"VPLoss": vp_loss, "VELoss": ve_loss, "EDMLoss": edm_loss}
@@ -154,7 +154,7 @@ def test_k_diffusion(case):
         network = exact(case, of_f, schedule)
         arguments = (schedule, of_f, weighting, a["x"], t, a["eps"])
         loss = loss_of(case, network, *arguments)
-        factor = weighting(t, schedule) * predictions.error_ratio(
+        factor = weighting(t, schedule=schedule) * predictions.error_ratio(
             weighting.kind, of_f, t, schedule=schedule
         )
     close(loss, a["loss"])
@@ -178,7 +178,7 @@ def test_score_sde(case):
     with jax.enable_x64(True):
         if "t" in a:
             low = case.config.get("eps", 1e-5)
-            t = times.Uniform(low, 1.0).quantile(a["base_uniform"], schedule)
+            t = times.Uniform(low, 1.0).quantile(a["base_uniform"], schedule=schedule)
             close(t, a["t"])
         else:
             schedule, t = discrete(case, schedule)
@@ -273,7 +273,7 @@ def test_hackable_diffusion(case):
         return loss_of(case, prediction, *arguments)
 
     with jax.enable_x64(True):
-        slope = -np.asarray(schedules.dlogsnr_dt(schedule, t))
+        slope = -np.asarray(schedule.dlogsnr_dt(t))
         for name, other in HACKABLE.items():
             plain = loss(weightings.Mse(other))
             close(plain, a[f"loss_as_{name}_plain"])

@@ -409,7 +409,7 @@ REPLAYED = [case for case in RECORDS if rule_of(case) is None]
 
 
 def first_of_each():
-    """The first record of each method, and the others as nightly tests."""
+    """The first record of each method, and the others as slow tests."""
     met = set()
     for case in REPLAYED:
         known = (case.family, case.method) in met

@@ -21,13 +21,15 @@ CASES = golden.cases("time_sampler")
 
 def quantile(density, u, schedule=FLOW):
     with jax.enable_x64(True):
-        return np.asarray(density.quantile(u, schedule))
+        return np.asarray(density.quantile(u, schedule=schedule))
 
 
 def sigma(density, u, schedule=FLOW):
     """Noise level over signal at the quantile."""
     with jax.enable_x64(True):
-        return np.asarray(jnp.exp(-schedule.logsnr(density.quantile(u, schedule)) / 2))
+        return np.asarray(
+            jnp.exp(-schedule.logsnr(density.quantile(u, schedule=schedule)) / 2)
+        )
 
 
 @register
@@ -235,6 +237,6 @@ def test_stratified_times_are_the_same_lattice(case, monkeypatch):
     first = np.uint32(np.floor(u / count * random.LATTICE))
     monkeypatch.setattr(random, "lattice", lambda key, shape: jnp.asarray(first))
     density = times.Stratified(times.Uniform())
-    ours = density.sample(jax.random.key(0), (count,), FLOW)
+    ours = density.sample(jax.random.key(0), (count,), schedule=FLOW)
     ours = kept_off_the_ends(case.config, np.sort(ours))
     np.testing.assert_allclose(ours, case.a["t"], atol=1 / random.LATTICE)

@@ -39,7 +39,7 @@ def case(schedule, t, shape=(4, 2, 3), seed=0):
             for value in (
                 schedule.alpha(t),
                 schedule.sigma(t),
-                *schedules.derivatives(schedule, t),
+                *schedule.derivatives(t),
             )
         ]
     return x, eps, levels[0] * x + levels[1] * eps, levels

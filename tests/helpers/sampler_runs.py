@@ -20,7 +20,7 @@ def draw(sampler, schedule, times, noise=None):
     z = np.linspace(-2.0, 2.0, 7)
     result = samplers.sample(
         jax.random.key(0),
-        MIXTURE.denoise_fn(schedule),
+        MIXTURE.denoise_fn(schedule=schedule),
         z,
         times,
         sampler=sampler,
@@ -33,13 +33,15 @@ def draw(sampler, schedule, times, noise=None):
 
 def error(sampler, schedule, count, warm):
     """At the end of a log-SNR interval, on N(0, VARIANCE)."""
-    denoise_fn = analytic.gaussian(np.zeros(1), VARIANCE).denoise_fn(schedule)
+    denoise_fn = analytic.gaussian(np.zeros(1), VARIANCE).denoise_fn(schedule=schedule)
     with jax.enable_x64(True):
-        times = grids.logsnr_uniform(count, schedule, logsnr_min=-4.0, logsnr_max=4.0)
+        times = grids.logsnr_uniform(
+            count, schedule=schedule, logsnr_min=-4.0, logsnr_max=4.0
+        )
         alpha, sigma = levels(schedule, times)
         # the probability-flow ODE keeps z / sqrt(V)
         exact = np.sqrt(alpha**2 * VARIANCE + sigma**2)[:, None, None]
-        rows = samplers.plan(sampler, times, schedule)
+        rows = samplers.plan(sampler, times, schedule=schedule)
         found = steps(sampler, rows, exact[0], denoise_fn, exact=exact, warm=warm)
     return np.abs(found[-1] - exact[-1]).max()
 

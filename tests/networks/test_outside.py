@@ -102,7 +102,7 @@ def main_calls(x, z, t):
     schedule = schedules.Cosine()
     key = jax.random.key(0)
     denoise_fn = predictions.denoiser(net, kind="v", schedule=schedule)
-    guided = guidance.classifier_free(denoise_fn, denoise_fn, 2.0)
+    guided = guidance.classifier_free(denoise_fn, denoise_fn, scale=2.0)
     other = predictions.reschedule(
         denoise_fn, source=schedule, target=schedules.FlowMatching()
     )

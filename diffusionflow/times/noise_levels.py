@@ -1,4 +1,4 @@
-"""Densities of the noise level, on the clock of any schedule.
+"""Noise-level distributions (of log-SNR), as distributions of time on any schedule.
 
 With F the fraction of noise levels below that of log-SNR l (above l, as log-SNR), times
 have `cdf(t) = F(logsnr_t)` and `density(t) = F'(logsnr_t) dlogsnr/dt`. Where a schedule
@@ -7,13 +7,10 @@ ends before the noise levels do, they are restricted to those that it reaches.
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax import Array, lax
-from jax.scipy.special import ndtr, ndtri
+from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import schedules
+from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
@@ -22,80 +19,68 @@ from diffusionflow._dataclass import (
     is_traced,
     register,
 )
-from diffusionflow._numeric import at_least_float32, in_float64, in_type_of
+from diffusionflow._numeric import cast, floating, in_float64, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import Independent
+from diffusionflow.times.densities import InverseTransform
 
 
-def reached(schedule: Schedule) -> tuple[Any, Any]:
-    """`(logsnr at t = 1, logsnr at t = 0)`: between them is what a schedule reaches.
-
-    Args:
-      schedule: any.
-    """
-    ends = in_float64(
-        lambda schedule: tuple(map(schedule.logsnr, (1.0, 0.0))), schedule
-    )
-    return ends if is_traced(ends) else (float(ends[0]), float(ends[1]))
-
-
-def check_reached(schedule: Schedule, low: ArrayLike, high: ArrayLike) -> None:
-    """Refuses log-SNRs that a schedule does not have within t in [0, 1].
+def check_reached(low: ArrayLike, high: ArrayLike, *, schedule: Schedule) -> None:
+    """Checks that a schedule reaches a range of log-SNR within t in [0, 1].
 
     Args:
-      schedule: any; a traced one cannot be looked at and passes.
       low: lower end of a range of log-SNR, scalar.
       high: upper end.
+      schedule: any. Traced values cannot be checked and pass.
 
     Raises:
-      ValueError: it names both ranges.
+      ValueError: it does not; names both ranges.
     """
     if is_traced((schedule, low, high)):
         return
-    first, last = reached(schedule)
+    first, last = schedule.logsnr_range()
     low, high = float(low), float(high)  # inside jit JAX would trace the comparison
     slack = 1e-6 * max(1.0, abs(low), abs(high))  # of rounding
     if not (first - slack <= low and high <= last + slack):
         raise ValueError(
             f"log-SNR in [{low:.6g}, {high:.6g}]: {schedule} reaches "
-            f"[{first:.6g}, {last:.6g}] alone; choose a range inside"
+            f"[{first:.6g}, {last:.6g}] only; choose a range inside"
         )
 
 
-LEAST_MASS = 1e-3  # of what is restricted: float32 tells fractions of it apart
+LEAST_MASS = 1e-3  # of the restricted density: float32 still resolves parts of it
 
 
 def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
-    """Refuses a density whose restriction leaves less than `LEAST_MASS` of it.
+    """Checks that a restriction keeps at least `LEAST_MASS` of a density.
 
     Args:
-      density: any; a traced one cannot be looked at and passes.
-      schedule: that it is used with, likewise.
-      mass_fn: `(density, schedule) -> share` that is left.
+      density: any. Traced values cannot be checked and pass.
+      schedule: that it is used with.
+      mass_fn: `(density, schedule) -> fraction` that is left.
 
     Raises:
-      ValueError: it names both.
+      ValueError: it does not; names both.
     """
     mass = in_float64(mass_fn, density, schedule)
     if not is_traced(mass) and not mass >= LEAST_MASS:
         raise ValueError(
-            f"{density}: a share of {float(mass):.3g} of it lies where {schedule} and "
-            f"its window reach; must be at least {LEAST_MASS}: choose another window "
-            "or other levels"
+            f"{density}: a fraction of {float(mass):.3g} of it lies where {schedule} "
+            f"and its window reach; must be at least {LEAST_MASS}: choose another "
+            "window or other levels"
         )
 
 
-class _Levels(Independent):
+class _Levels(InverseTransform):
     """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
 
     def _below(self, t: ArrayLike, schedule: Schedule) -> Array:
         """F at time `t`: exactly 0 or 1, and flat, where the log-SNR is infinite."""
-        t = at_least_float32(t)
+        t = floating(t)
         logsnr = schedule.logsnr(t)
-        finite = jnp.isfinite(logsnr)
-        inside = schedule.logsnr(jnp.where(finite, t, 0.5))  # a finite derivative
-        end = jnp.where(logsnr > 0, 0, 1)
-        return jnp.where(finite, self._fraction(inside), end.astype(inside.dtype))
+        finite = xp.isfinite(logsnr)
+        inside = schedule.logsnr(xp.where(finite, t, 0.5))  # a finite derivative
+        end = xp.where(logsnr > 0, 0, 1)
+        return xp.where(finite, self._fraction(inside), cast(end, inside))
 
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
         """Fraction of the levels below those of the schedule, and among them."""
@@ -103,7 +88,7 @@ class _Levels(Independent):
         return low, self._below(1.0, schedule) - low
 
     def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
-        """`_share`, looked at."""
+        """`_share`, after checking that the schedule covers `LEAST_MASS` of it."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
@@ -112,40 +97,42 @@ class _Levels(Independent):
         del schedule
         return 0.0, 1.0
 
-    def quantile(self, u: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.quantile`."""
-        u = at_least_float32(u)
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        u = floating(u)
         low, mass = in_type_of(u, self._reach(schedule))
         fraction = low + mass * u
-        finite = jnp.isfinite(self._logsnr(fraction))
-        level = self._logsnr(jnp.where(finite, fraction, 0.5))  # a finite derivative
+        finite = xp.isfinite(self._logsnr(fraction))
+        level = self._logsnr(xp.where(finite, fraction, 0.5))  # a finite derivative
         t = schedule.inverse_logsnr(level)
         first, last = in_type_of(t, self._window(schedule))
-        end = jnp.where(fraction < 0.5, first, last)
-        return jnp.where(finite, jnp.clip(t, first, last), end)
+        end = xp.where(fraction < 0.5, first, last)
+        return xp.where(finite, xp.clip(t, first, last), end)
 
-    def cdf(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """As `Uniform.cdf`."""
-        t = jnp.clip(at_least_float32(t), 0, 1)
+    def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
+        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        t = xp.clip(floating(t), 0, 1)
         low, mass = in_type_of(t, self._reach(schedule))
         return (self._below(t, schedule) - low) / mass
 
-    def density(self, t: ArrayLike, schedule: Schedule) -> Array:
+    def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
-        t = at_least_float32(t)
+        t = floating(t)
         first, last = in_type_of(t, self._window(schedule))
         inside = (first <= t) & (t <= last)
-        inside &= jnp.isfinite(schedule.logsnr(jnp.where(inside, t, 0.5)))
-        t = jnp.where(inside, t, 0.5)
-        slope = jnp.abs(schedules.dlogsnr_dt(schedule, t))
+        inside = inside & xp.isfinite(schedule.logsnr(xp.where(inside, t, 0.5)))
+        t = xp.where(inside, t, 0.5)
+        slope = xp.abs(schedule.dlogsnr_dt(t))
         _, mass = in_type_of(t, self._reach(schedule))
         density = self._pdf(schedule.logsnr(t)) * slope / mass
-        return jnp.where(inside, density, 0)
+        return xp.where(inside, density, 0)
 
 
 @register
 class LogNormalSigma(_Levels):
-    """`log(sigma / alpha) ~ N(mean, std^2)`: log-SNR `N(-2 mean, (2 std)^2)`.
+    """Log-normal `sigma / alpha`: `log(sigma / alpha) ~ N(mean, std^2)`.
+
+    The log-SNR is `N(-2 mean, (2 std)^2)`.
 
     Args:
       mean: of the log noise-to-signal ratio, P_mean.
@@ -166,18 +153,18 @@ class LogNormalSigma(_Levels):
         check_positive("std", self.std)
 
     def _fraction(self, logsnr: Array) -> Array:
-        return ndtr((-logsnr / 2 - self.mean) / self.std)
+        return xp.ndtr((-logsnr / 2 - self.mean) / self.std)
 
     def _logsnr(self, fraction: Array) -> Array:
-        return -2 * (self.mean + self.std * ndtri(fraction))
+        return -2 * (self.mean + self.std * xp.ndtri(fraction))
 
     def _pdf(self, logsnr: Array) -> Array:
-        return jax.scipy.stats.norm.pdf(logsnr, -2 * self.mean, 2 * self.std)
+        return xp.normal_pdf(logsnr, -2 * self.mean, 2 * self.std)
 
 
 @register
 class UniformLogSNR(_Levels):
-    """log-SNR uniform on a named range, which the schedule must reach.
+    """Uniform log-SNR on a given range, which the schedule must reach.
 
     Args:
       logsnr_min: lower end, finite.
@@ -197,29 +184,29 @@ class UniformLogSNR(_Levels):
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
-        check_reached(schedule, self.logsnr_min, self.logsnr_max)
-        return jnp.asarray(0.0), jnp.asarray(1.0)
+        check_reached(self.logsnr_min, self.logsnr_max, schedule=schedule)
+        return 0.0, 1.0
 
     def _window(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
-        # in t, as times are drawn: the log-SNR of a time at an end may round outside
+        # in t, as times are sampled: the log-SNR of a time at an end may round outside
         ends = (self.logsnr_max, self.logsnr_min)
         first, last = (schedule.inverse_logsnr(end) for end in ends)
-        return jnp.clip(first, 0, 1), jnp.clip(last, 0, 1)
+        return xp.clip(first, 0, 1), xp.clip(last, 0, 1)
 
     def _fraction(self, logsnr: Array) -> Array:
         width = self.logsnr_max - self.logsnr_min
-        return jnp.clip((self.logsnr_max - logsnr) / width, 0, 1)
+        return xp.clip((self.logsnr_max - logsnr) / width, 0, 1)
 
     def _logsnr(self, fraction: Array) -> Array:
         return self.logsnr_max - (self.logsnr_max - self.logsnr_min) * fraction
 
     def _pdf(self, logsnr: Array) -> Array:
-        return jnp.ones_like(logsnr) / (self.logsnr_max - self.logsnr_min)
+        return xp.ones_like(logsnr) / (self.logsnr_max - self.logsnr_min)
 
 
 @register
 class UniformOn(_Levels):
-    """The noise levels of uniform times on another schedule.
+    """Noise levels of uniform times on another schedule.
 
     `F(l)` is the other schedule's time at log-SNR l, so the density of the log-SNR is
     `1 / |dlogsnr/dt|` of that schedule: a training schedule apart from the one that the
@@ -233,11 +220,11 @@ class UniformOn(_Levels):
 
     def _time(self, logsnr: Array) -> tuple[Array, Array]:
         """Time on the other schedule, and whether it is inside: flat where not."""
-        t = lax.stop_gradient(self.other.inverse_logsnr(logsnr))
+        t = xp.stop_gradient(self.other.inverse_logsnr(logsnr))
         inside = (t > 0) & (t < 1)
-        middle = self.other.logsnr(0.5).astype(logsnr.dtype)
-        safe = self.other.inverse_logsnr(jnp.where(inside, logsnr, middle))
-        return jnp.where(inside, safe, jnp.clip(t, 0, 1)), inside
+        middle = cast(self.other.logsnr(0.5), logsnr)
+        safe = self.other.inverse_logsnr(xp.where(inside, logsnr, middle))
+        return xp.where(inside, safe, xp.clip(t, 0, 1)), inside
 
     def _fraction(self, logsnr: Array) -> Array:
         return self._time(logsnr)[0]
@@ -247,5 +234,5 @@ class UniformOn(_Levels):
 
     def _pdf(self, logsnr: Array) -> Array:
         t, inside = self._time(logsnr)
-        slope = schedules.dlogsnr_dt(self.other, jnp.where(inside, t, 0.5))
-        return jnp.where(inside, 1 / jnp.abs(slope), 0)
+        slope = self.other.dlogsnr_dt(xp.where(inside, t, 0.5))
+        return xp.where(inside, 1 / xp.abs(slope), 0)

@@ -1,4 +1,4 @@
-"""Times and noise of the draws of a bound, and the sums over them."""
+"""Monte Carlo estimates of variational bounds: their times, noise and averages."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,19 +12,21 @@ from diffusionflow import random
 from diffusionflow._dataclass import check_bound, check_name
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.likelihood import priors
-from diffusionflow.likelihood.levels import gaussian_nats
+from diffusionflow.likelihood.quantized import gaussian_nats
 from diffusionflow.likelihood.summary import standard_error
 from diffusionflow.schedules import Schedule
 from diffusionflow.times import Stratified
 
 
 class Bound(NamedTuple):
-    """Terms of a bound on `-log p(x)`, nats per example, `[*batch]` each.
+    """Terms of a variational bound (VLB), nats per example, `[*batch]` each.
+
+    Their sum is above `-log p(x)` in expectation.
 
     Fields:
       recon: `E[-log p(x | z_0)]`: of a density for continuous data (then it may be
         negative), of a probability for levels.
-      diffusion: what the network decides.
+      diffusion: the term that depends on the network.
       prior: `KL(q(z_1 | x) || p(z_1))`.
       total: their sum.
       stderr: standard error of `total` across the draws; NaN for one draw.
@@ -37,8 +39,8 @@ class Bound(NamedTuple):
     stderr: Array
 
 
-class Draws:
-    """Times and noise of the draws of a bound, and the sums over them."""
+class BoundEstimator:
+    """Estimates a variational bound: its times, its noise and its averages."""
 
     def __init__(
         self, key, x, batch_ndim, num_draws, num_times, noise, levels, prior
@@ -55,18 +57,18 @@ class Draws:
         self.dim = math.prod(self.x.shape[batch_ndim:])
         self.num_draws, self.num_times = num_draws, num_times
         if levels is not None:
-            levels.numbers(self.x)  # refused here, where the values are known
+            levels.numbers(self.x)  # refused here, where the values are concrete
         self.source = random.Independent() if noise is None else noise
         keys = (None,) * 3 if key is None else random.split(key, 3)
         self.time_key, self.noise_key, self.recon_key = keys
 
     def uniform(self, density: Any, schedule: Schedule) -> Array:
-        """Times `[num_draws, num_times, *batch]`, stratified within each example."""
+        """Samples times `[num_draws, num_times, *batch]`, stratified per example."""
         if self.time_key is None:
-            raise ValueError("key=None must be a key: times are drawn")
+            raise ValueError("key=None must be a key: times are sampled")
 
         def times(key: Array) -> Array:
-            return Stratified(density).sample(key, (self.num_times,), schedule)
+            return Stratified(density).sample(key, (self.num_times,), schedule=schedule)
 
         keys = [random.fold_in(self.time_key, i) for i in range(self.num_draws)]
         keys = jnp.stack(keys)
@@ -76,7 +78,7 @@ class Draws:
         return jnp.moveaxis(t, -1, 1).astype(self.x.dtype)
 
     def bound(self, term_fn, places, schedule, ends) -> Bound:
-        """The mean of `term_fn(place, eps)` over the times of each draw, and the rest.
+        """Averages `term_fn(place, eps)` over the times of each draw; adds other terms.
 
         Args:
           term_fn: an unbiased estimate of the diffusion term, `[*batch]`.

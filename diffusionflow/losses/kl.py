@@ -1,9 +1,9 @@
-"""Terms of the variational bound of T steps, in nats per dimension.
+"""Terms of the T-step variational bound (ELBO, VLB), in nats per dimension.
 
     -log p(x) <= KL(q(z_1 | x) || N(0, I)) + sum_i KL_i + E[-log p(x | z_0)],
 
-the sum over the steps from `t` down to `s < t`. The last term is a model of the data
-given the least noise and is not here.
+the sum over the steps from `t` down to `s < t`. The last term, the
+reconstruction, is a model of the data given the least noise and is not here.
 """
 
 import chex
@@ -12,14 +12,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import predictions
 from diffusionflow._dataclass import check_name, is_traced
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import floating, in_float64
 from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
 from diffusionflow.schedules import Schedule
 
-VARIANCES = ("posterior", "forward")
+KL_VARIANCES = ("posterior", "forward")
 
 
 def kl_terms(
@@ -33,10 +34,10 @@ def kl_terms(
     schedule: Schedule,
     variance: str = "posterior",
 ) -> Array:
-    """`KL(q(z_s | z_t, x) || p(z_s | z_t))` for a step from t to s.
+    """KL term of a step from t to s, `KL(q(z_s | z_t, x) || p(z_s | z_t))`.
 
-    Both are Gaussian; p puts x_hat in the place of x. With the variance of q, the
-    "posterior" one, it is a weighted error of x, or of eps, and nothing else:
+    Both are Gaussian; p has x_hat in the place of x. With the variance of q, the
+    "posterior" one, it is a weighted x-MSE, or eps-MSE, and nothing else:
 
         1/2 (SNR_s - SNR_t) (x_hat - x)^2
       = 1/2 expm1(logsnr_s - logsnr_t) (eps_hat - eps)^2,
@@ -58,28 +59,28 @@ def kl_terms(
       variance: of p: "posterior" or "forward".
 
     Returns:
-      `[*batch]`, nats per dimension (means over the event): one step of the bound on
-      `-log p(x) / d`. Infinite where sigma_s = 0, and where alpha_t = 0 and `kind` does
-      not determine x there (eps, score).
+      `[*batch]`, nats per dimension (means over the event): one step of the variational
+      bound on `-log p(x) / d`. Infinite where sigma_s = 0, and where alpha_t = 0 and
+      `kind` does not determine x there (eps, score).
 
     Raises:
       ValueError: `variance` is unknown, times that do not fit `x`, or an s that is not
-        below its t (traced times cannot be looked at and pass).
+        below its t. Traced values cannot be checked and pass.
       AssertionError: shapes of `t` and `s`, or of `x` and `eps`, or of the prediction
         disagree.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 5 and 8; in log-SNR, Kingma et al.
     2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
     """
-    check_name("variance", variance, VARIANCES)
-    (x, t), (_, s) = as_arrays(x, t), as_arrays(x, s)
+    check_name("variance", variance, KL_VARIANCES)
+    (x, t), (_, s) = as_arrays(x, t, eps), as_arrays(x, s)
     chex.assert_equal_shape([t, s])
     _check_order(t, s)
     kind = predictions.as_kind(kind)
     error = squared_error(predict_fn, x, t, eps, kind, schedule)
     error = predictions.error_ratio("x", kind, t, schedule=schedule) * error
     weight, extra = (
-        jnp.asarray(part, x.dtype)
+        xp.asarray(part, x.dtype)
         for part in in_float64(_FACTORS[variance], schedule, t, s)
     )
     return weight * error + extra
@@ -88,12 +89,12 @@ def kl_terms(
 def prior_kl(
     x: Array, *, schedule: Schedule, t: ArrayLike = 1.0, batch_ndim: int = 1
 ) -> Array:
-    """`KL(q(z_t | x) || N(0, I)) = 1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`.
+    """Prior KL, `KL(q(z_t | x) || N(0, I))`.
 
-    It depends on no network and vanishes where alpha = 0 and sigma = 1. The prior is
-    N(0, I) whatever the schedule: where sigma is far from 1, such as on `VE`, the
-    divergence is large, and a bound that samples from N(0, sigma^2 I) needs another
-    term, `1/2 alpha^2 x^2 / sigma^2`.
+    `1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`. It depends on no network and
+    vanishes where alpha = 0 and sigma = 1. The prior is N(0, I) whatever the schedule:
+    where sigma is far from 1, such as on `VE`, the divergence is large, and a bound
+    that samples from N(0, sigma^2 I) needs another term, `1/2 alpha^2 x^2 / sigma^2`.
 
     Args:
       x: data, `[*batch, *event]`.
@@ -106,16 +107,16 @@ def prior_kl(
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the prior loss.
     """
-    x = at_least_float32(x)
+    x = predictions.as_data(x, "x")
     signal, extra = (
-        jnp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
+        xp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
     )
     square = jnp.mean(x**2, axis=tuple(range(batch_ndim, x.ndim)))
     return signal * square + extra
 
 
 def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
-    """`1/2 (SNR_s - SNR_t)`: the weight of the error of x in `kl_terms`.
+    """Weight `1/2 (SNR_s - SNR_t)` of the x-MSE in `kl_terms`.
 
     Args:
       t: times, any shape.
@@ -125,7 +126,7 @@ def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       Like `t`; infinite where sigma_s = 0.
     """
-    return _posterior(schedule, at_least_float32(t), at_least_float32(s))[0]
+    return _posterior(schedule, floating(t), floating(s))[0]
 
 
 def _check_order(t: Array, s: Array) -> None:
@@ -142,21 +143,21 @@ def _check_order(t: Array, s: Array) -> None:
 def _posterior(schedule, t, s):
     lost = _lost(schedule, t, s)
     snr = (schedule.alpha(s) / schedule.sigma(s)) ** 2
-    return snr * lost / 2, jnp.zeros_like(lost)
+    return snr * lost / 2, xp.zeros_like(lost)
 
 
 def _forward(schedule, t, s):
     # SNR_s sigma_s^2 / sigma_t^2, finite where sigma_s = 0
     weight = (schedule.alpha(s) / schedule.sigma(t)) ** 2 * _lost(schedule, t, s) / 2
     ratio = (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    return weight, (ratio - 1 - jnp.log(ratio)) / 2
+    return weight, (ratio - 1 - xp.log(ratio)) / 2
 
 
 def _lost(schedule, t, s):
     """`1 - SNR_t / SNR_s`."""
     loss = schedule.logsnr(t) - schedule.logsnr(s)
-    signal = loss > -jnp.inf  # exp is flat at -inf, where the slope of loss is infinite
-    return jnp.where(signal, -jnp.expm1(jnp.where(signal, loss, 0)), 1)
+    signal = loss > -xp.inf  # exp is flat at -inf, where the slope of loss is infinite
+    return xp.where(signal, -xp.expm1(xp.where(signal, loss, 0)), 1)
 
 
 _FACTORS = {"posterior": _posterior, "forward": _forward}
@@ -164,4 +165,4 @@ _FACTORS = {"posterior": _posterior, "forward": _forward}
 
 def _prior(schedule, t):
     excess = schedule.sigma(t) ** 2 - 1
-    return schedule.alpha(t) ** 2 / 2, (excess - jnp.log1p(excess)) / 2
+    return schedule.alpha(t) ** 2 / 2, (excess - xp.log1p(excess)) / 2

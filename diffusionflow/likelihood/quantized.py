@@ -1,4 +1,4 @@
-"""Data of K levels: dequantisation, their likelihood given z_0, and bits."""
+"""Data of K levels: dequantisation, their likelihood given z_0, bits per dimension."""
 
 import math
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow import random
 from diffusionflow._dataclass import (
     check_below,
@@ -20,17 +21,18 @@ from diffusionflow._dataclass import (
     register,
     static,
 )
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import at_least_float32, floating, in_type_of
 
 OFF_CENTRE = 0.01  # of a cell: far above rounding, far below a wrong scale
 
 
 @register
-class Levels:
-    """Level k of K is the float `low + (k + 1/2) width`, `width = (high - low) / K`.
+class QuantizedLevels:
+    """Maps level k of K to the float `low + (k + 1/2) width`.
 
-    The cells fill [low, high], and each value is the centre of its cell. For the values
-    themselves to reach from -1 to 1, write `Levels.between(K, -1.0, 1.0)`.
+    With `width = (high - low) / K` the cells fill [low, high], and each value is the
+    centre of its cell. For the values themselves to reach from -1 to 1, write
+    `QuantizedLevels.between(K, -1.0, 1.0)`.
 
     Args:
       count: K, at least 2: 256 for bytes.
@@ -52,45 +54,45 @@ class Levels:
         check_below("low", self.low, "high", self.high)
 
     @classmethod
-    def between(cls, count: int, first: float, last: float) -> "Levels":
-        """Levels whose lowest value is `first` and whose highest is `last`."""
+    def between(cls, count: int, first: float, last: float) -> "QuantizedLevels":
+        """Makes levels whose lowest value is `first` and whose highest is `last`."""
         check_bound("count", count, lambda count: count >= 2, "at least 2")
         half = (last - first) / (count - 1) / 2
         return cls(count, first - half, last + half)
 
     @property
     def width(self) -> ArrayLike:
-        """Of a cell."""
+        """Width of a cell."""
         return (self.high - self.low) / self.count
 
     def values(self, number: ArrayLike) -> Array:
-        """Levels `0 .. count - 1` as floats, of the shape of `number`."""
+        """Converts levels `0 .. count - 1` to floats, of the shape of `number`."""
         return self.low + (at_least_float32(number) + 0.5) * self.width
 
     def numbers(self, x: Array) -> Array:
-        """The level of each value, int32 like `x`.
+        """Returns the level of each value, int32 like `x`.
 
         Raises:
           ValueError: a value is further than `OFF_CENTRE` of a cell from the centre of
             any; in a traced array such a value gets the number -1.
         """
         place = (at_least_float32(x) - self.low) / self.width - 0.5
-        near = jnp.round(place)
-        good = (jnp.abs(place - near) <= OFF_CENTRE) & (near >= 0)
-        good &= near <= self.count - 1
+        nearest = jnp.round(place)
+        good = (jnp.abs(place - nearest) <= OFF_CENTRE) & (nearest >= 0)
+        good &= nearest <= self.count - 1
         if not is_traced(good) and not np.all(good):
             first = np.asarray(x)[~np.asarray(good)].ravel()[0]
             raise ValueError(
                 f"x={first}: must be one of the {self.count} values from "
                 f"{self.low + self.width / 2} to {self.high - self.width / 2}, the "
                 f"centres of the cells of [{self.low}, {self.high}]; declare the "
-                "levels that the data have (Levels.between for values that include "
-                "the ends)"
+                "levels that the data have (QuantizedLevels.between for values that "
+                "include the ends)"
             )
-        return jnp.where(good, near, -1).astype(jnp.int32)
+        return jnp.where(good, nearest, -1).astype(jnp.int32)
 
     def dequantise(self, key: Array, x: Array) -> Array:
-        """Uniform in the cell of each value: `x + width (u - 1/2)`.
+        """Dequantises uniformly in the cell of each value: `x + width (u - 1/2)`.
 
         A density p of the result bounds the probability of the level:
         `-log P(x) <= -E log p(x + width (u - 1/2)) - d log width`.
@@ -103,7 +105,7 @@ class Levels:
           Like `x`; NaN at values that are no level, in a traced array.
 
         Raises:
-          ValueError: values that are no levels, where they are known.
+          ValueError: values that are no levels, where they are concrete.
 
         Source: Uria et al. 2013, arXiv 1306.0186; the bound, Theis et al. 2016, arXiv
         1511.01844.
@@ -116,7 +118,7 @@ class Levels:
     def nats(
         self, x: Array, eps: Array, logsnr: ArrayLike, batch_ndim: int = 1
     ) -> Array:
-        """`-log p(x | z_0)`: how far z_0 leaves open which level it was.
+        """Computes the reconstruction term `-log p(x | z_0)` of levels.
 
         `p(x | z_0)` is the softmax over the levels x_k of
         `-e^logsnr (z_0 / alpha_0 - x_k)^2 / 2`, coordinate by coordinate: the posterior
@@ -134,7 +136,7 @@ class Levels:
           a traced array.
 
         Raises:
-          ValueError: values that are no levels, where they are known.
+          ValueError: values that are no levels, where they are concrete.
           AssertionError: the shape of `eps` is another.
 
         Source: Kingma et al. 2021, arXiv 2107.00630, the reconstruction of VDM.
@@ -159,9 +161,10 @@ class Levels:
 
 
 def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:
-    """`E[-log N(x; z_0 / alpha_0, e^-logsnr)]` of continuous data, in nats.
+    """Computes the reconstruction term of continuous data, in nats.
 
-    `d / 2 (log 2 pi - logsnr + 1)`, the same for every x.
+    `E[-log N(x; z_0 / alpha_0, e^-logsnr)] = d / 2 (log 2 pi - logsnr + 1)`, the same
+    for every x.
 
     Args:
       logsnr: of z_0, any shape.
@@ -170,28 +173,29 @@ def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:
     Returns:
       Like `logsnr`; negative where z_0 is precise, as log densities are.
     """
-    return dim / 2 * (jnp.log(2 * jnp.pi) - at_least_float32(logsnr) + 1)
+    return dim / 2 * (math.log(2 * math.pi) - floating(logsnr) + 1)
 
 
 DISCRETE = "discrete"
 
 
 def bits_per_dim(
-    nats: ArrayLike, *, dim: int, cell: Levels | float | str | None = None
+    nats: ArrayLike, *, dim: int, cell: QuantizedLevels | float | str | None = None
 ) -> Array:
-    """`nats / (d log 2) - log2(width)`: bits that a coordinate takes.
+    """Converts nats to bits per dimension: `nats / (d log 2) - log2(width)`.
 
-    A negative log density changes with the unit of the data; bits do not, once it is
-    said how wide a cell of the data is in the unit of the density. On [-1, 1] with 256
+    A negative log density changes with the unit of the data; bits do not, given
+    the width of a cell of the data in the unit of the density. On [-1, 1] with 256
     levels the width is 1/128, which adds 7 bits.
 
     Args:
       nats: negative log-likelihood of an event, any shape.
       dim: d, the number of its coordinates.
-      cell: of what nats are. "discrete": of a probability of levels, such as a bound
-        with `levels`, which needs no width. `Levels`: of a density of data dequantised
-        from these levels. A number: of a density, with cells of this width (the data
-        standardised as `(raw - shift) / scale` have `1 / scale` for one unit of raw).
+      cell: what nats are of. "discrete": of a probability of levels, such as a bound
+        with `levels`, which needs no width. `QuantizedLevels`: of a density of data
+        dequantised from these levels. A number: of a density, with cells of this width
+        (the data standardised as `(raw - shift) / scale` have `1 / scale` for one unit
+        of raw).
 
     Returns:
       Like `nats`.
@@ -204,14 +208,14 @@ def bits_per_dim(
         raise ValueError(
             f"cell={cell!r}: a density of float data has no bits until it is declared "
             'how the floats were made; write cell="discrete" for nats of a probability '
-            "(a bound with levels), cell=Levels(...) for dequantised data, or the "
-            "width of a cell as a number (1 / scale for data divided by scale)"
+            "(a bound with levels), cell=QuantizedLevels(...) for dequantised data, or "
+            "the width of a cell as a number (1 / scale for data divided by scale)"
         )
-    nats = at_least_float32(nats)
+    nats = floating(nats)
     if isinstance(cell, str):
         width = 1.0
     else:
-        width = cell.width if isinstance(cell, Levels) else cell
+        width = cell.width if isinstance(cell, QuantizedLevels) else cell
         check_positive("cell", width)
-    offset = jnp.asarray(in_float64(lambda width: jnp.log2(width), width), nats.dtype)
+    (offset,) = in_type_of(nats, [xp.log2(floating(width))])
     return nats / (dim * math.log(2)) - offset

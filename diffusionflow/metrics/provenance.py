@@ -1,4 +1,4 @@
-"""What a number was computed from, as JSON: those of unlike recipes do not compare."""
+"""Provenance (`recipe`) of numbers, as JSON: different recipes do not compare."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ FEW = 16  # arrays of more entries are named by their digest
 
 
 def describe(value: Any) -> Any:
-    """A metric, kernel, law or key as JSON types.
+    """Describes a metric, kernel, law or key in JSON types.
 
     Dataclasses become `{"name": ..., field: ...}`; typed keys their words; arrays of
     more than 16 entries their shape and a digest of their values in float64; functions
@@ -53,7 +53,7 @@ def _describe_array(value: Any) -> Any:
 
 
 def same_recipe(a: Any, b: Any, *, ignore: Iterable[str] = ()) -> dict[str, Any]:
-    """What two recipes differ in: empty where their numbers compare.
+    """Returns what two recipes differ in, empty where their numbers compare.
 
     Args:
       a: a recipe, of an `Estimate` or read from JSON.
@@ -90,8 +90,8 @@ def check_same_recipe(a: Any, b: Any, *, ignore: Iterable[str] = ()) -> None:
     if different:
         lines = [f"{path} {p!r} and {q!r}" for path, (p, q) in different.items()]
         raise ValueError(
-            f"the recipes differ in {'; '.join(lines)}: numbers of unlike recipes do "
-            "not compare; compute both anew with one recipe"
+            f"the recipes differ in {'; '.join(lines)}: numbers of different recipes "
+            "do not compare; compute both again with one recipe"
         )
 
 

@@ -1,0 +1,199 @@
+"""Denoisers: what samplers, guidance, likelihoods and solvers call.
+
+A denoiser is `(z, t) -> Denoised(x, eps)`. `Denoiser` is the base class; functions are
+wrapped by `functions.as_denoiser`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow._dataclass import is_traced
+from diffusionflow.predictions.checks import as_input, check_result, describe
+from diffusionflow.schedules import Schedule
+
+
+class Denoised(NamedTuple):
+    """Data and noise estimates, `x_hat` and `eps_hat`, that a prediction implies.
+
+    Fields:
+      x: `[*batch, *event]`.
+      eps: like `x`.
+    """
+
+    x: Array
+    eps: Array
+
+
+DenoiseFn = Callable[[Array, Array], Denoised]
+
+
+class Call(NamedTuple):
+    """A call of a denoiser by something that is none."""
+
+    denoiser: "Denoiser"
+    z: Any
+    t: Any
+    result: Denoised
+
+
+# calls of denoisers that are not made by another denoiser; None: not recording
+recorded: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar(
+    "recorded", default=None
+)
+inside: contextvars.ContextVar[bool] = contextvars.ContextVar("inside", default=False)
+
+
+@contextlib.contextmanager
+def temporarily(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
+    """Sets a context variable inside the `with` block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+class Denoiser:
+    """Base class of denoisers: subclasses give `denoise(z, t) -> Denoised`.
+
+    Calling one checks `z` and `t` and calls `denoise`. The other methods have defaults,
+    which pass on to the denoisers among the fields; override what differs.
+
+    Register subclasses with `diffusionflow.register`, so that they can be passed to
+    jitted functions.
+
+    Example:
+      >>> import diffusionflow
+      >>> from diffusionflow import predictions, schedules
+      >>> @diffusionflow.register
+      ... class Averaged(predictions.Denoiser):
+      ...     '''The mean of two denoisers of one schedule.'''
+      ...     first: predictions.Denoiser
+      ...     second: predictions.Denoiser
+      ...
+      ...     def denoise(self, z, t):
+      ...         pair = self.first(z, t), self.second(z, t)
+      ...         return jax.tree.map(lambda a, b: (a + b) / 2, *pair)
+      ...
+      ...     def num_network_calls(self, t):
+      ...         return self.first.num_network_calls(t) + (
+      ...             self.second.num_network_calls(t)
+      ...         )
+      >>> flow = schedules.FlowMatching()
+      >>> one = predictions.denoiser(lambda z, t: -z, kind="u", schedule=flow)
+      >>> Averaged(one, one).num_network_calls(0.5)
+      2
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__hash__" not in vars(cls):
+            cls.__hash__ = _hash
+
+    def denoise(self, z: Array, t: Array) -> Denoised:
+        """Estimates the data and the noise, `x_hat` and `eps_hat`.
+
+        Args:
+          z: noised data, `[*batch, *event]`.
+          t: times in [0, 1], scalar or `[*batch]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define denoise(z, t)")
+
+    def __call__(self, z: Array, t: ArrayLike) -> Denoised:
+        """Calls `denoise(z, t)` and checks both arguments and the result."""
+        given, nested = (z, t), inside.get()
+        z, t = as_input(z, t)
+        if not is_traced(given[1]):
+            self.check_times(given[1])
+        with temporarily(inside, True):
+            result = as_denoised(self.denoise(z, t), z)
+        calls = recorded.get()
+        if calls is not None and not nested:
+            calls.append(Call(self, *given, result))
+        return result
+
+    def parts(self) -> list["Denoiser"]:
+        """Denoisers among the fields."""
+        values = getattr(self, "__dict__", {}).values()
+        return [value for value in values if isinstance(value, Denoiser)]
+
+    def num_network_calls(self, t: ArrayLike) -> int | Array | None:
+        """NFE (number of function evaluations) of one call at time `t`.
+
+        Network calls, counted once for a batch. A Python number where it does not
+        depend on the time; None, the default, where it is not known.
+        """
+        del t
+        return None
+
+    def check_times(self, t: ArrayLike) -> None:
+        """Raises a `ValueError` where the denoiser cannot be evaluated at `t`.
+
+        Args:
+          t: times, any shape. Traced ones cannot be checked and pass.
+        """
+        for part in self.parts():
+            part.check_times(t)
+
+    def finalize(self, x: Array) -> Array:
+        """Enforces known constraints of the data on samples; by default none.
+
+        Samplers call it once, on the last result.
+        """
+        for part in self.parts():
+            x = part.finalize(x)
+        return x
+
+    def own_schedule(self) -> Schedule | None:
+        """Schedule that the denoiser belongs to; None if it is not known."""
+        inner = [part.own_schedule() for part in self.parts()]
+        return next((schedule for schedule in inner if schedule is not None), None)
+
+
+def _hash(denoiser: Denoiser) -> int:
+    """By the fields, or by identity where they are arrays: `jax.jit(denoiser)`."""
+    try:
+        return hash(tuple(vars(denoiser).values()))
+    except TypeError:
+        return object.__hash__(denoiser)
+
+
+def as_denoised(result: Any, z: Array) -> Denoised:
+    """Checks that `result` is `Denoised` of the shape of `z`, and returns it.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if not isinstance(result, Denoised):
+        what = describe(result)
+        raise ValueError(
+            f"denoise_fn returned {what} in place of Denoised(x, eps): wrap a network "
+            "by predictions.denoiser(predict_fn, kind=..., schedule=...)"
+        )
+    for name, part in zip(Denoised._fields, result, strict=True):
+        check_result(f"{name} of Denoised", part, z)
+    return result
+
+
+def as_prediction(value: Any, z: Array) -> Array:
+    """Checks that a prediction is a floating array of the shape of `z`; returns it.
+
+    Args:
+      value: what the network returned.
+      z: noised data, `[*batch, *event]`.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if isinstance(value, Denoised):
+        raise ValueError(
+            "predict_fn returned Denoised(x, eps): it is a denoiser already; pass the "
+            "network itself, or use it where a denoise_fn is wanted"
+        )
+    check_result("predict_fn's result", value, z)
+    return value
