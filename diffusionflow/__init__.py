@@ -5,7 +5,7 @@ objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers
 `grids`, `guidance`); they compose freely. `metrics` compare samples. The
 conventions are stated in `schedules`.
 
-The package needs jax (with NumPy and SciPy) and chex; `diffusionflow.networks` needs
+The package needs jax and chex; `diffusionflow.networks` needs
 flax as well and is imported by name, as is `diffusionflow.testing`.
 """
 

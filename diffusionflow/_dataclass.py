@@ -101,6 +101,10 @@ def _short(value: Any) -> str:
         return repr(np.asarray(value).tolist())
     if inspect.isfunction(value):
         return value.__qualname__
+    if isinstance(value, dict | list) or type(value) is tuple:
+        arrays = sum(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
+        if arrays:
+            return f"{type(value).__name__} of {arrays} arrays"
     return " ".join(repr(value).split())
 
 

@@ -76,7 +76,6 @@ log = _shared("log")
 log1p = _shared("log1p")
 log2 = _shared("log2")
 logaddexp = _shared("logaddexp")
-max = _shared("max")
 maximum = _shared("maximum")
 minimum = _shared("minimum")
 ones_like = _shared("ones_like")
@@ -88,7 +87,6 @@ sqrt = _shared("sqrt")
 stack = _shared("stack")
 sum = _shared("sum")
 take = _shared("take")
-tan = _shared("tan")
 tensordot = _either(
     np.tensordot,
     functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST),

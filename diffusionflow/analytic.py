@@ -129,9 +129,6 @@ class ExactDenoiser(Denoiser):
         del t
         return 1
 
-    def own_schedule(self) -> Schedule:
-        return self.schedule
-
     def denoise(self, z: Array, t: Array) -> Denoised:
         return self.data.denoised(z, self.schedule.alpha(t), self.schedule.sigma(t))
 

@@ -67,7 +67,7 @@ def classifier_free(
       scale: scalar, or `[*batch]`: one for each example.
 
     Returns:
-      A registered callable `(z, t) -> Denoised`; its cost is the sum of both.
+      A registered callable `(z, t) -> Denoised`; its network calls are those of both.
 
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import random
+from diffusionflow import predictions, random
 from diffusionflow._dataclass import check_bound, check_name
-from diffusionflow._numeric import at_least_float32, in_float64
+from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.quantized import gaussian_nats
 from diffusionflow.likelihood.summary import standard_error
@@ -52,7 +52,7 @@ class BoundEstimator:
             raise ValueError("key=None must be a key: a bound draws noise")
         check_name("prior", prior, priors.PRIORS)
         self.levels, self.prior = levels, prior
-        self.x, self.batch_ndim = at_least_float32(x), batch_ndim
+        self.x, self.batch_ndim = predictions.as_data(x, "x"), batch_ndim
         self.batch = self.x.shape[:batch_ndim]
         self.dim = math.prod(self.x.shape[batch_ndim:])
         self.num_draws, self.num_times = num_draws, num_times

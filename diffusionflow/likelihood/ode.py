@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_name, is_traced, register, static
+from diffusionflow._dataclass import (
+    check_instance,
+    check_name,
+    is_traced,
+    register,
+    static,
+)
 from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.priors import LogPrior
@@ -24,7 +30,8 @@ from diffusionflow.likelihood.solvers import Fixed
 from diffusionflow.likelihood.traces import Exact
 from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
 from diffusionflow.samplers import angular
-from diffusionflow.samplers.steps import check_times, times_calls
+from diffusionflow.samplers.nfe import times_calls
+from diffusionflow.samplers.steps import check_times
 from diffusionflow.schedules import Schedule, as_schedule
 
 
@@ -60,7 +67,7 @@ class Flow:
     log_det: Array
     stderr: Array
     done: Array
-    nfe: ArrayLike
+    nfe: ArrayLike | None
     prior_alpha: ArrayLike
     prior: str = static()
 
@@ -165,6 +172,8 @@ def _flow(
 ) -> Flow:
     trace = Exact() if trace is None else trace
     solver = Fixed() if solver is None else solver
+    check_instance("trace", trace, "likelihood.Exact()")
+    check_instance("solver", solver, "likelihood.Fixed()")
     z = as_data(z, "x" if forward else "z")
     _check_order(t_min, t_max)
     if not callable(prior):

@@ -66,8 +66,7 @@ def kl_terms(
     Raises:
       ValueError: `variance` is unknown, times that do not fit `x`, or an s that is not
         below its t. Traced values cannot be checked and pass.
-      AssertionError: shapes of `t` and `s`, or of `x` and `eps`, or of the prediction
-        disagree.
+      AssertionError: shapes of `t` and `s` disagree.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 5 and 8; in log-SNR, Kingma et al.
     2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
@@ -115,6 +114,7 @@ def prior_kl(
     return signal * square + extra
 
 
+@xp.quiet
 def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
     """Weight `1/2 (SNR_s - SNR_t)` of the x-MSE in `kl_terms`.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import predictions, random
+from diffusionflow._dataclass import check_instance
 from diffusionflow.losses.limits import finite_error
 from diffusionflow.losses.squared import as_arrays
 from diffusionflow.objectives import Objective, check_support
@@ -73,8 +74,8 @@ def objective_terms(
       ValueError: no key where one is needed, times that do not fit `x` or, where they
         are not traced, leave [0, 1], or a concrete proposal that never draws some of
         the objective's times.
-      AssertionError: shapes of `x`, `eps` and the prediction disagree.
     """
+    check_instance("objective", objective, "objectives.flow_matching()")
     x = predictions.as_data(x, "x")
     schedule = objective.schedule
     if key is None and (t is None or eps is None):

@@ -6,7 +6,7 @@ from jax import Array
 from diffusionflow import predictions
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, PredictFn
 from diffusionflow.processes.noising import noised
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 def kind_loss(
@@ -43,6 +43,7 @@ def kind_loss(
       >>> print(kind_loss(net, x, t, eps, kind="x", schedule=schedules.FlowMatching()))
       [0. 0. 0.]
     """
+    as_schedule(schedule)
     x, t = as_arrays(x, t, eps)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
 

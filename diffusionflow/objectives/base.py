@@ -88,6 +88,7 @@ def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
       >>> print(weight.round(4))  # e^(-logsnr / 2) / 2
       [1.3591 0.5    0.1839]
     """
+    check_instance("objective", objective, "objectives.flow_matching()")
     logsnr = floating(logsnr)
     if not is_traced(logsnr) and logsnr.size:
         values = np.asarray(logsnr)  # inside jit JAX would trace the reduction
@@ -159,6 +160,7 @@ def same_objective(
             "that both schedules reach"
         )
     for which in (a, b):
+        check_instance("objective", which, "objectives.flow_matching()")
         times.check_reached(low, high, schedule=which.schedule)
     logsnr = np.linspace(low, high, num_points)
     ours, theirs = (in_float64(_total_weight, which, logsnr) for which in (a, b))

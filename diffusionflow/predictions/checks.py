@@ -50,7 +50,9 @@ def as_data(x: Array, name: str) -> Array:
 
 def check_float(name: str, value: ArrayLike, way_out: str) -> None:
     """Raises a `ValueError` unless an array is of floating numbers."""
-    dtype = jnp.result_type(value)
+    if not isinstance(value, float | int) and not hasattr(value, "dtype"):
+        value = np.asarray(value)  # a list, or nothing of numbers
+    dtype = getattr(value, "dtype", None) or jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"{name} of dtype {dtype} and shape {np.shape(value)}: must be floating; "

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow import _xp as xp
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions.denoisers import Denoised, as_prediction
 from diffusionflow.predictions.kinds import (
@@ -14,7 +15,7 @@ from diffusionflow.predictions.kinds import (
     check_sigma_positive,
     same_kind,
 )
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 def to_denoised(
@@ -36,6 +37,7 @@ def to_denoised(
       ValueError: `t` does not begin the shape of `z`, or `value` is no floating array
         of the shape of `z`.
     """
+    as_schedule(schedule)
     kind, z = as_kind(kind), at_least_float32(z)
     value = as_prediction(value, z).astype(z.dtype)
     alpha = per_event(schedule.alpha(t), z)
@@ -54,6 +56,7 @@ def to_denoised(
     return Denoised((b * z - sigma * value) / det, (alpha * value - a * z) / det)
 
 
+@xp.quiet
 def from_denoised(
     denoised: Denoised, *, kind: AnyKind, t: ArrayLike, schedule: Schedule
 ) -> Array:

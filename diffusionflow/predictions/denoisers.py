@@ -6,15 +6,17 @@ wrapped by `functions.as_denoiser`.
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_traced
 from diffusionflow.predictions.checks import as_input, check_result, describe
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, check_same_schedule
 
 
 class Denoised(NamedTuple):
@@ -119,8 +121,9 @@ class Denoiser:
 
     def parts(self) -> list["Denoiser"]:
         """Denoisers among the fields."""
-        values = getattr(self, "__dict__", {}).values()
-        return [value for value in values if isinstance(value, Denoiser)]
+        is_part = lambda value: isinstance(value, Denoiser)
+        fields = list(getattr(self, "__dict__", {}).values())
+        return list(filter(is_part, jax.tree.leaves(fields, is_leaf=is_part)))
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         """NFE (number of function evaluations) of one call at time `t`.
@@ -145,14 +148,32 @@ class Denoiser:
 
         Samplers call it once, on the last result.
         """
-        for part in self.parts():
-            x = part.finalize(x)
-        return x
+        return finalized(x, self.parts())
 
-    def own_schedule(self) -> Schedule | None:
-        """Schedule that the denoiser belongs to; None if it is not known."""
-        inner = [part.own_schedule() for part in self.parts()]
-        return next((schedule for schedule in inner if schedule is not None), None)
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raises a `ValueError` where the denoiser belongs to another schedule.
+
+        By default its own is the field `schedule`, if there is one.
+        """
+        own = getattr(self, "schedule", None)
+        if isinstance(own, Schedule):
+            check_same_schedule(own, schedule)
+        for part in self.parts():
+            part.check_schedule(schedule)
+
+
+def finalized(x: Array, parts: Iterable[Denoiser]) -> Array:
+    """Samples finalized by several denoisers, by each of them once."""
+    done = []
+    for part in parts:
+        leaves, structure = jax.tree.flatten(part)
+        if not any(
+            structure == other and all(map(operator.is_, leaves, others))
+            for others, other in done
+        ):
+            done.append((leaves, structure))
+            x = part.finalize(x)
+    return x
 
 
 def _hash(denoiser: Denoiser) -> int:

@@ -6,6 +6,7 @@ that holds it keeps the checks of times, the finalizing of samples and, where it
 just what the denoiser returns, the number of function evaluations (NFE).
 """
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax import Array
 from jax.extend.core import Var
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, register
+from diffusionflow._dataclass import as_callable, check_bound, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions.denoisers import (
     Call,
@@ -22,11 +23,12 @@ from diffusionflow.predictions.denoisers import (
     DenoiseFn,
     Denoiser,
     as_denoised,
+    finalized,
     inside,
     recorded,
     temporarily,
 )
-from diffusionflow.schedules import Schedule, check_same_schedule
+from diffusionflow.schedules import Schedule
 
 
 @register
@@ -40,7 +42,7 @@ class FunctionDenoiser(Denoiser):
     """
 
     fn: Any
-    calls: Any = None
+    calls: int | None = static(default=None)
     inner: Any = None
 
     def denoise(self, z: Array, t: Array) -> Denoised:
@@ -49,28 +51,32 @@ class FunctionDenoiser(Denoiser):
     def parts(self) -> list[Denoiser]:
         return [] if self.inner is None else list(self.inner.evaluated)
 
+    def check_times(self, t: ArrayLike) -> None:
+        for part in () if self.inner is None else self.inner.at_own_time:
+            part.check_times(t)
+
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         if self.calls is None and self.inner and self.inner.returned is not None:
             return self.inner.returned.num_network_calls(t)
         return self.calls
 
     def finalize(self, x: Array) -> Array:
-        for part in [] if self.inner is None else self.inner.all:
-            x = part.finalize(x)
-        return x
+        return finalized(x, () if self.inner is None else self.inner.on_samples)
 
 
 class _Inner(NamedTuple):
     """The denoisers that a function calls.
 
     Fields:
-      all: each one.
+      on_samples: those that it calls on arrays of the shape of its own z.
+      at_own_time: those that it calls at its own t.
       evaluated: those that it calls at its own z and t.
       returned: the one whose result at its own z and t it returns, if it calls no
         other.
     """
 
-    all: tuple[Denoiser, ...] = ()
+    on_samples: tuple[Denoiser, ...] = ()
+    at_own_time: tuple[Denoiser, ...] = ()
     evaluated: tuple[Denoiser, ...] = ()
     returned: Denoiser | None = None
 
@@ -108,6 +114,14 @@ def as_denoiser(
       >>> around.num_network_calls(0.5)
       1
     """
+    if num_network_calls is not None:
+        count = num_network_calls
+        check_bound("num_network_calls", count, lambda n: n >= 1, "at least 1")
+        if isinstance(denoise_fn, Denoiser):
+            raise ValueError(
+                f"num_network_calls={count}: {type(denoise_fn).__name__} counts its "
+                "own calls; override its num_network_calls(t)"
+            )
     if not isinstance(denoise_fn, Denoiser):
         if isinstance(denoise_fn, type) or not callable(denoise_fn):
             raise ValueError(
@@ -118,21 +132,20 @@ def as_denoiser(
         denoise_fn = FunctionDenoiser(as_callable(denoise_fn), num_network_calls)
     if like is not None:
         like = at_least_float32(like) if not hasattr(like, "dtype") else like
-        denoise_fn = _looked_into(denoise_fn, like)
-    own = denoise_fn.own_schedule()
-    if schedule is not None and own is not None:
-        check_same_schedule(own, schedule)
+        denoise_fn = _infer_inner(denoise_fn, like)
+    if schedule is not None:
+        denoise_fn.check_schedule(schedule)
     return denoise_fn
 
 
-def _looked_into(denoiser: Denoiser, like: Array) -> Denoiser:
+def _infer_inner(denoiser: Denoiser, like: Array) -> Denoiser:
     """Infers `inner` of every function in a denoiser."""
     is_function = lambda node: isinstance(node, FunctionDenoiser)
-    find = lambda node: _found(node, like) if is_function(node) else node
-    return jax.tree.map(find, denoiser, is_leaf=is_function)
+    infer = lambda node: _infer_function(node, like) if is_function(node) else node
+    return jax.tree.map(infer, denoiser, is_leaf=is_function)
 
 
-def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
+def _infer_function(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
     """Infers `inner` of a function by an abstract trace without jit.
 
     The cache of jit would hide calls. What cannot be traced this way is not known.
@@ -140,38 +153,67 @@ def _found(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
     if denoiser.inner is not None:
         return denoiser
     calls: list[Call] = []
-    at_own: list[bool] = []
+    own_z: list[bool] = []
+    own_t: list[bool] = []
     returned = False
 
-    def trace(z: Array, t: Array) -> Any:
+    def trace(inline: bool, z: Array, t: Array) -> Any:
         nonlocal returned
-        with jax.disable_jit(), jax.ensure_compile_time_eval():
+        with jax.disable_jit(inline), jax.ensure_compile_time_eval():
             result = denoiser.fn(z, t)
-        at_own.extend(call.z is z and call.t is t for call in calls)
-        if at_own == [True] and isinstance(result, Denoised):
+        own_z.extend(call.z is z for call in calls)
+        own_t.extend(call.t is t for call in calls)
+        if own_z == own_t == [True] and isinstance(result, Denoised):
             pairs = zip(result, calls[0].result, strict=True)
             returned = all(a is b for a, b in pairs)
         return result, [_tracers(call.denoiser) for call in calls]
 
     dtype = jax.eval_shape(at_least_float32, like).dtype
     z, t = jax.ShapeDtypeStruct(like.shape, dtype), jax.ShapeDtypeStruct((), dtype)
-    try:
-        with temporarily(recorded, calls), temporarily(inside, False):
-            closed, (result, _) = jax.make_jaxpr(trace, return_shape=True)(z, t)
-    except Exception:  # whatever is wrong is raised where the function is really called
+    closed = None
+    for inline in (True, False):  # not everything can be traced without jit
+        for known in (calls, own_z, own_t):
+            known.clear()
+        try:
+            with temporarily(recorded, calls), temporarily(inside, False):
+                closed, (result, _) = jax.make_jaxpr(
+                    functools.partial(trace, inline), return_shape=True
+                )(z, t)
+            break
+        except Exception:  # is raised where the function is really called
+            continue
+    if closed is None:
         return denoiser
     as_denoised(result, z)
+    return FunctionDenoiser(
+        denoiser.fn,
+        denoiser.calls,
+        _inner(calls, own_z, own_t, returned, closed, z),
+    )
+
+
+def _inner(
+    calls: list[Call],
+    own_z: list[bool],
+    own_t: list[bool],
+    returned: bool,
+    closed: Any,
+    z: jax.ShapeDtypeStruct,
+) -> _Inner:
+    """Sorts the denoisers that a function calls; the arguments are of its trace."""
     inner_numbers = _made_inside(calls, closed)
-    everything, evaluated = [], []
-    for call, own in zip(calls, at_own, strict=True):
-        shape = jax.ShapeDtypeStruct(call.result.x.shape, dtype)
+    groups: dict[str, list[Denoiser]] = {name: [] for name in _Inner._fields[:3]}
+    first = None
+    for call, at_z, at_t in zip(calls, own_z, own_t, strict=True):
+        shape = jax.ShapeDtypeStruct(call.result.x.shape, z.dtype)
         parts = _usable_parts(call.denoiser, inner_numbers)
-        parts = [_looked_into(part, shape) for part in parts]
-        everything += parts
-        evaluated += parts if own else []
-    same = returned and _is_usable(calls[0].denoiser, inner_numbers)
-    inner = _Inner(tuple(everything), tuple(evaluated), everything[0] if same else None)
-    return FunctionDenoiser(denoiser.fn, denoiser.calls, inner)
+        parts = [_infer_inner(part, shape) for part in parts]
+        groups["on_samples"] += parts if shape.shape == z.shape else []
+        groups["at_own_time"] += parts if at_t else []
+        groups["evaluated"] += parts if at_z and at_t else []
+        if returned and _is_usable(call.denoiser, inner_numbers):
+            (first,) = parts
+    return _Inner(*map(tuple, groups.values()), first)
 
 
 def _tracers(denoiser: Denoiser) -> list[Any]:

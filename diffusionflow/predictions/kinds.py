@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
+    QuietMethods,
     check_name,
     check_positive,
     is_traced,
@@ -15,7 +16,7 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import floating, in_float64
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 NAMES = ("x", "eps", "v", "u", "dz_dt", "score")
 AMBIGUOUS = {
@@ -28,7 +29,7 @@ AMBIGUOUS = {
 
 
 @register
-class Kind:
+class Kind(QuietMethods):
     """Prediction type without parameters.
 
     Args:
@@ -69,7 +70,7 @@ class Kind:
 
 
 @register
-class EdmF:
+class EdmF(QuietMethods):
     """EDM's prediction type F, of unit variance on data of std `sigma_data`.
 
     `a = sigma / (sigma_data S)`, `b = -sigma_data alpha / S`,
@@ -133,6 +134,7 @@ def same_kind(a: AnyKind, b: AnyKind) -> bool:
     return a is b or (isinstance(a, Kind) and isinstance(b, Kind) and a == b)
 
 
+@xp.quiet
 def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     """Determinant `D = b alpha - a sigma`; 0 where `kind` does not give x and eps.
 
@@ -144,6 +146,7 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       An array of the shape of `t`.
     """
+    as_schedule(schedule)
     a, b = as_kind(kind).plane(t, schedule=schedule)
     return b * schedule.alpha(t) - a * schedule.sigma(t)
 

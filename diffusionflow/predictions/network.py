@@ -35,9 +35,6 @@ class NetworkDenoiser(Denoiser):
     def check_times(self, t: ArrayLike) -> None:
         check_determined(self.kind, t, schedule=self.schedule)
 
-    def own_schedule(self) -> Schedule:
-        return self.schedule
-
 
 def denoiser(
     predict_fn: PredictFn,

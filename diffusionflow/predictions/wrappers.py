@@ -22,7 +22,7 @@ from diffusionflow.predictions.denoisers import Denoised, DenoiseFn, Denoiser
 from diffusionflow.predictions.functions import as_denoiser
 from diffusionflow.predictions.kinds import AnyKind, as_kind
 from diffusionflow.predictions.network import PredictFn
-from diffusionflow.schedules import Schedule, as_schedule
+from diffusionflow.schedules import Schedule, as_schedule, check_same_schedule
 
 
 @register
@@ -171,8 +171,8 @@ class Rescheduled(Denoiser):
     def check_times(self, t: ArrayLike) -> None:
         self.denoise_fn.check_times(self._time(t))
 
-    def own_schedule(self) -> Schedule:
-        return self.target
+    def check_schedule(self, schedule: Schedule) -> None:
+        check_same_schedule(self.target, schedule)
 
     def _time(self, t: ArrayLike) -> Array:
         """Time on `source`, in the type that it is called with."""

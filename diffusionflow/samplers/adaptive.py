@@ -20,7 +20,8 @@ from diffusionflow.predictions import (
     check_unit_interval,
 )
 from diffusionflow.samplers import angular
-from diffusionflow.samplers.steps import check_times, times_calls
+from diffusionflow.samplers.nfe import times_calls
+from diffusionflow.samplers.steps import check_times
 from diffusionflow.schedules import Schedule, as_schedule
 
 
@@ -41,7 +42,7 @@ class Solution(NamedTuple):
     x: Array
     done: Array
     steps: Array
-    nfe: Array
+    nfe: Array | None
 
 
 def solve(

@@ -4,7 +4,8 @@ A sampler has `num_noises` and four methods:
 
 - `plan(t, s, schedule)`: the steps from times `t` to `s`, `[num_steps]` each, as a
   pytree of arrays with leading axis `num_steps`. A column `calls` counts the
-  evaluations of `denoise_fn` in each step; without it there is one. The times that
+  evaluations of `denoise_fn` in each step; without it there is one, or NFE are not
+  known. The times that
   `step` hands to `denoise_fn` are columns too, and of the evaluations that it contains
   the first `calls` are those that are made.
 - `init(z)`: the state that `run` carries, made from the first `z`.
@@ -23,22 +24,15 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, random
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import check_instance, is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import DenoiseFn, Denoiser, as_data, as_denoiser
-from diffusionflow.samplers.steps import (
-    VARYING,
-    as_grid,
-    calls_at_any_time,
-    check_sampler,
-    check_times,
-    table,
-)
+from diffusionflow.samplers.nfe import Counter, as_number
+from diffusionflow.samplers.steps import as_grid, check_sampler, check_times, table
 from diffusionflow.schedules import Schedule, as_schedule
 
 
@@ -165,37 +159,29 @@ def run(
     denoiser = as_denoiser(denoise_fn, like=z)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     source = random.Independent() if noise is None else noise
+    check_instance("noise", noise, "random.Independent()")
     if key is None and sampler.num_noises and noise is None:
         raise ValueError(
             f"{sampler} draws noise: key=None; pass a key such as jax.random.key(0)"
         )
     if sampler.num_noises:
         random.check_steps(source, num_steps)
-    each = calls_at_any_time(denoiser, z.dtype)
+    counter = Counter(denoiser, rows, z.dtype)
 
     def step(state: Any, numbered_row: Any) -> tuple[Any, Any]:
         number, row = numbered_row
         draws = jnp.zeros((0, *z.shape), z.dtype)
         if sampler.num_noises:
             draws = source.draw(key, number, sampler.num_noises, z)
-        times: list[Array] = []
-
-        def evaluate(z: Array, t: Array) -> Any:
-            times.append(t)
-            return denoiser(z, t)
-
-        state = sampler.step(state, row, draws, evaluate)
-        calls = _calls_of_step(denoiser, times, row) if each is VARYING else None
+        state = sampler.step(state, row, draws, counter.evaluate)
+        calls = counter.calls_of_step(row)
         return state, (sampler.output(state) if trajectory else None, calls)
 
     numbered = (jnp.arange(num_steps), jax.tree.map(lambda a: _like(a, z), rows))
     state, (outputs, calls) = jax.lax.scan(step, sampler.init(z), numbered)
     if trajectory:
         outputs = jnp.concatenate([z[None], outputs])
-    if each is VARYING:
-        nfe = _number(jnp.sum(calls))
-    else:
-        nfe = None if each is None else _evaluations(rows) * each
+    nfe = counter.total(rows, calls)
     return Result(sampler.output(state), nfe, outputs)
 
 
@@ -283,40 +269,14 @@ def _to_data(
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
         more = None if more is None else jnp.where(sigma > 0, more, 0)
     unknown = more is None or result.nfe is None
-    nfe = None if unknown else _number(result.nfe + more)
+    nfe = None if unknown else as_number(result.nfe + more)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])
     return Result(x, nfe, states)
 
 
-def _calls_of_step(denoiser: Denoiser, times: list[Array], row: Any) -> Array:
-    """Network calls of a step that contains evaluations at `times`.
-
-    The times are columns of the row, so they may be used outside the branch of the
-    step in which they were handed over.
-    """
-    made = row.get("calls", len(times)) if isinstance(row, dict) else len(times)
-    counts = [
-        jnp.where(i < made, denoiser.num_network_calls(t), 0)
-        for i, t in enumerate(times)
-    ]
-    return sum(counts, start=jnp.zeros((), int))
-
-
 def _like(column: ArrayLike, z: Array) -> Array:
     column = jnp.asarray(column)
     floating = jnp.issubdtype(column.dtype, jnp.floating)
     return column.astype(z.dtype) if floating else column
-
-
-def _evaluations(rows: Any) -> ArrayLike:
-    made = rows.get("calls") if isinstance(rows, dict) else None
-    if made is None:
-        return jax.tree.leaves(rows)[0].shape[0]
-    return jnp.sum(made) if is_traced(made) else int(np.sum(made))
-
-
-def _number(count: ArrayLike) -> ArrayLike:
-    """Converts to a Python number where `count` is concrete."""
-    return count if is_traced(count) else int(count)

@@ -168,6 +168,7 @@ def ddpm(variance: str = "posterior") -> Churn | DDPMForward:
     return Churn(0.5) if variance == "posterior" else DDPMForward()
 
 
+@xp.quiet
 def eta_to_churn(
     eta: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:
@@ -200,6 +201,7 @@ def eta_to_churn(
     return weight / (1 + weight)
 
 
+@xp.quiet
 def churn_to_eta(
     churn: ArrayLike, *, convention: str, step: ArrayLike | None = None
 ) -> Array:

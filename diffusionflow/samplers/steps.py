@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -70,23 +69,3 @@ def check_times(denoiser: Denoiser, t: ArrayLike, like: Array) -> None:
         denoiser.check_times(np.asarray(t).astype(like.dtype))
     except ValueError as error:
         raise ValueError(f"at times rounded to {like.dtype}: {error}") from error
-
-
-VARYING = "varying"
-
-
-def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
-    """Network calls of an evaluation; None if unknown, `VARYING` with its time.
-
-    Evaluated at a traced time: there is no one time at which every denoiser is defined.
-    """
-    calls = []
-    note = lambda t: calls.append(denoiser.num_network_calls(t))
-    jax.eval_shape(note, jax.ShapeDtypeStruct((), dtype))
-    return calls[0] if isinstance(calls[0], int | None) else VARYING
-
-
-def times_calls(denoiser: Denoiser, evaluations: ArrayLike) -> ArrayLike | None:
-    """Returns the network calls of so many evaluations, None where unknown."""
-    calls = calls_at_any_time(denoiser, jnp.result_type(float))
-    return evaluations * calls if isinstance(calls, int) else None

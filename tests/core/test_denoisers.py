@@ -9,8 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusionflow
 from diffusionflow import grids, guidance, likelihood, predictions, samplers, schedules
-from tests.helpers.denoisers import FLOW, Z, check_every_entry, network, records_calls
+from tests.helpers.denoisers import (
+    ENTRIES,
+    FLOW,
+    Z,
+    check_entries,
+    network,
+    records_calls,
+)
+from tests.helpers.parametrize import in_turn
 
 COSINE = schedules.Cosine(-5.0, 5.0)
 KNOWN, MASK = np.float32([0.25, 0.0]), np.array([True, False])
@@ -39,9 +48,8 @@ def guided(positive, negative=None):
 
 
 def limited(fn):
-    schedule = fn.own_schedule()
     return guidance.limited(
-        guided(fn), schedule=schedule, logsnr_min=-1.0, logsnr_max=1.0
+        guided(fn), schedule=fn.schedule, logsnr_min=-1.0, logsnr_max=1.0
     )
 
 
@@ -129,18 +137,34 @@ every_known = pytest.mark.parametrize(
 )
 
 
-@every
-def test_calls_are_counted_right_or_not_at_all(name):
+@in_turn(name=tuple(CASES), entry=ENTRIES)
+def test_calls_are_counted_right_or_not_at_all(name, entry):
     case = CASES[name]
     with records_calls() as (fn, calls):
         settings = dict(counted=case.counted, varies=case.varies)
-        check_every_entry(case.wrap(fn), calls, **settings)
+        check_entries(case.wrap(fn), calls, entries=[entry], **settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jit called before",
+        "lambda of guidance of wrapped ones",
+        "guidance in an interval",
+        "mixture",
+    ],
+)
+def test_every_entry_counts_right_or_not_at_all(name):
+    case = CASES[name]
+    with records_calls() as (fn, calls):
+        settings = dict(counted=case.counted, varies=case.varies)
+        check_entries(case.wrap(fn), calls, **settings)
 
 
 def test_calls_that_are_given_are_taken():
     with records_calls() as (fn, calls):
         bare = predictions.as_denoiser(CASES["bare"].wrap(fn), num_network_calls=1)
-        check_every_entry(bare, calls, counted=True)
+        check_entries(bare, calls, counted=True)
 
 
 def entries(fn, schedule):
@@ -187,19 +211,23 @@ def test_times_are_checked(name):
     assert np.isnan(traced(1.5)).all() and np.isfinite(traced(0.5)).all()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "bare"])
-def test_what_is_known_is_put_into_the_samples(name):
+@in_turn(
+    name=tuple(name for name in CASES if name != "bare"),
+    entry=("one call", "two calls", "solve"),
+)
+def test_what_is_known_is_put_into_the_samples(name, entry):
     plain = network("u")
     fn = CASES[name].wrap(guidance.inpaint(plain, KNOWN, MASK, schedule=FLOW))
     settings = dict(schedule=FLOW)
-    for sampler in (samplers.ddpm(), samplers.Heun("u")):
+    if entry == "solve":
+        result = samplers.solve(fn, Z, 1.0, 0.0, **settings)
+    else:
+        sampler = samplers.ddpm() if entry == "one call" else samplers.Heun("u")
         result = samplers.sample(
             jax.random.key(0), fn, Z, grids.uniform(2), sampler=sampler, **settings
         )
-        np.testing.assert_array_equal(result.x[:, 0], KNOWN[0])
-        assert (result.x[:, 1] != KNOWN[1]).all()
-    solved = samplers.solve(fn, Z, 1.0, 0.0, **settings)
-    np.testing.assert_array_equal(solved.x[:, 0], KNOWN[0])
+    np.testing.assert_array_equal(result.x[:, 0], KNOWN[0])
+    assert (result.x[:, 1] != KNOWN[1]).all()
 
 
 @every_known
@@ -219,3 +247,87 @@ def test_a_schedule_that_is_traced_passes(name):
         return [build().x for build in entries(fn, schedule).values()]
 
     assert all(x.shape == Z.shape for x in jax.eval_shape(sample, 5.0))
+
+
+def test_a_constraint_is_enforced_once():
+    """Two denoisers that share one, or a function that calls it twice."""
+
+    @diffusionflow.register
+    class Added(predictions.Denoiser):
+        inner: predictions.Denoiser
+
+        def denoise(self, z, t):
+            return self.inner(z, t)
+
+        def finalize(self, x):
+            return x + 100
+
+    added = Added(network("u"))
+    flipped = lambda z, t: jax.tree.map(
+        lambda a, b: (a + b) / 2, added(z, t), added(z[:, ::-1], t)
+    )
+    for fn in (guided(added), guided(around(added)), flipped):
+        found = predictions.as_denoiser(fn, like=Z)
+        np.testing.assert_array_equal(found.finalize(Z), Z + 100)
+
+
+def test_a_constraint_of_another_shape_is_not_put_into_the_samples():
+    low = guidance.inpaint(network("u"), 7.0, np.array([True]), schedule=FLOW)
+
+    def fn(z, t):
+        coarse = low(z[:, :1], t)
+        return predictions.Denoised(*(jnp.tile(part, 2) for part in coarse))
+
+    found = predictions.as_denoiser(fn, like=Z)
+    np.testing.assert_array_equal(found.finalize(Z), Z)
+
+
+def test_all_parts_belong_to_the_schedule():
+    flow, cosine = network("u"), network("u", COSINE)
+    bare = lambda z, t: predictions.Denoised(z, z)
+    for fn in (
+        guided(flow, cosine),
+        guidance.static_threshold(bare, schedule=COSINE, low=-1.0, high=1.0),
+    ):
+        with pytest.raises(ValueError, match="reschedule"):
+            samplers.sample(
+                None, fn, Z, grids.uniform(2), sampler=samplers.Euler(), schedule=FLOW
+            )
+
+
+def test_denoisers_in_a_tuple_are_parts():
+    @diffusionflow.register
+    class Ensemble(predictions.Denoiser):
+        members: tuple
+
+        def denoise(self, z, t):
+            every = [member(z, t) for member in self.members]
+            return jax.tree.map(lambda *parts: sum(parts) / len(parts), *every)
+
+    with pytest.raises(ValueError, match="does not determine"):
+        Ensemble((network("u"), network("eps")))(Z, 1.0)
+
+
+def test_a_step_of_several_evaluations_needs_a_column():
+    """Some of them may be skipped, so without a column NFE are not known."""
+
+    class Twice(samplers.Euler):
+        def plan(self, t, s, schedule):
+            return samplers.Euler.plan(samplers.Euler("u"), t, s, schedule)
+
+        def step(self, z, row, noise, denoise_fn):
+            denoise_fn(z, row["t"])
+            return super().step(z, row, noise, denoise_fn)
+
+    result = samplers.sample(
+        None, network("u"), Z, grids.uniform(3), sampler=Twice("u"), schedule=FLOW
+    )
+    assert result.nfe is None
+
+
+def test_counts_that_are_given_are_checked():
+    bare = lambda z, t: predictions.Denoised(z, z)
+    with pytest.raises(ValueError, match="num_network_calls=0.*at least 1"):
+        predictions.as_denoiser(bare, num_network_calls=0)
+    with pytest.raises(ValueError, match="num_network_calls=7.*override"):
+        predictions.as_denoiser(network("u"), num_network_calls=7)

@@ -28,16 +28,21 @@ def records_calls(net=jnp.sin):
     yield predictions.denoiser(predict_fn, kind="u", schedule=FLOW), calls
 
 
-def check_every_entry(fn, calls, *, counted, varies=False):
-    """The `nfe` of everything that calls a denoiser is the number of `calls` or None.
+ENTRIES = ("sample", "sample, two calls", "run", "invert", "solve", "encode")
+
+
+def check_entries(fn, calls, *, counted, varies=False, entries=ENTRIES):
+    """The `nfe` of what calls a denoiser is the number of `calls` or None.
 
     Args:
       fn: what is handed over as a denoiser.
       calls: list that its network appends to.
       counted: whether None is wrong.
       varies: whether the calls depend on the time, which solvers do not look at.
+      entries: of `ENTRIES`.
     """
-    for name, run in runs(fn).items():
+    for name in entries:
+        run = runs(fn)[name]
         jax.effects_barrier()
         calls.clear()
         nfe = jax.block_until_ready(run()).nfe

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import grids, guidance, predictions, samplers, schedules
-from tests.helpers.denoisers import FLOW, Z, check_every_entry, records_calls
+from tests.helpers.denoisers import FLOW, Z, check_entries, records_calls
 
 
 class Net(nn.Module):
@@ -72,7 +72,7 @@ each = pytest.mark.parametrize("make", [flax_model, equinox_model])
 @each
 def test_calls_are_counted(make):
     calls = []
-    check_every_entry(make(calls), calls, counted=True)
+    check_entries(make(calls), calls, counted=True)
 
 
 @each
