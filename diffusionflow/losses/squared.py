@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import predictions
+from diffusionflow._dataclass import check_instance
 from diffusionflow.predictions import AnyKind, Denoised, DenoiseFn, PredictFn
 from diffusionflow.processes.noising import noised
-from diffusionflow.schedules import Schedule, as_schedule
+from diffusionflow.schedules import Schedule
 
 
 def kind_loss(
@@ -43,7 +44,7 @@ def kind_loss(
       >>> print(kind_loss(net, x, t, eps, kind="x", schedule=schedules.FlowMatching()))
       [0. 0. 0.]
     """
-    as_schedule(schedule)
+    check_instance("schedule", schedule, "schedules.FlowMatching()")
     x, t = as_arrays(x, t, eps)
     return squared_error(predict_fn, x, t, eps, predictions.as_kind(kind), schedule)
 

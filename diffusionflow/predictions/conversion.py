@@ -5,6 +5,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
+from diffusionflow._dataclass import check_instance
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions.denoisers import Denoised, as_prediction
 from diffusionflow.predictions.kinds import (
@@ -15,7 +16,7 @@ from diffusionflow.predictions.kinds import (
     check_sigma_positive,
     same_kind,
 )
-from diffusionflow.schedules import Schedule, as_schedule
+from diffusionflow.schedules import Schedule
 
 
 def to_denoised(
@@ -37,7 +38,7 @@ def to_denoised(
       ValueError: `t` does not begin the shape of `z`, or `value` is no floating array
         of the shape of `z`.
     """
-    as_schedule(schedule)
+    check_instance("schedule", schedule, "schedules.FlowMatching()")
     kind, z = as_kind(kind), at_least_float32(z)
     value = as_prediction(value, z).astype(z.dtype)
     alpha = per_event(schedule.alpha(t), z)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     QuietMethods,
+    check_instance,
     check_name,
     check_positive,
     is_traced,
@@ -16,7 +17,7 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import floating, in_float64
-from diffusionflow.schedules import Schedule, as_schedule
+from diffusionflow.schedules import Schedule
 
 NAMES = ("x", "eps", "v", "u", "dz_dt", "score")
 AMBIGUOUS = {
@@ -146,7 +147,7 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       An array of the shape of `t`.
     """
-    as_schedule(schedule)
+    check_instance("schedule", schedule, "schedules.FlowMatching()")
     a, b = as_kind(kind).plane(t, schedule=schedule)
     return b * schedule.alpha(t) - a * schedule.sigma(t)
 

@@ -224,4 +224,4 @@ def test_requirements_of_a_plain_install_are_jax_and_chex():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["options"]["install_requires"].split()
-    assert [line.split(">")[0] for line in lines] == ["jax", "numpy", "scipy", "chex"]
+    assert [line.split(">")[0] for line in lines] == ["jax", "chex"]
