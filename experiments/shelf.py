@@ -5,11 +5,13 @@ renamed; what is removed is whole, ours and superseded, or was never finished. A
 else, links included, is left alone.
 """
 
+import errno
 import json
 import pathlib
 import re
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,7 +139,18 @@ def sweep(directory: pathlib.Path) -> None:
     """Removes what a killed process left half written or half removed."""
     for path in directory.iterdir():
         if _UNFINISHED.fullmatch(path.name) and not path.is_symlink():
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a directory that threads of a failed save may still be writing to."""
+    for attempt in range(10):
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == 9:
+                raise
+            time.sleep(0.1)
 
 
 def _set_aside(path: pathlib.Path) -> str:
