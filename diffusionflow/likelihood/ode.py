@@ -158,7 +158,8 @@ def decode(
       batch_ndim: number of batch axes, static.
 
     Returns:
-      `Flow`: `x` are samples, `log_p` their log densities, those of `encode`.
+      `Flow`: `x` are samples, `log_p` their log densities, those of `encode`. The
+      samples are not finalized (`Denoiser.finalize`): that would change their density.
 
     Raises:
       ValueError: as `encode`.

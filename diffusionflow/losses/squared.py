@@ -99,7 +99,6 @@ def fm_loss(
       `[*batch]`, mean over the event.
 
     Raises:
-      ValueError: `t` does not begin the shape of `x`.
       ValueError: as `kind_loss`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, the flow matching objective, time

@@ -150,8 +150,7 @@ def interpolant(
       score is left out.
 
     Raises:
-      ValueError: the direction is unknown.
-      ValueError: `t` does not begin the shape of `z`, or sigma = 0 with an infinite
+      ValueError: the direction is unknown, `t` does not begin the shape of `z`, or sigma = 0 with an infinite
         slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
         cannot be recovered from `Denoised`; at traced times the drift is not finite.
 
