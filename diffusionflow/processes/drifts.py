@@ -150,9 +150,10 @@ def interpolant(
       score is left out.
 
     Raises:
-      ValueError: the direction is unknown, `t` does not begin the shape of `z`, or sigma = 0 with an infinite
-        slope at a `t` that is not traced (t = 0 of `LinearBeta`), where the score
-        cannot be recovered from `Denoised`; at traced times the drift is not finite.
+      ValueError: the direction is unknown, `t` does not begin the shape of `z`, or
+        sigma = 0 with an infinite slope at a `t` that is not traced (t = 0 of
+        `LinearBeta`), where the score cannot be recovered from `Denoised`; at traced
+        times the drift is not finite.
 
     Source: Albergo et al. 2023, arXiv 2303.08797; Ma et al. 2024, arXiv 2401.08740
     (w_t there is epsilon^2 / 2).
