@@ -44,7 +44,9 @@ def test_repetitions_of_rows_all_alike_have_the_t_interval():
 @pytest.mark.parametrize(
     ("counts", "scales"), [((3, 7), (1.0, 0.1)), ((8, 2), (0.3, 1.0)), ((5, 5), (1, 1))]
 )
-def test_groups_of_unlike_size_and_scatter_have_the_interval_of_welch(counts, scales):
+def test_groups_of_different_size_and_scatter_have_the_interval_of_welch(
+    counts, scales
+):
     """SciPy's, where the rows have no error; also of rows all alike.
 
     Of 2 degrees the ends of t move by 2 % in 20,000 draws.
@@ -132,7 +134,7 @@ def test_subtracted_estimates_are_the_paired_difference(name):
     )
 
 
-def test_unlike_recipes_are_not_subtracted():
+def test_different_recipes_are_not_subtracted():
     x, data = np.random.RandomState(0).standard_normal((2, 50, 2))
     each = [
         metrics.measure_resampled(

@@ -347,13 +347,13 @@ def test_a_weighting_made_for_other_times_is_refused(wrap):
             build(wrap(made_for), density)
     for made_for, density in ((logit, wrap(logit)), (wrap(logit), logit)):
         objective = build(made_for, density)
-    # a gradient is an objective by shape alone, and a tracer cannot be looked at
+    # a gradient is an objective by shape alone, and a tracer cannot be checked
     slope = jax.jit(jax.grad(objectives.total_weight))(objective, jnp.float32(-1.0))
     assert isinstance(slope, objectives.Objective)
     assert np.isfinite(jax.tree.leaves(slope)).all()
 
 
-def test_different_objectives_are_told_apart_and_where():
+def test_different_objectives_are_distinguished_and_where():
     found = objectives.same_objective(
         objectives.flow_matching(), objectives.sd3(), (-6.0, 6.0)
     )

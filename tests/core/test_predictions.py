@@ -134,8 +134,8 @@ def test_round_trips_in_float32(name):
     schedule = Levels.of(ALL[name], t, np.float32)
     levels = schedule.plain()
     alpha, sigma = levels[:2]
-    told = np.minimum(alpha, sigma)[:, 0] > 1e-6  # float32 can tell both from z
-    assert told.sum() >= 7
+    resolved = np.minimum(alpha, sigma)[:, 0] > 1e-6  # float32 resolves both in z
+    assert resolved.sum() >= 7
     x, eps = np.random.default_rng(0).uniform(-1, 1, (2, t.size, 64))
     with np.errstate(divide="ignore", over="ignore"):
         bound = 4 * EPS32 * np.maximum(1 / alpha, 1 / sigma)
@@ -150,7 +150,9 @@ def test_round_trips_in_float32(name):
         size = np.maximum(np.abs(value).max(1, keepdims=True), 1)
         with np.errstate(invalid="ignore"):
             error = np.abs(np.asarray(back, np.float64) - value) / size
-        assert (error <= bound)[told].all(), f"{pair}: {(error / bound)[told].max()}"
+        assert (error <= bound)[resolved].all(), (
+            f"{pair}: {(error / bound)[resolved].max()}"
+        )
 
 
 @hypothesis.settings(deadline=None, max_examples=40)

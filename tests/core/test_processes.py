@@ -159,7 +159,7 @@ def test_from_sde_has_the_leading_alpha():
             np.testing.assert_allclose(getattr(schedule, of)(t), exact, rtol=1e-12)
 
 
-def test_from_sde_starts_where_it_is_told_and_is_learnable():
+def test_from_sde_starts_at_the_given_levels_and_is_learnable():
     constant = processes.from_sde(lambda t: -1.0, lambda t: 2.0, 0.8, 0.3)
     t = np.array([0.0, 0.4, 1.0])
     decay = np.exp(-2 * t)  # sigma^2' = -2 sigma^2 + 4

@@ -207,7 +207,7 @@ def test_it_works_in_place_of_a_proposal():
     assert np.std(found.importance) > 0.3
 
 
-def test_the_adaptive_part_is_found_wherever_it_is():
+def test_the_adaptive_part_of_any_density():
     adaptive = times.AdaptiveTimes(times.Truncated(times.Uniform(), 0.1, 0.9))
     nested = times.Stratified(adaptive)
     assert times.adaptive_part(nested) is adaptive
