@@ -391,7 +391,7 @@ def test_known_pixels_have_noise_of_the_right_level_all_the_way(sampler):
 
 
 def test_known_pixels_draw_the_others_with_them():
-    """Of two components that differ in the first coordinate, the right one is sampled."""
+    """Of two components, the one that the known coordinate says is sampled."""
     data = analytic.Mixture(np.ones(2) / 2, np.array([[2.0, 1.0], [-2.0, -1.0]]), 0.01)
     schedule = schedules.FlowMatching()
     z = samplers.prior(jax.random.key(7), (200, 2), schedule=schedule)
