@@ -52,12 +52,12 @@ def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
 
     Of concrete numbers in float64 also where the user wrote `fn` with `jax.numpy`.
     """
-    t = floating(t)
+    given, t = t, floating(t)
     if xp.on_host(t, fn):
         value = in_float64(lambda t: fn(t), t)
         if not is_traced(value):
             return np.broadcast_to(np.asarray(value, np.float64), np.shape(t))[()]
-    t = at_least_float32(t)
+    t = at_least_float32(given)  # a Python number takes the type of JAX's leaves
     return jnp.broadcast_to(jnp.asarray(fn(t), t.dtype), t.shape)
 
 

@@ -20,6 +20,7 @@ from diffusionflow._numeric import (
     derivative,
     elementwise,
     floating,
+    in_type_of,
 )
 from diffusionflow.schedules.base import Schedule
 
@@ -171,10 +172,13 @@ class Shifted(Schedule):
         return self.k * self._scale(t) * self.base.sigma(t)
 
     def logsnr(self, t: ArrayLike) -> Array:
-        return self.base.logsnr(t) - 2 * xp.log(self.k)
+        logsnr = self.base.logsnr(t)
+        return logsnr - 2 * in_type_of(logsnr, [xp.log(self.k)])[0]
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        return self.base.inverse_logsnr(floating(logsnr) + 2 * xp.log(self.k))
+        logsnr = floating(logsnr)
+        log_k = in_type_of(logsnr, [xp.log(self.k)])[0]
+        return self.base.inverse_logsnr(logsnr + 2 * log_k)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         dalpha, dsigma = self.base.derivatives(t)
