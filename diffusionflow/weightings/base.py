@@ -45,7 +45,7 @@ def weight_on(
     """Converts a weighting to a factor on the MSE of any kind, `w(t) (D_q / D_p)^2`.
 
     Where that is `0 * inf`, it is the limit for alpha or sigma going to 0: in closed
-    form if the weighting has one, since a user's function has none else the value at a
+    form if the weighting has one; otherwise, as for a user's function, the value at a
     level of one rounding unit. If that does not settle from there to half of it, the
     limit is 0 where it falls and infinite elsewhere.
 
