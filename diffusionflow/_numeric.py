@@ -72,10 +72,9 @@ def derivative(fn: Callable[[Any, Array], Array], value: Any, t: ArrayLike) -> A
     Returns:
       Like `t`; computed by JAX, in float64 where all is concrete.
     """
-    t = floating(t)
     if xp.on_host(value, t):
-        return in_float64(functools.partial(_jvp, fn), value, t)
-    return _jvp(fn, value, jnp.asarray(t))
+        return in_float64(functools.partial(_jvp, fn), value, floating(t))
+    return _jvp(fn, value, at_least_float32(t))
 
 
 def _jvp(fn: Callable[[Any, Array], Array], value: Any, t: Array) -> Array:

@@ -7,6 +7,7 @@ fusions. The other targets and pytest called as such leave all of that on
 (docs/testing.md).
 """
 
+import gc
 import os
 import pathlib
 import resource
@@ -27,6 +28,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compilation_cache.tidy(compilation_cache.default())
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# traced programs are millions of live objects: Python's collector walks them all, 12 %
+# of the tests' time at its default thresholds
+gc.set_threshold(100_000, 50, 100)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as in a background job of a shell, and it would be so in the commands as well

@@ -8,7 +8,13 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import predictions, schedules
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_name,
+    check_positive,
+    register,
+    static,
+)
 from diffusionflow.interop.convention import Convention
 from diffusionflow.schedules import Schedule
 
@@ -58,7 +64,7 @@ def from_edm(
     """
     check_name("output", output, EDM_OUTPUTS)
     for name, value in (("beta_d", beta_d), ("beta_min", beta_min)):
-        check_bound(name, value, lambda beta: beta > 0, "positive")
+        check_positive(name, value)
     check_bound("num_levels", num_levels, lambda count: count > 1, "at least 2")
     schedule = schedules.EDM() if schedule is None else schedule
     unit, plain = _InputScale(schedule, 1.0), _InputScale(schedule, None)

@@ -22,6 +22,7 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import at_least_float32, floating, in_type_of
+from diffusionflow.predictions.checks import check_float
 
 OFF_CENTRE = 0.01  # of a cell: far above rounding, far below a wrong scale
 
@@ -73,10 +74,11 @@ class QuantizedLevels:
         """Returns the level of each value, int32 like `x`.
 
         Raises:
-          ValueError: a value is further than `OFF_CENTRE` of a cell from the centre of
-            any; in a traced array such a value gets the number -1.
+          ValueError: `x` is of integers, or a value is further than `OFF_CENTRE` of a
+            cell from the centre of any; in a traced array such a value gets the
+            number -1.
         """
-        place = (at_least_float32(x) - self.low) / self.width - 0.5
+        place = (_as_levels(x) - self.low) / self.width - 0.5
         nearest = jnp.round(place)
         good = (jnp.abs(place - nearest) <= OFF_CENTRE) & (nearest >= 0)
         good &= nearest <= self.count - 1
@@ -110,7 +112,7 @@ class QuantizedLevels:
         Source: Uria et al. 2013, arXiv 1306.0186; the bound, Theis et al. 2016, arXiv
         1511.01844.
         """
-        x = at_least_float32(x)
+        x = _as_levels(x)
         centre = self._centre(self.numbers(x), x.dtype)
         noise = random.uniform(key, x.shape).astype(x.dtype) - 0.5
         return centre + self.width * noise
@@ -141,7 +143,7 @@ class QuantizedLevels:
 
         Source: Kingma et al. 2021, arXiv 2107.00630, the reconstruction of VDM.
         """
-        x = at_least_float32(x)
+        x = _as_levels(x)
         chex.assert_equal_shape([x, eps])
         number = self.numbers(x)[..., None]
         eps = eps.astype(x.dtype)[..., None]
@@ -158,6 +160,11 @@ class QuantizedLevels:
     def _centre(self, number: Array, dtype: Any) -> Array:
         centre = self.values(number).astype(dtype)
         return jnp.where(number >= 0, centre, jnp.nan)
+
+
+def _as_levels(x: Array) -> Array:
+    check_float("x", x, "numbers of levels become floats by levels.values(number)")
+    return at_least_float32(x)
 
 
 def gaussian_nats(logsnr: ArrayLike, dim: int) -> Array:

@@ -18,7 +18,7 @@ from diffusionflow._dataclass import check_name, is_traced
 from diffusionflow._numeric import floating, in_float64
 from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 KL_VARIANCES = ("posterior", "forward")
 
@@ -72,6 +72,7 @@ def kl_terms(
     2021, arXiv 2107.00630. Ho et al. write no `1/2 (r - 1 - log r)`, a constant.
     """
     check_name("variance", variance, KL_VARIANCES)
+    as_schedule(schedule)
     (x, t), (_, s) = as_arrays(x, t, eps), as_arrays(x, s)
     chex.assert_equal_shape([t, s])
     _check_order(t, s)
@@ -106,6 +107,7 @@ def prior_kl(
 
     Source: Kingma et al. 2021, arXiv 2107.00630, the prior loss.
     """
+    as_schedule(schedule)
     x = predictions.as_data(x, "x")
     signal, extra = (
         xp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
@@ -126,6 +128,7 @@ def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
     Returns:
       Like `t`; infinite where sigma_s = 0.
     """
+    as_schedule(schedule)
     return _posterior(schedule, floating(t), floating(s))[0]
 
 

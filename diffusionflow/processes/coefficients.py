@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._numeric import cast, root
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Sde(NamedTuple):
@@ -51,7 +51,7 @@ def to_sde(t: ArrayLike, *, schedule: Schedule, epsilon: ArrayLike = 0.0) -> Sde
       `Sde`. Where alpha = 0, g is infinite and eta is 0; where g = 0, eta is infinite
       but for epsilon = 0, where it is 0.
     """
-    g = root(schedule.g2(t))
+    g = root(as_schedule(schedule).g2(t))
     epsilon = xp.broadcast_to(cast(epsilon, g), g.shape)
     some = epsilon != 0
     eta = xp.where(some, epsilon / xp.where(some, g, 1), 0)
@@ -75,7 +75,7 @@ def to_interpolant(
     Returns:
       `Interpolant`.
     """
-    g = root(schedule.g2(t))
+    g = root(as_schedule(schedule).g2(t))
     eta = xp.broadcast_to(cast(eta, g), g.shape)
     return Interpolant(schedule.alpha(t), schedule.sigma(t), scaled(eta, g))
 

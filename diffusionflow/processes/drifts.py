@@ -17,7 +17,7 @@ from diffusionflow.predictions import (
     per_event,
 )
 from diffusionflow.processes.coefficients import scaled
-from diffusionflow.schedules import Schedule
+from diffusionflow.schedules import Schedule, as_schedule
 
 DIRECTIONS = ("reverse", "forward")
 
@@ -27,7 +27,7 @@ class SdeTerms(NamedTuple):
 
     Fields:
       drift: `[*batch, *event]`.
-      diffusion: `()` or `[*batch]`.
+      diffusion: `()` or `[*batch]`, in the dtype of the drift.
     """
 
     drift: Array
@@ -49,9 +49,10 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
     Raises:
       ValueError: `t` does not begin the shape of `z`.
     """
+    as_schedule(schedule)
     z, t = as_data(z, "z"), floating(t)
     drift = per_event(schedule.f(t), z) * z
-    return SdeTerms(drift, root(schedule.g2(t)))
+    return SdeTerms(drift, cast(root(schedule.g2(t)), z))
 
 
 def probability_flow(
@@ -111,6 +112,7 @@ def reverse(
     Source: Song et al. 2021, arXiv 2011.13456 (eta = 1 and 0); Gao et al. 2024,
     "Diffusion Meets Flow Matching" (any eta).
     """
+    as_schedule(schedule)
     t = floating(t)
     dsigma = schedule.derivatives(t)[1]
     eta = xp.broadcast_to(cast(eta, t), t.shape)
@@ -118,7 +120,7 @@ def reverse(
     g = root(schedule.g2(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(scaled(eta**2, rate), mean) * denoised.eps
-    return SdeTerms(mean + added, scaled(eta, g))
+    return SdeTerms(mean + added, cast(scaled(eta, g), mean))
 
 
 @xp.quiet
@@ -159,12 +161,14 @@ def interpolant(
     (w_t there is epsilon^2 / 2).
     """
     check_name("direction", direction, DIRECTIONS)
+    as_schedule(schedule)
     t = floating(t)
     epsilon = xp.broadcast_to(cast(epsilon, t), t.shape)
     rate = scaled(epsilon**2, 0.5 / schedule.sigma(t))
     mean, denoised = _mean_slope(denoise_fn, z, t, schedule)
     added = per_event(rate, mean) * denoised.eps
-    return SdeTerms(mean + added if direction == "reverse" else mean - added, epsilon)
+    drift = mean + added if direction == "reverse" else mean - added
+    return SdeTerms(drift, cast(epsilon, drift))
 
 
 def _mean_slope(

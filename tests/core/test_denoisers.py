@@ -132,9 +132,8 @@ CASES = {
     ),
 }
 every = pytest.mark.parametrize("name", CASES)
-every_known = pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if case.known]
-)
+KNOWN_CASES = [name for name, case in CASES.items() if case.known]
+every_known = pytest.mark.parametrize("name", KNOWN_CASES)
 
 
 @in_turn(name=tuple(CASES), entry=ENTRIES)
@@ -149,9 +148,9 @@ def test_calls_are_counted_right_or_not_at_all(name, entry):
     "name",
     [
         "jit called before",
-        "lambda of guidance of wrapped ones",
+        pytest.param("lambda of guidance of wrapped ones", marks=pytest.mark.slow),
         "guidance in an interval",
-        "mixture",
+        pytest.param("mixture", marks=pytest.mark.slow),
     ],
 )
 def test_every_entry_counts_right_or_not_at_all(name):
@@ -238,15 +237,11 @@ def test_another_schedule_than_the_denoisers_is_refused(name):
             refused()
 
 
-@every_known
-def test_a_schedule_that_is_traced_passes(name):
+@in_turn(name=KNOWN_CASES, entry=("sample", "invert", "solve", "encode"))
+def test_a_schedule_that_is_traced_passes(name, entry):
     fn = CASES[name].wrap(network("u", COSINE))
-
-    def sample(end):
-        schedule = schedules.Cosine(-5.0, end)
-        return [build().x for build in entries(fn, schedule).values()]
-
-    assert all(x.shape == Z.shape for x in jax.eval_shape(sample, 5.0))
+    traced = lambda end: entries(fn, schedules.Cosine(-5.0, end))[entry]().x
+    assert jax.eval_shape(traced, 5.0).shape == Z.shape
 
 
 def test_a_constraint_is_enforced_once():

@@ -204,7 +204,7 @@ def measure_kl_terms_are_weighted_eps_errors():
 
 
 @register
-class Nodes:
+class Nodes(schedules.Schedule):
     """A variance preserving table of log-SNR; the time is its index over 1000."""
 
     table: jax.Array

@@ -75,6 +75,22 @@ MISTAKES = {
         lambda: network(schedule=schedules.Cosine),
         "schedule=Cosine.*write Cosine",
     ),
+    "a name for a schedule in a bound": (
+        lambda: losses.prior_kl(Z, schedule="cosine"),
+        "schedule='cosine'",
+    ),
+    "a name for a schedule in a process": (
+        lambda: processes.forward(Z, 0.5, schedule="cosine"),
+        "schedule='cosine'",
+    ),
+    "a name for a schedule in its coefficients": (
+        lambda: processes.to_sde(0.5, schedule="cosine"),
+        "schedule='cosine'",
+    ),
+    "numbers of levels as data": (
+        lambda: likelihood.QuantizedLevels().dequantise(KEY, np.ones((2, 3), int)),
+        r"x of dtype int.*levels.values\(number\)",
+    ),
     "a function for a schedule": (lambda: network(schedule=net), "schedule=net"),
     "an object for a schedule": (
         lambda: processes.add_noise(Z, Z, 0.5, schedule=object()),

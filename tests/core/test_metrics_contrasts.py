@@ -66,6 +66,7 @@ def test_groups_of_different_size_have_the_interval_of_welch(counts, scales):
     assert same[:4] == pytest.approx(found[:4], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_three_repetitions_drawn_again_cover_81_per_cent_and_these_95():
     """Of normal ones, all resamples of each set; 5 standard errors about both."""
     again = np.array(list(itertools.product(range(3), repeat=3)))
@@ -82,6 +83,7 @@ def test_three_repetitions_drawn_again_cover_81_per_cent_and_these_95():
     assert covered / 300 >= 0.95 - 0.03  # Welch's covers a little more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repetitions", [1, 3])
 def test_the_interval_covers_the_truth(repetitions):
     """Rows that both share, seeds of each, and what is left; truth 0.3."""

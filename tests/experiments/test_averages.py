@@ -90,6 +90,7 @@ def test_any_width_is_put_together_from_what_is_stored(run):
     assert distance(earlier.params, expected) < 0.1 * wrong
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
     source, expected, _ = run
     for name, step in (("checkpoints", "5"), ("averages", "2"), ("averages", "6")):
@@ -111,6 +112,7 @@ def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
     assert same(*both)
 
 
+@pytest.mark.slow
 def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
     data = max((tmp_path / "averages" / "10" / "sigma_rel_0.1" / "d").iterdir())
@@ -137,6 +139,7 @@ def test_an_older_average_that_is_damaged_is_left_out(run, tmp_path, capfd):
     assert distance(left_out.params, expected) < distance(run[2][0], expected)
 
 
+@pytest.mark.slow
 def test_averages_of_another_start_are_not_used(run, tmp_path):
     """Of one that stored some, and died before its first checkpoint."""
     source = start.Source(str(run[0]), "ema")

@@ -135,6 +135,7 @@ def test_judging_a_config_compiles_nothing(name, compiled):
     assert len(compiled) == 1  # so they are counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     """32 directions or more, of 1 % of the largest, over 101 times."""

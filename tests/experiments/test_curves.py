@@ -92,6 +92,7 @@ def test_a_run_is_watched_for_its_settings_whatever_its_seed(identity, tmp_path)
     assert curves.watch(other, tmp_path).note(1, {"loss": 9.0}) is None
 
 
+@pytest.mark.slow
 def test_the_loop_says_it(identity, tmp_path, monkeypatch, capsys, standard_promotion):
     rows = [[{"step": 4, "loss": loss}] for loss in (0.01, 0.011, 0.012)]
     curve = curves.make(identity, [0, 1, 2], rows)

@@ -144,6 +144,7 @@ def test_cifar10_is_read_from_its_binary_files(tmp_path, monkeypatch):
         data.cifar10(path=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_from_their_moments(tmp_path):
     path = str(tmp_path / "a.npz")
     mean = np.full((9000, 1, 1, 2), 3.0)

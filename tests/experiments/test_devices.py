@@ -143,6 +143,7 @@ def test_cut_parameters_optimizer_and_average_stay_cut(runs):
         )  # a quarter, and small ones
 
 
+@pytest.mark.slow
 def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
     """From four of eight to one, and from there to two of four."""
     state, _ = runs["cut"]

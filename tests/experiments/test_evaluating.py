@@ -162,6 +162,7 @@ def test_what_another_program_wrote_is_not_written_over(tmp_path):
         results.is_there(tmp_path / "best.json", {})
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     workdir, evaluated, tmp_path, monkeypatch
 ):
@@ -275,6 +276,7 @@ def test_a_wrong_flag_is_one_line(workdir, name):
     assert re.search(message, error), error
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_is_no_hindrance(
     workdir, evaluated, tmp_path, monkeypatch
 ):
@@ -341,6 +343,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
     assert "is left out: it is of step 5, and the run is at step 10; move" in note
 
 
+@pytest.mark.slow
 def test_parts_and_samples_of_other_weights_are_not_taken(
     workdir, evaluated, retrained, tmp_path, capsys
 ):

@@ -281,6 +281,7 @@ needs_browser = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_browser
 def test_sliders_move_what_is_drawn(churning, tmp_path):
     section = page.Section("churn", "", [churning])

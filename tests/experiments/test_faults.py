@@ -162,6 +162,7 @@ def poison(monkeypatch, rows):
     monkeypatch.setitem(build.DATASETS, "moons", moons)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_tells(monkeypatch, tmp_path, capsys):
     poison(monkeypatch, [5 * 16 + 3])  # of 16 a step
     state = loop.train_and_evaluate(tiny.config(), tmp_path / "straight")

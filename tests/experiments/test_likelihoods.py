@@ -209,6 +209,7 @@ def test_the_error_of_the_solver_costs_a_quarter_of_the_ode_at_most(tmp_path):
     assert units.summary(found, model, SETTINGS)["solver_error"] is None
 
 
+@pytest.mark.slow
 def test_a_kind_is_computed_again_only_if_its_own_settings_change(
     tmp_path, monkeypatch
 ):

@@ -68,7 +68,9 @@ def test_rows_come_when_they_are_due(straight):
     ]
 
 
-@pytest.mark.parametrize("k", [1, 3, 4, 7, 9])
+@pytest.mark.parametrize(
+    "k", [3, 7, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 4, 9))]
+)
 def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
     """Of 294 examples a step takes 16; log and evaluation fall between the k."""
     source, expected, seen = straight
@@ -88,6 +90,7 @@ def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
     assert written == (source / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_adaptive_proposal_is_resumed_bit_for_bit(tmp_path):
     config = tiny.config(
         objective__proposal="adaptive(uniform, num_bins=6)", checkpoint__every=5
@@ -139,6 +142,7 @@ def test_what_the_numbers_do_not_depend_on_may_change(straight, tmp_path):
     assert same(loop.train_and_evaluate(changed, tmp_path), straight[1])
 
 
+@pytest.mark.slow
 def test_a_constant_rate_can_be_trained_on(tmp_path):
     constant = dict(optimizer__schedule="constant", num_steps=5)
     loop.train_and_evaluate(tiny.config(**constant), tmp_path)
@@ -200,6 +204,7 @@ STOPS = (  # method, call, signal, step that is saved
 )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_evaluation_training_and_drawing_is_the_same(
     straight, tmp_path, monkeypatch
 ):
@@ -235,6 +240,7 @@ def test_a_stop_saves_nothing_where_saves_are_never_due(tmp_path, monkeypatch):
     assert not any((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
     losses = iter([3.0, 3.0, 1.0, 1.0, float("nan"), float("nan"), 2.0, 2.0])
     evaluate = lambda *args: {"loss": next(losses)}
@@ -252,6 +258,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
         assert saved.steps() == [4, 8]
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeypatch):
     config = tiny.config(
         num_steps=6,
@@ -337,6 +344,7 @@ def test_rows_are_on_disk_before_the_checkpoint_of_later_steps(tmp_path, monkeyp
     assert events == [2, "save", 5, "save"]  # after steps 5 and 10
 
 
+@pytest.mark.slow
 def test_rows_that_were_lost_are_told(straight, tmp_path, capsys):
     source, rows = straight[0] / "checkpoints", straight[0] / metrics.FILE_NAME
     shutil.copytree(source / "9", tmp_path / "checkpoints" / "9")

@@ -301,6 +301,7 @@ def overlaps():
     return "document.documentElement.scrollWidth > innerWidth"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     browser.program() is None, reason="no Chromium here: install one or set CHROMIUM"
 )

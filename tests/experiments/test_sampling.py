@@ -76,7 +76,9 @@ def test_files_of_different_requests_do_not_collide():
         assert re.fullmatch(r"[\w.=-]+", path.name)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", pytest.param("ddpm", marks=pytest.mark.slow)]
+)
 def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, sampler):
     settings = {"num_samples": 20, "guidance": 2.0, "sampler": {"name": sampler}}
     expected = draw(workdir, **settings)["samples"]

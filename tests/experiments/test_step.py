@@ -232,6 +232,7 @@ def test_evaluation_does_not_depend_on_the_batch(state, standard_promotion):
 ADAPTIVE = "stratified(adaptive(uniform, num_bins=6))"
 
 
+@pytest.mark.slow
 def test_an_adaptive_proposal_learns_the_same_on_one_and_eight_devices(
     standard_promotion,
 ):
@@ -332,6 +333,7 @@ def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
     assert float(loss) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "changes"),
     [
@@ -362,6 +364,7 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_of_products_alone(standard_promotion):
     """Sums, roots, exponentials and the whole of time are float32, and so is the state.
 

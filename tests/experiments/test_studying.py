@@ -120,6 +120,7 @@ def test_flow_matching_and_v_cosine_have_one_gradient_with_one_network():
     assert error > 0.02 * np.abs(ours).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["edm", "eps_linear", "sd3", "x"])
 def test_the_other_recipes_have_other_gradients_even_with_one_network(recipe):
     pair = "flow_matching", recipe

@@ -94,14 +94,19 @@ def pairs(names, on=tuple(SCHEDULES)):
     return pytest.mark.parametrize(("on", "name"), turns)
 
 
-def first_of_each_class(names):
-    """The samplers; other settings of a class that came before are nightly."""
+def first_of_each_class(names, fast_every=1):
+    """The samplers; other settings of a class that came before are nightly.
+
+    Of the classes, one in `fast_every` is fast and the others are slow.
+    """
     found, seen = [], set()
     for name in names:
         kind = type(SAMPLERS[name].sampler)
-        found.append(
-            pytest.param(name, marks=[pytest.mark.nightly] if kind in seen else [])
-        )
+        if kind in seen:
+            marks = [pytest.mark.nightly]
+        else:
+            marks = [pytest.mark.slow] if len(seen) % fast_every else []
+        found.append(pytest.param(name, marks=marks))
         seen.add(kind)
     return found
 

@@ -84,6 +84,7 @@ def test_number_of_parameters_by_hand():
     assert count(attending, (1, 4, 4, 1)) == expected + 3 * attention
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     """Value, dropout and gradient do not depend on how the batch is laid out."""
     net = UNet(4, (1,), num_blocks=1, num_heads=1, num_classes=3, dropout=0.3)
@@ -120,6 +121,7 @@ def stored_bytes(net, *inputs):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
+@pytest.mark.slow
 def test_remat_stores_less():
     """The fewer values are saveable, the less; and it is the same network."""
     net = UNet(channels=32, num_blocks=1, attention_resolutions=(8,), num_classes=3)
@@ -139,6 +141,7 @@ def test_remat_stores_less():
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
 
+@pytest.mark.slow
 def test_remat_leaves_value_and_gradient():
     """Dropout included, whose masks are drawn twice."""
     seen, inputs = [], arguments((4, 4, 4, 4))
