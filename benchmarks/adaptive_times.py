@@ -30,8 +30,10 @@ sys.path.insert(0, str(ROOT))
 
 from configs import digits  # noqa: E402
 from diffusionflow import times  # noqa: E402
-from experiments import build, devices, step  # noqa: E402
-from experiments.trainer import Trainer  # noqa: E402
+from experiments.config import build  # noqa: E402
+from experiments.runtime import sharding  # noqa: E402
+from experiments.training import step  # noqa: E402
+from experiments.training.trainer import Trainer  # noqa: E402
 
 ADAPTIVE = times.AdaptiveTimes(times.Uniform())
 PROPOSALS = {
@@ -61,7 +63,7 @@ def trained(arguments: argparse.Namespace) -> tuple[Trainer, step.TrainState]:
     state = trainer.init()
     numbers = range(arguments.num_steps)
     for _, batch in zip(numbers, trainer.batches(0), strict=False):
-        placed = devices.place(trainer.mesh, batch)
+        placed = sharding.place(trainer.mesh, batch)
         state, loss = trainer.step_fn(state, placed, trainer.train_key)
     print(f"trained {arguments.num_steps} steps: loss {float(loss):.4f}", flush=True)
     return trainer, state
@@ -80,7 +82,7 @@ def measure(
     adaptive = times.adaptive_part(proposal)
     gradients = functools.partial(step.loss_and_gradients, recipe=recipe)
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
     def one(state, batch, key):
         (loss, terms), gradient = gradients(state, batch, key)
         moments = state.moments
@@ -97,7 +99,7 @@ def measure(
         if number == settings.settle + settings.draws:
             break
         key = jax.random.fold_in(trainer.eval_key, number)
-        placed = devices.place(trainer.mesh, batch)
+        placed = sharding.place(trainer.mesh, batch)
         moments, loss, flat = one(state, placed, key)
         if number < settings.settle:
             state = state._replace(moments=moments)
@@ -113,7 +115,7 @@ def measure(
 def main() -> None:
     """Prints the table."""
     settings = parse()
-    devices.split_cpu(digits.get_config().cpu_devices)
+    sharding.split_cpu(digits.get_config().cpu_devices)
     build.check(digits.get_config())
     trainer, state = trained(settings)
     print(f"{'proposal':20s} {'loss':>8s} {'gradient':>8s}  (variance over uniform's)")

@@ -24,8 +24,9 @@ from jax.extend.core import jaxprs_in_params
 from benchmarks import ours
 from benchmarks.cases import CASES
 from diffusionflow.networks.layers import REMAT
-from experiments import devices, step
 from experiments.data import Examples
+from experiments.runtime import sharding
+from experiments.training import step
 
 MIB = 2**20
 NETWORKS = ("cifar10", "imagenet64", "dit_b")
@@ -120,7 +121,7 @@ def measure(recipe: step.Recipe, compile: bool) -> dict[str, Any]:
         return found
     lowered = traced.lower()
     middle = time.perf_counter()
-    compiled = lowered.compile(compiler_options=devices.compiler_options())
+    compiled = lowered.compile(compiler_options=sharding.compiler_options())
     end, memory = time.perf_counter(), compiled.memory_analysis()
     return found | {
         "temporaries MiB": f"{memory.temp_size_in_bytes / MIB:,.0f}",

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusionflow import grids, samplers, schedules
 from diffusionflow._numeric import in_float64
-from experiments.plots import accuracy
+from experiments.analysis import sampler_error
 
 FLOW = schedules.FlowMatching()
 
@@ -50,14 +50,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, nargs="+", default=(10, 20))
-    data = accuracy.mixture()
+    data = sampler_error.mixture()
     for calls in parser.parse_args().calls:
         names = "".join(f" {name} |" for name in SAMPLERS)
         print(f"| {calls} calls |{names}\n" + "|---" * (len(SAMPLERS) + 1) + "|")
         for name, grid_fn in GRIDS.items():
             cells = ""
             for sampler, each in SAMPLERS.values():
-                (point,) = accuracy.errors_against_calls(
+                (point,) = sampler_error.errors_against_calls(
                     sampler, data, num_steps=(calls // each,), grid_fn=grid_fn
                 )
                 cells += f" {point.error:.2g} ({point.nfe}) |"

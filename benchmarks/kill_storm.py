@@ -36,8 +36,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import toy2d  # noqa: E402
-from experiments import averages, checkpoints, loop, shelf, start  # noqa: E402
-from experiments.trainer import Trainer  # noqa: E402
+from experiments.checkpointing import manager, posthoc_ema, step_directories  # noqa: E402
+from experiments.training import loop, resume  # noqa: E402
+from experiments.training.trainer import Trainer  # noqa: E402
 
 OVERRIDES = {
     "batch_size": 16,
@@ -58,7 +59,7 @@ OVERRIDES = {
 }
 PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating", "drawing")
 MOMENTS = ("start", "steps", "saving", "evaluating", "drawing")
-PARTS = ("checkpoints", averages.DIRECTORY)
+PARTS = ("checkpoints", posthoc_ema.DIRECTORY)
 
 
 class Board:
@@ -118,20 +119,20 @@ def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> Non
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     loop.Trainer = watched(board)
-    begin = start.begin
+    begin = resume.begin
 
     def restoring(*args: Any) -> Any:
         board.phase("restoring")
         return begin(*args)
 
-    start.begin = restoring
+    resume.begin = restoring
     state = loop.train_and_evaluate(
         config, workdir, hook=lambda number, *unused: board.step(number)
     )
     target = Trainer(config).abstract_state.params
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+    with manager.Checkpoints(workdir, read_only=True) as saved:
         found = saved.identity(num_steps)
-    average = averages.reconstruct(
+    average = posthoc_ema.reconstruct(
         workdir, 0.15, step=num_steps, found=found, target=target
     )
     digests = map(digest, (state.params, state, average.params))
@@ -199,7 +200,7 @@ def stepping(board: Board) -> Callable[[], bool]:
 def unfinished(workdir: pathlib.Path) -> list[str]:
     """Directories of checkpoints and averages that are being written or removed."""
     found = (path for part in PARTS for path in (workdir / part).glob("*"))
-    return [path.name for path in found if path.name.endswith(shelf.SUFFIX)]
+    return [path.name for path in found if path.name.endswith(step_directories.SUFFIX)]
 
 
 def reaching(moment: str, workdir: pathlib.Path, board: Board) -> Callable[[], bool]:

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import protocol
-from experiments import build, devices, optimizers, step
+from experiments.config import build, optimizers
+from experiments.config.model import Model
 from experiments.data import DataTransform, Examples
-from experiments.model import Model
+from experiments.runtime import sharding
+from experiments.training import step
 
 CLASSES = 10
 OBJECTIVE = dict(
@@ -93,8 +95,8 @@ class Programs:
     def __init__(self, case: dict[str, Any], dtype: str, options: dict[str, Any]):
         self.options = options
         recipe = make_recipe(case, dtype)
-        mesh = devices.data_mesh()
-        self.same, self.cut = devices.replicated(mesh), devices.along_batch(mesh)
+        mesh = sharding.data_mesh()
+        self.same, self.cut = sharding.replicated(mesh), sharding.along_batch(mesh)
         self.batch = self._batch((case["batch_size"], *case["shape"]))
         self.key = jax.device_put(step.stream(0, step.TRAIN), self.same)
         start = time.perf_counter()
@@ -166,8 +168,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", args.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    devices.split_cpu(int(args.cpu_devices))
-    options = devices.compiler_options()  # of the trainer
+    sharding.split_cpu(int(args.cpu_devices))
+    options = sharding.compiler_options()  # of the trainer
     if args.options:
         options = json.loads(args.options)
     programs = Programs(json.loads(args.case), args.dtype, options)

@@ -88,7 +88,7 @@ class Counts:
 def plans() -> Iterator[str]:
     """Plans every sampler; what is done since the last label, at each."""
     from diffusionflow import grids, samplers
-    from experiments import build
+    from experiments.config import build
 
     chosen = [build.sampler({"name": name}) for name in build.SAMPLERS]
     each_schedule = [build.SCHEDULES[name]() for name in SCHEDULES]
@@ -122,7 +122,7 @@ def objective_table() -> Iterator[str]:
 def all_grids() -> Iterator[str]:
     """Every function of `grids`."""
     from diffusionflow import grids
-    from experiments import build
+    from experiments.config import build
 
     each_schedule = [build.SCHEDULES[name]() for name in SCHEDULES]
     yield "imports, schedules"
@@ -143,7 +143,7 @@ def all_grids() -> Iterator[str]:
 def config_check() -> Iterator[str]:
     """The check of a config."""
     from configs import digits
-    from experiments import build
+    from experiments.config import build
 
     config = digits.get_config()
     yield "imports, config"

@@ -7,7 +7,7 @@ or, from runs that are there, finished or not (steps that all of them have count
     python benchmarks/reference_curve.py --config=configs/toy2d.py runs/a runs/b runs/c
 
 Writes `configs/curves/NAME.json`, with which every later run of the same settings is
-compared (`experiments/curves.py`).
+compared (`experiments/training/reference_curves.py`).
 """
 
 import argparse
@@ -19,8 +19,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments import curves, identity, metrics  # noqa: E402
-from experiments.trainer import Trainer  # noqa: E402
+from experiments.checkpointing import metadata  # noqa: E402
+from experiments.training import metrics_log, reference_curves  # noqa: E402
+from experiments.training.trainer import Trainer  # noqa: E402
 
 
 def main() -> None:
@@ -34,17 +35,17 @@ def main() -> None:
     seeds = [seed_of(run, current) for run in arguments.runs]
     if len(set(seeds)) < len(seeds):
         parser.error(f"seeds {seeds}: each run needs one of its own")
-    rows = [metrics.read(run / metrics.FILE_NAME) for run in arguments.runs]
-    path = curves.DIRECTORY / f"{pathlib.Path(arguments.config).stem}.json"
+    rows = [metrics_log.read(run / metrics_log.FILE_NAME) for run in arguments.runs]
+    path = reference_curves.DIRECTORY / f"{pathlib.Path(arguments.config).stem}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(dense(curves.make(current, seeds, rows)))
+    path.write_text(dense(reference_curves.make(current, seeds, rows)))
     print(f"{path}: seeds {seeds}")
 
 
 def seed_of(run: pathlib.Path, current: dict) -> int:
     """The seed of a run; exits with the differences if its settings are others."""
     config = json.loads((run / "config.json").read_text())
-    lines = identity.differences(current | {"config": config}, current)
+    lines = metadata.differences(current | {"config": config}, current)
     others = [line for line in lines if not line.startswith("config.seed:")]
     if others:
         sys.exit("\n".join([f"{run} has other settings:", *others]))

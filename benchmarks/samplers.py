@@ -44,9 +44,12 @@ from diffusionflow import (  # noqa: E402
     samplers,
     schedules,
 )
-from experiments import build, devices, drawing, loading, parsing  # noqa: E402
-from experiments.plots import accuracy  # noqa: E402
-from experiments.plots.accuracy import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
+from experiments.analysis import sampler_error  # noqa: E402
+from experiments.analysis.sampler_error import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
+from experiments.checkpointing import restore  # noqa: E402
+from experiments.config import build, parsing  # noqa: E402
+from experiments.runtime import sharding  # noqa: E402
+from experiments.sampling import compiled_sampler  # noqa: E402
 
 SAMPLERS = (
     "ddim",
@@ -92,13 +95,13 @@ def parse() -> argparse.Namespace:
 
 def on_mixture(text: str) -> list[Point]:
     """Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
-    return accuracy.errors_against_calls(sampler_of(text), accuracy.mixture())
+    return sampler_error.errors_against_calls(sampler_of(text), sampler_error.mixture())
 
 
 def floor(repeats: int = 20) -> tuple[float, float]:
     """Least and greatest Wasserstein-2 distance of draws from the data to the data."""
-    data = accuracy.mixture()
-    exact = accuracy.quantiles(data, NUM_STARTS)
+    data = sampler_error.mixture()
+    exact = sampler_error.quantiles(data, NUM_STARTS)
     distances = []
     for key in jax.random.split(jax.random.key(1), repeats):
         drawn = np.sort(np.asarray(data.sample(key, (NUM_STARTS,))))
@@ -120,14 +123,14 @@ class Trained:
     """
 
     def __init__(self, workdir: str, count: int):
-        loaded = loading.load(pathlib.Path(workdir), loading.Request())
+        loaded = restore.load(pathlib.Path(workdir), restore.Request())
         self.model, self.params = loaded.model, loaded.params
         self.schedule = self.model.objective.schedule
-        self.labels = drawing.labels_in_turn(count, self.model.num_classes)
+        self.labels = compiled_sampler.labels_in_turn(count, self.model.num_classes)
         prior, self.keys = random.split(random.example_keys(0, np.arange(count)))
         shape = (count, *self.model.event_shape)
         self.z = samplers.prior(prior, shape, schedule=self.schedule)
-        self.options = dict(compiler_options=devices.compiler_options())
+        self.options = dict(compiler_options=sharding.compiler_options())
 
     @functools.cached_property
     def run_fn(self) -> Callable[..., Any]:
@@ -198,7 +201,7 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
     rows = samplers.plan(sampler, grids.uniform(count), schedule=flow)
     keys = random.example_keys(0, np.arange(shape[0]))
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
     def run(z, rows):
         return samplers.run(keys, denoise_fn, z, rows, sampler=sampler).x
 

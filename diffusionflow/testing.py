@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import analytic, grids, predictions, random, samplers, schedules
+from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import DenoiseFn, Denoiser
 from diffusionflow.schedules import Schedule
 
@@ -32,25 +33,25 @@ def check_schedule(schedule: Schedule) -> None:
     """
     schedules.as_schedule(schedule)
     t = np.linspace(0.02, 0.98, 49)
-    alpha, sigma = _float64("alpha", schedule, t), _float64("sigma", schedule, t)
+    for name in ("alpha", "sigma", "logsnr"):
+        shape = np.shape(getattr(schedule, name)(t))
+        _holds(shape == t.shape, f"{name}(t) has the shape of t")
+    at = lambda name, t: in_float64(  # also where it is written with jax.numpy
+        lambda schedule, t: getattr(schedule, name)(t), schedule, t
+    )
+    alpha, sigma, logsnr = (at(name, t) for name in ("alpha", "sigma", "logsnr"))
     _holds(np.all((alpha >= 0) & (sigma >= 0)), "alpha and sigma are at least 0")
-    logsnr = _float64("logsnr", schedule, t)
     _close(logsnr, 2 * np.log(alpha / sigma), "logsnr is 2 log(alpha / sigma)", 1e-6)
     _holds(np.all(np.diff(logsnr) < 0), "the log-SNR falls with t")
-    _close(schedule.inverse_logsnr(logsnr), t, "inverse_logsnr inverts logsnr", 1e-6)
+    _close(at("inverse_logsnr", logsnr), t, "inverse_logsnr inverts logsnr", 1e-6)
     step = 1e-5
-    for name, value in zip(("alpha", "sigma"), schedule.derivatives(t), strict=True):
-        level = getattr(schedule, name)
-        slope = (level(t + step) - level(t - step)) / (2 * step)
+    for name, value in zip(("alpha", "sigma"), at("derivatives", t), strict=True):
+        slope = (at(name, t + step) - at(name, t - step)) / (2 * step)
         _close(value, slope, f"derivatives has the slope of {name}", 1e-4)
-    _close(
-        schedule.dlogsnr_dt(t) * sigma**2,
-        -schedule.g2(t),
-        "g2 is -sigma^2 dlogsnr_dt",
-        1e-4,
-    )
+    rate = at("dlogsnr_dt", t) * sigma**2
+    _close(rate, -at("g2", t), "g2 is -sigma^2 dlogsnr_dt", 1e-4)
     for name in ("alpha", "sigma"):
-        ends = getattr(schedule, name)(np.array([0.0, 1.0]))
+        ends = at(name, np.array([0.0, 1.0]))
         _holds(np.all(np.isfinite(ends)), f"{name} is finite at t = 0 and t = 1")
     _check_pytree(schedule)
     jitted = jax.jit(lambda schedule, t: (schedule.alpha(t), schedule.sigma(t)))
@@ -99,9 +100,13 @@ def check_denoiser(
 ) -> None:
     """Checks a denoiser: its result, `z = alpha x + sigma eps`, NFE, `jit`.
 
+    Samplers call it with one time for all, losses and bounds with a time for each
+    example: the result for an example must depend on its own time alone.
+
     Args:
       denoise_fn: a denoiser or a function.
-      z: noised data that it takes, `[*batch, *event]`.
+      z: noised data that it takes, `[batch, *event]`, at least two examples; as many
+        as the event's last axis finds times that are multiplied to the wrong axis.
       schedule: that it belongs to.
       t: a time at which it can be evaluated.
 
@@ -114,6 +119,7 @@ def check_denoiser(
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     mixed = alpha * denoised.x + sigma * denoised.eps
     _close(mixed, z, "z = alpha x_hat + sigma eps_hat", 1e-3)
+    _check_times_of_examples(denoiser, z, t, denoised.x)
     traced = jax.jit(denoiser)(z, jnp.float32(t))
     _close(traced.x, denoised.x, "jit gives the same", 1e-3)
     denoiser.check_times(np.array([t]))
@@ -125,6 +131,23 @@ def check_denoiser(
     )
     if isinstance(denoise_fn, Denoiser):
         _check_pytree(denoise_fn)
+
+
+def _check_times_of_examples(
+    denoiser: Denoiser, z: jax.Array, t: float, x: jax.Array
+) -> None:
+    """One time for the first half of the examples and another for the second."""
+    second = np.arange(len(z)) >= len(z) / 2
+    times = np.where(second, 0.9 * t, t).astype(z.dtype)
+    way_out = "write predictions.per_event(scale, z) for what depends on t"
+    try:
+        both = denoiser(z, times).x
+    except (TypeError, ValueError) as error:
+        raise AssertionError(
+            f"does not hold: t may be [batch]: {error}; {way_out}"
+        ) from error
+    expected = jnp.where(predictions.per_event(second, z), denoiser(z, 0.9 * t).x, x)
+    _close(both, expected, f"each example sees its own time ({way_out})", 1e-3)
 
 
 def _std_error(sampler: Any, num_steps: int, data: Any) -> float:
@@ -180,12 +203,6 @@ def _check_pytree(value: Any) -> None:
         jax.tree.structure(jax.tree.unflatten(structure, leaves)) == structure,
         "it can be rebuilt from its leaves",
     )
-
-
-def _float64(name: str, schedule: Schedule, t: np.ndarray) -> np.ndarray:
-    value = getattr(schedule, name)(t)
-    _holds(np.shape(value) == t.shape, f"{name}(t) has the shape of t")
-    return np.asarray(value, np.float64)
 
 
 def _close(value: Any, expected: Any, what: str, tolerance: float) -> None:

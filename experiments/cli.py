@@ -19,8 +19,9 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import cluster, devices, overrides, schema
-from experiments.errors import (
+from experiments.config import overrides, schema
+from experiments.runtime import distributed, sharding
+from experiments.runtime.errors import (
     FULL,
     Diverged,
     PeerLost,
@@ -175,7 +176,7 @@ def usage_errors() -> Iterator[None]:
         if _is_out_of_memory(error):
             reason = str(error).strip().partition("\n")[0] or "out of memory"
             _end(f"error: {reason}; a smaller batch, or less of all, takes less", 1)
-        cluster.leave(1)
+        distributed.leave(1)
         raise
 
 
@@ -187,7 +188,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _end(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
-    cluster.leave(code)
+    distributed.leave(code)
     sys.exit(code)
 
 
@@ -197,8 +198,8 @@ def start_jax() -> None:
         config = flags.FLAGS["config"].value
         schema.check_complete(config)
         config.lock()
-        devices.split_cpu(config.cpu_devices)
-    cluster.join()
+        sharding.split_cpu(config.cpu_devices)
+    distributed.join()
     directory = cache_directory()
     jax.config.update("jax_compilation_cache_dir", directory and str(directory))
     if directory is not None:

@@ -16,9 +16,9 @@ SEED = cli.define_count("seed", 0, "Of the bootstrap.", 2**32 - 1, least=0)
 
 
 def main(runs: list[str]) -> None:
-    from experiments import comparing  # slow to import
+    from experiments.comparison import compare_runs  # slow to import
 
-    comparing.compare_runs(runs, out=OUT.value, seed=SEED.value)
+    compare_runs.compare_runs(runs, out=OUT.value, seed=SEED.value)
 
 
 if __name__ == "__main__":

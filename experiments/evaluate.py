@@ -10,7 +10,7 @@ where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.errors import in_directory
+from experiments.runtime.errors import in_directory
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
@@ -40,7 +40,11 @@ cli.define_count("seed", 0, "Of all that is drawn.", 2**32 - 1, least=0)
 
 
 def main() -> None:
-    from experiments import evaluating, likelihoods, quality  # slow to import
+    from experiments.evaluation import (  # slow to import
+        evaluate,
+        likelihoods,
+        sample_quality,
+    )
 
     values = flags.FLAGS.flag_values_dict()
 
@@ -51,12 +55,12 @@ def main() -> None:
 
     samplers = tuple(values["sampler"])
     request = taken(
-        evaluating.Request,
+        evaluate.Request,
         likelihood=taken(likelihoods.Settings),
-        samples=taken(quality.Settings, samplers=samplers),
+        samples=taken(sample_quality.Settings, samplers=samplers),
     )
     with in_directory("workdir", WORKDIR.value):
-        evaluating.evaluate_run(WORKDIR.value, request)
+        evaluate.evaluate_run(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ constant and on which log-SNRs, and draws the weights: explain.png. Nothing is t
 
 from absl import flags
 
-from experiments import cli, overrides
+from experiments import cli
+from experiments.config import overrides
 
 CONFIG = cli.define_config()
 AGAINST = flags.DEFINE_string(
@@ -20,20 +21,20 @@ OUT = flags.DEFINE_string("out", "explain.png", "The picture; empty for none.")
 
 
 def main() -> None:
-    from experiments import explaining  # slow to import
+    from experiments.analysis import objective_report  # slow to import
 
     if OUT.value:
-        explaining.check_path(OUT.value)
+        objective_report.check_path(OUT.value)
     other = None
     if AGAINST.value is not None and ".py" in AGAINST.value:
         config = overrides.load_config(AGAINST.value, "--against")
-        other = explaining.from_config(AGAINST.value, config)
+        other = objective_report.from_config(AGAINST.value, config)
     elif AGAINST.value is not None:
-        other = explaining.from_recipe(AGAINST.value)
-    own = explaining.from_config("config", CONFIG.value)
-    print(explaining.text(own, other))
+        other = objective_report.from_recipe(AGAINST.value)
+    own = objective_report.from_config("config", CONFIG.value)
+    print(objective_report.text(own, other))
     if OUT.value:
-        explaining.draw(OUT.value, own, other)
+        objective_report.draw(OUT.value, own, other)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,22 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.errors import UsageError
+from experiments.runtime.errors import UsageError
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
 TITLE = "Diffusion and flow matching, explorable"
 
 
 def main() -> None:
-    from experiments import page, shards  # slow to import
-    from experiments.explorables import SECTIONS
+    from experiments.sampling import shards
+    from experiments.visualization import html_page  # slow to import
+    from experiments.visualization.explorables import SECTIONS
 
-    page.library()  # it is missing now or never
+    html_page.library()  # it is missing now or never
     directory = pathlib.Path(OUT.value)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        text = page.render(TITLE, [section_fn() for section_fn in SECTIONS])
+        text = html_page.render(TITLE, [section_fn() for section_fn in SECTIONS])
         with shards.whole(directory / "explore.html") as temporary:
             temporary.write_text(text)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

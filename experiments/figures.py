@@ -10,21 +10,21 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.errors import UsageError, check_name
+from experiments.runtime.errors import UsageError, check_name
 
 OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
 FIGURE = flags.DEFINE_multi_string("figure", None, "A figure; all of them by default.")
 
 
 def main() -> None:
-    from experiments.plots import draw  # slow to import
+    from experiments.visualization import figures  # slow to import
 
-    names = tuple(FIGURE.value or draw.FIGURES)
+    names = tuple(FIGURE.value or figures.FIGURES)
     for name in names:
-        check_name("--figure", name, draw.FIGURES)
+        check_name("--figure", name, figures.FIGURES)
     directory = pathlib.Path(OUT.value)
     try:
-        written = draw.write(directory, names)
+        written = figures.write(directory, names)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error
     print("\n".join(map(str, written)))

@@ -9,7 +9,7 @@ and can be repeated.
 from absl import flags
 
 from experiments import cli
-from experiments.errors import check_name
+from experiments.runtime.errors import check_name
 
 NAME = flags.DEFINE_multi_string("name", None, "A notebook; all of them by default.")
 

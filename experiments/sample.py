@@ -10,7 +10,7 @@ Stopped or killed, the same command goes on where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.errors import in_directory
+from experiments.runtime.errors import in_directory
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 cli.define_count("num_samples", 100, "How many.", 10**8)
@@ -42,15 +42,16 @@ flags.DEFINE_string("sampler.grid", None, "Sampling times, such as uniform.")
 
 def main() -> None:
     # slow to import, and not needed for a wrong flag
-    from experiments import loading, sampling
+    from experiments.checkpointing import restore
+    from experiments.sampling import generate
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}
-    plain = {key: values[key] for key in loading.Request._fields if key in values}
-    request = loading.Request(**plain, sampler=given)
+    plain = {key: values[key] for key in restore.Request._fields if key in values}
+    request = restore.Request(**plain, sampler=given)
     with in_directory("workdir", WORKDIR.value):
-        sampling.sample_run(WORKDIR.value, request)
+        generate.sample_run(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

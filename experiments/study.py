@@ -9,7 +9,7 @@ killed, the same command goes on where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.errors import in_directory
+from experiments.runtime.errors import in_directory
 
 STUDY = flags.DEFINE_string(
     "study", "configs/study.py", "File with get_study() and get_config(recipe)."
@@ -18,10 +18,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", require
 
 
 def main() -> None:
-    from experiments import studying  # slow to import
+    from experiments.comparison import run_study  # slow to import
 
     with in_directory("workdir", WORKDIR.value):
-        studying.run_study(STUDY.value, WORKDIR.value)
+        run_study.run_study(STUDY.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 from absl import flags
 
-from experiments import cli, cluster
-from experiments.errors import in_directory
+from experiments import cli
+from experiments.runtime import distributed
+from experiments.runtime.errors import in_directory
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
@@ -24,15 +25,17 @@ INIT_WEIGHTS = flags.DEFINE_enum(
     "init_weights", "ema", ["ema", "raw"], "Which of its weights --init_from takes."
 )
 
-cluster.define_flags()
+distributed.define_flags()
 
 
 def main() -> None:
-    from experiments import loop  # slow to import, and not needed for a wrong flag
-    from experiments.start import Source
+    from experiments.training import (
+        loop,  # slow to import, and not needed for a wrong flag
+    )
+    from experiments.training.resume import Source
 
     source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
-    with cluster.watching_peers(), in_directory("workdir", WORKDIR.value):
+    with distributed.watching_peers(), in_directory("workdir", WORKDIR.value):
         loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 
 

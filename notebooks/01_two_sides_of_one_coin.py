@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from diffusionflow import analytic, grids, predictions, samplers, schedules
-from experiments.plots import draw, particles
-from experiments.showing import Picture, Table
+from experiments.analysis import gaussian_trajectories
+from experiments.visualization import figures
+from experiments.visualization.notebook_display import Picture, Table
 
 jax.config.update("jax_enable_x64", True)
 
@@ -153,11 +154,11 @@ Table({"factor of z": [found.initial], "factor of v": [found.h[0, 0]]})
 # same ODE in `t` does not.
 
 # %%
-Picture(draw.scaling())
+Picture(figures.scaling())
 
 # %%
 scales = np.linspace(0, 1, 5)  # from flow matching to variance preserving
-found = particles.particles_under_scaling(scales)
+found = gaussian_trajectories.particles_under_scaling(scales)
 unit = found.ddim.z[:, -1, -1] / 2, found.euler.z[:, -1, -1] / 2
 np.testing.assert_allclose(unit[0], 24 / 65, rtol=1e-12)  # 5 steps, in closed form
 assert np.ptp(unit[1]) > 0.05

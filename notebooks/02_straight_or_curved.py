@@ -14,8 +14,9 @@
 import jax
 import numpy as np
 
-from experiments.plots import draw, particles
-from experiments.showing import Picture, Table
+from experiments.analysis import gaussian_trajectories
+from experiments.visualization import figures
+from experiments.visualization.notebook_display import Picture, Table
 
 jax.config.update("jax_enable_x64", True)
 
@@ -27,7 +28,7 @@ jax.config.update("jax_enable_x64", True)
 # black lines are nearly exact (DDIM, 255 steps); the others take five steps.
 
 # %%
-Picture(draw.paths())
+Picture(figures.paths())
 
 # %% [markdown]
 # For narrow data (top) the paths of flow matching are straight but for their end, and
@@ -43,10 +44,10 @@ Picture(draw.paths())
 
 # %%
 variances = np.array([0.0, 0.01, 0.0833, 0.25, 1.0, 4.0, 12.01, 100.0])
-flow = particles.scaled_flow(particles.FLOW)
-preserving = particles.scaled_flow(particles.PRESERVING)
-by_flow = particles.straightness(variances, flow)
-by_other = particles.straightness(variances, preserving)
+flow = gaussian_trajectories.scaled_flow(gaussian_trajectories.FLOW)
+preserving = gaussian_trajectories.scaled_flow(gaussian_trajectories.PRESERVING)
+by_flow = gaussian_trajectories.straightness(variances, flow)
+by_other = gaussian_trajectories.straightness(variances, preserving)
 assert by_flow[0] < 1e-12
 assert by_other[4] < 1e-12
 np.testing.assert_allclose(by_flow[4], 1 - np.sqrt(0.5), rtol=1e-12)
@@ -74,12 +75,12 @@ Table(
 # Euler's method in `t` the change is at v = 0.047.
 
 # %%
-straight = lambda v, fraction: particles.straightness(
-    v, particles.scaled_flow(fraction)
+straight = lambda v, fraction: gaussian_trajectories.straightness(
+    v, gaussian_trajectories.scaled_flow(fraction)
 )
-low = particles.crossover(straight, 0.02, 0.5)
-high = particles.crossover(straight, 2.0, 50.0)
-end = particles.crossover(particles.end_error, 0.01, 0.2)
+low = gaussian_trajectories.crossover(straight, 0.02, 0.5)
+high = gaussian_trajectories.crossover(straight, 2.0, 50.0)
+end = gaussian_trajectories.crossover(gaussian_trajectories.end_error, 0.01, 0.2)
 assert abs(low - 0.0833) < 5e-5
 assert abs(high - 12.01) < 5e-3
 assert abs(low * high - 1) < 1e-5
@@ -92,7 +93,7 @@ Table(
 )
 
 # %%
-Picture(draw.straightness())
+Picture(figures.straightness())
 
 # %% [markdown]
 # Images and latents are usually scaled to a variance near 1. There the

@@ -26,8 +26,9 @@ from diffusionflow import (
     times,
     weightings,
 )
-from experiments.plots import draw, sketches, weights
-from experiments.showing import Picture, Table
+from experiments.analysis import weights
+from experiments.visualization import figures, notebook_figures
+from experiments.visualization.notebook_display import Picture, Table
 
 jax.config.update("jax_enable_x64", True)
 
@@ -38,7 +39,7 @@ jax.config.update("jax_enable_x64", True)
 # error of `eps`. The figure shows the ratio of the squared errors.
 
 # %%
-Picture(draw.outputs())
+Picture(figures.outputs())
 
 # %%
 logsnr = np.array([-8.0, 0.0, 8.0])
@@ -73,7 +74,7 @@ Table(dict(zip(("refused output", "at t"), zip(*refused, strict=True), strict=Tr
 # Total weights of five recipes on the squared error of `eps`, each over its largest.
 
 # %%
-Picture(draw.weightings())
+Picture(figures.weightings())
 
 # %% [markdown]
 # Flow matching and `v` on the cosine schedule are one objective: the ratio of their
@@ -192,7 +193,7 @@ density = {
     "adaptive, learned": learned.density(t, schedule=schedule),
 }
 Picture(
-    sketches.curves(
+    notebook_figures.curves(
         t, density, title="Where times are drawn", xlabel="t", ylabel="density"
     )
 )

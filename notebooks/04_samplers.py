@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from diffusionflow import analytic, samplers, schedules
-from experiments.plots import accuracy, draw, noise, sketches, weights
-from experiments.showing import Picture, Table
+from experiments.analysis import sampler_error, sde_noise, weights
+from experiments.visualization import figures, notebook_figures
+from experiments.visualization.notebook_display import Picture, Table
 
 jax.config.update("jax_enable_x64", True)
 cosine = schedules.Cosine()
@@ -64,7 +65,7 @@ Table(
 # Gaussians at log-SNR 1.5 on a schedule with `alpha = 1`.
 
 # %%
-Picture(sketches.small_step())
+Picture(notebook_figures.small_step())
 
 # %% [markdown]
 # Together the particles have the same law after both, to first order in the step. For
@@ -75,7 +76,7 @@ Picture(sketches.small_step())
 narrow, steps = analytic.gaussian(np.zeros(1), 0.25), (0.2, 0.1, 0.05)
 gaps = []
 for step in steps:
-    found = noise.small_step(narrow, schedule=cosine, step=step, num_particles=4)
+    found = sde_noise.small_step(narrow, schedule=cosine, step=step, num_particles=4)
     factor = (found.reversed / found.before)[0, 0]
     far, now = cosine.inverse_logsnr(np.array([-step, 0.0]))
     law = [cosine.alpha(t) ** 2 / 4 + cosine.sigma(t) ** 2 for t in (far, now)]
@@ -91,7 +92,7 @@ Table({"step in log-SNR": steps, "variance, diffused minus reversed": gaps}, dig
 # churns, over the density of `z` (a mixture, cosine schedule, 100 steps).
 
 # %%
-Picture(draw.trajectories())
+Picture(figures.trajectories())
 
 # %% [markdown]
 # The literature has three other numbers for the same thing, all called eta. One step
@@ -123,7 +124,7 @@ Table(
 # negative; shown is `-h`.
 
 # %%
-Picture(draw.churn())
+Picture(figures.churn())
 
 # %%
 found = weights.churn_weights(np.array([0.0, 0.5]))
@@ -161,12 +162,12 @@ chosen = {
     "UniPC-2": samplers.UniPC(2),
 }
 points = {
-    name: accuracy.errors_against_calls(
-        sampler, accuracy.mixture(), num_steps=(5, 10, 20)
+    name: sampler_error.errors_against_calls(
+        sampler, sampler_error.mixture(), num_steps=(5, 10, 20)
     )
     for name, sampler in chosen.items()
 }
-Picture(sketches.errors(points))
+Picture(notebook_figures.errors(points))
 
 # %%
 documented = {  # docs/samplers.md

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import analytic, metrics, processes, samplers, schedules
-from experiments.plots import accuracy, noise, sketches
-from experiments.showing import Picture, Table
+from experiments.analysis import sampler_error, sde_noise
+from experiments.visualization import notebook_figures
+from experiments.visualization.notebook_display import Picture, Table
 
 jax.config.update("jax_enable_x64", True)
 flow, cosine = schedules.FlowMatching(), schedules.Cosine()
@@ -72,7 +73,7 @@ Table({"sigma at t = 1": [sigma], "without the leading alpha": [printed]}, digit
 # choose `epsilon` freely. Below are five choices, in both languages, on flow matching.
 
 # %%
-Picture(sketches.diffusions())
+Picture(notebook_figures.diffusions())
 
 # %%
 back = processes.to_interpolant(t, schedule=flow, eta=0.7)
@@ -120,9 +121,11 @@ Table(
 # 10,000 samples for each choice of noise.
 
 # %%
-data = accuracy.mixture()
-samples = {name: noise.generated(data, fn) for name, fn in noise.choices().items()}
-Picture(sketches.histograms(samples, data))
+data = sampler_error.mixture()
+samples = {
+    name: sde_noise.generated(data, fn) for name, fn in sde_noise.choices().items()
+}
+Picture(notebook_figures.histograms(samples, data))
 
 # %% [markdown]
 # The Kolmogorov distance is the largest gap between the distribution functions of
@@ -135,7 +138,7 @@ distance = metrics.Kolmogorov(metrics.LawCDF(data))
 gaps = {name: distance(each) for name, each in samples.items()}
 *vanishing, constant = gaps.values()
 assert max(vanishing) < 0.0195 < constant
-more = noise.generated(data, samplers.diffusions.Constant(1.0), num_steps=1000)
+more = sde_noise.generated(data, samplers.diffusions.Constant(1.0), num_steps=1000)
 assert distance(more) < 0.0195
 Table(
     {

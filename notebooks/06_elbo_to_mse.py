@@ -24,8 +24,8 @@ from diffusionflow import (
     times,
     weightings,
 )
-from experiments.data import photographs
-from experiments.showing import Table
+from experiments.data import sklearn_images
+from experiments.visualization.notebook_display import Table
 
 jax.config.update("jax_enable_x64", True)
 
@@ -38,7 +38,7 @@ jax.config.update("jax_enable_x64", True)
 # checked.
 
 # %%
-digits = photographs.digits()
+digits = sklearn_images.digits()
 to_float = lambda values: np.asarray(digits.transform.to_float(values), np.float64)
 train, test = to_float(digits.train.values), to_float(digits.test.values)
 classes = [train[digits.train.labels == label] for label in range(10)]

@@ -28,10 +28,12 @@ from diffusionflow import (
     weightings,
 )
 from diffusionflow.networks.mlp import ResidualMLP
-from experiments.plots import sketches
-from experiments.showing import Picture, Table
+from experiments.visualization import notebook_figures
+from experiments.visualization.notebook_display import Picture, Table
 
-data = sketches.THREE  # three Gaussians in the plane; its exact denoiser is known
+data = (
+    notebook_figures.THREE
+)  # three Gaussians in the plane; its exact denoiser is known
 flow, cosine = schedules.FlowMatching(), schedules.Cosine()
 net = ResidualMLP(features=64, num_blocks=2)
 params = net.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
@@ -177,7 +179,7 @@ clouds = {
     "2, SDE": draw(field(params_2), "u", flow, sde),
     "3, ODE": draw(score(params_3), "score", flow, heun, 0.02, 0.98),
 }
-Picture(sketches.clouds(clouds))
+Picture(notebook_figures.clouds(clouds))
 
 # %%
 means = {name: np.mean(points, axis=0) for name, points in clouds.items()}

@@ -18,11 +18,11 @@ import optax
 from flax import nnx
 
 from diffusionflow import grids, losses, objectives, predictions, samplers
-from experiments.plots import sketches
-from experiments.showing import Picture, Table
+from experiments.visualization import notebook_figures
+from experiments.visualization.notebook_display import Picture, Table
 
 objective = objectives.flow_matching()  # the network predicts u = eps - x
-data = sketches.THREE  # three Gaussians in the plane
+data = notebook_figures.THREE  # three Gaussians in the plane
 
 
 def joined(z, t):
@@ -160,7 +160,7 @@ for name, (predict_fn, _) in trained.items():
         sampler=samplers.Heun("u"),
         schedule=objective.schedule,
     ).x
-Picture(sketches.clouds(clouds))
+Picture(notebook_figures.clouds(clouds))
 
 # %% [markdown]
 # ## Now change

@@ -44,11 +44,11 @@ FIRST = (
     "resume",
     "cluster",
     "shards",
-    "configs",
+    "shipped_configs",
     "old_checkpoint",
-    "comparing",
-    "studying",
-    "explore",
+    "compare_runs",
+    "run_study",
+    "explorables",
     "budget",
 )
 

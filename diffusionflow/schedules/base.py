@@ -17,7 +17,9 @@ class Schedule(QuietMethods):
     `logsnr`, `inverse_logsnr` (by bisection), `derivatives` (by forward-mode
     differentiation), and from the derivatives `square_derivatives`, `f`, `g2` and
     `dlogsnr_dt`. All methods are elementwise: `t` has any shape, and so has the result.
-    Concrete times give NumPy float64, `jax.Array`s give `jax.Array`s.
+    Concrete times give NumPy float64, `jax.Array`s give `jax.Array`s. A method that is
+    written with `jax.numpy` gives JAX's numbers when it is called alone; tables, plans
+    and what follows from it are computed in float64.
 
     `family` is what `Shifted` keeps: "vp" where alpha^2 + sigma^2 = 1, "flow" for
     straight paths, None for others.

@@ -1,8 +1,10 @@
-"""Data sets: one module a family, and what they share in `core`."""
+"""Data sets, their split and their batches.
 
-from experiments.data.arrays import latents, npz
-from experiments.data.cifar import cifar10
-from experiments.data.core import (
+One file for each source; a batch is a function of the seed and the step, so that a
+resumed run reads what it would have read.
+"""
+
+from experiments.data.base import (
     DataSet,
     DataTransform,
     DrawFn,
@@ -10,10 +12,12 @@ from experiments.data.core import (
     Lazy,
     split,
 )
-from experiments.data.folders import folder
+from experiments.data.cifar import cifar10
 from experiments.data.hub import huggingface, tfds
-from experiments.data.photographs import digits, patches
-from experiments.data.points import checkerboard, mixture, mixture_means, moons
+from experiments.data.image_folder import folder
+from experiments.data.npz_files import latents, npz
+from experiments.data.sklearn_images import digits, patches
+from experiments.data.toy2d import checkerboard, mixture, mixture_means, moons
 
 __all__ = [
     "DataSet",

@@ -7,14 +7,14 @@ import pathlib
 
 import numpy as np
 
-from experiments.data.core import (
+from experiments.data.base import (
     DataSet,
     DataTransform,
     Examples,
     check_labels,
     flip,
 )
-from experiments.data.digests import file_digest
+from experiments.data.fingerprint import file_digest
 
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR_RECORDS = 10_000  # in each file

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.data.core import (
+from experiments.data.base import (
     DataSet,
     DataTransform,
     Examples,
@@ -20,9 +20,9 @@ from experiments.data.core import (
     check_labels,
     flip,
 )
-from experiments.data.digests import SAMPLED, digest_of, sampled
-from experiments.data.folders import check_shape, fitted
-from experiments.errors import UsageError
+from experiments.data.fingerprint import SAMPLED, digest_of, sampled
+from experiments.data.image_folder import check_shape, fitted
+from experiments.runtime.errors import UsageError
 
 
 def huggingface(

@@ -1,4 +1,4 @@
-"""Several processes of one run, on the loopback device: `experiments/cluster.py`."""
+"""Several processes of one run, on the loopback device: `runtime/distributed.py`."""
 
 import concurrent.futures
 import os
@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, cluster, loop, metrics, start
-from experiments.checkpoints import Checkpoints
-from experiments.errors import PeerLost, SaveError, UsageError
-from experiments.trainer import Trainer
+from experiments import cli
+from experiments.checkpointing.manager import Checkpoints
+from experiments.runtime import distributed
+from experiments.runtime.errors import PeerLost, SaveError, UsageError
+from experiments.training import loop, metrics_log, resume
+from experiments.training.trainer import Trainer
 from tests.helpers import commands, tiny
 
 NUM_STEPS = 6
@@ -105,7 +107,7 @@ def newest(workdir):
         Checkpoints(workdir, read_only=True) as saved,
     ):
         assert saved.steps()[-1] == NUM_STEPS
-        targets = start.items(Trainer(settings()).abstract_state)
+        targets = resume.items(Trainer(settings()).abstract_state)
         return jax.device_get(saved.restore(NUM_STEPS, targets))
 
 
@@ -212,7 +214,7 @@ def test_sigterm_to_one_process_in_an_evaluation_ends_both_in_it(
     for answer in run_two(config, tmp_path, fault="evaluate:1:4"):
         assert answer.code == 128 + signal.SIGTERM
         assert "stopped by SIGTERM: step 5 of 6 is saved" in answer.error
-    rows = metrics.read(tmp_path / metrics.FILE_NAME)
+    rows = metrics_log.read(tmp_path / metrics_log.FILE_NAME)
     assert [row["step"] for row in rows] == [4]  # not that of the evaluation after 5
     for answer in run_two(config, tmp_path):
         assert answer.code == 0, answer.error
@@ -263,7 +265,7 @@ def of_two(monkeypatch):
     slept = []
     timeout = types.SimpleNamespace(value=7)
     flags = types.SimpleNamespace(FLAGS={"peer_timeout": timeout})
-    monkeypatch.setattr(cluster, "flags", flags)
+    monkeypatch.setattr(distributed, "flags", flags)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(time, "sleep", slept.append)
     return slept
@@ -282,13 +284,13 @@ def of_two(monkeypatch):
 def test_a_failed_exchange_is_a_lost_peer(reason, of_two, capfd, monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    with cli.usage_errors(), cluster.watching_peers():
+    with cli.usage_errors(), distributed.watching_peers():
         try:
             raise jax.errors.JaxRuntimeError(reason)
         except jax.errors.JaxRuntimeError as error:
             raise TimeoutError("a barrier") from error  # as Orbax has it
     assert (codes, of_two) == ([4], [14])
-    with pytest.raises(PeerLost, match=re.escape(reason)), cluster.watching_peers():
+    with pytest.raises(PeerLost, match=re.escape(reason)), distributed.watching_peers():
         raise jax.errors.JaxRuntimeError(reason)
     assert "no answer from another process" in capfd.readouterr().err
 
@@ -303,7 +305,7 @@ def test_a_failed_exchange_is_a_lost_peer(reason, of_two, capfd, monkeypatch):
     ],
 )
 def test_any_other_error_is_nobody_elses(error, of_two, capfd):
-    with pytest.raises(type(error)) as raised, cluster.watching_peers():
+    with pytest.raises(type(error)) as raised, distributed.watching_peers():
         raise error
     assert raised.value is error
     assert (of_two, capfd.readouterr().err) == ([], "")
@@ -311,7 +313,7 @@ def test_any_other_error_is_nobody_elses(error, of_two, capfd):
 
 def test_one_process_has_no_peers_to_lose(capfd):
     error = jax.errors.JaxRuntimeError("UNAVAILABLE: the device")
-    with pytest.raises(jax.errors.JaxRuntimeError), cluster.watching_peers():
+    with pytest.raises(jax.errors.JaxRuntimeError), distributed.watching_peers():
         raise error
     assert capfd.readouterr().err == ""
 
@@ -332,9 +334,11 @@ def both_of(call_fn, monkeypatch):
             return received
 
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        monkeypatch.setattr(cluster.multihost_utils, "broadcast_one_to_all", exchange)
+        monkeypatch.setattr(
+            distributed.multihost_utils, "broadcast_one_to_all", exchange
+        )
         try:
-            found.append(cluster.on_first(call_fn))
+            found.append(distributed.on_first(call_fn))
         except Exception as error:
             found.append(error)
         assert index == 0 or next(waiting, None) is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import loop
+from experiments.training import loop
 from tests.helpers import commands, in_process, tiny
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import overrides
+from experiments.config import overrides
 from tests.helpers import commands, in_process, tiny
 
 CONFIG = "--config=configs/digits.py"

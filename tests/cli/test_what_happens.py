@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import loop, metrics
+from experiments.training import loop, metrics_log
 from tests.helpers import commands, tiny
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_sigterm_and_ctrl_c_save_and_tell_how_to_go_on(tmp_path, cache):
         process = commands.start(
             "experiments.train", f"--workdir={workdir}", config, endless, **cache
         )
-        wait_for_row(process, workdir / metrics.FILE_NAME, saved)
+        wait_for_row(process, workdir / metrics_log.FILE_NAME, saved)
         process.send_signal(number)
         _, error = process.communicate(timeout=200)
         assert process.returncode == 128 + number
@@ -117,7 +117,7 @@ def wait_for_row(process, log, after=0):
 
 def _last(log):
     """The last logged step."""
-    rows = metrics.read(log)
+    rows = metrics_log.read(log)
     return rows[-1]["step"] if rows else 0
 
 
@@ -148,7 +148,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, cache, number, code,
         "experiments.train", f"--workdir={workdir}", config, endless, **cache
     )
     try:
-        wait_for_row(process, workdir / metrics.FILE_NAME)
+        wait_for_row(process, workdir / metrics_log.FILE_NAME)
         process.send_signal(number)
         assert "saving\n" in iter(process.stdout.readline, "")
         process.send_signal(number)
@@ -166,7 +166,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, 
     )
     first = begin()
     try:
-        wait_for_row(first, workdir / metrics.FILE_NAME, after=4)
+        wait_for_row(first, workdir / metrics_log.FILE_NAME, after=4)
         code, output, error = train(workdir, config, **cache)
         assert (code, output) == (2, "")
         assert error == (
@@ -240,7 +240,7 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
 def test_a_damaged_line_of_the_metrics_is_one_line(finished, tmp_path, cache):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    path = workdir / metrics.FILE_NAME
+    path = workdir / metrics_log.FILE_NAME
     whole = path.read_bytes()
     path.write_bytes(b'{"step": 1, "los\n' + whole)
     code, _, error = train(workdir, finished[1], "--config.num_steps=11", **cache)

@@ -19,7 +19,7 @@ from diffusionflow import (
     samplers,
     schedules,
 )
-from experiments.plots import particles, weights
+from experiments.analysis import gaussian_trajectories, weights
 from tests.helpers.parametrize import check_all
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
@@ -54,7 +54,7 @@ def test_every_slip_has_a_row():
 
 def cited(row):
     """The file and name of each test of a row; this file where none is named."""
-    found = re.findall(r"`(test_\w+)`(?: in `tests/(\w+/test_\w+\.py)`)?", row)
+    found = re.findall(r"`(test_\w+)`(?: in `tests/([\w/]+/test_\w+\.py)`)?", row)
     return [(file or "docs/test_errata.py", name) for name, file in found]
 
 
@@ -107,10 +107,12 @@ def test_the_scale_that_preserves_variance_has_a_root():
 def test_the_ground_truth_of_the_figures_is_ddim_in_255_steps():
     """Per unit of z_1 the exact flow ends at sqrt(v)."""
     for variance, end in ((0.25, 0.49710), (0.01, 0.09826)):
-        found = particles.particles_under_scaling(0.0, variance=variance, starts=[1.0])
+        found = gaussian_trajectories.particles_under_scaling(
+            0.0, variance=variance, starts=[1.0]
+        )
         assert len(found.fine.t) == 256 and len(found.ddim.t) == 6
         assert found.fine.z[-1, 0] == pytest.approx(end, abs=5e-6)
-        exact = particles.exact_path(variance, FLOW, [0.0])
+        exact = gaussian_trajectories.exact_path(variance, FLOW, [0.0])
         np.testing.assert_allclose(exact, np.sqrt(variance))
 
 

@@ -124,7 +124,9 @@ def test_configs_import_only_ml_collections():
 def test_orbax_is_imported_in_one_place():
     for path in (ROOT / "experiments").rglob("*.py"):
         _, others = imports(path)
-        assert ("orbax" in others) == (path.name == "checkpoints.py")
+        assert ("orbax" in others) == (
+            path.parts[-2:] == ("checkpointing", "manager.py")
+        )
 
 
 TESTS = ROOT / "tests"
@@ -176,7 +178,8 @@ def test_tests_of_the_core_need_nothing_of_the_application():
     assert len(paths) > 30
     for path in paths:
         assert not with_helpers(path) & APPLICATION, path
-    assert "optax" in with_helpers(TESTS / "experiments" / "test_checkpoints.py")
+    manager = TESTS / "experiments" / "checkpointing" / "test_manager.py"
+    assert "optax" in with_helpers(manager)
     assert "experiments" in with_helpers(TESTS / "cli" / "test_resume.py")
 
 

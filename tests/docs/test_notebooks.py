@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import executing, showing
+from experiments import executing
+from experiments.visualization import notebook_display
 from tests.helpers.parametrize import check_all
 
 SCRIPTS = executing.scripts()
@@ -153,13 +154,15 @@ def test_a_misspelt_name_is_one_line():
 def test_a_picture_is_a_small_png():
     figure = Figure(figsize=(3, 2))
     figure.subplots().plot(np.arange(5))
-    found = showing.Picture(figure)._repr_png_()
+    found = notebook_display.Picture(figure)._repr_png_()
     assert found[:8] == b"\x89PNG\r\n\x1a\n" and len(found) < 10_000
-    assert showing.Picture(figure)._repr_png_() == found
+    assert notebook_display.Picture(figure)._repr_png_() == found
 
 
 def test_a_table_is_text_and_markdown():
-    table = showing.Table({"a": [1, 2], "b": [0.123456, 1e-15], "c": ["x", "y"]})
+    table = notebook_display.Table(
+        {"a": [1, 2], "b": [0.123456, 1e-15], "c": ["x", "y"]}
+    )
     assert table._repr_markdown_().splitlines() == [
         "| a | b | c |",
         "|---|---|---|",
@@ -171,4 +174,4 @@ def test_a_table_is_text_and_markdown():
 
 def test_columns_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="shorter"):
-        showing.Table({"a": [1, 2], "b": [1]})
+        notebook_display.Table({"a": [1, 2], "b": [1]})

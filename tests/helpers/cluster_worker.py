@@ -15,7 +15,10 @@ import time
 
 import jax
 
-from experiments import cli, evaluation, loop, seals, train
+from experiments import cli, train
+from experiments.checkpointing import integrity
+from experiments.evaluation import heldout
+from experiments.training import loop
 
 
 def kill(number):
@@ -41,20 +44,20 @@ def fill(number):
     def write(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    seals.write = write
+    integrity.write = write
 
 
 def interrupt(number):
     """At the first batch that is evaluated from now on."""
     del number
-    add = evaluation.Tally.add
+    add = heldout.Tally.add
 
     def adding(*args):
-        evaluation.Tally.add = add
+        heldout.Tally.add = add
         os.kill(os.getpid(), signal.SIGTERM)
         add(*args)
 
-    evaluation.Tally.add = adding
+    heldout.Tally.add = adding
 
 
 FAULTS = {

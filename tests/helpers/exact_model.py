@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from diffusionflow import objectives, schedules, times, weightings
+from experiments.config.model import Model
 from experiments.data import DataTransform
-from experiments.model import Model
 
 STD = 0.7
 SCHEDULES = {

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from diffusionflow import metrics
-from experiments import build, identity, model, results
+from experiments.checkpointing import metadata
+from experiments.config import build, model
+from experiments.evaluation import results
 from tests.helpers import tiny
 
 COUNT = 200
@@ -27,7 +29,7 @@ def identity_of(**overrides):
     config = tiny.config(**overrides)
     dataset = build.dataset(config.data)
     built = model.from_config(config, dataset)
-    return identity.make(
+    return metadata.make(
         json.loads(config.to_json_best_effort()), built, dataset.identity()
     )
 

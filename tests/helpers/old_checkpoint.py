@@ -13,7 +13,8 @@ import sys
 import jax
 import numpy as np
 
-from experiments import loop, seals, start
+from experiments.checkpointing import integrity
+from experiments.training import loop, resume
 from tests.helpers import tiny
 
 STEP = 4
@@ -47,13 +48,13 @@ def described(items):
 def main(directory):
     directory = pathlib.Path(directory)
     state = loop.train_and_evaluate(config(), directory)
-    text = json.dumps(described(start.items(state)), indent=0)
+    text = json.dumps(described(resume.items(state)), indent=0)
     (directory / "arrays.json").write_text(text + "\n")
     step = directory / "checkpoints" / str(STEP)
     for path in step.rglob("commit_success.txt"):
         path.unlink()  # it names the directory of the machine where this ran
-    (step / seals.FILE_NAME).unlink()
-    seals.write(step, step.name)
+    (step / integrity.FILE_NAME).unlink()
+    integrity.write(step, step.name)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from experiments import loop
+from experiments.training import loop
 from tests.helpers import tiny
 
 NUM_STEPS = 40

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diffusionflow.networks import DiT, dit, positions
-from experiments import step
-from experiments.trainer import Trainer
+from experiments.training import step
+from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 from tests.helpers.networks import arguments, count, fast, perturbed
 

@@ -1,0 +1,242 @@
+"""What an objective is, in words, numbers and a picture: for `experiments.explain`."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from diffusionflow import objectives
+from diffusionflow._numeric import in_float64
+from diffusionflow.objectives import Objective
+from experiments.config import build, schema
+from experiments.config.parsing import parse
+from experiments.runtime.errors import UsageError
+from experiments.visualization import style
+
+RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
+NUM_POINTS = 2_001
+VARIANTS = (  # of recipes, beside those without arguments
+    "score_sde_vp(likelihood=True)",
+    "score_sde_subvp(likelihood=True)",
+    "score_sde_ve(likelihood=True)",
+    "sit('linear', 'eps')",
+    "sit('gvp')",
+    "sit('gvp', 'eps')",
+    "sit('vp')",
+    "sit('vp', 'eps')",
+)
+SHOWN = ("flow_matching", "edm", "sd3", "sid2", "vdm")  # beside it in the picture
+SAME = 1e-9  # relative: closer than any two recipes that are only alike
+STEP = 1e-10  # relative, between neighbours
+SHORTEST = 1.0  # log-SNR, to be called equal there
+
+
+class Named(NamedTuple):
+    """An objective and what to call it."""
+
+    name: str
+    objective: Objective
+
+
+class Stretch(NamedTuple):
+    """Where two total weights are proportional: `W_a = constant W_b` in [low, high]."""
+
+    low: float
+    high: float
+    constant: float
+
+
+def from_config(name: str, config: ConfigDict) -> Named:
+    """The objective of a config.
+
+    Raises:
+      UsageError: the config is no config, or its objective is wrong.
+    """
+    schema.settle(config)
+    schema.check_complete(config)
+    return Named(name, build.objective(config["objective"]))
+
+
+def from_recipe(text: str) -> Named:
+    """The objective of a recipe, `name` or `name(key=value)`.
+
+    Raises:
+      UsageError: there is no such recipe.
+    """
+    built = parse("--against", text, build.RECIPES)
+    try:
+        in_float64(objectives.total_weight, built, np.zeros(1))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--against={text}: {error}") from error
+    return Named(text, built)
+
+
+def common_range(*some: Objective) -> tuple[float, float]:
+    """The part of `RANGE` that the schedules of all objectives reach.
+
+    Raises:
+      UsageError: there is none.
+    """
+    ends = [objective.schedule.logsnr_range() for objective in some]
+    low = max(RANGE[0], *(first for first, _ in ends))
+    high = min(RANGE[1], *(last for _, last in ends))
+    if low >= high:
+        named = " and ".join(str(objective.schedule) for objective in some)
+        raise UsageError(f"no log-SNR in {RANGE} is reached by {named}")
+    return low, high
+
+
+def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
+    """Total weight in float64; NaN where the schedule does not reach."""
+    low, high = objective.schedule.logsnr_range()
+    inside = (low <= logsnr) & (logsnr <= high)
+    found = np.full(logsnr.shape, np.nan)
+    if inside.any():
+        found[inside] = in_float64(objectives.total_weight, objective, logsnr[inside])
+    return found
+
+
+def stretch(a: Objective, b: Objective) -> Stretch | None:
+    """The longest range on which two objectives are the same; None if none is long."""
+    logsnr = np.linspace(*common_range(a, b), NUM_POINTS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(weights(a, logsnr)) - np.log(weights(b, logsnr))
+        level = np.abs(np.diff(ratio)) < STEP
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], level.astype(int), [0]])))
+    runs = edges.reshape(-1, 2)  # points first..last inclusive are level
+    if not runs.size:
+        return None
+    first, last = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    part = ratio[first : last + 1]
+    long = logsnr[last] - logsnr[first] >= SHORTEST
+    if not long or np.ptp(part) > SAME:
+        return None
+    constant = float(np.exp(np.median(part)))
+    return Stretch(float(logsnr[first]), float(logsnr[last]), constant)
+
+
+def text(own: Named, other: Named | None = None) -> str:
+    """All that is printed."""
+    parts = [_description(own), _table(own)]
+    if other is not None:
+        parts.append(_description(other))
+    parts.append(_recipes(own))
+    if other is not None:
+        parts.append(comparison(own, other))
+    return "\n\n".join(parts)
+
+
+def _description(named: Named) -> str:
+    objective = named.objective
+    low, high = objective.schedule.logsnr_range()
+    proposal = "the times" if objective.proposal is None else objective.proposal
+    return "\n".join(
+        [
+            named.name,
+            f"  schedule   {objective.schedule}, log-SNR {low:.6g} to {high:.6g}",
+            f"  output     {objective.kind}",
+            f"  weighting  {objective.weighting} on the error of "
+            f"{objective.weighting.kind}",
+            f"  times      {objective.times}",
+            f"  drawn from {proposal}",
+        ]
+    )
+
+
+def _table(own: Named) -> str:
+    """Time, density of the log-SNR and total weight at eleven log-SNRs."""
+    objective = own.objective
+    logsnr = np.linspace(*common_range(objective), 11)
+
+    def columns(objective: Objective, logsnr: np.ndarray) -> tuple:
+        schedule = objective.schedule
+        t = schedule.inverse_logsnr(logsnr)
+        slope = abs(schedule.dlogsnr_dt(t))
+        return t, objective.times.density(t, schedule=schedule) / slope
+
+    t, density = in_float64(columns, objective, logsnr)
+    weight = weights(objective, logsnr)
+    largest = weight.max()
+    lines = ["  log-SNR         t  density of log-SNR  total weight W  W / largest"]
+    for row in zip(logsnr, t, density, weight, weight / largest, strict=True):
+        lines.append("{:9.3f} {:9.6f} {:19.4e} {:15.4e} {:12.4f}".format(*row))
+    return "\n".join(lines)
+
+
+def _recipes(own: Named) -> str:
+    """The recipes that the objective equals, each with range and constant."""
+    lines = []
+    for name in (*build.RECIPES, *VARIANTS):
+        recipe = parse("recipe", name, build.RECIPES)
+        found = stretch(own.objective, recipe)
+        if found is not None:
+            lines.append(
+                f"  {name:30s} on log-SNR {found.low:.4g} to {found.high:.4g}: "
+                f"{found.constant:.6g} times its W"
+            )
+    if not lines:
+        return "equals none of the named recipes on any range"
+    return "\n".join(["equals, up to a constant:", *lines])
+
+
+def comparison(own: Named, other: Named) -> str:
+    """Whether two objectives are the same, or how far they are apart and where."""
+    both = own.objective, other.objective
+    low, high = common_range(*both)
+    found = objectives.same_objective(*both, (low, high), NUM_POINTS)
+    where = f"on log-SNR {low:.4g} to {high:.4g}"
+    if found.same:
+        return (
+            f"against {other.name}: the same objective {where}, "
+            f"{found.constant:.6g} times its W"
+        )
+    lines = [
+        f"against {other.name}: another objective {where}; the ratio of W to its W has "
+        f"median {found.constant:.4g} and differs from it by a share of up to "
+        f"{found.deviation:.4g}, at log-SNR {found.logsnr:.4g}"
+    ]
+    part = stretch(*both)
+    if part is not None:
+        lines.append(
+            f"  but the same on {part.low:.4g} to {part.high:.4g}, "
+            f"{part.constant:.6g} times its W"
+        )
+    return "\n".join(lines)
+
+
+def check_path(path: str | pathlib.Path) -> None:
+    """Raises a `UsageError` unless `path` is a `.png` in a directory that exists."""
+    path = pathlib.Path(path)
+    if path.suffix != ".png" or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
+
+
+@style.context()
+def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
+    """Writes the picture of total weights, each divided by its largest.
+
+    Args:
+      path: a `.png` in a directory that exists.
+      own: drawn first.
+      other: what it is compared with, if anything.
+    """
+    logsnr = np.linspace(*RANGE, NUM_POINTS)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="log-SNR (data to the right)",
+        ylabel="total weight / largest",
+        xlim=RANGE,
+        ylim=(0, 1.05),
+    )
+    for name in SHOWN:
+        weight = weights(build.RECIPES[name](), logsnr)
+        axes.plot(logsnr, weight / np.nanmax(weight), label=name, lw=1.2, alpha=0.7)
+    for named, dashes in ((other, "--"), (own, "-")):
+        if named is not None:
+            weight = weights(named.objective, logsnr)
+            line = dict(color="black", ls=dashes, lw=2.2)
+            axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,300 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint is one directory per step with five items: `params`, `ema`, `train` (step,
+optimizer, running sums), `identity` (JSON: what the numbers mean) and `scores` (JSON).
+Sampling reads `identity` and one of the first two, and needs neither optimizer nor data
+set. The step is the position in the data, so nothing of the reader is saved.
+
+Saves are asynchronous: the arrays are copied before `save` returns, so they may be
+donated at once. A save that fails raises in a later `save`, in `wait`, or when the
+context is left. A directory takes its name when it is on disk and sealed
+(`seals.py`), and one that is damaged later is set aside, never deleted. Restoring is
+strict: another tree, shape or dtype is refused.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from experiments.checkpointing import integrity, retention, step_directories
+from experiments.runtime import distributed, pytrees, sharding
+from experiments.runtime.errors import SaveError, UsageError
+
+ARRAY_ITEMS = ("params", "ema", "train")
+JSON_ITEMS = ("identity", "scores")
+WEIGHTS = {"ema": "ema", "raw": "params"}  # items, by what they are called outside
+DIRECTORY = "checkpoints"
+_PlainPath = ocp.path.atomicity.AtomicRenameTemporaryPath
+
+
+class MismatchError(UsageError):
+    """The checkpoint does not fit what it is to be restored into."""
+
+
+class _SealedPath(_PlainPath):
+    """Where Orbax writes a step; it is sealed before it takes its name.
+
+    If that fails, the error is put into `failures`: raised here, in the first process
+    alone, it would leave the others waiting for twenty minutes.
+    """
+
+    failures: list[Exception]
+
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> Any:
+        """Orbax finishes a directory of another name, which still is temporary.
+
+        Items within a step take their names as they always do.
+        """
+        if step_directories.SUFFIX in final_path.parent.name:
+            return _PlainPath.from_final(final_path, **options)
+        unsealed = final_path.with_name(
+            step_directories.temporary(final_path.name, "unsealed")
+        )
+        made = super().from_final(unsealed, **options)
+        made.named = final_path
+        return made
+
+    def get_final(self) -> Any:
+        return self.named
+
+    async def finalize(self) -> None:
+        try:
+            await super().finalize()
+            unsealed = pathlib.Path(super().get_final())
+            integrity.write(unsealed, self.named.name)
+            unsealed.rename(self.named)
+            integrity.sync_directory(unsealed.parent)
+        except Exception as error:
+            self.failures.append(error)
+
+
+class Checkpoints:
+    """The checkpoints of a run; use as a context, leaving it waits for the last save.
+
+    Args:
+      workdir: the run's directory.
+      keep: which checkpoints are kept when there is a newer one; None for all.
+      later_fn: gives the numbers by which steps are ranked, by step, beside those that
+        are saved with them.
+      read_only: whether nothing is created, written or cleaned up.
+      directory: in `workdir`.
+      items: names of the pytrees of arrays of a checkpoint.
+
+    Raises:
+      UsageError: if `read_only` and there is no such directory.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: retention.Keep | None = retention.NEWEST,
+        later_fn: Callable[[], Mapping[int, Mapping[str, Any]]] = dict,
+        read_only: bool = False,
+        directory: str = DIRECTORY,
+        items: Sequence[str] = ARRAY_ITEMS,
+    ):
+        self.directory, self._items = workdir.absolute() / directory, items
+        self._keep, self._later_fn = keep, later_fn
+        self._read_only, self._has_saved = read_only, False
+        self._failures = []
+        self._others_fn = lambda record: "orbax" not in record.pathname
+        if read_only and not self.directory.is_dir():
+            raise UsageError(
+                f"no {directory} in {workdir}: {self.directory} is not a directory; "
+                "name the workdir of a run that has saved one"
+            )
+        handlers = {name: ocp.StandardCheckpointHandler() for name in items}
+        handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
+        with _quiet(logging.ERROR):
+            options = ocp.CheckpointManagerOptions(
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                preservation_policy=checkpoint_managers.LatestN(),  # all
+                temporary_path_class=type(
+                    "_SealedPath", (_SealedPath,), {"failures": self._failures}
+                ),
+                lightweight_initialize=True,  # or damaged metadata would end it here
+                create=not read_only,
+                read_only=read_only,
+            )
+            self._manager = ocp.CheckpointManager(
+                self.directory, item_handlers=handlers, options=options
+            )
+        if not read_only:
+            distributed.on_first(lambda: step_directories.sweep(self.directory))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *unused: Any) -> None:
+        try:
+            if kind is not None:
+                with contextlib.suppress(Exception):  # the first error is to be seen
+                    self._manager.close()
+                return
+            self.wait()
+            self._manager.close()
+            if self._has_saved:
+                self._retain()
+        finally:
+            logging.get_absl_logger().removeFilter(self._others_fn)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, rising."""
+        return step_directories.steps(self.directory)
+
+    def newest(self) -> int | None:
+        """The newest step whose checkpoint is whole; None if there is none at all.
+
+        Newer ones that are damaged are set aside with a warning, or passed over if
+        `read_only`.
+
+        Raises:
+          UsageError: if there are checkpoints, but none that is whole.
+        """
+        rename = not self._read_only
+        found = distributed.on_first(
+            lambda: step_directories.newest(self.directory, rename=rename)
+        )
+        self._manager.reload()
+        return found
+
+    def check(self, step: int) -> None:
+        """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+        step_directories.check(self.directory, step)
+
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        scores: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begins to save `items`, a pytree of arrays for each name of the context.
+
+        Args:
+          step: after all that there are.
+          items: the arrays.
+          identity: what they mean, plain JSON.
+          scores: by which checkpoints are ranked, numbers by name.
+
+        Raises:
+          SaveError: this save or an earlier one failed, or Orbax declines, because a
+            later checkpoint exists.
+        """
+        self.wait()
+        self._retain()
+        arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
+        arguments["identity"] = ocp.args.JsonSave(dict(identity))
+        arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
+        # threads of the save log what `wait` raises, whenever that comes
+        logging.get_absl_logger().addFilter(self._others_fn)
+        with self._failing():
+            saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
+        self._has_saved = True
+        if not saved:
+            raise SaveError(
+                f"step {step} was not saved: {self.directory} holds steps "
+                f"{self.steps()}; move the later ones away"
+            )
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises a `SaveError` if it failed."""
+        with self._failing():
+            self._manager.wait_until_finished()
+        distributed.on_first(self._check_sealed)
+
+    def _check_sealed(self) -> None:
+        """Raises what kept the last save from being sealed, as a `SaveError`."""
+        if self._failures:
+            with self._failing():
+                raise self._failures.pop()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turns whatever a save raises, in this thread or its own, into `SaveError`."""
+        try:
+            with _quiet(logging.FATAL):
+                yield
+        except Exception as error:
+            if distributed.is_peer_lost(error):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SaveError(
+                f"a checkpoint could not be saved in {self.directory} ({reason}); "
+                f"whole ones: steps {self.steps()}. Make room or mend the disk, then "
+                "the same command goes on"
+            ) from error
+
+    def _retain(self) -> None:
+        if self._keep and not self._read_only:
+            distributed.on_first(
+                lambda: step_directories.retain(
+                    self.directory, self._keep, self._later_fn()
+                )
+            )
+
+    def identity(self, step: int) -> dict[str, Any]:
+        """What the numbers of `step` mean, as it was saved."""
+        arguments = ocp.args.Composite(identity=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=arguments)["identity"]
+
+    def scores(self, step: int) -> dict[str, Any]:
+        """The numbers by which the checkpoint of `step` is ranked, as saved."""
+        arguments = ocp.args.Composite(scores=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=arguments)["scores"]
+
+    def digest(self, step: int, item: str) -> str:
+        """Of the numbers of one item of `step`, as `trees.digest` of what is restored.
+
+        Args:
+          step: one of `steps()`.
+          item: such as `WEIGHTS["ema"]`.
+        """
+        target = sharding.abstract(self._manager.item_metadata(step)[item].tree)
+        return pytrees.digest(self.restore(step, {item: target})[item])
+
+    def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+        """Restores the items of `step` that `targets` names.
+
+        Args:
+          step: one of `steps()`.
+          targets: for each item a pytree of `jax.ShapeDtypeStruct` with shardings.
+
+        Returns:
+          For each item the pytree of arrays.
+
+        Raises:
+          MismatchError: if tree, shape or dtype differ; it names the first difference.
+        """
+        metadata = self._manager.item_metadata(step)
+        for name, target in targets.items():
+            difference = pytrees.first_difference(metadata[name].tree, target)
+            if difference:
+                raise MismatchError(f"checkpoint of step {step}, {name}: {difference}")
+        arguments = {
+            name: ocp.args.StandardRestore(target) for name, target in targets.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        return {name: restored[name] for name in targets}
+
+
+@contextlib.contextmanager
+def _quiet(level: int) -> Iterator[None]:
+    """Keeps Orbax from logging what is below a level.
+
+    It warns that a read-only directory is read only, and prints the traceback of an
+    error that it raises as well.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(level)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,202 @@
+"""Averages of power profiles: stored while training, put together afterwards.
+
+`averages/STEP/` of a run holds one item for each width of `ema.sigma_rel` and the
+identity of the run. All are kept: an average of any width at any of these steps is a
+weighted sum of those that came before it.
+"""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusionflow import ema
+from experiments.checkpointing import integrity, manager, metadata
+from experiments.runtime import distributed
+from experiments.runtime.errors import UsageError, naming
+
+DIRECTORY = "averages"
+
+
+class Averages:
+    """Where a run stores its averages.
+
+    Args:
+      saved: the directory.
+      sigma_rel: the widths, in the order of the state's `profiles`.
+      identity: of the run, with its origin.
+    """
+
+    def __init__(
+        self,
+        saved: manager.Checkpoints,
+        sigma_rel: Sequence[float],
+        identity: Mapping[str, Any],
+    ):
+        self._saved, self._identity = saved, {"init_from": None} | dict(identity)
+        self._names = [_item(width) for width in sigma_rel]
+
+    def save(self, step: int, profiles: Sequence[Any], num_updates: int) -> None:
+        """Begins to store the averages after `step`, unless an earlier attempt did.
+
+        Args:
+          step: after which.
+          profiles: the averages.
+          num_updates: steps up to `step` that made an update.
+        """
+        if not distributed.from_first(step in self._saved.steps()):
+            items = dict(zip(self._names, profiles, strict=True))
+            scores = {"num_updates": num_updates}
+            self._saved.save(step, items, self._identity, scores)
+
+    def wait(self) -> None:
+        """Waits until they are on disk.
+
+        Before a checkpoint of the same step or a later one, which a resumed run would
+        start from and not store them again.
+        """
+        self._saved.wait()
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: pathlib.Path, section: Mapping[str, Any], current: Mapping[str, Any]
+) -> Iterator[Averages | None]:
+    """The averages of a run that stores some, for writing; else None.
+
+    Args:
+      workdir: of the run.
+      section: `ema` of its config.
+      current: its identity, with its origin.
+
+    Raises:
+      UsageError: those that are there belong to another run or to another start of this
+        one, or none is whole.
+    """
+    widths = section["sigma_rel"]
+    if not widths:
+        yield None
+        return
+    with _directory(workdir, widths, read_only=False) as saved:
+        step = saved.newest()
+        if step is not None:
+            _check_same(saved, step, current)
+        yield Averages(saved, widths, current)
+
+
+class Reconstruction(NamedTuple):
+    """An average put together.
+
+    Fields:
+      params: pytree of float32 arrays.
+      error: of its profile, see `diffusionflow.ema.Combination`.
+    """
+
+    params: Any
+    error: float
+
+
+def reconstruct(
+    workdir: pathlib.Path,
+    sigma_rel: float,
+    *,
+    step: int,
+    found: Mapping[str, Any],
+    target: Any,
+) -> Reconstruction:
+    """The average of a width that need not have been tracked.
+
+    Args:
+      workdir: of the run.
+      sigma_rel: the width, in (0, 1 / sqrt(12)].
+      step: after which; one at which averages were stored.
+      found: identity of the run.
+      target: pytree of `jax.ShapeDtypeStruct` with shardings, of the parameters.
+
+    Raises:
+      UsageError: the width is out of bounds, nothing was stored that it could be put
+        together from, or what was stored is damaged.
+    """
+    with naming("sigma_rel"):
+        gamma = ema.gamma_of(sigma_rel)
+    widths = found["config"].get("ema", {}).get("sigma_rel", ())
+    if not widths:
+        raise UsageError(
+            f"sigma_rel={sigma_rel}: the run in {workdir} stored no averages of power "
+            "profiles; train with --config.ema.sigma_rel=0.05,0.1 and "
+            "--config.ema.store_every"
+        )
+    with _directory(workdir, widths, read_only=True) as saved:
+        steps = [number for number in saved.steps() if number <= step]
+        if step not in steps:
+            raise UsageError(
+                f"sigma_rel={sigma_rel} at step {step}: averages were stored at the "
+                f"steps {saved.steps()}; choose one of them with --step"
+            )
+        steps = _whole(saved, steps)
+        stored = [(number, width) for number in steps for width in widths]
+        updates = {number: saved.scores(number)["num_updates"] for number in steps}
+        with naming(f"sigma_rel={sigma_rel} at step {step}"):
+            weights, error = ema.combination(
+                [
+                    ema.Profile(updates[number], ema.gamma_of(width))
+                    for number, width in stored
+                ],
+                ema.Profile(updates[step], gamma),
+            )
+        for number in steps:
+            _check_same(saved, number, found)
+
+        def read(number: int, width: float) -> Any:
+            return saved.restore(number, {_item(width): target})[_item(width)]
+
+        averages = (read(number, width) for number, width in stored)
+        return Reconstruction(ema.combine(weights, averages), error)
+
+
+def _directory(
+    workdir: pathlib.Path, widths: Sequence[float], *, read_only: bool
+) -> manager.Checkpoints:
+    return manager.Checkpoints(
+        workdir,
+        keep=None,
+        read_only=read_only,
+        directory=DIRECTORY,
+        items=tuple(map(_item, widths)),
+    )
+
+
+def _item(sigma_rel: float) -> str:
+    return f"sigma_rel_{float(sigma_rel)}"
+
+
+def _whole(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
+    """The steps that are whole, a warning for each other; the last one must be."""
+    saved.check(steps[-1])
+    found = []
+    for step in steps:
+        path = saved.directory / str(step)
+        fault = integrity.fault(path)
+        if fault is None:
+            found.append(step)
+            continue
+        text = f"warning: averages {path} are damaged: {fault}; put together without"
+        print(text, file=sys.stderr, flush=True)
+    return found
+
+
+def _check_same(
+    saved: manager.Checkpoints, step: int, current: Mapping[str, Any]
+) -> None:
+    """Refuses averages of another run, and those of another start of this one."""
+    found = saved.identity(step)
+    metadata.check_same(found, current, step)
+    here = current.get("init_from")
+    there = found.get("init_from", here)  # older ones do not tell
+    if there != here:
+        raise UsageError(
+            f"the averages of step {step} in {saved.directory} are of a start from "
+            f"{there or 'fresh weights'}, and this run started from "
+            f"{here or 'fresh weights'}: move them away, or choose another --workdir"
+        )

@@ -1,0 +1,163 @@
+"""The directory of a run's checkpoints, one for each step, and what becomes of them.
+
+A step's directory is a whole one, of ours, if its seal says so. What is damaged is
+renamed; what is removed is whole, ours and superseded, or was never finished. Anything
+else, links included, is left alone.
+"""
+
+import errno
+import json
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.checkpointing import integrity, retention
+from experiments.runtime.errors import UsageError
+
+SUFFIX = ".orbax-checkpoint-tmp"  # Orbax takes no directory with it for a step
+_UNFINISHED = re.compile(r"\d+([.](unsealed|removed))?([.]orbax-checkpoint-tmp)+")
+
+
+def temporary(name: str, state: str) -> str:
+    """The name of a step's directory while it is "unsealed" or being "removed"."""
+    return f"{name}.{state}{SUFFIX}"
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """The steps that have a directory, rising."""
+    found = (path for path in directory.iterdir() if path.is_dir())
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
+    """The newest step that is whole; None if there is no step at all.
+
+    A warning on standard error names each newer one that is damaged, and why.
+
+    Args:
+      directory: of the checkpoints.
+      rename: whether the damaged ones are set aside as `damaged-STEP`, or only passed
+        over.
+
+    Raises:
+      UsageError: there are steps, but none is whole; then nothing is renamed.
+    """
+    damaged, listed = {}, steps(directory)
+    for step in reversed(listed):
+        path = directory / str(step)
+        fault = integrity.fault(path)
+        if fault is None:
+            for bad, why in damaged.items():
+                what = f"set aside as {_set_aside(bad)}" if rename else "passed over"
+                _warn(
+                    f"{bad} is damaged: {why}; it was {what}, and step {step} is used"
+                )
+            return step
+        if path.is_dir():
+            damaged[path] = fault
+    if steps(directory) != listed:  # a run beside this one saved meanwhile
+        return newest(directory, rename=rename)
+    if not damaged:
+        return None
+    listed = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
+    raise UsageError(
+        f"no checkpoint in {directory} is whole ({listed}); nothing was changed: bring "
+        "one back from a copy, or choose another --workdir"
+    )
+
+
+def check(directory: pathlib.Path, step: int) -> None:
+    """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+    fault = integrity.fault(directory / str(step))
+    if fault is not None:
+        raise UsageError(
+            f"checkpoint {directory / str(step)} is damaged: {fault}; there are the "
+            f"steps {steps(directory)}"
+        )
+
+
+def retain(
+    directory: pathlib.Path,
+    keep: retention.Keep,
+    later: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Removes the checkpoints that need not be kept, of those that are ours and sealed.
+
+    One that holds a file which was not sealed with it is not removed, nor a link.
+    Before anything is, all are checked against their seals, so that what stays is
+    whole; the damaged ones are set aside, with a warning.
+
+    Args:
+      directory: of the checkpoints.
+      keep: what must stay.
+      later: numbers by which steps are ranked, where they were known only after the
+        step was saved; beside those that were saved with it.
+    """
+    ours = {step: _scores(directory / str(step)) for step in _ours(directory)}
+    ours = {step: found | later.get(step, {}) for step, found in ours.items()}
+    if not retention.removable(ours, keep):
+        return
+    for step in list(ours):
+        path = directory / str(step)
+        fault = integrity.fault(path)
+        if fault is not None:
+            _warn(f"{path} is damaged: {fault}; it was set aside as {_set_aside(path)}")
+            del ours[step]
+    for step in retention.removable(ours, keep):
+        removed = directory / temporary(str(step), "removed")
+        (directory / str(step)).rename(removed)  # a reader sees all of it or nothing
+        shutil.rmtree(removed)
+
+
+def _ours(directory: pathlib.Path) -> list[int]:
+    """The steps whose directories hold what was sealed and nothing else."""
+    paths = {step: directory / str(step) for step in steps(directory)}
+    return [
+        step
+        for step, path in paths.items()
+        if not path.is_symlink() and integrity.holds_only_sealed(path)
+    ]
+
+
+def _scores(path: pathlib.Path) -> dict[str, Any]:
+    """What a step is ranked by; nothing where that cannot be read."""
+    try:
+        return dict(json.loads((path / "scores" / "metadata").read_text()))
+    except integrity.UNREADABLE:
+        return {}
+
+
+def _warn(text: str) -> None:
+    print(f"warning: checkpoint {text}", file=sys.stderr, flush=True)
+
+
+def sweep(directory: pathlib.Path) -> None:
+    """Removes what a killed process left half written or half removed."""
+    for path in directory.iterdir():
+        if _UNFINISHED.fullmatch(path.name) and not path.is_symlink():
+            _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a directory that threads of a failed save may still be writing to."""
+    for attempt in range(10):
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == 9:
+                raise
+            time.sleep(0.1)
+
+
+def _set_aside(path: pathlib.Path) -> str:
+    """Renames a damaged directory; returns the new name."""
+    target, number = path.with_name(f"damaged-{path.name}"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"damaged-{path.name}-{number}")
+    path.rename(target)
+    return target.name

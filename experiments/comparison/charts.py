@@ -1,0 +1,254 @@
+"""The charts of a comparison, as plain values for Plotly.
+
+A trace names its group by `meta.group`; the page gives it the colour of the reader's
+light or dark theme. Groups differ in their markers too, and samplers in their dashes.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.comparison.grouping import Group
+from experiments.comparison.paired import Finding
+from experiments.comparison.quantities import Samples
+
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+METRIC = "test_eps_mse_ema"
+MOST_POINTS = 1_000
+
+Trace = dict[str, Any]
+
+
+class Chart(NamedTuple):
+    """A figure and what to read from it.
+
+    Fields:
+      title: of the figure, plain text.
+      caption: what is drawn, with units.
+      data: traces.
+      layout: without colours.
+    """
+
+    title: str
+    caption: str
+    data: list[Trace]
+    layout: dict[str, Any]
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis of a layout, with room for its title."""
+    return {"title": {"text": title, "standoff": 6}, "automargin": True} | more
+
+
+def _line(
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    group: int,
+    name: str,
+    dash: str = "solid",
+    **more: Any,
+) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": list(x),
+        "y": list(y),
+        "name": name,
+        "line": {"dash": dash, "width": 2},
+        "marker": {"symbol": MARKERS[group], "size": 7},
+        "meta": {"group": group},
+    } | more
+
+
+def _band(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], group: int
+) -> Trace:
+    """A closed outline, filled."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *reversed(x)],
+        "y": [*high, *reversed(low)],
+        "fill": "toself",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "meta": {"group": group, "band": True},
+    }
+
+
+def curves(groups: Sequence[Group]) -> Chart | None:
+    """The held-out error of eps over the training; None if no run recorded it."""
+    sizes = {run.config["batch_size"] for group in groups for run in group.runs}
+    data = []
+    for number, group in enumerate(groups):
+        each = [
+            {row["step"]: row[METRIC] for row in run.rows if row.get(METRIC)}
+            for run in group.runs
+        ]
+        steps = sorted(set.intersection(*map(set, each)))
+        if not steps:
+            continue
+        values = np.array([[one[step] for step in steps] for one in each])
+        scale = group.first.config["batch_size"] if len(sizes) > 1 else 1
+        x = [step * scale for step in steps]
+        if len(each) > 1:
+            ends = values.min(0).tolist(), values.max(0).tolist()
+            data.append(_band(x, *ends, number))
+        data.append(_line(x, values.mean(0).tolist(), group=number, name=group.name))
+    if not data:
+        return None
+    return Chart(
+        "Held-out error of eps while training",
+        "Mean squared error of eps per dimension, mean over log-SNRs -4 to 6, averaged "
+        "weights, held-out examples: a number about the denoiser, whatever it is "
+        "trained on. Of several seeds the mean, and from the least to the largest.",
+        data,
+        {
+            "xaxis": axis("training examples seen" if len(sizes) > 1 else "step"),
+            "yaxis": axis("error of eps", type="log"),
+        },
+    )
+
+
+def levels(
+    findings: Sequence[Finding], logsnr: Sequence[float], names: Sequence[str]
+) -> Chart | None:
+    """How much larger each error of eps is than the reference's, by log-SNR."""
+    data, reference = [], names[0]
+    for number, name in enumerate(names):
+        rows = []
+        for level, one in zip(logsnr, findings, strict=True):
+            if name in one.differences and one.reference == reference:
+                percent = 100 / one.values[reference].value
+                found = one.differences[name]
+                ends = (found.value, found.low, found.high)
+                rows.append((level, *(percent * end for end in ends)))
+        if rows:
+            x, value, low, high = zip(*rows, strict=True)
+            data += [
+                _band(x, low, high, number),
+                _line(x, value, group=number, name=name),
+            ]
+    if not data:
+        return None
+    return Chart(
+        f"Error of eps, beside that of {reference}",
+        "By how many per cent the error is larger (above 0) or smaller at each "
+        "log-SNR, with its 95 % interval. Noise is to the left, data to the right.",
+        data,
+        {
+            "xaxis": axis("log-SNR"),
+            "yaxis": axis("difference, %", zeroline=True),
+        },
+    )
+
+
+def quality(found: Sequence[Samples], names: Sequence[str]) -> list[Chart]:
+    """A chart for each metric and kind of features: distance against calls."""
+    kinds = dict.fromkeys((one.features, one.metric) for one in found)
+    return [
+        _quality(
+            [one for one in found if (one.features, one.metric) == kind], *kind, names
+        )
+        for kind in kinds
+    ]
+
+
+def _quality(
+    found: Sequence[Samples], features: str, metric: str, names: Sequence[str]
+) -> Chart:
+    data = _quality_lines(found, names)
+    floor = next((one.floor for one in found if one.floor is not None), None)
+    ticks = sorted({calls for one in found for calls in one.calls.values()})
+    lows = [each.low for one in found for each in one.finding.values.values()]
+    if floor is not None:
+        data.append(_floor(floor, ticks))
+        lows.append(floor["value"])
+    log = any(one.finding.values for one in found) and min(lows) > 0
+    return Chart(
+        f"{metric.capitalize()} distance in {features}",
+        f"From the training examples, in {features}; lower is better. Bands and bars: "
+        "95 % intervals of each alone; differences, in the table, are paired and "
+        "mostly sharper. The horizontal line is what the held-out examples get.",
+        data,
+        {
+            "xaxis": _calls_axis(ticks),
+            "yaxis": axis("distance", type="log" if log else "linear"),
+        },
+    )
+
+
+def _calls_axis(ticks: Sequence[int]) -> dict[str, Any]:
+    shown = [ticks[0]]
+    shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
+    text = [str(tick) for tick in shown]
+    found = axis("network calls", type="log", tickvals=shown, tickangle=0)
+    return found | {"ticktext": text}
+
+
+def _quality_lines(found: Sequence[Samples], names: Sequence[str]) -> list[Trace]:
+    """A line for each recipe, sampler and grid."""
+    families = list(dict.fromkeys(one.family for one in found))
+    data = []
+    for number, name in enumerate(names):
+        for place, family in enumerate(families):
+            rows = sorted(
+                (one.calls[name], *one.finding.values[name][:4])
+                for one in found
+                if one.family == family and name in one.finding.values
+            )
+            if rows:
+                data += _quality_line(rows, number, f"{name}: {family}", place)
+    return data
+
+
+def _quality_line(
+    rows: Sequence[tuple[float, ...]], group: int, name: str, place: int
+) -> list[Trace]:
+    x, value, _, low, high = (list(column) for column in zip(*rows, strict=True))
+    line = _line(x, value, group=group, name=name, dash=DASHES[place % len(DASHES)])
+    if len(x) > 1:
+        return [_band(x, low, high, group), line]
+    line["error_y"] = {
+        "type": "data",
+        "symmetric": False,
+        "array": [high[0] - value[0]],
+        "arrayminus": [value[0] - low[0]],
+    }
+    return [line]
+
+
+def _floor(floor: Mapping[str, Any], ticks: Sequence[int]) -> Trace:
+    value = floor["value"]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [ticks[0], ticks[-1]] if len(ticks) > 1 else [ticks[0] / 2, ticks[0] * 2],
+        "y": [value, value],
+        "name": f"{floor['recipe']['counts'][0]:,} held-out examples",
+        "line": {"dash": "dash", "width": 1.5},
+        "meta": {"group": -1},
+    }
+
+
+def points(samples: np.ndarray, *, group: int, name: str, reach: float) -> Chart:
+    """Points in the plane; those of one number come from one noise."""
+    shown = np.round(samples[:MOST_POINTS, :2].astype(np.float64), 4)
+    trace = _line(*shown.T.tolist(), group=group, name=name, mode="markers")
+    trace["marker"] |= {"size": 4, "opacity": 0.6}
+    ends = [-reach, reach]
+    return Chart(
+        name,
+        f"{len(shown):,} samples",
+        [trace],
+        {
+            "xaxis": axis("", range=ends, constrain="domain"),
+            "yaxis": axis("", range=ends, scaleanchor="x"),
+            "showlegend": False,
+        },
+    )

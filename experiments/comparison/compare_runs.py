@@ -1,0 +1,88 @@
+"""Which of several recipes is better, by how much, and whether that is told apart."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.comparison import grouping, quantities, report, tables
+from experiments.runtime.errors import UsageError
+from experiments.sampling import shards
+from experiments.visualization import html_page
+
+WIDTH = 110  # of the table where no terminal says
+
+
+def compare_runs(
+    arguments: Sequence[str], *, out: str = "compare.html", seed: int = 0
+) -> str:
+    """Compares runs, prints what is found, and writes the page.
+
+    Args:
+      arguments: directories of runs, the reference first; see `groups.gather`.
+      out: path of the page, `.html` in a directory that exists; empty for none.
+      seed: of the bootstrap; the same inputs give the same page.
+
+    Returns:
+      The page; empty if none is asked for.
+
+    Raises:
+      UsageError: the runs cannot be compared at all, or the page cannot be written.
+    """
+    if out:
+        _check_path(out)
+        _check_library()
+    gathered = grouping.gather(arguments)
+    found = quantities.of(gathered, seed)
+    _print(gathered, found)
+    if not out:
+        return ""
+    first, *others = (group.name for group in gathered)
+    title = f"{first} against {', '.join(others)}"
+    text = html_page.render(title, report.every(gathered, found))
+    with shards.whole(pathlib.Path(out)) as temporary:
+        temporary.write_text(text)
+    print(out, flush=True)
+    return text
+
+
+def _check_library() -> None:
+    """It is missing now or never."""
+    try:
+        html_page.library()
+    except UsageError as error:
+        way = "--out= (empty) prints the table without it"
+        raise UsageError(f"{error}; {way}") from error
+
+
+def _check_path(out: str) -> None:
+    path = pathlib.Path(out)
+    if path.suffix != ".html" or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out={out!r}: must be a .html in a directory")
+
+
+def _print(gathered: Sequence[grouping.Group], found: quantities.Findings) -> None:
+    """The first section, for a terminal."""
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=WIDTH)
+    plain = tables.summary(gathered, found)
+    table = Table()
+    for name in plain.head:
+        table.add_column(Text(name), overflow="fold")
+    for row in plain.rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    words = {"refused": "not compared: ", "note": "note: "}
+    for block in (
+        report.objectives(gathered),
+        *report.told(found),
+        report.refused(found),
+        report.notes(gathered, found),
+    ):
+        for line in block.lines:
+            text = words.get(block.kind, "") + line
+            console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,138 @@
+"""The runs of a comparison, and which of them are seeds of one recipe.
+
+Runs whose identities differ in `config.seed` alone, trained for as many steps from the
+same start, are one group; comparison is between groups.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.checkpointing import metadata
+from experiments.comparison.run_record import Run, read
+from experiments.runtime.errors import UsageError
+
+MOST = 7  # groups, as many as there are colours told apart
+
+
+class Group(NamedTuple):
+    """A recipe: its name and its runs, which differ in their seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """Any run tells the recipe."""
+        return self.runs[0]
+
+    @property
+    def evaluated(self) -> tuple[Run, ...]:
+        """The runs that have an evaluation."""
+        return tuple(run for run in self.runs if run.told is not None)
+
+
+def gather(arguments: Sequence[str]) -> list[Group]:
+    """Reads runs and puts the seeds of a recipe together.
+
+    Args:
+      arguments: directories of runs, in the order of the groups; `label=directory`
+        names the group of a run.
+
+    Raises:
+      UsageError: a directory holds no run, runs with one label differ in more than the
+        seed, two runs do not differ at all, or there are not 2 to 7 groups.
+    """
+    found: list[tuple[str | None, list[Run]]] = []
+    seen: set[str] = set()
+    for argument in arguments:
+        label, path = _split(argument)
+        if os.path.realpath(path) in seen:
+            raise UsageError(f"{path} is named twice")
+        seen.add(os.path.realpath(path))
+        run = read(path)
+        place = next(
+            (runs for known in found if (runs := _joined(*known, label, run))), None
+        )
+        if place is None:
+            found.append((label, [run]))
+        else:
+            place.append(run)
+    if not 2 <= len(found) <= MOST:
+        raise UsageError(
+            f"compare takes 2 to {MOST} recipes, and the number of those given is "
+            f"{len(found)}, seeds aside; label=directory makes a run one of its own"
+        )
+    return _named(found)
+
+
+def _split(argument: str) -> tuple[str | None, pathlib.Path]:
+    """The label, if any, and the directory; a directory may have "=" in its name."""
+    label, equals, path = argument.partition("=")
+    if not equals or pathlib.Path(argument).exists():
+        return None, pathlib.Path(argument)
+    return label, pathlib.Path(path)
+
+
+def _joined(
+    known: str | None, runs: list[Run], label: str | None, run: Run
+) -> list[Run] | None:
+    """The runs of a group if a further one belongs to it, else None."""
+    if known != label:
+        return None
+    lines = unlike(runs[0], run)
+    if lines and label is None:
+        return None
+    if lines:
+        raise UsageError(
+            f"{runs[0].workdir} and {run.workdir} are both labelled {label!r}, but "
+            f"differ in more than their seed: {'; '.join(lines)}"
+        )
+    for other in runs:
+        if other.config["seed"] == run.config["seed"]:
+            raise UsageError(
+                f"{other.workdir} and {run.workdir} do not differ in what is trained, "
+                "not even in the seed; to compare them all the same, label them: "
+                f"a={other.workdir} b={run.workdir}"
+            )
+    return runs
+
+
+def unlike(a: Run, b: Run) -> list[str]:
+    """In what two runs are not seeds of one recipe, a line each."""
+    lines = [
+        line.replace(" in the checkpoint,", " and").removesuffix(" now")
+        for line in metadata.differences(a.identity, b.identity)
+        if not line.startswith("config.seed:")
+    ]
+    if a.step != b.step:
+        lines.append(f"step: {a.step} and {b.step}")
+    start = [run.identity.get("init_from") for run in (a, b)]
+    if start[0] != start[1]:
+        lines.append(f"init_from: {start[0]!r} and {start[1]!r}")
+    return lines
+
+
+def _named(found: list[tuple[str | None, list[Run]]]) -> list[Group]:
+    """The groups: by label, name of the directory, or what the names begin with."""
+    names = [label or _common([run.workdir for run in runs]) for label, runs in found]
+    return [
+        Group(name if names.count(name) == 1 else str(runs[0].workdir), tuple(runs))
+        for name, (_, runs) in zip(names, found, strict=True)
+    ]
+
+
+def _common(workdirs: Sequence[pathlib.Path]) -> str:
+    """What the names have in common at their beginning, or else the directory above."""
+    stems = [path.absolute().name for path in workdirs]
+    if len(stems) == 1:
+        return stems[0]
+    letters = itertools.takewhile(
+        lambda some: len(set(some)) == 1, zip(*stems, strict=False)
+    )
+    begin = "".join(some[0] for some in letters)
+    begin = re.sub(r"([-_.]+(seed|s)?|^(seed|s))[-_.]*\d*$", "", begin)
+    return begin or workdirs[0].absolute().parent.name

@@ -1,0 +1,149 @@
+"""What the page of a comparison says, a section after another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusionflow import metrics
+from experiments.analysis import objective_report
+from experiments.analysis.objective_report import Named
+from experiments.comparison import charts, ode_accuracy, sample_gallery, tables
+from experiments.comparison.grouping import Group
+from experiments.comparison.quantities import Findings
+from experiments.config.model import from_identity
+from experiments.evaluation import heldout
+from experiments.runtime.errors import UsageError
+from experiments.visualization.html_page import Lines, Row, Section
+
+
+def told(found: Findings) -> list[Lines]:
+    """The sentences told first: of what is told apart, and then of what is not."""
+    apart, equal = [], []
+    for one in found.main:
+        for name, each in one.differences.items():
+            inside = each.low <= 0 <= each.high
+            (equal if inside else apart).append(one.sentence(name))
+    return [Lines(apart), Lines(equal, "equal")]
+
+
+def refused(found: Findings) -> Lines:
+    """What is not compared and why, each reason once."""
+    every = [*found.likelihoods, *found.eps, *(one.finding for one in found.samples)]
+    titles: dict[str, list[str]] = {}
+    for one in every:
+        for why in one.refusals:
+            titles.setdefault(why, []).append(one.title)
+    lines = []
+    for why, of in titles.items():
+        more = f" and {len(of) - 3} others" if len(of) > 3 else ""
+        lines.append(f"{'; '.join(of[:3])}{more}: {why}")
+    return Lines(lines, "refused")
+
+
+def notes(groups: Sequence[Group], found: Findings) -> Lines:
+    """What is missing, and what the intervals mean here."""
+    lines = [note for group in groups for run in group.runs for note in run.notes]
+    differences = [each for one in found.main for each in one.differences.values()]
+    if any(not each.recipe["repetitions_in_error"] for each in differences):
+        lines.append(
+            "where a recipe has one training seed, the finding is about these runs: "
+            "what another seed would give is not in the interval"
+        )
+    lines += ode_accuracy.notes(groups, found.likelihoods[-1])
+    if (why := tables.unlike_machines(groups)) is not None:
+        lines.append(why)
+    shared = any(one.finding.differences for one in found.samples)
+    if found.samples and not shared:
+        lines.append(
+            "no two recipes were evaluated with one sampler that compares: give "
+            "evaluate the same --sampler flags for all"
+        )
+    return Lines(lines, "note")
+
+
+def objectives(groups: Sequence[Group]) -> Lines:
+    """Whether each group learns the same as the first one."""
+    named = [
+        Named(group.name, from_identity(group.first.identity).objective)
+        for group in groups
+    ]
+    lines = []
+    for other in named[1:]:
+        try:
+            text = objective_report.comparison(other, named[0])
+        except UsageError as error:
+            text = f"against {named[0].name}: not compared, {error}"
+        lines.append(f"{other.name} " + " ".join(text.split()))
+    return Lines(lines)
+
+
+def _same_data(groups: Sequence[Group]) -> str | None:
+    """A line where the held-out examples are other ones, else None."""
+    first = groups[0]
+    for group in groups[1:]:
+        unlike = metrics.same_recipe(group.first.examples, first.first.examples)
+        if unlike:
+            listed = "; ".join(
+                f"{name} {a!r} and {b!r}" for name, (a, b) in unlike.items()
+            )
+            return (
+                f"{group.name} and {first.name} have other held-out examples: {listed}"
+            )
+    return None
+
+
+def _training(groups: Sequence[Group]) -> Section:
+    why, chart = _same_data(groups), None
+    if why is None:
+        chart = charts.curves(groups)
+        why = None if chart else "no run recorded the error of eps while it trained"
+    blocks = [chart] if chart else [Lines([why], "refused")]
+    return Section("Training", "Losses of unlike objectives do not compare.", blocks)
+
+
+def _throughput(groups: Sequence[Group]) -> Section:
+    blocks: list[Any] = [tables.throughput(groups)]
+    if (why := tables.unlike_machines(groups)) is not None:
+        blocks.append(Lines([why], "refused"))
+    lead = (
+        "Medians over the logged steps of a run, compilation, evaluation and drawing "
+        "left out. Whatever else the machine did is in them."
+    )
+    return Section("Throughput", lead, blocks)
+
+
+def every(groups: Sequence[Group], found: Findings) -> list[Section]:
+    """All sections of the page."""
+    names = [group.name for group in groups]
+    lead = (
+        "Of -log p, errors and distances, lower is better. After ±: standard errors. "
+        "In brackets: intervals of 95 %, each for itself; of many comparisons of "
+        "equals, one in twenty excludes 0."
+    )
+    blocks = [
+        tables.summary(groups, found),
+        *told(found),
+        refused(found),
+        notes(groups, found),
+    ]
+    sections = [
+        Section("What was found", lead, blocks),
+        Section(
+            "Recipes",
+            "The entries in which the configs differ, and whether what is learned, the "
+            "total weight on the error of eps at each log-SNR, is the same.",
+            [tables.configs(groups), objectives(groups)],
+        ),
+        _training(groups),
+    ]
+    level = charts.levels(found.eps[1:], heldout.LEVELS.tolist(), names)
+    if level is not None:
+        sections.append(Section("Where they differ", "", [level]))
+    if found.samples:
+        lead = "A line a recipe and sampler; to the left is cheaper, down is better."
+        quality = [
+            Row(charts.quality(found.samples, names)),
+            tables.distances(found, names),
+        ]
+        sections.append(Section("Quality against network calls", lead, quality))
+    side = sample_gallery.section(groups)
+    return [*sections, *([side] if side else []), _throughput(groups)]

@@ -1,0 +1,150 @@
+"""What a run has left in its directory, as far as it belongs together."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.checkpointing import manager, metadata
+from experiments.evaluation import results
+from experiments.runtime import environment
+from experiments.runtime.errors import UsageError
+from experiments.training import metrics_log
+
+UNKNOWN = "unknown"  # the machine of rows that an older version wrote
+
+
+class Run(NamedTuple):
+    """What a run has left.
+
+    Fields:
+      workdir: its directory, as it was given.
+      step: of its newest checkpoint, or of its evaluation where that is all there is.
+      identity: what its numbers mean.
+      rows: of `metrics.jsonl`.
+      wall_clock: rows of `wall_clock.jsonl`.
+      machines: platform and devices, in words, of all starts that recorded them with
+        their images/s, or else of the last one; empty if unknown.
+      told: what `eval.json` holds; None where there is none that counts.
+      arrays: those of `eval.npz`.
+      notes: a line each of what is missing, with the way out.
+    """
+
+    workdir: pathlib.Path
+    step: int
+    identity: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    wall_clock: list[dict[str, Any]]
+    machines: tuple[str, ...]
+    told: Mapping[str, Any] | None
+    arrays: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the run."""
+        return self.identity["config"]
+
+    @property
+    def examples(self) -> dict[str, Any]:
+        """By what its held-out examples are told from others."""
+        found = dict(self.identity["examples"]) | self.identity["data"]
+        if not found["digest"]:  # made, not read: by the config
+            section = self.config["data"]
+            found |= {key: section[key] for key in section if key != "flips"}
+        return found
+
+
+def read(workdir: pathlib.Path) -> Run:
+    """What a run has left in its directory.
+
+    Raises:
+      UsageError: it holds neither a checkpoint nor an evaluation, or a file is damaged.
+    """
+    told, arrays, notes = _evaluation(workdir)
+    if told is None or (workdir / manager.DIRECTORY).is_dir():
+        with manager.Checkpoints(workdir, read_only=True) as saved:
+            step = saved.newest()
+            if step is None:
+                raise UsageError(f"{saved.directory} holds no complete checkpoint yet")
+            meaning = saved.identity(step)
+            metadata.check_format(meaning)
+            why = None if told is None else _other(told, saved, step, meaning)
+    else:
+        step, meaning, why = told["settings"]["step"], told["identity"], None
+        metadata.check_format(meaning)
+    if why is not None:
+        path = workdir / "eval.json"
+        notes.append(f"{path} is left out: {why}; move it away and evaluate again")
+        told, arrays = None, {}
+    times = _rows(workdir / metrics_log.WALL_CLOCK)
+    return Run(
+        workdir,
+        step,
+        meaning,
+        _rows(workdir / metrics_log.FILE_NAME),
+        times,
+        _machines(workdir / "environment.json", times),
+        told,
+        arrays,
+        tuple(notes),
+    )
+
+
+def _other(
+    told: Mapping[str, Any],
+    saved: manager.Checkpoints,
+    step: int,
+    meaning: Mapping[str, Any],
+) -> str | None:
+    """Of what an evaluation is, if not of the newest checkpoint; None if it is."""
+    if other := metadata.differences(told["identity"], meaning):
+        return f"it is of another run, {other[0]}"
+    settings = told["settings"]
+    if settings["step"] != step:
+        return f"it is of step {settings['step']:,}, and the run is at step {step:,}"
+    weights = settings["weights"]
+    try:
+        digest = saved.digest(step, manager.WEIGHTS[weights])
+    except (OSError, ValueError, KeyError) as error:
+        return f"step {step:,} cannot be read, or a training removed it now: {error}"
+    if settings["parameters"] != digest:
+        return (
+            f"it is of other {weights} weights of step {step:,}: the run was trained "
+            "anew since"
+        )
+    return None
+
+
+def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
+    path = workdir / "eval.json"
+    flag = shlex.quote(f"--workdir={workdir}")
+    way = f"python -m experiments.evaluate {flag}"
+    if not path.exists():
+        return None, {}, [f"{workdir} is not evaluated: {way}"]
+    try:
+        return *results.read(path), []
+    except results.NewerError as error:
+        return None, {}, [str(error)]
+    except UsageError as error:
+        return None, {}, [f"{error}; evaluate again: {way}"]
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of a record; none where there is no file."""
+    return metrics_log.read(path) if path.exists() else []
+
+
+def _machines(
+    path: pathlib.Path, times: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    known = dict.fromkeys(row.get("machine", UNKNOWN) for row in times)
+    if known.keys() - {UNKNOWN}:
+        return tuple(known)
+    try:
+        return (environment.machine(json.loads(path.read_text())),)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

@@ -1,0 +1,104 @@
+"""A study: the same network trained by several recipes, each with several seeds."""
+
+import pathlib
+import runpy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.comparison import compare_runs, grouping
+from experiments.config import build
+from experiments.evaluation import evaluate, likelihoods, sample_quality
+from experiments.runtime.errors import UsageError
+from experiments.training import loop
+from experiments.visualization import html_page
+
+
+class Study(NamedTuple):
+    """What is trained and how it is judged.
+
+    Fields:
+      configs: by name of the recipe, the one that the others are compared with first.
+      seeds: of the runs of each recipe.
+      request: how every run is evaluated.
+    """
+
+    configs: dict[str, Any]
+    seeds: tuple[int, ...]
+    request: evaluate.Request
+
+
+def load(path: str) -> Study:
+    """The study of a file with `get_study()` and `get_config(recipe)`.
+
+    Raises:
+      UsageError: there is no such file, or it does not hold a study.
+    """
+    if not pathlib.Path(path).is_file():
+        raise UsageError(f"--study: no file {path!r}; configs/study.py is one")
+    try:
+        functions = runpy.run_path(path)
+        found = functions["get_study"]()
+        request = evaluate.Request(
+            likelihood=likelihoods.Settings(**_plain(found["likelihood"])),
+            samples=sample_quality.Settings(**_plain(found["samples"])),
+        )
+        recipes, seeds = tuple(found["recipes"]), tuple(found["seeds"])
+        configs = {name: functions["get_config"](name) for name in recipes}
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"--study: {path} holds no study: {reason}") from error
+    for what, names in (("recipes", recipes), ("seeds", seeds)):
+        if len(set(names)) < len(names):
+            raise UsageError(f"--study: {path}: {what}={names}: one is named twice")
+    if not seeds or not 2 <= len(recipes) <= grouping.MOST:
+        raise UsageError(
+            f"--study: {path} names {len(recipes)} recipes and {len(seeds)} seeds; 2 "
+            f"to {grouping.MOST} recipes are compared, with a seed at least"
+        )
+    for config in configs.values():
+        build.check(config)
+        sample_quality.listed(request.samples, config["sampler"])
+    return Study(configs, seeds, request)
+
+
+def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: section[name] for name in section}
+
+
+def folder(workdir: str | pathlib.Path, recipe: str, seed: int) -> pathlib.Path:
+    """Where a run is."""
+    return pathlib.Path(workdir) / recipe / str(seed)
+
+
+def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Trains and evaluates every run, seed by seed, and writes the comparison.
+
+    Args:
+      path: of the study, see `load`.
+      workdir: where runs and comparison are.
+
+    Returns:
+      The path of the comparison.
+
+    Raises:
+      UsageError: the study or a config is wrong, or `workdir` holds another one.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    study = load(path)
+    html_page.library()  # it is missing now or never
+    todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
+    for number, (seed, recipe) in enumerate(todo, start=1):
+        print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)
+        config = study.configs[recipe].copy_and_resolve_references()
+        config.seed = seed
+        run = folder(workdir, recipe, seed)
+        loop.train_and_evaluate(config, run)
+        evaluate.evaluate_run(run, study.request)
+    runs = [
+        f"{recipe}={folder(workdir, recipe, seed)}"
+        for recipe in study.configs
+        for seed in study.seeds
+    ]
+    out = pathlib.Path(workdir) / "compare.html"
+    compare_runs.compare_runs(runs, out=str(out))
+    return out

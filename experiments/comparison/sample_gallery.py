@@ -1,0 +1,151 @@
+"""Samples of several recipes side by side, in pairs of one noise and label."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.comparison import charts
+from experiments.comparison.grouping import Group
+from experiments.comparison.quantities import section_of
+from experiments.comparison.run_record import Run
+from experiments.visualization.html_page import Lines, Row, Section, Strip
+
+SHOWN = 20
+A_ROW = 10
+PAIRED = ("weights", "seed", "label", "guidance")  # settings that make a pair
+
+Choice = dict[int, tuple[Run, Mapping[str, Any]]]
+
+
+class Drawn(NamedTuple):
+    """What a recipe has drawn.
+
+    Fields:
+      name: of the recipe.
+      samples: stored values, `[n, *event]`.
+      labels: `[n]`.
+      settings: by which they were drawn.
+    """
+
+    name: str
+    samples: np.ndarray
+    labels: np.ndarray
+    settings: Mapping[str, Any]
+
+
+def section(groups: Sequence[Group]) -> Section | None:
+    """Samples of the sampler that most groups share; why others are not beside them.
+
+    None where no group has samples.
+    """
+    chosen = _chosen(groups)
+    if not chosen:
+        return None
+    drawn, lines = _read(groups, chosen)
+    for number, group in enumerate(groups):
+        if number not in chosen and group.evaluated:
+            lines.append(f"{group.name} has no samples of this sampler and seed")
+    sampler = next(iter(chosen.values()))[1]["sampler"]
+    lead = (
+        f"By {sampler['name']}, {sampler['num_steps']} steps. "
+        "Samples in one place come from the same noise and label."
+    )
+    steps = {one.name: one.settings["step"] for one in drawn.values()}
+    if len(set(steps.values())) > 1:
+        listed = ", ".join(f"{name} {step:,}" for name, step in steps.items())
+        lead += f" Trained to unlike steps: {listed}."
+    return Section(
+        "Samples side by side",
+        lead,
+        [*_pictures(groups, drawn), *([Lines(lines, "refused")] if lines else [])],
+    )
+
+
+def _chosen(groups: Sequence[Group]) -> Choice:
+    """The first run of each group and its samples, by the number of the group.
+
+    Of the sampler that most groups share, and of these of that with the most calls.
+    """
+    rows: dict[Any, Choice] = {}
+    for number, group in enumerate(groups):
+        for run in group.evaluated[:1]:
+            for row in run.told["samples"]:
+                key = (section_of(row), run.told["settings"]["samples"]["seed"])
+                rows.setdefault(key, {})[number] = (run, row)
+    rank = lambda at: (len(at), next(iter(at.values()))[1]["nfe"])
+    return max(rows.values(), key=rank, default={})
+
+
+def _read(
+    groups: Sequence[Group], chosen: Choice
+) -> tuple[dict[int, Drawn], list[str]]:
+    """What was drawn, by group, and a line for each that is no pair of the first."""
+    drawn: dict[int, Drawn] = {}
+    lines = []
+    for number, (run, row) in chosen.items():
+        name, path = groups[number].name, run.workdir / row["file"]
+        try:
+            with np.load(path) as file:
+                settings = json.loads(str(file["settings"]))
+                one = Drawn(name, file["samples"], file["labels"], settings)
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            lines.append(f"the samples of {name} cannot be read: {path}: {error}")
+            continue
+        why = _stale(run, one) or next(
+            (_unpaired(first, one) for first in drawn.values()), None
+        )
+        if why is None:
+            drawn[number] = one
+        else:
+            lines.append(f"the samples of {name} are not shown: {why}")
+    return drawn, lines
+
+
+def _stale(run: Run, one: Drawn) -> str | None:
+    """Why samples are not those of the evaluation; None if they are."""
+    for name in ("step", "weights", "parameters"):
+        there, here = one.settings.get(name), run.told["settings"][name]
+        if there != here:
+            return f"drawn from {name} {there!r}, and {here!r} were evaluated"
+    return None
+
+
+def _unpaired(a: Drawn, b: Drawn) -> str | None:
+    """Why two draws are no pairs of one noise and label; None if they are."""
+    shapes = [one.samples.shape[1:] for one in (a, b)]
+    if shapes[0] != shapes[1]:
+        return f"they have the shape {shapes[1]}, and those of {a.name} {shapes[0]}"
+    for name in PAIRED:
+        there, here = a.settings.get(name), b.settings.get(name)
+        if there != here:
+            return f"they are of {name} {here!r}, and those of {a.name} of {there!r}"
+    labels = [one.labels[:SHOWN] for one in (a, b)]
+    count = min(map(len, labels))
+    if not np.array_equal(labels[0][:count], labels[1][:count]):
+        return f"their labels are not those of {a.name}"
+    return None
+
+
+def _pictures(groups: Sequence[Group], drawn: dict[int, Drawn]) -> list[Any]:
+    if not drawn:
+        return []
+    some = next(iter(drawn.values())).samples
+    if some.ndim == 2:
+        reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
+        each = [
+            charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
+            for number, one in drawn.items()
+        ]
+        return [Row(each, narrow=True)]
+    levels = groups[next(iter(drawn))].first.identity["data"]["levels"]
+    return [
+        Strip(
+            [(one.name, one.samples[first : first + A_ROW]) for one in drawn.values()],
+            levels,
+            f"samples {first} to {first + A_ROW - 1}",
+        )
+        for first in range(0, min(SHOWN, len(some)), A_ROW)
+    ]

@@ -1,0 +1,109 @@
+"""Likelihoods per dimension, in bits where the data have levels, and their errors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusionflow import likelihood
+from experiments.config.model import Model
+from experiments.evaluation.likelihoods import (
+    Settings,
+    levels_of,
+    ode_ends,
+    reach,
+)
+from experiments.training.metrics_log import plain
+
+TERMS = ("bound", "recon", "diffusion", "prior")
+
+
+def in_units(found: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
+    """Each example's bound, its terms, and density: bits or nats per dimension, `[n]`.
+
+    Bits where the data have levels.
+    """
+    dim, levels = _dim(model), levels_of(model.transform)
+    cells = dict.fromkeys(TERMS, "discrete") | {"ode": levels}
+    values = {name: np.asarray(found[name], np.float64) for name in cells}
+    if levels is None:
+        return {name: value / dim for name, value in values.items()}
+    with jax.enable_x64(True):
+        return {
+            name: np.asarray(likelihood.bits_per_dim(value, dim=dim, cell=cells[name]))
+            for name, value in values.items()
+        }
+
+
+def summary(
+    found: Mapping[str, np.ndarray], model: Model, settings: Settings
+) -> dict[str, Any]:
+    """Means over examples with their standard errors, as JSON values.
+
+    In bits per dimension where the data have levels, else in nats per dimension.
+    """
+    dim, levels = _dim(model), levels_of(model.transform)
+    with jax.enable_x64(True):
+        means = {
+            name: likelihood.summarise(value)
+            for name, value in in_units(found, model).items()
+        }
+    values = {
+        name: {"mean": float(each.mean), "stderr": float(each.stderr)}
+        for name, each in means.items()
+    }
+    for name in ("bound", "ode"):
+        error = _of_draws(found[f"{name}_stderr"], dim, levels)
+        values[name]["stderr_draws"] = plain(error)
+    return {
+        "unit": "nats per dimension" if levels is None else "bits per dimension",
+        "count": len(found["bound"]),
+        "logsnr_range": reach(model, settings),
+        "ode_ends": ode_ends(model, settings),
+        **values,
+        "solver_error": _solver_error(found, dim, levels, settings),
+    }
+
+
+def _dim(model: Model) -> int:
+    return int(np.prod(model.event_shape))
+
+
+def _solver_error(
+    found: Mapping[str, np.ndarray],
+    dim: int,
+    levels: Any,
+    settings: Settings,
+) -> dict[str, Any] | None:
+    """How far the ODE's mean lies above that of twice the steps; None if not known.
+
+    Not of one example alone or fewer, nor where a number is not finite.
+    """
+    if "ode_again" not in found:
+        return None
+    again = np.asarray(found["ode_again"], np.float64)
+    nats = np.asarray(found["ode"], np.float64)[: len(again)] - again
+    error = nats / dim / (1.0 if levels is None else np.log(2))
+    if not np.isfinite(error).all():
+        return None
+    return {
+        "mean": plain(error.mean()),
+        "stderr": plain(error.std(ddof=1) / np.sqrt(len(error))),
+        "count": len(error),
+        "steps": 2 * settings.ode_steps,
+    }
+
+
+def solver_bound(error: Mapping[str, Any]) -> float:
+    """A bound on the solver's error: its mean and two standard errors."""
+    return abs(error["mean"]) + 2 * error["stderr"]
+
+
+def _of_draws(stderr: np.ndarray, dim: int, levels: Any) -> float:
+    """The part of the error of a mean that more draws or probes would lessen.
+
+    NaN where there is but one.
+    """
+    nats = float(np.sqrt(np.sum(np.square(stderr, dtype=np.float64)))) / len(stderr)
+    return nats / dim / (1.0 if levels is None else np.log(2))

@@ -1,0 +1,132 @@
+"""What can be said of a trained run, in units that do not depend on its recipe."""
+
+import contextlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments.checkpointing import metadata, restore
+from experiments.checkpointing.restore import Loaded
+from experiments.config import build
+from experiments.data import DataSet
+from experiments.evaluation import measurements, results, sample_quality
+from experiments.evaluation.measurements import FOLDER, Request
+from experiments.runtime import files
+from experiments.runtime.errors import (
+    Stopped,
+    UsageError,
+    check_bound,
+    stopping,
+)
+
+__all__ = ["Request", "evaluate_run"]
+
+
+def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
+    """Evaluates a run and writes `eval.json` and `eval.npz`.
+
+    Likelihoods of held-out examples, the error of eps at fixed log-SNRs of raw and
+    averaged weights, and metrics of samples against network calls, each with its error
+    and its recipe. What is finished is kept in `evaluation/` and `samples/`: stopped or
+    killed, the same call goes on, and the result is the same.
+
+    Args:
+      workdir: of the run.
+      request: what to evaluate.
+
+    Returns:
+      The path of the result.
+
+    Raises:
+      UsageError: if there is no such checkpoint, the data are other ones than it was
+        trained on, a setting does not fit, the result is that of other settings, or
+        another process evaluates the run.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stopping())
+        weights = _load(workdir, request)
+        loaded = weights[request.weights]
+        dataset = build.dataset(loaded.config["data"])
+        _check_data(loaded, dataset)
+        _check_count(request.num_examples, len(dataset.test.labels))
+        request = _completed(request, loaded)
+        settings = _settings(request, loaded)
+        path = pathlib.Path(request.out or workdir / "eval.json")
+        check_bound("out", str(path), path.suffix == ".json", "a .json")
+        (workdir / FOLDER).mkdir(exist_ok=True)
+        alone = files.held(stack, workdir / FOLDER / ".lock")
+        if results.is_there(path, settings):
+            print(f"evaluated already: {path}", flush=True)
+            return path
+        if not alone:
+            raise UsageError(
+                f"another process evaluates {workdir}: wait until it has ended, and "
+                "the same command finds what it computed"
+            )
+        try:
+            precision = loaded.config["matmul_precision"]
+            stack.enter_context(jax.default_matmul_precision(precision))
+            found, arrays = measurements.everything(workdir, request, weights, dataset)
+        except Stopped as stopped:
+            stopped.kept = f"what is finished is in {workdir}; the same command goes on"
+            raise
+        results.write(path, {"settings": settings, **found}, arrays)
+    print(measurements.text(found), path, sep="\n", flush=True)
+    return path
+
+
+def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
+    """Raw and averaged weights of one step, at once: a training may go on meanwhile.
+
+    It removes checkpoints when there are newer ones.
+    """
+    asked = restore.Request(
+        step=request.step, weights=request.weights, guidance=request.guidance
+    )
+    names = ("raw", "ema")
+    return dict(zip(names, restore.load_each(workdir, asked, names), strict=True))
+
+
+def _check_data(loaded: Loaded, dataset: DataSet) -> None:
+    there, here = loaded.identity["examples"], dataset.identity()
+    if metadata.differences({"examples": there}, {"examples": here}):
+        raise UsageError(
+            f"the run was trained on {there}, and the data are {here} now: their "
+            "held-out examples are other ones"
+        )
+
+
+def _check_count(asked: int | None, there: int) -> None:
+    """Of the held-out examples."""
+    inside = asked is None or 1 <= asked <= there
+    bound = f"in 1..{there}, the held-out examples"
+    check_bound("num_examples", asked, inside, bound)
+
+
+def _completed(request: Request, loaded: Loaded) -> Request:
+    """The request with a sampler and the step of the checkpoint."""
+    asked, own = request.samples, loaded.config["sampler"]
+    if not asked.samplers:
+        text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
+        asked = asked._replace(samplers=(text,))
+    for section in sample_quality.listed(
+        asked, own
+    ):  # refused before anything is computed
+        build.grid(section, loaded.model.objective.schedule)
+    return request._replace(step=loaded.request.step, samples=asked)
+
+
+def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """What the result depends on, as plain JSON values."""
+    found = request._asdict() | {
+        "guidance": loaded.request.guidance,
+        "likelihood": request.likelihood._asdict(),
+        "samples": request.samples._asdict(),
+        "parameters": loaded.digest,
+    }
+    del found["out"]
+    return json.loads(json.dumps(found))

@@ -1,0 +1,129 @@
+"""The test examples: the objective's own loss, and the error of eps on one ruler.
+
+Losses of two objectives cannot be compared. The mean squared error of eps, per
+dimension, at fixed log-SNRs can: it is a number about the denoiser alone, whatever it
+predicts and whatever its schedule, weighting and training times are. Half its integral
+over the log-SNR is the diffusion part of the likelihood's bound, in nats per dimension;
+that over [-5, 7] is 6 times the mean over `LEVELS`, by the midpoint rule.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow import losses, random
+from diffusionflow.schedules import Schedule
+from experiments.config.model import Model
+from experiments.data import Examples
+
+LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs
+
+
+class Evaluation(NamedTuple):
+    """Of each example.
+
+    Fields:
+      loss: of the objective, mean over its draws, [batch].
+      eps_mse: at `levels_of`, [batch, draws].
+    """
+
+    loss: jax.Array
+    eps_mse: jax.Array
+
+
+def levels_of(number: Any, draws: int) -> Any:
+    """Which of `LEVELS` an example is seen at, in turn: [batch, draws]."""
+    return (number[:, None] * draws + np.arange(draws)[None]) % len(LEVELS)
+
+
+def reached(schedule: Schedule) -> np.ndarray:
+    """Which of `LEVELS` a schedule reaches, bool."""
+    low, high = schedule.logsnr_range()
+    return (low <= LEVELS) & (high >= LEVELS)
+
+
+def times_of_levels(schedule: Schedule) -> jax.Array:
+    """The time of each of `LEVELS`, float32; the nearest end where it is not reached.
+
+    What is seen there is not told: see `Tally`.
+    """
+    levels = np.clip(LEVELS, *schedule.logsnr_range())
+    return jnp.asarray(schedule.inverse_logsnr(levels), jnp.float32)
+
+
+def eval_step(
+    params: Any,
+    batch: Examples,
+    number: jax.Array,
+    key: jax.Array,
+    *,
+    model: Model,
+    draws: int,
+) -> Evaluation:
+    """Loss and error of each example, at times and noise that never change.
+
+    Args:
+      params: raw or averaged.
+      batch: stored values [batch, *event] and labels [batch].
+      number: of each example in its data set, [batch].
+      key: the stream of evaluation.
+      model: network and objective.
+      draws: times and noises per example, of the objective and as many of `LEVELS`.
+    """
+    x = model.transform.to_float(batch.values)
+    keys = random.example_keys(key, number)
+    predict_fn = model.predict_fn(params, batch.labels)
+
+    objective = model.objective
+    density = objective.proposal or objective.times
+    own_time = lambda key: density.sample(key, (), schedule=objective.schedule)
+    fixed = times_of_levels(objective.schedule)[levels_of(number, draws)]
+
+    def one(draw: jax.Array) -> losses.Terms:
+        time_keys, noise_keys = random.split(random.fold_in(keys, draw))
+        own = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
+        t = jnp.where(draw < draws, own, fixed[:, draw % draws])
+        return losses.objective_terms(
+            noise_keys, predict_fn, x, objective=objective, t=t
+        )
+
+    terms = jax.lax.map(one, jnp.arange(2 * draws))
+    return Evaluation(terms.loss[:draws].mean(0), terms.eps_mse[draws:].T)
+
+
+class Tally:
+    """The mean over a data set, of which each example is added once.
+
+    Args:
+      draws: as in `eval_step`.
+      told: which of `LEVELS` count, such as those `reached`.
+    """
+
+    def __init__(self, draws: int, told: np.ndarray):
+        self._draws, self._told, self._loss, self._count = draws, told, 0.0, 0
+        self._sums, self._counts = np.zeros((2, len(LEVELS)))
+
+    def add(self, found: Evaluation, number: np.ndarray, mask: np.ndarray) -> None:
+        """Examples `number` [batch], of those that `mask` [batch] is True for."""
+        loss, eps_mse = (np.asarray(part, np.float64)[mask] for part in found)
+        self._loss, self._count = self._loss + loss.sum(), self._count + len(loss)
+        level = levels_of(number, self._draws)[mask]
+        np.add.at(self._sums, level, eps_mse)
+        np.add.at(self._counts, level, 1)
+
+    def row(self) -> dict[str, Any]:
+        """`loss`, `eps_mse` (mean over `LEVELS`) and `eps_mse_by_level`.
+
+        NaN at a level that does not count or that no example was seen at, and for the
+        mean if there is one: a mean over other levels cannot be compared.
+        """
+        some = np.maximum(self._counts, 1)
+        seen = self._told & (self._counts > 0)
+        each = np.where(seen, self._sums / some, np.nan)
+        return {
+            "loss": self._loss / self._count,
+            "eps_mse": each.mean(),
+            "eps_mse_by_level": each.tolist(),
+        }

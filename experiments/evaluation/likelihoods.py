@@ -1,0 +1,253 @@
+"""Likelihoods of the held-out examples of a run, in nats (`units.py` for others).
+
+Per example, given its label: the bound in continuous time over a range of log-SNRs,
+and the density by the probability-flow ODE, of uniformly dequantised values where the
+data have levels.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow import likelihood, predictions, random, times
+from diffusionflow.schedules import Schedule
+from experiments.config.model import Model
+from experiments.data import DataTransform, Examples, loader
+from experiments.evaluation.result_cache import Arrays, Parts
+from experiments.runtime import sharding
+from experiments.training import step
+
+SIGMAS = 3.5
+MOST_AGAIN = 64  # examples whose ODE is solved again, in twice the steps
+
+PartsFn = Callable[[str, Mapping[str, Any]], Parts]
+
+
+class Settings(NamedTuple):
+    """What the numbers depend on, beside weights and examples.
+
+    Fields:
+      logsnr_min: where the bound begins, or where the schedule does.
+      logsnr_max: where it ends, likewise; None for what the data need, see `reach`.
+      num_times: times of the bound in each of its draws.
+      num_draws: independent draws of the bound.
+      ode_steps: of the fourth-order method.
+      num_probes: for the divergence of the ODE.
+      seed: of all that is drawn.
+    """
+
+    logsnr_min: float = -10.0
+    logsnr_max: float | None = None
+    num_times: int = 32
+    num_draws: int = 2
+    ode_steps: int = 50
+    num_probes: int = 4
+    seed: int = 0
+
+
+def levels_of(transform: DataTransform) -> likelihood.QuantizedLevels | None:
+    """The levels that floats have after the transform, from -1 to 1."""
+    if transform.levels is None:
+        return None
+    return likelihood.QuantizedLevels.between(transform.levels, -1.0, 1.0)
+
+
+def reach(model: Model, settings: Settings) -> tuple[float, float]:
+    """The range of log-SNRs of the bound: of the settings, as far as the schedule goes.
+
+    Every range gives a bound. By default it ends where a level is told from its
+    neighbours by `SIGMAS` deviations of the noise, beyond which a network that is not
+    exact only adds to it; for data without levels, at 10.
+    """
+    schedule, levels = model.objective.schedule, levels_of(model.transform)
+    low, high = schedule.logsnr_range()
+    last = settings.logsnr_max
+    if last is None:
+        last = 10.0 if levels is None else 2 * math.log(2 * SIGMAS / levels.width)
+    return max(low, settings.logsnr_min), min(high, last)
+
+
+def per_example(
+    model: Model,
+    params: Any,
+    examples: Examples,
+    settings: Settings,
+    parts_fn: PartsFn,
+    *,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Nats of each example, `[n]` each, computed in batches of which each is kept.
+
+    Args:
+      model: of the run.
+      params: raw or averaged.
+      examples: held out, with their labels.
+      settings: of bound and ODE.
+      parts_fn: where the batches of a kind, by its settings, are kept.
+      batch_size: of a batch.
+
+    Returns:
+      `recon`, `diffusion`, `prior` and `bound`, their sum, with `bound_stderr` over
+      draws; `ode`, `-log p`, with `ode_stderr` over probes; and `ode_again` of the
+      first `num_again` examples, in twice the steps with the same noise and probes.
+    """
+    count = len(examples.labels)
+
+    def computed(kind: str, settings: Settings, count: int, batch_size: int) -> Arrays:
+        asked = _asked(kind, model, settings) | {"batch_size": batch_size}
+        fn = _compiled({"bound": _bound, "ode": _ode}[kind], model, settings)
+        fn, parts = functools.partial(fn, params), parts_fn(kind, asked)
+        return _in_batches(fn, examples, parts, count, batch_size)
+
+    found = computed("bound", settings, count, batch_size)
+    found |= computed("ode", settings, count, batch_size)
+    if again := num_again(count):
+        twice = settings._replace(ode_steps=2 * settings.ode_steps)
+        solved = computed("ode", twice, again, min(again, batch_size))
+        found["ode_again"] = solved["ode"]
+    return found
+
+
+def num_again(count: int) -> int:
+    """Of how many examples the ODE is solved in twice the steps, to tell its error.
+
+    An eighth of them, for a quarter of the ODE's network calls, and 64 at most; none
+    where that is one.
+    """
+    found = min(MOST_AGAIN, count // 8)
+    return found if found > 1 else 0
+
+
+def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
+    """The settings that the numbers of a kind depend on."""
+    if kind == "bound":
+        known = {"logsnr_range": reach(model, settings)}
+        names = ("num_times", "num_draws", "seed")
+    else:
+        known = {"times": ode_times(model, settings)}
+        names = ("ode_steps", "num_probes", "seed")
+    return known | {name: getattr(settings, name) for name in names}
+
+
+def _in_batches(
+    fn: Callable[..., Arrays],
+    examples: Examples,
+    parts: Parts,
+    count: int,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """What `fn` gives for the first `count` examples, in batches that are kept."""
+    found: dict[str, list[np.ndarray]] = {}
+    for number, mask in loader.padded(count, batch_size):
+
+        def compute(
+            number: np.ndarray = number, mask: np.ndarray = mask
+        ) -> Mapping[str, np.ndarray]:
+            values = fn(*examples.gather(number), number.astype(np.int32))
+            return {name: np.asarray(value)[mask] for name, value in values.items()}
+
+        part = parts.get(f"{number[0]:08d}-{number[mask][-1] + 1:08d}", compute)
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _compiled(fn: Any, model: Model, settings: Settings) -> Any:
+    def program(params: Any, values: Any, labels: Any, number: Any) -> Any:
+        key = step.stream(settings.seed, step.EVALUATE)
+        keys = random.example_keys(key, number)
+        x = model.transform.to_float(values)
+        return fn(keys, model, model.denoise_fn(params, labels, 1), x, settings)
+
+    return jax.jit(program, compiler_options=sharding.compiler_options())
+
+
+def _bound(
+    keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
+) -> dict[str, jax.Array]:
+    schedule = model.objective.schedule
+    low, high = reach(model, settings)
+    found = likelihood.continuous_bound(
+        keys,
+        denoise_fn,
+        x,
+        schedule=schedule,
+        density=times.UniformLogSNR(low, high),
+        levels=levels_of(model.transform),
+        prior="standard",  # of the noise at hand: the same whatever a schedule's scale
+        num_times=settings.num_times,
+        num_draws=settings.num_draws,
+        t_min=_time(schedule, high),
+        t_max=_time(schedule, low),
+    )
+    names = ("recon", "diffusion", "prior")
+    terms = {name: getattr(found, name) for name in names}
+    return terms | {"bound": found.total, "bound_stderr": found.stderr}
+
+
+def _ode(
+    keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
+) -> dict[str, jax.Array]:
+    schedule, levels = model.objective.schedule, levels_of(model.transform)
+    noise_keys, probe_keys = random.split(keys)
+    if levels is not None:
+        x = levels.dequantise(noise_keys, x)
+    t_min, t_max = ode_times(model, settings)
+    alpha = float(schedule.alpha(t_min))
+    found = likelihood.encode(
+        probe_keys,
+        denoise_fn,
+        alpha * x,
+        schedule=schedule,
+        trace=likelihood.Hutchinson(settings.num_probes),
+        solver=likelihood.Fixed(settings.ode_steps),
+        t_min=t_min,
+        t_max=t_max,
+    )
+    log_p = found.log_p + math.prod(model.event_shape) * math.log(alpha)  # of x itself
+    return {"ode": -log_p, "ode_stderr": found.stderr}
+
+
+def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
+    """Between which times the ODE is solved: 0 and 1, where the network is defined.
+
+    Where it is singular, the time of the log-SNR at which the bound ends. At the data
+    that makes another model, whose samples have that little noise, and its likelihood
+    is exact: an x network has no ODE that goes on to sigma = 0.
+    """
+    objective = model.objective
+    zero_fn = lambda z, t: jnp.zeros_like(z)
+    denoise_fn = predictions.denoiser(
+        zero_fn, kind=objective.kind, schedule=objective.schedule
+    )
+    low, high = reach(model, settings)
+    found = []
+    for t, logsnr in ((0.0, high), (1.0, low)):
+        try:
+            denoise_fn.check_times(t)
+        except ValueError:
+            t = _time(objective.schedule, logsnr)
+        found.append(t)
+    return tuple(found)
+
+
+def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:
+    """The log-SNR at which the ODE was cut off, by end; None where it was not.
+
+    That it is cut is asked for by the settings; else the ends are the schedule's own.
+    """
+    schedule, found = model.objective.schedule, {}
+    for name, t, own in zip(
+        ("data", "noise"), ode_times(model, settings), (0.0, 1.0), strict=True
+    ):
+        found[name] = float(schedule.logsnr(t)) if t != own else None
+    return found
+
+
+def _time(schedule: Schedule, logsnr: float) -> float:
+    return float(schedule.inverse_logsnr(logsnr))

@@ -1,0 +1,192 @@
+"""Several processes of one run: how they find each other, and how they end.
+
+Every process runs the same program on its own part of each batch; the first one writes
+logs and pictures, all of them write checkpoints.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from experiments.runtime.errors import (
+    PeerLost,
+    SaveError,
+    Stop,
+    Stopped,
+    UsageError,
+)
+
+NAMES = ("coordinator", "num_processes", "process_id")
+LEAVE = 10  # seconds in which the other processes may come to the same end
+_SHARED = (UsageError, SaveError)
+_LOST = re.compile(
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|Gloo .*failed|remote process exited"
+    r"|[Cc]onnection (closed|reset|refused)|[Ss]ocket closed|[Bb]roken pipe"
+)
+
+
+def define_flags() -> None:
+    """The flags that say which processes make up a run."""
+    flags.DEFINE_string(
+        NAMES[0], None, "HOST:PORT of process 0, for a run of several processes."
+    )
+    flags.DEFINE_integer(NAMES[1], None, "How many processes there are.")
+    flags.DEFINE_integer(NAMES[2], None, "Which of them this one is, from 0.")
+    flags.DEFINE_bool(
+        "distributed", False, "Several processes, as SLURM or another cluster says."
+    )
+    flags.DEFINE_integer(
+        "peer_timeout", 60, "Seconds without a sign of life that end the run."
+    )
+
+
+def join() -> None:
+    """Joins the processes of the run, if the flags say that there are several.
+
+    Raises:
+      UsageError: the flags contradict each other, or no cluster was found.
+    """
+    if NAMES[0] not in flags.FLAGS:
+        return
+    values = {name: flags.FLAGS[name].value for name in NAMES}
+    given = [name for name, value in values.items() if value is not None]
+    found = flags.FLAGS["distributed"].value
+    if not given and not found:
+        return
+    if found == bool(given) or 0 < len(given) < len(NAMES):
+        raise UsageError(
+            "several processes: give --coordinator=HOST:PORT, --num_processes and "
+            f"--process_id, or --distributed alone; given: {', '.join(given)}"
+        )
+    if given and not 0 <= values["process_id"] < values["num_processes"]:
+        raise UsageError(
+            f"--process_id={values['process_id']}: must be in "
+            f"[0, num_processes={values['num_processes']})"
+        )
+    # its handler would swallow a SIGTERM that comes before the loop's
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            *(values[name] for name in NAMES),
+            heartbeat_timeout_seconds=flags.FLAGS["peer_timeout"].value,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"several processes: {reason}") from error
+
+
+def is_first() -> bool:
+    """Whether this process writes what only one writes."""
+    return jax.process_index() == 0
+
+
+def from_first(value: int) -> int:
+    """What the first process has for `value`, in all of them; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def on_first(call_fn: Callable[[], int | None]) -> int | None:
+    """What `call_fn` returns in the first process, in all; all must call this.
+
+    Args:
+      call_fn: called in the first process only; gives a number, at least 0, or None.
+
+    Raises:
+      UsageError, SaveError: the same in all, if it was raised in the first.
+      RuntimeError: in the others, if anything else was.
+    """
+    if jax.process_count() == 1:
+        return call_fn()
+    value, failure, message = None, None, b""
+    if is_first():
+        try:
+            value = call_fn()
+        except Exception as error:
+            failure, message = error, str(error).encode(errors="replace") or b"-"
+    shared = [isinstance(failure, kind) for kind in _SHARED]
+    sent = np.array([-1 if value is None else value, len(message), *shared], np.int64)
+    value, size, *shared = map(int, multihost_utils.broadcast_one_to_all(sent))
+    if size:
+        buffer = np.frombuffer(message or bytes(size), np.uint8)
+        message = multihost_utils.broadcast_one_to_all(buffer).tobytes().decode()
+        if failure is not None:
+            raise failure
+        for kind, is_kind in zip(_SHARED, shared, strict=True):
+            if is_kind:
+                raise kind(message)
+        raise RuntimeError(f"the first process has failed: {message}")
+    return None if value < 0 else value
+
+
+def check(stop: Stop) -> None:
+    """Raises `Stopped` in all processes if one was told to stop; all must call it."""
+    if jax.process_count() == 1:
+        stop.check()
+        return
+    numbers = multihost_utils.process_allgather(np.int32(stop.number or 0))
+    if numbers.any():
+        raise Stopped(int(numbers.max()))
+
+
+def check_alone(stop: Stop) -> None:
+    """Raises `Stopped` between exchanges, where this is the only process."""
+    if jax.process_count() == 1:
+        stop.check()
+
+
+def is_peer_lost(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is a failed exchange with a process."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(text):
+            return jax.process_count() > 1
+        error = error.__cause__
+    return False
+
+
+@contextlib.contextmanager
+def watching_peers() -> Iterator[None]:
+    """Turns a failed exchange with another process into `PeerLost`.
+
+    Before that it waits for JAX's coordination service to find out who is missing: that
+    prints the name and ends this process. Any other error is left as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_peer_lost(error):
+            raise
+        reason = " ".join(str(error).split())
+        print(f"no answer from another process: {reason}", file=sys.stderr, flush=True)
+        time.sleep(2 * flags.FLAGS["peer_timeout"].value)
+        raise PeerLost(f"another process of the run is gone: {reason}") from error
+
+
+def leave(code: int) -> None:
+    """Sees to it that this process ends with an exit code soon, whoever else does.
+
+    The usual way out waits for all processes, in vain if the others have no error. It
+    is to be taken at once; after `LEAVE` seconds in it the process ends all the same.
+    """
+    if not jax.distributed.is_initialized():
+        return
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(LEAVE, end)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,175 @@
+"""Samples of a run, from one of its checkpoints into files (`drawing.py` draws)."""
+
+import contextlib
+import pathlib
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.checkpointing.restore import Loaded, Request, load
+from experiments.config.model import Model
+from experiments.runtime import environment
+from experiments.runtime.errors import Stopped, stopping
+from experiments.sampling import compiled_sampler
+from experiments.sampling.shards import Shards
+from experiments.visualization import sample_images
+
+LARGEST_GRID = 200  # images in a picture; the .npz has them all
+LARGEST_SCATTER = 10_000  # points in a picture
+
+
+def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
+    """Draws from a run's checkpoint and writes a picture and an `.npz`.
+
+    The `.npz` holds `samples` (stored values: uint8 of `levels` levels [n, height,
+    width, channels], or floats [n, features]), `labels` [n], and how they were drawn.
+    They are drawn in shards, which are kept when the process is stopped or killed: the
+    same call goes on with the next one. A result that is there already is left as it
+    is.
+
+    Args:
+      workdir: of the run.
+      request: what to draw.
+
+    Returns:
+      The path of the `.npz`.
+
+    Raises:
+      UsageError: if there is no such checkpoint, a setting does not fit it, or the
+        files are those of other settings.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    with stopping():
+        return drawn(workdir, load(workdir, request))
+
+
+def drawn(workdir: pathlib.Path, loaded: Loaded) -> pathlib.Path:
+    """`sample_run` of weights that are loaded, whatever became of the checkpoint."""
+    request, built, params = loaded.request, loaded.model, loaded.params
+    path = output_path(workdir, request)
+    shards = Shards(
+        path,
+        _settings(request, loaded.digest),
+        count=request.num_samples,
+        size=request.shard_size,
+    )
+    try:
+        with contextlib.ExitStack() as stack:
+            if not shards.complete():
+                shards.begin(stack)
+            if shards.complete():  # by another process too, until this one held it
+                print(f"drawn already: {shards.result}", flush=True)
+                return shards.result
+            precision = loaded.config["matmul_precision"]
+            stack.enter_context(jax.default_matmul_precision(precision))
+            _draw(shards, built, params, request)
+            _conclude(path, shards, built, request)
+    except Stopped as stopped:
+        stopped.kept = (
+            f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
+            f"{shards.folder}; the same command goes on"
+        )
+        raise
+    return shards.result
+
+
+def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
+    """Draws the shards that are not there."""
+    draw_fn = compiled_sampler.make_draw_fn(
+        built,
+        request.sampler,
+        guidance=request.guidance,
+        batch_size=request.batch_size,
+        most=min(request.num_samples, request.shard_size),
+    )
+    labels, begin = _labels(request, built), time.perf_counter()
+    drawn = 0
+    with contextlib.closing(environment.DrawMeter(request.num_samples)) as meter:
+        for number, (start, stop) in enumerate(shards.bounds):
+            if shards.finished(number):
+                meter.skip(stop - start)
+                continue
+            x = draw_fn(params, request.seed, labels[start:stop], start, meter.advance)
+            outside = round(built.transform.clamped_fraction(x) * x.size)
+            shards.write(number, built.transform.to_stored(x), outside)
+            drawn += len(x)
+            meter.shard()
+    seconds = time.perf_counter() - begin
+    print(f"drew {drawn:,} samples in {seconds:.1f} s, compilation included")
+
+
+def _conclude(
+    path: pathlib.Path, shards: Shards, built: Model, request: Request
+) -> None:
+    """Writes `path.npz` and `path.png`, and says so."""
+    points = len(built.event_shape) == 1
+    shown = shards.first(LARGEST_SCATTER if points else LARGEST_GRID)
+    labels, levels = _labels(request, built), built.transform.levels
+    sample_images.write_samples(
+        path.with_name(path.name + ".png"),
+        shown,
+        labels[: len(shown)],
+        transform=built.transform,
+        columns=10 if request.label is not None else built.num_classes,
+    )
+    entries = {} if levels is None else {"levels": levels}
+    outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
+    total = request.num_samples * np.prod(built.event_shape)
+    print(
+        f"{outside / total:.2%} of their values lay outside [-1, 1] and were clamped\n"
+        f"{_summary(request)}\n{path}.npz and {path}.png"
+    )
+
+
+def _labels(request: Request, built: Model) -> np.ndarray:
+    if request.label is None:
+        return compiled_sampler.labels_in_turn(request.num_samples, built.num_classes)
+    return np.full(request.num_samples, request.label, np.int32)
+
+
+def _settings(request: Request, digest: str) -> dict[str, Any]:
+    """What the samples depend on, as plain JSON values, and `shard_size`."""
+    names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
+    if request.sigma_rel is not None:
+        names.append("sigma_rel")
+    sampler = {f"sampler.{key}": value for key, value in request.sampler.items()}
+    return {
+        **{name: getattr(request, name) for name in names},
+        **sampler,
+        "parameters": digest,
+        "shard_size": request.shard_size,
+    }
+
+
+def _summary(request: Request) -> str:
+    """How the samples were drawn, on one line."""
+    sampler = request.sampler
+    return (
+        f"{_weights(request)} weights of step {request.step:,}, {sampler['name']}, "
+        f"{sampler['num_steps']} steps, grid {sampler['grid']}, guidance "
+        f"{request.guidance:g}, seed {request.seed}"
+    )
+
+
+def _weights(request: Request) -> str:
+    """Such as raw, ema, or ema0.1 for an average of that width."""
+    return f"{request.weights}{request.sigma_rel or ''}"
+
+
+def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
+    """Where the files of a complete request go, without suffix."""
+    if request.out is not None:
+        path = pathlib.Path(request.out)
+        return path.with_suffix("") if path.suffix in (".npz", ".png") else path
+    sampler = request.sampler
+    name = (
+        f"drawn_step{request.step:07d}_{_weights(request)}_{sampler['name']}"
+        f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"
+        f"_label{'s' if request.label is None else request.label}"
+        f"_seed{request.seed}_{request.num_samples}"
+    )
+    return workdir / "samples" / re.sub(r"[^\w.=]+", "-", name)

@@ -1,0 +1,260 @@
+"""A long draw in parts: files that a killed run leaves and the next one goes on from.
+
+While a draw is under way, `NAME.shards/` holds `settings.json`, a lock, and one `.npz`
+for each finished shard, written under another name and then renamed. At the end the
+shards become `NAME.npz`, one after another, so that memory is bounded by a shard.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.runtime import files
+from experiments.runtime.errors import UsageError
+
+Settings = Mapping[str, Any]
+SUFFIXES = (".npz", ".shards", ".png")  # of the result, a draw under way, the picture
+
+
+class Shards:
+    """The files of one draw.
+
+    Args:
+      path: of the result, without suffix.
+      settings: plain JSON values, what the numbers depend on and `shard_size`.
+      count: number of samples.
+      size: samples in a shard; the last one may have fewer.
+
+    Raises:
+      UsageError: there is a result, or a draw under way, with other settings.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, settings: Settings, *, count: int, size: int
+    ):
+        self.result, self.folder, _ = (
+            path.with_name(path.name + suffix) for suffix in SUFFIXES
+        )
+        self.bounds = [
+            (start, min(start + size, count)) for start in range(0, count, size)
+        ]
+        self._settings = dict(settings)
+        where, stored = _stored(self.result, self.folder)
+        if where is not None:
+            here = self._lasting() if where == self.result else self._settings
+            check_same(where, stored, here)
+
+    def _lasting(self) -> dict[str, Any]:
+        """The settings that the result keeps."""
+        return {
+            key: self._settings[key] for key in self._settings if key != "shard_size"
+        }
+
+    def complete(self) -> bool:
+        """Whether the result is there, of these settings; then no shard is needed."""
+        if self.result.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self.result.exists()
+
+    def begin(self, stack: contextlib.ExitStack) -> None:
+        """Makes the folder and holds it; removes what a killed run left half written.
+
+        Args:
+          stack: until it is left, no other process draws this.
+
+        Raises:
+          UsageError: another one does.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not files.held(stack, self.folder / ".lock"):
+            raise UsageError(
+                f"another process draws {self.result}: wait until it has ended, or "
+                "choose another --out"
+            )
+        sweep(self.folder)
+        with whole(self.folder / "settings.json") as temporary:
+            temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
+
+    def write(self, number: int, samples: np.ndarray, outside: int) -> None:
+        """Writes shard `number`; `outside` counts the values that were clamped."""
+        with whole(self._path(number)) as temporary, temporary.open("wb") as file:
+            np.savez(file, samples=samples, outside=np.int64(outside))
+
+    def read(self, number: int) -> tuple[np.ndarray, int]:
+        """`(samples, outside)` of a finished shard.
+
+        Raises:
+          ValueError: it is missing or damaged: zip files carry checksums.
+        """
+        start, stop = self.bounds[number]
+        path = self._path(number)
+        try:
+            with np.load(path) as file:
+                samples, outside = file["samples"], int(file["outside"])
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+        if len(samples) != stop - start:
+            raise ValueError(f"{path}: {len(samples)} samples, not {stop - start}")
+        return samples, outside
+
+    def finished(self, number: int) -> bool:
+        """Whether shard `number` is there and whole; a damaged one is reported."""
+        if not self._path(number).exists():
+            return False
+        try:
+            self.read(number)
+        except ValueError as error:
+            print(f"drawing again what is damaged: {error}", flush=True)
+            return False
+        return True
+
+    def num_finished(self) -> int:
+        """How many shards there are."""
+        return sum(self._path(number).exists() for number in range(len(self.bounds)))
+
+    def first(self, count: int) -> np.ndarray:
+        """The first samples, `count` of them or all."""
+        parts = []
+        for number, (start, _) in enumerate(self.bounds):
+            if start >= count:
+                break
+            parts.append(self.read(number)[0])
+        return np.concatenate(parts)[:count]
+
+    def conclude(self, **entries: Any) -> int:
+        """Writes the result, with `entries` beside the samples; removes the shards.
+
+        Returns:
+          How many values were clamped.
+        """
+        count, outside = self.bounds[-1][1], 0
+        sample = self.read(0)[0]
+        with (
+            whole(self.result) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file,
+        ):
+            with file.open("samples.npy", "w", force_zip64=True) as entry:
+                header = np.lib.format.header_data_from_array_1_0(sample)
+                header["shape"] = (count, *sample.shape[1:])
+                np.lib.format.write_array_header_2_0(entry, header)
+                for number in range(len(self.bounds)):
+                    samples, clamped = self.read(number)
+                    entry.write(np.ascontiguousarray(samples).tobytes())
+                    outside += clamped
+            entries["settings"] = json.dumps(self._lasting())
+            for name, value in entries.items():
+                with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(value))
+        shutil.rmtree(self.folder, ignore_errors=True)  # a second finder does it too
+        return outside
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self.folder / f"{self.bounds[number][0]:09d}.npz"
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to, which takes the name `path` once it is on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes what killed processes of this host left half written by `whole`."""
+    for left in folder.glob(".*.tmp"):
+        pid = left.suffixes[-2].removeprefix(".")
+        if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def set_aside(path: pathlib.Path, name: str, value: Any) -> str | None:
+    """Renames a draw and its picture if a setting has another value there.
+
+    Args:
+      path: of the result, without suffix.
+      name: of the setting.
+      value: of it here.
+
+    Returns:
+      The new name, without suffix; None where nothing was renamed.
+    """
+    paths = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    where, stored = _stored(paths[0], paths[1])
+    if where is None or stored.get(name) == value:
+        return None
+    names = (f"{path.name}_{name}_{stored.get(name)}_{n}" for n in itertools.count(1))
+    taken = lambda new: any(path.with_name(new + end).exists() for end in SUFFIXES)
+    new = next(itertools.filterfalse(taken, names))
+    renames = list(zip(paths, SUFFIXES, strict=True))
+    for old, suffix in renames[::-1]:  # last what says that there is a draw
+        if old.exists():
+            old.rename(path.with_name(new + suffix))
+    return new
+
+
+def _stored(
+    result: pathlib.Path, folder: pathlib.Path
+) -> tuple[pathlib.Path | None, Settings]:
+    """Where a draw is, ended or under way, and its settings; None where it is not."""
+    if result.exists():
+        return result, _settings_of(result)
+    if (folder / "settings.json").exists():
+        return folder, json.loads((folder / "settings.json").read_text())
+    return None, {}
+
+
+def _settings_of(result: pathlib.Path) -> Settings:
+    try:
+        with np.load(result) as file:
+            return json.loads(str(file["settings"]))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{result} is no result of this command; choose another --out, or delete it"
+        ) from error
+
+
+def check_same(where: pathlib.Path, there: Settings, here: Settings) -> None:
+    """Refuses what was made with other settings.
+
+    Args:
+      where: it is.
+      there: its settings.
+      here: those asked for.
+
+    Raises:
+      UsageError: they differ; it names each difference.
+    """
+    differences = [
+        f"{name} {there.get(name)!r} there, {here.get(name)!r} now"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"{where} belongs to other settings: {'; '.join(differences)}; give the "
+            "same ones, choose another --out, or delete it"
+        )

@@ -1,0 +1,261 @@
+"""A run's pass through the steps: what happens beside the update itself.
+
+With several processes every one of them calls the same methods, as updates, evaluation
+and saves are made together; the first one alone writes logs and pictures.
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import data
+from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.runtime import distributed, environment, sharding
+from experiments.runtime.errors import Diverged, Stop, Stopped
+from experiments.sampling import compiled_sampler
+from experiments.training import (
+    metrics_log,
+    nonfinite,
+    reference_curves,
+    resume,
+    running_metrics,
+)
+from experiments.training.step import TrainState
+from experiments.training.trainer import Trainer
+from experiments.visualization import sample_images
+
+
+class Books(NamedTuple):
+    """Where a run writes down what it does.
+
+    Fields:
+      saved: the checkpoints.
+      stored: averages of power profiles; None where there are none.
+      log: of the first process; None in the others.
+      meter: of progress.
+      watch: of the reference curve.
+    """
+
+    saved: manager.Checkpoints
+    stored: posthoc_ema.Averages | None
+    log: metrics_log.Log | None
+    meter: environment.Meter
+    watch: reference_curves.Watch
+
+
+def _check_finite(number: int, state: TrainState) -> None:
+    """Raises `Diverged` where the state after step `number` is not finite."""
+    bad = nonfinite.not_finite(resume.items(state))
+    if bad:
+        raise Diverged(
+            f"step {number:,} left values that are not finite in {', '.join(bad)}: "
+            "this state was not saved. Start again in another --workdir with a lower "
+            "optimizer.learning_rate or optimizer.clip_norm"
+        )
+
+
+class Run:
+    """The steps of a run, and what is due after each.
+
+    Args:
+      trainer: what the config determines.
+      workdir: where pictures are written.
+      books: where all the rest is.
+      meaning: the identity that is saved with checkpoints.
+      stop: whether a signal has come.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        workdir: pathlib.Path,
+        books: Books,
+        meaning: dict[str, Any],
+        stop: Stop,
+    ):
+        self._trainer, self._workdir, self._books = trainer, workdir, books
+        self._meaning, self._stop = meaning, stop
+        self._previous_loss = None
+        self._machine = environment.machine()
+
+    def make_up(self, number: int, state: TrainState) -> None:
+        """Does what was due after the restored step, where a stop left it out.
+
+        Raises:
+          Stopped: a signal has come.
+        """
+        try:
+            distributed.check(self._stop)
+            if number and distributed.from_first(self._behind(number)):
+                row = self._training_row(number, state) | self._test_row(number, state)
+                self._write(number, row)
+            drawn = all(map(pathlib.Path.exists, self._pictures(number)))
+            if number and not distributed.from_first(drawn):
+                self._draw(number, state)
+        except Stopped as stopped:
+            stopped.kept = self._kept(number)
+            raise
+
+    def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
+        """Update `number`, and whatever is due after it.
+
+        Raises:
+          Stopped: a signal has come; the update is saved, unless saves are never due.
+          Diverged: too many steps in a row were not finite.
+        """
+        trainer = self._trainer
+        placed = sharding.place(trainer.mesh, batch)
+        state, loss = trainer.step_fn(state, placed, trainer.train_key)
+        jax.block_until_ready(self._previous_loss)  # at most two steps are under way
+        self._previous_loss = loss
+        self._books.meter.advance(number)
+        row, wall_clock = self._training_row(number, state), {}
+        if row:
+            wall_clock = self._books.meter.report(number, row["loss"])
+            wall_clock |= environment.memory() | {"machine": self._machine}
+        with self._books.meter.pause():
+            try:
+                row |= self._test_row(number, state)
+                self._write(number, row, wall_clock)
+                if wall_clock:
+                    self._check_going(number, state)
+                self._draw(number, state)
+                distributed.check(self._stop)
+            except Stopped as stopped:
+                self._save_due(number, state, row, anyway=True)
+                stopped.kept = self._kept(number)
+                raise
+            self._save_due(number, state, row, anyway=False)
+        return state
+
+    def _save_due(
+        self, number: int, state: TrainState, row: dict[str, Any], *, anyway: bool
+    ) -> None:
+        """Stores averages and saves the state where due; the state `anyway` at a stop.
+
+        Raises:
+          Diverged: the state is not finite, or the run no longer moves.
+        """
+        section, stored = self._trainer.config.checkpoint, self._books.stored
+        store = stored is not None and self._due(
+            number, self._trainer.config.ema.store_every
+        )
+        save = self._due(number, section.every) or (anyway and section.every > 0)
+        if not (store or save):
+            return
+        self._check_going(number, state)
+        _check_finite(number, state)
+        if store:
+            stored.save(number, state.profiles, number - int(state.faults.count))
+        if save:
+            self._save(number, state, row)
+        if anyway:
+            self._books.saved.wait()
+
+    def _behind(self, number: int) -> bool:
+        """Whether the log ends before `number`."""
+        return self._books.log is not None and self._books.log.last < number
+
+    def _due(self, number: int, every: int) -> bool:
+        """Every so many steps, and at the end; never if `every` is 0."""
+        return every > 0 and (
+            number % every == 0 or number == self._trainer.config.num_steps
+        )
+
+    def _training_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.log.every):
+            return {}
+        row, skipped = (
+            running_metrics.averages(state.sums),
+            nonfinite.row(state.faults, state.params),
+        )
+        count = int(state.faults.count)
+        if skipped:
+            self._books.meter.say(nonfinite.warning(skipped, count))
+        row["learning_rate"] = float(self._trainer.learning_rate(number - 1 - count))
+        return row | skipped
+
+    def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
+        if not self._due(number, self._trainer.config.eval.every):
+            return {}
+        check_fn, row = lambda: distributed.check(self._stop), {}
+        for weights, params in (("raw", state.params), ("ema", state.ema)):
+            found = self._trainer.evaluate(params, check_fn)
+            row |= {f"test_{name}_{weights}": value for name, value in found.items()}
+        return row
+
+    def _write(
+        self,
+        number: int,
+        row: dict[str, Any],
+        wall_clock: dict[str, Any] | None = None,
+    ) -> None:
+        if row and self._books.log is not None:
+            self._books.log.write(number, row, wall_clock or {})
+            if note := self._books.watch.note(number, row):
+                self._books.meter.say(note)
+
+    def _pictures(self, number: int) -> list[pathlib.Path]:
+        """The pictures that are due after a step: of raw and of averaged weights."""
+        if not self._due(number, self._trainer.config.samples.every):
+            return []
+        folder = self._workdir / "samples"
+        return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
+
+    def _draw(self, number: int, state: TrainState) -> None:
+        """Writes the pictures that are due: samples, one class a row."""
+        model, config = self._trainer.model, self._trainer.config
+        labels = compiled_sampler.by_class(config.samples.per_class, model.num_classes)
+        weights = (state.params, state.ema)
+        for path, params in zip(self._pictures(number), weights, strict=False):
+            distributed.check(self._stop)
+            params = self._trainer.gather(params)
+            if not distributed.is_first():
+                continue
+            x = self._trainer.draw_fn(
+                jax.device_get(params),
+                config.seed,
+                labels,
+                advance=lambda count: distributed.check_alone(self._stop),
+            )
+            sample_images.write_samples(
+                path,
+                model.transform.to_stored(x),
+                labels,
+                transform=model.transform,
+                columns=config.samples.per_class,
+            )
+
+    def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
+        if self._books.stored is not None:
+            self._books.stored.wait()
+        if self._books.log is not None:
+            self._books.log.sync()
+        ranking = retention.ranking({k: metrics_log.plain(v) for k, v in row.items()})
+        self._books.saved.save(number, resume.items(state), self._meaning, ranking)
+
+    def _check_going(self, number: int, state: TrainState) -> None:
+        """Raises where too many steps in a row made no update."""
+        limit = self._trainer.config.optimizer.nonfinite_limit
+        if state.faults.stopped(limit):
+            steps = self._books.saved.steps()
+            newest = f"the newest is that of step {steps[-1]}" if steps else "none"
+            raise Diverged(
+                f"{limit} steps in a row (optimizer.nonfinite_limit) had a loss or a "
+                f"gradient that is not finite, found at step {number:,}; checkpoints "
+                f"from before: {newest}. Start again in another --workdir with a lower "
+                "optimizer.learning_rate or optimizer.clip_norm"
+            )
+
+    def _kept(self, number: int) -> str:
+        """What a stop after step `number` leaves, in words."""
+        config = self._trainer.config
+        if not number:
+            return "no step was made"
+        if not config.checkpoint.every:
+            return "nothing was saved, as checkpoint.every=0 says"
+        return (
+            f"step {number:,} of {config.num_steps:,} is saved in "
+            f"{self._books.saved.directory}; the same command goes on"
+        )

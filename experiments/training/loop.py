@@ -1,0 +1,164 @@
+"""The training loop: `train_and_evaluate(config, workdir)`.
+
+The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
+`averages/` if it is to, `metrics.jsonl`, `tensorboard/`, `config.json`,
+`environment.json`, `samples/`, `loss.png`.
+"""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+from rich.console import Console
+
+from experiments import data
+from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.runtime import distributed, environment
+from experiments.runtime.errors import noting
+from experiments.training import (
+    label_probe,
+    metrics_log,
+    reference_curves,
+    resume,
+)
+from experiments.training.actions import Books, Run
+from experiments.training.step import TrainState, train_step
+from experiments.training.trainer import Trainer
+from experiments.visualization import sample_images
+
+__all__ = ["TrainState", "Trainer", "train_and_evaluate", "train_step"]
+
+Hook = Callable[[int, data.Examples, TrainState], None]
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    *,
+    hook: Hook | None = None,
+    source: resume.Source | None = None,
+) -> TrainState:
+    """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if any.
+
+    Args:
+      config: of the experiment.
+      workdir: where everything is written.
+      hook: called after each step with its number, its batch, and the state.
+      source: the run from whose weights a new one starts.
+
+    Returns:
+      The state at the end.
+
+    Raises:
+      UsageError: if the config is wrong, or `workdir` holds another run or no whole
+        checkpoint.
+      Diverged: after `optimizer.nonfinite_limit` steps in a row that were not finite,
+        or if the state to be saved is not.
+      SaveError: if a checkpoint could not be written.
+      Stopped: at SIGTERM or Ctrl-C, when the step under way is done and saved.
+    """
+    workdir = pathlib.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(noting())
+        trainer = Trainer(config)
+        (workdir / "samples").mkdir(parents=True, exist_ok=True)
+        stack.enter_context(resume.alone(workdir))
+        stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
+        keep = config.checkpoint
+        keep = retention.Keep(keep.keep, keep.keep_best, keep.metric)
+        later_fn = functools.partial(
+            metrics_log.rankings, workdir / metrics_log.FILE_NAME
+        )
+        saved = stack.enter_context(
+            manager.Checkpoints(workdir, keep=keep, later_fn=later_fn)
+        )
+        state, meaning = resume.begin(trainer, saved, source)
+        first = int(state.step)
+        log = None
+        label_effect = trainer.label_effect(state.params)
+        if distributed.is_first():
+            _announce(trainer, state, workdir, label_effect)
+            log = metrics_log.Log(workdir, first)
+            _warn_of_gaps(log.path, config.log.every, first)
+            stack.enter_context(contextlib.closing(log))
+        console = None if log else Console(quiet=True)
+        meter = environment.Meter(first, config.num_steps, config.batch_size, console)
+        stack.enter_context(contextlib.closing(meter))
+        stored = stack.enter_context(posthoc_ema.opened(workdir, config.ema, meaning))
+        books = Books(saved, stored, log, meter, reference_curves.watch(meaning))
+        run = Run(trainer, workdir, books, meaning, stop)
+        run.make_up(first, state)
+        numbers = range(first + 1, config.num_steps + 1)
+        for number, batch in zip(numbers, trainer.batches(first), strict=False):
+            state = run.step(number, batch, state)
+            if hook is not None:
+                hook(number, batch, state)
+    if distributed.is_first():
+        _conclude(workdir, config.num_steps)
+    return state
+
+
+def _announce(
+    trainer: Trainer, state: TrainState, workdir: pathlib.Path, label_effect: float
+) -> None:
+    """Prints banner and warnings; writes `config.json` and `environment.json`."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sigma_data = trainer.config.sigma_data, trainer.root_mean_square()
+    dataset = trainer.dataset
+    text = environment.banner(
+        num_parameters=parameters,
+        objective=trainer.config.objective.to_dict(),
+        examples=(
+            len(dataset.train.labels),
+            len(dataset.test.labels),
+            dataset.num_classes,
+        ),
+        sigma_data=sigma_data,
+        step=int(state.step),
+        num_steps=trainer.config.num_steps,
+        workdir=workdir,
+    )
+    print(text, flush=True)
+    warnings = (
+        label_probe.warning(label_effect),
+        environment.sigma_data_warning(*sigma_data),
+    )
+    for warning in filter(None, warnings):
+        print(warning, flush=True)
+    environment.write_json(workdir / "config.json", trainer.identity["config"])
+    environment.write_json(workdir / "environment.json", environment.environment())
+
+
+def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
+    """Says which rows of the log are lost, if any."""
+    gaps = metrics_log.missing(path, every, first)
+    if gaps:
+        listed = ", ".join(f"{step:,}" for step in gaps[:5])
+        more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""
+        print(
+            f"warning: {path} lacks the row of step {listed}{more}: lost with the "
+            "machine, or removed; the run itself is whole",
+            flush=True,
+        )
+
+
+def _conclude(workdir: pathlib.Path, num_steps: int) -> None:
+    """Draws the loss curve; says what was reached and where the files are."""
+    rows = metrics_log.read(workdir / metrics_log.FILE_NAME)
+    sample_images.write_loss_curve(workdir / "loss.png", rows)
+    last = {}
+    for row in rows:
+        last |= {name: value for name, value in row.items() if value is not None}
+    reached = [
+        f"{name.replace('_', ' ')} {last[name]:.4f}"
+        for name in sample_images.LOSSES
+        if name in last
+    ]
+    print(
+        f"done: step {num_steps:,}, {', '.join(reached)}; checkpoints, metrics.jsonl, "
+        f"loss.png and samples/ are in {workdir}",
+        flush=True,
+    )

@@ -1,0 +1,154 @@
+"""How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from diffusionflow import ema
+from experiments.checkpointing import metadata
+from experiments.checkpointing.manager import WEIGHTS, Checkpoints
+from experiments.runtime import distributed, files
+from experiments.runtime.errors import UsageError, check_bound
+from experiments.training.step import TrainState
+from experiments.training.trainer import Trainer
+
+
+class Source(NamedTuple):
+    """The weights from which a new run starts.
+
+    Fields:
+      workdir: of the run that has them.
+      weights: "ema" or "raw".
+    """
+
+    workdir: str | pathlib.Path
+    weights: str = "ema"
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a workdir, which the system releases when the process ends.
+
+    Of several processes of one run the first holds it.
+
+    Raises:
+      UsageError: another run has it.
+    """
+    with contextlib.ExitStack() as stack:
+        taken = False
+        if distributed.is_first():
+            taken = not files.held(stack, workdir / ".lock")
+        if distributed.from_first(taken):
+            raise UsageError(
+                f"another process trains in {workdir}: wait until it has ended, or "
+                "choose another --workdir"
+            )
+        yield
+
+
+def begin(
+    trainer: Trainer, saved: Checkpoints, source: Source | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from, and the identity of what will be saved.
+
+    Args:
+      trainer: of the run.
+      saved: its checkpoints; the newest whole one goes before `source`.
+      source: the run from whose weights a new run starts.
+
+    Raises:
+      UsageError: no checkpoint is whole, it belongs to another run or to one of
+        another source, or the weights of `source` do not fit.
+    """
+    newest = saved.newest()
+    if newest is None:
+        return _afresh(trainer, source)
+    reachable = newest <= trainer.config.num_steps
+    bound = f"at least {newest}, the step of the newest checkpoint"
+    check_bound("num_steps", trainer.config.num_steps, reachable, bound)
+    found = saved.identity(newest)
+    metadata.check_format(found)
+    metadata.check_same(found, trainer.identity, newest)
+    origin = found.get("init_from")
+    _check_source(source, origin)
+    restored = saved.restore(newest, items(trainer.abstract_state))
+    state = TrainState(
+        params=restored["params"], ema=restored["ema"], **restored["train"]
+    )
+    return state, trainer.identity | ({"init_from": origin} if origin else {})
+
+
+def items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint."""
+    names = ("step", "opt_state", "sums", "faults")
+    train = {name: getattr(state, name) for name in names}
+    if state.moments is not None:
+        train["moments"] = state.moments
+    if state.profiles:
+        train["profiles"] = state.profiles
+    return {"params": state.params, "ema": state.ema, "train": train}
+
+
+def _afresh(
+    trainer: Trainer, source: Source | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """Step 0; the weights of `source`, if any, with an optimizer of their own."""
+    state = trainer.init()
+    if source is None:
+        return state, trainer.identity
+    item = WEIGHTS[source.weights]
+    with Checkpoints(pathlib.Path(source.workdir), read_only=True) as saved:
+        step = saved.newest()
+        if step is None:
+            raise UsageError(f"--init_from: {saved.directory} holds no checkpoint yet")
+        found = saved.identity(step)
+        metadata.check_format(found)
+        _tell_differences(found, trainer.identity, saved.directory)
+        target = {item: trainer.abstract_state.params}
+        params = saved.restore(step, target)[item]
+    state = state._replace(
+        params=params,
+        ema=ema.init(params),
+        opt_state=trainer.recipe.optimizer.init(params),
+    )
+    place = lambda leaf, like: jax.device_put(leaf, like.sharding)
+    state = jax.tree.map(place, state, trainer.abstract_state)
+    return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
+
+
+def _tell_differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], directory: pathlib.Path
+) -> None:
+    """Prints in what the weights' meaning differs, and refuses other conventions."""
+    names = ("conventions", "objective", "network", "data")
+    one, other = ({name: found[name] for name in names} for found in (there, here))
+    one["sigma_data"] = there["config"]["sigma_data"]
+    other["sigma_data"] = here["config"]["sigma_data"]
+    lines = metadata.differences(one, other)
+    if any(line.startswith("conventions") for line in lines):
+        raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
+    if lines and distributed.is_first():
+        listed = "\n  ".join(lines)
+        print(f"note: the weights of {directory} had\n  {listed}", flush=True)
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What is recorded of a source."""
+    path = pathlib.Path(source.workdir).absolute()
+    return {"workdir": str(path), "weights": source.weights}
+
+
+def _check_source(source: Source | None, origin: dict[str, Any] | None) -> None:
+    """Refuses to resume a run that did not start from `source`."""
+    if source is None:
+        return
+    wanted = _origin(source)
+    if origin is None or any(origin.get(name) != wanted[name] for name in wanted):
+        there = "fresh weights" if origin is None else f"{origin}"
+        raise UsageError(
+            f"--init_from: the run that is there started from {there}, not from "
+            f"{wanted}; leave --init_from out to resume it, or choose another --workdir"
+        )

@@ -1,0 +1,266 @@
+"""One training step, as a pure function.
+
+Randomness: the keys of example i of the batch at step k are `fold_in` of (seed, k, i),
+those of dropout of (seed, k), so they depend neither on the devices nor on where a run
+was interrupted.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from diffusionflow import ema, losses, objectives, random, times
+from experiments.config.model import Model
+from experiments.data import Examples
+from experiments.runtime.sharding import Placement, replicated
+from experiments.training import grad_accumulation
+from experiments.training.nonfinite import Faults
+from experiments.training.running_metrics import Bins, Sums
+
+INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes.
+
+    Fields:
+      step: steps made so far, int32; also the number of the next batch.
+      params: of the network.
+      opt_state: of optax.
+      ema: average of `params`, float32.
+      sums: for the log.
+      faults: steps that were not finite and made no update.
+      moments: what an adaptive proposal has learned; None for any other.
+      profiles: averages of power profiles, float32, one for each of the recipe's.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    sums: Sums
+    faults: Faults
+    moments: times.LossMoments | None = None
+    profiles: tuple[Any, ...] = ()
+
+
+class Recipe(NamedTuple):
+    """What a training step needs besides state and batch; fixed for a run.
+
+    Fields:
+      model: network and objective.
+      optimizer: of optax.
+      label_dropout: probability that an example is trained without its label.
+      ema_limit: final decay of the average.
+      ema_warmup: see `diffusionflow.ema.decay`.
+      bins: of the log.
+      log_every: the sums start anew after every multiple of it.
+      batch_size: examples of a step, over all devices and processes.
+      accumulate: parts of the batch that are computed one after another.
+      nonfinite_limit: steps in a row that are not finite, after which none counts.
+      placement: of parameters and of what is as large; None for the same everywhere.
+      gammas: powers of the averages `profiles` of the state.
+    """
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    label_dropout: float
+    ema_limit: float
+    ema_warmup: float
+    bins: Bins
+    log_every: int
+    batch_size: int
+    accumulate: int = 1
+    nonfinite_limit: int = 10
+    placement: Placement | None = None
+    gammas: tuple[float, ...] = ()
+
+
+def stream(seed: int, purpose: int) -> jax.Array:
+    """The key of one purpose of a run."""
+    return random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)
+
+
+def init(key: jax.Array, recipe: Recipe) -> TrainState:
+    """The state before the first step."""
+    params = recipe.model.init(key)
+    adaptive = times.adaptive_part(recipe.model.objective.proposal)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=recipe.optimizer.init(params),
+        ema=ema.init(params),
+        sums=Sums.zeros(recipe.bins.count),
+        faults=Faults.zeros(recipe.batch_size, len(jax.tree.leaves(params))),
+        moments=None if adaptive is None else adaptive.init(),
+        profiles=tuple(ema.init(params) for _ in recipe.gammas),
+    )
+
+
+def shardings(state: TrainState, mesh: Mesh, placement: Placement | None) -> TrainState:
+    """Where the leaves of a state live: parameters and what is like them as placed."""
+    same = jax.tree.map(lambda leaf: replicated(mesh), state)
+    if placement is None:
+        return same
+    cut = {
+        name: placement.shardings(getattr(state, name))
+        for name in ("params", "opt_state", "ema", "profiles")
+    }
+    return same._replace(**cut)
+
+
+def train_step(
+    state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
+) -> tuple[TrainState, jax.Array]:
+    """One update, or none where loss or gradient are not finite.
+
+    Such a step leaves parameters, optimizer, average and moments as they were, bit for
+    bit, and is counted in `faults`; the next one has the next batch.
+
+    Args:
+      state: before.
+      batch: stored values [batch, *event] and labels [batch].
+      key: the stream of training; the step is folded in here.
+      recipe: of the run.
+
+    Returns:
+      The state after, and the mean loss of the batch.
+    """
+    anew = state.step % recipe.log_every == 0
+    sums = jax.tree.map(
+        lambda value: jnp.where(anew, jnp.zeros_like(value), value), state.sums
+    )
+    state = state._replace(sums=sums)
+    (loss, terms), gradients = loss_and_gradients(state, batch, key, recipe=recipe)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    limit, number = recipe.nonfinite_limit, state.step + 1
+    updated = _updated(state, loss, norm, terms, gradients, recipe)
+    counts = finite & ~state.faults.stopped(limit)
+    kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), updated, state)
+    faults = state.faults.after(
+        number, finite, terms, gradients, anew=anew, limit=limit
+    )
+    return kept._replace(step=number, faults=faults), loss
+
+
+def _updated(
+    state: TrainState,
+    loss: jax.Array,
+    norm: jax.Array,
+    terms: losses.Terms,
+    gradients: Any,
+    recipe: Recipe,
+) -> TrainState:
+    """The state with one update more; the step itself is not counted here."""
+    updates, opt_state = recipe.optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    made = state.step - state.faults.count
+    decay = ema.decay(made, limit=recipe.ema_limit, warmup=recipe.ema_warmup)
+    return state._replace(
+        params=params,
+        opt_state=opt_state,
+        ema=ema.update(state.ema, params, decay),
+        sums=state.sums.add(loss, norm, terms, recipe.bins),
+        moments=_learned(state.moments, terms, recipe.model.objective),
+        profiles=tuple(
+            ema.power_update(average, params, made, gamma=gamma)
+            for average, gamma in zip(state.profiles, recipe.gammas, strict=True)
+        ),
+    )
+
+
+def _learned(
+    moments: times.LossMoments | None,
+    terms: losses.Terms,
+    objective: objectives.Objective,
+) -> times.LossMoments | None:
+    """The moments of an adaptive proposal after the whole batch."""
+    adaptive = times.adaptive_part(objective.proposal)
+    if adaptive is None:
+        return None
+    return adaptive.update(moments, terms, schedule=objective.schedule)
+
+
+class Drawn(NamedTuple):
+    """What each example of a batch is trained on, `[batch, ...]`.
+
+    Fields:
+      values: stored.
+      labels: the null label where it was dropped.
+      keys: of the loss.
+      t: training time; drawn for the whole batch, which may stratify it.
+    """
+
+    values: jax.Array
+    labels: jax.Array
+    keys: jax.Array
+    t: jax.Array
+
+
+def loss_and_gradients(
+    state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
+) -> tuple[tuple[jax.Array, losses.Terms], Any]:
+    """((mean loss, terms), gradients) of the batch; arguments as `train_step`.
+
+    With `recipe.accumulate` the batch is computed in parts, one after another: the same
+    times, noise and labels, so the same gradient to rounding, in less memory. Masks of
+    dropout are other ones, of the same law.
+    """
+    model = recipe.model
+    proposal = times.with_moments(model.objective.proposal, state.moments)
+    objective = dataclasses.replace(model.objective, proposal=proposal)
+    example_key, dropout_key = random.split(random.fold_in(key, state.step))
+    drawn = _draw(batch, example_key, objective, recipe)
+    placement, params = recipe.placement, state.params
+    if placement is not None:
+        params = placement.whole(params)
+
+    def mean_loss(
+        params: Any, drawn: Drawn, dropout_key: jax.Array
+    ) -> tuple[jax.Array, losses.Terms]:
+        predict_fn = model.predict_fn(params, drawn.labels, dropout_key)
+        x = model.transform.to_float(drawn.values)
+        terms = losses.objective_terms(
+            drawn.keys, predict_fn, x, objective=objective, t=drawn.t
+        )
+        return terms.loss.mean(), terms
+
+    each = jax.value_and_grad(mean_loss, has_aux=True)
+    if recipe.accumulate == 1:
+        terms, gradients = each(params, drawn, dropout_key)
+    else:
+        terms, gradients = grad_accumulation.mean_of_parts(
+            lambda part, number: each(
+                params, part, random.fold_in(dropout_key, number)
+            ),
+            drawn,
+            recipe.accumulate,
+        )
+    if placement is not None:
+        gradients = placement.cut(placement.whole(gradients))  # summed, then cut
+    return terms, gradients
+
+
+def _draw(
+    batch: Examples,
+    key: jax.Array,
+    objective: objectives.Objective,
+    recipe: Recipe,
+) -> Drawn:
+    """Labels, times and keys of a batch, each example from the key of its place."""
+    number = jnp.arange(batch.labels.shape[0])
+    loss_keys, label_keys = random.split(random.example_keys(key, number))
+    dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
+    labels = jnp.where(dropped, recipe.model.num_classes, batch.labels)
+    density = objective.proposal or objective.times
+    t = density.sample(
+        random.split(loss_keys)[0], number.shape, schedule=objective.schedule
+    )
+    return Drawn(batch.values, labels, loss_keys, t)

@@ -1,0 +1,191 @@
+"""Everything that a config determines, built once."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from experiments import data
+from experiments.checkpointing import metadata
+from experiments.config import build, model, optimizers
+from experiments.data import loader
+from experiments.evaluation import heldout
+from experiments.runtime import sharding
+from experiments.runtime.errors import naming
+from experiments.sampling import compiled_sampler
+from experiments.training import label_probe, step
+from experiments.training.step import TrainState
+
+LARGEST_DRAW = 128  # samples that a device draws at once
+
+
+class Trainer:
+    """Everything that a config determines, built and compiled on use.
+
+    Args:
+      config: of the experiment.
+
+    Raises:
+      UsageError: if a value of the config is unknown or out of bounds.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        build.check(config)
+        self.config = config = ml_collections.FrozenConfigDict(config)
+        self.dataset = build.dataset(config.data)
+        self.model = model.from_config(config, self.dataset)
+        self.mesh = sharding.mesh(config.sharding.fsdp)
+        self.learning_rate = optimizers.learning_rate(
+            config.optimizer, config.num_steps
+        )
+        self.recipe = step.Recipe(
+            model=self.model,
+            optimizer=optimizers.optimizer(config.optimizer, config.num_steps),
+            label_dropout=config.label_dropout,
+            ema_limit=config.ema.limit,
+            ema_warmup=config.ema.warmup,
+            bins=step.Bins(
+                config.log.logsnr_min, config.log.logsnr_max, config.log.num_bins
+            ),
+            log_every=config.log.every,
+            batch_size=config.batch_size,
+            accumulate=config.optimizer.accumulate,
+            nonfinite_limit=config.optimizer.nonfinite_limit,
+            placement=self._placement(),
+            gammas=build.profiles(config.ema),
+        )
+        self.init_fn = functools.partial(step.init, recipe=self.recipe)
+        with naming("network"):
+            shapes = self._shapes()
+        self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
+        self.abstract_state = sharding.abstract(shapes, self.shardings)
+        self.identity = metadata.make(
+            config.to_dict(), self.model, self.dataset.identity()
+        )
+        self._compile()
+
+    def _compile(self) -> None:
+        config, same = self.config, sharding.replicated(self.mesh)
+        streams = lambda: [
+            step.stream(config.seed, purpose) for purpose in (step.TRAIN, step.EVALUATE)
+        ]
+        self.train_key, self.eval_key = jax.jit(streams, out_shardings=same)()
+        self.gather = lambda params: params
+        if self.recipe.placement is not None:
+            self.gather = jax.jit(self.gather, out_shardings=same)
+        self.step_fn = jax.jit(
+            functools.partial(step.train_step, recipe=self.recipe),
+            donate_argnums=0,
+            out_shardings=(self.shardings, same),
+            compiler_options=sharding.compiler_options(),
+        )
+        self.eval_fn = jax.jit(
+            functools.partial(
+                heldout.eval_step, model=self.model, draws=config.eval.draws
+            ),
+            out_shardings=same,
+            compiler_options=sharding.compiler_options(),
+        )
+        count = config.samples.per_class * self.model.num_classes
+        self.draw_fn = compiled_sampler.make_draw_fn(
+            self.model,
+            config.sampler,
+            guidance=config.guidance,
+            batch_size=min(count, LARGEST_DRAW),
+            most=count,
+        )
+
+    def init(self) -> TrainState:
+        """The state before the first step."""
+        key = step.stream(self.config.seed, step.INIT)
+        return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
+
+    def _placement(self) -> sharding.Placement | None:
+        section = self.config.sharding
+        if section.fsdp == 1:
+            return None
+        return sharding.Placement(self.mesh, section.least_size)
+
+    def _shapes(self) -> TrainState:
+        """Shapes and dtypes of the state."""
+        key = step.stream(self.config.seed, step.INIT)
+        return jax.eval_shape(self.init_fn, key)
+
+    def batches(self, start: int) -> Iterator[data.Examples]:
+        """This process's part of the batches from number `start` on."""
+        mine = loader.Batches(
+            self.dataset.train,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            draw_fn=self.dataset.draw_fn,
+        )
+        return loader.iterate(mine, start)
+
+    def root_mean_square(self, least: int = 1_024) -> float:
+        """Of the first training examples, at least `least`: what `sigma_data` is for.
+
+        The network's input `z / sqrt(sigma_data^2 alpha^2 + sigma^2)` then has mean
+        square 1 at every level, whatever the mean of the data is.
+        """
+        total, count, seen = 0.0, 0, 0
+        for batch in self.batches(0):
+            x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
+            total, count = total + float((x**2).sum()), count + x.size
+            seen += len(x)
+            if seen >= least:
+                return float(np.sqrt(total / count))
+
+    def evaluate(
+        self, params: Any, check_fn: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """What `evaluation.Tally.row` says of the test examples, each counted once.
+
+        Args:
+          params: raw or averaged.
+          check_fn: called before each batch; it may raise to end the evaluation.
+        """
+        params = self.gather(params)
+        told = heldout.reached(self.model.objective.schedule)
+        tally = heldout.Tally(self.config.eval.draws, told)
+        count = len(self.dataset.test.labels)
+        for number, mask in loader.padded(count, self.config.batch_size):
+            check_fn()
+            tally.add(self._evaluated(params, number), number, mask)
+        return tally.row()
+
+    def label_effect(self, params: Any) -> float:
+        """How much losses change with the labels; zero layers are lifted first."""
+        same = sharding.replicated(self.mesh)
+        params = jax.jit(label_probe.lifted, out_shardings=same)(params)
+        all_labels = self.dataset.test.labels
+        number, _ = next(loader.padded(len(all_labels), self.config.batch_size))
+
+        def losses_fn(labels: np.ndarray) -> np.ndarray:
+            return self._evaluated(params, number, labels).loss
+
+        labels = all_labels[number]
+        return label_probe.label_effect(losses_fn, labels, self.model.num_classes)
+
+    def _evaluated(
+        self, params: Any, number: np.ndarray, labels: np.ndarray | None = None
+    ) -> heldout.Evaluation:
+        """Of a batch of test examples, of which each process reads its share.
+
+        Args:
+          params: raw or averaged.
+          number: of the examples, [batch].
+          labels: other ones than theirs, [batch].
+        """
+        mine = loader.share(
+            self.config.batch_size, jax.process_index(), jax.process_count()
+        )
+        batch = self.dataset.test.gather(number[mine])
+        if labels is not None:
+            batch = batch._replace(labels=labels[mine])
+        local = batch, number[mine].astype(np.int32)
+        return self.eval_fn(params, *sharding.place(self.mesh, local), self.eval_key)

@@ -1,0 +1,15 @@
+"""Figures with sliders: every place of every slider is computed by the library."""
+
+from collections.abc import Callable
+
+from experiments.visualization.explorables import (
+    churn,
+    sampler_steps,
+    scaling,
+    weighting,
+)
+from experiments.visualization.html_page import Section
+
+SECTIONS: tuple[Callable[[], Section], ...] = tuple(
+    each.section for each in (scaling, churn, weighting, sampler_steps)
+)

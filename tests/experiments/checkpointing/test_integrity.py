@@ -1,0 +1,115 @@
+"""Seals of directories: `checkpointing/integrity.py`."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+
+from experiments.checkpointing import integrity
+
+FILES = {"a/b/data": bytes(range(256)) * 9, "a/metadata": b"{}", "empty": b""}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    path = tmp_path / "7"
+    for name, content in FILES.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    integrity.write(path, "7")
+    return path
+
+
+def test_a_seal_holds_name_sizes_and_checksums(directory):
+    seal = json.loads((directory / "SEAL.json").read_text())
+    assert seal == {
+        "format": 1,
+        "name": "7",
+        "files": {
+            name: {
+                "size": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+            for name, content in sorted(FILES.items())
+        },
+    }
+    assert integrity.fault(directory) is None and integrity.holds_only_sealed(directory)
+    assert {path.name for path in directory.iterdir()} == {"a", "empty", "SEAL.json"}
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_by_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE = {
+    "one bit": (flip, "a/b/data", "a/b/data was altered"),
+    "truncation": (cut, "a/b/data", "a/b/data has 2303 bytes, not 2304"),
+    "a longer file": (lambda p: p.write_bytes(b"x"), "empty", "empty has 1 bytes"),
+    "a lost file": (lambda p: p.unlink(), "a/metadata", "a/metadata is missing"),
+    "a lost empty file": (lambda p: p.unlink(), "empty", "empty is missing"),
+    "a lost folder": (shutil.rmtree, "a", "a/b/data is missing"),
+    "no file": (replace_by_directory, "empty", "empty is missing"),
+    "no seal": (lambda p: p.unlink(), "SEAL.json", "no SEAL.json.*interrupted copy"),
+    "half a seal": (cut, "SEAL.json", "SEAL.json cannot be read"),
+    "an empty seal": (lambda p: p.write_text(""), "SEAL.json", "cannot be read"),
+    "another list": (lambda p: p.write_text("[]"), "SEAL.json", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(directory, name):
+    damage_fn, where, message = DAMAGE[name]
+    damage_fn(directory / where)
+    assert re.search(message, integrity.fault(directory))
+
+
+def test_every_bit_counts(directory):
+    """Of files and of the seal: no flip passes, unless it changes what JSON ignores."""
+    for path in (directory / "a/metadata", directory / "SEAL.json"):
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 5):
+            content = bytearray(whole)
+            content[place] ^= 1 << place % 8
+            path.write_bytes(content)
+            if path.name != "SEAL.json" or _sealed(content) != _sealed(whole):
+                assert integrity.fault(directory) is not None, (path, place)
+        path.write_bytes(whole)
+    assert integrity.fault(directory) is None
+
+
+def _sealed(content):
+    """What of a seal matters; None where it cannot be read."""
+    try:
+        seal = json.loads(content)
+        return seal["name"], {
+            name: (entry["size"], entry["sha256"])
+            for name, entry in seal["files"].items()
+        }
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def test_a_copy_under_another_name_is_not_what_it_says(directory):
+    copy = directory.with_name("8")
+    shutil.copytree(directory, copy)
+    assert integrity.fault(copy) == "it was saved under the name 7"
+    assert not integrity.holds_only_sealed(copy)
+
+
+def test_files_of_others_are_no_damage_but_they_are_seen(directory):
+    (directory / "a" / "notes.txt").write_text("mine")
+    assert integrity.fault(directory) is None
+    assert not integrity.holds_only_sealed(directory)

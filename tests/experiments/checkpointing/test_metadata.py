@@ -1,0 +1,58 @@
+"""What may differ between a checkpoint and a run: `checkpointing/metadata.py`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.checkpointing import metadata
+from experiments.runtime.errors import UsageError
+from experiments.training.trainer import Trainer
+from tests.helpers import tiny
+
+
+def told(**examples):
+    """The part of an identity that tells the examples."""
+    return {"examples": {"num_train": 8, "num_test": 1, "digest": "a"} | examples}
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "entry"),
+    [
+        (told(), told(contents="c"), None),
+        (told(), told(digest="b", contents="c"), "digest"),
+        (told(), told(num_train=9, contents="c"), "num_train"),
+        (told(contents="c"), told(digest="b", contents="c"), None),
+        (told(contents="c"), told(contents="d"), "contents"),
+        (told(), told(digest="b"), "digest"),
+        (told(), told(), None),
+    ],
+)
+def test_examples_are_compared_by_what_both_sides_know(saved, current, entry):
+    """A checkpoint from before has no digest of contents; the older one counts then."""
+    for one, other in ((saved, current), (current, saved)):
+        lines = metadata.differences(one, other)
+        assert [line.partition(":")[0] for line in lines] == (
+            [f"examples.{entry}"] if entry else []
+        )
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_run_on_files_goes_on_if_they_moved_and_not_with_other_pixels(tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (18, 4, 4, 3), np.uint8)
+    (tmp_path / "here").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "here" / f"{number:02d}.bmp")
+
+    def current(folder):
+        config = tiny.config()
+        config.data = dict(name="folder", path=str(tmp_path / folder))
+        config.network = dict(name="dit", features=16, num_blocks=1, num_heads=2)
+        return Trainer(config).identity
+
+    saved = current("here")
+    assert saved["examples"].keys() >= {"digest", "contents"}
+    (tmp_path / "here").rename(tmp_path / "there")
+    metadata.check_same(saved, current("there"), 1)
+    Image.fromarray(255 - images[3]).save(tmp_path / "there" / "03.bmp")
+    with pytest.raises(UsageError, match=r"examples\.contents: .* in the checkpoint"):
+        metadata.check_same(saved, current("there"), 1)

@@ -1,0 +1,67 @@
+"""Learning rate, clipping and weight decay: `config/optimizers.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow.networks import DiT
+from experiments.config import optimizers
+from experiments.runtime.errors import UsageError
+from tests.helpers.networks import arguments
+
+OPTIMIZER = dict(
+    learning_rate=0.1,
+    warmup_steps=4,
+    schedule="constant",
+    b1=0.9,
+    b2=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,
+)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_warms_up_to_its_peak(schedule):
+    rate = optimizers.learning_rate(OPTIMIZER | {"schedule": schedule}, num_steps=10)
+    values = np.array([rate(step) for step in range(11)])
+    np.testing.assert_allclose(values[:5], [0.02, 0.04, 0.06, 0.08, 0.1], rtol=1e-5)
+    if schedule == "constant":
+        np.testing.assert_allclose(values[5:], 0.1, rtol=1e-6)
+    else:
+        phase = np.arange(1, 7) / 6
+        cosine = 0.05 * (1 + np.cos(np.pi * phase))
+        np.testing.assert_allclose(values[5:], cosine, rtol=1e-4, atol=1e-8)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(
+        UsageError, match=r"warmup_steps=4: must be in \[0, num_steps=4"
+    ):
+        optimizers.optimizer(OPTIMIZER, num_steps=4)
+
+
+def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    section = OPTIMIZER | {"warmup_steps": 0, "weight_decay": 0.5}
+    optimizer = optimizers.optimizer(section, num_steps=10)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], 0)
+    clipping = optimizers.optimizer(section | {"clip_norm": 1.0}, num_steps=10)
+    gradients = jax.tree.map(lambda leaf: 1e3 * jnp.ones_like(leaf), params)
+    _, state = clipping.update(gradients, clipping.init(params), params)
+    mean = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state[1][0].mu)])
+    np.testing.assert_allclose(jnp.linalg.norm(mean), 0.1, rtol=1e-5)  # (1 - b1) * 1
+
+
+def test_weight_decay_is_the_same_for_scanned_blocks():
+    inputs = arguments((2, 4, 4, 1))
+    tiny = dict(features=16, num_blocks=2, num_heads=2, num_classes=3)
+    shapes = lambda net: jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    single, scanned = (
+        optimizers.decayed(shapes(DiT(**tiny, scan=s))) for s in (False, True)
+    )
+    assert scanned["blocks"] == single["block_0"] == single["block_1"]
+    assert scanned["blocks"]["mlp_in"] == {"bias": False, "kernel": True}

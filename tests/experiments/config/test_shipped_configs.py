@@ -1,0 +1,210 @@
+"""Every shipped config builds, trains and samples, and all its entries are read.
+
+Data that must be brought along are made up, a few examples of each class.
+"""
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+import PIL.Image
+import pytest
+
+from diffusionflow import objectives
+from diffusionflow.networks.embedding import Conditioning
+from experiments.config import build, model
+from experiments.data import cifar
+from experiments.runtime import environment, sharding
+from experiments.training import loop
+from tests.helpers.networks import directions
+
+ROOT = pathlib.Path(__file__).parents[3]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SHORT = {
+    "num_steps": 2,
+    "batch_size": 8,
+    "optimizer.warmup_steps": 1,
+    "sampler.num_steps": 1,
+    "samples.per_class": 1,
+    "eval.draws": 1,
+    "sharding.fsdp": 2,
+}
+SMALL = {
+    "unet": {"network.channels": 8, "network.num_blocks": 1},
+    "dit": {"network.features": 16, "network.num_heads": 2},
+    "residual_mlp": {"network.features": 8},
+}
+
+
+class Recorder:
+    """A config that writes down which of its entries are read one by one."""
+
+    def __init__(self, config, prefix="", read=None):
+        self._config, self._prefix = config, prefix
+        self.read = set() if read is None else read
+
+    def __getitem__(self, key):
+        value = self._config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            return Recorder(value, f"{self._prefix}{key}.", self.read)
+        self.read.add(self._prefix + key)
+        return value
+
+    __getattr__ = __getitem__
+
+    def __iter__(self):
+        return iter(self._config)
+
+    def to_dict(self):
+        return self._config.to_dict()
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    monkeypatch.setattr(cifar, "CIFAR_RECORDS", 10)
+
+
+def entries(config, prefix=""):
+    """All dotted names of a config."""
+    found = set()
+    for key, value in config.items():
+        section = isinstance(value, ml_collections.ConfigDict)
+        found |= entries(value, f"{prefix}{key}.") if section else {prefix + key}
+    return found
+
+
+def with_data(name, folder):
+    """A shipped config; data that must be brought along stand in `folder`."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    values = np.random.RandomState(0)
+    if config.data.name == "cifar10":
+        for number in (*range(1, 6), None):
+            file = f"data_batch_{number}.bin" if number else "test_batch.bin"
+            records = values.randint(0, 256, (10, 3_073)).astype(np.uint8)
+            records[:, 0] = np.arange(10)
+            records.tofile(folder / file)
+        config.data.path = str(folder)
+    if config.data.name == "folder":
+        for part, entry in (("train", "path"), ("val", "test_path")):
+            for label in ("cat", "dog"):
+                (folder / part / label).mkdir(parents=True)
+                for number in range(6):
+                    pixels = values.randint(0, 256, (70, 80, 3)).astype(np.uint8)
+                    file = folder / part / label / f"{number}.png"
+                    PIL.Image.fromarray(pixels).save(file)
+            config.data[entry] = str(folder / part)
+    return config
+
+
+def short(name, folder):
+    config = with_data(name, folder)
+    config.update_from_flattened_dict(SHORT | SMALL[config.network.name])
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
+    module = importlib.import_module(f"configs.{name}")
+    build.check(module.get_config())
+    assert f"--config=configs/{name}.py" in module.__doc__
+    assert f"--workdir=runs/{name}" in module.__doc__
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs that are compiled from here on, in a list."""
+    found = []
+
+    def note(event, duration, **of):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(of.get("fun_name"))
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_judging_a_config_compiles_nothing(name, compiled):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    build.check(config)
+    assert compiled == []
+    jax.jit(jax.numpy.sin)(1.0)
+    assert len(compiled) == 1  # so they are counted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
+    """32 directions or more, of 1 % of the largest, over 101 times."""
+    config = with_data(name, tmp_path)
+    built = model.from_config(config, build.dataset(config.data))
+    time = jax.numpy.linspace(0, 1, 101)
+    read = lambda module, _: isinstance(module, Conditioning)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def vectors(key):  # nothing else is computed
+        z, label = jax.numpy.zeros((101, *built.event_shape)), None
+        variables = built.net.init(key, z, time, label)
+        return built.net.apply(variables, z, time, label, capture_intermediates=read)[
+            1
+        ]["intermediates"]
+
+    found = jax.tree.leaves(vectors(jax.random.key(0)))
+    assert [leaf.shape[0] for leaf in found] == [101]
+    assert directions(found[0]) >= 32
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"cifar10", "imagenet64"}))
+def test_sigma_data_is_that_of_the_data(name):
+    """To the 20 % at which a run warns; the others' data are not here."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    dataset = build.dataset(config.data)
+    x = np.asarray(dataset.transform.to_float(dataset.train.values), np.float64)
+    measured = np.sqrt(np.mean(x**2))
+    assert environment.sigma_data_warning(config.sigma_data, measured) is None
+
+
+RECIPES = {
+    "digits": objectives.flow_matching(),
+    "digits_ddpm": objectives.ddpm(),
+    "digits_edm": objectives.edm(sigma_data=0.85),
+    "digits_sd3": objectives.sd3(),
+    "digits_vcosine": objectives.v_cosine(),
+    "digits_vdm": objectives.vdm(),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    built, recipe = build.objective(config.objective), RECIPES[name]
+    found = objectives.same_objective(built, recipe, logsnr_range=(-4.9, 7.0))
+    assert found.same, found
+    assert built.schedule == recipe.schedule
+    assert str(built.kind) == str(recipe.kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_every_entry_is_read(
+    name, tmp_path, monkeypatch, standard_promotion
+):
+    config = short(name, tmp_path)
+    recorder = Recorder(config)
+    monkeypatch.setattr(build, "check", lambda config: None)
+    monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
+    quick = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(sharding, "compiler_options", lambda: quick)
+    workdir = tmp_path / "run"
+    state = loop.train_and_evaluate(recorder, workdir)
+    assert int(state.step) == 2
+    at_start = {"cpu_devices"}  # by cli.start_jax
+    assert entries(config) - recorder.read == at_start
+    pictures = 2 if config.samples.every else 0
+    assert len(list((workdir / "samples").iterdir())) == pictures
+    assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(state.ema))

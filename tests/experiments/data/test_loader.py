@@ -1,0 +1,69 @@
+"""Batches as a function of (seed, k), and a set once through: `batches.py`."""
+
+import numpy as np
+import pytest
+
+from experiments.data import Examples
+from experiments.data.loader import Batches, iterate, padded
+
+
+@pytest.fixture
+def examples():
+    return Examples(np.arange(100, dtype=np.float32)[:, None], np.arange(100))
+
+
+def test_batch_k_depends_on_seed_and_k_alone(examples):
+    batches = Batches(examples, seed=3, batch_size=16)
+    straight = [
+        batch.labels for _, batch in zip(range(20), iterate(batches, 0), strict=False)
+    ]
+    for start in (0, 1, 7, 13):  # 7 begins in the second epoch, in mid-batch
+        resumed = iterate(Batches(examples, seed=3, batch_size=16), start)
+        for k in range(start, 20):
+            np.testing.assert_array_equal(next(resumed).labels, straight[k])
+            np.testing.assert_array_equal(batches[k].labels, straight[k])
+    other = Batches(examples, seed=4, batch_size=16)
+    assert not np.array_equal(other[0].labels, straight[0])
+
+
+def test_an_epoch_is_a_permutation_and_epochs_differ(examples):
+    batches = Batches(examples, seed=0, batch_size=20)
+    epochs = [
+        np.concatenate([batches[5 * e + i].labels for i in range(5)]) for e in (0, 1)
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(100))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+    np.testing.assert_array_equal(batches[0].values[:, 0], batches[0].labels)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_one_global_batch(examples, count):
+    whole = Batches(examples, seed=5, batch_size=8)
+    for k in (0, 9, 30):
+        parts = [
+            Batches(
+                examples,
+                seed=5,
+                batch_size=8,
+                process_index=index,
+                process_count=count,
+            )[k].labels
+            for index in range(count)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole[k].labels)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(0, 1), (-8, 2), (9, 2)])
+def test_a_batch_that_cannot_be_shared_is_refused(examples, batch_size, count):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: must be"):
+        Batches(examples, seed=0, batch_size=batch_size, process_count=count)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (11, 4), (3, 8)])
+def test_padding_counts_every_example_once(count, batch_size):
+    seen = []
+    for index, mask in padded(count, batch_size):
+        assert index.shape == mask.shape == (batch_size,)
+        assert ((index >= 0) & (index < count)).all()
+        seen.extend(index[mask])
+    assert seen == list(range(count))

@@ -1,0 +1,478 @@
+"""Evaluation of a run: `evaluation/evaluate.py`, `quality.py`, `results.py`."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import metrics
+from experiments.checkpointing import manager
+from experiments.comparison import run_record
+from experiments.config import build
+from experiments.evaluation import (
+    evaluate,
+    likelihoods,
+    measurements,
+    result_cache,
+    results,
+    sample_quality,
+)
+from experiments.evaluation.evaluate import Request, evaluate_run
+from experiments.runtime import files
+from experiments.runtime.errors import Stopped, UsageError
+from experiments.training import loop, resume
+from tests.helpers import commands, in_process, tiny
+
+SAMPLES = sample_quality.Settings(
+    ("ddim@2", "heun@3@cosine"), num_samples=40, num_resamples=39
+)
+REQUEST = Request(
+    batch_size=16,
+    likelihood=likelihoods.Settings(num_times=4, ode_steps=4, num_probes=2),
+    samples=SAMPLES,
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny.config(eval__every=0, samples__every=0, checkpoint__every=10)
+    with jax.numpy_dtype_promotion("standard"):
+        loop.train_and_evaluate(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir):
+    return json.loads(evaluate_run(workdir, REQUEST).read_text())
+
+
+@pytest.fixture(scope="module")
+def retrained(workdir, tmp_path_factory):
+    """A run with the same identity, from other weights."""
+    other = tmp_path_factory.mktemp("retrained")
+    config = tiny.config(eval__every=0, samples__every=0, checkpoint__every=10)
+    with jax.numpy_dtype_promotion("standard"):
+        loop.train_and_evaluate(config, other, source=resume.Source(workdir))
+    return other
+
+
+def copied(workdir, path, *names):
+    """Some of what a run and its evaluation left, in another place."""
+    for name in names or ("checkpoints", "evaluation", "samples"):
+        shutil.copytree(workdir / name, path / name)
+    return path
+
+
+def beside(found):
+    """All that does not tell of time and machine."""
+    return found | {"environment": None}
+
+
+def test_what_is_written(evaluated):
+    assert evaluated["settings"]["step"] == 10
+    assert evaluated["identity"]["config"]["seed"] == 0
+    found = evaluated["likelihood"]
+    assert found["count"] == 36 and found["unit"] == "nats per dimension"
+    for name in ("bound", "ode"):
+        assert np.isfinite(found[name]["mean"]) and found[name]["stderr"] > 0
+    error = found["solver_error"]
+    assert (error["count"], error["steps"]) == (4, 8) and error["stderr"] > 0
+    assert found["ode_ends"] == {"data": None, "noise": None}
+    for weights in ("raw", "ema"):
+        errors = evaluated["eps_mse"][weights]
+        assert len(errors["mean"]) == len(evaluated["eps_mse"]["logsnr"])
+        assert min(errors["stderr"]) > 0
+    assert [row["nfe"] for row in evaluated["samples"]] == [2, 5]  # Heun ends singly
+    for row in evaluated["samples"]:
+        names = [(one["metric"], one["recipe"]["features"]) for one in row["metrics"]]
+        assert names == [(name, "pixels") for name in sample_quality.METRICS]
+
+
+def test_metrics_are_those_of_what_was_drawn(workdir, evaluated):
+    (path,) = (workdir / "samples").glob("*ddim_2_*_40.npz")
+    with np.load(path) as file:
+        samples = file["samples"]
+    train = build.dataset(tiny.config().data).train.values
+    row = evaluated["samples"][0]
+    assert row["metrics"][0]["value"] == pytest.approx(
+        metrics.Frechet()(samples, train), rel=1e-5
+    )
+    first = metrics.Frechet()(samples[:36], train)
+    assert row["at_the_floors_count"][0]["value"] == pytest.approx(first, rel=1e-5)
+    floor = metrics.Frechet()(build.dataset(tiny.config().data).test.values, train)
+    assert evaluated["floor"][0]["value"] == pytest.approx(floor, rel=1e-5)
+
+
+def test_the_arrays_are_what_is_told(workdir, evaluated):
+    """And each is found again: means of examples, estimates of resamples, samples."""
+    told, arrays = results.read(workdir / "eval.json")
+    assert told == evaluated
+    for name in ("bound", "ode"):
+        assert arrays[name].shape == (36,)
+        error = arrays[name].std(ddof=1) / 6
+        assert arrays[name].mean() == pytest.approx(told["likelihood"][name]["mean"])
+        assert error == pytest.approx(told["likelihood"][name]["stderr"], rel=1e-6)
+    for weights in ("raw", "ema"):
+        mean = arrays[f"eps_mse_{weights}"].mean(0)
+        np.testing.assert_allclose(mean, told["eps_mse"][weights]["mean"], rtol=1e-6)
+    for number, row in enumerate(told["samples"]):
+        errors = arrays[f"samples_{number}"].std(1, ddof=1)
+        expected = [one["standard_error"] for one in row["metrics"]]
+        np.testing.assert_allclose(errors, expected)
+        assert (workdir / row["file"]).exists()
+
+
+def test_arrays_that_are_gone_or_other_ones_are_made_again(
+    workdir, evaluated, tmp_path, capsys
+):
+    for name in ("checkpoints", "evaluation", "samples"):
+        shutil.copytree(workdir / name, tmp_path / name)
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    for damage, words in (
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or does"),
+    ):
+        damage(tmp_path / "eval.npz")
+        with pytest.raises(UsageError, match=words):
+            results.read(tmp_path / "eval.json")
+        evaluate_run(tmp_path, REQUEST)
+        assert words in capsys.readouterr().out
+        told, _ = results.read(tmp_path / "eval.json")
+        assert told | {"environment": None} == evaluated | {"environment": None}
+
+
+def test_what_another_program_wrote_is_not_written_over(tmp_path):
+    np.savez(tmp_path / "best.npz", samples=np.zeros(3))
+    with pytest.raises(UsageError, match=r"best\.npz.* is no evaluation's; choose"):
+        results.is_there(tmp_path / "best.json", {})
+    np.savez(tmp_path / "best.npz", bound=np.zeros(3))  # killed before the .json
+    assert not results.is_there(tmp_path / "best.json", {})
+    (tmp_path / "best.json").write_text('{"format": 99, "settings": {}}')
+    with pytest.raises(UsageError, match="has format 99, which a newer version"):
+        results.is_there(tmp_path / "best.json", {})
+
+
+@pytest.mark.slow
+def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
+    workdir, evaluated, tmp_path, monkeypatch
+):
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    get, names = result_cache.Parts.get, []
+
+    def stopping(self, name, compute):
+        names.append(name)
+        if len(names) == 2:
+            raise Stopped(signal.SIGTERM)
+        return get(self, name, compute)
+
+    monkeypatch.setattr(result_cache.Parts, "get", stopping)
+    with pytest.raises(Stopped) as stopped:
+        evaluate_run(tmp_path, REQUEST)
+    assert "the same command goes on" in stopped.value.kept
+    assert not (tmp_path / "eval.json").exists()
+    again = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
+    assert again | {"environment": None} == evaluated | {"environment": None}
+
+
+# --- beside other processes ------------------------------------------------------
+
+HOLDER = """
+import contextlib, pathlib, sys, time
+from experiments.runtime import files
+with contextlib.ExitStack() as stack:
+    assert files.held(stack, pathlib.Path(sys.argv[1]))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_evaluation_is_refused_until_the_first_is_killed(
+    workdir, evaluated, tmp_path
+):
+    lock = workdir / "evaluation" / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)],
+        cwd=commands.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    elsewhere = REQUEST._replace(out=str(tmp_path / "eval.json"))
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert evaluate_run(workdir, REQUEST) == workdir / "eval.json"  # it is there
+        with pytest.raises(UsageError, match=f"another process evaluates {workdir}"):
+            evaluate_run(workdir, elsewhere)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert evaluate_run(workdir, elsewhere) == tmp_path / "eval.json"
+
+
+def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
+    def taken(path, *unused):
+        with contextlib.ExitStack() as stack:
+            assert not files.held(stack, path / "evaluation" / ".lock")
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(measurements, "everything", taken)
+    out = str(tmp_path / "eval.json")
+    with pytest.raises(Stopped):
+        evaluate_run(workdir, REQUEST._replace(out=out))
+    with contextlib.ExitStack() as stack:
+        assert files.held(stack, workdir / "evaluation" / ".lock")
+
+
+@pytest.mark.slow
+def test_the_command_says_so_in_one_line(workdir, evaluated, tmp_path):
+    out = tmp_path / "eval.json"
+    with contextlib.ExitStack() as stack:
+        assert files.held(stack, workdir / "evaluation" / ".lock")
+        code, _, error = commands.run(
+            "experiments.evaluate", f"--workdir={workdir}", f"--out={out}"
+        )
+    assert code == 2 and len(error.splitlines()) == 1
+    assert error.startswith("error: another process evaluates ")
+
+
+@pytest.mark.parametrize("count", [-5, 0, 37, 100_000])
+def test_more_held_out_examples_than_there_are_is_refused(workdir, count):
+    message = f"num_examples={count}: must be in 1..36, the held-out examples"
+    with pytest.raises(UsageError, match=message):
+        evaluate_run(workdir, REQUEST._replace(num_examples=count))
+
+
+WRONG = {
+    "too many examples": (
+        "evaluate",
+        "--num_examples=100000",
+        "num_examples=100000: must be in 1..36, the held-out examples",
+    ),
+    "no examples": ("evaluate", "--num_examples=0", "--num_examples=0: .*positive"),
+    "large": ("evaluate", "--num_times=10000000000", r"range \[1, 100000\]"),
+    "memory": ("evaluate", "--sampler=ddim@99999999999999", "takes less"),
+    "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),
+    "long name": ("evaluate", f"--workdir={'x' * 300}", "File name too long"),
+    "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_flag_is_one_line(workdir, name):
+    command, flag, message = WRONG[name]
+    run = commands.run if name in ("memory", "a file") else in_process.run
+    code, output, error = run(f"experiments.{command}", f"--workdir={workdir}", flag)
+    assert (code, output) == (1 if name == "memory" else 2, "")
+    assert error.startswith("error: ") and len(error.splitlines()) == 1, error
+    assert re.search(message, error), error
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_is_no_hindrance(
+    workdir, evaluated, tmp_path, monkeypatch
+):
+    """Though it removes the checkpoint when there are newer ones."""
+    copied(workdir, tmp_path, "checkpoints")
+    everything = measurements.everything
+
+    def removed(path, *arguments):
+        shutil.rmtree(path / "checkpoints" / "10")
+        return everything(path, *arguments)
+
+    monkeypatch.setattr(measurements, "everything", removed)
+    with resume.alone(tmp_path):  # the lock of training
+        found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
+    assert beside(found) == beside(evaluated)
+
+
+# --- of which weights ------------------------------------------------------------
+
+
+def test_a_result_of_other_weights_is_refused_and_not_compared(
+    workdir, evaluated, retrained, tmp_path
+):
+    copied(retrained, tmp_path, "checkpoints")
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    words = "is of other ema weights of step 10: the run was trained anew since"
+    with pytest.raises(UsageError, match=f"eval.json {words}; move it away"):
+        evaluate_run(tmp_path, REQUEST)
+    run = run_record.read(tmp_path)
+    assert run.told is None and not run.arrays
+    (note,) = run.notes
+    assert note.startswith(f"{tmp_path / 'eval.json'} is left out: it {words}; move")
+    assert run_record.read(workdir).told == evaluated
+
+
+def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
+    workdir, evaluated, tmp_path, monkeypatch
+):
+    copied(workdir, tmp_path, "checkpoints", "evaluation", "samples")
+    for name in ("eval.json", "eval.npz"):
+        shutil.copy(workdir / name, tmp_path / name)
+    digest = manager.Checkpoints.digest
+
+    def removed(saved, step, item):
+        shutil.rmtree(saved.directory / str(step))
+        return digest(saved, step, item)
+
+    monkeypatch.setattr(manager.Checkpoints, "digest", removed)
+    run = run_record.read(tmp_path)
+    assert run.told is None and "or a training removed it now" in run.notes[0]
+
+
+def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_path):
+    copied(workdir, tmp_path, "checkpoints")
+    results.write(
+        tmp_path / "eval.json",
+        {**evaluated, "settings": evaluated["settings"] | {"step": 5}},
+        results.read(workdir / "eval.json")[1],
+    )
+    run = run_record.read(tmp_path)
+    assert run.told is None and run.step == 10
+    (note,) = run.notes
+    assert "is left out: it is of step 5, and the run is at step 10; move" in note
+
+
+@pytest.mark.slow
+def test_parts_and_samples_of_other_weights_are_not_taken(
+    workdir, evaluated, retrained, tmp_path, capsys
+):
+    copied(workdir, tmp_path, "evaluation", "samples")
+    copied(retrained, tmp_path, "checkpoints")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
+    text = capsys.readouterr().out
+    for weights in ("raw", "ema"):
+        begin = f"left out, in {tmp_path / 'evaluation'}, of the {weights} weights of "
+        (line,) = [one for one in text.splitlines() if one.startswith(begin)]
+        assert line.endswith(", of other weights, before the run was trained anew")
+    assert text.count("set aside, in") == 2
+    assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
+    fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
+    straight = json.loads(evaluate_run(fresh, REQUEST).read_text())
+    assert beside(found) == beside(straight)
+    assert "set aside" not in capsys.readouterr().out
+    old = evaluated["settings"]["parameters"]
+    after = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    for name, content in before.items():  # nothing is lost
+        stem, _, suffix = name.rpartition(".")
+        assert after[f"{stem}_parameters_{old}_1.{suffix}"] == content
+
+
+def test_the_format_before_is_read_and_said_to_lack_something(
+    workdir, evaluated, tmp_path, capsys
+):
+    copied(workdir, tmp_path, "checkpoints")
+    shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")
+    old = tmp_path / "evaluation" / "0123456789ab"
+    old.mkdir(parents=True)
+    (old / "settings.json").write_text(json.dumps(evaluated["settings"]))
+    told = {**evaluated, "format": 2, "likelihood": dict(evaluated["likelihood"])}
+    for name in ("solver_error", "ode_ends"):
+        del told["likelihood"][name]
+    (tmp_path / "eval.json").write_text(json.dumps(told))
+    assert evaluate_run(tmp_path, REQUEST) == tmp_path / "eval.json"
+    words = "has format 2, without the error of the ODE's solver"
+    assert f"{words}; move it away to evaluate again" in capsys.readouterr().out
+    assert json.loads((tmp_path / "eval.json").read_text()) == told
+    run = run_record.read(tmp_path)
+    assert run.told == told and run.arrays.keys() == set(
+        results.read(workdir / "eval.json")[1]
+    )
+    assert run.notes == ()
+    cabinet = result_cache.Cabinet(tmp_path / "evaluation")
+    names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
+    assert cabinet.left_out(*names) == {old.name: "another version"}
+    for other in ("1", "4"):
+        text = json.dumps(told | {"format": int(other)})
+        (tmp_path / "eval.json").write_text(text)
+        assert run_record.read(tmp_path).told is None
+
+
+def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkeypatch):
+    computed = []
+    get = result_cache.Parts.get
+
+    def counting(self, name, compute):
+        def counted():
+            computed.append(name)
+            return compute()
+
+        return get(self, name, counted)
+
+    monkeypatch.setattr(result_cache.Parts, "get", counting)
+    more = REQUEST._replace(
+        samples=SAMPLES._replace(samplers=(*SAMPLES.samplers, "ddim@3")),
+        out=str(workdir / "more.json"),
+    )
+    found = json.loads(evaluate_run(workdir, more).read_text())
+    assert computed == []
+    assert found["likelihood"] == evaluated["likelihood"]
+    assert found["samples"][:2] == evaluated["samples"]
+
+
+def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, capsys):
+    before = (workdir / "eval.json").read_bytes()
+    evaluate_run(workdir, REQUEST)
+    assert "evaluated already" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="weights 'ema' there, 'raw' now"):
+        evaluate_run(workdir, REQUEST._replace(weights="raw"))
+    assert (workdir / "eval.json").read_bytes() == before
+    with pytest.raises(UsageError, match="must be a .json"):
+        evaluate_run(workdir, REQUEST._replace(out=str(workdir / "eval.npz")))
+    (workdir / "other.json").write_text("{}")
+    with pytest.raises(UsageError, match="other.json is no evaluation"):
+        evaluate_run(workdir, REQUEST._replace(out=str(workdir / "other.json")))
+
+
+def test_other_data_are_refused(workdir, monkeypatch):
+    other = build.dataset(tiny.config(data__size=660).data)
+    monkeypatch.setattr(evaluate.build, "dataset", lambda section: other)
+    with pytest.raises(UsageError, match="trained on .*294.*the data are .*588"):
+        evaluate_run(workdir, REQUEST)
+
+
+def test_a_run_from_before_contents_were_looked_into_is_evaluated(workdir, monkeypatch):
+    same = build.dataset(tiny.config().data)._replace(contents="0123")
+    monkeypatch.setattr(evaluate.build, "dataset", lambda section: same)
+
+    def everything(*unused):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(measurements, "everything", everything)
+    with pytest.raises(Stopped):
+        evaluate_run(workdir, REQUEST._replace(out=str(workdir / "before.json")))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ddim", "write name@steps"),
+        ("ddim@x", "write name@steps"),
+        ("ddimm@2", "did you mean 'ddim'"),
+        ("ddim@2@unifrm", "did you mean 'uniform'"),
+        ("ddim@2@logsnr_uniform(logsnr_max=-20.0)", "below the one before"),
+    ],
+)
+def test_wrong_samplers_are_refused_before_anything_is_done(workdir, text, words):
+    wrong = REQUEST._replace(samples=SAMPLES._replace(samplers=(text,)))
+    with pytest.raises(UsageError, match=words):
+        evaluate_run(workdir, wrong)
+
+
+def test_the_sampler_of_the_config_is_the_default(workdir, tmp_path):
+    request = REQUEST._replace(
+        samples=SAMPLES._replace(samplers=()), out=str(tmp_path / "eval.json")
+    )
+    found = json.loads(evaluate_run(workdir, request).read_text())
+    (row,) = found["samples"]
+    assert row["sampler"] == {"name": "ddim", "num_steps": 2, "grid": "uniform"}

@@ -1,0 +1,101 @@
+"""Features for sample metrics, and the floor of the real digits."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import metrics
+from experiments import data
+from experiments.evaluation import features
+
+DIGITS = data.digits()
+IMAGES = np.asarray(DIGITS.transform.to_float(DIGITS.train.values))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return features.classifier(DIGITS, epochs=8)
+
+
+def test_pixels_are_pixels():
+    found = features.pixels().features_fn(IMAGES[:3])
+    np.testing.assert_array_equal(found, IMAGES[:3].reshape(3, 64))
+
+
+def test_the_classifier_knows_the_digits_that_were_held_out(trained):
+    assert trained.accuracy > 0.95
+    found = trained.features_fn(IMAGES[:250])
+    assert found.shape == (250, 64)
+    # whatever the batch
+    np.testing.assert_allclose(trained.features_fn(IMAGES[:7]), found[:7], atol=1e-5)
+
+
+def test_its_name_tells_its_weights(trained):
+    again = [features.classifier(DIGITS, epochs=1).name for _ in range(2)]
+    assert again[0] == again[1]
+    weights = {name.partition("weights=")[2] for name in (*again, trained.name)}
+    assert len(weights) == 2 and "" not in weights
+
+
+def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
+    """In both features; of pixels the floor is bias, which extrapolation takes away."""
+    halves = metrics.halves(jax.random.key(0), IMAGES)
+    level = IMAGES.std()
+    noisy = halves[0] + level * np.random.RandomState(0).standard_normal(
+        halves[0].shape
+    )
+    line = metrics.ExtrapolatedFrechet(jax.random.key(1))
+    for kind in (features.pixels(), trained):
+        a, b, c = map(kind.features_fn, (*halves, noisy))
+        floor, worse = metrics.Frechet()(a, b), metrics.Frechet()(c, b)
+        assert worse > 2 * floor
+    a, b = map(features.pixels().features_fn, halves)
+    assert abs(line(a, b)) < 0.3 * metrics.Frechet()(a, b)
+
+
+def test_too_little_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match="epochs=0"):
+        features.classifier(DIGITS, epochs=0)
+    with pytest.raises(ValueError, match="must be images"):
+        features.classifier(data.moons(size=200))
+
+
+def test_weights_are_read_from_files_that_are_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no file .*nothing is downloaded"):
+        features.inception(tmp_path / "inception.pth")
+    (tmp_path / "inception.h5").touch()
+    with pytest.raises(ValueError, match=r"must end in .npz, .safetensors or .pth"):
+        features.inception(tmp_path / "inception.h5")
+    state = {"a.conv.weight": np.ones((2, 3), np.float32), "b": np.arange(4)}
+    np.savez(tmp_path / "state.npz", **state)
+    found = features.read_state(tmp_path / "state.npz")
+    assert found.keys() == state.keys()
+    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+    with pytest.raises(ValueError, match="not the weights of Inception"):
+        features.inception(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("package", ["safetensors", "torch"])
+def test_files_of_other_libraries(tmp_path, package):
+    library = pytest.importorskip(
+        "safetensors.numpy" if package == "safetensors" else "torch"
+    )
+    state = {"a.conv.weight": np.ones((2, 3), np.float32)}
+    if package == "torch":
+        path = tmp_path / "state.pth"
+        library.save({name: library.from_numpy(a) for name, a in state.items()}, path)
+    else:
+        path = tmp_path / "state.safetensors"
+        library.save_file(state, path)
+    found = features.read_state(path)
+    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    path.touch()
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ValueError, match="pip install safetensors"):
+        features.read_state(path)

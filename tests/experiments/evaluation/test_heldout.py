@@ -1,0 +1,82 @@
+"""The error of eps at fixed log-SNRs: `evaluation/heldout.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import schedules
+from experiments.data import Examples
+from experiments.evaluation import heldout
+from experiments.evaluation.heldout import LEVELS, Evaluation, Tally
+from experiments.training import step
+from tests.helpers.exact_model import SCHEDULES, STD, model_of
+from tests.helpers.networks import fast
+
+
+def tallied(model, size=4_000, draws=2):
+    values = STD * jax.random.normal(jax.random.key(1), (size, 4))
+    number = jnp.arange(size)
+    examples = Examples(values, jnp.zeros(size, jnp.int32))
+    run = fast(
+        lambda: heldout.eval_step(
+            {}, examples, number, step.stream(0, 0), model=model, draws=draws
+        )
+    )
+    tally = Tally(draws, heldout.reached(model.objective.schedule))
+    tally.add(run(), np.arange(size), np.ones(size, bool))
+    return tally.row()
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_the_best_predictor_has_the_error_of_its_law_in_every_recipe(name):
+    """Of N(0, s^2) the variance of eps given z is s^2 / (s^2 + e^-logsnr).
+
+    4000 values a level; the relative deviation of their mean square is sqrt(2 / 4000).
+    """
+    row = tallied(model_of(name))
+    expected = STD**2 / (STD**2 + np.exp(-LEVELS))
+    np.testing.assert_allclose(row["eps_mse_by_level"], expected, rtol=5 * 0.0224)
+    assert row["eps_mse"] == pytest.approx(np.mean(row["eps_mse_by_level"]))
+
+
+def test_recipes_are_measured_with_the_same_noise():
+    """So that runs are compared without its chance."""
+    one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))
+    assert one["eps_mse"] == pytest.approx(other["eps_mse"], rel=1e-3)
+    assert abs(one["loss"] / other["loss"] - 1) > 0.05  # which losses are not
+
+
+def test_levels_that_a_schedule_does_not_reach_are_no_number():
+    low = schedules.Cosine(logsnr_min=-3.0, logsnr_max=5.0)
+    found, told = heldout.times_of_levels(low), heldout.reached(low)
+    np.testing.assert_array_equal(told, (LEVELS >= -3) & (LEVELS <= 5))
+    np.testing.assert_allclose(low.logsnr(found[told]), LEVELS[told], atol=1e-3)
+    assert np.isfinite(found).all()  # the program has no NaN in it
+    tally = Tally(len(LEVELS), told)
+    seen = Evaluation(np.ones(1), np.ones((1, len(LEVELS))))
+    tally.add(seen, np.zeros(1, int), np.ones(1, bool))
+    row = tally.row()
+    np.testing.assert_array_equal(np.isfinite(row["eps_mse_by_level"]), told)
+    assert np.isnan(row["eps_mse"])  # a mean over other levels is no mean
+
+
+def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
+    number = np.array([0, 1, 2, 4])
+    expected = [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [4, 5, 0, 1]]
+    assert heldout.levels_of(number, 4).tolist() == expected
+    everything = np.ones(len(LEVELS), bool)
+    tally = Tally(4, everything)
+    eps_mse = np.arange(16.0).reshape(4, 4)
+    found = Evaluation(np.array([1.0, 2.0, 4.0, 100.0]), eps_mse)
+    tally.add(found, number, np.array([True, True, True, False]))
+    row = tally.row()
+    assert row["loss"] == pytest.approx(7 / 3)
+    by_level = [(low + low + 6) / 2 for low in range(6)]
+    assert row["eps_mse_by_level"] == by_level
+    assert row["eps_mse"] == pytest.approx(np.mean(by_level))
+    empty = Tally(1, everything)
+    empty.add(
+        Evaluation(np.ones(1), np.ones((1, 1))), np.zeros(1, int), np.ones(1, bool)
+    )
+    assert np.isnan(empty.row()["eps_mse"])

@@ -1,0 +1,120 @@
+"""How a run begins: `training/resume.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.checkpointing import metadata
+from experiments.checkpointing.manager import Checkpoints, MismatchError
+from experiments.runtime.errors import UsageError
+from experiments.training import resume, step
+from experiments.training.resume import Source, begin
+from experiments.training.trainer import Trainer
+from tests.helpers import tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def same(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    with jax.numpy_dtype_promotion("standard"):
+        return Trainer(tiny.config())
+
+
+@pytest.fixture(scope="module")
+def state(trainer):
+    """A state in which every leaf says whose it is."""
+    fill = lambda value, tree: jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, value), tree
+    )
+    state = trainer.init()
+    return step.TrainState(*map(fill, range(1, 1 + len(state)), state))._replace(
+        step=state.step + 6
+    )
+
+
+@pytest.fixture(scope="module")
+def source(trainer, state, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("source")
+    with Checkpoints(workdir) as saved:
+        saved.save(6, resume.items(state), trainer.identity)
+    return workdir
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_new_run_has_the_weights_and_nothing_else(
+    trainer, state, source, tmp_path, weights
+):
+    with Checkpoints(tmp_path) as saved:
+        begun, meaning = begin(trainer, saved, Source(source, weights))
+    fresh = trainer.init()
+    expected = {"ema": state.ema, "raw": state.params}[weights]
+    same(begun.params, expected)
+    same(begun.ema, expected)
+    same(begun.opt_state, trainer.recipe.optimizer.init(expected))
+    same((begun.step, begun.sums), (fresh.step, fresh.sums))
+    assert jax.tree.structure(begun) == jax.tree.structure(fresh)
+    before = [leaf.sharding for leaf in jax.tree.leaves(fresh)]
+    assert [leaf.sharding for leaf in jax.tree.leaves(begun)] == before
+    recorded = {"workdir": str(source), "weights": weights, "step": 6}
+    assert meaning == trainer.identity | {"init_from": recorded}
+
+
+def test_weights_and_average_share_no_memory(trainer, source, tmp_path):
+    """The step donates the state: a leaf that is there twice could not be."""
+    with Checkpoints(tmp_path) as saved:
+        begun, _ = begin(trainer, saved, Source(source))
+    overwrite = jax.jit(
+        lambda state: state._replace(step=state.step + 1), donate_argnums=0
+    )
+    assert overwrite(begun).step == 1
+
+
+def test_a_run_remembers_its_source_and_refuses_another(
+    trainer, source, tmp_path, capsys
+):
+    with Checkpoints(tmp_path) as saved:
+        begun, meaning = begin(trainer, saved, Source(source, "raw"))
+        saved.save(1, resume.items(begun), meaning)
+        saved.wait()
+        for given in (None, Source(source, "raw")):
+            resumed, again = begin(trainer, saved, given)
+            same(resumed, begun)
+            assert again == meaning
+        for given in (Source(source, "ema"), Source(tmp_path / "else", "raw")):
+            with pytest.raises(UsageError, match="leave --init_from out") as error:
+                begin(trainer, saved, given)
+            assert len(str(error.value).splitlines()) == 1
+        assert metadata.differences(meaning, trainer.identity) == []
+
+
+def test_a_run_that_began_afresh_refuses_a_source(trainer, source, tmp_path):
+    with (
+        Checkpoints(source, read_only=True) as saved,
+        pytest.raises(UsageError, match="started from fresh weights, not from"),
+    ):
+        begin(trainer, saved, Source(tmp_path))
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(source, tmp_path):
+    other = Trainer(tiny.config(network__features=8))
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(MismatchError, match="has shape .* in the checkpoint") as error,
+    ):
+        begin(other, saved, Source(source))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_source_without_checkpoints_is_refused(trainer, tmp_path):
+    with Checkpoints(tmp_path / "run") as saved:
+        with pytest.raises(UsageError, match="no checkpoints in .*nowhere"):
+            begin(trainer, saved, Source(tmp_path / "nowhere"))
+        (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+        with pytest.raises(UsageError, match="holds no checkpoint yet"):
+            begin(trainer, saved, Source(tmp_path / "empty"))
