@@ -33,6 +33,7 @@ from diffusionflow import times  # noqa: E402
 from experiments.config import build  # noqa: E402
 from experiments.runtime import sharding  # noqa: E402
 from experiments.training import step  # noqa: E402
+from experiments.training.state import TrainState  # noqa: E402
 from experiments.training.trainer import Trainer  # noqa: E402
 
 ADAPTIVE = times.AdaptiveTimes(times.Uniform())
@@ -54,7 +55,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trained(arguments: argparse.Namespace) -> tuple[Trainer, step.TrainState]:
+def trained(arguments: argparse.Namespace) -> tuple[Trainer, TrainState]:
     """The digits run after a few steps, at times of the config."""
     config = digits.get_config()
     config.num_steps = arguments.num_steps
@@ -71,7 +72,7 @@ def trained(arguments: argparse.Namespace) -> tuple[Trainer, step.TrainState]:
 
 def measure(
     trainer: Trainer,
-    state: step.TrainState,
+    state: TrainState,
     proposal: object,
     settings: argparse.Namespace,
 ) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from benchmarks import ours
 from benchmarks.cases import CASES
 from diffusionflow.networks.layers import REMAT
 from experiments.data import Examples
-from experiments.runtime import sharding
+from experiments.runtime import rng, sharding
 from experiments.training import step
 
 MIB = 2**20
@@ -59,7 +59,7 @@ def large(name: str, dtype: str, remat: str, batch_size: int) -> step.Recipe:
 
 def shapes(recipe: step.Recipe) -> tuple[Any, Examples, jax.Array]:
     """Arguments of the training step without their values."""
-    key = step.stream(0, step.TRAIN)
+    key = rng.stream(0, rng.TRAIN)
     state = jax.eval_shape(functools.partial(step.init, recipe=recipe), key)
     count = recipe.batch_size
     batch = Examples(

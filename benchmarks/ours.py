@@ -17,7 +17,7 @@ from benchmarks import protocol
 from experiments.config import build, optimizers
 from experiments.config.model import Model
 from experiments.data import DataTransform, Examples
-from experiments.runtime import sharding
+from experiments.runtime import rng, sharding
 from experiments.training import step
 
 CLASSES = 10
@@ -98,7 +98,7 @@ class Programs:
         mesh = sharding.data_mesh()
         self.same, self.cut = sharding.replicated(mesh), sharding.along_batch(mesh)
         self.batch = self._batch((case["batch_size"], *case["shape"]))
-        self.key = jax.device_put(step.stream(0, step.TRAIN), self.same)
+        self.key = jax.device_put(rng.stream(0, rng.TRAIN), self.same)
         start = time.perf_counter()
         init = functools.partial(step.init, recipe=recipe)
         self.state = jax.jit(init, out_shardings=self.same)(self.key)
@@ -144,9 +144,9 @@ class Programs:
         )
 
     def _batch(self, shape: tuple[int, ...]) -> Examples:
-        rng = np.random.default_rng(0)
-        values = rng.integers(0, 256, shape, np.uint8)
-        labels = rng.integers(0, CLASSES, shape[0], np.int32)
+        generator = np.random.default_rng(0)
+        values = generator.integers(0, 256, shape, np.uint8)
+        labels = generator.integers(0, CLASSES, shape[0], np.int32)
         return jax.device_put(Examples(values, labels), self.cut)
 
     def _lower_train(self, recipe: step.Recipe) -> Any:

@@ -26,8 +26,10 @@ from experiments.runtime.errors import (
     Diverged,
     PeerLost,
     SaveError,
-    Stopped,
     UsageError,
+)
+from experiments.runtime.signals import (
+    Stopped,
 )
 
 _BACKEND = flags.DEFINE_enum(

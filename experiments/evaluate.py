@@ -10,7 +10,7 @@ where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime.errors import in_directory
+from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
@@ -59,7 +59,7 @@ def main() -> None:
         likelihood=taken(likelihoods.Settings),
         samples=taken(sample_quality.Settings, samplers=samplers),
     )
-    with in_directory("workdir", WORKDIR.value):
+    with reporting_path_errors("workdir", WORKDIR.value):
         evaluate.evaluate_run(WORKDIR.value, request)
 
 

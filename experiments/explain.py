@@ -22,6 +22,7 @@ OUT = flags.DEFINE_string("out", "explain.png", "The picture; empty for none.")
 
 def main() -> None:
     from experiments.analysis import objective_report  # slow to import
+    from experiments.visualization import objective_plot
 
     if OUT.value:
         objective_report.check_path(OUT.value)
@@ -34,7 +35,7 @@ def main() -> None:
     own = objective_report.from_config("config", CONFIG.value)
     print(objective_report.text(own, other))
     if OUT.value:
-        objective_report.draw(OUT.value, own, other)
+        objective_plot.draw(OUT.value, own, other)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
@@ -18,7 +19,6 @@ TITLE = "Diffusion and flow matching, explorable"
 
 
 def main() -> None:
-    from experiments.sampling import shards
     from experiments.visualization import html_page  # slow to import
     from experiments.visualization.explorables import SECTIONS
 
@@ -27,7 +27,7 @@ def main() -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = html_page.render(TITLE, [section_fn() for section_fn in SECTIONS])
-        with shards.whole(directory / "explore.html") as temporary:
+        with files.atomic_write(directory / "explore.html") as temporary:
             temporary.write_text(text)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error

@@ -10,7 +10,7 @@ Stopped or killed, the same command goes on where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime.errors import in_directory
+from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 cli.define_count("num_samples", 100, "How many.", 10**8)
@@ -50,7 +50,7 @@ def main() -> None:
     given = {key: value for key, value in sampler.items() if value is not None}
     plain = {key: values[key] for key in restore.Request._fields if key in values}
     request = restore.Request(**plain, sampler=given)
-    with in_directory("workdir", WORKDIR.value):
+    with reporting_path_errors("workdir", WORKDIR.value):
         generate.sample_run(WORKDIR.value, request)
 
 

@@ -9,7 +9,7 @@ killed, the same command goes on where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime.errors import in_directory
+from experiments.runtime.errors import reporting_path_errors
 
 STUDY = flags.DEFINE_string(
     "study", "configs/study.py", "File with get_study() and get_config(recipe)."
@@ -20,7 +20,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", require
 def main() -> None:
     from experiments.comparison import run_study  # slow to import
 
-    with in_directory("workdir", WORKDIR.value):
+    with reporting_path_errors("workdir", WORKDIR.value):
         run_study.run_study(STUDY.value, WORKDIR.value)
 
 

@@ -7,7 +7,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.runtime import distributed
-from experiments.runtime.errors import in_directory
+from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
@@ -35,7 +35,7 @@ def main() -> None:
     from experiments.training.resume import Source
 
     source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
-    with distributed.watching_peers(), in_directory("workdir", WORKDIR.value):
+    with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
         loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 
 

@@ -4,7 +4,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from diffusionflow import objectives
@@ -13,7 +12,6 @@ from diffusionflow.objectives import Objective
 from experiments.config import build, schema
 from experiments.config.parsing import parse
 from experiments.runtime.errors import UsageError
-from experiments.visualization import style
 
 RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
 NUM_POINTS = 2_001
@@ -213,30 +211,6 @@ def check_path(path: str | pathlib.Path) -> None:
         raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
 
 
-@style.context()
-def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
-    """Writes the picture of total weights, each divided by its largest.
-
-    Args:
-      path: a `.png` in a directory that exists.
-      own: drawn first.
-      other: what it is compared with, if anything.
-    """
-    logsnr = np.linspace(*RANGE, NUM_POINTS)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="log-SNR (data to the right)",
-        ylabel="total weight / largest",
-        xlim=RANGE,
-        ylim=(0, 1.05),
-    )
-    for name in SHOWN:
-        weight = weights(build.RECIPES[name](), logsnr)
-        axes.plot(logsnr, weight / np.nanmax(weight), label=name, lw=1.2, alpha=0.7)
-    for named, dashes in ((other, "--"), (own, "-")):
-        if named is not None:
-            weight = weights(named.objective, logsnr)
-            line = dict(color="black", ls=dashes, lw=2.2)
-            axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def recipe_weights(logsnr: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the total weights of the recipes `SHOWN`, each like `logsnr`."""
+    return {name: weights(build.RECIPES[name](), logsnr) for name in SHOWN}

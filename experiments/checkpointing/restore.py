@@ -10,7 +10,7 @@ from experiments.checkpointing import manager, metadata, posthoc_ema
 from experiments.config import model
 from experiments.config.model import Model
 from experiments.runtime import pytrees, sharding
-from experiments.runtime.errors import UsageError, check_bound
+from experiments.runtime.errors import UsageError, require
 
 
 class Request(NamedTuple):
@@ -89,7 +89,7 @@ def load_each(
     number, found, built, every = _open(workdir, request.step, names)
     config = found["config"]
     if request.sigma_rel is not None:
-        check_bound("weights", request.weights, request.weights == "ema", "ema")
+        require("weights", request.weights, request.weights == "ema", "ema")
         average, error = posthoc_ema.reconstruct(
             workdir, request.sigma_rel, step=number, found=found, target=_target(built)
         )
@@ -98,7 +98,7 @@ def load_each(
     if request.label is not None:
         inside = 0 <= request.label < built.num_classes
         bound = f"in 0..{built.num_classes - 1}, the classes of the data"
-        check_bound("label", request.label, inside, bound)
+        require("label", request.label, inside, bound)
     guidance = config["guidance"] if request.guidance is None else request.guidance
     completed = request._replace(
         step=number, guidance=guidance, sampler=config["sampler"] | request.sampler

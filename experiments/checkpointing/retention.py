@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-METRICS = ("test_loss_ema", "test_loss_raw", "loss")  # the lower, the better
+from experiments.config import schema
 
 
 class Keep(NamedTuple):
@@ -18,7 +18,7 @@ class Keep(NamedTuple):
 
     newest: int = 1
     best: int = 0
-    metric: str = METRICS[0]
+    metric: str = schema.RANKING_METRICS[0]
 
 
 NEWEST = Keep()
@@ -41,7 +41,7 @@ def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]
 
 def ranking(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row of the log says of the rank of its step."""
-    return {name: row[name] for name in METRICS if name in row}
+    return {name: row[name] for name in schema.RANKING_METRICS if name in row}
 
 
 def _rank(value: Any) -> float:

@@ -6,41 +6,18 @@ light or dark theme. Groups differ in their markers too, and samplers in their d
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
 from experiments.comparison.quantities import Samples
+from experiments.visualization.blocks import MARKERS, Chart, Trace, axis
 
-MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 METRIC = "test_eps_mse_ema"
 MOST_POINTS = 1_000
-
-Trace = dict[str, Any]
-
-
-class Chart(NamedTuple):
-    """A figure and what to read from it.
-
-    Fields:
-      title: of the figure, plain text.
-      caption: what is drawn, with units.
-      data: traces.
-      layout: without colours.
-    """
-
-    title: str
-    caption: str
-    data: list[Trace]
-    layout: dict[str, Any]
-
-
-def axis(title: str, **more: Any) -> dict[str, Any]:
-    """An axis of a layout, with room for its title."""
-    return {"title": {"text": title, "standoff": 6}, "automargin": True} | more
 
 
 def _line(

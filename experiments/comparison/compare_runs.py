@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.comparison import grouping, quantities, report, tables
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
-from experiments.sampling import shards
 from experiments.visualization import html_page
 
 WIDTH = 110  # of the table where no terminal says
@@ -43,7 +43,7 @@ def compare_runs(
     first, *others = (group.name for group in gathered)
     title = f"{first} against {', '.join(others)}"
     text = html_page.render(title, report.every(gathered, found))
-    with shards.whole(pathlib.Path(out)) as temporary:
+    with files.atomic_write(pathlib.Path(out)) as temporary:
         temporary.write_text(text)
     print(out, flush=True)
     return text

@@ -26,11 +26,10 @@ from diffusionflow import (
     weightings,
 )
 from experiments import data
-from experiments.checkpointing import retention
 from experiments.config import optimizers, schema
 from experiments.config.parsing import from_section, parse
 from experiments.runtime import sharding
-from experiments.runtime.errors import check_bound, check_name, naming
+from experiments.runtime.errors import check_name, naming, require
 
 SCHEDULES = {
     "flow_matching": schedules.FlowMatching,
@@ -239,7 +238,7 @@ def network(section: Mapping[str, Any], num_classes: int) -> Any:
     built = from_section("network", section, NETWORKS, num_classes=num_classes)
     vectors = built.vector_features
     bound = "0: no data set here has vectors; use them in a program of your own"
-    check_bound("network.vector_features", vectors, vectors == 0, bound)
+    require("network.vector_features", vectors, vectors == 0, bound)
     return built
 
 
@@ -250,10 +249,10 @@ def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
       UsageError: a width is out of bounds or there twice, or none would be stored.
     """
     widths, every = tuple(section["sigma_rel"]), section["store_every"]
-    check_bound("ema.sigma_rel", widths, len(set(widths)) == len(widths), "distinct")
+    require("ema.sigma_rel", widths, len(set(widths)) == len(widths), "distinct")
     stored = bool(widths) == bool(every)
     bound = f"positive if there are widths, else 0: ema.sigma_rel={widths}"
-    check_bound("ema.store_every", every, stored, bound)
+    require("ema.store_every", every, stored, bound)
     with naming("ema"):
         return tuple(map(ema.gamma_of, widths))
 
@@ -271,17 +270,19 @@ def check(config: ConfigDict) -> None:
     schema.check_complete(config)
     for name, least in AT_LEAST.items():
         value = _entry(config, name)
-        check_bound(name, value, value >= least, f"at least {least}")
+        require(name, value, value >= least, f"at least {least}")
     for name, holds, bound in RANGES:
         value = _entry(config, name)
-        check_bound(name, value, holds(value), bound)
+        require(name, value, holds(value), bound)
     dropout = config["network"].get("dropout", 0)
     dropout = schema.typed("network.dropout", dropout, float)
-    check_bound("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+    require("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
     low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
-    check_bound("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
+    require("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
     check_name("matmul_precision", config["matmul_precision"], MATMUL_PRECISIONS)
-    check_name("checkpoint.metric", config["checkpoint"]["metric"], retention.METRICS)
+    check_name(
+        "checkpoint.metric", config["checkpoint"]["metric"], schema.RANKING_METRICS
+    )
     parts = config["optimizer"]["accumulate"]
     sharding.check_batch("batch_size", config["batch_size"], parts)
     sharding.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from experiments.runtime.errors import check_bound, check_name
+from experiments.runtime.errors import check_name, require
 
 LEARNING_RATES = ("constant", "cosine")
 
@@ -22,7 +22,7 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
     warmup = section["warmup_steps"]
     inside = 0 <= warmup < num_steps
     bound = f"in [0, num_steps={num_steps})"
-    check_bound("optimizer.warmup_steps", warmup, inside, bound)
+    require("optimizer.warmup_steps", warmup, inside, bound)
     after = (
         optax.constant_schedule(peak)
         if name == "constant"

@@ -144,3 +144,6 @@ def _check_names(where: str, section: Any, known: Any, is_open: bool = False) ->
     for name in known:
         if name not in section:
             raise UsageError(f"{where}: no entry {name!r}; {nearest(name, section)}")
+
+
+RANKING_METRICS = ("test_loss_ema", "test_loss_raw", "loss")  # the lower, the better

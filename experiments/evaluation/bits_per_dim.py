@@ -14,7 +14,9 @@ from experiments.evaluation.likelihoods import (
     ode_ends,
     reach,
 )
-from experiments.training.metrics_log import plain
+from experiments.runtime.files import (
+    plain,
+)
 
 TERMS = ("bound", "recon", "diffusion", "prior")
 

@@ -15,9 +15,11 @@ from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files
 from experiments.runtime.errors import (
-    Stopped,
     UsageError,
-    check_bound,
+    require,
+)
+from experiments.runtime.signals import (
+    Stopped,
     stopping,
 )
 
@@ -56,7 +58,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
-        check_bound("out", str(path), path.suffix == ".json", "a .json")
+        require("out", str(path), path.suffix == ".json", "a .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.held(stack, workdir / FOLDER / ".lock")
         if results.is_there(path, settings):
@@ -104,7 +106,7 @@ def _check_count(asked: int | None, there: int) -> None:
     """Of the held-out examples."""
     inside = asked is None or 1 <= asked <= there
     bound = f"in 1..{there}, the held-out examples"
-    check_bound("num_examples", asked, inside, bound)
+    require("num_examples", asked, inside, bound)
 
 
 def _completed(request: Request, loaded: Loaded) -> Request:

@@ -19,8 +19,7 @@ from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
 from experiments.data import DataTransform, Examples, loader
 from experiments.evaluation.result_cache import Arrays, Parts
-from experiments.runtime import sharding
-from experiments.training import step
+from experiments.runtime import rng, sharding
 
 SIGMAS = 3.5
 MOST_AGAIN = 64  # examples whose ODE is solved again, in twice the steps
@@ -159,7 +158,7 @@ def _in_batches(
 
 def _compiled(fn: Any, model: Model, settings: Settings) -> Any:
     def program(params: Any, values: Any, labels: Any, number: Any) -> Any:
-        key = step.stream(settings.seed, step.EVALUATE)
+        key = rng.stream(settings.seed, rng.EVALUATE)
         keys = random.example_keys(key, number)
         x = model.transform.to_float(values)
         return fn(keys, model, model.denoise_fn(params, labels, 1), x, settings)

@@ -13,9 +13,10 @@ from experiments.config.model import Model
 from experiments.data import Examples, loader
 from experiments.evaluation import heldout
 from experiments.evaluation.result_cache import Parts
-from experiments.runtime import sharding
-from experiments.training import step
-from experiments.training.metrics_log import plain
+from experiments.runtime import rng, sharding
+from experiments.runtime.files import (
+    plain,
+)
 
 
 def per_example(
@@ -54,7 +55,7 @@ def _errors(
     model: Model, params: Any, examples: Examples, batch_size: int
 ) -> dict[str, np.ndarray]:
     draws = len(heldout.LEVELS)  # then `evaluation.levels_of` has them in order
-    key = step.stream(0, step.EVALUATE)
+    key = rng.stream(0, rng.EVALUATE)
 
     def program(params: Any, batch: Examples, number: jax.Array) -> jax.Array:
         return heldout.eval_step(

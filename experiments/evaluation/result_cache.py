@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sampling import shards
+from experiments.runtime import files
 
 Arrays = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
@@ -28,8 +28,8 @@ class Parts:
     def __init__(self, folder: pathlib.Path, settings: Settings):
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        shards.sweep(folder)
-        with shards.whole(folder / SETTINGS) as temporary:
+        files.sweep(folder)
+        with files.atomic_write(folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 
     def get(self, name: str, compute: Callable[[], Arrays]) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ class Parts:
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 print(f"computing again what is damaged: {path}: {error}", flush=True)
         arrays = {key: np.asarray(value) for key, value in compute().items()}
-        with shards.whole(path) as temporary, temporary.open("wb") as file:
+        with files.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return arrays
 

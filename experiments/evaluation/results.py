@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.sampling import shards
 
@@ -41,13 +42,13 @@ def write(
       found: the arrays.
     """
     beside = path.with_suffix(".npz")
-    with shards.whole(beside) as temporary:
+    with files.atomic_write(beside) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **found)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     arrays = {"file": beside.name, "sha256": digest}
     whole = {"format": FORMAT, **told, "arrays": arrays}
-    with shards.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text(json.dumps(whole, indent=1) + "\n")
 
 

@@ -20,9 +20,11 @@ from jax.experimental import multihost_utils
 from experiments.runtime.errors import (
     PeerLost,
     SaveError,
+    UsageError,
+)
+from experiments.runtime.signals import (
     Stop,
     Stopped,
-    UsageError,
 )
 
 NAMES = ("coordinator", "num_processes", "process_id")

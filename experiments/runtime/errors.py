@@ -1,14 +1,11 @@
-"""Errors that are the user's to mend: the command line prints them as one line."""
+"""Errors that the command line prints as one line, each with its exit code."""
 
 import contextlib
 import difflib
 import errno
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 
 class UsageError(ValueError):
@@ -41,85 +38,6 @@ class PeerLost(RuntimeError):
     code = 4
 
 
-class Stopped(BaseException):
-    """SIGTERM or Ctrl-C came; the command line prints what is kept, as one line.
-
-    As a `KeyboardInterrupt` it is no `Exception`, so that what turns errors of others
-    into its own (a reader of files, say) lets it through.
-
-    Args:
-      number: of the signal; the exit code is 128 more, as shells have it.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.code = 128 + number
-        self.kept = "nothing was written"
-
-
-class Stop:
-    """Whether SIGTERM or Ctrl-C has come, for loops that end at a place of their own.
-
-    Fields:
-      number: of the signal, or None.
-    """
-
-    number: int | None = None
-
-    def check(self) -> None:
-        """Raises `Stopped` if one has come."""
-        if self.number is not None:
-            raise Stopped(self.number)
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[None]:
-    """Raises `Stopped` at SIGTERM and Ctrl-C inside; a second one ends the process."""
-
-    def stop(number: int) -> None:
-        raise Stopped(number)
-
-    with _handling(stop):
-        yield
-
-
-@contextlib.contextmanager
-def noting() -> Iterator[Stop]:
-    """Notes SIGTERM and Ctrl-C inside; a second one ends the process."""
-    stop = Stop()
-    with _handling(lambda number: setattr(stop, "number", number)):
-        yield stop
-
-
-@contextlib.contextmanager
-def _handling(stop_fn: Callable[[int], None]) -> Iterator[None]:
-    """Calls `stop_fn` at the first signal inside.
-
-    Elsewhere than in the main thread, where Python takes no signals, it does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        restore()
-        stop_fn(number)
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-
-
 def check_name(where: str, name: str, known: Collection[str]) -> None:
     """Raises a `UsageError` with the nearest valid name if `name` is not in `known`."""
     if name in known:
@@ -134,14 +52,14 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 
-def check_bound(name: str, value: float, holds: bool, bound: str) -> None:
+def require(name: str, value: float, holds: bool, bound: str) -> None:
     """Raises a `UsageError` naming value and bound if `holds` is False."""
     if not holds:
         raise UsageError(f"{name}={value!r}: must be {bound}")
 
 
 @contextlib.contextmanager
-def in_directory(flag: str, path: str) -> Iterator[None]:
+def reporting_path_errors(flag: str, path: str) -> Iterator[None]:
     """Turns an error of the file system about `path` into a `UsageError`.
 
     Or about what is in it, or what it is in. Those of a disk that is full are left.

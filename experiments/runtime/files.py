@@ -2,8 +2,15 @@
 
 import contextlib
 import fcntl
+import json
+import math
+import os
 import pathlib
 import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 
 def held(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
@@ -30,3 +37,50 @@ def held(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
             flush=True,
         )
     return True
+
+
+def plain(value: Any) -> Any:
+    """Arrays and scalars as JSON values: 9 digits (float32), None for non-finite."""
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (list, tuple)) or np.ndim(value):
+        return [plain(item) for item in value]
+    if isinstance(value, int) or np.issubdtype(np.asarray(value).dtype, np.integer):
+        return int(value)
+    return float(f"{float(value):.9g}") if math.isfinite(value) else None
+
+
+@contextlib.contextmanager
+def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to, which takes the name `path` once it is on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes temporary files of `atomic_write` whose process here has ended."""
+    for left in folder.glob(".*.tmp"):
+        pid = left.suffixes[-2].removeprefix(".")
+        if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as readable JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from experiments.runtime.errors import check_bound
+from experiments.runtime.errors import require
 
 DATA, FSDP = "data", "fsdp"
 # jaxlib 0.10 gives CPU convolutions to YNNPACK, which is slower and less accurate
@@ -30,7 +30,7 @@ def split_cpu(count: int) -> None:
     Raises:
       UsageError: if `count` is not positive.
     """
-    check_bound("cpu_devices", count, count >= 1, "positive")
+    require("cpu_devices", count, count >= 1, "positive")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
 
@@ -116,14 +116,14 @@ def check_batch(name: str, batch_size: int, parts: int = 1) -> None:
     words = [f"the {count} devices"] if count > 1 else []
     words += [f"the {parts} parts of optimizer.accumulate"] if parts > 1 else []
     bound = f"a positive multiple of {' times '.join(words)}" if words else "positive"
-    check_bound(name, batch_size, good, bound)
+    require(name, batch_size, good, bound)
 
 
 def check_fsdp(name: str, fsdp: int) -> None:
     """Raises a `UsageError` unless `fsdp` divides the number of devices."""
     count = jax.device_count()
     good = fsdp >= 1 and count % fsdp == 0
-    check_bound(name, fsdp, good, f"a divisor of the number of devices, {count}")
+    require(name, fsdp, good, f"a divisor of the number of devices, {count}")
 
 
 def place(mesh: Mesh, tree: Any) -> Any:

@@ -18,8 +18,7 @@ import numpy as np
 from diffusionflow import random, samplers
 from experiments.config import build
 from experiments.config.model import Model
-from experiments.runtime import sharding
-from experiments.training import step
+from experiments.runtime import rng, sharding
 
 CPU_WIDTH = 16
 
@@ -87,7 +86,7 @@ def make_draw_fn(
     ) -> np.ndarray:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
-        parts, stream = [], step.stream(seed, step.SAMPLE)
+        parts, stream = [], rng.stream(seed, rng.SAMPLE)
         end, together = first + len(labels), width * mesh.size
         for start in range(first - first % width, end, together):
             number = np.arange(start, start + together)

@@ -11,8 +11,11 @@ import numpy as np
 
 from experiments.checkpointing.restore import Loaded, Request, load
 from experiments.config.model import Model
-from experiments.runtime import environment
-from experiments.runtime.errors import Stopped, stopping
+from experiments.runtime import progress
+from experiments.runtime.signals import (
+    Stopped,
+    stopping,
+)
 from experiments.sampling import compiled_sampler
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
@@ -88,7 +91,7 @@ def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
     )
     labels, begin = _labels(request, built), time.perf_counter()
     drawn = 0
-    with contextlib.closing(environment.DrawMeter(request.num_samples)) as meter:
+    with contextlib.closing(progress.DrawMeter(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
             if shards.finished(number):
                 meter.skip(stop - start)

@@ -8,11 +8,10 @@ shards become `NAME.npz`, one after another, so that memory is bounded by a shar
 import contextlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,13 +78,16 @@ class Shards:
                 f"another process draws {self.result}: wait until it has ended, or "
                 "choose another --out"
             )
-        sweep(self.folder)
-        with whole(self.folder / "settings.json") as temporary:
+        files.sweep(self.folder)
+        with files.atomic_write(self.folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
 
     def write(self, number: int, samples: np.ndarray, outside: int) -> None:
         """Writes shard `number`; `outside` counts the values that were clamped."""
-        with whole(self._path(number)) as temporary, temporary.open("wb") as file:
+        with (
+            files.atomic_write(self._path(number)) as temporary,
+            temporary.open("wb") as file,
+        ):
             np.savez(file, samples=samples, outside=np.int64(outside))
 
     def read(self, number: int) -> tuple[np.ndarray, int]:
@@ -138,7 +140,7 @@ class Shards:
         count, outside = self.bounds[-1][1], 0
         sample = self.read(0)[0]
         with (
-            whole(self.result) as temporary,
+            files.atomic_write(self.result) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file,
         ):
             with file.open("samples.npy", "w", force_zip64=True) as entry:
@@ -158,37 +160,6 @@ class Shards:
 
     def _path(self, number: int) -> pathlib.Path:
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the name `path` once it is on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: pathlib.Path) -> None:
-    """Removes what killed processes of this host left half written by `whole`."""
-    for left in folder.glob(".*.tmp"):
-        pid = left.suffixes[-2].removeprefix(".")
-        if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
-            left.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def set_aside(path: pathlib.Path, name: str, value: Any) -> str | None:

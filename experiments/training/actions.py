@@ -11,8 +11,14 @@ import jax
 
 from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
-from experiments.runtime import distributed, environment, sharding
-from experiments.runtime.errors import Diverged, Stop, Stopped
+from experiments.runtime import distributed, environment, files, progress, sharding
+from experiments.runtime.errors import (
+    Diverged,
+)
+from experiments.runtime.signals import (
+    Stop,
+    Stopped,
+)
 from experiments.sampling import compiled_sampler
 from experiments.training import (
     metrics_log,
@@ -21,7 +27,9 @@ from experiments.training import (
     resume,
     running_metrics,
 )
-from experiments.training.step import TrainState
+from experiments.training.state import (
+    TrainState,
+)
 from experiments.training.trainer import Trainer
 from experiments.visualization import sample_images
 
@@ -40,7 +48,7 @@ class Books(NamedTuple):
     saved: manager.Checkpoints
     stored: posthoc_ema.Averages | None
     log: metrics_log.Log | None
-    meter: environment.Meter
+    meter: progress.Meter
     watch: reference_curves.Watch
 
 
@@ -232,7 +240,7 @@ class Run:
             self._books.stored.wait()
         if self._books.log is not None:
             self._books.log.sync()
-        ranking = retention.ranking({k: metrics_log.plain(v) for k, v in row.items()})
+        ranking = retention.ranking({k: files.plain(v) for k, v in row.items()})
         self._books.saved.save(number, resume.items(state), self._meaning, ranking)
 
     def _check_going(self, number: int, state: TrainState) -> None:

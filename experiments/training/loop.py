@@ -16,16 +16,24 @@ from rich.console import Console
 
 from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
-from experiments.runtime import distributed, environment
-from experiments.runtime.errors import noting
+from experiments.runtime import distributed, environment, files, progress
+from experiments.runtime.signals import (
+    noting,
+)
 from experiments.training import (
+    console,
     label_probe,
     metrics_log,
     reference_curves,
     resume,
 )
 from experiments.training.actions import Books, Run
-from experiments.training.step import TrainState, train_step
+from experiments.training.state import (
+    TrainState,
+)
+from experiments.training.step import (
+    train_step,
+)
 from experiments.training.trainer import Trainer
 from experiments.visualization import sample_images
 
@@ -84,8 +92,8 @@ def train_and_evaluate(
             log = metrics_log.Log(workdir, first)
             _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
-        console = None if log else Console(quiet=True)
-        meter = environment.Meter(first, config.num_steps, config.batch_size, console)
+        quiet = None if log else Console(quiet=True)
+        meter = progress.Meter(first, config.num_steps, config.batch_size, quiet)
         stack.enter_context(contextlib.closing(meter))
         stored = stack.enter_context(posthoc_ema.opened(workdir, config.ema, meaning))
         books = Books(saved, stored, log, meter, reference_curves.watch(meaning))
@@ -108,7 +116,7 @@ def _announce(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     sigma_data = trainer.config.sigma_data, trainer.root_mean_square()
     dataset = trainer.dataset
-    text = environment.banner(
+    text = console.banner(
         num_parameters=parameters,
         objective=trainer.config.objective.to_dict(),
         examples=(
@@ -124,12 +132,12 @@ def _announce(
     print(text, flush=True)
     warnings = (
         label_probe.warning(label_effect),
-        environment.sigma_data_warning(*sigma_data),
+        console.sigma_data_warning(*sigma_data),
     )
     for warning in filter(None, warnings):
         print(warning, flush=True)
-    environment.write_json(workdir / "config.json", trainer.identity["config"])
-    environment.write_json(workdir / "environment.json", environment.environment())
+    files.write_json(workdir / "config.json", trainer.identity["config"])
+    files.write_json(workdir / "environment.json", environment.environment())
 
 
 def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from experiments.checkpointing import retention
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 
 FILE_NAME = "metrics.jsonl"
@@ -85,17 +86,6 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     return rows
 
 
-def plain(value: Any) -> Any:
-    """Arrays and scalars as JSON values: 9 digits (float32), None for non-finite."""
-    if isinstance(value, (bool, str)) or value is None:
-        return value
-    if isinstance(value, (list, tuple)) or np.ndim(value):
-        return [plain(item) for item in value]
-    if isinstance(value, int) or np.issubdtype(np.asarray(value).dtype, np.integer):
-        return int(value)
-    return float(f"{float(value):.9g}") if math.isfinite(value) else None
-
-
 class Log:
     """Writes one row per logged step to all places.
 
@@ -126,7 +116,7 @@ class Log:
         """
         for file, numbers in ((self._file, row), (self._times, wall_clock)):
             if numbers:
-                values = {name: plain(value) for name, value in numbers.items()}
+                values = {name: files.plain(value) for name, value in numbers.items()}
                 file.write(json.dumps({"step": step} | values).encode() + b"\n")
                 file.flush()
         for name, value in (row | wall_clock).items():

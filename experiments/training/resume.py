@@ -11,8 +11,10 @@ from diffusionflow import ema
 from experiments.checkpointing import metadata
 from experiments.checkpointing.manager import WEIGHTS, Checkpoints
 from experiments.runtime import distributed, files
-from experiments.runtime.errors import UsageError, check_bound
-from experiments.training.step import TrainState
+from experiments.runtime.errors import UsageError, require
+from experiments.training.state import (
+    TrainState,
+)
 from experiments.training.trainer import Trainer
 
 
@@ -68,7 +70,7 @@ def begin(
         return _afresh(trainer, source)
     reachable = newest <= trainer.config.num_steps
     bound = f"at least {newest}, the step of the newest checkpoint"
-    check_bound("num_steps", trainer.config.num_steps, reachable, bound)
+    require("num_steps", trainer.config.num_steps, reachable, bound)
     found = saved.identity(newest)
     metadata.check_format(found)
     metadata.check_same(found, trainer.identity, newest)

@@ -20,32 +20,7 @@ from experiments.runtime.sharding import Placement, replicated
 from experiments.training import grad_accumulation
 from experiments.training.nonfinite import Faults
 from experiments.training.running_metrics import Bins, Sums
-
-INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
-
-
-class TrainState(NamedTuple):
-    """Everything that a step changes.
-
-    Fields:
-      step: steps made so far, int32; also the number of the next batch.
-      params: of the network.
-      opt_state: of optax.
-      ema: average of `params`, float32.
-      sums: for the log.
-      faults: steps that were not finite and made no update.
-      moments: what an adaptive proposal has learned; None for any other.
-      profiles: averages of power profiles, float32, one for each of the recipe's.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    ema: Any
-    sums: Sums
-    faults: Faults
-    moments: times.LossMoments | None = None
-    profiles: tuple[Any, ...] = ()
+from experiments.training.state import TrainState
 
 
 class Recipe(NamedTuple):
@@ -78,11 +53,6 @@ class Recipe(NamedTuple):
     nonfinite_limit: int = 10
     placement: Placement | None = None
     gammas: tuple[float, ...] = ()
-
-
-def stream(seed: int, purpose: int) -> jax.Array:
-    """The key of one purpose of a run."""
-    return random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)
 
 
 def init(key: jax.Array, recipe: Recipe) -> TrainState:

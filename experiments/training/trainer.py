@@ -13,11 +13,13 @@ from experiments.checkpointing import metadata
 from experiments.config import build, model, optimizers
 from experiments.data import loader
 from experiments.evaluation import heldout
-from experiments.runtime import sharding
+from experiments.runtime import rng, sharding
 from experiments.runtime.errors import naming
 from experiments.sampling import compiled_sampler
 from experiments.training import label_probe, step
-from experiments.training.step import TrainState
+from experiments.training.state import (
+    TrainState,
+)
 
 LARGEST_DRAW = 128  # samples that a device draws at once
 
@@ -70,7 +72,7 @@ class Trainer:
     def _compile(self) -> None:
         config, same = self.config, sharding.replicated(self.mesh)
         streams = lambda: [
-            step.stream(config.seed, purpose) for purpose in (step.TRAIN, step.EVALUATE)
+            rng.stream(config.seed, purpose) for purpose in (rng.TRAIN, rng.EVALUATE)
         ]
         self.train_key, self.eval_key = jax.jit(streams, out_shardings=same)()
         self.gather = lambda params: params
@@ -100,7 +102,7 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        key = step.stream(self.config.seed, step.INIT)
+        key = rng.stream(self.config.seed, rng.INIT)
         return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
 
     def _placement(self) -> sharding.Placement | None:
@@ -111,7 +113,7 @@ class Trainer:
 
     def _shapes(self) -> TrainState:
         """Shapes and dtypes of the state."""
-        key = step.stream(self.config.seed, step.INIT)
+        key = rng.stream(self.config.seed, rng.INIT)
         return jax.eval_shape(self.init_fn, key)
 
     def batches(self, start: int) -> Iterator[data.Examples]:

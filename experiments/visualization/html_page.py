@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.comparison.charts import Chart
 from experiments.runtime.errors import UsageError
 from experiments.visualization import sample_images, sliders
+from experiments.visualization.blocks import (
+    Chart,
+)
 from experiments.visualization.sliders import Explorable
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")

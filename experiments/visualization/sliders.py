@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.comparison.charts import Chart
+from experiments.visualization.blocks import (
+    Chart,
+)
 
 DIGITS = 4  # significant, more than a screen shows
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusionflow.networks import DiT, dit, positions
+from experiments.runtime import rng
 from experiments.training import step
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -163,14 +164,14 @@ def test_it_learns_more_of_digits_than_pixels_tell_alone(standard_promotion):
     config.network = dict(name="dit", features=32, num_blocks=2, num_heads=2)
     config.batch_size, config.optimizer.learning_rate = 64, 4e-3
     trainer = Trainer(config)
-    reader, key = trainer.batches(0), step.stream(0, step.TRAIN)
+    reader, key = trainer.batches(0), rng.stream(0, rng.TRAIN)
     batches = [next(reader) for _ in range(config.num_steps)]
     stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches)
     update = functools.partial(step.train_step, key=key, recipe=trainer.recipe)
 
     @jax.jit
     def train(batches):
-        state = step.init(step.stream(0, step.INIT), trainer.recipe)
+        state = step.init(rng.stream(0, rng.INIT), trainer.recipe)
         return jax.lax.scan(update, state, batches)[1]
 
     losses = train(stacked)

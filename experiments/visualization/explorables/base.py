@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.charts import Trace
+from experiments.visualization.blocks import (
+    Trace,
+)
 from experiments.visualization.sliders import Over
 
 POWERS = {"dtick": 1, "exponentformat": "power"}  # ticks of an axis of type log

@@ -5,7 +5,10 @@ import numpy as np
 from diffusionflow import schedules
 from experiments.analysis import gaussian_trajectories, sampler_error, weights
 from experiments.analysis.weights import ChurnWeights
-from experiments.comparison.charts import Chart, axis
+from experiments.visualization.blocks import (
+    Chart,
+    axis,
+)
 from experiments.visualization.explorables.base import (
     line,
     particles_as_line,

@@ -6,7 +6,11 @@ from diffusionflow import analytic
 from diffusionflow._numeric import in_float64
 from experiments.analysis import sampler_error
 from experiments.analysis.sampler_error import SAMPLERS, Samples
-from experiments.comparison.charts import MARKERS, Chart, axis
+from experiments.visualization.blocks import (
+    MARKERS,
+    Chart,
+    axis,
+)
 from experiments.visualization.explorables.base import POWERS, line, words
 from experiments.visualization.html_page import Section
 from experiments.visualization.sliders import Explorable, Over, Slider

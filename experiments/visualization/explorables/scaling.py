@@ -9,7 +9,10 @@ from experiments.analysis.gaussian_trajectories import (
     FLOW,
     PRESERVING,
 )
-from experiments.comparison.charts import Chart, axis
+from experiments.visualization.blocks import (
+    Chart,
+    axis,
+)
 from experiments.visualization.explorables.base import (
     POWERS,
     line,

@@ -10,7 +10,11 @@ from diffusionflow import objectives
 from diffusionflow.objectives import Objective
 from experiments.analysis import weights
 from experiments.analysis.weights import Moved
-from experiments.comparison.charts import Chart, Trace, axis
+from experiments.visualization.blocks import (
+    Chart,
+    Trace,
+    axis,
+)
 from experiments.visualization.explorables.base import line, texts
 from experiments.visualization.html_page import Section
 from experiments.visualization.sliders import Explorable, Over, Slider

@@ -11,6 +11,7 @@ from diffusionflow import objectives, schedules, times, weightings
 from experiments.analysis import objective_report
 from experiments.analysis.objective_report import Named
 from experiments.runtime.errors import UsageError
+from experiments.visualization import objective_plot
 from tests.helpers import commands, in_process, tiny
 
 FLOW, COSINE = schedules.FlowMatching(), schedules.Cosine()
@@ -77,7 +78,7 @@ def test_schedules_that_share_no_noise_level_are_refused():
 def test_the_picture_shows_the_weights(tmp_path):
     """A white border of axes, colours inside, and refused where it cannot be."""
     path = tmp_path / "weights.png"
-    objective_report.draw(path, Named("mine", objectives.edm()))
+    objective_plot.draw(path, Named("mine", objectives.edm()))
     image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert image.shape[0] > 300 and image.shape[1] > 500
     assert (image.sum(-1) < 60).sum() > 2_000  # the black line, axes and words

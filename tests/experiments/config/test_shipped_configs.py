@@ -17,8 +17,8 @@ from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
 from experiments.config import build, model
 from experiments.data import cifar
-from experiments.runtime import environment, sharding
-from experiments.training import loop
+from experiments.runtime import sharding
+from experiments.training import console, loop
 from tests.helpers.networks import directions
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -166,7 +166,7 @@ def test_sigma_data_is_that_of_the_data(name):
     dataset = build.dataset(config.data)
     x = np.asarray(dataset.transform.to_float(dataset.train.values), np.float64)
     measured = np.sqrt(np.mean(x**2))
-    assert environment.sigma_data_warning(config.sigma_data, measured) is None
+    assert console.sigma_data_warning(config.sigma_data, measured) is None
 
 
 RECIPES = {

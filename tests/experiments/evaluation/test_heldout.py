@@ -9,7 +9,7 @@ from diffusionflow import schedules
 from experiments.data import Examples
 from experiments.evaluation import heldout
 from experiments.evaluation.heldout import LEVELS, Evaluation, Tally
-from experiments.training import step
+from experiments.runtime import rng
 from tests.helpers.exact_model import SCHEDULES, STD, model_of
 from tests.helpers.networks import fast
 
@@ -20,7 +20,7 @@ def tallied(model, size=4_000, draws=2):
     examples = Examples(values, jnp.zeros(size, jnp.int32))
     run = fast(
         lambda: heldout.eval_step(
-            {}, examples, number, step.stream(0, 0), model=model, draws=draws
+            {}, examples, number, rng.stream(0, 0), model=model, draws=draws
         )
     )
     tally = Tally(draws, heldout.reached(model.objective.schedule))

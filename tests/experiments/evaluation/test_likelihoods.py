@@ -12,7 +12,7 @@ from experiments.data import DataTransform, Examples
 from experiments.evaluation import bits_per_dim, likelihoods
 from experiments.evaluation.likelihoods import Settings
 from experiments.evaluation.result_cache import Cabinet, Parts
-from experiments.training import step
+from experiments.runtime import rng
 from tests.helpers.exact_model import STD, Exact, model_of
 
 SIZE = 150
@@ -148,7 +148,7 @@ def test_an_ode_that_is_cut_off_has_the_likelihood_of_data_with_that_noise(
     )
     x = np.asarray(model.transform.to_float(data.values))
     if levels is not None:
-        key = step.stream(settings.seed, step.EVALUATE)
+        key = rng.stream(settings.seed, rng.EVALUATE)
         keys, _ = random.split(random.example_keys(key, jnp.arange(SIZE)))
         x = np.asarray(likelihoods.levels_of(model.transform).dequantise(keys, x))
     expected = with_noise(x, np.exp(-2.0))

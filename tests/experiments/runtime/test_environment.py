@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from experiments.data import DataTransform
-from experiments.runtime import environment
+from experiments.runtime import environment, progress
+from experiments.training import console
 from experiments.visualization import sample_images
 
 
@@ -26,8 +27,8 @@ def test_the_environment_is_json_and_names_versions_and_devices():
 def test_the_banner_says_where_a_run_starts():
     facts = dict(num_parameters=1234, objective={"kind": "u"}, workdir="runs/a")
     facts |= {"sigma_data": (0.5, 0.625), "examples": (1600, 197, 10)}
-    fresh = environment.banner(step=0, num_steps=50, **facts)
-    resumed = environment.banner(step=20, num_steps=50, **facts)
+    fresh = console.banner(step=0, num_steps=50, **facts)
+    resumed = console.banner(step=20, num_steps=50, **facts)
     assert "starting at step 0 of 50" in fresh
     assert "resuming at step 20 of 50" in resumed
     for text in ("cpu, 8 x", "1,234", "kind='u'", "runs/a", "measured 0.625"):
@@ -40,14 +41,14 @@ def test_the_banner_says_where_a_run_starts():
     ("given", "warns"), [(0.79, True), (0.81, False), (1.19, False), (1.21, True)]
 )
 def test_a_sigma_data_that_is_a_fifth_off_is_told(given, warns):
-    warning = environment.sigma_data_warning(given, 1.0)
+    warning = console.sigma_data_warning(given, 1.0)
     assert (warning is not None) == warns
     assert warning is None or f"sigma_data={given:g}, but" in warning
 
 
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
-    meter = environment.Meter(0, 100, 8, console=Console(file=stream))
+    meter = progress.Meter(0, 100, 8, console=Console(file=stream))
     meter.advance(1)
     assert stream.getvalue() == ""
     figures = meter.report(10, 0.5)
@@ -62,7 +63,7 @@ def test_without_a_terminal_there_are_plain_lines():
 def test_on_a_terminal_there_is_a_bar_with_the_same_figures():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)
-    meter = environment.Meter(0, 100, 8, console=console)
+    meter = progress.Meter(0, 100, 8, console=console)
     meter.report(10, 0.25)
     meter.advance(11)
     meter.close()
@@ -75,7 +76,7 @@ def test_on_a_terminal_there_is_a_bar_with_the_same_figures():
 def test_pauses_do_not_count_in_images_per_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(environment.time, "perf_counter", lambda: now[0])
-    meter = environment.Meter(0, 20, 10, console=Console(file=io.StringIO()))
+    meter = progress.Meter(0, 20, 10, console=Console(file=io.StringIO()))
     now[0] = 2.0
     with meter.pause():
         now[0] = 50.0
@@ -90,7 +91,7 @@ def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=terminal, width=100)
         now[0] = 0.0
-        meter = environment.DrawMeter(100, console=console)
+        meter = progress.DrawMeter(100, console=console)
         meter.skip(20)
         now[0] = 4.0
         meter.advance(40)
@@ -108,7 +109,7 @@ def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch
     [(0.4, "0 s"), (59.2, "59 s"), (61, "1 min 01 s"), (3661, "1 h 01 min")],
 )
 def test_durations(seconds, text):
-    assert environment.duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def test_memory_is_that_of_the_process_and_of_the_fullest_device(monkeypatch):

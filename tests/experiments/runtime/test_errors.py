@@ -10,9 +10,11 @@ import pytest
 
 from experiments import data
 from experiments.runtime.errors import (
-    Stopped,
     UsageError,
-    in_directory,
+    reporting_path_errors,
+)
+from experiments.runtime.signals import (
+    Stopped,
     noting,
     stopping,
 )
@@ -72,7 +74,10 @@ def test_other_threads_are_left_alone():
 @pytest.mark.parametrize("name", ["runs/a", "runs/a/samples/x.png", "runs"])
 def test_an_error_about_a_directory_is_one_line_with_its_flag(name):
     words = f"--workdir=runs/a: Permission denied: {name}; choose another directory"
-    with pytest.raises(UsageError, match=words), in_directory("workdir", "runs/a"):
+    with (
+        pytest.raises(UsageError, match=words),
+        reporting_path_errors("workdir", "runs/a"),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied", name)
 
 
@@ -89,7 +94,7 @@ def test_an_error_about_a_directory_is_one_line_with_its_flag(name):
 def test_other_errors_of_the_file_system_are_left_alone(error):
     with (
         pytest.raises(type(error), match="Errno") as found,
-        in_directory("workdir", "runs/a"),
+        reporting_path_errors("workdir", "runs/a"),
     ):
         raise error
     assert found.value is error

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from experiments.checkpointing.manager import Checkpoints
-from experiments.runtime import sharding
+from experiments.runtime import rng, sharding
 from experiments.runtime.errors import UsageError
 from experiments.training import loop, resume, step
 from experiments.training.trainer import Trainer
@@ -80,10 +80,10 @@ def trained(trainer, mesh, placement):
         donate_argnums=0,
         out_shardings=(where, same),
     )
-    key = step.stream(0, step.INIT)
+    key = rng.stream(0, rng.INIT)
     init = functools.partial(step.init, recipe=recipe)
     state = jax.jit(init, out_shardings=where)(key)
-    key = jax.device_put(step.stream(0, step.TRAIN), same)
+    key = jax.device_put(rng.stream(0, rng.TRAIN), same)
     for number, batch in zip(range(3), trainer.batches(0), strict=False):
         del number
         state, _ = train(state, sharding.place(mesh, batch), key)

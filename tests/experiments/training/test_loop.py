@@ -14,7 +14,12 @@ from experiments import data
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.config import build
 from experiments.runtime import environment
-from experiments.runtime.errors import Stopped, UsageError
+from experiments.runtime.errors import (
+    UsageError,
+)
+from experiments.runtime.signals import (
+    Stopped,
+)
 from experiments.training import actions, loop, metrics_log, trainer
 from tests.helpers import tiny
 from tests.helpers.trees import same

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.training import metrics_log
 
@@ -102,7 +103,7 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
     ],
 )
 def test_values_as_json(value, expected):
-    plain = metrics_log.plain(value)
+    plain = files.plain(value)
     assert plain == expected
     assert type(plain) is type(expected)
     json.dumps(plain, allow_nan=False)
@@ -112,4 +113,4 @@ def test_nine_digits_give_back_every_float32():
     values = np.random.RandomState(0).standard_normal(1000).astype(np.float32)
     values *= np.float32(10) ** np.random.RandomState(1).randint(-20, 20, 1000)
     for value in values.astype(np.float32):
-        assert np.float32(metrics_log.plain(value)) == value
+        assert np.float32(files.plain(value)) == value

@@ -21,6 +21,7 @@ from experiments import cli, data
 from experiments.checkpointing.manager import Checkpoints
 from experiments.config import build
 from experiments.data import Examples
+from experiments.runtime import rng
 from experiments.runtime.errors import Diverged
 from experiments.training import (
     loop,
@@ -33,7 +34,7 @@ from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-KEY = step.stream(0, step.TRAIN)
+KEY = rng.stream(0, rng.TRAIN)
 BATCH = 8
 
 

@@ -8,8 +8,9 @@ import pytest
 from experiments.checkpointing import metadata
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.runtime.errors import UsageError
-from experiments.training import resume, step
+from experiments.training import resume
 from experiments.training.resume import Source, begin
+from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
@@ -33,7 +34,7 @@ def state(trainer):
         lambda leaf: jnp.full_like(leaf, value), tree
     )
     state = trainer.init()
-    return step.TrainState(*map(fill, range(1, 1 + len(state)), state))._replace(
+    return TrainState(*map(fill, range(1, 1 + len(state)), state))._replace(
         step=state.step + 6
     )
 

@@ -13,12 +13,13 @@ from configs import digits, digits_dit
 from diffusionflow import losses, networks
 from experiments.data import Examples
 from experiments.evaluation import heldout
-from experiments.runtime import sharding
+from experiments.runtime import rng, sharding
 from experiments.training import running_metrics, step
+from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
-KEY = step.stream(0, step.TRAIN)
+KEY = rng.stream(0, rng.TRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,10 @@ def state(trainer):
     """A state whose zero-initialised layers have left zero."""
     with jax.numpy_dtype_promotion("standard"):
         state = jax.device_get(trainer.init())
-    rng = np.random.RandomState(0)
-    noisy = lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype("float32")
+    noise = np.random.RandomState(0)
+    noisy = lambda leaf: (
+        leaf + 0.1 * noise.standard_normal(leaf.shape).astype("float32")
+    )
     params = jax.tree.map(noisy, state.params)
     return state._replace(params=params, step=np.int32(7))
 
@@ -97,7 +100,7 @@ def recorded(trainer, rate, count):
     recipe = trainer.recipe._replace(
         model=trainer.model._replace(net=net), label_dropout=rate
     )
-    state = step.TrainState(np.int32(3), jnp.ones(()), None, None, None, None)
+    state = TrainState(np.int32(3), jnp.ones(()), None, None, None, None)
     batch = Examples(np.zeros((count, 2), np.float32), np.arange(count) % 2)
     step.loss_and_gradients(state, batch, KEY, recipe=recipe)
     return net
@@ -206,7 +209,7 @@ def test_evaluation_counts_every_example_once(trainer, state):
             state.params,
             Examples(test.values[part], test.labels[part]),
             jnp.asarray(part),
-            step.stream(0, step.EVALUATE),
+            rng.stream(0, rng.EVALUATE),
             model=trainer.model,
             draws=2,
         ).loss
@@ -216,7 +219,7 @@ def test_evaluation_counts_every_example_once(trainer, state):
 
 
 def test_the_streams_of_a_seed_differ():
-    keys = [step.stream(seed, purpose) for seed in (0, 1) for purpose in range(3)]
+    keys = [rng.stream(seed, purpose) for seed in (0, 1) for purpose in range(3)]
     data = {jax.random.key_data(key).tobytes() for key in keys}
     assert len(data) == 6
 

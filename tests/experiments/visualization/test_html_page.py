@@ -19,7 +19,7 @@ from experiments.comparison import (
 )
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
-from experiments.visualization import html_page
+from experiments.visualization import blocks, html_page
 from tests.helpers import browser, made
 
 NASTY = '<b>a</b> & "b"</script><!-- ${x} $y [red]'
@@ -262,7 +262,7 @@ def test_every_chart_is_one_that_plotly_knows(gathered, found):
     for section in report.every(gathered, found):
         for block in section.blocks:
             for chart in getattr(block, "charts", [block]):
-                if isinstance(chart, charts.Chart):
+                if isinstance(chart, blocks.Chart):
                     plotly.graph_objects.Figure(chart.data, chart.layout)
 
 

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.comparison import charts
-from experiments.visualization import html_page, sliders
+from experiments.visualization import blocks, html_page, sliders
 from experiments.visualization.sliders import Explorable, Over, Slider
 
 
@@ -31,7 +30,7 @@ def test_what_is_infinite_is_refused():
 
 
 def explorable(name="<b>", place="a<b"):
-    chart = charts.Chart(
+    chart = blocks.Chart(
         "title",
         "caption",
         [{"y": Over((0,), [[1.0], [2.0]]), "meta": {"group": 0}}],

@@ -1,0 +1,12 @@
+"""Random streams of a run, one for each purpose: `fold_in` of the seed."""
+
+import jax
+
+from diffusionflow import random
+
+INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
+
+
+def stream(seed: int, purpose: int) -> jax.Array:
+    """Returns the key of a purpose, `INIT`, `TRAIN`, `EVALUATE` or `SAMPLE`."""
+    return random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)

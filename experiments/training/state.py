@@ -1,0 +1,33 @@
+"""The state of a training run."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from diffusionflow import times
+from experiments.training.nonfinite import Faults
+from experiments.training.running_metrics import Sums
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes.
+
+    Fields:
+      step: steps made so far, int32; also the number of the next batch.
+      params: of the network.
+      opt_state: of optax.
+      ema: average of `params`, float32.
+      sums: for the log.
+      faults: steps that were not finite and made no update.
+      moments: what an adaptive proposal has learned; None for any other.
+      profiles: averages of power profiles, float32, one for each of the recipe's.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    sums: Sums
+    faults: Faults
+    moments: times.LossMoments | None = None
+    profiles: tuple[Any, ...] = ()

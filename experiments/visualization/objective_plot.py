@@ -1,0 +1,43 @@
+"""The total weights of objectives, drawn against the log-SNR."""
+
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.analysis.objective_report import (
+    NUM_POINTS,
+    RANGE,
+    Named,
+    recipe_weights,
+    weights,
+)
+from experiments.visualization import style
+
+
+@style.context()
+def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
+    """Writes the picture of total weights, each divided by its largest.
+
+    Args:
+      path: a `.png` in a directory that exists.
+      own: drawn first.
+      other: what it is compared with, if anything.
+    """
+    logsnr = np.linspace(*RANGE, NUM_POINTS)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="log-SNR (data to the right)",
+        ylabel="total weight / largest",
+        xlim=RANGE,
+        ylim=(0, 1.05),
+    )
+    for name, weight in recipe_weights(logsnr).items():
+        axes.plot(logsnr, weight / np.nanmax(weight), label=name, lw=1.2, alpha=0.7)
+    for named, dashes in ((other, "--"), (own, "-")):
+        if named is not None:
+            weight = weights(named.objective, logsnr)
+            line = dict(color="black", ls=dashes, lw=2.2)
+            axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
+    axes.legend()
+    figure.savefig(path, dpi=120)
