@@ -98,6 +98,8 @@ def load_each(
     if request.label is not None:
         inside = 0 <= request.label < built.num_classes
         bound = f"in 0..{built.num_classes - 1}, the classes of the data"
+        if not built.num_classes:
+            bound = "left out: the data have no classes"
         require("label", request.label, inside, bound)
     guidance = config["guidance"] if request.guidance is None else request.guidance
     completed = request._replace(

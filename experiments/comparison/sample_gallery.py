@@ -11,6 +11,7 @@ from experiments.comparison import charts
 from experiments.comparison.grouping import Group
 from experiments.comparison.quantities import section_of
 from experiments.comparison.run_record import Run
+from experiments.visualization import sample_images
 from experiments.visualization.html_page import Lines, Row, Section, Strip
 
 SHOWN = 20
@@ -133,6 +134,9 @@ def _pictures(groups: Sequence[Group], drawn: dict[int, Drawn]) -> list[Any]:
     if not drawn:
         return []
     some = next(iter(drawn.values())).samples
+    if some.ndim not in (2, 4) or not sample_images.num_shown(some.shape[1:]):
+        text = f"samples of shape {list(some.shape[1:])}: shown are images and points"
+        return [Lines([text], "refused")]
     if some.ndim == 2:
         reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
         each = [

@@ -95,14 +95,19 @@ class Lazy:
 
 
 class Examples(NamedTuple):
-    """Stored values [n, *event], read when indexed if `Lazy`; int32 labels [n]."""
+    """Examples, whose arrays have one leading axis.
+
+    Fields:
+      values: stored values [n, *event], read when indexed if `Lazy`.
+      labels: int32 [n]; zeros where the data have no classes.
+    """
 
     values: np.ndarray | Lazy
     labels: np.ndarray
 
     def gather(self, index: np.ndarray) -> "Examples":
-        """The examples at `index` [b], as `Examples` of [b, *event] and [b]."""
-        return Examples(self.values[index], self.labels[index])
+        """The examples at `index` [b], as `Examples` with a leading axis [b]."""
+        return Examples(*(None if part is None else part[index] for part in self))
 
 
 DrawFn = Callable[[np.random.RandomState, np.ndarray], np.ndarray]
@@ -115,7 +120,7 @@ class DataSet(NamedTuple):
       train: examples as they are stored.
       test: examples as the model sees them, but for `transform`.
       transform: between stored values and floats.
-      num_classes: labels are 0..num_classes-1.
+      num_classes: labels are 0..num_classes-1; 0 where the examples have no labels.
       draw_fn: `(rng, stored values [*event]) -> values` of a training example, with a
         generator for (seed, epoch, global index); None where nothing is drawn.
       digest: of the files, by which another version of them is noticed; empty where
@@ -143,7 +148,7 @@ class DataSet(NamedTuple):
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one example: [height, width, channels] or [features]."""
+        """Shape of one example, such as [height, width, channels] or [features]."""
         return self.test.values.shape[1:]
 
 
@@ -154,7 +159,7 @@ def flip(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
 
 def split(
     values: np.ndarray | Lazy,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     levels: int | None,
     *,
     num_classes: int | None = None,
@@ -167,7 +172,8 @@ def split(
 
     Args:
       values: stored values [n, *event].
-      labels: class labels [n], integers from 0.
+      labels: class labels [n], integers from 0; None for data without classes, of
+        which every 9th example is held out.
       levels: number of quantisation levels, or None for floats.
       num_classes: by default as many as the labels name.
       draw_fn: of the data set.
@@ -175,31 +181,38 @@ def split(
     Raises:
       ValueError: if there is nothing to hold out, or a label is out of range.
     """
-    labels = check_labels(labels, num_classes)
-    num_classes = num_classes or int(labels.max()) + 1
+    if labels is None:
+        labels, num_classes = np.zeros(len(values), np.int32), 0
+    else:
+        labels = check_labels(labels, num_classes)
+        num_classes = num_classes or int(labels.max()) + 1
     held_out = np.zeros(len(labels), bool)
-    for label in range(num_classes):
+    for label in range(max(1, num_classes)):
         held_out[np.flatnonzero(labels == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
     if not held_out.any():
         raise ValueError(
-            f"{len(labels)} examples of {num_classes} classes: every {HOLD_OUT}th of a "
-            f"class is held out, so at least one class needs {HOLD_OUT}"
+            f"{len(labels)} examples of {max(1, num_classes)} classes: every "
+            f"{HOLD_OUT}th of a class is held out, so at least one class needs "
+            f"{HOLD_OUT}"
         )
-    train, test = (subset(values, labels, mask) for mask in (~held_out, held_out))
+    examples = Examples(values, labels)
+    train, test = (subset(examples, mask) for mask in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
 
 
-def subset(values: np.ndarray | Lazy, labels: np.ndarray, mask: np.ndarray) -> Examples:
-    """The examples where `mask` [n] is True; lazy values stay so."""
-    if not isinstance(values, Lazy):
-        return Examples(values[mask], labels[mask])
-    number = np.flatnonzero(mask)
-    rows = Lazy(
-        (len(number), *values.shape[1:]),
-        values.dtype,
-        lambda place: values.row(number[place]),
-    )
-    return Examples(rows, labels[mask])
+def subset(examples: Examples, chosen: np.ndarray) -> Examples:
+    """The examples where `chosen` [n] is True; lazy values stay so."""
+    values, *others = examples
+    number = np.flatnonzero(chosen)
+    if isinstance(values, Lazy):
+        rows = Lazy(
+            (len(number), *values.shape[1:]),
+            values.dtype,
+            lambda place: values.row(number[place]),
+        )
+    else:
+        rows = values[number]
+    return Examples(rows, *(None if part is None else part[number] for part in others))
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
@@ -215,8 +228,8 @@ def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarr
             "integers, n at least 1"
         )
     if labels.min() < 0 or (num_classes and labels.max() >= num_classes):
+        last = num_classes - 1 if num_classes else "num_classes - 1"
         raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}: must be in "
-            f"0..{'num_classes' if num_classes is None else num_classes} - 1"
+            f"labels from {labels.min()} to {labels.max()}: must be in 0..{last}"
         )
     return labels.astype(np.int32)

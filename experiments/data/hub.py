@@ -43,7 +43,7 @@ def huggingface(
       size: (height, width): images are scaled to cover it and cropped at the centre.
       channels: 1 or 3.
       image: column of images.
-      label: column of labels; an empty name for one class.
+      label: column of labels; an empty name for none.
       train_split: name of the training part.
       test_split: name of the held-out part.
       flips: mirrors training images half of the time.
@@ -62,7 +62,8 @@ def huggingface(
         if label:
             labels = _loaded(f"{where}, label={label!r}", column)
         parts.append(_examples(where, source, image, labels, size, channels))
-    return _together(path, parts, flips, moves=pathlib.Path(path).is_dir())
+    moves = pathlib.Path(path).is_dir()
+    return _together(path, parts, flips, labelled=bool(label), moves=moves)
 
 
 def tfds(
@@ -84,7 +85,7 @@ def tfds(
       size: (height, width): images are scaled to cover it and cropped at the centre.
       channels: 1 or 3.
       image: feature of images.
-      label: feature of labels; an empty name for one class.
+      label: feature of labels; an empty name for none.
       train_split: name of the training part.
       test_split: name of the held-out part.
       data_dir: where it was prepared; by default where TFDS looks.
@@ -113,7 +114,7 @@ def tfds(
             column = lambda bare=bare: np.array([row[label] for row in _rows(bare)])
             labels = _loaded(f"{where}, label={label!r}", column)
         parts.append(_examples(where, source, image, labels, size, channels))
-    return _together(dataset, parts, flips, moves=False)
+    return _together(dataset, parts, flips, labelled=bool(label), moves=False)
 
 
 def _imported(module: str, packages: str) -> Any:
@@ -175,9 +176,12 @@ def _opened(found: Any) -> Image.Image:
     return Image.fromarray(array[..., 0] if single else array)
 
 
-def _together(name: str, parts: list[Examples], flips: bool, *, moves: bool) -> DataSet:
+def _together(
+    name: str, parts: list[Examples], flips: bool, *, labelled: bool, moves: bool
+) -> DataSet:
     """The data set; a name that `moves` does not tell it from others."""
-    num_classes = 1 + int(max(part.labels.max() for part in parts))
+    most = max(part.labels.max() for part in parts)
+    num_classes = 1 + int(most) if labelled else 0
     draw_fn = flip if flips else None
     labels = [part.labels.tolist() for part in parts]
     rows = [

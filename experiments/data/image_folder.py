@@ -30,6 +30,7 @@ SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 NEVER_READ = (".heic", ".heif", ".jxl")  # images, but not of Pillow by itself
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # formats that Pillow knows, too
 SMALL = 2**26  # bytes of files that all go into the digest, however many they are
+FILES_ALONE = ["."]  # the names of the classes, where there are no subfolders
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by number of channels
 KEPT = ("1", "L", "P", "RGB", "YCbCr", "CMYK")  # modes that lose nothing in these
 
@@ -44,7 +45,7 @@ def folder(
 ) -> DataSet:
     """Image files, uint8 [n, height, width, channels], each read when it is needed.
 
-    Subfolders, in sorted order, are the classes; a folder of files alone is one class.
+    Subfolders, in sorted order, are the classes; a folder of files alone has none.
     Hidden files, and files that are no images, are left alone.
 
     Args:
@@ -76,11 +77,14 @@ def folder(
         return Examples(rows, np.array([label for _, label in found], np.int32))
 
     draw_fn = flip if flips else None
+    num_classes = 0 if names == FILES_ALONE else len(names)
     if test is None:
-        made = split(*examples(train), 256, num_classes=len(names), draw_fn=draw_fn)
+        values, labels = examples(train)[:2]
+        labels = labels if num_classes else None
+        made = split(values, labels, 256, num_classes=num_classes, draw_fn=draw_fn)
     else:
         parts = examples(train), examples(test)
-        made = DataSet(*parts, DataTransform(256), len(names), draw_fn)
+        made = DataSet(*parts, DataTransform(256), num_classes, draw_fn)
     try:
         digest, contents = _digests(train, test or [])
     except OSError as error:
@@ -118,7 +122,7 @@ def check_shape(size: tuple[int, ...] | None, channels: int) -> None:
 
 
 def _classes(path: str) -> list[str]:
-    """Names of the subfolders, hidden ones aside, sorted; `["."]` if there are none."""
+    """Names of the subfolders, hidden ones aside, sorted; `FILES_ALONE` if none."""
     if not pathlib.Path(path).is_dir():
         raise ValueError(f"path={path!r}: no such folder")
     there = list(pathlib.Path(path).iterdir())
@@ -126,7 +130,7 @@ def _classes(path: str) -> list[str]:
     loose = [p for p in there if p.is_file() and _is_image(p.name)] if names else []
     if loose:
         raise ValueError(f"{loose[0]}: an image beside the folders of the classes")
-    return sorted(names) or ["."]
+    return sorted(names) or FILES_ALONE
 
 
 def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:

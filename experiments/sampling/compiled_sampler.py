@@ -104,10 +104,13 @@ def make_draw_fn(
 
 
 def labels_in_turn(count: int, num_classes: int) -> np.ndarray:
-    """The classes 0, 1, ... in turn, int32 [count]."""
-    return (np.arange(count) % num_classes).astype(np.int32)
+    """The classes 0, 1, ... in turn, int32 [count]; zeros where there are none."""
+    return (np.arange(count) % max(1, num_classes)).astype(np.int32)
 
 
 def by_class(per_class: int, num_classes: int) -> np.ndarray:
-    """`per_class` labels of each class, class after class: one class a row."""
-    return np.repeat(np.arange(num_classes, dtype=np.int32), per_class)
+    """`per_class` labels of each class, class after class: one class a row.
+
+    Data without classes have one row of zeros.
+    """
+    return np.repeat(np.arange(max(1, num_classes), dtype=np.int32), per_class)

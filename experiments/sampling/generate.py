@@ -20,15 +20,12 @@ from experiments.sampling import compiled_sampler
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
-LARGEST_GRID = 200  # images in a picture; the .npz has them all
-LARGEST_SCATTER = 10_000  # points in a picture
-
 
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
-    """Draws from a run's checkpoint and writes a picture and an `.npz`.
+    """Draws from a run's checkpoint and writes an `.npz` and, if it can, a picture.
 
-    The `.npz` holds `samples` (stored values: uint8 of `levels` levels [n, height,
-    width, channels], or floats [n, features]), `labels` [n], and how they were drawn.
+    The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
+    floats), `labels` [n], and how they were drawn.
     They are drawn in shards, which are kept when the process is stopped or killed: the
     same call goes on with the next one. A result that is there already is left as it
     is.
@@ -108,23 +105,25 @@ def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
 def _conclude(
     path: pathlib.Path, shards: Shards, built: Model, request: Request
 ) -> None:
-    """Writes `path.npz` and `path.png`, and says so."""
-    points = len(built.event_shape) == 1
-    shown = shards.first(LARGEST_SCATTER if points else LARGEST_GRID)
+    """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
     labels, levels = _labels(request, built), built.transform.levels
-    sample_images.write_samples(
-        path.with_name(path.name + ".png"),
-        shown,
-        labels[: len(shown)],
-        transform=built.transform,
-        columns=10 if request.label is not None else built.num_classes,
-    )
+    written = f"{path}.npz\n{sample_images.no_picture(built.event_shape)}"
+    if most := sample_images.num_shown(built.event_shape):
+        shown, written = shards.first(most), f"{path}.npz and {path}.png"
+        in_turn = request.label is None and built.num_classes
+        sample_images.write_samples(
+            path.with_name(path.name + ".png"),
+            shown,
+            labels[: len(shown)],
+            transform=built.transform,
+            columns=built.num_classes if in_turn else 10,
+        )
     entries = {} if levels is None else {"levels": levels}
     outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
     total = request.num_samples * np.prod(built.event_shape)
     print(
         f"{outside / total:.2%} of their values lay outside [-1, 1] and were clamped\n"
-        f"{_summary(request)}\n{path}.npz and {path}.png"
+        f"{_summary(request)}\n{written}"
     )
 
 

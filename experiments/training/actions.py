@@ -208,6 +208,8 @@ class Run:
         """The pictures that are due after a step: of raw and of averaged weights."""
         if not self._due(number, self._trainer.config.samples.every):
             return []
+        if not sample_images.num_shown(self._trainer.model.event_shape):
+            return []
         folder = self._workdir / "samples"
         return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
 

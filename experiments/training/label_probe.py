@@ -1,4 +1,4 @@
-"""Whether a network looks at its labels, asked before the first step.
+"""Whether a network looks at its conditions, asked before the first step.
 
 A label that is dropped on the way, or a table that nothing reads, costs no error and
 shows in no loss curve. A fresh network hides it: its output is zero for every label.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 LEAST_EFFECT = 1e-4
+READ_AS = {"labels": "label"}  # arguments of a network
 
 
 def lifted(params: Any) -> Any:
@@ -52,12 +53,17 @@ def label_effect(
     return float(np.max(np.abs(changed - own) / np.maximum(np.abs(own), 1e-30)))
 
 
-def warning(effect: float) -> str | None:
-    """One line if the network ignores its labels, else None."""
+def warning(effect: float, name: str = "labels") -> str | None:
+    """One line if the network ignores what the data condition on, else None.
+
+    Args:
+      effect: of changing it.
+      name: of it, a key of `READ_AS`.
+    """
     if not effect < LEAST_EFFECT:
         return None
     return (
-        "warning: the network ignores its labels: changing them changes no loss by "
-        f"more than {effect:.1e} of it; every class will look the same, whatever the "
-        "guidance. Does the network read `label`?"
+        f"warning: the network ignores its {name}: changing them changes no loss by "
+        f"more than {effect:.1e} of it; samples will look the same for all of them, "
+        f"whatever the guidance. Does the network read `{READ_AS[name]}`?"
     )

@@ -86,9 +86,9 @@ def train_and_evaluate(
         state, meaning = resume.begin(trainer, saved, source)
         first = int(state.step)
         log = None
-        label_effect = trainer.label_effect(state.params)
+        effects = trainer.condition_effects(state.params)
         if distributed.is_first():
-            _announce(trainer, state, workdir, label_effect)
+            _announce(trainer, state, workdir, effects)
             log = metrics_log.Log(workdir, first)
             _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
@@ -110,7 +110,10 @@ def train_and_evaluate(
 
 
 def _announce(
-    trainer: Trainer, state: TrainState, workdir: pathlib.Path, label_effect: float
+    trainer: Trainer,
+    state: TrainState,
+    workdir: pathlib.Path,
+    effects: dict[str, float],
 ) -> None:
     """Prints banner and warnings; writes `config.json` and `environment.json`."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -130,14 +133,22 @@ def _announce(
         workdir=workdir,
     )
     print(text, flush=True)
-    warnings = (
-        label_probe.warning(label_effect),
+    lines = [
+        *(label_probe.warning(effect, name) for name, effect in effects.items()),
         console.sigma_data_warning(*sigma_data),
-    )
-    for warning in filter(None, warnings):
-        print(warning, flush=True)
+        _without_picture(trainer),
+    ]
+    for line in filter(None, lines):
+        print(line, flush=True)
     files.write_json(workdir / "config.json", trainer.identity["config"])
     files.write_json(workdir / "environment.json", environment.environment())
+
+
+def _without_picture(trainer: Trainer) -> str | None:
+    """One line where pictures are asked for and samples have none, else None."""
+    shape = trainer.model.event_shape
+    asked = trainer.config.samples.every and not sample_images.num_shown(shape)
+    return sample_images.no_picture(shape) if asked else None
 
 
 def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:

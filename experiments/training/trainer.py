@@ -91,7 +91,7 @@ class Trainer:
             out_shardings=same,
             compiler_options=sharding.compiler_options(),
         )
-        count = config.samples.per_class * self.model.num_classes
+        count = config.samples.per_class * max(1, self.model.num_classes)
         self.draw_fn = compiled_sampler.make_draw_fn(
             self.model,
             config.sampler,
@@ -160,34 +160,41 @@ class Trainer:
             tally.add(self._evaluated(params, number), number, mask)
         return tally.row()
 
-    def label_effect(self, params: Any) -> float:
-        """How much losses change with the labels; zero layers are lifted first."""
+    def condition_effects(self, params: Any) -> dict[str, float]:
+        """How much losses change with what the data condition on, by its name.
+
+        Zero layers are lifted first. Empty where the data have no conditions.
+        """
         same = sharding.replicated(self.mesh)
         params = jax.jit(label_probe.lifted, out_shardings=same)(params)
-        all_labels = self.dataset.test.labels
-        number, _ = next(loader.padded(len(all_labels), self.config.batch_size))
+        test, found = self.dataset.test, {}
+        number, _ = next(loader.padded(len(test.labels), self.config.batch_size))
 
-        def losses_fn(labels: np.ndarray) -> np.ndarray:
-            return self._evaluated(params, number, labels).loss
+        def losses_fn(**conditions: np.ndarray) -> np.ndarray:
+            return self._evaluated(params, number, **conditions).loss
 
-        labels = all_labels[number]
-        return label_probe.label_effect(losses_fn, labels, self.model.num_classes)
+        if num_classes := self.dataset.num_classes:
+            found["labels"] = label_probe.label_effect(
+                lambda labels: losses_fn(labels=labels),
+                test.labels[number],
+                num_classes,
+            )
+        return found
 
     def _evaluated(
-        self, params: Any, number: np.ndarray, labels: np.ndarray | None = None
+        self, params: Any, number: np.ndarray, **changed: np.ndarray
     ) -> heldout.Evaluation:
         """Of a batch of test examples, of which each process reads its share.
 
         Args:
           params: raw or averaged.
           number: of the examples, [batch].
-          labels: other ones than theirs, [batch].
+          **changed: arrays [batch, ...] in the place of theirs, by field.
         """
         mine = loader.share(
             self.config.batch_size, jax.process_index(), jax.process_count()
         )
         batch = self.dataset.test.gather(number[mine])
-        if labels is not None:
-            batch = batch._replace(labels=labels[mine])
+        batch = batch._replace(**{name: array[mine] for name, array in changed.items()})
         local = batch, number[mine].astype(np.int32)
         return self.eval_fn(params, *sharding.place(self.mesh, local), self.eval_key)

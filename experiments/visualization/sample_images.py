@@ -12,6 +12,27 @@ from experiments.visualization import style
 
 LOSSES = ("loss", "test_loss_raw", "test_loss_ema")
 SMALLEST = 64  # pixels to which small images are enlarged
+LARGEST_GRID = 200  # images in a picture
+LARGEST_SCATTER = 10_000  # points in a picture
+LARGEST_LINES = 30  # series in a picture
+
+
+def num_shown(event_shape: tuple[int, ...]) -> int:
+    """How many samples of a shape a picture shows at most; 0 if it has no picture.
+
+    Shown are images [height, width, channels], points [features >= 2], series [length,
+    channels] and videos [frames, height, width, channels].
+    """
+    match len(event_shape):
+        case 1:
+            return LARGEST_SCATTER if event_shape[0] >= 2 else 0
+        case 2:
+            return LARGEST_LINES
+        case 3:
+            return LARGEST_GRID
+        case 4:
+            return max(1, LARGEST_GRID // event_shape[0])
+    return 0
 
 
 def write_samples(
@@ -22,31 +43,44 @@ def write_samples(
     transform: DataTransform,
     columns: int,
 ) -> None:
-    """Writes a picture of samples: a grid of images, or a scatter of points.
+    """Writes a picture of samples: images, points, lines or rows of frames.
 
     Args:
       path: a `.png`.
-      samples: stored values, [n, height, width, channels] with 1, 3 or other channels
-        (of which the first is shown), or [n, features] of which two are shown.
+      samples: stored values: [n, height, width, channels] with 1, 3 or other channels
+        (of which the first is shown); [n, features], of which two are shown; [n, length,
+        channels], the first `LARGEST_LINES` of them, a line a channel; or [n, frames,
+        height, width, channels], a row of frames each.
       labels: [n], the colour of points; a grid keeps the order of `samples`.
       transform: that of the data.
-      columns: images per row of a grid.
+      columns: images or series per row of a grid.
 
     Raises:
-      ValueError: if samples are neither images nor points.
+      ValueError: if samples of this shape have no picture.
     """
-    if samples.ndim == 2 and samples.shape[1] >= 2:
+    if not num_shown(samples.shape[1:]):
+        raise ValueError(no_picture(samples.shape[1:]))
+    if samples.ndim == 2:
         _scatter(path, samples, labels)
-    elif samples.ndim == 4:
-        if transform.levels is None:
-            samples = DataTransform(256).to_stored(samples)
-        levels = transform.levels or 256
-        grid(samples, levels, columns).save(path)
-    else:
-        raise ValueError(
-            f"samples of shape {samples.shape} have no picture: it takes "
-            "[n, height, width, channels] or [n, features >= 2]"
-        )
+        return
+    if samples.ndim == 3:
+        _lines(path, samples[:LARGEST_LINES], columns)
+        return
+    if transform.levels is None:
+        samples = DataTransform(256).to_stored(samples)
+    if samples.ndim == 5:
+        columns = samples.shape[1]
+        samples = samples.reshape(-1, *samples.shape[2:])
+    grid(samples, transform.levels or 256, columns).save(path)
+
+
+def no_picture(event_shape: tuple[int, ...]) -> str:
+    """One line: why there is no picture of samples of a shape."""
+    return (
+        f"no picture of samples of shape {list(event_shape)}: shown are [features >= "
+        "2], [length, channels], [height, width, channels] and [frames, height, width, "
+        "channels]"
+    )
 
 
 def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
@@ -73,6 +107,20 @@ def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=4, linewidths=0)
+    figure.savefig(path, dpi=120)
+
+
+@style.context()
+def _lines(path: pathlib.Path, series: np.ndarray, columns: int) -> None:
+    """Series [n, length, channels] in a grid, one line a channel, on common axes."""
+    columns = min(columns, len(series))
+    rows = -(-len(series) // columns)
+    figure = Figure(figsize=(2.4 * columns, 1.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(series) :]:
+        axes.set_axis_off()
+    for axes, one in zip(grid.flat, series, strict=False):
+        axes.plot(one, linewidth=1)
     figure.savefig(path, dpi=120)
 
 

@@ -46,13 +46,13 @@ def test_floats_of_a_declared_range_become_minus_one_to_one(tmp_path):
     path = str(tmp_path / "a.npz")
     images = np.linspace(10, 30, 9 * 4).reshape(9, 2, 2, 1)
     np.savez(path, pictures=images)
-    found = data.npz(path=path, images="pictures", low=10, high=30)
+    found = data.npz(path=path, values="pictures", low=10, high=30)
     together = np.concatenate([found.train.values, found.test.values])
     np.testing.assert_allclose(together.ravel(), np.linspace(-1, 1, 36), atol=1e-6)
-    assert (found.transform.levels, found.num_classes) == (None, 1)
+    assert (found.transform.levels, found.num_classes) == (None, 0)
     for bounds in ({}, {"low": 0, "high": 29}, {"low": 30, "high": 10}):
         with pytest.raises(ValueError, match="declared|must be in"):
-            data.npz(path=path, images="pictures", **bounds)
+            data.npz(path=path, values="pictures", **bounds)
 
 
 def test_a_wrong_npz_is_one_line_that_names_it(tmp_path):
@@ -60,8 +60,8 @@ def test_a_wrong_npz_is_one_line_that_names_it(tmp_path):
     for content, said in [
         (None, "No such file"),
         (b"no archive", "no readable .npz"),
-        ({"x": stored(9, 2, 2, 1)}, "no array 'images'; it has x"),
-        ({"images": stored(9, 4)}, "must be [n, height, width, channels]"),
+        ({"x": stored(9, 2, 2, 1)}, "no array 'values' or 'images'; it has x"),
+        ({"images": stored(9)}, "must be [n, *event], such as [n, height, width"),
         ({"images": stored(9, 2, 2, 1), "labels": np.arange(3)}, "3 labels for 9"),
         ({"images": stored(9, 2, 2, 1), "labels": -np.ones(9, int)}, "from -1 to -1"),
         ({"images": stored(4, 2, 2, 1)}, "at least one class needs 9"),
@@ -90,6 +90,7 @@ def test_a_folder_is_read_in_sorted_order_by_class(tmp_path):
     np.testing.assert_array_equal(train.values, [*cats[:8], *dogs[:8], dogs[9]])
     apart = data.folder(path=str(tmp_path), test_path=str(tmp_path))
     assert len(apart.train.labels) == len(apart.test.labels) == 19
+    assert data.folder(path=str(tmp_path / "cats")).num_classes == 0
 
 
 def test_images_are_cropped_at_the_centre(tmp_path):

@@ -158,14 +158,6 @@ def test_points_become_a_scatter(tmp_path):
     assert Image.open(path).size == (720, 720)
 
 
-def test_other_shapes_are_refused(tmp_path):
-    samples = np.zeros((5, 3, 3), np.float32)
-    with pytest.raises(ValueError, match=r"\(5, 3, 3\) have no picture"):
-        sample_images.write_samples(
-            tmp_path / "a.png", samples, None, transform=DataTransform(), columns=1
-        )
-
-
 def test_the_loss_curve_is_drawn_from_the_rows(tmp_path):
     rows = [
         {"step": 1, "loss": 2.0, "test_loss_ema": None},

@@ -27,7 +27,7 @@ def trainer_with(monkeypatch, **changes):
 def test_a_network_that_reads_labels_passes_though_its_output_is_zero_at_first():
     trainer = Trainer(tiny.config())
     params = trainer.init().params
-    effect = trainer.label_effect(params)
+    effect = trainer.condition_effects(params)["labels"]
     assert effect > 0.01 and label_probe.warning(effect) is None
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(params))
 
@@ -35,14 +35,14 @@ def test_a_network_that_reads_labels_passes_though_its_output_is_zero_at_first()
 def test_without_lifting_the_zero_output_would_hide_it(monkeypatch):
     monkeypatch.setattr(label_probe, "lifted", lambda params: params)
     trainer = Trainer(tiny.config())
-    assert trainer.label_effect(trainer.init().params) == 0
+    assert trainer.condition_effects(trainer.init().params) == {"labels": 0}
 
 
 def test_a_network_that_ignores_labels_is_told_in_one_line(
     monkeypatch, tmp_path, capsys
 ):
     trainer = trainer_with(monkeypatch, num_classes=0)
-    assert trainer.label_effect(trainer.init().params) == 0
+    assert trainer.condition_effects(trainer.init().params) == {"labels": 0}
     monkeypatch.setattr(loop, "Trainer", lambda config: trainer)
     loop.train_and_evaluate(
         tiny.config(num_steps=1, optimizer__warmup_steps=0), tmp_path

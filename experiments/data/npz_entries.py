@@ -1,0 +1,114 @@
+"""The arrays of an `.npz` file, found by name and checked."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data.base import Examples, check_labels
+from experiments.runtime.errors import UsageError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Names(NamedTuple):
+    """Under which names a file holds its arrays; see `npz_files`.
+
+    Fields:
+      labels: of the class labels; an empty name for none.
+    """
+
+    labels: str = "labels"
+
+
+DEFAULTS = Names()
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz`.
+
+    Raises:
+      ValueError: if the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # whatever a damaged archive raises
+        raise ValueError(f"{path}: no readable .npz file: {error}") from error
+
+
+def array(arrays: Arrays, *names: str) -> np.ndarray:
+    """Returns the one array of `names` that there is.
+
+    Raises:
+      ValueError: if there is none, or more than one.
+    """
+    found = [name for name in names if name in arrays]
+    if len(found) != 1:
+        listed = " or ".join(map(repr, names))
+        has = "more than one array" if found else "no array"
+        raise ValueError(f"{has} {listed}; it has {', '.join(arrays)}")
+    return arrays[found[0]]
+
+
+def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
+    """The examples of a file, whose `labels` are None where it has none.
+
+    Args:
+      arrays: of the file.
+      names: of the entries beside the values.
+      values: stored values [n, *event].
+
+    Raises:
+      ValueError: if an entry is missing or does not fit the values.
+    """
+    return Examples(values, _labels(arrays, names.labels, len(values)))
+
+
+def check_alike(train: Examples, test: Examples) -> None:
+    """Raises a ValueError unless two files have the same entries of the same shapes."""
+    pairs = zip(Examples._fields, train, test, strict=True)
+    for name, one, other in pairs:
+        if (one is None) != (other is None):
+            which = "no" if other is None else "these"
+            raise ValueError(f"{which} {name}, unlike the file of training examples")
+        if one is not None and one.shape[1:] != other.shape[1:]:
+            raise ValueError(
+                f"{name} of shape {list(other.shape[1:])} each, and those of training "
+                f"are {list(one.shape[1:])}"
+            )
+    if train.values.dtype != test.values.dtype:
+        raise ValueError(
+            f"values of type {test.values.dtype}, and those of training are "
+            f"{train.values.dtype}"
+        )
+
+
+@contextlib.contextmanager
+def naming_file(path: str):
+    """Begins the message of a ValueError inside with the path of the file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _optional(arrays: Arrays, name: str, default: str) -> np.ndarray | None:
+    """An entry by name; None where it has no name, or is not there by default."""
+    if not name or (name == default and name not in arrays):
+        return None
+    return array(arrays, name)
+
+
+def _labels(arrays: Arrays, name: str, count: int) -> np.ndarray | None:
+    """The labels [count], int32, or None."""
+    found = _optional(arrays, name, DEFAULTS.labels)
+    if found is None:
+        return None
+    found = check_labels(found)
+    if len(found) != count:
+        raise ValueError(f"{len(found)} labels for {count} examples")
+    return found

@@ -1,0 +1,126 @@
+"""Arrays of any shape and their own validation file: `data/npz_files.py`."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.config import build
+from experiments.runtime.errors import UsageError
+
+RNG = np.random.RandomState(0)
+SHAPES = [(3,), (6, 2), (4, 5, 1), (2, 3, 4, 1), (2, 1, 2, 1, 2)]
+
+
+def written(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def floats(count, *shape):
+    return RNG.standard_normal((count, *shape)).astype(np.float32)
+
+
+def refusal(**section):
+    """The one line in which a config refuses a data set."""
+    with pytest.raises(UsageError) as caught:
+        build.dataset({"name": "npz", **section})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=len)
+def test_events_of_any_rank_are_what_was_written(tmp_path, shape):
+    """Bytes as they are; floats too, but for images, whose range must be declared."""
+    stored = RNG.randint(0, 256, (18, *shape), np.uint8)
+    found = data.npz(path=written(tmp_path / "a.npz", values=stored))
+    np.testing.assert_array_equal(found.test.values, stored[[8, 17]])
+    assert (found.event_shape, found.transform.levels) == (shape, 256)
+    assert found.num_classes == 0 and not found.train.labels.any()
+    values = floats(18, *shape)
+    path = written(tmp_path / "b.npz", values=values.astype(np.float64))
+    wide = dict(low=-np.inf, high=np.inf) if len(shape) == 3 else {}
+    found = data.npz(path=path, **wide)
+    np.testing.assert_array_equal(found.test.values, values[[8, 17]])
+    assert found.transform.levels is None
+    if wide:
+        assert "floats need their range declared" in refusal(path=path)
+    half = 2 * np.abs(values).max()
+    found = data.npz(path=path, low=-half, high=half)
+    np.testing.assert_allclose(found.test.values, values[[8, 17]] / half, atol=1e-7)
+
+
+def test_an_entry_left_out_by_an_empty_name_is_not_read(tmp_path):
+    path = written(tmp_path / "a.npz", values=floats(9, 2), labels=np.arange(9) % 2)
+    assert data.npz(path=path, labels="").num_classes == 0
+    with pytest.raises(ValueError, match="class needs 9"):
+        data.npz(path=path)
+    assert "no array 'kinds'; it has values, labels" in refusal(
+        path=path, labels="kinds"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "section", "said"),
+    [
+        (dict(values=floats(9, 2), images=floats(9, 2)), {}, "more than one array"),
+        (dict(values=np.full((9, 2), np.nan)), {}, "values that are not finite"),
+        (dict(values=np.ones((9, 2), int)), {}, "must be uint8 or float"),
+        (dict(values=floats(9, 2)), dict(low=-9.0), "low=-9.0, high=None"),
+        (dict(values=floats(9, 2)), dict(low=-9.0, high=np.inf), "or neither"),
+        (dict(values=floats(9, 6, 2)), dict(flips=True), "of shape [6, 2], and images"),
+        (dict(values=np.ones((9, 0))), {}, "shape (9, 0): must be [n, *event]"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_one_line(tmp_path, arrays, section, said):
+    path = written(tmp_path / "a.npz", **arrays)
+    assert re.search(re.escape(said), refusal(path=path, **section))
+
+
+def test_a_validation_file_is_the_held_out_part(tmp_path):
+    train = dict(values=floats(5, 6, 2), labels=np.array([0, 2, 1, 1, 0]))
+    test = dict(values=floats(3, 6, 2), labels=np.array([1, 1, 0]))
+    path = written(tmp_path / "a.npz", **train)
+    test_path = written(tmp_path / "b.npz", **test)
+    found = data.npz(path=path, test_path=test_path)
+    for part, arrays in ((found.train, train), (found.test, test)):
+        np.testing.assert_array_equal(part.values, arrays["values"])
+        np.testing.assert_array_equal(part.labels, arrays["labels"])
+        assert part.labels.dtype == np.int32
+    assert found.num_classes == 3
+    first = found.identity()
+    written(tmp_path / "b.npz", values=test["values"] + 1, labels=test["labels"])
+    other = data.npz(path=path, test_path=test_path).identity()
+    assert other.pop("digest") != first.pop("digest") and other == first
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        (dict(values=floats(3, 5)), "no labels, unlike the file of training examples"),
+        (
+            dict(values=floats(3, 4), labels=np.arange(3)),
+            "of shape [4] each, and those",
+        ),
+        (dict(values=floats(3, 5), labels=np.array([0, 1, 3])), "must be in 0..2"),
+        (dict(values=np.ones((3, 5), "u1"), labels=np.arange(3)), "of type uint8, and"),
+    ],
+)
+def test_a_validation_file_that_does_not_fit_is_refused_and_named(
+    tmp_path, arrays, said
+):
+    path = written(tmp_path / "a.npz", values=floats(3, 5), labels=np.arange(3))
+    test_path = written(tmp_path / "b.npz", **arrays)
+    line = refusal(path=path, test_path=test_path)
+    assert said in line and "b.npz: " in line
+
+
+def test_latents_of_a_validation_file_are_drawn_once(tmp_path):
+    mean, std = floats(4, 6, 2), np.abs(floats(4, 6, 2))
+    path = written(tmp_path / "a.npz", mean=mean, std=std)
+    test_path = written(tmp_path / "b.npz", mean=mean[:2] + 1, std=0 * std[:2])
+    found = data.latents(path=path, test_path=test_path)
+    np.testing.assert_array_equal(found.test.values, mean[:2] + 1)
+    np.testing.assert_array_equal(found.train.values, np.stack([mean, std], axis=1))
+    assert found.event_shape == (6, 2)

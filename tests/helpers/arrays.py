@@ -1,0 +1,32 @@
+"""Data of one's own in an `.npz`, and a network that takes events of any shape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow.networks.embedding import ConditionalNetwork
+from diffusionflow.networks.layers import Pointwise
+from experiments.config import build
+from tests.helpers import tiny
+
+
+class Flat(ConditionalNetwork):
+    """An affine map of z, flattened, and its conditioning: the smallest network."""
+
+    @property
+    def conditioning_features(self) -> int:
+        return 8
+
+    def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
+        h = jnp.concatenate([z.reshape(len(z), -1), vector], axis=1)
+        return Pointwise(z[0].size, name="out")(h).reshape(z.shape)
+
+
+def config(monkeypatch, path, arrays, *, data=(), **overrides):
+    """The smallest config of `arrays`, which are written to `path`, and of `Flat`."""
+    monkeypatch.setitem(build.NETWORKS, "flat", Flat)
+    np.savez(path, **arrays)
+    found = tiny.config(**dict(optimizer__warmup_steps=0) | overrides)
+    found.data = dict(name="npz", path=str(path), **dict(data))
+    found.network = dict(name="flat")
+    return found
