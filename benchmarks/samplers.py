@@ -49,7 +49,7 @@ from experiments.analysis.sampler_error import NUM_STARTS, NUM_STEPS, Point  # n
 from experiments.checkpointing import restore  # noqa: E402
 from experiments.config import build, parsing  # noqa: E402
 from experiments.runtime import sharding  # noqa: E402
-from experiments.sampling import compiled_sampler  # noqa: E402
+from experiments.sampling import conditions  # noqa: E402
 
 SAMPLERS = (
     "ddim",
@@ -126,7 +126,7 @@ class Trained:
         loaded = restore.load(pathlib.Path(workdir), restore.Request())
         self.model, self.params = loaded.model, loaded.params
         self.schedule = self.model.objective.schedule
-        self.labels = compiled_sampler.labels_in_turn(count, self.model.num_classes)
+        self.labels = conditions.labels_in_turn(count, self.model.num_classes)
         prior, self.keys = random.split(random.example_keys(0, np.arange(count)))
         shape = (count, *self.model.event_shape)
         self.z = samplers.prior(prior, shape, schedule=self.schedule)

@@ -3,7 +3,8 @@
     python -m experiments.sample --workdir=runs/digits --num_samples=100 \
         --sampler.name=ddim --sampler.num_steps=50 --guidance=2
 
-Without optimizer and data set; whatever is not given is what the run's config says.
+Without optimizer, and without data set but for vectors that no file gives; whatever is
+not given is what the run's config says.
 Stopped or killed, the same command goes on where it was.
 """
 
@@ -15,6 +16,11 @@ from experiments.runtime.errors import reporting_path_errors
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 cli.define_count("num_samples", 100, "How many.", 10**8)
 flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
+flags.DEFINE_string(
+    "conditions",
+    None,
+    "File of vectors [n, k], .npy or .npz; by default those of held-out examples.",
+)
 cli.define_count(
     "seed",
     0,

@@ -57,7 +57,7 @@ def make(
       model: built from it.
       examples: identity of the data set.
     """
-    objective = model.objective
+    objective, vectors = model.objective, model.vector_features
     found = {
         "format": FORMAT,
         "conventions": CONVENTIONS,
@@ -72,6 +72,7 @@ def make(
             "event_shape": list(model.event_shape),
             "levels": model.transform.levels,
             "num_classes": model.num_classes,
+            **({"vector_features": vectors} if vectors else {}),
         },
         "examples": examples,
         "network": {

@@ -9,6 +9,7 @@ import jax
 from experiments.checkpointing import manager, metadata, posthoc_ema
 from experiments.config import model
 from experiments.config.model import Model
+from experiments.data import DataSet
 from experiments.runtime import pytrees, sharding
 from experiments.runtime.errors import UsageError, require
 
@@ -19,6 +20,8 @@ class Request(NamedTuple):
     Fields:
       num_samples: how many.
       label: of all samples, or None for all classes in turn.
+      conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
+        None for those of the held-out examples.
       seed: of the samples.
       batch_size: see `drawing.make_draw_fn`.
       shard_size: samples after which a draw can go on.
@@ -33,6 +36,7 @@ class Request(NamedTuple):
 
     num_samples: int = 100
     label: int | None = None
+    conditions: str | None = None
     seed: int = 0
     batch_size: int = 128
     shard_size: int = 1024
@@ -115,6 +119,16 @@ def load_each(
         )
         for name, params in zip(weights, every, strict=True)
     ]
+
+
+def check_data(loaded: Loaded, dataset: DataSet) -> None:
+    """Raises a `UsageError` unless these are the data that a run was trained on."""
+    there, here = loaded.identity["examples"], dataset.identity()
+    if metadata.differences({"examples": there}, {"examples": here}):
+        raise UsageError(
+            f"the run was trained on {there}, and the data are {here} now: their "
+            "held-out examples are other ones"
+        )
 
 
 def _open(

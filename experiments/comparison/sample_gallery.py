@@ -16,7 +16,13 @@ from experiments.visualization.html_page import Lines, Row, Section, Strip
 
 SHOWN = 20
 A_ROW = 10
-PAIRED = ("weights", "seed", "label", "guidance")  # settings that make a pair
+PAIRED = (
+    "weights",
+    "seed",
+    "label",
+    "conditions",
+    "guidance",
+)  # settings that make a pair
 
 Choice = dict[int, tuple[Run, Mapping[str, Any]]]
 

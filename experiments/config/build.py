@@ -233,12 +233,23 @@ def dataset(section: Mapping[str, Any]) -> data.DataSet:
     return from_section("data", section, DATASETS)
 
 
-def network(section: Mapping[str, Any], num_classes: int) -> Any:
-    """The Flax module of a section `name` and arguments."""
-    built = from_section("network", section, NETWORKS, num_classes=num_classes)
-    vectors = built.vector_features
-    bound = "0: no data set here has vectors; use them in a program of your own"
-    require("network.vector_features", vectors, vectors == 0, bound)
+def network(
+    section: Mapping[str, Any], num_classes: int, vector_features: int = 0
+) -> Any:
+    """The Flax module of a section `name` and arguments.
+
+    Args:
+      section: its `vector_features` are those of the data where it has no such entry.
+      num_classes: of the data.
+      vector_features: of the conditions of the data; 0 for none.
+    """
+    known = dict(num_classes=num_classes)
+    if "vector_features" not in section:
+        known["vector_features"] = vector_features
+    built = from_section("network", section, NETWORKS, **known)
+    vectors = getattr(built, "vector_features", 0)
+    bound = f"{vector_features}, the number of features of the data's conditions"
+    require("network.vector_features", vectors, vectors == vector_features, bound)
     return built
 
 

@@ -17,12 +17,15 @@ class Model(NamedTuple):
     """The parts that training and sampling share.
 
     Fields:
-      net: Flax module, `apply({"params": p}, z, time, label, train=..., rngs=...)`.
+      net: Flax module, `apply({"params": p}, z, time, label, train=..., rngs=...)`,
+        with `vector` after `label` where the data have vectors.
       objective: what is learned.
       transform: between stored values and floats.
-      event_shape: [height, width, channels] or [features].
+      event_shape: such as [height, width, channels] or [features].
       num_classes: labels are 0..num_classes-1; `num_classes` itself is the null label.
       sigma_data: root mean square of the data that the input scale assumes.
+      vector_features: of the vectors to condition on; 0 for none. Zeros are the null
+        vector.
     """
 
     net: Any
@@ -31,31 +34,52 @@ class Model(NamedTuple):
     event_shape: tuple[int, ...]
     num_classes: int
     sigma_data: float
+    vector_features: int = 0
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; not jitted."""
         z = jnp.zeros((1, *self.event_shape))
-        time, label = jnp.full(1, 0.5), jnp.zeros(1, jnp.int32)
-        return self.net.init(key, z, time, label, train=False)["params"]
+        conditions = [jnp.full(1, 0.5), jnp.zeros(1, jnp.int32)]
+        if self.vector_features:
+            conditions.append(jnp.zeros((1, self.vector_features)))
+        return self.net.init(key, z, *conditions, train=False)["params"]
 
     def predict_fn(
-        self, params: Params, label: jax.Array, dropout_key: jax.Array | None = None
+        self,
+        params: Params,
+        label: jax.Array,
+        dropout_key: jax.Array | None = None,
+        vector: jax.Array | None = None,
     ) -> predictions.PredictFn:
-        """`(z, t) -> prediction` for labels [batch]; trains if given a dropout key."""
+        """`(z, t) -> prediction`; trains if given a dropout key.
+
+        Args:
+          params: of the network.
+          label: [batch].
+          dropout_key: of the network's dropout, or None.
+          vector: [batch, vector_features], or None where the data have none.
+        """
+        conditions = (label,) if vector is None else (label, vector)
 
         def net_fn(z: jax.Array, time: jax.Array) -> jax.Array:
             time = jnp.broadcast_to(time, z.shape[:1])
             train = dropout_key is not None
             rngs = {"dropout": dropout_key} if train else {}
             variables = {"params": params}
-            return self.net.apply(variables, z, time, label, train=train, rngs=rngs)
+            return self.net.apply(
+                variables, z, time, *conditions, train=train, rngs=rngs
+            )
 
         return predictions.precondition(
             net_fn, schedule=self.objective.schedule, sigma_data=self.sigma_data
         )
 
     def denoise_fn(
-        self, params: Params, label: jax.Array, scale: float | jax.Array
+        self,
+        params: Params,
+        label: jax.Array,
+        scale: float | jax.Array,
+        vector: jax.Array | None = None,
     ) -> predictions.DenoiseFn:
         """`(z, t) -> Denoised` with classifier-free guidance.
 
@@ -64,21 +88,22 @@ class Model(NamedTuple):
           label: [batch].
           scale: of the guidance. The Python numbers 1 and 0 mean conditional and
             unconditional, at one network call; any other value costs two.
+          vector: [batch, vector_features], or None where the data have none.
         """
 
-        def denoise(label: jax.Array) -> predictions.DenoiseFn:
+        def denoise(label: jax.Array, vector: Any) -> predictions.DenoiseFn:
             return predictions.denoiser(
-                self.predict_fn(params, label),
+                self.predict_fn(params, label, vector=vector),
                 kind=self.objective.kind,
                 schedule=self.objective.schedule,
             )
 
+        own = label, vector
         null_label = jnp.full_like(label, self.num_classes)
+        null = null_label, None if vector is None else jnp.zeros_like(vector)
         if isinstance(scale, (int, float)) and scale in (0, 1):
-            return denoise(label if scale else null_label)
-        return guidance.classifier_free(
-            denoise(label), denoise(null_label), scale=scale
-        )
+            return denoise(*(own if scale else null))
+        return guidance.classifier_free(denoise(*own), denoise(*null), scale=scale)
 
 
 def from_config(config: Mapping[str, Any], dataset: DataSet) -> Model:
@@ -89,7 +114,11 @@ def from_config(config: Mapping[str, Any], dataset: DataSet) -> Model:
       dataset: gives shape, classes and transform.
     """
     return _make(
-        config, dataset.event_shape, dataset.num_classes, dataset.transform.levels
+        config,
+        dataset.event_shape,
+        dataset.num_classes,
+        dataset.transform.levels,
+        dataset.vector_features,
     )
 
 
@@ -105,6 +134,7 @@ def from_identity(identity: Mapping[str, Any]) -> Model:
         tuple(facts["event_shape"]),
         facts["num_classes"],
         facts["levels"],
+        facts.get("vector_features", 0),
     )
 
 
@@ -113,12 +143,14 @@ def _make(
     event_shape: tuple[int, ...],
     num_classes: int,
     levels: int | None,
+    vector_features: int,
 ) -> Model:
     return Model(
-        net=build.network(config["network"], num_classes),
+        net=build.network(config["network"], num_classes, vector_features),
         objective=build.objective(config["objective"]),
         transform=DataTransform(levels),
         event_shape=event_shape,
         num_classes=num_classes,
         sigma_data=config["sigma_data"],
+        vector_features=vector_features,
     )

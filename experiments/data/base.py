@@ -100,10 +100,13 @@ class Examples(NamedTuple):
     Fields:
       values: stored values [n, *event], read when indexed if `Lazy`.
       labels: int32 [n]; zeros where the data have no classes.
+      conditions: float32 [n, k], the vectors that a network is given beside the label;
+        None where there are none.
     """
 
     values: np.ndarray | Lazy
     labels: np.ndarray
+    conditions: np.ndarray | None = None
 
     def gather(self, index: np.ndarray) -> "Examples":
         """The examples at `index` [b], as `Examples` with a leading axis [b]."""
@@ -151,6 +154,12 @@ class DataSet(NamedTuple):
         """Shape of one example, such as [height, width, channels] or [features]."""
         return self.test.values.shape[1:]
 
+    @property
+    def vector_features(self) -> int:
+        """Length of the vector that an example is conditioned on; 0 for none."""
+        conditions = self.test.conditions
+        return 0 if conditions is None else conditions.shape[1]
+
 
 def flip(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
     """An image [height, width, channels], mirrored left to right half of the time."""
@@ -162,6 +171,7 @@ def split(
     labels: np.ndarray | None,
     levels: int | None,
     *,
+    conditions: np.ndarray | None = None,
     num_classes: int | None = None,
     draw_fn: DrawFn | None = None,
 ) -> DataSet:
@@ -175,6 +185,7 @@ def split(
       labels: class labels [n], integers from 0; None for data without classes, of
         which every 9th example is held out.
       levels: number of quantisation levels, or None for floats.
+      conditions: vectors [n, k], or None.
       num_classes: by default as many as the labels name.
       draw_fn: of the data set.
 
@@ -195,7 +206,7 @@ def split(
             f"{HOLD_OUT}th of a class is held out, so at least one class needs "
             f"{HOLD_OUT}"
         )
-    examples = Examples(values, labels)
+    examples = Examples(values, labels, conditions)
     train, test = (subset(examples, mask) for mask in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
 

@@ -17,9 +17,11 @@ class Names(NamedTuple):
 
     Fields:
       labels: of the class labels; an empty name for none.
+      conditions: of the vectors, one name or several; empty for none.
     """
 
     labels: str = "labels"
+    conditions: str | tuple[str, ...] = "conditions"
 
 
 DEFAULTS = Names()
@@ -63,7 +65,56 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
     Raises:
       ValueError: if an entry is missing or does not fit the values.
     """
-    return Examples(values, _labels(arrays, names.labels, len(values)))
+    count = len(values)
+    found = conditions(arrays, names.conditions)
+    if found is not None and len(found) != count:
+        raise ValueError(f"{len(found)} conditions for {count} examples")
+    return Examples(values, _labels(arrays, names.labels, count), found)
+
+
+def conditions(arrays: Arrays, names: str | tuple[str, ...]) -> np.ndarray | None:
+    """The vectors of a file, float32 [n, k]: arrays [n] and [n, k_i], side by side.
+
+    Args:
+      arrays: of the file.
+      names: of one array or several, in this order. None are taken by an empty name,
+        and where the default name is not there.
+
+    Raises:
+      ValueError: if an array is missing, is of another shape or no number, or the
+        arrays are not of the same length.
+    """
+    if names == DEFAULTS.conditions and names not in arrays:
+        return None
+    parts = [vectors(arrays, name) for name in _listed(names)]
+    if len({len(part) for part in parts}) > 1:
+        counts = ", ".join(f"{len(part)}" for part in parts)
+        raise ValueError(f"conditions {', '.join(names)} of {counts} examples")
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        return (names,) if names else ()
+    return tuple(names)
+
+
+def vectors(arrays: Arrays, name: str) -> np.ndarray:
+    """An array [n] or [n, k] of finite numbers as float32 [n, k].
+
+    Raises:
+      ValueError: it is missing or anything else.
+    """
+    found = array(arrays, name)
+    if found.ndim not in (1, 2) or not found.size or found.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name!r} of shape {found.shape} and type {found.dtype}: conditions must "
+            "be [n, k] or [n] numbers"
+        )
+    found = found.astype(np.float32).reshape(len(found), -1)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name!r}: conditions must be finite in float32")
+    return found
 
 
 def check_alike(train: Examples, test: Examples) -> None:

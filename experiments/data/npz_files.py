@@ -6,11 +6,14 @@ What a file may hold, by the names of its arrays, n examples each:
 |---|---|---|
 | `values`, or `images` | [n, *event], the examples: uint8, or floats | refused |
 | `labels` | [n] integers from 0, the classes | the data have no classes |
+| `conditions` | [n, k] numbers, the vector that a network is given | no vectors |
 
 An event has any number of axes: [height, width, channels] is an image, [length,
 channels] a series, [frames, height, width, channels] a video, [features] a vector; a
 number alone is [1]. Arrays of other names are left alone. Each entry may have another
 name, which is then an argument, and must be there; an empty one leaves the entry out.
+Conditions may be several arrays [n] or [n, k_i], `conditions=("text", "pose")`, which
+become one vector side by side; zero is the null vector, that of a dropped condition.
 
 Validation examples are every 9th of each class, or a file of their own, `test_path`,
 with the same entries. A file is read whole: one that is larger than memory belongs in
@@ -41,6 +44,7 @@ def npz(
     test_path: str | None = None,
     values: str | None = None,
     labels: str = "labels",
+    conditions: str | tuple[str, ...] = "conditions",
     low: float | None = None,
     high: float | None = None,
     flips: bool = False,
@@ -57,6 +61,7 @@ def npz(
         example of each class is held out.
       values: name of the array of examples; by default `values`, or `images`.
       labels: name of the array of labels.
+      conditions: name, or names, of the vectors.
       low: of the range of floats.
       high: of the range of floats.
       flips: mirrors training images half of the time.
@@ -69,7 +74,7 @@ def npz(
       `config.data = dict(name="npz", path="series.npz", test_path="later.npz")`
     """
     known = ("values", "images") if values is None else (values,)
-    names = Names(labels)
+    names = Names(labels, conditions)
 
     def read(path: str) -> Examples:
         with naming_file(path):
@@ -93,6 +98,7 @@ def latents(
     path: str,
     test_path: str | None = None,
     labels: str = "labels",
+    conditions: str | tuple[str, ...] = "conditions",
     scale: float = 1.0,
 ) -> DataSet:
     """Latents of an autoencoder, from an `.npz` of their moments [n, *event].
@@ -106,6 +112,7 @@ def latents(
       path: of the file.
       test_path: of another one with the held-out examples.
       labels: name of the array of labels.
+      conditions: name, or names, of the vectors.
       scale: positive; the usual choice gives z a standard deviation of 1.
 
     Raises:
@@ -113,7 +120,7 @@ def latents(
     """
     if not scale > 0:
         raise ValueError(f"scale={scale}: must be positive")
-    names = Names(labels)
+    names = Names(labels, conditions)
 
     def read(path: str) -> Examples:
         with naming_file(path):
@@ -142,7 +149,13 @@ def _data_set(
     """Examples with their own held-out part, or with that of another file."""
     if test_path is None:
         with naming_file(path):
-            made = split(train.values, train.labels, levels, draw_fn=draw_fn)
+            made = split(
+                train.values,
+                train.labels,
+                levels,
+                conditions=train.conditions,
+                draw_fn=draw_fn,
+            )
         return made._replace(digest=file_digest(path))
     test = read(test_path)
     num_classes = 0 if train.labels is None else int(train.labels.max()) + 1

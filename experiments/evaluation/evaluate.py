@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 
-from experiments.checkpointing import metadata, restore
+from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded
 from experiments.config import build
-from experiments.data import DataSet
 from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files
@@ -53,7 +52,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         weights = _load(workdir, request)
         loaded = weights[request.weights]
         dataset = build.dataset(loaded.config["data"])
-        _check_data(loaded, dataset)
+        restore.check_data(loaded, dataset)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
@@ -91,15 +90,6 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
     )
     names = ("raw", "ema")
     return dict(zip(names, restore.load_each(workdir, asked, names), strict=True))
-
-
-def _check_data(loaded: Loaded, dataset: DataSet) -> None:
-    there, here = loaded.identity["examples"], dataset.identity()
-    if metadata.differences({"examples": there}, {"examples": here}):
-        raise UsageError(
-            f"the run was trained on {there}, and the data are {here} now: their "
-            "held-out examples are other ones"
-        )
 
 
 def _check_count(asked: int | None, there: int) -> None:

@@ -66,7 +66,7 @@ def eval_step(
 
     Args:
       params: raw or averaged.
-      batch: stored values [batch, *event] and labels [batch].
+      batch: stored values [batch, *event], labels [batch], conditions [batch, k].
       number: of each example in its data set, [batch].
       key: the stream of evaluation.
       model: network and objective.
@@ -74,7 +74,7 @@ def eval_step(
     """
     x = model.transform.to_float(batch.values)
     keys = random.example_keys(key, number)
-    predict_fn = model.predict_fn(params, batch.labels)
+    predict_fn = model.predict_fn(params, batch.labels, vector=batch.conditions)
 
     objective = model.objective
     density = objective.proposal or objective.times

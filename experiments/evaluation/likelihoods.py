@@ -1,8 +1,8 @@
 """Likelihoods of the held-out examples of a run, in nats (`units.py` for others).
 
-Per example, given its label: the bound in continuous time over a range of log-SNRs,
-and the density by the probability-flow ODE, of uniformly dequantised values where the
-data have levels.
+Per example, given its label and vector: the bound in continuous time over a range of
+log-SNRs, and the density by the probability-flow ODE, of uniformly dequantised values
+where the data have levels.
 """
 
 import functools
@@ -147,7 +147,7 @@ def _in_batches(
         def compute(
             number: np.ndarray = number, mask: np.ndarray = mask
         ) -> Mapping[str, np.ndarray]:
-            values = fn(*examples.gather(number), number.astype(np.int32))
+            values = fn(examples.gather(number), number.astype(np.int32))
             return {name: np.asarray(value)[mask] for name, value in values.items()}
 
         part = parts.get(f"{number[0]:08d}-{number[mask][-1] + 1:08d}", compute)
@@ -157,11 +157,12 @@ def _in_batches(
 
 
 def _compiled(fn: Any, model: Model, settings: Settings) -> Any:
-    def program(params: Any, values: Any, labels: Any, number: Any) -> Any:
+    def program(params: Any, batch: Examples, number: Any) -> Any:
         key = rng.stream(settings.seed, rng.EVALUATE)
         keys = random.example_keys(key, number)
-        x = model.transform.to_float(values)
-        return fn(keys, model, model.denoise_fn(params, labels, 1), x, settings)
+        x = model.transform.to_float(batch.values)
+        denoise_fn = model.denoise_fn(params, batch.labels, 1, batch.conditions)
+        return fn(keys, model, denoise_fn, x, settings)
 
     return jax.jit(program, compiler_options=sharding.compiler_options())
 

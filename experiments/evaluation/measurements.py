@@ -122,10 +122,7 @@ def _nats(
     """Of the held-out examples that are asked for."""
     examples = dataset.test
     if request.num_examples is not None:
-        examples = examples._replace(
-            values=examples.values[np.arange(request.num_examples)],
-            labels=examples.labels[: request.num_examples],
-        )
+        examples = examples.gather(np.arange(request.num_examples))
     return likelihoods.per_example(
         loaded.model,
         loaded.params,

@@ -88,7 +88,7 @@ class Judge:
     def __init__(self, model: Model, dataset: DataSet, settings: Settings):
         self._model, self._settings = model, settings
         self._maps = maps(dataset, settings)
-        self._digest = dataset.identity()
+        self._digest, self.held_out = dataset.identity(), dataset.test
         self._real, self._held_out = map(self._features, (dataset.train, dataset.test))
 
     def _features(self, examples: Examples) -> dict[str, np.ndarray]:
@@ -179,7 +179,8 @@ def judged(
     Returns:
       What is told of it, and the resamples of its metrics.
     """
-    request, path = loaded.request, generate.drawn(workdir, loaded)
+    path = generate.drawn(workdir, loaded, judge.held_out)
+    request = loaded.request
     with np.load(path) as file:
         stored = file["samples"]
     found = judge.features(stored)

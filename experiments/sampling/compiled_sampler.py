@@ -19,6 +19,7 @@ from diffusionflow import random, samplers
 from experiments.config import build
 from experiments.config.model import Model
 from experiments.runtime import rng, sharding
+from experiments.sampling.conditions import Conditions
 
 CPU_WIDTH = 16
 
@@ -44,9 +45,9 @@ def make_draw_fn(
         not used.
 
     Returns:
-      `draw_fn(params, seed, labels, first=0, advance=None) -> x`: floats [n, *event]
-      for labels [n], the samples `first`, `first + 1`, ...; `advance(count)` is called
-      as they come.
+      `draw_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
+      *event] for n `Conditions`, the samples `first`, `first + 1`, ...;
+      `advance(count)` is called as they come.
 
     Raises:
       UsageError: if sampler or grid are unknown.
@@ -59,41 +60,42 @@ def make_draw_fn(
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)
 
-    def on_device(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
+    def on_device(params: Any, keys: jax.Array, given: Conditions, scale: Any) -> Any:
         scale = guidance if guidance in (0, 1) else scale
-        denoise_fn = model.denoise_fn(params, labels, scale)
+        denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
         prior_keys, noise_keys = random.split(keys)
-        shape = (*labels.shape, *model.event_shape)
+        shape = (*given.labels.shape, *model.event_shape)
         z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
         return samplers.sample(
             noise_keys, denoise_fn, z, times, sampler=sampler, schedule=schedule
         ).x
 
     @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
-    def program(params: Any, keys: jax.Array, labels: jax.Array, scale: Any) -> Any:
+    def program(params: Any, keys: jax.Array, given: Conditions, scale: Any) -> Any:
         specs = (everywhere.spec, cut.spec, cut.spec, everywhere.spec)
         each = jax.shard_map(
             on_device, mesh=mesh, in_specs=specs, out_specs=cut.spec, check_vma=False
         )
-        return each(params, keys, labels, scale)
+        return each(params, keys, given, scale)
 
     def draw_fn(
         params: Any,
         seed: int,
-        labels: np.ndarray,
+        conditions: Conditions,
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
     ) -> np.ndarray:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
         parts, stream = [], rng.stream(seed, rng.SAMPLE)
-        end, together = first + len(labels), width * mesh.size
+        count = len(conditions.labels)
+        end, together = first + count, width * mesh.size
         for start in range(first - first % width, end, together):
             number = np.arange(start, start + together)
-            place = np.clip(number - first, 0, len(labels) - 1)
+            place = np.clip(number - first, 0, count - 1)
             keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
-            label = labels[place].astype(np.int32)
-            placed = jax.device_put((keys, label), cut)
+            given = jax.tree.map(lambda array, at=place: array[at], conditions)
+            placed = jax.device_put((keys, given), cut)
             x = np.asarray(program(params, *placed, scale))
             parts.append(x[(number >= first) & (number < end)])
             if advance is not None:
@@ -101,16 +103,3 @@ def make_draw_fn(
         return np.concatenate(parts)
 
     return draw_fn
-
-
-def labels_in_turn(count: int, num_classes: int) -> np.ndarray:
-    """The classes 0, 1, ... in turn, int32 [count]; zeros where there are none."""
-    return (np.arange(count) % max(1, num_classes)).astype(np.int32)
-
-
-def by_class(per_class: int, num_classes: int) -> np.ndarray:
-    """`per_class` labels of each class, class after class: one class a row.
-
-    Data without classes have one row of zeros.
-    """
-    return np.repeat(np.arange(max(1, num_classes), dtype=np.int32), per_class)

@@ -11,12 +11,14 @@ import numpy as np
 
 from experiments.checkpointing.restore import Loaded, Request, load
 from experiments.config.model import Model
+from experiments.data import Examples
 from experiments.runtime import progress
 from experiments.runtime.signals import (
     Stopped,
     stopping,
 )
 from experiments.sampling import compiled_sampler
+from experiments.sampling.conditions import Conditions, of_samples
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
@@ -25,7 +27,8 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Draws from a run's checkpoint and writes an `.npz` and, if it can, a picture.
 
     The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
-    floats), `labels` [n], and how they were drawn.
+    floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
+    drawn.
     They are drawn in shards, which are kept when the process is stopped or killed: the
     same call goes on with the next one. A result that is there already is left as it
     is.
@@ -47,13 +50,21 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         return drawn(workdir, load(workdir, request))
 
 
-def drawn(workdir: pathlib.Path, loaded: Loaded) -> pathlib.Path:
-    """`sample_run` of weights that are loaded, whatever became of the checkpoint."""
+def drawn(
+    workdir: pathlib.Path, loaded: Loaded, held_out: Examples | None = None
+) -> pathlib.Path:
+    """`sample_run` of weights that are loaded, whatever became of the checkpoint.
+
+    Args:
+      workdir: of the run.
+      loaded: with a complete request.
+      held_out: examples of the run, if they are known.
+    """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path = output_path(workdir, request)
+    path, given = output_path(workdir, request), of_samples(loaded, held_out)
     shards = Shards(
         path,
-        _settings(request, loaded.digest),
+        _settings(request, loaded.digest) | given.settings(),
         count=request.num_samples,
         size=request.shard_size,
     )
@@ -66,8 +77,8 @@ def drawn(workdir: pathlib.Path, loaded: Loaded) -> pathlib.Path:
                 return shards.result
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            _draw(shards, built, params, request)
-            _conclude(path, shards, built, request)
+            _draw(shards, built, params, request, given)
+            _conclude(path, shards, built, request, given)
     except Stopped as stopped:
         stopped.kept = (
             f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
@@ -77,7 +88,9 @@ def drawn(workdir: pathlib.Path, loaded: Loaded) -> pathlib.Path:
     return shards.result
 
 
-def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
+def _draw(
+    shards: Shards, built: Model, params: Any, request: Request, given: Conditions
+) -> None:
     """Draws the shards that are not there."""
     draw_fn = compiled_sampler.make_draw_fn(
         built,
@@ -86,14 +99,14 @@ def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
         batch_size=request.batch_size,
         most=min(request.num_samples, request.shard_size),
     )
-    labels, begin = _labels(request, built), time.perf_counter()
-    drawn = 0
+    drawn, begin = 0, time.perf_counter()
     with contextlib.closing(progress.DrawMeter(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
             if shards.finished(number):
                 meter.skip(stop - start)
                 continue
-            x = draw_fn(params, request.seed, labels[start:stop], start, meter.advance)
+            part = given.part(start, stop)
+            x = draw_fn(params, request.seed, part, start, meter.advance)
             outside = round(built.transform.clamped_fraction(x) * x.size)
             shards.write(number, built.transform.to_stored(x), outside)
             drawn += len(x)
@@ -103,10 +116,14 @@ def _draw(shards: Shards, built: Model, params: Any, request: Request) -> None:
 
 
 def _conclude(
-    path: pathlib.Path, shards: Shards, built: Model, request: Request
+    path: pathlib.Path,
+    shards: Shards,
+    built: Model,
+    request: Request,
+    given: Conditions,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
-    labels, levels = _labels(request, built), built.transform.levels
+    labels, levels = given.labels, built.transform.levels
     written = f"{path}.npz\n{sample_images.no_picture(built.event_shape)}"
     if most := sample_images.num_shown(built.event_shape):
         shown, written = shards.first(most), f"{path}.npz and {path}.png"
@@ -119,18 +136,14 @@ def _conclude(
             columns=built.num_classes if in_turn else 10,
         )
     entries = {} if levels is None else {"levels": levels}
+    if given.vectors is not None:
+        entries["conditions"] = given.vectors
     outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
     total = request.num_samples * np.prod(built.event_shape)
     print(
         f"{outside / total:.2%} of their values lay outside [-1, 1] and were clamped\n"
         f"{_summary(request)}\n{written}"
     )
-
-
-def _labels(request: Request, built: Model) -> np.ndarray:
-    if request.label is None:
-        return compiled_sampler.labels_in_turn(request.num_samples, built.num_classes)
-    return np.full(request.num_samples, request.label, np.int32)
 
 
 def _settings(request: Request, digest: str) -> dict[str, Any]:
@@ -174,4 +187,6 @@ def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
+    if request.conditions is not None:
+        name += f"_conditions-{pathlib.Path(request.conditions).stem}"
     return workdir / "samples" / re.sub(r"[^\w.=]+", "-", name)

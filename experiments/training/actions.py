@@ -19,7 +19,6 @@ from experiments.runtime.signals import (
     Stop,
     Stopped,
 )
-from experiments.sampling import compiled_sampler
 from experiments.training import (
     metrics_log,
     nonfinite,
@@ -216,7 +215,7 @@ class Run:
     def _draw(self, number: int, state: TrainState) -> None:
         """Writes the pictures that are due: samples, one class a row."""
         model, config = self._trainer.model, self._trainer.config
-        labels = compiled_sampler.by_class(config.samples.per_class, model.num_classes)
+        pictured = self._trainer.pictured
         weights = (state.params, state.ema)
         for path, params in zip(self._pictures(number), weights, strict=False):
             distributed.check(self._stop)
@@ -226,13 +225,13 @@ class Run:
             x = self._trainer.draw_fn(
                 jax.device_get(params),
                 config.seed,
-                labels,
+                pictured,
                 advance=lambda count: distributed.check_alone(self._stop),
             )
             sample_images.write_samples(
                 path,
                 model.transform.to_stored(x),
-                labels,
+                pictured.labels,
                 transform=model.transform,
                 columns=config.samples.per_class,
             )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 LEAST_EFFECT = 1e-4
-READ_AS = {"labels": "label"}  # arguments of a network
+READ_AS = {"labels": "label", "conditions": "vector"}  # arguments of a network
 
 
 def lifted(params: Any) -> Any:
@@ -49,7 +49,26 @@ def label_effect(
       num_classes: the labels, the null label among them, are 0..num_classes.
     """
     other = ((labels + 1) % (num_classes + 1)).astype(labels.dtype)
-    own, changed = (np.asarray(losses_fn(label), float) for label in (labels, other))
+    return _effect(losses_fn, labels, other)
+
+
+def vector_effect(losses_fn: Callable[[np.ndarray], Any], vectors: np.ndarray) -> float:
+    """The largest relative change of an example's loss when its vector changes.
+
+    Each entry by the root mean square of all, or by 1 where they are zeros.
+
+    Args:
+      losses_fn: losses [batch] for vectors [batch, k], all else fixed.
+      vectors: of the batch.
+    """
+    step = np.sqrt(np.mean(np.square(vectors, dtype=np.float64))) or 1.0
+    return _effect(losses_fn, vectors, vectors + vectors.dtype.type(step))
+
+
+def _effect(
+    losses_fn: Callable[[np.ndarray], Any], own: np.ndarray, other: np.ndarray
+) -> float:
+    own, changed = (np.asarray(losses_fn(given), float) for given in (own, other))
     return float(np.max(np.abs(changed - own) / np.maximum(np.abs(own), 1e-30)))
 
 

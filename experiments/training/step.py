@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
     Fields:
       model: network and objective.
       optimizer: of optax.
-      label_dropout: probability that an example is trained without its label.
+      label_dropout: probability that an example is trained without label and vector.
       ema_limit: final decay of the average.
       ema_warmup: see `diffusionflow.ema.decay`.
       bins: of the log.
@@ -93,7 +93,7 @@ def train_step(
 
     Args:
       state: before.
-      batch: stored values [batch, *event] and labels [batch].
+      batch: stored values [batch, *event], labels [batch], conditions [batch, k].
       key: the stream of training; the step is folded in here.
       recipe: of the run.
 
@@ -164,12 +164,14 @@ class Drawn(NamedTuple):
     Fields:
       values: stored.
       labels: the null label where it was dropped.
+      vectors: zeros where the label was dropped; None where the data have none.
       keys: of the loss.
       t: training time; drawn for the whole batch, which may stratify it.
     """
 
     values: jax.Array
     labels: jax.Array
+    vectors: jax.Array | None
     keys: jax.Array
     t: jax.Array
 
@@ -195,7 +197,7 @@ def loss_and_gradients(
     def mean_loss(
         params: Any, drawn: Drawn, dropout_key: jax.Array
     ) -> tuple[jax.Array, losses.Terms]:
-        predict_fn = model.predict_fn(params, drawn.labels, dropout_key)
+        predict_fn = model.predict_fn(params, drawn.labels, dropout_key, drawn.vectors)
         x = model.transform.to_float(drawn.values)
         terms = losses.objective_terms(
             drawn.keys, predict_fn, x, objective=objective, t=drawn.t
@@ -224,13 +226,16 @@ def _draw(
     objective: objectives.Objective,
     recipe: Recipe,
 ) -> Drawn:
-    """Labels, times and keys of a batch, each example from the key of its place."""
+    """Conditions, times and keys of a batch, each example by the key of its place."""
     number = jnp.arange(batch.labels.shape[0])
     loss_keys, label_keys = random.split(random.example_keys(key, number))
     dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
     labels = jnp.where(dropped, recipe.model.num_classes, batch.labels)
+    vectors = batch.conditions
+    if vectors is not None:
+        vectors = jnp.where(dropped[:, None], 0, vectors)
     density = objective.proposal or objective.times
     t = density.sample(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
-    return Drawn(batch.values, labels, loss_keys, t)
+    return Drawn(batch.values, labels, vectors, loss_keys, t)

@@ -15,7 +15,7 @@ from experiments.data import loader
 from experiments.evaluation import heldout
 from experiments.runtime import rng, sharding
 from experiments.runtime.errors import naming
-from experiments.sampling import compiled_sampler
+from experiments.sampling import compiled_sampler, conditions
 from experiments.training import label_probe, step
 from experiments.training.state import (
     TrainState,
@@ -91,7 +91,10 @@ class Trainer:
             out_shardings=same,
             compiler_options=sharding.compiler_options(),
         )
-        count = config.samples.per_class * max(1, self.model.num_classes)
+        self.pictured = conditions.of_pictures(
+            self.model, self.dataset.test, config.samples.per_class
+        )
+        count = len(self.pictured.labels)
         self.draw_fn = compiled_sampler.make_draw_fn(
             self.model,
             config.sampler,
@@ -170,14 +173,18 @@ class Trainer:
         test, found = self.dataset.test, {}
         number, _ = next(loader.padded(len(test.labels), self.config.batch_size))
 
-        def losses_fn(**conditions: np.ndarray) -> np.ndarray:
-            return self._evaluated(params, number, **conditions).loss
+        def losses_fn(**changed: np.ndarray) -> np.ndarray:
+            return self._evaluated(params, number, **changed).loss
 
         if num_classes := self.dataset.num_classes:
             found["labels"] = label_probe.label_effect(
                 lambda labels: losses_fn(labels=labels),
                 test.labels[number],
                 num_classes,
+            )
+        if (vectors := test.conditions) is not None:
+            found["conditions"] = label_probe.vector_effect(
+                lambda vectors: losses_fn(conditions=vectors), vectors[number]
             )
         return found
 

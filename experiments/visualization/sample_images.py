@@ -48,9 +48,9 @@ def write_samples(
     Args:
       path: a `.png`.
       samples: stored values: [n, height, width, channels] with 1, 3 or other channels
-        (of which the first is shown); [n, features], of which two are shown; [n, length,
-        channels], the first `LARGEST_LINES` of them, a line a channel; or [n, frames,
-        height, width, channels], a row of frames each.
+        (of which the first is shown); [n, features], of which two are shown; [n,
+        length, channels], the first `LARGEST_LINES` of them, a line a channel; or [n,
+        frames, height, width, channels], a row of frames each.
       labels: [n], the colour of points; a grid keeps the order of `samples`.
       transform: that of the data.
       columns: images or series per row of a grid.

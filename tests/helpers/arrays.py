@@ -10,6 +10,14 @@ from experiments.config import build
 from tests.helpers import tiny
 
 
+class Copy:
+    """A network whose prediction is the vector, whatever z and the label are."""
+
+    def apply(self, variables, z, time, label, vector, *, train, rngs):
+        self.label, self.vector = label, vector
+        return vector.reshape(z.shape).astype(z.dtype)
+
+
 class Flat(ConditionalNetwork):
     """An affine map of z, flattened, and its conditioning: the smallest network."""
 

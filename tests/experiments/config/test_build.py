@@ -211,6 +211,18 @@ def test_a_dit_from_its_section():
         build.network(section | {"positions": "rotatory"}, num_classes=3)
 
 
+def test_a_network_has_the_vectors_of_the_data():
+    section = {"name": "residual_mlp", "features": 8}
+    assert build.network(section, 3).vector_features == 0
+    assert build.network(section, 3, vector_features=5).vector_features == 5
+    given = section | {"vector_features": 5}
+    assert build.network(given, 3, vector_features=5).vector_features == 5
+    for there in (0, 4):
+        said = rf"network.vector_features=5: must be {there}, the number of features"
+        with pytest.raises(UsageError, match=said):
+            build.network(given, 3, vector_features=there)
+
+
 def test_lists_from_json_become_tuples():
     section = {"name": "unet", "multipliers": [1, 2]}
     assert build.network(section, num_classes=3).multipliers == (1, 2)

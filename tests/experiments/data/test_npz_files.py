@@ -116,6 +116,49 @@ def test_a_validation_file_that_does_not_fit_is_refused_and_named(
     assert said in line and "b.npz: " in line
 
 
+def test_conditions_are_the_arrays_side_by_side(tmp_path):
+    arrays = dict(values=floats(18, 3), text=floats(18, 4), pose=np.arange(18))
+    path = written(tmp_path / "a.npz", **arrays)
+    assert data.npz(path=path).test.conditions is None
+    assert data.npz(path=path).vector_features == 0
+    found = data.npz(path=path, conditions=("pose", "text"))
+    expected = np.concatenate([arrays["pose"][:, None], arrays["text"]], axis=1)
+    together = np.concatenate([found.train.conditions, found.test.conditions])
+    order = np.argsort(together[:, 0])
+    np.testing.assert_array_equal(together[order], expected)
+    np.testing.assert_array_equal(found.test.conditions[:, 0], [8, 17])
+    np.testing.assert_array_equal(found.test.values, arrays["values"][[8, 17]])
+    assert together.dtype == np.float32 and found.vector_features == 5
+    named = written(tmp_path / "b.npz", values=arrays["values"], conditions=expected)
+    by_default = data.npz(path=named)
+    np.testing.assert_array_equal(by_default.train.conditions, found.train.conditions)
+    for none in ("", ()):
+        assert data.npz(path=named, conditions=none).train.conditions is None
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        (floats(8, 2), "8 conditions for 9 examples"),
+        (floats(9, 2, 2), "of shape (9, 2, 2) and type float32: conditions must be"),
+        (np.full(9, np.inf), "'conditions': conditions must be finite"),
+        (np.array(["a"] * 9), "type <U1: conditions must be [n, k] or [n] numbers"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused_in_one_line(tmp_path, conditions, said):
+    path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=conditions)
+    assert said in refusal(path=path)
+    line = refusal(path=path, conditions=("values", "pose"))
+    assert "no array 'pose'; it has values, conditions" in line
+
+
+def test_conditions_of_a_validation_file_have_as_many_features(tmp_path):
+    path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=floats(9, 3))
+    short = dict(values=floats(2, 2), conditions=floats(2, 4))
+    line = refusal(path=path, test_path=written(tmp_path / "b.npz", **short))
+    assert "conditions of shape [4] each, and those of training are [3]" in line
+
+
 def test_latents_of_a_validation_file_are_drawn_once(tmp_path):
     mean, std = floats(4, 6, 2), np.abs(floats(4, 6, 2))
     path = written(tmp_path / "a.npz", mean=mean, std=std)

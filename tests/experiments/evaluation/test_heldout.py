@@ -10,6 +10,7 @@ from experiments.data import Examples
 from experiments.evaluation import heldout
 from experiments.evaluation.heldout import LEVELS, Evaluation, Tally
 from experiments.runtime import rng
+from tests.helpers import arrays
 from tests.helpers.exact_model import SCHEDULES, STD, model_of
 from tests.helpers.networks import fast
 
@@ -38,6 +39,22 @@ def test_the_best_predictor_has_the_error_of_its_law_in_every_recipe(name):
     expected = STD**2 / (STD**2 + np.exp(-LEVELS))
     np.testing.assert_allclose(row["eps_mse_by_level"], expected, rtol=5 * 0.0224)
     assert row["eps_mse"] == pytest.approx(np.mean(row["eps_mse_by_level"]))
+
+
+def test_a_vector_that_the_network_copies_is_its_prediction_of_x():
+    """Of kind x: the loss is the distance of the vector to x, and 0 at x itself."""
+    model = model_of("x")._replace(net=arrays.Copy(), vector_features=4)
+    x, vectors = np.random.RandomState(0).standard_normal((2, 6, 4)).astype("f4")
+    for given, expected in ((x, 0 * x), (vectors, (vectors - x) ** 2)):
+        found = heldout.eval_step(
+            {},
+            Examples(x, np.zeros(6, np.int32), given),
+            jnp.arange(6),
+            rng.stream(0, 0),
+            model=model,
+            draws=2,
+        )
+        np.testing.assert_allclose(found.loss, expected.mean(1), rtol=1e-5, atol=1e-12)
 
 
 def test_recipes_are_measured_with_the_same_noise():

@@ -12,7 +12,7 @@ from experiments.checkpointing import integrity, restore
 from experiments.checkpointing.restore import Request
 from experiments.config import build
 from experiments.runtime.errors import UsageError
-from experiments.sampling import compiled_sampler, generate
+from experiments.sampling import compiled_sampler, conditions, generate
 from experiments.sampling.generate import sample_run
 from experiments.training import loop
 from tests.helpers import tiny
@@ -70,6 +70,7 @@ def test_files_of_different_requests_do_not_collide():
         {"sampler": sampler | {"num_steps": 3}},
         {"sampler": sampler | {"grid": "logsnr_uniform"}},
         {"num_samples": 4},
+        {"conditions": "a.npz"},
     ]
     root = pathlib.Path("runs")
     paths = [generate.output_path(root, complete._replace(**c)) for c in changes]
@@ -223,5 +224,5 @@ def test_a_run_without_checkpoint_is_refused(tmp_path):
 
 
 def test_label_orders():
-    assert compiled_sampler.labels_in_turn(5, 3).tolist() == [0, 1, 2, 0, 1]
-    assert compiled_sampler.by_class(2, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert conditions.labels_in_turn(5, 3).tolist() == [0, 1, 2, 0, 1]
+    assert conditions.by_class(2, 3).tolist() == [0, 0, 1, 1, 2, 2]

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -97,3 +98,110 @@ def test_the_held_out_loss_is_of_the_validation_file(tmp_path, monkeypatch):
         found.append(trainer.evaluate(trainer.init().params))
         assert len(trainer.dataset.test.labels) == 45
     assert found[0] == found[1]
+
+
+CONDITIONS = np.random.RandomState(1).standard_normal((45, 3)).astype(np.float32)
+HELD_OUT = CONDITIONS[8::9]
+
+
+@pytest.fixture(scope="module")
+def conditioned(tmp_path_factory):
+    """A run on vectors with conditions, trained until they matter."""
+    path = tmp_path_factory.mktemp("conditioned")
+    stored = dict(values=values(2), conditions=CONDITIONS)
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        settings = SHORT | dict(optimizer__learning_rate=0.1, num_steps=4)
+        config = arrays.config(monkeypatch, path / "a.npz", stored, **settings)
+        state = loop.train_and_evaluate(config, path / "run")
+        yield path / "run", config, state
+
+
+def draw(workdir, **settings):
+    path = sample_run(workdir, Request(**{"num_samples": 7} | settings))
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_a_conditioned_run_is_resumed_bit_for_bit(conditioned, tmp_path, capsys):
+    workdir, config, expected = conditioned
+    part = tmp_path / "checkpoints"
+    part.mkdir(parents=True)
+    shutil.copytree(workdir / "checkpoints" / "3", part / "3")
+    assert same(loop.train_and_evaluate(config, tmp_path), expected)
+    assert "ignores" not in capsys.readouterr().out
+    identity = json.loads((workdir / "config.json").read_text())
+    assert identity["data"]["name"] == "npz"
+
+
+def test_samples_have_the_conditions_of_held_out_examples_or_of_a_file(
+    conditioned, tmp_path
+):
+    workdir = conditioned[0]
+    found = draw(workdir)
+    np.testing.assert_array_equal(found["conditions"], HELD_OUT[np.arange(7) % 5])
+    np.save(tmp_path / "a.npy", HELD_OUT)
+    np.savez(tmp_path / "b.npz", conditions=HELD_OUT[::-1])
+    same_ones = draw(workdir, conditions=str(tmp_path / "a.npy"))
+    np.testing.assert_array_equal(same_ones["samples"], found["samples"])
+    others = draw(workdir, conditions=str(tmp_path / "b.npz"))
+    np.testing.assert_array_equal(others["conditions"][:5], HELD_OUT[::-1])
+    apart = np.abs(others["samples"] - found["samples"]).max(1)
+    assert apart[2] == 0 and apart[[0, 1, 3, 4]].min() > 1e-3  # the third is its own
+
+
+def test_samples_without_guidance_know_no_condition(conditioned, tmp_path):
+    np.save(tmp_path / "a.npy", 10 * HELD_OUT)
+    drawn = [
+        draw(conditioned[0], guidance=0.0, **given)["samples"]
+        for given in ({}, {"conditions": str(tmp_path / "a.npy")})
+    ]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_conditions_that_do_not_fit_are_refused_in_one_line(conditioned, tmp_path):
+    workdir = conditioned[0]
+    np.save(tmp_path / "a.npy", HELD_OUT[:, :2])
+    np.savez(tmp_path / "b.npz", vectors=HELD_OUT)
+    before = sorted((workdir / "samples").iterdir())
+    for name, said in [
+        ("a.npy", "a.npy': 2 features each, and those of the data have 3"),
+        ("b.npz", "no array 'conditions'; it has vectors"),
+        ("c.npy", "no readable .npy file: .*No such file"),
+        ("a.txt", "must be a file .npy or .npz"),
+    ]:
+        with pytest.raises(UsageError, match=said) as caught:
+            draw(workdir, conditions=str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    data = conditioned[1].data.path
+    moved = shutil.move(data, tmp_path / "moved.npz")
+    with pytest.raises(UsageError, match="No such file.*without --conditions=FILE the"):
+        draw(workdir)
+    shutil.move(moved, data)
+    assert sorted((workdir / "samples").iterdir()) == before
+
+
+def test_conditions_are_refused_where_the_data_have_none(tmp_path, monkeypatch):
+    config = arrays.config(
+        monkeypatch, tmp_path / "a.npz", dict(values=values(2)), **SHORT
+    )
+    config.num_steps = 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    np.save(tmp_path / "a.npy", HELD_OUT)
+    with pytest.raises(UsageError, match="must be left out: the data have no cond"):
+        draw(tmp_path / "run", conditions=str(tmp_path / "a.npy"))
+
+
+def test_an_evaluation_takes_the_conditions_of_each_example(conditioned):
+    request = evaluate.Request(
+        batch_size=5,
+        likelihood=likelihoods.Settings(num_times=2, ode_steps=2, num_probes=2),
+        samples=sample_quality.Settings((), num_samples=40, num_resamples=39),
+    )
+    path = evaluate.evaluate_run(conditioned[0], request)
+    file = conditioned[0] / json.loads(path.read_text())["samples"][0]["file"]
+    with np.load(file) as drawn:
+        expected = HELD_OUT[np.arange(40) % 5]
+        np.testing.assert_array_equal(drawn["conditions"], expected)

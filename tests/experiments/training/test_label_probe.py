@@ -75,3 +75,16 @@ def test_the_effect_is_the_largest_relative_change():
     )
     assert effect == pytest.approx(2)
     assert label_probe.warning(effect) is None and "ignores" in label_probe.warning(0.0)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1e3])
+def test_a_vector_is_changed_by_its_own_size(size):
+    """|v + s| / |v| - 1 of entries s, and by 1 from zeros."""
+    vectors = np.full((3, 2), size, np.float32)
+    effect = label_probe.vector_effect(
+        lambda v: 1 + v.sum(1, dtype=np.float64), vectors
+    )
+    step = size or 1.0
+    assert effect == pytest.approx(2 * step / (1 + 2 * size), rel=1e-5)
+    told = label_probe.warning(0.0, "conditions")
+    assert "ignores its conditions" in told and "read `vector`" in told

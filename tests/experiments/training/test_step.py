@@ -17,7 +17,7 @@ from experiments.runtime import rng, sharding
 from experiments.training import running_metrics, step
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
-from tests.helpers import tiny
+from tests.helpers import arrays, tiny
 
 KEY = rng.stream(0, rng.TRAIN)
 
@@ -116,6 +116,19 @@ def test_labels_are_dropped_at_their_rate_to_the_null_label(trainer, rate):
     np.testing.assert_array_equal(label[~dropped], (np.arange(count) % 2)[~dropped])
     error = np.sqrt(rate * (1 - rate) / count)
     assert abs(dropped.mean() - rate) <= 3 * error
+
+
+def test_a_vector_is_dropped_to_zero_with_its_label(trainer):
+    net, count = arrays.Copy(), 2_000
+    model = trainer.model._replace(net=net, vector_features=2)
+    recipe = trainer.recipe._replace(model=model, label_dropout=0.3)
+    state = TrainState(np.int32(3), {}, None, None, None, None)
+    vectors = np.random.RandomState(0).standard_normal((count, 2)).astype("f4")
+    batch = Examples(0 * vectors, np.arange(count) % 2, vectors)
+    step.loss_and_gradients(state, batch, KEY, recipe=recipe)
+    dropped = np.asarray(net.label) == trainer.model.num_classes
+    assert 0.2 < dropped.mean() < 0.4
+    np.testing.assert_array_equal(net.vector, np.where(dropped[:, None], 0, vectors))
 
 
 def test_label_dropout_and_time_are_independent(trainer):
