@@ -77,7 +77,7 @@ def kl_terms(
     chex.assert_equal_shape([t, s])
     _check_order(t, s)
     kind = predictions.as_kind(kind)
-    error = squared_error(predict_fn, x, t, eps, kind, schedule)
+    error = squared_error(predict_fn, x, t, eps, kind, schedule, None)
     error = predictions.error_ratio("x", kind, t, schedule=schedule) * error
     weight, extra = (
         xp.asarray(part, x.dtype)

@@ -43,7 +43,13 @@ class Bounded:
 
 
 def finite_error(
-    predict_fn: PredictFn, x: Array, t: Array, eps: Array, kind: Any, schedule: Schedule
+    predict_fn: PredictFn,
+    x: Array,
+    t: Array,
+    eps: Array,
+    kind: Any,
+    schedule: Schedule,
+    mask: Array | None,
 ) -> tuple[Array, AnyKind]:
     """Finite squared error of a network of `kind`, and the kind that it belongs to.
 
@@ -51,7 +57,7 @@ def finite_error(
     the eps that it implies, `dz_dt` as `Bounded`.
 
     Returns:
-      `[*batch]`, mean over the event, and a kind.
+      `[*batch]`, mean over the event, where `mask` is True if there is one, and a kind.
     """
     z = noised(x, eps, t, schedule)
     prediction = predictions.as_prediction(predict_fn(z, t), z)
@@ -67,4 +73,4 @@ def finite_error(
         prediction = predictions.per_event(factor, prediction) * prediction
     denoised = Denoised(x, eps.astype(x.dtype))
     target = predictions.from_denoised(denoised, kind=kind, t=t, schedule=schedule)
-    return mean_square(prediction, target, t.ndim), kind
+    return mean_square(prediction, target, t.ndim, mask), kind

@@ -10,7 +10,7 @@ from jax import Array
 from diffusionflow import predictions, random
 from diffusionflow._dataclass import check_instance
 from diffusionflow.losses.limits import finite_error
-from diffusionflow.losses.squared import as_arrays
+from diffusionflow.losses.squared import as_arrays, as_mask
 from diffusionflow.objectives import Objective, check_support
 from diffusionflow.predictions import PredictFn
 from diffusionflow.weightings import weight_on
@@ -43,6 +43,7 @@ def objective_terms(
     objective: Objective,
     t: Array | None = None,
     eps: Array | None = None,
+    mask: Array | None = None,
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Terms:
@@ -60,6 +61,8 @@ def objective_terms(
       t: times in [0, 1], `[*batch]`; a scalar means that `x` is one example. Sampled
         from the proposal if None.
       eps: noise like `x`; standard normal if None.
+      mask: bool like `x`, with axes of 1 where it is the same along them: errors are
+        means over the values of an event where it is True; None for all.
       batch_ndim: leading axes of `x` that are the batch, where neither `t` nor keys of
         shape `[*batch]` give it; 0 for a single example (inside `vmap`).
       log_variance_fn: s as a function of the level `sigma / (alpha + sigma)` in [0, 1],
@@ -72,8 +75,9 @@ def objective_terms(
 
     Raises:
       ValueError: no key where one is needed, times that do not fit `x` or, where they
-        are not traced, leave [0, 1], or a concrete proposal that never draws some of
-        the objective's times.
+        are not traced, leave [0, 1], a concrete proposal that never draws some of the
+        objective's times, or a mask that does not fit `x` or is False for a whole
+        example (a traced mask gives NaN there).
     """
     check_instance("objective", objective, "objectives.flow_matching()")
     x = predictions.as_data(x, "x")
@@ -89,7 +93,8 @@ def objective_terms(
     if eps is None:
         eps = random.normal(noise_key, x.shape, x.dtype)
     x, t = as_arrays(x, t, eps)
-    error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule)
+    mask = as_mask(mask, x, t.ndim)
+    error, kind = finite_error(predict_fn, x, t, eps, objective.kind, schedule, mask)
     importance = _importance(objective, t)
     loss = weight_on(objective.weighting, kind, t, schedule=schedule) * error
     if log_variance_fn is not None:
@@ -112,6 +117,7 @@ def objective_loss(
     objective: Objective,
     t: Array | None = None,
     eps: Array | None = None,
+    mask: Array | None = None,
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
@@ -124,6 +130,7 @@ def objective_loss(
       objective: training objective.
       t: times in [0, 1], `[*batch]`; sampled from the proposal if None.
       eps: noise like `x`; standard normal if None.
+      mask: of the values that count, as in `objective_terms`.
       batch_ndim: leading axes of `x` that are the batch, where nothing else gives it.
       log_variance_fn: of the level, as in `objective_terms`.
 
@@ -150,6 +157,7 @@ def objective_loss(
         objective=objective,
         t=t,
         eps=eps,
+        mask=mask,
         batch_ndim=batch_ndim,
         log_variance_fn=log_variance_fn,
     )

@@ -102,11 +102,14 @@ class Examples(NamedTuple):
       labels: int32 [n]; zeros where the data have no classes.
       conditions: float32 [n, k], the vectors that a network is given beside the label;
         None where there are none.
+      mask: bool [n, *event], with axes of 1 where it is the same along them: the values
+        that count in the loss; None for all.
     """
 
     values: np.ndarray | Lazy
     labels: np.ndarray
     conditions: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def gather(self, index: np.ndarray) -> "Examples":
         """The examples at `index` [b], as `Examples` with a leading axis [b]."""
@@ -125,7 +128,8 @@ class DataSet(NamedTuple):
       transform: between stored values and floats.
       num_classes: labels are 0..num_classes-1; 0 where the examples have no labels.
       draw_fn: `(rng, stored values [*event]) -> values` of a training example, with a
-        generator for (seed, epoch, global index); None where nothing is drawn.
+        generator for (seed, epoch, global index), and of its mask, with an equal one;
+        None where nothing is drawn.
       digest: of the files, by which another version of them is noticed; empty where
         the arguments alone determine the examples.
       contents: digest of more than `digest` covers, which then counts for checkpoints
@@ -172,6 +176,7 @@ def split(
     levels: int | None,
     *,
     conditions: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
     num_classes: int | None = None,
     draw_fn: DrawFn | None = None,
 ) -> DataSet:
@@ -186,6 +191,7 @@ def split(
         which every 9th example is held out.
       levels: number of quantisation levels, or None for floats.
       conditions: vectors [n, k], or None.
+      mask: bool, of the values that count, or None.
       num_classes: by default as many as the labels name.
       draw_fn: of the data set.
 
@@ -206,8 +212,8 @@ def split(
             f"{HOLD_OUT}th of a class is held out, so at least one class needs "
             f"{HOLD_OUT}"
         )
-    examples = Examples(values, labels, conditions)
-    train, test = (subset(examples, mask) for mask in (~held_out, held_out))
+    examples = Examples(values, labels, conditions, mask)
+    train, test = (subset(examples, chosen) for chosen in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
 
 

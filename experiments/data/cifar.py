@@ -36,7 +36,10 @@ def cifar10(*, path: str, flips: bool = False) -> DataSet:
     """
     files = [pathlib.Path(path) / name for name in (*CIFAR_TRAIN, "test_batch.bin")]
     *parts, test = map(_read_cifar, files)
-    train = Examples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    train = Examples(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
     draw_fn, digest = flip if flips else None, file_digest(*files)
     return DataSet(train, test, DataTransform(256), 10, draw_fn, digest)
 

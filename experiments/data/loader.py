@@ -28,7 +28,7 @@ class Batches:
       process_index: this process.
       process_count: all processes.
       draw_fn: of the data set, called for each example with a generator for (seed,
-        epoch, index of the example).
+        epoch, index of the example), and again for its mask.
 
     Raises:
       ValueError: if `batch_size` is no positive multiple of `process_count`.
@@ -67,11 +67,20 @@ class Batches:
         batch = self._examples.gather(index)
         if self._draw_fn is None:
             return batch
+        batch = batch._replace(values=self._drawn(epochs, index, batch.values))
+        if batch.mask is None:
+            return batch
+        return batch._replace(mask=self._drawn(epochs, index, batch.mask))
+
+    def _drawn(
+        self, epochs: np.ndarray, index: np.ndarray, values: np.ndarray
+    ) -> np.ndarray:
+        """Each of `values` [b, ...] as drawn by the generator of its example."""
         drawn = [
             self._draw_fn(np.random.RandomState([self._seed, *of_example]), value)
-            for *of_example, value in zip(epochs, index, batch.values, strict=True)
+            for *of_example, value in zip(epochs, index, values, strict=True)
         ]
-        return batch._replace(values=np.stack(drawn))
+        return np.stack(drawn)
 
 
 def share(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -18,10 +18,12 @@ class Names(NamedTuple):
     Fields:
       labels: of the class labels; an empty name for none.
       conditions: of the vectors, one name or several; empty for none.
+      mask: of the values that count; an empty name for none.
     """
 
     labels: str = "labels"
     conditions: str | tuple[str, ...] = "conditions"
+    mask: str = "mask"
 
 
 DEFAULTS = Names()
@@ -69,7 +71,8 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
     found = conditions(arrays, names.conditions)
     if found is not None and len(found) != count:
         raise ValueError(f"{len(found)} conditions for {count} examples")
-    return Examples(values, _labels(arrays, names.labels, count), found)
+    labels = _labels(arrays, names.labels, count)
+    return Examples(values, labels, found, _mask(arrays, names.mask, values.shape))
 
 
 def conditions(arrays: Arrays, names: str | tuple[str, ...]) -> np.ndarray | None:
@@ -162,4 +165,33 @@ def _labels(arrays: Arrays, name: str, count: int) -> np.ndarray | None:
     found = check_labels(found)
     if len(found) != count:
         raise ValueError(f"{len(found)} labels for {count} examples")
+    return found
+
+
+def _mask(arrays: Arrays, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A mask of zeros and ones as bool, of the rank of `shape` = [n, *event]."""
+    found = _optional(arrays, name, DEFAULTS.mask)
+    if found is None:
+        return None
+    whole = found.shape + (1,) * (len(shape) - found.ndim)
+    fits = len(whole) == len(shape) and whole[:1] == shape[:1]
+    if not fits or any(
+        size not in (1, there) for size, there in zip(whole, shape, strict=True)
+    ):
+        raise ValueError(
+            f"{name!r} of shape {found.shape}: must begin as the values of shape "
+            f"{shape} do, with 1 along an axis or axes left out at the end where it is "
+            "the same"
+        )
+    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
+        raise ValueError(
+            f"{name!r} of type {found.dtype}: must be 1 where a value counts, else 0"
+        )
+    found = found.astype(bool).reshape(whole)
+    empty = np.flatnonzero(~found.reshape(len(found), -1).any(1))
+    if len(empty):
+        raise ValueError(
+            f"{name!r} is zero everywhere for {len(empty)} examples, the first of them "
+            f"number {empty[0]}: leave these out"
+        )
     return found

@@ -7,6 +7,7 @@ What a file may hold, by the names of its arrays, n examples each:
 | `values`, or `images` | [n, *event], the examples: uint8, or floats | refused |
 | `labels` | [n] integers from 0, the classes | the data have no classes |
 | `conditions` | [n, k] numbers, the vector that a network is given | no vectors |
+| `mask` | zeros and ones that begin as `values`, 1 where a value counts | all count |
 
 An event has any number of axes: [height, width, channels] is an image, [length,
 channels] a series, [frames, height, width, channels] a video, [features] a vector; a
@@ -14,6 +15,8 @@ number alone is [1]. Arrays of other names are left alone. Each entry may have a
 name, which is then an argument, and must be there; an empty one leaves the entry out.
 Conditions may be several arrays [n] or [n, k_i], `conditions=("text", "pose")`, which
 become one vector side by side; zero is the null vector, that of a dropped condition.
+A mask may leave out axes at the end, or have 1 along an axis, where it is the same:
+[n, length] for series. The loss, held-out too, is the mean over the values that count.
 
 Validation examples are every 9th of each class, or a file of their own, `test_path`,
 with the same entries. A file is read whole: one that is larger than memory belongs in
@@ -35,7 +38,7 @@ from experiments.data.base import (
     split,
 )
 from experiments.data.fingerprint import file_digest
-from experiments.data.npz_entries import Names, naming_file
+from experiments.data.npz_entries import DEFAULTS, Names, naming_file
 
 
 def npz(
@@ -45,6 +48,7 @@ def npz(
     values: str | None = None,
     labels: str = "labels",
     conditions: str | tuple[str, ...] = "conditions",
+    mask: str = "mask",
     low: float | None = None,
     high: float | None = None,
     flips: bool = False,
@@ -62,9 +66,10 @@ def npz(
       values: name of the array of examples; by default `values`, or `images`.
       labels: name of the array of labels.
       conditions: name, or names, of the vectors.
+      mask: name of the mask.
       low: of the range of floats.
       high: of the range of floats.
-      flips: mirrors training images half of the time.
+      flips: mirrors training images, and their masks, half of the time.
 
     Raises:
       ValueError: if a file or an array is missing or broken, the range is not declared
@@ -74,7 +79,7 @@ def npz(
       `config.data = dict(name="npz", path="series.npz", test_path="later.npz")`
     """
     known = ("values", "images") if values is None else (values,)
-    names = Names(labels, conditions)
+    names = Names(labels, conditions, mask)
 
     def read(path: str) -> Examples:
         with naming_file(path):
@@ -105,8 +110,8 @@ def latents(
 
     z = scale (mean + std eps), with eps fresh for each (seed, epoch, example) in
     training and fixed for a held-out example. The file has `mean`, and `std` or
-    `logvar` = 2 log std, in the place of `values`; the other entries are those of
-    `npz`.
+    `logvar` = 2 log std, in the place of `values`; labels and conditions are those of
+    `npz`, and a mask is refused.
 
     Args:
       path: of the file.
@@ -120,11 +125,13 @@ def latents(
     """
     if not scale > 0:
         raise ValueError(f"scale={scale}: must be positive")
-    names = Names(labels, conditions)
+    names = Names(labels, conditions, mask="")
 
     def read(path: str) -> Examples:
         with naming_file(path):
             arrays = npz_entries.read_npz(path)
+            if DEFAULTS.mask in arrays:
+                raise ValueError("latents take no mask; remove this entry")
             return npz_entries.examples(arrays, names, _moments(arrays, scale))
 
     parts = _data_set(
@@ -154,6 +161,7 @@ def _data_set(
                 train.labels,
                 levels,
                 conditions=train.conditions,
+                mask=train.mask,
                 draw_fn=draw_fn,
             )
         return made._replace(digest=file_digest(path))

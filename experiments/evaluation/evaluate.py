@@ -10,6 +10,7 @@ import jax
 from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded
 from experiments.config import build
+from experiments.data import DataSet
 from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files
@@ -53,6 +54,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         loaded = weights[request.weights]
         dataset = build.dataset(loaded.config["data"])
         restore.check_data(loaded, dataset)
+        _check_unmasked(dataset)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
@@ -90,6 +92,16 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
     )
     names = ("raw", "ema")
     return dict(zip(names, restore.load_each(workdir, asked, names), strict=True))
+
+
+def _check_unmasked(dataset: DataSet) -> None:
+    """Refuses data with a mask: neither bits nor features know of one."""
+    if dataset.test.mask is not None:
+        raise UsageError(
+            "the data have a mask: the likelihood of an example in bits or nats, and "
+            "features of samples, would count what it leaves out; what is measured of "
+            "the values that count are test_loss and test_eps_mse in metrics.jsonl"
+        )
 
 
 def _check_count(asked: int | None, there: int) -> None:

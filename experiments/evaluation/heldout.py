@@ -22,7 +22,7 @@ LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs
 
 
 class Evaluation(NamedTuple):
-    """Of each example.
+    """Of each example, means over the values that count where there is a mask.
 
     Fields:
       loss: of the objective, mean over its draws, [batch].
@@ -66,7 +66,7 @@ def eval_step(
 
     Args:
       params: raw or averaged.
-      batch: stored values [batch, *event], labels [batch], conditions [batch, k].
+      batch: stored examples [batch, ...].
       number: of each example in its data set, [batch].
       key: the stream of evaluation.
       model: network and objective.
@@ -86,7 +86,7 @@ def eval_step(
         own = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
         t = jnp.where(draw < draws, own, fixed[:, draw % draws])
         return losses.objective_terms(
-            noise_keys, predict_fn, x, objective=objective, t=t
+            noise_keys, predict_fn, x, objective=objective, t=t, mask=batch.mask
         )
 
     terms = jax.lax.map(one, jnp.arange(2 * draws))

@@ -93,7 +93,7 @@ def train_step(
 
     Args:
       state: before.
-      batch: stored values [batch, *event], labels [batch], conditions [batch, k].
+      batch: stored examples [batch, ...].
       key: the stream of training; the step is folded in here.
       recipe: of the run.
 
@@ -165,6 +165,7 @@ class Drawn(NamedTuple):
       values: stored.
       labels: the null label where it was dropped.
       vectors: zeros where the label was dropped; None where the data have none.
+      mask: of the values that count; None for all.
       keys: of the loss.
       t: training time; drawn for the whole batch, which may stratify it.
     """
@@ -172,6 +173,7 @@ class Drawn(NamedTuple):
     values: jax.Array
     labels: jax.Array
     vectors: jax.Array | None
+    mask: jax.Array | None
     keys: jax.Array
     t: jax.Array
 
@@ -200,7 +202,12 @@ def loss_and_gradients(
         predict_fn = model.predict_fn(params, drawn.labels, dropout_key, drawn.vectors)
         x = model.transform.to_float(drawn.values)
         terms = losses.objective_terms(
-            drawn.keys, predict_fn, x, objective=objective, t=drawn.t
+            drawn.keys,
+            predict_fn,
+            x,
+            objective=objective,
+            t=drawn.t,
+            mask=drawn.mask,
         )
         return terms.loss.mean(), terms
 
@@ -238,4 +245,4 @@ def _draw(
     t = density.sample(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
-    return Drawn(batch.values, labels, vectors, loss_keys, t)
+    return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t)

@@ -134,13 +134,19 @@ class Trainer:
     def root_mean_square(self, least: int = 1_024) -> float:
         """Of the first training examples, at least `least`: what `sigma_data` is for.
 
+        Of the values that count, where there is a mask.
+
         The network's input `z / sqrt(sigma_data^2 alpha^2 + sigma^2)` then has mean
         square 1 at every level, whatever the mean of the data is.
         """
         total, count, seen = 0.0, 0, 0
         for batch in self.batches(0):
             x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
-            total, count = total + float((x**2).sum()), count + x.size
+            counts = np.broadcast_to(
+                True if batch.mask is None else batch.mask, x.shape
+            )
+            total += float((x**2).sum(where=counts))
+            count += int(counts.sum())
             seen += len(x)
             if seen >= least:
                 return float(np.sqrt(total / count))

@@ -323,6 +323,62 @@ def test_bad_shapes_and_missing_keys_raise():
         losses.cfm_loss(lambda z, t: z[:, :1], x, np.full(4, 0.5), x, schedule=FLOW)
 
 
+MASK = np.arange(6)[None, :, None] < np.array([4, 6, 1])[:, None, None]
+MASKED = {
+    "kind": functools.partial(losses.kind_loss, kind="v"),
+    "cfm": losses.cfm_loss,
+    "ddpm": losses.ddpm_loss,
+    "dsm": losses.dsm_loss,
+    "fm": lambda fn, x, t, eps, **settings: losses.fm_loss(
+        fn, lambda z, t: 2 * z, x, t, eps, **settings
+    ),
+}
+
+
+def objective_losses(fn, x, t, eps, *, schedule, mask=None):
+    """The loss and the error of eps of an objective whose network predicts a score."""
+    objective = objectives.Objective(
+        schedule, "score", weightings.SoftMinSNR(), times.Uniform()
+    )
+    terms = losses.objective_terms(
+        None, fn, x, objective=objective, t=t, eps=eps, mask=mask
+    )
+    return jnp.stack([terms.loss, terms.eps_mse], axis=-1)
+
+
+MASKED["objective"] = objective_losses
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_loss_is_the_loss_of_the_part(name):
+    """Of series of 4, 6 and 1 values of the 6; the net acts on each value alone."""
+    x, eps = np.random.RandomState(0).standard_normal((2, 3, 6, 2)).astype("f4")
+    t, fn = np.array([0.1, 0.5, 0.9], np.float32), MASKED[name]
+    found = fn(net, x, t, eps, schedule=FLOW, mask=MASK)
+    for i, size in enumerate((4, 6, 1)):
+        part = fn(net, x[i, :size], t[i], eps[i, :size], schedule=FLOW)
+        np.testing.assert_allclose(found[i], part, rtol=1e-5)
+    whole = np.broadcast_to(MASK, x.shape)
+    jitted = jax.jit(lambda x, mask: fn(net, x, t, eps, schedule=FLOW, mask=mask))
+    np.testing.assert_allclose(jitted(x, whole), found, rtol=1e-5)
+    gradient = jax.grad(lambda x: jitted(x, whole).sum())(x)
+    assert (gradient[whole] != 0).all() and (gradient[~whole] == 0).all()
+
+
+def test_a_mask_that_cannot_be_is_refused():
+    x, t = np.ones((3, 6, 2), np.float32), np.full(3, 0.5, np.float32)
+    loss_fn = functools.partial(losses.cfm_loss, net, x, t, x, schedule=FLOW)
+    for mask in (MASK[..., 0], MASK[:2], MASK[:, :3], MASK.astype(np.float32)):
+        said = r"must be an array of bool, of the shape \(3, 6, 2\) of x"
+        with pytest.raises(ValueError, match=said):
+            loss_fn(mask=mask)
+    empty = MASK & (np.arange(3) != 1)[:, None, None]
+    with pytest.raises(ValueError, match="mask is False for a whole example"):
+        loss_fn(mask=empty)
+    traced = jax.jit(lambda mask: loss_fn(mask=mask))(empty)
+    np.testing.assert_array_equal(np.isnan(traced), [False, True, False])
+
+
 def gaussian_kl(mean, variance, other_mean, other_variance):
     """KL(N(mean, variance) || N(other_mean, other_variance)), elementwise."""
     ratio = variance / other_variance

@@ -1,5 +1,6 @@
 """Data of one's own in an `.npz`, and a network that takes events of any shape."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,14 @@ class Flat(ConditionalNetwork):
     def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
         h = jnp.concatenate([z.reshape(len(z), -1), vector], axis=1)
         return Pointwise(z[0].size, name="out")(h).reshape(z.shape)
+
+
+class Elementwise(ConditionalNetwork):
+    """A multiple of z, the same for every value."""
+
+    @nn.compact
+    def __call__(self, z, time, label=None, vector=None, train=False):
+        return z * self.param("factor", jax.nn.initializers.ones, ())
 
 
 def config(monkeypatch, path, arrays, *, data=(), **overrides):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.data import Examples
+from experiments.data.base import flip
 from experiments.data.loader import Batches, iterate, padded
 
 
@@ -51,6 +52,17 @@ def test_processes_share_one_global_batch(examples, count):
             for index in range(count)
         ]
         np.testing.assert_array_equal(np.concatenate(parts), whole[k].labels)
+
+
+def test_what_is_drawn_of_a_mask_is_what_is_drawn_of_its_values():
+    """Of images whose mask marks the bright half, mirrored or not."""
+    values = np.zeros((40, 3, 4, 1), np.uint8)
+    values[:, :, 2:] = 200
+    masked = Examples(values, np.arange(40), None, values[:, :1] > 100)
+    batches = Batches(masked, seed=0, batch_size=40, draw_fn=flip)
+    for batch in (batches[0], batches[1]):
+        np.testing.assert_array_equal(batch.values > 100, batch.mask.repeat(3, axis=1))
+        assert 0 < batch.mask[:, 0, 0].mean() < 1
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(0, 1), (-8, 2), (9, 2)])

@@ -25,7 +25,7 @@ def floats(count, *shape):
 def refusal(**section):
     """The one line in which a config refuses a data set."""
     with pytest.raises(UsageError) as caught:
-        build.dataset({"name": "npz", **section})
+        build.dataset({"name": "npz"} | section)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -157,6 +157,39 @@ def test_conditions_of_a_validation_file_have_as_many_features(tmp_path):
     short = dict(values=floats(2, 2), conditions=floats(2, 4))
     line = refusal(path=path, test_path=written(tmp_path / "b.npz", **short))
     assert "conditions of shape [4] each, and those of training are [3]" in line
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6,), (6, 1), (1, 2), ()])
+def test_a_mask_has_the_rank_of_the_values(tmp_path, shape):
+    mask = RNG.randint(0, 2, (18, *shape))
+    mask.reshape(18, -1)[:, 0] = 1
+    stored = dict(values=floats(18, 6, 2), mask=mask)
+    found = data.npz(path=written(tmp_path / "a.npz", **stored))
+    full = found.test.mask
+    assert full.dtype == bool and full.ndim == 3
+    whole = np.zeros((18, 6, 2)) + mask.reshape(18, *shape, *(1,) * (2 - len(shape)))
+    expected = whole[[8, 17]].astype(bool)
+    np.testing.assert_array_equal(np.broadcast_to(full, (2, 6, 2)), expected)
+    assert data.npz(path=str(tmp_path / "a.npz"), mask="").test.mask is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.ones((9, 2)), "'mask' of shape (9, 2): must begin as the values of shape"),
+        (np.ones((8, 6)), "'mask' of shape (8, 6): must begin as"),
+        (np.ones((1, 6)), "'mask' of shape (1, 6): must begin as"),
+        (np.ones((9, 6, 2, 1)), "'mask' of shape (9, 6, 2, 1): must begin as"),
+        (np.full((9, 6), 0.5), "'mask' of type float64: must be 1 where"),
+        (np.eye(9, 6), "'mask' is zero everywhere for 3 examples, the first of them n"),
+    ],
+)
+def test_a_mask_that_cannot_be_is_refused_in_one_line(tmp_path, mask, said):
+    path = written(tmp_path / "a.npz", values=floats(9, 6, 2), mask=mask)
+    assert said in refusal(path=path)
+    moments = dict(mean=floats(9, 2), std=np.ones((9, 2)), mask=np.ones((9, 2)))
+    line = refusal(name="latents", path=written(tmp_path / "l.npz", **moments))
+    assert "latents take no mask" in line
 
 
 def test_latents_of_a_validation_file_are_drawn_once(tmp_path):

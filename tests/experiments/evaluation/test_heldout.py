@@ -57,6 +57,24 @@ def test_a_vector_that_the_network_copies_is_its_prediction_of_x():
         np.testing.assert_allclose(found.loss, expected.mean(1), rtol=1e-5, atol=1e-12)
 
 
+def test_a_mask_leaves_the_mean_of_the_values_that_count():
+    model = model_of("x")._replace(net=arrays.Copy(), vector_features=4)
+    x, vectors = np.random.RandomState(0).standard_normal((2, 6, 4)).astype("f4")
+    mask = np.arange(4) < np.array([1, 2, 3, 4, 2, 1])[:, None]
+    found = heldout.eval_step(
+        {},
+        Examples(x, np.zeros(6, np.int32), vectors, mask),
+        jnp.arange(6),
+        rng.stream(0, 0),
+        model=model,
+        draws=6,
+    )
+    expected = ((vectors - x) ** 2).mean(1, where=mask)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    ratio = np.exp(LEVELS)[heldout.levels_of(np.arange(6), 6)]
+    np.testing.assert_allclose(found.eps_mse, expected[:, None] * ratio, rtol=1e-4)
+
+
 def test_recipes_are_measured_with_the_same_noise():
     """So that runs are compared without its chance."""
     one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing.restore import Request
+from experiments.config import build
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.sampling.generate import sample_run
@@ -98,6 +99,39 @@ def test_the_held_out_loss_is_of_the_validation_file(tmp_path, monkeypatch):
         found.append(trainer.evaluate(trainer.init().params))
         assert len(trainer.dataset.test.labels) == 45
     assert found[0] == found[1]
+
+
+def test_a_masked_run_does_not_know_what_the_mask_leaves_out(
+    tmp_path, monkeypatch, capsys
+):
+    """The network acts on each value alone; two parts of a batch, and a resume."""
+    monkeypatch.setitem(build.NETWORKS, "elementwise", arrays.Elementwise)
+    mask = np.arange(6) < 1 + np.arange(45)[:, None] % 6
+    stored = values(6, 2)
+    losses, states = [], []
+    for name, left_out in (("a", 0.0), ("b", 100.0)):
+        kept = np.where(mask[..., None], stored, left_out)
+        config = arrays.config(
+            monkeypatch,
+            tmp_path / f"{name}.npz",
+            dict(values=kept, mask=mask),
+            **SHORT | dict(batch_size=16, optimizer__accumulate=2),
+        )
+        config.network = dict(name="elementwise")
+        workdir = tmp_path / name
+        states.append(loop.train_and_evaluate(config, workdir))
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+        losses.append([row["loss"] for row in rows] + [rows[-1]["test_loss_raw"]])
+        assert "measured 1.03" in capsys.readouterr().out
+    assert losses[0] == losses[1]
+    assert same(states[0].params, states[1].params)
+    part = tmp_path / "part" / "checkpoints"
+    part.mkdir(parents=True)
+    shutil.copytree(workdir / "checkpoints" / "1", part / "1")
+    assert same(loop.train_and_evaluate(config, tmp_path / "part"), states[1])
+    with pytest.raises(UsageError, match="the data have a mask: the likelihood of an"):
+        evaluate.evaluate_run(workdir, evaluate.Request())
+    assert not (workdir / "evaluation").exists()
 
 
 CONDITIONS = np.random.RandomState(1).standard_normal((45, 3)).astype(np.float32)

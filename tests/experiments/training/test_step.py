@@ -18,6 +18,7 @@ from experiments.training import running_metrics, step
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 from tests.helpers import arrays, tiny
+from tests.helpers.exact_model import model_of
 
 KEY = rng.stream(0, rng.TRAIN)
 
@@ -129,6 +130,21 @@ def test_a_vector_is_dropped_to_zero_with_its_label(trainer):
     dropped = np.asarray(net.label) == trainer.model.num_classes
     assert 0.2 < dropped.mean() < 0.4
     np.testing.assert_array_equal(net.vector, np.where(dropped[:, None], 0, vectors))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_loss_of_a_step_is_the_mean_of_what_a_mask_leaves(trainer, parts):
+    """A network that copies its vector as x: the loss is their distance."""
+    model = model_of("x")._replace(net=arrays.Copy(), vector_features=4)
+    recipe = trainer.recipe._replace(model=model, label_dropout=0.0, accumulate=parts)
+    state = TrainState(np.int32(3), {}, None, None, None, None)
+    x, vectors = np.random.RandomState(0).standard_normal((2, 6, 4)).astype("f4")
+    mask = np.arange(4) < np.array([1, 2, 3, 4, 2, 1])[:, None]
+    batch = Examples(x, np.zeros(6, np.int32), vectors, mask)
+    (loss, terms), _ = step.loss_and_gradients(state, batch, KEY, recipe=recipe)
+    expected = ((vectors - x) ** 2).mean(1, where=mask)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
 
 
 def test_label_dropout_and_time_are_independent(trainer):
