@@ -13,6 +13,7 @@ from experiments.evaluation import bits_per_dim, likelihoods
 from experiments.evaluation.likelihoods import Settings
 from experiments.evaluation.result_cache import Cabinet, Parts
 from experiments.runtime import rng
+from tests.helpers import arrays
 from tests.helpers.exact_model import STD, Exact, model_of
 
 SIZE = 150
@@ -26,6 +27,29 @@ def examples():
 
 def kept(path):
     return Cabinet(path).parts
+
+
+def test_an_example_has_the_likelihood_given_its_vector(tmp_path):
+    """A network of kind x that copies the vector is exact where that is x itself.
+
+    The diffusion part of the bound is 0 then, and of any other vector v it is
+    (e^high - e^low) |v - x|^2 / 2, of the ends of the log-SNR.
+    """
+    model = model_of("x")._replace(net=arrays.Copy(), vector_features=4)
+    x, vectors = np.random.RandomState(0).standard_normal((2, 6, 4)).astype("f4")
+    settings = Settings(-2.0, 2.0, num_times=512, num_draws=1, ode_steps=1)
+    for number, given in enumerate((x, vectors)):
+        found = likelihoods.per_example(
+            model,
+            {},
+            Examples(x, np.zeros(6, np.int32), given),
+            settings,
+            kept(tmp_path / f"{number}"),
+            batch_size=6,
+        )
+        snr = np.exp(2.0) - np.exp(-2.0)
+        expected = snr * ((given - x) ** 2).sum(1) / 2
+        np.testing.assert_allclose(found["diffusion"], expected, rtol=1e-2, atol=1e-3)
 
 
 def nats(x):
