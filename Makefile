@@ -51,7 +51,7 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/reference.py site/api
 
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python -m experiments.notebooks $(ARGS)
+	$(BIN)/python notebooks/build.py $(ARGS)
 
 test: $(VENV)/.test
 	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \

@@ -1,10 +1,13 @@
-"""Notebooks from their scripts: cells, outputs, and the time that they take.
+"""Executes the notebooks and writes `notebooks/*.ipynb` with their outputs.
+
+    python notebooks/build.py --name 02_straight_or_curved
 
 `notebooks/NAME.py`, in the percent format, is the source. `NAME.ipynb` is made from it
 by execution and never edited: it has the script's cells and their outputs. The same
-script and outputs give the same file.
+script and outputs give the same file. Without `--name` all notebooks are executed.
 """
 
+import argparse
 import os
 import pathlib
 import resource
@@ -89,3 +92,16 @@ def write(path: pathlib.Path) -> float:
     notebook, seconds = execute(path)
     nbformat.write(notebook, path.with_suffix(".ipynb"))
     return seconds
+
+
+def main() -> None:
+    """Executes the notebooks that are named on the command line, or all."""
+    parser = argparse.ArgumentParser(description="Executes notebooks.")
+    known = scripts()
+    parser.add_argument("--name", action="append", choices=[*known], metavar="NAME")
+    for name in parser.parse_args().name or known:
+        print(f"{name}: {write(known[name]):.0f} s of CPU time", flush=True)
+
+
+if __name__ == "__main__":
+    main()
