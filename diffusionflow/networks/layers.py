@@ -120,6 +120,13 @@ def _banded(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(batch, *lines, width, -1)
 
 
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest resize to twice the size on each axis between batch and channels."""
+    for axis in range(1, x.ndim - 1):
+        x = x.repeat(2, axis=axis)
+    return x
+
+
 def repeat_rows(bias: jax.Array, like: jax.Array) -> jax.Array:
     """Repeats [out] to the shape of `like`, [..., out].
 

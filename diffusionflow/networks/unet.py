@@ -16,6 +16,7 @@ from diffusionflow.networks.layers import (
     check_dimensions,
     fan_in,
     rematerialized,
+    upsample,
     zeros,
 )
 
@@ -170,9 +171,8 @@ class UNet(ConditionalNetwork):
                 name = f"decoder_{level}_{i}"
                 h = self._attend(h, multiplier, vector, train, name)
             if level:
-                for axis in range(1, h.ndim - 1):
-                    h = h.repeat(2, axis=axis)
-                h = Conv3x3(h.shape[-1], dtype=self.dtype, name=f"up_{level}")(h)
+                conv = Conv3x3(h.shape[-1], dtype=self.dtype, name=f"up_{level}")
+                h = conv(upsample(h))
         return h
 
     def _block(

@@ -44,6 +44,16 @@ def test_conv3x3_is_its_definition(size, stride):
     np.testing.assert_allclose(out, convolved(x, kernel, stride), atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [(3,), (2, 3), (2, 1, 3)])
+def test_upsampled_pixels_are_those_they_lie_in(size):
+    x = np.asarray(normal(0, 2, *size, 3))
+    out = layers.upsample(x)
+    assert out.shape == (2, *(2 * n for n in size), 3)
+    for place in np.ndindex(out.shape[1:-1]):
+        source = tuple(n // 2 for n in place)
+        np.testing.assert_array_equal(out[:, *place], x[:, *source])
+
+
 def test_conv_module_adds_its_bias():
     conv = layers.Conv3x3(5)
     x, kernel, bias = normal(0, 2, 4, 4, 3), normal(1, 3, 3, 3, 5), normal(2, 5)

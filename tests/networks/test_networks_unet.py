@@ -46,6 +46,7 @@ def test_wrong_size_names_the_multiple(shape):
     ("sizes", "words"),
     [
         ((7,), "data of 7 pixels: 2 levels need sizes that are multiples of 2: crop"),
+        ((4, 4, 3), "data of 4 x 4 x 3 pixels"),
         ((3, 4, 4), "of 3 x 4 x 4 pixels: .*multiples of 2: .*fewer `multipliers`"),
     ],
 )
