@@ -134,10 +134,10 @@ class DiT(ConditionalNetwork):
         have a leading axis of `num_blocks`. Compiles in less time.
 
     Raises:
-      ValueError: `positions`, `remat` or `patch_size` is none that there is, or the
-        heads do not divide the features; at a call: the data have other than one to
-        three dimensions, `patch_size` does not fit them, or n axes cannot share the
-        features that tell their positions.
+      ValueError: `positions` or `remat` is unknown, `patch_size` is no whole number from
+        1 (or up to three of them), or the heads do not divide the features. At a call:
+        the data do not have one to three dimensions, `patch_size` does not divide their
+        sizes, or the features are no multiple that `positions` needs.
     """
 
     features: int = 384
