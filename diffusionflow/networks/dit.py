@@ -120,9 +120,9 @@ class DiT(ConditionalNetwork):
       patch_size: side of the squares that become tokens, or one number for each
         dimension, such as (1, 2, 2) for single frames in squares.
       positions: "sinusoidal" (added, constant), "learned" (added; for data of one
-        size), "rotary" (in the attention, relative) or "none". The axes of data of n
-        dimensions have equal shares of the features of a token (sinusoidal) or of a
-        head (rotary), which so are multiples of 2 n.
+        size), "rotary" (in the attention, relative) or "none". For data of n
+        dimensions, the features of a token (sinusoidal) or of a head (rotary) must be
+        a multiple of 2 n: each axis has an equal share.
       expansion: hidden features of the MLP as a multiple of `features`.
       dropout: rate after attention and MLP, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
@@ -134,10 +134,10 @@ class DiT(ConditionalNetwork):
         have a leading axis of `num_blocks`. Compiles in less time.
 
     Raises:
-      ValueError: `positions` or `remat` is unknown, `patch_size` is no whole number from
-        1 (or up to three of them), or the heads do not divide the features. At a call:
-        the data do not have one to three dimensions, `patch_size` does not divide their
-        sizes, or the features are no multiple that `positions` needs.
+      ValueError: `positions` or `remat` is unknown, `patch_size` is not positive, or
+        the heads do not divide the features. At a call: the data do not have one to
+        three dimensions, `patch_size` does not divide their sizes, or `features` is not
+        a multiple that `positions` needs.
     """
 
     features: int = 384

@@ -12,8 +12,8 @@ from diffusionflow.networks.layers import Pointwise, fan_in, zeros
 class ResidualMLP(ConditionalNetwork):
     """Residual MLP of blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
 
-    It takes vectors [batch, d], of any d, and nothing else: what an array of more axes
-    means by them would be lost.
+    It takes vectors [batch, d] of any d. Data of more axes are refused: flatten them
+    first, which loses who is next to whom, or use `UNet` or `DiT`.
 
     Fields:
       features: width.

@@ -11,7 +11,7 @@ PatchSize = int | tuple[int, ...]
 def check_patch_size(size: PatchSize) -> None:
     """Raises ValueError unless `size` is a whole number from 1 or up to three of them.
 
-    Which of the two it is, and not how many, is judged without the data.
+    Whether they fit the data is checked by `patch_sides`.
     """
     sides = size if isinstance(size, (tuple, list)) else (size,)
     whole = all(isinstance(side, int) and side >= 1 for side in sides)

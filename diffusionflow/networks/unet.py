@@ -79,8 +79,8 @@ class UNet(ConditionalNetwork):
     """U-Net: residual blocks down to small maps and up again, with skip connections.
 
     It takes sequences [batch, length, channels], images [batch, height, width,
-    channels] and videos [batch, frames, height, width, channels]; of one dimension to
-    another only the shapes of the convolutions' kernels differ.
+    channels] and videos [batch, frames, height, width, channels]. Parameters have the
+    same names in each; only the kernels of convolutions have other shapes.
 
     Level i has `multipliers[i] * channels` channels on maps 2^i times smaller, in each
     dimension. A convolution of 3 taps an axis and stride 2 leads down; nearest resize
@@ -106,8 +106,8 @@ class UNet(ConditionalNetwork):
         rest is computed twice. Empty for all that it needs.
 
     Raises:
-      ValueError: at a call: the data have other than one to three dimensions, or sizes
-        that `len(multipliers) - 1` halvings do not divide.
+      ValueError: at a call: the data do not have one to three dimensions, or a size
+        cannot be halved `len(multipliers) - 1` times.
     """
 
     channels: int = 64
