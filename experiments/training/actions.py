@@ -201,6 +201,8 @@ class Run:
     ) -> None:
         if row and self._books.log is not None:
             self._books.log.write(number, row, wall_clock or {})
+            for callback in self._trainer.callbacks:
+                callback(number, row)
             if note := self._books.watch.note(number, row):
                 self._books.meter.say(note)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.config import external
 from experiments.runtime import distributed, environment, files, progress
 from experiments.runtime.signals import (
     noting,
@@ -71,6 +72,7 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(noting())
+        external.search(workdir)
         trainer = Trainer(config)
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
@@ -138,6 +140,7 @@ def _announce(
         print(warning, flush=True)
     files.write_json(workdir / "config.json", trainer.identity["config"])
     files.write_json(workdir / "environment.json", environment.environment())
+    external.keep_copies(trainer.identity["modules"], workdir)
 
 
 def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
