@@ -24,7 +24,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
-smartquotes = False  # "u" is a string
+smartquotes_action = "D"  # dashes alone: "u" is a string
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -33,6 +33,7 @@ myst_heading_anchors = 3
 # Notebooks carry their outputs: they are rendered, never executed.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # tables
 
 # Reference
 autodoc_default_options = dict(members=True)

@@ -67,19 +67,31 @@ def is_exported(package: ModuleType, module: ModuleType) -> bool:
     return any(value is module for value in values)
 
 
-def resolver(module: ModuleType, inside: str = "") -> docstrings.Resolve:
+def parameters(value: Any) -> set[str]:
+    """Names of the arguments of a function or class, which mean themselves."""
+    try:
+        return set(inspect.signature(value).parameters)
+    except (TypeError, ValueError):  # it has no signature
+        return set()
+
+
+def resolver(
+    module: ModuleType, value: Any = None, inside: str = ""
+) -> docstrings.Resolve:
     """What a name in backticks means in a docstring of `module`.
 
     Args:
       module: a package with a page, or one of its modules.
+      value: what has the docstring; None for the module itself.
       inside: a class of it, whose methods come first.
     """
+    arguments = parameters(value)
     known = documented()
     package = ".".join(module.__name__.split(".")[:2])
     scopes = (f"{package}.{inside}." if inside else "", f"{package}.", f"{ROOT}.", "")
 
     def resolve(name: str) -> str | None:
-        names = (scope + name for scope in scopes)
+        names = () if name in arguments else (scope + name for scope in scopes)
         return next((full for full in names if full in known), None)
 
     return resolve
@@ -132,6 +144,7 @@ def page(package: ModuleType) -> Iterator[str]:
     yield from (f".. py:module:: {package.__name__}", "")
     yield from docstrings.to_rest(package.__doc__, resolver(package))
     names = [name for name in exports(package) if _is_documented(package, name)]
+    yield from _summary(package, names)
     for module in modules(package):
         own = [
             name
@@ -143,6 +156,18 @@ def page(package: ModuleType) -> Iterator[str]:
     if names:
         yield from _heading("Members") if len(list(modules(package))) else ()
         yield from _members(package, names)
+
+
+def _summary(package: ModuleType, names: list[str]) -> Iterator[str]:
+    """A table of the members, with the first paragraph of each docstring."""
+    yield from (".. list-table::", "   :class: summary", "")
+    for name in names:
+        value = getattr(package, name)
+        text = inspect.getdoc(value).split("\n\n")[0]
+        first = " ".join(docstrings.inline(text, resolver(package, value)).split())
+        yield f"   * - :py:obj:`{name} <{package.__name__}.{name}>`"
+        yield f"     - {first}"
+    yield ""
 
 
 def _module(package: ModuleType, module: ModuleType, own: list[str]) -> Iterator[str]:
@@ -198,7 +223,7 @@ def on_docstring(
     inside = own if what in ("class", "exception") else ""
     if what in ("method", "property", "attribute"):
         module, _, inside = module.rpartition(".")
-    resolve = resolver(importlib.import_module(module), inside)
+    resolve = resolver(importlib.import_module(module), value, inside)
     lines[:] = docstrings.to_rest("\n".join(lines), resolve)
 
 

@@ -92,10 +92,8 @@ def test_names_of_this_library_exist():
 
 
 def has_names(page):
-    for package, *rest in re.findall(
-        r"`(?:df\.)?(%s)\.((?!jsonl)\w+)(?:\.([a-z]\w*))?[^`/]*`" % "|".join(PACKAGES),
-        page.read_text(),
-    ):
+    path = rf"(?:df\.)?({'|'.join(PACKAGES)})\.((?!jsonl)\w+)(?:\.([a-z]\w*))?"
+    for package, *rest in re.findall(rf"`{path}[^`/]*`", page.read_text()):
         value = MODULES[package]
         for name in filter(None, rest):
             assert hasattr(value, name), f"{package}.{name}"
@@ -111,7 +109,7 @@ def test_names_of_this_library_exist_and_take_their_arguments():
 
 def evaluates_its_names(page):
     names = {**MODULES, "np": np}
-    code = re.findall(r"`((?:%s)\.[^`]+)`" % "|".join(names), page.read_text())
+    code = re.findall(rf"`((?:{'|'.join(names)})\.[^`]+)`", page.read_text())
     assert len(code) > 20
     for each in code:
         assert eval(each, names) is not None, each
