@@ -48,7 +48,8 @@ curve: $(VENV)/.train
 	  $(addprefix runs/curves/$(NAME)/,0 1 2)
 
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx -q -W --keep-going -d .cache/doctrees -b html docs site
+	$(BIN)/python -m sphinx -q -W --keep-going docs .cache/docs/html
+	mkdir -p site && cp -r .cache/docs/html/. site
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m experiments.notebooks $(ARGS)

@@ -226,17 +226,18 @@ OUTSIDE = re.compile(r"<(?:script|img|link)\b[^>]*(?:src|href)=\"(?:https?:)?//[
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs"]
+    site = tmp_path / "site"
     done = subprocess.run(
-        [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+        [*command, str(site)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     for page in (*PAGES, *(DOCS / "api").glob("*.rst")):
-        assert (tmp_path / page.relative_to(DOCS).with_suffix(".html")).exists()
+        assert (site / page.relative_to(DOCS).with_suffix(".html")).exists()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        assert (tmp_path / "tutorials" / f"{notebook.stem}.html").exists()
-    page = (tmp_path / "api" / "schedules.html").read_text()
+        assert (site / "tutorials" / f"{notebook.stem}.html").exists()
+    page = (site / "api" / "schedules.html").read_text()
     words = schedules.Schedule.alpha.__doc__.split("`")[0]
     assert page.count(words) > 10  # of every schedule
     assert 'id="diffusionflow.schedules.Cosine.alpha"' in page
-    for page in tmp_path.rglob("*.html"):
+    for page in site.rglob("*.html"):
         assert not OUTSIDE.findall(page.read_text()), page
