@@ -29,7 +29,6 @@ SEPARATE = ("diffusionflow.networks", "diffusionflow.testing")  # imported by na
 SHORT = {  # signatures are evaluated; these read better as they are written
     "Array | ndarray | bool | number | bool | int | float | complex": "ArrayLike",
     "Callable[[Array, Array], ~diffusionflow.predictions.Denoised]": "DenoiseFn",
-    "Callable[[Array, Array], Array]": "PredictFn",
 }
 _DOTTED = re.compile(r"~?((?:[A-Za-z_]\w*\.)+)(\w+)")
 
