@@ -62,6 +62,7 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
         weighting(0.5, schedule=built.schedule)
     for name in ("times", "proposal"):
         if getattr(built, name) is not None:
+            _check_density(f"objective.{name}", getattr(built, name))
             with naming(f"objective.{name}"):
                 getattr(built, name).density(0.5, schedule=built.schedule)
     with naming("objective.proposal"):
@@ -82,6 +83,16 @@ def _density(where: str, text: str) -> Any:
     return parse(where, text, registry.TIMES, parts=registry.PARTS)
 
 
+def _check_density(where: str, density: Any) -> None:
+    methods = ("density", "sample")
+    lacking = [name for name in methods if not hasattr(density, name)]
+    if lacking:
+        raise UsageError(
+            f"{where}: {density!r} has no {' and no '.join(lacking)}: must be a time "
+            "distribution; subclass diffusionflow.times.InverseTransform"
+        )
+
+
 def sampler(section: Mapping[str, Any]) -> Any:
     """The sampler of a section `name, num_steps, grid`."""
     parts = dict(diffusion_fn=registry.DIFFUSIONS)
@@ -98,8 +109,8 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
     good = times.ndim == 1 and len(times) > 1 and (np.diff(times) < 0).all()
     if not (good and times[-1] >= 0 and times[0] <= 1):
         raise UsageError(
-            f"sampler.grid: {section['grid']} gives {times!r}: must be at least two "
-            "times that fall from at most 1 to at least 0"
+            f"sampler.grid: {section['grid']} gives an array of shape {times.shape}: "
+            "must be at least two times that fall from at most 1 to at least 0"
         )
     return times
 

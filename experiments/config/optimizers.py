@@ -136,7 +136,8 @@ def _check(where: str, name: str, found: Any) -> None:
     """Traces an update of two leaves."""
     if not (hasattr(found, "init") and hasattr(found, "update")):
         raise UsageError(
-            f"{where}: {name} gives {found!r}: must be an optax.GradientTransformation"
+            f"{where}: {name} gives a {type(found).__name__}: must be an "
+            "optax.GradientTransformation"
         )
     leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     params = {"kernel": leaf(2, 2), "bias": leaf(2)}

@@ -51,15 +51,12 @@ def find_file(name: str, flag: str = "--config") -> pathlib.Path:
     raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
 
 
-def load_config(
-    flag_value: str, flag: str = "--config", function: str = "get_config"
-) -> ConfigDict:
+def load_config(flag_value: str, flag: str = "--config") -> ConfigDict:
     """Runs a config file: `FILE`, `FILE:ARGUMENT`, or the name of a shipped config.
 
     Args:
       flag_value: the text of the flag.
       flag: for errors.
-      function: of the file, that returns the config.
 
     Raises:
       UsageError: there is no such file, or it gives no config.
@@ -67,20 +64,21 @@ def load_config(
     name, *argument = flag_value.split(":", 1)
     path = find_file(name, flag)
     try:
-        with _importing_from(path.resolve().parent.parent):  # `from configs import ...`
-            config = runpy.run_path(str(path))[function](*argument)
+        with importing_from(path.resolve().parent.parent):  # `from configs import ...`
+            config = runpy.run_path(str(path))["get_config"](*argument)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"{flag}: {name} gives no config: {reason}") from error
     if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         kind = type(config).__name__
-        reason = f"{function}() returns a {kind}, not an ml_collections.ConfigDict"
+        reason = f"get_config() returns a {kind}, not an ml_collections.ConfigDict"
         raise UsageError(f"{flag}: {name} gives no config: {reason}")
     return config
 
 
 @contextlib.contextmanager
-def _importing_from(folder: pathlib.Path) -> Iterator[None]:
+def importing_from(folder: pathlib.Path) -> Iterator[None]:
+    """Looks for modules in `folder` too, after everything else."""
     sys.path.append(str(folder))
     try:
         yield
