@@ -22,7 +22,7 @@ def main() -> None:
     from experiments.visualization import html_page  # slow to import
     from experiments.visualization.explorables import SECTIONS
 
-    html_page.library()  # it is missing now or never
+    html_page.plotly_js()  # fails now if plotly is missing, not at the end
     directory = pathlib.Path(OUT.value)
     try:
         directory.mkdir(parents=True, exist_ok=True)

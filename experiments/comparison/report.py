@@ -12,7 +12,7 @@ from experiments.comparison.quantities import Findings
 from experiments.config.model import from_identity
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
-from experiments.visualization.html_page import Lines, Row, Section
+from experiments.visualization.blocks import Lines, Row, Section
 
 
 def told(found: Findings) -> list[Lines]:

@@ -11,7 +11,7 @@ from experiments.comparison import charts
 from experiments.comparison.grouping import Group
 from experiments.comparison.quantities import section_of
 from experiments.comparison.run_record import Run
-from experiments.visualization.html_page import Lines, Row, Section, Strip
+from experiments.visualization.blocks import Lines, Row, Section, Strip
 
 SHOWN = 20
 A_ROW = 10

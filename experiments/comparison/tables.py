@@ -11,7 +11,7 @@ from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
 from experiments.comparison.quantities import LIKELIHOODS, Findings
 from experiments.comparison.run_record import UNKNOWN, Run
-from experiments.visualization.html_page import Table
+from experiments.visualization.blocks import Table
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:

@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.visualization.blocks import (
-    Trace,
-)
-from experiments.visualization.sliders import Over
+from experiments.visualization.blocks import Over, Trace
 
 POWERS = {"dtick": 1, "exponentformat": "power"}  # ticks of an axis of type log
 

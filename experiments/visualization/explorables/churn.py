@@ -7,6 +7,10 @@ from experiments.analysis import gaussian_trajectories, sampler_error, weights
 from experiments.analysis.weights import ChurnWeights
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import (
@@ -15,8 +19,6 @@ from experiments.visualization.explorables.base import (
     texts,
     words,
 )
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 CHURNS = np.linspace(0.0, 0.9, 10)
 STEPS = (5, 20, 100)

@@ -9,11 +9,13 @@ from experiments.analysis.sampler_error import SAMPLERS, Samples
 from experiments.visualization.blocks import (
     MARKERS,
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import POWERS, line, words
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 STEPS = (3, 5, 8, 12, 20, 40, 80)
 SAMPLER, STEP = 0, 1  # sliders

@@ -11,6 +11,10 @@ from experiments.analysis.gaussian_trajectories import (
 )
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import (
@@ -20,8 +24,6 @@ from experiments.visualization.explorables.base import (
     texts,
     words,
 )
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 FRACTIONS = np.linspace(FLOW, PRESERVING, 15)
 VARIANCES = np.array([0.01, 0.03, 0.0833, 0.25, 0.5, 1.0, 3.0, 12.0])

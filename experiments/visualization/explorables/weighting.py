@@ -12,12 +12,14 @@ from experiments.analysis import weights
 from experiments.analysis.weights import Moved
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     Trace,
     axis,
 )
 from experiments.visualization.explorables.base import line, texts
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 LOGSNR = np.linspace(-10.0, 10.0, 121)
 BIASES = np.linspace(-4.0, 4.0, 9)
