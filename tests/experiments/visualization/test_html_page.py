@@ -116,7 +116,7 @@ def test_templates_are_found_from_any_directory_and_installed(tmp_path, monkeypa
     patterns = setup["options.package_data"]["experiments.visualization"].split(", ")
     installed = {path for pattern in patterns for path in folder.glob(pattern)}
     data = {path for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc")}
-    assert data == installed and len(data) == 4
+    assert data == installed and len(data) == 5
 
 
 def test_nothing_is_fetched(text):
