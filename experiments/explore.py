@@ -1,9 +1,9 @@
-"""Writes a page of figures with sliders, to be opened from the file system.
+"""Writes one HTML page of interactive figures with sliders.
 
     python -m experiments.explore --out=site/
 
 Scaling, variance of the data, churn, weightings, samplers and their steps. Everything
-is computed here by the library; the page needs no server and no network.
+is computed here by the library; the page opens from a file, without a network.
 """
 
 import pathlib

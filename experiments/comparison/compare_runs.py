@@ -1,4 +1,4 @@
-"""Which of several recipes is better, by how much, and whether that is told apart."""
+"""Compares runs: which is better, by how much, and whether that is significant."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""Figures with sliders: every place of every slider is computed by the library."""
+"""Interactive figures with sliders, every place of which the library computes."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Scaling, variance of the data and steps: DDIM and Euler's method on Gaussians."""
+"""Interactive figure: DDIM and Euler's method on Gaussians, by scaling and steps."""
 
 import numpy as np
 
@@ -44,7 +44,7 @@ LEAD = (
 
 
 def section() -> Section:
-    """Particles, and errors at the end against the variance of the data."""
+    """Builds the section: particles, and final errors against the data variance."""
     sliders = (
         Slider(
             "scaling: 0 flow matching, 1 variance preserving", texts(FRACTIONS), start=7
@@ -74,7 +74,7 @@ def section() -> Section:
 
 
 def moving() -> Chart:
-    """Six particles by two samplers in few steps, and by DDIM in many."""
+    """Draws six particles by two samplers in few steps, and by DDIM in many."""
     fraction, variance = np.meshgrid(FRACTIONS, VARIANCES, indexing="ij")
     paths = lambda sampler, num_steps: gaussian_trajectories.gaussian_paths(
         fraction, variance, sampler=sampler, num_steps=num_steps
@@ -102,7 +102,7 @@ def moving() -> Chart:
 
 
 def against_variance(euler: np.ndarray, ddim: np.ndarray) -> Chart:
-    """Errors of the last state.
+    """Draws errors of the last state against the variance of the data.
 
     Args:
       euler: of Euler's method at `WIDE` and then at the places of the slider,

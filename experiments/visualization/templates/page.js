@@ -2,11 +2,11 @@
 const { figures, forms } = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function colour(name) {
+function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 }
 
-function clear(hex, share) {
+function translucent(hex, share) {
   const part = (at) => parseInt(hex.slice(at, at + 2), 16);
   return "rgba(" + [part(1), part(3), part(5), share].join(",") + ")";
 }
@@ -20,16 +20,16 @@ function places(name) {
   return inputs(name).map((input) => Number(input.value));
 }
 
-function chosen(value, at) {
+function valueAt(value, at) {
   return value && value.over
     ? value.over.reduce((rest, slider) => rest[at[slider]], value.values) : value;
 }
 
 function trace({ x, y, ...plain }, at) {
-  const found = { x: chosen(x, at), y: chosen(y, at), ...structuredClone(plain) };
-  const own = found.meta.group < 0 ? colour("quiet") : colour("g" + found.meta.group);
+  const found = { x: valueAt(x, at), y: valueAt(y, at), ...structuredClone(plain) };
+  const own = found.meta.group < 0 ? color("quiet") : color("g" + found.meta.group);
   if (found.meta.band) {
-    found.fillcolor = clear(own, 0.15);
+    found.fillcolor = translucent(own, 0.15);
     return found;
   }
   found.line = Object.assign({}, found.line, { color: own });
@@ -39,7 +39,7 @@ function trace({ x, y, ...plain }, at) {
 
 function axis(plain) {
   return Object.assign({
-    gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("quiet"),
+    gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("quiet"),
     zeroline: false,
   }, plain);
 }
@@ -47,10 +47,10 @@ function axis(plain) {
 function layout(plain) {
   return Object.assign({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("text"), family: getComputedStyle(document.body).fontFamily, size: 13 },
+    font: { color: color("text"), family: getComputedStyle(document.body).fontFamily, size: 13 },
     margin: { l: 60, r: 12, t: 24, b: 48 }, showlegend: true,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-    hoverlabel: { bgcolor: colour("panel"), font: { color: colour("text") } },
+    hoverlabel: { bgcolor: color("panel"), font: { color: color("text") } },
   }, plain, { xaxis: axis(plain.xaxis), yaxis: axis(plain.yaxis) });
 }
 
@@ -65,7 +65,7 @@ function draw(name) {
   });
 }
 
-function tell(name) {
+function showText(name) {
   const at = places(name);
   inputs(name).forEach((input, number) => {
     if (input.tagName === "SELECT") return;
@@ -74,14 +74,14 @@ function tell(name) {
     input.setAttribute("aria-valuetext", text);
   });
   document.getElementById(name + "-readout").textContent =
-    forms[name].readout.map((sentence) => chosen(sentence, at)).join(" ");
+    forms[name].readout.map((sentence) => valueAt(sentence, at)).join(" ");
 }
 
 for (const name of Object.keys(forms)) {
   const form = document.getElementById(name);
-  form.addEventListener("input", () => { tell(name); draw(name); });
+  form.addEventListener("input", () => { showText(name); draw(name); });
   form.addEventListener("submit", (event) => event.preventDefault());
-  tell(name);
+  showText(name);
 }
 draw();
 dark.addEventListener("change", () => draw());

@@ -49,7 +49,7 @@ def test_the_same_inputs_give_the_same_page_and_the_terminal_says_it(
     assert out.read_text() == first
     assert compare_runs.compare_runs(runs, out=str(out)) == first
     assert re.search("fm is better than large by 0.[23].* n = 200 examples", printed)
-    assert re.search(r"bound on -log p, nats.*3\.\d+ ± 0\.07", printed)
+    assert re.search(r"variational bound on -log p, nats.*3\.\d+ ± 0\.07", printed)
     assert "large against fm: the same objective" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
 

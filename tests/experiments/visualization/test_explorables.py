@@ -201,7 +201,7 @@ def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
             trace = errors.data[i]
             assert (trace["x"][j], trace["y"][j]) == (run.nfe, run.error)
             assert at(errors.data[-1]["y"], (i, j)) == [run.error]
-            assert f"{run.nfe} network calls" in at(block.readout[0], (i, j))
+            assert f"NFE {run.nfe}," in at(block.readout[0], (i, j))
             middle, share = density.data[0]["x"], at(density.data[0]["y"], (i, j))
             outside = (run.x < sampler_steps.EDGES[0]) | (
                 run.x > sampler_steps.EDGES[-1]

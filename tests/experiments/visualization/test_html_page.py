@@ -132,7 +132,7 @@ def test_the_page_says_what_is_found(gathered, found, text):
     assert [row[0] for row in table.rows][:3] == [
         "training seeds",
         "trained to step",
-        "bound on -log p, nats per dimension",
+        "variational bound on -log p, nats per dimension",
     ]
     assert table.rows[0][1:] == ["0", "0, 1, 2"]
     assert table.rows[-1][1:] == ["500", "500"]
@@ -146,7 +146,7 @@ def test_the_page_says_what_is_found(gathered, found, text):
 def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
     rows = [row[0] for row in tables.summary(gathered, found).rows]
     at = rows.index("-log p by the ODE, nats per dimension")
-    assert rows[at + 1] == "solver of the ODE within ±, nats per dimension"
+    assert rows[at + 1] == "error of the ODE solver, at most, nats per dimension"
     table = tables.summary(gathered, found)
     assert table.rows[at + 1][1:] == ["0.0014", "0.0014"]  # |-0.001| + 2 * 2e-4
     told = gathered[1].runs[1].told["likelihood"]
@@ -207,7 +207,7 @@ def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
     machine = {"platform": "Other", "devices": ["0: cpu", "1: cpu"]}
     (paths[1] / "environment.json").write_text(json.dumps(machine))
     words = (
-        f"training images/s are not compared, of unlike machines: {paths[0]}: Test, "
+        f"training images/s are not compared, on different machines: {paths[0]}: Test, "
         f"0: cpu; {paths[1]}: Other, 0: cpu, 1: cpu"
     )
     some, first, lines, shown = told()
@@ -288,7 +288,7 @@ def test_samples_of_other_weights_or_steps_are_told(tmp_path):
     ]
     some = grouping.gather(map(str, paths))
     found = sample_gallery.section(some)
-    assert found.lead.endswith("Trained to unlike steps: a 10, b 20.")
+    assert found.lead.endswith("Trained to different steps: a 10, b 20.")
     row, lines = found.blocks
     assert [chart.title for chart in row.charts] == ["a", "b"]
     assert lines.lines == [
@@ -347,7 +347,7 @@ def test_other_data_have_no_common_curve(tmp_path):
     a, b = made.run(tmp_path / "a"), made.run(tmp_path / "b", data__noise=0.3)
     some = grouping.gather([str(a), str(b)])
     shown = html_page.render("t", report.every(some, quantities.of(some, 0)))
-    assert "b and a have other held-out examples: noise 0.3 and" in shown
+    assert "b and a have different held-out examples: noise 0.3 and" in shown
     assert "not compared with a: the recipes differ in examples.noise" in shown
 
 
