@@ -88,7 +88,7 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
       Stopped: at SIGTERM or Ctrl-C.
     """
     study = load(path)
-    html_page.library()  # it is missing now or never
+    html_page.plotly_js()  # fails now if plotly is missing, not at the end
     todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
     for number, (seed, recipe) in enumerate(todo, start=1):
         print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)
