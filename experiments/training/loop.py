@@ -73,7 +73,8 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(noting())
         external.search(workdir)
-        trainer = Trainer(config)
+        with progress.announced("reading the data"):
+            trainer = Trainer(config)
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
@@ -85,10 +86,12 @@ def train_and_evaluate(
         saved = stack.enter_context(
             manager.Checkpoints(workdir, keep=keep, later_fn=later_fn)
         )
-        state, meaning = resume.begin(trainer, saved, source)
+        with progress.announced("initializing or restoring the state"):
+            state, meaning = resume.begin(trainer, saved, source)
         first = int(state.step)
         log = None
-        label_effect = trainer.label_effect(state.params)
+        with progress.announced("compiling the evaluation"):
+            label_effect = trainer.label_effect(state.params)
         if distributed.is_first():
             _announce(trainer, state, workdir, label_effect)
             log = metrics_log.Log(workdir, first)
