@@ -29,7 +29,7 @@ help:
 	@echo "make test-slow  kills, resumes, notebooks: long, and nothing else proves it"
 	@echo "make test-nightly  every sampler on every schedule, and such; SHARD=1/4: a part"
 	@echo "make test-all   all of these"
-	@echo "make docs       the reference of the API: site/api/index.html"
+	@echo "make docs       the documentation: site/index.html"
 	@echo "make notebooks  executes notebooks/*.py and writes the .ipynb"
 	@echo "make lint       ruff, nothing changed"
 	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
@@ -48,10 +48,11 @@ curve: $(VENV)/.train
 	  $(addprefix runs/curves/$(NAME)/,0 1 2)
 
 docs: $(VENV)/.docs
-	$(BIN)/python docs/reference.py site/api
+	$(BIN)/python -m sphinx -q -W --keep-going docs .cache/docs/html
+	mkdir -p site && cp -r .cache/docs/html/. site
 
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python -m experiments.notebooks $(ARGS)
+	$(BIN)/python notebooks/build.py $(ARGS)
 
 test: $(VENV)/.test
 	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \

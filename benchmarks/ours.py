@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import protocol
-from experiments.config import build, optimizers
+from experiments.config import build, optimizers, registry
 from experiments.config.model import Model
 from experiments.data import DataTransform, Examples
 from experiments.runtime import rng, sharding
@@ -42,7 +42,7 @@ OPTIMIZER = dict(
 def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
     """Network, objective and optimizer of a case of `cases.py`."""
     entries = dict(case["network"])
-    kind = build.NETWORKS[entries.pop("name")]
+    kind = registry.NETWORKS[entries.pop("name")]
     net = kind(**entries, num_classes=CLASSES, dtype=dtype)
     model = Model(
         net=net,

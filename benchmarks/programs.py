@@ -5,8 +5,8 @@
 
 Each part is a process of its own, without a compilation cache on disk:
 
-- `plans`: `samplers.plan` of every sampler of `build.SAMPLERS` on each of `SCHEDULES`,
-  then all of it with one step more, and once more with as many;
+- `plans`: `samplers.plan` of every sampler by name on each of `SCHEDULES`, then all of
+  it with one step more, and once more with as many;
 - `objectives`: `total_weight` of every published recipe, then `same_objective` of every
   pair;
 - `grids`: every grid, on each of `SCHEDULES` where it needs one, then with one step
@@ -88,10 +88,10 @@ class Counts:
 def plans() -> Iterator[str]:
     """Plans every sampler; what is done since the last label, at each."""
     from diffusionflow import grids, samplers
-    from experiments.config import build
+    from experiments.config import build, registry
 
-    chosen = [build.sampler({"name": name}) for name in build.SAMPLERS]
-    each_schedule = [build.SCHEDULES[name]() for name in SCHEDULES]
+    chosen = [build.sampler({"name": name}) for name in registry.SAMPLERS]
+    each_schedule = [registry.SCHEDULES[name]() for name in SCHEDULES]
     yield "imports, samplers, schedules"
     counts = {"": NUM_STEPS, "then ": NUM_STEPS + 1, "again ": NUM_STEPS + 1}
     for word, num_steps in counts.items():
@@ -122,9 +122,9 @@ def objective_table() -> Iterator[str]:
 def all_grids() -> Iterator[str]:
     """Every function of `grids`."""
     from diffusionflow import grids
-    from experiments.config import build
+    from experiments.config import registry
 
-    each_schedule = [build.SCHEDULES[name]() for name in SCHEDULES]
+    each_schedule = [registry.SCHEDULES[name]() for name in SCHEDULES]
     yield "imports, schedules"
     for word, num_steps in {"": NUM_STEPS, "then ": NUM_STEPS + 1}.items():
         grids.uniform(num_steps)

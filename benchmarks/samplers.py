@@ -47,7 +47,7 @@ from diffusionflow import (  # noqa: E402
 from experiments.analysis import sampler_error  # noqa: E402
 from experiments.analysis.sampler_error import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
 from experiments.checkpointing import restore  # noqa: E402
-from experiments.config import build, parsing  # noqa: E402
+from experiments.config import parsing, registry  # noqa: E402
 from experiments.runtime import sharding  # noqa: E402
 from experiments.sampling import conditions  # noqa: E402
 
@@ -111,7 +111,7 @@ def floor(repeats: int = 20) -> tuple[float, float]:
 
 def sampler_of(text: str) -> Any:
     """A sampler, written as in a config."""
-    return parsing.parse("--samplers", text, build.SAMPLERS)
+    return parsing.parse("--samplers", text, registry.SAMPLERS)
 
 
 class Trained:

@@ -31,7 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
         dtype="bfloat16",
     )
     config.optimizer.update(
-        learning_rate=1e-3, warmup_steps=5_000, b2=0.999, weight_decay=0.0
+        learning_rate=1e-3,
+        warmup_steps=5_000,
+        name="adamw(b1=0.9, b2=0.999, weight_decay=0.0)",
     )
     config.ema = dict(
         limit=0.9999, warmup=10.0, sigma_rel=(0.05, 0.1), store_every=10_000

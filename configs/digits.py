@@ -40,12 +40,10 @@ def get_config() -> ml_collections.ConfigDict:
         remat="",  # or "nothing_saveable": blocks are computed twice, not stored
     )
     config.optimizer = dict(
+        name="adamw(b1=0.9, b2=0.99, weight_decay=0.01)",
         learning_rate=2e-3,
         warmup_steps=100,
         schedule="cosine",
-        b1=0.9,
-        b2=0.99,
-        weight_decay=0.01,
         clip_norm=1.0,  # 0: no clipping
         accumulate=1,  # parts of a batch, computed one after another
         nonfinite_limit=10,  # steps in a row that are not finite end the run

@@ -39,7 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
         remat="nothing_saveable",
     )
     config.optimizer.update(
-        learning_rate=1e-4, warmup_steps=10_000, b2=0.99, weight_decay=0.0
+        learning_rate=1e-4,
+        warmup_steps=10_000,
+        name="adamw(b1=0.9, b2=0.99, weight_decay=0.0)",
     )
     config.ema = dict(
         limit=0.9999, warmup=10.0, sigma_rel=(0.05, 0.1), store_every=10_000

@@ -32,12 +32,10 @@ def get_config() -> ml_collections.ConfigDict:
         name="residual_mlp", features=128, num_blocks=3, dropout=0.0, dtype="float32"
     )
     config.optimizer = dict(
+        name="adamw(b1=0.9, b2=0.99, weight_decay=0.0)",
         learning_rate=2e-3,
         warmup_steps=100,
         schedule="cosine",
-        b1=0.9,
-        b2=0.99,
-        weight_decay=0.0,
         clip_norm=1.0,  # 0: no clipping
         accumulate=1,  # parts of a batch, computed one after another
         nonfinite_limit=10,  # steps in a row that are not finite end the run

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jax
 import jaxlib
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
 from experiments.runtime import distributed, sharding
@@ -46,23 +46,31 @@ _CACHE = flags.DEFINE_string(
 )
 
 
-_ARGUMENTS: list[str] = []  # where ml_collections looks for entries that have flags
+class ConfigFlag:
+    """The config of `--config`, with the entries that the command line overrides.
+
+    Fields:
+      value: the config; None until the command line is parsed.
+    """
+
+    value: ConfigDict | None = None
 
 
-def define_config() -> flags.FlagHolder:
+_CONFIG = ConfigFlag()
+
+
+def define_config() -> ConfigFlag:
     """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`."""
     flags.DEFINE_bool(
         "print_config", False, "Print every entry as the flag that sets it, and stop."
     )
-    holder = config_flags.DEFINE_config_file(
+    flags.DEFINE_string(
         "config",
         None,
-        "Config file; --config.a.b=1 overrides an entry.",
-        lock_config=False,  # what is required may be given later: locked by `start_jax`
-        sys_argv=_ARGUMENTS,
+        "Config file, or the name of a shipped one; --config.a.b=1 overrides an entry.",
+        required=True,
     )
-    flags.mark_flag_as_required("config")
-    return holder
+    return _CONFIG
 
 
 def define_count(
@@ -92,7 +100,7 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                     "entries of the config like --config.a.b=value"
                 )
             if "print_config" in flags.FLAGS and flags.FLAGS["print_config"].value:
-                print("\n".join(overrides.as_flags(flags.FLAGS["config"].value)))
+                print("\n".join(overrides.as_flags(_CONFIG.value)))
                 return
             start_jax()
             if takes is not None:
@@ -129,24 +137,35 @@ def _parse(argv: list[str]) -> list[str]:
     if "--help" in argv or "-h" in argv:
         app.usage(shorthelp=True, writeto_stdout=True)
         print(flags.FLAGS.module_help(__name__))
+        if "config" in flags.FLAGS:
+            print(_entries_help())
         sys.exit(0)
     with usage_errors():
-        late = {}
+        given = []
         if "config" in flags.FLAGS:
-            argv, late = overrides.split(argv)
-            _ARGUMENTS[:] = argv
+            argv, given = overrides.split(overrides.with_values(argv))
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
         if "config" in flags.FLAGS:
-            config = flags.FLAGS["config"].value
-            with config.ignore_type():
-                config.update_from_flattened_dict(late)
-            schema.settle(config)
+            _CONFIG.value = overrides.load_config(flags.FLAGS["config"].value)
+            schema.add_defaults(_CONFIG.value)
+            overrides.apply(_CONFIG.value, given)
+            schema.settle(_CONFIG.value)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
     return rest
+
+
+def _entries_help() -> str:
+    """The entries of a config, a line each."""
+    lines = ["entries of a config, each --config.NAME=VALUE:"]
+    for name, kind, default, bound, meaning in schema.described():
+        facts = [kind, *([bound] if bound else [])]
+        facts += [f"default {default}"] if default else []
+        lines.append(f"  {name}: {meaning} ({'; '.join(facts)})")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -197,7 +216,7 @@ def _end(message: str, code: int) -> NoReturn:
 def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
     if "config" in flags.FLAGS:
-        config = flags.FLAGS["config"].value
+        config = _CONFIG.value
         schema.check_complete(config)
         config.lock()
         sharding.split_cpu(config.cpu_devices)

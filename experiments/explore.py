@@ -1,9 +1,9 @@
-"""Writes a page of figures with sliders, to be opened from the file system.
+"""Writes one HTML page of interactive figures with sliders.
 
     python -m experiments.explore --out=site/
 
 Scaling, variance of the data, churn, weightings, samplers and their steps. Everything
-is computed here by the library; the page needs no server and no network.
+is computed here by the library; the page opens from a file, without a network.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ def main() -> None:
     from experiments.visualization import html_page  # slow to import
     from experiments.visualization.explorables import SECTIONS
 
-    html_page.library()  # it is missing now or never
+    html_page.plotly_js()  # fails now if plotly is missing, not at the end
     directory = pathlib.Path(OUT.value)
     try:
         directory.mkdir(parents=True, exist_ok=True)

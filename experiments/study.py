@@ -12,7 +12,9 @@ from experiments import cli
 from experiments.runtime.errors import reporting_path_errors
 
 STUDY = flags.DEFINE_string(
-    "study", "configs/study.py", "File with get_study() and get_config(recipe)."
+    "study",
+    "study",
+    "File with get_study() and get_config(recipe), or the name of a shipped one.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
 

@@ -29,9 +29,12 @@ distributed.define_flags()
 
 
 def main() -> None:
-    from experiments.training import (
-        loop,  # slow to import, and not needed for a wrong flag
-    )
+    from experiments.config import build  # slow to import
+
+    build.check(CONFIG.value)  # a mistake is answered before the rest is imported
+    if distributed.is_first():
+        print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
+    from experiments.training import loop
     from experiments.training.resume import Source
 
     source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)

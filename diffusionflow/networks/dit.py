@@ -1,6 +1,7 @@
 """The diffusion transformer: (z, time, label, vector) -> an array like z."""
 
-import chex
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,37 +13,22 @@ from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.layers import (
     Pointwise,
     attend,
+    check_dimensions,
     check_remat,
     rematerialized,
     zeros,
+)
+from diffusionflow.networks.patches import (
+    PatchSize,
+    check_patch_size,
+    patch_sides,
+    patchify,
+    unpatchify,
 )
 
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 TIME_FEATURES = 256
 glorot = nn.initializers.xavier_uniform()
-
-
-def patchify(x: jax.Array, size: int) -> jax.Array:
-    """Cuts images into squares, row by row.
-
-    Args:
-      x: [batch, height, width, channels]; `size` divides height and width.
-      size: side of a square.
-
-    Returns:
-      [batch, height / size * width / size, size * size * channels].
-    """
-    batch, height, width, channels = x.shape
-    grid = (height // size, size, width // size, size)
-    x = x.reshape(batch, *grid, channels).swapaxes(2, 3)
-    return x.reshape(batch, grid[0] * grid[2], size * size * channels)
-
-
-def unpatchify(tokens: jax.Array, size: int, height: int, width: int) -> jax.Array:
-    """Inverts `patchify`: [batch, height, width, channels]."""
-    batch, channels = tokens.shape[0], tokens.shape[-1] // size**2
-    x = tokens.reshape(batch, height // size, width // size, size, size, channels)
-    return x.swapaxes(2, 3).reshape(batch, height, width, channels)
 
 
 def modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -110,8 +96,10 @@ class TransformerBlock(nn.Module):
 class DiT(ConditionalNetwork):
     """Transformer blocks on patches, scaled, shifted and gated by the conditioning.
 
-    The block is adaLN-Zero: at first every block is the identity and the output is
-    zero. Parameters are float32 and the output has the type of z.
+    It takes sequences [batch, length, channels], images [batch, height, width,
+    channels] and videos [batch, frames, height, width, channels]; all tokens attend to
+    all. The block is adaLN-Zero: at first every block is the identity and the output
+    is zero. Parameters are float32 and the output has the type of z.
 
     | size | features | num_blocks | num_heads | parameters, patch_size 2, 32 x 32 x 4 |
     |---|---|---|---|---|
@@ -129,9 +117,12 @@ class DiT(ConditionalNetwork):
       features: of a token.
       num_blocks: of attention and MLP.
       num_heads: of the attention.
-      patch_size: side of the squares that become tokens.
-      positions: "sinusoidal" (added, constant), "learned" (added; for images of one
-        size), "rotary" (in the attention, relative) or "none".
+      patch_size: side of the squares that become tokens, or one number for each
+        dimension, such as (1, 2, 2) for single frames in squares.
+      positions: "sinusoidal" (added, constant), "learned" (added; for data of one
+        size), "rotary" (in the attention, relative) or "none". For data of n
+        dimensions, the features of a token (sinusoidal) or of a head (rotary) must be
+        a multiple of 2 n: each axis has an equal share.
       expansion: hidden features of the MLP as a multiple of `features`.
       dropout: rate after attention and MLP, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
@@ -143,15 +134,16 @@ class DiT(ConditionalNetwork):
         have a leading axis of `num_blocks`. Compiles in less time.
 
     Raises:
-      ValueError: `positions` or `remat` is unknown, the heads do not divide the
-        features, or features of a token or head that have to be a multiple of 4 are
-        not.
+      ValueError: `positions` or `remat` is unknown, `patch_size` is not positive, or
+        the heads do not divide the features. At a call: the data do not have one to
+        three dimensions, `patch_size` does not divide their sizes, or `features` is not
+        a multiple that `positions` needs.
     """
 
     features: int = 384
     num_blocks: int = 12
     num_heads: int = 6
-    patch_size: int = 2
+    patch_size: PatchSize = 2
     positions: str = "sinusoidal"
     expansion: int = 4
     dropout: float = 0.0
@@ -162,6 +154,7 @@ class DiT(ConditionalNetwork):
     def __post_init__(self):
         super().__post_init__()
         check_remat(self.remat)
+        check_patch_size(self.patch_size)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"positions={self.positions!r}: must be one of {', '.join(POSITIONS)}"
@@ -169,12 +162,6 @@ class DiT(ConditionalNetwork):
         if self.features % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide features={self.features}"
-            )
-        least = {"sinusoidal": 4, "rotary": 4 * self.num_heads}.get(self.positions, 1)
-        if self.features % least:
-            raise ValueError(
-                f"features={self.features}: must be a multiple of {least} for "
-                f"positions={self.positions!r} and num_heads={self.num_heads}"
             )
 
     @property
@@ -186,21 +173,28 @@ class DiT(ConditionalNetwork):
         return TIME_FEATURES
 
     def check_data(self, z: jax.Array) -> None:
-        chex.assert_rank(z, 4)
-        if z.shape[1] % self.patch_size or z.shape[2] % self.patch_size:
+        check_dimensions(z)
+        patch_sides(self.patch_size, z.shape[1:-1])
+        shared = 2 * (z.ndim - 2)
+        least = {"sinusoidal": shared, "rotary": shared * self.num_heads}
+        if self.features % least.get(self.positions, 1):
             raise ValueError(
-                f"image of {z.shape[1]} x {z.shape[2]} pixels: patches need sides that "
-                f"are multiples of patch_size={self.patch_size}"
+                f"features={self.features}: must be a multiple of "
+                f"{least[self.positions]} for positions={self.positions!r}, num_heads="
+                f"{self.num_heads} and data of {z.ndim - 2} dimensions; or choose "
+                "positions='learned'"
             )
 
     def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
-        height, width, channels = z.shape[1:]
-        places = positions.places(height // self.patch_size, width // self.patch_size)
+        *sizes, channels = z.shape[1:]
+        sides = patch_sides(self.patch_size, sizes)
+        grid = (size // side for size, side in zip(sizes, sides, strict=True))
+        places = positions.places(*grid)
         h = self._blocks(self._tokens(z, places), vector, places, train)
         shift, scale = Modulation(2, self.features, name="modulation_out")(vector)
-        patch = self.patch_size**2 * channels
+        patch = math.prod(sides) * channels
         h = Pointwise(patch, self.dtype, zeros, name="out")(modulate(h, scale, shift))
-        return unpatchify(h, self.patch_size, height, width).astype(z.dtype)
+        return unpatchify(h, self.patch_size, *sizes).astype(z.dtype)
 
     def _tokens(self, z: jax.Array, places: np.ndarray) -> jax.Array:
         """Patch embedding plus positional embedding."""

@@ -1,5 +1,7 @@
 """Conditioning: time, class-label and vector embeddings, and their networks."""
 
+from collections.abc import Mapping, Sequence
+
 import chex
 import flax.linen as nn
 import jax
@@ -26,6 +28,18 @@ def embed_time(time: jax.Array, features: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+Vectors = jax.Array | Sequence[jax.Array] | Mapping[str, jax.Array]
+
+
+def join_vectors(parts: Sequence[jax.Array], batch: int) -> jax.Array:
+    """Concatenates vectors [batch, any] to condition on, as float32.
+
+    The linear map of the result is the sum of a linear map of each.
+    """
+    chex.assert_shape(list(parts), (batch, None))
+    return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+
+
 class Conditioning(nn.Module):
     """Conditioning vector: sum of time MLP, label embedding and projected vector.
 
@@ -50,7 +64,7 @@ class Conditioning(nn.Module):
         self,
         time: jax.Array,
         label: jax.Array | None,
-        vector: jax.Array | None,
+        vector: Vectors | None,
         batch: int,
     ) -> jax.Array:
         """Computes the vector of each example.
@@ -58,7 +72,8 @@ class Conditioning(nn.Module):
         Args:
           time: [] or [batch] in [0, 1].
           label: int [batch], or None for the null label.
-          vector: [batch, vector_features], or None for the null vector.
+          vector: [batch, vector_features], several that are concatenated to it, or
+            None for the null vector.
           batch: number of examples.
 
         Returns:
@@ -81,17 +96,19 @@ class Conditioning(nn.Module):
             chex.assert_type(label, int)
             table = nn.Embed(self.num_classes + 1, self.features, name="label")
             total = total + table(label)
-        if vector is not None and not self.vector_features:
+        parts = jax.tree.leaves(vector)
+        if parts and not self.vector_features:
+            shapes = ", ".join(str(part.shape) for part in parts)
             raise ValueError(
-                f"a vector of shape {vector.shape} for a network without vectors: set "
+                f"a vector of shape {shapes} for a network without vectors: set "
                 "vector_features"
             )
         if self.vector_features:
             shape = (batch, self.vector_features)
-            vector = jnp.zeros(shape) if vector is None else vector
-            chex.assert_shape(vector, shape)
+            whole = join_vectors(parts, batch) if parts else jnp.zeros(shape)
+            chex.assert_shape(whole, shape)
             project = nn.Dense(self.features, use_bias=False, name="vector")
-            total = total + project(vector.astype(jnp.float32))
+            total = total + project(whole)
         return nn.silu(total)
 
 
@@ -100,6 +117,11 @@ class ConditionalNetwork(nn.Module, kw_only=True):
 
     Subclasses give `predict(z, vector, train)`, with the vector that `Conditioning`
     makes, and its size `conditioning_features`.
+
+    Several conditions are a tuple of vectors [batch, k], or a dict of them by name,
+    in place of the one: they are concatenated, those of a dict in the order of their
+    names, and their k add up to `vector_features`. A zero array is the null vector of
+    one of them.
 
     Fields:
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
@@ -134,7 +156,7 @@ class ConditionalNetwork(nn.Module, kw_only=True):
         z: jax.Array,
         time: jax.Array,
         label: jax.Array | None = None,
-        vector: jax.Array | None = None,
+        vector: Vectors | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Computes the prediction for z.
@@ -143,7 +165,8 @@ class ConditionalNetwork(nn.Module, kw_only=True):
           z: [batch, *event], of the rank that the network is for.
           time: [] or [batch], sigma / (alpha + sigma), in [0, 1].
           label: int [batch]; None means the null label.
-          vector: [batch, vector_features]; None means the null vector, zero.
+          vector: [batch, vector_features], or several, see above; None means the null
+            vector, zero.
           train: whether to drop; needs the rng "dropout" where `dropout` > 0.
 
         Returns:

@@ -1,9 +1,15 @@
 """Layers on channels-last maps that are fast on a CPU and plain on an accelerator.
 
+A map is a sequence [batch, length, channels], an image [batch, height, width, channels]
+or a video [batch, frames, height, width, channels]: [batch, *sizes, channels] below.
+
 Everything is linear algebra that JAX differentiates by itself, so forward mode,
 reverse mode and higher derivatives hold. Parameters are float32; `dtype` is the type
 of the products; statistics are float32 whatever `dtype` is.
 """
+
+import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -52,36 +58,73 @@ def rematerialized(
     return nn.remat(block, policy=stored, static_argnums=static)
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Zero-padded 3x3 convolution (correlation), one pixel of padding on each side.
+def check_dimensions(z: jax.Array) -> None:
+    """Raises ValueError unless z has one to three axes between batch and channels."""
+    if not 3 <= z.ndim <= 5:
+        raise ValueError(
+            f"z of shape {z.shape}: must be [batch, length, channels], [batch, height, "
+            "width, channels] or [batch, frames, height, width, channels]; vectors "
+            "[batch, features] are for `ResidualMLP`"
+        )
 
-    Maps narrower than the kernel are multiplied row by row with the banded matrix of
-    the kernel: there XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
+
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Zero-padded convolution (correlation) with 3 taps on each axis, 3x3 for images.
+
+    There is one pixel of padding on each side.
 
     Args:
-      x: [batch, height, width, in].
-      kernel: [3, 3, in, out].
-      stride: of the output pixels.
+      x: [batch, *sizes, in], one to three sizes.
+      kernel: [3, .., 3, in, out], a 3 for each size.
+      stride: of the output pixels, on each axis.
 
     Returns:
-      [batch, ceil(height / stride), ceil(width / stride), out].
+      [batch, *ceil(sizes / stride), out].
     """
-    if min(x.shape[1:3]) >= 3:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(stride, stride),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    batch, height, width, _ = x.shape
+    sizes = x.shape[1:-1]
+    if _is_narrow(sizes):
+        return _banded(x, kernel)[:, *(slice(None, None, stride) for _ in sizes)]
+    letters = "DHW"[-len(sizes) :]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride,) * len(sizes),
+        padding=((1, 1),) * len(sizes),
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+    )
+
+
+def _is_narrow(sizes: tuple[int, ...]) -> bool:
+    """Whether XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
+
+    In three dimensions the number of pixels decides: two frames of large images would
+    make a banded matrix that is larger than they are.
+    """
+    return math.prod(sizes) < 3**3 if len(sizes) == 3 else min(sizes) < 3
+
+
+def _banded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `conv3x3` row by row, as a product with the kernel's banded matrix."""
+    batch, *lines, width, _ = x.shape
     bands = np.stack([np.eye(width, k=1 - tap) for tap in range(3)])
-    matrix = jnp.einsum("hjcn,jio->hicon", kernel, bands.astype(kernel.dtype))
+    matrix = jnp.einsum("...jcn,jio->...icon", kernel, bands.astype(kernel.dtype))
     matrix = matrix.reshape(-1, width * kernel.shape[-1])
-    rows = jnp.pad(x.reshape(batch, height, -1), ((0, 0), (1, 1), (0, 0)))
-    rows = jnp.concatenate([rows[:, i : i + height] for i in range(3)], axis=-1)
-    y = rows.reshape(batch * height, -1) @ matrix
-    return y.reshape(batch, height, width, -1)[:, ::stride, ::stride]
+    padding = ((0, 0), *((1, 1) for _ in lines), (0, 0))
+    rows = jnp.pad(x.reshape(batch, *lines, -1), padding)
+    shifted = [
+        rows[:, *(slice(i, i + n) for i, n in zip(taps, lines, strict=True))]
+        for taps in itertools.product(range(3), repeat=len(lines))
+    ]
+    rows = jnp.concatenate(shifted, axis=-1)
+    y = rows.reshape(batch * math.prod(lines), -1) @ matrix
+    return y.reshape(batch, *lines, width, -1)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest resize to twice the size on each axis between batch and channels."""
+    for axis in range(1, x.ndim - 1):
+        x = x.repeat(2, axis=axis)
+    return x
 
 
 def repeat_rows(bias: jax.Array, like: jax.Array) -> jax.Array:
@@ -95,13 +138,13 @@ def repeat_rows(bias: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def repeat_pixels(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Repeats [batch, channels] to the shape of `like`, [batch, h, w, channels]."""
-    ones = jnp.ones((x.shape[0], like.shape[1] * like.shape[2]), x.dtype)
+    """Repeats [batch, channels] to the shape of `like`, [batch, *sizes, channels]."""
+    ones = jnp.ones((x.shape[0], math.prod(like.shape[1:-1])), x.dtype)
     return jnp.einsum("bp,bc->bpc", ones, x).reshape(like.shape)
 
 
 class Conv3x3(nn.Module):
-    """`conv3x3` with bias: [batch, h, w, in] -> [batch, h', w', features]."""
+    """`conv3x3` with bias: [batch, *sizes, in] -> [batch, *sizes', features]."""
 
     features: int
     stride: int = 1
@@ -110,7 +153,7 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (3, 3, x.shape[-1], self.features)
+        shape = (*(3,) * (x.ndim - 2), x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", zeros, (self.features,))
         y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
@@ -177,18 +220,18 @@ class GroupNorm(nn.Module):
         """Normalises and, where `film` is given, scales and shifts each channel.
 
         Args:
-          x: [batch, height, width, channels].
+          x: [batch, *sizes, channels].
           film: float32 [batch, 2 channels], scales then shifts, or None.
 
         Returns:
-          [batch, height, width, channels], float32.
+          [batch, *sizes, channels], float32.
         """
-        batch, height, width, channels = x.shape
+        batch, *sizes, channels = x.shape
         groups = num_groups(channels)
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
         beta = self.param("bias", zeros, (channels,))
         x = x.astype(jnp.float32)
-        grouped = x.reshape(batch, height * width, groups, channels // groups)
+        grouped = x.reshape(batch, math.prod(sizes), groups, channels // groups)
         mean = grouped.mean((1, 3))
         variance = jnp.maximum((grouped * grouped).mean((1, 3)) - mean * mean, 0.0)
         inverse = jax.lax.rsqrt(variance + self.epsilon)

@@ -1,6 +1,5 @@
 """The residual MLP, for vectors: (z, time, label, vector) -> an array like z."""
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,9 @@ from diffusionflow.networks.layers import Pointwise, fan_in, zeros
 class ResidualMLP(ConditionalNetwork):
     """Residual MLP of blocks x + W silu(film(norm(W' silu(x)))), with W zero at first.
 
+    It takes vectors [batch, d] of any d. Data of more axes are refused: flatten them
+    first, which loses who is next to whom, or use `UNet` or `DiT`.
+
     Fields:
       features: width.
       num_blocks: residual blocks.
@@ -20,6 +22,9 @@ class ResidualMLP(ConditionalNetwork):
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       vector_features: of a vector to condition on; 0 for none.
       dtype: of the products, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: at a call: z is not [batch, d].
     """
 
     features: int = 256
@@ -32,7 +37,12 @@ class ResidualMLP(ConditionalNetwork):
         return max(64, self.features)
 
     def check_data(self, z: jax.Array) -> None:
-        chex.assert_rank(z, 2)
+        if z.ndim != 2:
+            raise ValueError(
+                f"z of shape {z.shape}: a ResidualMLP takes vectors [batch, features]; "
+                "flatten the data, or choose `UNet` or `DiT` for sequences, images and "
+                "videos"
+            )
 
     def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
         h = Pointwise(self.features, self.dtype, name="in")(z)

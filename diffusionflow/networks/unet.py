@@ -1,6 +1,7 @@
 """The U-Net: (z, time, label, vector) -> an array like z."""
 
-import chex
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ from diffusionflow.networks.layers import (
     GroupNorm,
     Pointwise,
     attend,
+    check_dimensions,
     fan_in,
     rematerialized,
+    upsample,
     zeros,
 )
 
@@ -30,7 +33,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
-        """x: [batch, h, w, in]; vector: [batch, any]. Returns [..., features]."""
+        """x: [batch, *sizes, in]; vector: [batch, any]. Returns [..., features]."""
         h = nn.silu(GroupNorm(name="norm_in")(x))
         h = Conv3x3(self.features, dtype=self.dtype, name="conv_in")(h)
         film = nn.Dense(2 * self.features, kernel_init=fan_in, name="film")(vector)
@@ -55,13 +58,14 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [batch, h, w, channels]. Returns the same shape."""
-        batch, height, width, channels = x.shape
+        """x: [batch, *sizes, channels]. Returns the same shape."""
+        batch, *sizes, channels = x.shape
         if channels % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide {channels} channels"
             )
-        heads = (batch, height * width, self.num_heads, channels // self.num_heads)
+        parts = self.num_heads, channels // self.num_heads
+        heads = (batch, math.prod(sizes), *parts)
         y = GroupNorm(name="norm")(x)
         query, key, value = (
             Pointwise(channels, self.dtype, name=name)(y).reshape(heads)
@@ -74,10 +78,15 @@ class SelfAttention(nn.Module):
 class UNet(ConditionalNetwork):
     """U-Net: residual blocks down to small maps and up again, with skip connections.
 
-    Level i has `multipliers[i] * channels` channels on maps 2^i times smaller. A
-    3x3 convolution of stride 2 leads down; nearest resize and a 3x3 convolution lead
-    up; every map of the way down is concatenated once on the way up. Parameters are
-    float32 and the output has the type of z.
+    It takes sequences [batch, length, channels], images [batch, height, width,
+    channels] and videos [batch, frames, height, width, channels]. Parameters have the
+    same names in each; only the kernels of convolutions have other shapes.
+
+    Level i has `multipliers[i] * channels` channels on maps 2^i times smaller, in each
+    dimension. A convolution of 3 taps an axis and stride 2 leads down; nearest resize
+    and such a convolution of stride 1 lead up; every map of the way down is
+    concatenated once on the way up. Attention is between all pixels of a map.
+    Parameters are float32 and the output has the type of z.
 
     Source: Ho et al., arXiv:2006.11239, appendix B, with the scale-and-shift
     conditioning of Dhariwal & Nichol, arXiv:2105.05233, section 3.
@@ -86,8 +95,8 @@ class UNet(ConditionalNetwork):
       channels: at full resolution, as channels of the first level for multiplier 1.
       multipliers: of the channels, one a level.
       num_blocks: residual blocks a level going down; one more going up.
-      attention_resolutions: shorter sides of the maps whose blocks attend; the
-        middle of the network always does.
+      attention_resolutions: shortest sides of the maps whose blocks attend, frames
+        included; the middle of the network always does.
       num_heads: of the attention.
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
@@ -95,6 +104,10 @@ class UNet(ConditionalNetwork):
       dtype: of convolutions and products, "float32" or "bfloat16".
       remat: what the blocks store for the gradient, see `layers.rematerialized`; the
         rest is computed twice. Empty for all that it needs.
+
+    Raises:
+      ValueError: at a call: the data do not have one to three dimensions, or a size
+        cannot be halved `len(multipliers) - 1` times.
     """
 
     channels: int = 64
@@ -124,12 +137,14 @@ class UNet(ConditionalNetwork):
         return conv(h).astype(z.dtype)
 
     def check_data(self, z: jax.Array) -> None:
-        chex.assert_rank(z, 4)
+        check_dimensions(z)
+        sizes = z.shape[1:-1]
         multiple = 2 ** (len(self.multipliers) - 1)
-        if z.shape[1] % multiple or z.shape[2] % multiple:
+        if any(size % multiple for size in sizes):
             raise ValueError(
-                f"image of {z.shape[1]} x {z.shape[2]} pixels: {len(self.multipliers)} "
-                f"levels need sides that are multiples of {multiple}"
+                f"data of {' x '.join(map(str, sizes))} pixels: {len(self.multipliers)}"
+                f" levels need sizes that are multiples of {multiple}: crop or pad the "
+                "data, or give fewer `multipliers`"
             )
 
     def _down(
@@ -156,8 +171,8 @@ class UNet(ConditionalNetwork):
                 name = f"decoder_{level}_{i}"
                 h = self._attend(h, multiplier, vector, train, name)
             if level:
-                h = h.repeat(2, axis=1).repeat(2, axis=2)
-                h = Conv3x3(h.shape[-1], dtype=self.dtype, name=f"up_{level}")(h)
+                conv = Conv3x3(h.shape[-1], dtype=self.dtype, name=f"up_{level}")
+                h = conv(upsample(h))
         return h
 
     def _block(
@@ -175,6 +190,6 @@ class UNet(ConditionalNetwork):
         self, h: jax.Array, multiplier: int, vector: jax.Array, train: bool, name: str
     ) -> jax.Array:
         h = self._block(h, multiplier * self.channels, vector, train, name)
-        if min(h.shape[1:3]) not in self.attention_resolutions:
+        if min(h.shape[1:-1]) not in self.attention_resolutions:
             return h
         return self._attention(f"{name}_attention")(h)

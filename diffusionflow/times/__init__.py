@@ -16,7 +16,13 @@ from diffusionflow.times.adaptive import (
     adaptive_part,
     with_moments,
 )
-from diffusionflow.times.densities import CosMap, LogitNormal, Mode, Uniform
+from diffusionflow.times.densities import (
+    CosMap,
+    InverseTransform,
+    LogitNormal,
+    Mode,
+    Uniform,
+)
 from diffusionflow.times.derived import Stratified, Truncated
 from diffusionflow.times.noise_levels import (
     LogNormalSigma,
@@ -28,6 +34,7 @@ from diffusionflow.times.noise_levels import (
 __all__ = [
     "AdaptiveTimes",
     "CosMap",
+    "InverseTransform",
     "LogNormalSigma",
     "LogitNormal",
     "LossMoments",

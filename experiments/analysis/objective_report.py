@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffusionflow import objectives
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
-from experiments.config import build, schema
+from experiments.config import build, registry, schema
 from experiments.config.parsing import parse
 from experiments.runtime.errors import UsageError
 
@@ -63,7 +63,7 @@ def from_recipe(text: str) -> Named:
     Raises:
       UsageError: there is no such recipe.
     """
-    built = parse("--against", text, build.RECIPES)
+    built = parse("--against", text, registry.RECIPES)
     try:
         in_float64(objectives.total_weight, built, np.zeros(1))
     except (TypeError, ValueError) as error:
@@ -166,8 +166,8 @@ def _table(own: Named) -> str:
 def _recipes(own: Named) -> str:
     """The recipes that the objective equals, each with range and constant."""
     lines = []
-    for name in (*build.RECIPES, *VARIANTS):
-        recipe = parse("recipe", name, build.RECIPES)
+    for name in (*registry.RECIPES, *VARIANTS):
+        recipe = parse("recipe", name, registry.RECIPES)
         found = stretch(own.objective, recipe)
         if found is not None:
             lines.append(
@@ -213,4 +213,4 @@ def check_path(path: str | pathlib.Path) -> None:
 
 def recipe_weights(logsnr: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the total weights of the recipes `SHOWN`, each like `logsnr`."""
-    return {name: weights(build.RECIPES[name](), logsnr) for name in SHOWN}
+    return {name: weights(registry.RECIPES[name](), logsnr) for name in SHOWN}

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.config import external, schema
 from experiments.config.model import Model
 from experiments.runtime import environment
 from experiments.runtime.errors import UsageError
@@ -20,31 +21,21 @@ CONVENTIONS = {
     "network_time": "sigma / (alpha + sigma)",
     "null_label": "num_classes",
 }
-# May change on a resume: the trained numbers do not depend on them, but for the last
-# bits on `cpu_devices`, `sharding` and `remat`.
+# May change on a resume besides the entries that the schema calls resumable: the
+# trained numbers do not depend on them, but for the last bits on `remat`.
 FREE = (
     "versions",
-    "config.checkpoint",
-    "config.cpu_devices",
     "config.data.data_dir",  # the examples have a digest
     "config.data.path",
     "config.data.test_path",
-    "config.ema.store_every",
-    "config.eval",
-    "config.guidance",
     "config.network.remat",
-    "config.sampler",
-    "config.samples",
-    "config.sharding",
     "init_from",
     "network.remat",
+    *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
 )
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"
-# What a checkpoint of an older version with this format does not mention, by name: the
-# value that stands for what was done then.
-SINCE: dict[str, Any] = {}
 
 
 def make(
@@ -75,18 +66,27 @@ def make(
             **({"vector_features": vectors} if vectors else {}),
         },
         "examples": examples,
-        "network": {
-            "class": type(model.net).__name__,
-            **{
-                field.name: getattr(model.net, field.name)
-                for field in dataclasses.fields(model.net)
-                if field.name not in ("parent", "name")
-            },
-        },
+        "network": _described(model.net),
         "config": config,
+        "modules": external.modules(config),
         "versions": environment.versions(),
     }
-    return json.loads(json.dumps(found))  # tuples as lists
+    return json.loads(json.dumps(found, default=_named))  # tuples as lists
+
+
+def _described(net: Any) -> dict[str, Any]:
+    """Class and settings of a network."""
+    if hasattr(net, "describe"):
+        return net.describe()
+    fields = dataclasses.fields(net) if dataclasses.is_dataclass(net) else ()
+    names = [field.name for field in fields if field.name not in ("parent", "name")]
+    settings = {name: getattr(net, name) for name in names}
+    return {"class": type(net).__name__, **settings}
+
+
+def _named(value: Any) -> str:
+    """For what JSON has not, such as an activation function: its name or class."""
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
 def check_format(identity: Mapping[str, Any]) -> None:
@@ -100,8 +100,8 @@ def check_format(identity: Mapping[str, Any]) -> None:
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out."""
-    saved, current = SINCE | entries(saved), entries(current)
-    free = set(FREE)
+    saved, current = entries(saved), entries(current)
+    free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
@@ -124,13 +124,19 @@ def check_same(saved: Mapping[str, Any], current: Mapping[str, Any], step: int) 
         listed = "\n  ".join(lines)
         raise UsageError(
             f"the checkpoint of step {step} belongs to another run:\n  {listed}\n"
-            "resume with the old settings, or choose another --workdir"
+            "resume with the old settings (modules as they were are in modules/ of the "
+            "run), or choose another --workdir"
         )
 
 
 def is_free(name: str) -> bool:
     """Whether the trained numbers do not depend on an entry, by its dotted name."""
     return any(_within(name, prefix) for prefix in FREE)
+
+
+def _path(name: str) -> bool:
+    """Whether an entry is where a module was found; its digest counts."""
+    return name.startswith("modules.") and name.endswith(".path")
 
 
 def _within(name: str, prefix: str) -> bool:

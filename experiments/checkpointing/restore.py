@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.checkpointing import manager, metadata, posthoc_ema
-from experiments.config import model
+from experiments.config import external, model
 from experiments.config.model import Model
 from experiments.data import DataSet
 from experiments.runtime import pytrees, sharding
@@ -141,8 +141,10 @@ def _open(
             try:
                 found = saved.identity(number)
                 metadata.check_format(found)
+                external.find_again(found["modules"], workdir)
                 built = model.from_identity(found)
                 rebuilt = metadata.make(found["config"], built, found["examples"])
+                rebuilt["modules"] = found["modules"]  # a change was printed
                 metadata.check_same(found, rebuilt, number)
                 items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))

@@ -1,7 +1,7 @@
-"""The charts of a comparison, as plain values for Plotly.
+"""Builds the charts of a comparison, as plain values for Plotly.
 
-A trace names its group by `meta.group`; the page gives it the colour of the reader's
-light or dark theme. Groups differ in their markers too, and samplers in their dashes.
+A trace names its group by `meta.group`; the page colors it for the reader's light or
+dark theme. Groups differ in their markers too, and samplers in their dashes.
 """
 
 import itertools
@@ -59,7 +59,7 @@ def _band(
 
 
 def curves(groups: Sequence[Group]) -> Chart | None:
-    """The held-out error of eps over the training; None if no run recorded it."""
+    """Draws the held-out eps-MSE over training; None if no run recorded it."""
     sizes = {run.config["batch_size"] for group in groups for run in group.runs}
     data = []
     for number, group in enumerate(groups):
@@ -80,14 +80,14 @@ def curves(groups: Sequence[Group]) -> Chart | None:
     if not data:
         return None
     return Chart(
-        "Held-out error of eps while training",
-        "Mean squared error of eps per dimension, mean over log-SNRs -4 to 6, averaged "
-        "weights, held-out examples: a number about the denoiser, whatever it is "
-        "trained on. Of several seeds the mean, and from the least to the largest.",
+        "Held-out eps-MSE during training",
+        "Mean squared error of eps per dimension, mean over log-SNRs -4 to 6, EMA "
+        "weights, held-out examples: it compares denoisers whatever their objectives. "
+        "Of several seeds: the mean, and a band from the smallest to the largest.",
         data,
         {
             "xaxis": axis("training examples seen" if len(sizes) > 1 else "step"),
-            "yaxis": axis("error of eps", type="log"),
+            "yaxis": axis("eps-MSE", type="log"),
         },
     )
 
@@ -95,7 +95,7 @@ def curves(groups: Sequence[Group]) -> Chart | None:
 def levels(
     findings: Sequence[Finding], logsnr: Sequence[float], names: Sequence[str]
 ) -> Chart | None:
-    """How much larger each error of eps is than the reference's, by log-SNR."""
+    """Draws each eps-MSE relative to the reference's, by log-SNR."""
     data, reference = [], names[0]
     for number, name in enumerate(names):
         rows = []
@@ -114,9 +114,9 @@ def levels(
     if not data:
         return None
     return Chart(
-        f"Error of eps, beside that of {reference}",
-        "By how many per cent the error is larger (above 0) or smaller at each "
-        "log-SNR, with its 95 % interval. Noise is to the left, data to the right.",
+        f"eps-MSE relative to {reference}",
+        "How much larger (above 0) or smaller the error is at each log-SNR, in per "
+        "cent, with its 95 % interval. Noise is to the left, data to the right.",
         data,
         {
             "xaxis": axis("log-SNR"),
@@ -126,7 +126,7 @@ def levels(
 
 
 def quality(found: Sequence[Samples], names: Sequence[str]) -> list[Chart]:
-    """A chart for each metric and kind of features: distance against calls."""
+    """Draws distance against NFE, a chart for each metric and kind of features."""
     kinds = dict.fromkeys((one.features, one.metric) for one in found)
     return [
         _quality(
@@ -149,22 +149,22 @@ def _quality(
     log = any(one.finding.values for one in found) and min(lows) > 0
     return Chart(
         f"{metric.capitalize()} distance in {features}",
-        f"From the training examples, in {features}; lower is better. Bands and bars: "
-        "95 % intervals of each alone; differences, in the table, are paired and "
-        "mostly sharper. The horizontal line is what the held-out examples get.",
+        f"Distance to the training examples in {features}; lower is better. Bands and "
+        "bars: 95 % intervals of each value alone; the paired differences in the table "
+        "are mostly sharper. Horizontal line: the held-out examples, as a baseline.",
         data,
         {
-            "xaxis": _calls_axis(ticks),
+            "xaxis": _nfe_axis(ticks),
             "yaxis": axis("distance", type="log" if log else "linear"),
         },
     )
 
 
-def _calls_axis(ticks: Sequence[int]) -> dict[str, Any]:
+def _nfe_axis(ticks: Sequence[int]) -> dict[str, Any]:
     shown = [ticks[0]]
     shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
     text = [str(tick) for tick in shown]
-    found = axis("network calls", type="log", tickvals=shown, tickangle=0)
+    found = axis("NFE", type="log", tickvals=shown, tickangle=0)
     return found | {"ticktext": text}
 
 

@@ -1,4 +1,4 @@
-"""Which of several recipes is better, by how much, and whether that is told apart."""
+"""Compares runs: which is better, by how much, and whether that is significant."""
 
 import pathlib
 import sys
@@ -34,7 +34,7 @@ def compare_runs(
     """
     if out:
         _check_path(out)
-        _check_library()
+        _check_plotly()
     gathered = grouping.gather(arguments)
     found = quantities.of(gathered, seed)
     _print(gathered, found)
@@ -49,10 +49,10 @@ def compare_runs(
     return text
 
 
-def _check_library() -> None:
-    """It is missing now or never."""
+def _check_plotly() -> None:
+    """Raises `UsageError` before any work if plotly is missing."""
     try:
-        html_page.library()
+        html_page.plotly_js()
     except UsageError as error:
         way = "--out= (empty) prints the table without it"
         raise UsageError(f"{error}; {way}") from error

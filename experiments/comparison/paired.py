@@ -71,7 +71,7 @@ class Finding(NamedTuple):
         unit = f" {self.unit}" if self.unit else ""
         if found.low <= 0 <= found.high:
             return (
-                f"{self.title}: no difference told apart between {name} and "
+                f"{self.title}: no significant difference between {name} and "
                 f"{self.reference}: {found.value:+.3g} [{found.low:+.3g}, "
                 f"{found.high:+.3g}]{unit}, n = {among}"
             )

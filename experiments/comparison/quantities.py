@@ -13,7 +13,7 @@ from experiments.comparison.paired import Finding, Measured, find
 from experiments.comparison.run_record import Run
 from experiments.evaluation import heldout
 
-LIKELIHOODS = {"bound": "bound on -log p", "ode": "-log p by the ODE"}
+LIKELIHOODS = {"bound": "variational bound on -log p", "ode": "-log p by the ODE"}
 KEPT = ("inception", "classifier", "pixels")  # features told first, where there are any
 METRIC = "frechet"
 
@@ -26,7 +26,7 @@ class Samples(NamedTuple):
       features: what it compares, without the digest.
       sampler: name, steps and grid, in words.
       family: name, grid and guidance in words: a line of a chart.
-      calls: network calls of each group, which its schedule may add one to.
+      calls: NFE of each group, which its schedule may add one to.
       finding: of the groups that have it.
       floor: what the held-out examples get.
     """
@@ -85,9 +85,9 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     levels = [None, *range(len(heldout.LEVELS))]
     return [
         find(
-            "eps error"
+            "eps-MSE"
             if level is None
-            else f"eps error at log-SNR {heldout.LEVELS[level]:g}",
+            else f"eps-MSE at log-SNR {heldout.LEVELS[level]:g}",
             groups,
             lambda run, level=level: take(level, run),
             key,
@@ -118,7 +118,7 @@ def _samples(
     if guidance != 1:
         family += f", guidance {guidance:g}"
     counts = " or ".join(map(str, sorted(set(calls.values()))))
-    which = f"{sampler['name']}, {sampler['num_steps']} steps, {counts} calls"
+    which = f"{sampler['name']}, {sampler['num_steps']} steps, NFE {counts}"
     title = f"{name} distance in {feature}, {which}"
     one = find(title, groups, lambda run: _of_samples(run, *kind), key, of="samples")
     floor = _floor(runs, name, feature)

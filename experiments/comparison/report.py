@@ -1,4 +1,4 @@
-"""What the page of a comparison says, a section after another."""
+"""Builds the report of a comparison, section by section, for an HTML page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from experiments.comparison.quantities import Findings
 from experiments.config.model import from_identity
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
-from experiments.visualization.html_page import Lines, Row, Section
+from experiments.visualization.blocks import Lines, Row, Section
 
 
 def told(found: Findings) -> list[Lines]:
-    """The sentences told first: of what is told apart, and then of what is not."""
+    """Summary sentences: significant differences first, then the others."""
     apart, equal = [], []
     for one in found.main:
         for name, each in one.differences.items():
@@ -45,8 +45,8 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
     differences = [each for one in found.main for each in one.differences.values()]
     if any(not each.recipe["repetitions_in_error"] for each in differences):
         lines.append(
-            "where a recipe has one training seed, the finding is about these runs: "
-            "what another seed would give is not in the interval"
+            "where a recipe has one training seed, the difference is one of these "
+            "runs: its interval does not include the variation between seeds"
         )
     lines += ode_accuracy.notes(groups, found.likelihoods[-1])
     if (why := tables.unlike_machines(groups)) is not None:
@@ -54,8 +54,8 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
     shared = any(one.finding.differences for one in found.samples)
     if found.samples and not shared:
         lines.append(
-            "no two recipes were evaluated with one sampler that compares: give "
-            "evaluate the same --sampler flags for all"
+            "no two recipes have samples that can be compared: run evaluate with the "
+            "same --sampler flags for all"
         )
     return Lines(lines, "note")
 
@@ -85,9 +85,8 @@ def _same_data(groups: Sequence[Group]) -> str | None:
             listed = "; ".join(
                 f"{name} {a!r} and {b!r}" for name, (a, b) in unlike.items()
             )
-            return (
-                f"{group.name} and {first.name} have other held-out examples: {listed}"
-            )
+            names = f"{group.name} and {first.name}"
+            return f"{names} have different held-out examples: {listed}"
     return None
 
 
@@ -95,9 +94,11 @@ def _training(groups: Sequence[Group]) -> Section:
     why, chart = _same_data(groups), None
     if why is None:
         chart = charts.curves(groups)
-        why = None if chart else "no run recorded the error of eps while it trained"
+        why = None if chart else "no run recorded the eps-MSE during training"
     blocks = [chart] if chart else [Lines([why], "refused")]
-    return Section("Training", "Losses of unlike objectives do not compare.", blocks)
+    return Section(
+        "Training", "Losses of different objectives are not comparable.", blocks
+    )
 
 
 def _throughput(groups: Sequence[Group]) -> Section:
@@ -105,8 +106,8 @@ def _throughput(groups: Sequence[Group]) -> Section:
     if (why := tables.unlike_machines(groups)) is not None:
         blocks.append(Lines([why], "refused"))
     lead = (
-        "Medians over the logged steps of a run, compilation, evaluation and drawing "
-        "left out. Whatever else the machine did is in them."
+        "Medians over the logged steps of a run, without compilation, evaluation and "
+        "sampling. Other load on the machine is included."
     )
     return Section("Throughput", lead, blocks)
 
@@ -115,9 +116,9 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
     """All sections of the page."""
     names = [group.name for group in groups]
     lead = (
-        "Of -log p, errors and distances, lower is better. After ±: standard errors. "
-        "In brackets: intervals of 95 %, each for itself; of many comparisons of "
-        "equals, one in twenty excludes 0."
+        "Lower is better for -log p, eps-MSE and distances. ±: one standard error. "
+        "Brackets: 95 % confidence intervals, not corrected for multiple comparisons: "
+        "of many comparisons of equals, one in twenty excludes 0."
     )
     blocks = [
         tables.summary(groups, found),
@@ -126,24 +127,27 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
         notes(groups, found),
     ]
     sections = [
-        Section("What was found", lead, blocks),
+        Section("Summary", lead, blocks),
         Section(
             "Recipes",
-            "The entries in which the configs differ, and whether what is learned, the "
-            "total weight on the error of eps at each log-SNR, is the same.",
+            "Config entries that differ, and whether the objectives are the same: the "
+            "same total weight on the eps-MSE at each log-SNR.",
             [tables.configs(groups), objectives(groups)],
         ),
         _training(groups),
     ]
     level = charts.levels(found.eps[1:], heldout.LEVELS.tolist(), names)
     if level is not None:
-        sections.append(Section("Where they differ", "", [level]))
+        sections.append(Section("Difference by log-SNR", "", [level]))
     if found.samples:
-        lead = "A line a recipe and sampler; to the left is cheaper, down is better."
+        lead = (
+            "One line per recipe and sampler, against the number of function "
+            "evaluations (NFE): left is cheaper, down is better."
+        )
         quality = [
             Row(charts.quality(found.samples, names)),
             tables.distances(found, names),
         ]
-        sections.append(Section("Quality against network calls", lead, quality))
+        sections.append(Section("Sample quality against NFE", lead, quality))
     side = sample_gallery.section(groups)
     return [*sections, *([side] if side else []), _throughput(groups)]

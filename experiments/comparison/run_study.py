@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.comparison import compare_runs, grouping
-from experiments.config import build
+from experiments.config import build, overrides
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.training import loop
@@ -30,13 +30,16 @@ class Study(NamedTuple):
 def load(path: str) -> Study:
     """The study of a file with `get_study()` and `get_config(recipe)`.
 
+    Args:
+      path: of the file, or the name of a shipped one.
+
     Raises:
       UsageError: there is no such file, or it does not hold a study.
     """
-    if not pathlib.Path(path).is_file():
-        raise UsageError(f"--study: no file {path!r}; configs/study.py is one")
+    file = overrides.find_file(path, "--study")
     try:
-        functions = runpy.run_path(path)
+        with overrides.importing_from(file.resolve().parent.parent):
+            functions = runpy.run_path(str(file))
         found = functions["get_study"]()
         request = evaluate.Request(
             likelihood=likelihoods.Settings(**_plain(found["likelihood"])),
@@ -85,7 +88,7 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
       Stopped: at SIGTERM or Ctrl-C.
     """
     study = load(path)
-    html_page.library()  # it is missing now or never
+    html_page.plotly_js()  # fails now if plotly is missing, not at the end
     todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
     for number, (seed, recipe) in enumerate(todo, start=1):
         print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)

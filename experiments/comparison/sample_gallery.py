@@ -12,7 +12,7 @@ from experiments.comparison.grouping import Group
 from experiments.comparison.quantities import section_of
 from experiments.comparison.run_record import Run
 from experiments.visualization import sample_images
-from experiments.visualization.html_page import Lines, Row, Section, Strip
+from experiments.visualization.blocks import Lines, Row, Section, Strip
 
 SHOWN = 20
 A_ROW = 10
@@ -57,13 +57,13 @@ def section(groups: Sequence[Group]) -> Section | None:
             lines.append(f"{group.name} has no samples of this sampler and seed")
     sampler = next(iter(chosen.values()))[1]["sampler"]
     lead = (
-        f"By {sampler['name']}, {sampler['num_steps']} steps. "
-        "Samples in one place come from the same noise and label."
+        f"Sampler {sampler['name']}, {sampler['num_steps']} steps. "
+        "Samples in the same position come from the same noise and label."
     )
     steps = {one.name: one.settings["step"] for one in drawn.values()}
     if len(set(steps.values())) > 1:
         listed = ", ".join(f"{name} {step:,}" for name, step in steps.items())
-        lead += f" Trained to unlike steps: {listed}."
+        lead += f" Trained to different steps: {listed}."
     return Section(
         "Samples side by side",
         lead,

@@ -11,7 +11,7 @@ from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
 from experiments.comparison.quantities import LIKELIHOODS, Findings
 from experiments.comparison.run_record import UNKNOWN, Run
-from experiments.visualization.html_page import Table
+from experiments.visualization.blocks import Table
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:
@@ -42,7 +42,7 @@ def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
     errors = [ode_accuracy.within(group) for group in groups]
     cells = ["-" if error is None else f"{error:.2g}" for error in errors]
     known = any(error is not None for error in errors)
-    rows = [[f"solver of the ODE within ±{unit}", *cells]] if known else []
+    rows = [[f"error of the ODE solver, at most{unit}", *cells]] if known else []
     ends = [
         ode_accuracy.ends(group.evaluated[0]) if group.evaluated else {}
         for group in groups
@@ -68,7 +68,7 @@ def unlike_machines(groups: Sequence[Group]) -> str | None:
         f"{' and then '.join(machines)}"
         for machines, workdirs in by_machines.items()
     )
-    return f"training images/s are not compared, of unlike machines: {listed}"
+    return f"training images/s are not compared, on different machines: {listed}"
 
 
 def _seeds(group: Group) -> str:
@@ -134,7 +134,7 @@ def distances(found: Findings, names: Sequence[str]) -> Table:
             return text
         each = one.differences[name]
         apart = not each.low <= 0 <= each.high
-        word = ("worse" if each.value > 0 else "better") if apart else "not told apart"
+        word = ("worse" if each.value > 0 else "better") if apart else "not significant"
         return f"{text}; {each.value:+.3g} [{each.low:+.3g}, {each.high:+.3g}] {word}"
 
     rows = [

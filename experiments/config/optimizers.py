@@ -1,33 +1,90 @@
-"""The optimizer of a run: warm-up and decay of the learning rate, clipping, AdamW."""
+"""The optimizer of a run: any of optax by name, warm-up and decay, clipping.
 
-from collections.abc import Mapping
-from typing import Any
+optax is imported when an optimizer is built, so that what draws or evaluates does not
+wait for it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
+import jax.numpy as jnp
 
-from experiments.runtime.errors import check_name, require
+from experiments.config.parsing import parse
+from experiments.runtime.errors import UsageError, naming, require
 
-LEARNING_RATES = ("constant", "cosine")
+if TYPE_CHECKING:
+    import optax
+
+MASKS = ("mask", "weight_decay_mask")  # what optimizers call the leaves that decay
 
 
-def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, or a cosine that ends at zero at `num_steps`.
+@functools.cache
+def known_optimizers() -> dict[str, Callable[..., Any]]:
+    """The optimizers of optax and optax.contrib by name: what takes a learning rate."""
+    import optax.contrib
+
+    return {
+        name: fn
+        for module in (optax.contrib, optax)
+        for name, fn in inspect.getmembers(module, inspect.isfunction)
+        if "learning_rate" in inspect.signature(fn).parameters
+        and not name.startswith("scale_by")
+    }
+
+
+@functools.cache
+def known_schedules() -> dict[str, Callable[..., Any]]:
+    """The learning-rate schedules of optax by name, and two by their short names."""
+    import optax
+
+    short = {
+        "constant": optax.constant_schedule,
+        "cosine": optax.cosine_decay_schedule,
+    }
+    full = {
+        name: fn
+        for name, fn in inspect.getmembers(optax.schedules, inspect.isfunction)
+        if name.endswith(("schedule", "decay"))
+    }
+    return short | full
+
+
+def learning_rate(section: Mapping[str, Any], num_steps: int) -> "optax.Schedule":
+    """The learning rate: linear warm-up, then a schedule of optax or of the user's own.
+
+    Arguments of the schedule that are not given are filled in: `value`, `init_value`
+    and `peak_value` with the peak, `decay_steps` and `transition_steps` with the steps
+    after the warm-up; `cosine` then ends at zero.
+
+    Args:
+      section: `learning_rate` (the peak), `warmup_steps`, `schedule`.
+      num_steps: of the whole run.
+
+    Returns:
+      `step -> learning rate`.
 
     Raises:
-      UsageError: if the name is unknown, or the warm-up is as long as the run.
+      UsageError: the schedule is unknown, or the warm-up is as long as the run.
     """
-    name, peak = section["schedule"], section["learning_rate"]
-    check_name("optimizer.schedule", name, LEARNING_RATES)
-    warmup = section["warmup_steps"]
+    import optax
+
+    peak, warmup = section["learning_rate"], section["warmup_steps"]
     inside = 0 <= warmup < num_steps
     bound = f"in [0, num_steps={num_steps})"
     require("optimizer.warmup_steps", warmup, inside, bound)
-    after = (
-        optax.constant_schedule(peak)
-        if name == "constant"
-        else optax.cosine_decay_schedule(peak, num_steps - warmup)
-    )
+    left = num_steps - warmup
+    filled = dict(value=peak, init_value=peak, peak_value=peak)
+    filled |= dict(decay_steps=left, transition_steps=left)
+    where = "optimizer.schedule"
+    after = parse(where, section["schedule"], known_schedules(), defaults=filled)
+    with naming(where), jax.numpy_dtype_promotion("standard"):
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        jax.eval_shape(lambda step: jnp.asarray(after(step)).reshape(()), step)
+    if not warmup:
+        return after
     return optax.join_schedules(
         [optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup]
     )
@@ -35,28 +92,64 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> optax.Schedule:
 
 def decayed(params: Any) -> Any:
     """Which leaves weight decay shrinks: all but those named bias or scale."""
-    named = lambda path, _: path[-1].key not in ("bias", "scale")
-    return jax.tree_util.tree_map_with_path(named, params)
+
+    def shrinks(path: Any, _: Any) -> bool:
+        last = path[-1] if path else None
+        name = getattr(last, "key", getattr(last, "name", ""))
+        return str(name).rpartition(".")[2] not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(shrinks, params)
 
 
 def optimizer(
     section: Mapping[str, Any], num_steps: int
-) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; no weight decay of biases and scales.
+) -> "optax.GradientTransformation":
+    """Clipping by the global norm, then the optimizer `section["name"]`.
+
+    It is given the learning rate, and where it takes a mask of weight decay, `decayed`.
 
     Args:
-      section: `learning_rate`, `warmup_steps`, `schedule` ("constant" or "cosine"),
-        `b1`, `b2`, `weight_decay`, `clip_norm` (0 for no clipping).
+      section: `name`, such as "adamw(b2=0.99, weight_decay=0.01)", "muon" or
+        "module:function"; `clip_norm` (0 for no clipping), and what `learning_rate`
+        reads.
       num_steps: of the whole run.
+
+    Raises:
+      UsageError: the name or an argument is unknown, or it is no optimizer whose update
+        needs gradients, its state and the parameters alone.
     """
-    adamw = optax.adamw(
-        learning_rate(section, num_steps),
-        b1=section["b1"],
-        b2=section["b2"],
-        weight_decay=section["weight_decay"],
-        mask=decayed,
-    )
+    import optax
+
+    rate = learning_rate(section, num_steps)
+    filled = dict(learning_rate=rate, **dict.fromkeys(MASKS, decayed))
+    filled["num_steps"] = num_steps
+    where = "optimizer.name"
+    found = parse(where, section["name"], known_optimizers(), defaults=filled)
+    _check(where, section["name"], found)
     clip_norm = section["clip_norm"]
     if not clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+        return found
+    return optax.chain(optax.clip_by_global_norm(clip_norm), found)
+
+
+def _check(where: str, name: str, found: Any) -> None:
+    """Traces an update of two leaves."""
+    if not (hasattr(found, "init") and hasattr(found, "update")):
+        raise UsageError(
+            f"{where}: {name} gives a {type(found).__name__}: must be an "
+            "optax.GradientTransformation"
+        )
+    leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = {"kernel": leaf(2, 2), "bias": leaf(2)}
+    update = lambda params: found.update(params, found.init(params), params)[0]
+    with jax.numpy_dtype_promotion("standard"):
+        try:
+            shapes = jax.eval_shape(update, params)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{where}: {name}: its update must need gradients, state and "
+                f"parameters alone: {reason}"
+            ) from error
+    if jax.tree.structure(shapes) != jax.tree.structure(params):
+        raise UsageError(f"{where}: {name}: its updates are unlike the parameters")

@@ -1,34 +1,71 @@
-"""Entries of a config on the command line: read, overridden, printed."""
+"""A config from its file, with entries overridden on the command line.
+
+The file is run once; `--config.a.b=text` is read by the type of the entry.
+"""
 
 import ast
+import contextlib
 import decimal
 import pathlib
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import RequiredValueError
 
+import experiments
 from experiments.config import schema
 from experiments.runtime.errors import UsageError, check_name, nearest
 
+TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+
+
+def shipped() -> pathlib.Path:
+    """The directory of the shipped configs: of the package, or of a clone."""
+    package = pathlib.Path(experiments.__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_file(name: str, flag: str = "--config") -> pathlib.Path:
+    """The config file of a path, or of the name of a shipped config.
+
+    Raises:
+      UsageError: there is none.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    known = {each.stem: each for each in sorted(shipped().glob("*.py"))}
+    if path.name == name and not path.suffix:
+        if name in known:
+            return known[name]
+        raise UsageError(
+            f"{flag}: no file and no shipped config {name!r}; {nearest(name, known)}"
+        )
+    there = sorted(map(str, path.parent.glob("*.py")))
+    raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
+
 
 def load_config(flag_value: str, flag: str = "--config") -> ConfigDict:
-    """The config of `--config=FILE` or `--config=FILE:ARGUMENT`.
+    """Runs a config file: `FILE`, `FILE:ARGUMENT`, or the name of a shipped config.
+
+    Args:
+      flag_value: the text of the flag.
+      flag: for errors.
 
     Raises:
       UsageError: there is no such file, or it gives no config.
     """
     name, *argument = flag_value.split(":", 1)
-    path = pathlib.Path(name)
-    if not path.is_file():
-        there = sorted(map(str, path.parent.glob("*.py")))
-        raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
+    path = find_file(name, flag)
     try:
-        config = runpy.run_path(name)["get_config"](*argument)
+        with importing_from(path.resolve().parent.parent):  # `from configs import ...`
+            config = runpy.run_path(str(path))["get_config"](*argument)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"{flag}: {name} gives no config: {reason}") from error
@@ -39,95 +76,175 @@ def load_config(flag_value: str, flag: str = "--config") -> ConfigDict:
     return config
 
 
-def split(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments as absl can take them, and the overrides that it cannot, by name.
-
-    Whole numbers such as 1e5 are written as integers. absl reads a text by the type of
-    the entry's value: where that is None, a list, or of another type than the schema
-    says, the text is read here. Refuses a config that is not there, and entries that it
-    does not have: absl would show a traceback for either, or nothing until the first
-    use.
-    """
-    found = [text for _, name, text, _ in _given(argv) if name == "config"]
-    if not found or found[-1] is None:
-        return argv, {}
-    config, result, late = load_config(found[-1]), list(argv), {}
-    for place, name, text, width in _given(argv):
-        if not re.match("(no)?config[.]", name):
-            continue
-        current, kind = _entry(config, name.removeprefix("no"))
-        if text is None:
-            continue
-        entry = name.removeprefix("config.")
-        wanted = schema.type_of(entry) or kind
-        wanted = get_origin(wanted) or wanted
-        if wanted is int:
-            text = _as_integer(text)
-        if kind in (tuple, list) and current and {*map(type, current)} == {int}:
-            text = ",".join(map(_as_integer, text.split(",")))
-        if current is None or kind is not wanted or kind is list:
-            late[entry] = _read(text, wanted)
-            result[place : place + width] = [None] * width
-        else:
-            result[place : place + width] = (
-                [f"--{name}={text}"] if width == 1 else [argv[place], text]
-            )
-    return [argument for argument in result if argument is not None], late
-
-
-def _given(argv: list[str]) -> Iterator[tuple[int, str, str | None, int]]:
-    """The flags: place, name, text (None if there is none), number of arguments."""
-    for place, argument in enumerate(argv):
-        match = re.fullmatch(r"--?([\w.]+)(?:=(.*))?", argument, re.DOTALL)
-        if match is None:
-            continue
-        name, text = match.groups()
-        following = argv[place + 1 : place + 2]
-        if text is None and following and not following[0].startswith("--"):
-            yield place, name, following[0], 2
-        else:
-            yield place, name, text, 1
-
-
-def _entry(config: Mapping[str, Any], flag: str) -> tuple[Any, type]:
-    """The value of the entry of a flag `config.a.b`, and its type."""
-    section, where, kind = config, "--config", dict
-    for key in flag.split(".")[1:]:
-        known = list(section) if hasattr(section, "keys") else []
-        check_name(where, key, known)
-        kind = _type(section, key)
-        section, where = schema.value(section, key), f"{where}.{key}"
-    return section, kind
-
-
-def _type(section: ConfigDict, key: str) -> type:
-    """Of the value of an entry, or of the one that a placeholder requires."""
+@contextlib.contextmanager
+def importing_from(folder: pathlib.Path) -> Iterator[None]:
+    """Looks for modules in `folder` too, after everything else."""
+    sys.path.append(str(folder))
     try:
-        return section.get_type(key)
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def split(argv: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """The arguments without the overrides of entries, and these: flag and text.
+
+    Raises:
+      UsageError: an override comes before `--config`, which is not there yet.
+    """
+    rest, given, seen = [], [], False
+    arguments = iter(argv)
+    for argument in arguments:
+        match = re.fullmatch(r"--?((?:no)?config[.][\w.]+)(?:=(.*))?", argument, re.S)
+        if match is None:
+            seen = seen or re.match(r"--?config\b", argument) is not None
+            rest.append(argument)
+            continue
+        if not seen:
+            raise UsageError(f"{argument}: comes before a value for --config")
+        name, text = match.groups()
+        given.append((name, text))
+    return rest, given
+
+
+def with_values(argv: list[str]) -> list[str]:
+    """`--config.a.b VALUE` as `--config.a.b=VALUE`."""
+    result: list[str] = []
+    for argument in argv:
+        entry = result and re.fullmatch(r"--?config[.][\w.]+", result[-1])
+        if entry and not argument.startswith("--"):
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    return result
+
+
+def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
+    """Overrides entries, in order.
+
+    A new `network.name` or `data.name` replaces the section: entries of the file that
+    belong to the old name are left out, and printed.
+
+    Args:
+      config: complete but for these entries; changed in place.
+      given: of `split`.
+
+    Raises:
+      UsageError: there is no such entry, or the text is of another type.
+    """
+    for flag, text in given:
+        for section in schema.OPEN:
+            if flag == f"config.{section}.name" and text is not None:
+                _replace_section(config, section, text)
+    for flag, text in given:
+        name = flag.removeprefix("no").removeprefix("config.")
+        *sections, key = name.split(".")
+        place, where = config, "--config"
+        for section in sections:
+            _check_entry(where, place, section)
+            place, where = schema.value(place, section), f"{where}.{section}"
+        if not (hasattr(place, "keys") and sections and sections[0] in schema.OPEN):
+            _check_entry(where, place, key)
+        if hasattr(schema.value(place, key) if key in place else None, "keys"):
+            raise UsageError(
+                f"--config.{name}={text}: is a section, with the entries "
+                f"{', '.join(place[key])}; override these"
+            )
+        value = _read(f"--{flag}", text, _wanted(place, name, key), flag[:2] == "no")
+        with place.unlocked(), place.ignore_type():
+            if key in place:
+                del place[key]
+            place[key] = value
+
+
+def _replace_section(config: ConfigDict, name: str, text: str) -> None:
+    section = config[name]
+    old = schema.value(section, "name")
+    _check_known(name, text)
+    bare = lambda text: str(text).partition("(")[0].strip()
+    others = [key for key in section if key != "name"]
+    if old is None or bare(old) == bare(text) or not others:
+        return
+    print(
+        f"{name}: {bare(text)} in place of {bare(old)}, without the entries "
+        f"{', '.join(others)} of the file",
+        flush=True,
+    )
+    with config.unlocked():
+        config[name] = ConfigDict({"name": old})
+
+
+def _check_known(section: str, text: str) -> None:
+    """Refuses an unknown name before it replaces a section."""
+    from experiments.config import parsing, registry  # slow to import
+
+    known = dict(network=registry.NETWORKS, data=registry.DATASETS)[section]
+    parsing.takes(f"{section}.name", text, known)
+
+
+def _check_entry(where: str, section: Any, key: str) -> None:
+    check_name(where, key, list(section) if hasattr(section, "keys") else [])
+
+
+def _wanted(place: ConfigDict, name: str, key: str) -> Any:
+    """The type of an entry, or None where nothing says it."""
+    if (wanted := schema.type_of(name)) is not None or key not in place:
+        return wanted
+    try:
+        kind = place.get_type(key)
     except RequiredValueError:
-        return section.get_ref(key).get_type()
+        return place.get_ref(key).get_type()
+    if kind in (tuple, list) and place[key]:
+        return tuple[type(place[key][0]), ...]
+    return None if kind is type(None) else kind
 
 
-def _read(text: str, wanted: type) -> Any:
-    """A literal of Python, or else the text itself; a tuple may have one item."""
-    if wanted is str and text != "None":
+def _read(flag: str, text: str | None, wanted: Any, negative: bool) -> Any:
+    """A text as a value of a type.
+
+    Raises:
+      UsageError: it is none.
+    """
+    if wanted is bool:
+        word = "true" if text is None else text.lower()
+        if word in TRUE + FALSE:
+            return (word in TRUE) != negative
+        raise UsageError(f"{flag}={text}: must be True or False")
+    if text is None:
+        raise UsageError(f"{flag}: has no value: write {flag}=VALUE")
+    if text == "None":
+        return None
+    if wanted is str:
         return text
+    if wanted in (int, float):
+        return schema.typed(flag, _number(flag, text, wanted), wanted)
+    if get_origin(wanted) is tuple or wanted in (tuple, list):
+        return _read_tuple(flag, text, wanted)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _number(flag: str, text: str, wanted: type) -> Any:
+    try:
+        exact = decimal.Decimal(text.strip())
+    except decimal.InvalidOperation:
+        raise UsageError(f"{flag}={text}: must be {schema.WORDS[wanted]}") from None
+    whole = exact.is_finite() and exact == exact.to_integral_value()
+    return int(exact) if wanted is int and whole else float(exact)
+
+
+def _read_tuple(flag: str, text: str, wanted: Any) -> tuple:
+    inner = (*get_args(wanted), None)[0]
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text
-    single = wanted in (tuple, list) and isinstance(found, (int, float))
-    return (found,) if single else found
-
-
-def _as_integer(text: str) -> str:
-    """A whole number however it is written, as an integer; other text as it is."""
-    try:
-        value = decimal.Decimal(text.strip())
-    except decimal.InvalidOperation:
-        return text
-    whole = value.is_finite() and value == value.to_integral_value()
-    return str(int(value)) if whole else text
+        found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+    if inner in (int, float, str):
+        return schema.typed(flag, found, tuple[inner, ...])
+    return found
 
 
 def as_flags(config: Mapping[str, Any], prefix: str = "--config") -> list[str]:

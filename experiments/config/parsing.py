@@ -1,38 +1,64 @@
-"""From text and config sections to calls of registered constructors."""
+"""From text and config sections to calls of constructors.
+
+A name is one of a registry, or `package.module:Name` of a user's own module.
+"""
 
 import ast
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.config import schema
+from experiments.config import external, schema
 from experiments.runtime.errors import UsageError, check_name, naming
 
 Registry = Mapping[str, Callable[..., Any]]
 
 
 def from_section(
-    where: str, section: Mapping[str, Any], registry: Registry, **known: Any
+    where: str,
+    section: Mapping[str, Any],
+    registry: Registry,
+    *,
+    adapt_fn: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda fn: fn,
+    **known: Any,
 ) -> Any:
     """Calls the entry named `section["name"]` with the rest of the section.
 
     Args:
       where: name of the section, for errors.
-      section: `name` and arguments, as `schema.typed` by the parameters' annotations.
+      section: `name`, which may be a call string, and arguments, as `schema.typed` by
+        the parameters' annotations.
       registry: names to callables.
+      adapt_fn: gives what is called in place of what is named.
       **known: arguments that are passed to callables that take them.
 
     Raises:
       UsageError: the name or an argument is unknown, or one of another type.
     """
-    check_name(f"{where}.name", section["name"], registry)
-    arguments = {key: _frozen(section[key]) for key in section if key != "name"}
-    parameters = inspect.signature(registry[section["name"]]).parameters
+    tree, outside = _tree(f"{where}.name", section["name"], registry)
+    call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+    name = ast.unparse(call.func)
+    fn = adapt_fn(_named(f"{where}.name", name, registry, outside))
+    arguments = {
+        item.arg: _literal(f"{where}.name", item.value) for item in call.keywords
+    }
+    positional = [_literal(f"{where}.name", item) for item in call.args]
+    arguments |= {key: _frozen(section[key]) for key in section if key != "name"}
+    parameters = _parameters(fn)
     for key in arguments.keys() & parameters.keys():
         if (wanted := parameters[key].annotation) in schema.WORDS:
             arguments[key] = schema.typed(f"{where}.{key}", arguments[key], wanted)
-    return _call(where, section["name"], registry, [], arguments, known)
+    shown = section["name"] if name in outside else name
+    return _call(where, shown, fn, positional, arguments, known)
+
+
+def takes(where: str, name: str, registry: Registry) -> set[str]:
+    """The arguments that the thing of a call string takes, by their names."""
+    tree, outside = _tree(where, name, registry)
+    node = tree.func if isinstance(tree, ast.Call) else tree
+    return {*_parameters(_named(where, ast.unparse(node), registry, outside))}
 
 
 def parse(
@@ -41,31 +67,85 @@ def parse(
     registry: Registry,
     *,
     parts: Mapping[str, Registry] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     **known: Any,
 ) -> Any:
     """The object that a call string describes; nothing is evaluated.
 
     Args:
       where: config key, for errors.
-      text: `name`, `name(key=literal)` or `name(other_name(...))`.
+      text: `name`, `name(key=literal)` or `name(other_name(...))`; a name may be
+        `module:name`.
       registry: names to callables.
       parts: registries of names that are arguments, by the name of the parameter; for
         others it is the registry of what they are arguments of.
+      defaults: arguments of the outermost call where it takes them and the text does
+        not give them.
       **known: arguments that are passed to callables that take them.
 
     Raises:
       UsageError: the text is no call string, or a name or an argument is unknown.
     """
+    tree, outside = _tree(where, text, registry)
+    if defaults:
+        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        name = ast.unparse(call.func)
+        taken = [*_parameters(_named(where, name, registry, outside))]
+        given = {item.arg for item in call.keywords} | {*taken[: len(call.args)]}
+        missing = {
+            key: defaults[key] for key in taken if key in defaults.keys() - given
+        }
+        known = known | missing
+    return _evaluate(where, tree, registry, parts or {}, known, outside)
+
+
+def _tree(
+    where: str, text: str, registry: Registry
+) -> tuple[ast.expr, dict[str, tuple[str, str]]]:
+    """The syntax tree of a call string, and what its placeholders stand for.
+
+    `module:name` is no Python: each is a placeholder in the tree.
+    """
+    outside: dict[str, tuple[str, str]] = {}
+
+    def placeholder(match: re.Match) -> str:
+        key = f"_external_{len(outside)}"
+        outside[key] = match[1], match[2]
+        return key
+
+    pieces = re.split(f"({external.STRING.pattern})", text.strip())
+    pieces[::2] = [external.REFERENCE.sub(placeholder, piece) for piece in pieces[::2]]
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse("".join(pieces), mode="eval").body
     except SyntaxError:
         tree = None
     if not isinstance(tree, (ast.Name, ast.Call)):
         raise UsageError(
             f"{where}={text!r}: must be a name, with arguments in brackets if any, "
-            f"such as {next(iter(registry))!r}; known: {', '.join(registry)}"
+            f"such as {next(iter(registry), 'module:name')!r}; known: "
+            f"{', '.join(registry) or 'module:name'}"
         )
-    return _evaluate(where, tree, registry, parts or {}, known)
+    return tree, outside
+
+
+def _named(
+    where: str, name: str, registry: Registry, outside: Mapping[str, tuple[str, str]]
+) -> Callable[..., Any]:
+    """The constructor of a name: a user's own, or one of the registry."""
+    if name in outside:
+        return external.resolve(where, *outside[name])
+    check_name(where, name, registry)
+    return registry[name]
+
+
+def _literal(where: str, node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise UsageError(
+            f"{where}: {ast.unparse(node)!r} is no number, string, bool, None or "
+            "tuple of them"
+        ) from None
 
 
 def _evaluate(
@@ -74,53 +154,61 @@ def _evaluate(
     registry: Registry,
     parts: Mapping[str, Registry],
     known: Mapping[str, Any],
+    outside: Mapping[str, tuple[str, str]],
 ) -> Any:
     """A name or call from the registry, or a literal."""
     if isinstance(node, ast.Name):
         node = ast.Call(func=node, args=[], keywords=[])
     if not isinstance(node, ast.Call):
-        try:
-            return ast.literal_eval(node)
-        except ValueError:
-            raise UsageError(
-                f"{where}: {ast.unparse(node)!r} is no number, string, bool, None or "
-                "tuple of them"
-            ) from None
+        return _literal(where, node)
     name = ast.unparse(node.func)
-    check_name(where, name, registry)
+    fn = _named(where, name, registry, outside)
     if any(item.arg is None for item in node.keywords):
         raise UsageError(
             f"{where}: {ast.unparse(node)}: write the arguments without **"
         )
 
     def argument(key: str | None, item: ast.expr) -> Any:
-        return _evaluate(where, item, parts.get(key, registry), parts, known)
+        return _evaluate(where, item, parts.get(key, registry), parts, known, outside)
 
-    order = inspect.signature(registry[name]).parameters
+    order = _parameters(fn)
     positional = [
         argument(key, item)
         for key, item in itertools.zip_longest(list(order)[: len(node.args)], node.args)
     ]
     keywords = {item.arg: argument(item.arg, item.value) for item in node.keywords}
-    return _call(where, name, registry, positional, keywords, known)
+    shown = ":".join(outside[name]) if name in outside else name
+    return _call(where, shown, fn, positional, keywords, known)
+
+
+def _parameters(fn: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # a class written in C
+        return {}
 
 
 def _call(
     where: str,
     name: str,
-    registry: Registry,
+    fn: Callable[..., Any],
     positional: list[Any],
     keywords: Mapping[str, Any],
     known: Mapping[str, Any],
 ) -> Any:
-    """Calls `registry[name]`, with errors that name the config key."""
-    parameters = inspect.signature(registry[name]).parameters
+    """Calls `fn`, with errors that name the config key."""
+    if not callable(fn):
+        raise UsageError(f"{where}: {name} is no class or function: {fn!r}")
+    parameters = _parameters(fn)
+    any_keyword = any(
+        each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()
+    )
     offered = [key for key in parameters if key not in {"parent", "name", *known}]
-    for key in keywords:
+    for key in () if any_keyword else keywords:
         check_name(f"argument of {where} {name!r}", key, offered)
     filled = {key: value for key, value in known.items() if key in parameters}
     with naming(f"{where}: {name}"):
-        return registry[name](*positional, **keywords, **filled)
+        return fn(*positional, **(filled | keywords))
 
 
 def _frozen(value: Any) -> Any:

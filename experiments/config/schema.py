@@ -1,51 +1,247 @@
-"""Which entries a config has, and of which type each is.
+"""The entries of a config: one table of names, types, defaults, bounds and meanings.
 
-The further entries of `data` and `network` are judged by what these name.
+`--help`, `docs/config.md`, the messages of mistakes and what may change on a resume are
+read from `TABLE`. The further entries of `data` and `network` are arguments of what
+these name.
 """
 
 import contextlib
 import numbers
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, get_args, get_origin
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from experiments.runtime.errors import UsageError, check_name, nearest
+from experiments.runtime.errors import UsageError, check_name, nearest, require
 
-ENTRIES = {
-    "seed": int,
-    "num_steps": int,
-    "batch_size": int,
-    "data": dict(name=str),
-    "objective": dict(schedule=str, kind=str, weighting=str, times=str, proposal=str),
-    "sigma_data": float,
-    "label_dropout": float,
-    "network": dict(name=str),
-    "optimizer": dict(
-        learning_rate=float,
-        warmup_steps=int,
-        schedule=str,
-        b1=float,
-        b2=float,
-        weight_decay=float,
-        clip_norm=float,
-        accumulate=int,
-        nonfinite_limit=int,
+REQUIRED = object()
+MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
+RANKING_METRICS = ("test_loss_ema", "test_loss_raw", "loss")  # the lower, the better
+
+
+class Bound(NamedTuple):
+    """What holds for a value, how it is said after "must be", and the names if any."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    names: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """One entry of a config.
+
+    Fields:
+      name: dotted.
+      type: one of `WORDS`.
+      help: what it is, in half a sentence.
+      default: what is meant where a config does not have it, or `REQUIRED`.
+      bound: of its values, or None.
+      resumable: whether it may change when a run is resumed: no trained number depends
+        on it, but for the last bits on `cpu_devices` and `sharding`.
+    """
+
+    name: str
+    type: Any
+    help: str
+    default: Any = REQUIRED
+    bound: Bound | None = None
+    resumable: bool = False
+
+
+def _least(low: float) -> Bound:
+    return Bound(lambda value: value >= low, f"at least {low}")
+
+
+def _one_of(*names: str) -> Bound:
+    return Bound(lambda value: value in names, f"one of {', '.join(names)}", names)
+
+
+POSITIVE = Bound(lambda value: 0 < value < float("inf"), "positive and finite")
+FINITE = Bound(lambda value: abs(value) < float("inf"), "finite")
+UNIT = Bound(lambda value: 0 <= value <= 1, "in [0, 1]")
+
+TABLE = (
+    Entry(
+        "seed",
+        int,
+        "of all random numbers of the run",
+        0,
+        Bound(lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
     ),
-    "ema": dict(
-        limit=float, warmup=float, sigma_rel=tuple[float, ...], store_every=int
+    Entry("num_steps", int, "optimizer steps in all", REQUIRED, _least(1)),
+    Entry("batch_size", int, "examples of a step, over all devices"),
+    Entry("data.name", str, "data set; the other entries of data are its arguments"),
+    Entry("objective.schedule", str, "noise schedule"),
+    Entry("objective.kind", str, "prediction type of the network"),
+    Entry("objective.weighting", str, "weighting of the squared error"),
+    Entry("objective.times", str, "time (noise-level) distribution of the objective"),
+    Entry(
+        "objective.proposal",
+        str,
+        "distribution that times are sampled from; empty: from times",
+        "",
     ),
-    "matmul_precision": str,
-    "cpu_devices": int,
-    "sharding": dict(fsdp=int, least_size=int),
-    "log": dict(every=int, logsnr_min=float, logsnr_max=float, num_bins=int),
-    "eval": dict(every=int, draws=int),
-    "sampler": dict(name=str, num_steps=int, grid=str),
-    "guidance": float,
-    "samples": dict(every=int, per_class=int),
-    "checkpoint": dict(every=int, keep=int, keep_best=int, metric=str),
-}
+    Entry(
+        "sigma_data",
+        float,
+        "root mean square of the data, for the scale of the network's input",
+        REQUIRED,
+        POSITIVE,
+    ),
+    Entry(
+        "label_dropout",
+        float,
+        "probability that a condition is dropped, for classifier-free guidance",
+        0.0,
+        UNIT,
+    ),
+    Entry("network.name", str, "network; the other entries of network are its fields"),
+    Entry(
+        "optimizer.name",
+        str,
+        "optimizer of optax, such as adamw(b2=0.99), or module:function",
+        "adamw",
+    ),
+    Entry("optimizer.learning_rate", float, "its peak", REQUIRED, POSITIVE),
+    Entry("optimizer.warmup_steps", int, "steps of linear warm-up", 0),
+    Entry(
+        "optimizer.schedule",
+        str,
+        "learning rate after the warm-up: constant, cosine, or one of optax",
+        "constant",
+    ),
+    Entry(
+        "optimizer.clip_norm",
+        float,
+        "largest global gradient norm; 0: no clipping",
+        0.0,
+        Bound(lambda value: 0 <= value < float("inf"), "at least 0 and finite"),
+    ),
+    Entry(
+        "optimizer.accumulate",
+        int,
+        "parts of a batch that are computed one after another",
+        1,
+        _least(1),
+    ),
+    Entry(
+        "optimizer.nonfinite_limit",
+        int,
+        "steps in a row that are not finite, which end the run",
+        10,
+        _least(1),
+    ),
+    Entry("ema.limit", float, "final decay of the average of the weights", 0.999),
+    Entry("ema.warmup", float, "its warm-up, see diffusionflow.ema.decay", 10.0),
+    Entry(
+        "ema.sigma_rel",
+        tuple[float, ...],
+        "relative widths of the power-function averages that are stored",
+        (),
+    ),
+    Entry(
+        "ema.store_every",
+        int,
+        "steps between stored averages; 0: never",
+        0,
+        _least(0),
+        resumable=True,
+    ),
+    Entry(
+        "matmul_precision",
+        str,
+        "of products on an accelerator",
+        "default",
+        _one_of(*MATMUL_PRECISIONS),
+    ),
+    Entry(
+        "cpu_devices",
+        int,
+        "on a CPU: devices that share a batch",
+        1,
+        _least(1),
+        resumable=True,
+    ),
+    Entry("sharding.fsdp", int, "devices that share parameters", 1, resumable=True),
+    Entry(
+        "sharding.least_size",
+        int,
+        "elements from which a leaf is sharded",
+        2**14,
+        _least(1),
+        resumable=True,
+    ),
+    Entry("log.every", int, "steps between rows of metrics", 100, _least(1)),
+    Entry("log.logsnr_min", float, "lower end of the losses by log-SNR", -10.0, FINITE),
+    Entry("log.logsnr_max", float, "their upper end", 10.0, FINITE),
+    Entry("log.num_bins", int, "bins of the losses by log-SNR", 10, _least(1)),
+    Entry(
+        "eval.every",
+        int,
+        "steps between held-out losses; 0: never",
+        1_000,
+        _least(0),
+        resumable=True,
+    ),
+    Entry(
+        "eval.draws",
+        int,
+        "times and noises that each held-out example gets",
+        4,
+        _least(1),
+        resumable=True,
+    ),
+    Entry("sampler.name", str, "sampler", "ddim", resumable=True),
+    Entry("sampler.num_steps", int, "its steps", 25, _least(1), resumable=True),
+    Entry(
+        "sampler.grid", str, "sampling grid (timestep schedule)", "uniform", None, True
+    ),
+    Entry("guidance", float, "classifier-free guidance scale", 1.0, FINITE, True),
+    Entry(
+        "samples.every",
+        int,
+        "steps between pictures of samples; 0: never",
+        1_000,
+        _least(0),
+        resumable=True,
+    ),
+    Entry("samples.per_class", int, "samples in them", 10, _least(1), resumable=True),
+    Entry(
+        "checkpoint.every",
+        int,
+        "steps between checkpoints; 0: at the end alone",
+        1_000,
+        _least(0),
+        resumable=True,
+    ),
+    Entry("checkpoint.keep", int, "newest that are kept", 3, _least(1), resumable=True),
+    Entry(
+        "checkpoint.keep_best",
+        int,
+        "those of the lowest metric that are kept as well",
+        1,
+        _least(0),
+        resumable=True,
+    ),
+    Entry(
+        "checkpoint.metric",
+        str,
+        "by which checkpoints are ranked",
+        RANKING_METRICS[0],
+        _one_of(*RANKING_METRICS),
+        resumable=True,
+    ),
+    Entry(
+        "callbacks",
+        tuple[str, ...],
+        "functions module:function that are called with every row of metrics",
+        (),
+        resumable=True,
+    ),
+)
+BY_NAME = {entry.name: entry for entry in TABLE}
+SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME))
 OPEN = ("data", "network")
 OPTIONAL = ("objective.proposal",)
 WORDS = {
@@ -55,11 +251,12 @@ WORDS = {
     bool: "True or False",
     tuple[int, ...]: "a tuple of whole numbers",
     tuple[float, ...]: "a tuple of numbers",
+    tuple[str, ...]: "a tuple of strings",
 }
 
 
 def settle(config: ConfigDict) -> None:
-    """Gives every entry of a config its type, in place.
+    """Gives every entry of a config its type, and those that it lacks their default.
 
     A whole number may be written as a float, a number as an integer, a tuple as a list.
     What is None is left to `check_complete`.
@@ -67,10 +264,16 @@ def settle(config: ConfigDict) -> None:
     Raises:
       UsageError: an entry is unknown or missing, or its value is of another type.
     """
-    _check_names("config", config, ENTRIES)
-    for key, known in ENTRIES.items():
-        if not isinstance(known, type):
-            _check_names(f"config.{key}", value(config, key), known, key in OPEN)
+    _check_names("config", config, SECTIONS)
+    add_defaults(config)
+    for section in SECTIONS:
+        if section not in config:
+            raise UsageError(
+                f"config: no entry {section!r}; {nearest(section, config)}"
+            )
+        if section not in BY_NAME:
+            known = _inner(section)
+            _check_section(f"config.{section}", value(config, section), known)
     for name, section, key, wanted in _entries(config):
         found = value(section, key)
         if found is None or wanted is None:
@@ -91,6 +294,16 @@ def check_complete(config: ConfigDict) -> None:
         raise UsageError(f"{name} has no value: give it with --config.{name}=VALUE")
 
 
+def check_bounds(config: ConfigDict) -> None:
+    """Raises a `UsageError` where a value is out of the bound of its entry."""
+    for entry in TABLE:
+        if entry.bound is not None:
+            found = _value_at(config, entry.name)
+            if entry.bound.names:
+                check_name(entry.name, found, entry.bound.names)
+            require(entry.name, found, entry.bound.holds(found), entry.bound.words)
+
+
 def value(section: Mapping[str, Any], key: str) -> Any:
     """Of an entry; None too where a placeholder requires one."""
     try:
@@ -100,10 +313,14 @@ def value(section: Mapping[str, Any], key: str) -> Any:
 
 
 def type_of(name: str) -> Any:
-    """Of an entry, by its dotted name; None if it is not judged here."""
-    key, _, inner = name.partition(".")
-    known = ENTRIES.get(key)
-    return known.get(inner) if isinstance(known, dict) else known
+    """Of an entry, by its dotted name; None if it is not in the table."""
+    return BY_NAME[name].type if name in BY_NAME else None
+
+
+def is_resumable(name: str) -> bool:
+    """Whether an entry or section, by its dotted name, may change on a resume."""
+    inside = [entry for entry in TABLE if f"{entry.name}.".startswith(f"{name}.")]
+    return bool(inside) and all(entry.resumable for entry in inside)
 
 
 def typed(name: str, value: Any, wanted: Any) -> Any:
@@ -122,28 +339,70 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
         return value
     if get_origin(wanted) is tuple and isinstance(value, (list, tuple)):
         return tuple(typed(name, item, get_args(wanted)[0]) for item in value)
-    told = " ".join(repr(value).split())
-    raise UsageError(f"{name}={told}: must be {WORDS[wanted]}")
+    shown = " ".join(repr(value).split())
+    raise UsageError(f"{name}={shown}: must be {WORDS[wanted]}")
+
+
+def described() -> list[tuple[str, str, str, str, str]]:
+    """Rows of the table in words: name, type, default, bound, meaning."""
+    return [
+        (
+            entry.name,
+            WORDS[entry.type].removeprefix("a "),
+            "" if entry.default is REQUIRED else repr(entry.default),
+            entry.bound.words if entry.bound else "",
+            entry.help,
+        )
+        for entry in TABLE
+    ]
+
+
+def _inner(section: str) -> list[str]:
+    prefix = f"{section}."
+    return [name.removeprefix(prefix) for name in BY_NAME if name.startswith(prefix)]
+
+
+def add_defaults(config: ConfigDict) -> None:
+    """Gives a config the entries that it lacks and that have a default."""
+    for entry in TABLE:
+        section, _, key = entry.name.rpartition(".")
+        if entry.default is REQUIRED:
+            continue
+        with config.unlocked():
+            if section and section not in config:
+                config[section] = {}
+            place = config[section] if section else config
+            if hasattr(place, "keys") and key not in place:
+                place[key] = entry.default
 
 
 def _entries(config: ConfigDict) -> Iterator[tuple[str, ConfigDict, str, Any]]:
     """Every entry: its dotted name, the section and the key there, and its type."""
-    for key, known in ENTRIES.items():
-        if isinstance(known, type):
-            yield key, config, key, known
+    for name in SECTIONS:
+        if name in BY_NAME:
+            yield name, config, name, BY_NAME[name].type
         else:
-            for inner in config[key]:
-                yield f"{key}.{inner}", config[key], inner, known.get(inner)
+            for inner in config[name]:
+                dotted = f"{name}.{inner}"
+                yield dotted, config[name], inner, type_of(dotted)
 
 
-def _check_names(where: str, section: Any, known: Any, is_open: bool = False) -> None:
+def _check_section(where: str, section: Any, known: list[str]) -> None:
     if not hasattr(section, "keys"):
         raise UsageError(f"{where}={section!r}: must have entries: {', '.join(known)}")
-    for name in () if is_open else section:
-        check_name(where, name, known)
+    if where.removeprefix("config.") not in OPEN:
+        _check_names(where, section, known)
     for name in known:
         if name not in section:
             raise UsageError(f"{where}: no entry {name!r}; {nearest(name, section)}")
 
 
-RANKING_METRICS = ("test_loss_ema", "test_loss_raw", "loss")  # the lower, the better
+def _check_names(where: str, section: Mapping[str, Any], known: Any) -> None:
+    for name in section:
+        check_name(where, name, known)
+
+
+def _value_at(config: Mapping[str, Any], name: str) -> Any:
+    for key in name.split("."):
+        config = config[key]
+    return config

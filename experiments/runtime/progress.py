@@ -1,12 +1,16 @@
 """Progress bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import functools
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from experiments.runtime import distributed
 
 
 class Meter:
@@ -130,3 +134,34 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+
+
+SILENT = 3.0  # seconds after which something that takes long is announced
+
+
+@contextlib.contextmanager
+def announced(
+    what: str, say_fn: Callable[[str], None] | None = None, after: float = SILENT
+) -> Iterator[None]:
+    """Says what is under way where it takes long, and then how long it took.
+
+    Args:
+      what: such as "compiling the training step".
+      say_fn: prints a line; by default to standard output, of the first process alone.
+      after: seconds.
+    """
+    if say_fn is None:
+        say_fn = functools.partial(print, flush=True)
+    if not distributed.is_first():
+        say_fn = lambda text: None
+    begin = time.perf_counter()
+    timer = threading.Timer(after, lambda: say_fn(f"{what} ..."))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    seconds = time.perf_counter() - begin
+    if seconds >= after:
+        say_fn(f"{what}: {duration(seconds)}")

@@ -4,6 +4,8 @@ With several processes every one of them calls the same methods, as updates, eva
 and saves are made together; the first one alone writes logs and pictures.
 """
 
+import contextlib
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -84,6 +86,7 @@ class Run:
         self._trainer, self._workdir, self._books = trainer, workdir, books
         self._meaning, self._stop = meaning, stop
         self._previous_loss = None
+        self._announced = functools.partial(progress.announced, say_fn=books.meter.say)
         self._machine = environment.machine()
 
     def make_up(self, number: int, state: TrainState) -> None:
@@ -113,7 +116,8 @@ class Run:
         """
         trainer = self._trainer
         placed = sharding.place(trainer.mesh, batch)
-        state, loss = trainer.step_fn(state, placed, trainer.train_key)
+        with self._first_time("compiling the training step"):
+            state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
         self._previous_loss = loss
         self._books.meter.advance(number)
@@ -123,11 +127,13 @@ class Run:
             wall_clock |= environment.memory() | {"machine": self._machine}
         with self._books.meter.pause():
             try:
-                row |= self._test_row(number, state)
+                with self._announced("evaluating"):
+                    row |= self._test_row(number, state)
                 self._write(number, row, wall_clock)
                 if wall_clock:
                     self._check_going(number, state)
-                self._draw(number, state)
+                with self._announced("drawing samples"):
+                    self._draw(number, state)
                 distributed.check(self._stop)
             except Stopped as stopped:
                 self._save_due(number, state, row, anyway=True)
@@ -135,6 +141,12 @@ class Run:
                 raise
             self._save_due(number, state, row, anyway=False)
         return state
+
+    def _first_time(self, what: str) -> contextlib.AbstractContextManager:
+        """Announces `what` at the first step alone."""
+        if self._previous_loss is None:
+            return self._announced(what)
+        return contextlib.nullcontext()
 
     def _save_due(
         self, number: int, state: TrainState, row: dict[str, Any], *, anyway: bool
@@ -200,6 +212,8 @@ class Run:
     ) -> None:
         if row and self._books.log is not None:
             self._books.log.write(number, row, wall_clock or {})
+            for callback in self._trainer.callbacks:
+                callback(number, row)
             if note := self._books.watch.note(number, row):
                 self._books.meter.say(note)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.config import external
 from experiments.runtime import distributed, environment, files, progress
 from experiments.runtime.signals import (
     noting,
@@ -71,7 +72,9 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(noting())
-        trainer = Trainer(config)
+        external.search(workdir)
+        with progress.announced("reading the data"):
+            trainer = Trainer(config)
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
@@ -83,10 +86,12 @@ def train_and_evaluate(
         saved = stack.enter_context(
             manager.Checkpoints(workdir, keep=keep, later_fn=later_fn)
         )
-        state, meaning = resume.begin(trainer, saved, source)
+        with progress.announced("initializing or restoring the state"):
+            state, meaning = resume.begin(trainer, saved, source)
         first = int(state.step)
         log = None
-        effects = trainer.condition_effects(state.params)
+        with progress.announced("compiling the evaluation"):
+            effects = trainer.condition_effects(state.params)
         if distributed.is_first():
             _announce(trainer, state, workdir, effects)
             log = metrics_log.Log(workdir, first)
@@ -142,6 +147,7 @@ def _announce(
         print(line, flush=True)
     files.write_json(workdir / "config.json", trainer.identity["config"])
     files.write_json(workdir / "environment.json", environment.environment())
+    external.keep_copies(trainer.identity["modules"], workdir)
 
 
 def _without_picture(trainer: Trainer) -> str | None:

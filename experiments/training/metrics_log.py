@@ -11,10 +11,10 @@ import json
 import math
 import os
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from experiments.checkpointing import retention
 from experiments.runtime import files
@@ -86,6 +86,23 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     return rows
 
 
+def _summary_writer() -> type:
+    """`tensorboardX.SummaryWriter`, imported as if there were no torch.
+
+    It imports torch where that is installed, which takes seconds, and needs nothing of
+    it for scalars.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class Log:
     """Writes one row per logged step to all places.
 
@@ -103,7 +120,9 @@ class Log:
         self._file = self.path.open("ab")
         drop_after(workdir / WALL_CLOCK, math.inf)  # only what is torn
         self._times = (workdir / WALL_CLOCK).open("ab")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = _summary_writer()(
+            str(workdir / "tensorboard"), purge_step=step + 1
+        )
 
     def write(self, step: int, row: dict[str, Any], wall_clock: dict[str, Any]) -> None:
         """Adds the row of `step`.

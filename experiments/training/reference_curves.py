@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.checkpointing import metadata
+from experiments.config import overrides
 
-DIRECTORY = pathlib.Path(__file__).parents[2] / "configs" / "curves"
+DIRECTORY = overrides.shipped() / "curves"
 METRICS = (
     "loss",
     "test_loss_raw",

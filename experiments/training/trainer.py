@@ -36,6 +36,7 @@ class Trainer:
 
     def __init__(self, config: ml_collections.ConfigDict):
         build.check(config)
+        self.callbacks = build.callbacks(config.callbacks)
         self.config = config = ml_collections.FrozenConfigDict(config)
         self.dataset = build.dataset(config.data)
         self.model = model.from_config(config, self.dataset)

@@ -161,7 +161,7 @@ def outputs() -> Figure:
 
 @style.context()
 def errors() -> Figure:
-    """Wasserstein-2 distance to a mixture against network calls."""
+    """Wasserstein-2 distance to a mixture against NFE."""
     figure, axes = style.panels(1, 1, width=1.5)
     for i, (name, sampler) in enumerate(sampler_error.SAMPLERS.items()):
         points = sampler_error.errors_against_calls(sampler, sampler_error.mixture())
@@ -171,7 +171,7 @@ def errors() -> Figure:
     axes[0, 0].legend(fontsize="x-small")
     axes[0, 0].set(
         title="A mixture, exact denoiser, flow matching",
-        xlabel="network calls",
+        xlabel="NFE (number of function evaluations)",
         ylabel="Wasserstein-2 distance to the data",
     )
     return figure

@@ -1,82 +1,69 @@
-"""One self-contained HTML page: tables, charts, sliders and pictures, nothing fetched.
+"""Renders one self-contained HTML page of `blocks`, which opens without a network.
 
-The template is `page.html`. Whatever comes from a user is escaped.
+The markup is in `templates` (Jinja2); `page.css`, `page.js` and plotly.js are embedded.
+The template engine escapes every text.
 """
 
 import base64
-import html
+import functools
 import io
-import json
-import pathlib
-import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 
 from experiments.runtime.errors import UsageError
 from experiments.visualization import sample_images, sliders
-from experiments.visualization.blocks import (
-    Chart,
-)
-from experiments.visualization.sliders import Explorable
-
-TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
+from experiments.visualization.blocks import Block, Chart, Explorable, Section
 
 
-class Table(NamedTuple):
-    """A table; the first cell of a row is its heading, long ones scroll."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-
-
-class Lines(NamedTuple):
-    """Sentences; `kind` is "found", "equal", "refused" or "note"."""
-
-    lines: Sequence[str]
-    kind: str = "found"
-
-
-class Row(NamedTuple):
-    """Charts beside each other, as many as there is room for."""
-
-    charts: Sequence[Chart]
-    narrow: bool = False
-
-
-class Strip(NamedTuple):
-    """Images in a row, one above the other with those of the same noise.
+class Item(NamedTuple):
+    """A block with the ids of its elements, for the template.
 
     Fields:
-      rows: a name and images, uint8 [n, height, width, channels], each.
-      levels: of the images.
-      caption: what is shown.
+      type: name of the block's class in lower case, and of its macro.
+      block: itself.
+      charts: by the id of the element that each is drawn in.
+      form: id of the sliders, None if there are none.
     """
 
-    rows: Sequence[tuple[str, np.ndarray]]
-    levels: int
-    caption: str
+    type: str
+    block: Block
+    charts: Mapping[str, Chart]
+    form: str | None
 
 
-class Section(NamedTuple):
-    """A part of the page: its heading, what it says, and its blocks."""
+def render(title: str, sections: Sequence[Section]) -> str:
+    """Renders the page.
 
-    title: str
-    lead: str
-    blocks: Sequence[Table | Lines | Chart | Row | Strip | Explorable]
+    Args:
+      title: plain text.
+      sections: in their order.
+
+    Returns:
+      The HTML.
+
+    Raises:
+      UsageError: Plotly is not installed.
+      ValueError: a chart has a number that is not finite.
+    """
+    figures: list[dict[str, Any]] = []
+    forms: dict[str, dict[str, Any]] = {}
+    shown = [
+        (section, [_item(block, figures, forms) for block in section.blocks])
+        for section in sections
+    ]
+    return _template().render(
+        title=title,
+        sections=shown,
+        figures={"figures": figures, "forms": forms},
+        plotly_js=plotly_js(),
+    )
 
 
-class _Shown(NamedTuple):
-    """What the script of the page draws: the figures in order, the forms by name."""
-
-    figures: list[dict[str, Any]]
-    forms: dict[str, dict[str, Any]]
-
-
-def library() -> str:
-    """The source of plotly.js.
+def plotly_js() -> str:
+    """Returns the source of plotly.js.
 
     Raises:
       UsageError: Plotly is not installed.
@@ -90,115 +77,38 @@ def library() -> str:
     return get_plotlyjs()
 
 
-def render(title: str, sections: Sequence[Section]) -> str:
-    """The whole page.
-
-    Args:
-      title: plain text.
-      sections: in their order.
-
-    Raises:
-      UsageError: Plotly is not installed.
-    """
-    shown = _Shown([], {})
-    body = "\n".join(
-        _section(number, section, shown) for number, section in enumerate(sections)
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("experiments.visualization"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    links = " ".join(
-        f'<a href="#part{number}">{html.escape(section.title)}</a>'
-        for number, section in enumerate(sections)
-    )
-    template = string.Template(TEMPLATE.read_text())
-    return template.substitute(
-        title=html.escape(title),
-        links=links,
-        body=body,
-        figures=_script(shown._asdict()),
-        library=library(),
-    )
+    environment.filters["png_uri"] = _png_uri
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.get_template("page.html.j2")
 
 
-def _script(value: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(value, allow_nan=False)
-    return text.replace("<", "\\u003c").replace("&", "\\u0026")
-
-
-def _section(number: int, section: Section, shown: _Shown) -> str:
-    blocks = "\n".join(_block(block, shown) for block in section.blocks)
-    lead = f"<p>{html.escape(section.lead)}</p>" if section.lead else ""
-    return (
-        f'<section id="part{number}"><h2>{html.escape(section.title)}</h2>{lead}\n'
-        f"{blocks}\n</section>"
-    )
-
-
-def _block(block: Any, shown: _Shown) -> str:
-    if isinstance(block, Table):
-        return _table(block)
-    if isinstance(block, Lines):
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in block.lines)
-        return f'<ul class="{html.escape(block.kind)}">{items}</ul>' if items else ""
-    if isinstance(block, Strip):
-        return _strip(block)
-    if isinstance(block, Chart):
-        return _chart(block, shown)
+def _item(
+    block: Block, figures: list[dict[str, Any]], forms: dict[str, dict[str, Any]]
+) -> Item:
+    """Gives a block its ids; adds what the script draws to `figures` and `forms`."""
+    form = None
     if isinstance(block, Explorable):
-        return _explorable(block, shown)
-    charts = "\n".join(_chart(chart, shown) for chart in block.charts)
-    return f'<div class="charts{" narrow" if block.narrow else ""}">{charts}</div>'
+        form = f"sliders{len(forms)}"
+        forms[form] = sliders.form(block)
+    charts = {}
+    for chart in [block] if isinstance(block, Chart) else getattr(block, "charts", []):
+        charts[f"chart{len(figures)}"] = chart
+        data = sliders.to_json(chart.data) if form else chart.data
+        figures.append({"data": data, "layout": chart.layout, "form": form})
+    return Item(type(block).__name__.lower(), block, charts, form)
 
 
-def _explorable(block: Explorable, shown: _Shown) -> str:
-    name = f"sliders{len(shown.forms)}"
-    shown.forms[name] = sliders.form(block)
-    charts = "\n".join(_chart(chart, shown, name) for chart in block.charts)
-    return f'{sliders.controls(block, name)}\n<div class="charts">{charts}</div>'
-
-
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.head)
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in table.rows
-    )
-    caption = (
-        f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _chart(chart: Chart, shown: _Shown, form: str | None = None) -> str:
-    number = len(shown.figures)
-    data = sliders.rounded(chart.data) if form else chart.data
-    shown.figures.append({"data": data, "layout": chart.layout, "form": form})
-    title, caption = html.escape(chart.title), html.escape(chart.caption)
-    return (
-        f'<figure><h3>{title}</h3><div class="chart" id="chart{number}" role="img" '
-        f'aria-label="{title}. {caption}"></div><figcaption>{caption}</figcaption>'
-        "</figure>"
-    )
-
-
-def _strip(strip: Strip) -> str:
-    rows = "".join(
-        f'<div class="strip"><span>{html.escape(name)}</span>'
-        f'<img alt="samples of {html.escape(name)}" src="{_png(images, strip.levels)}">'
-        "</div>"
-        for name, images in strip.rows
-    )
-    return (
-        f"<figure>{rows}<figcaption>{html.escape(strip.caption)}</figcaption></figure>"
-    )
-
-
-def _png(images: np.ndarray, levels: int) -> str:
-    """A row of images as a data URI."""
+def _png_uri(images: np.ndarray, levels: int) -> str:
+    """Encodes a row of images as a data URI."""
     buffer = io.BytesIO()
     sample_images.grid(images, levels, len(images)).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,7 @@
-"""How every picture looks: colours, sizes, and the files it is written to.
+"""Style of all Matplotlib figures: colors, line styles, panel sizes and file formats.
 
-The colours are those of Okabe and Ito, told apart with every common colour blindness;
-lines that must be told apart in grey as well take `lines` too.
+The settings are the style sheet `diffusionflow.mplstyle`. Its colors, Okabe and Ito's,
+differ under every common color blindness; `lines` also differ in grayscale.
 """
 
 import contextlib
@@ -9,50 +9,33 @@ import pathlib
 from typing import Any
 
 import matplotlib
-from cycler import cycler
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLORS = {
-    "blue": "#0072B2",
-    "vermilion": "#D55E00",
-    "green": "#009E73",
-    "orange": "#E69F00",
-    "purple": "#CC79A7",
-    "sky": "#56B4E9",
-    "black": "#000000",
-}
+SETTINGS = matplotlib.rc_params_from_file(
+    pathlib.Path(__file__).with_name("diffusionflow.mplstyle"),
+    use_default_template=False,
+)
+COLOR_NAMES = ("blue", "vermilion", "green", "orange", "purple", "sky", "black")
+_CYCLE = SETTINGS["axes.prop_cycle"].by_key()["color"]
+COLORS = dict(zip(COLOR_NAMES, _CYCLE, strict=True))
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = "osD^vPX"
-SETTINGS = {
-    "axes.grid": True,
-    "axes.prop_cycle": cycler(color=list(COLORS.values())),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "font.size": 9.0,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": "small",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "svg.hashsalt": "diffusionflow",  # the same numbers give the same file
-}
 PANEL = 3.2, 2.8  # width and height in inches
 FORMATS = ("svg", "png")
 RESOLUTION = 150  # dots per inch
 
 
 def context() -> contextlib.AbstractContextManager:
-    """The settings of every picture, for `with` or as a decorator."""
+    """Applies the style sheet, in a `with` block or as a decorator."""
     return matplotlib.rc_context(SETTINGS)
 
 
 def panels(
     rows: int, columns: int, *, width: float = 1.0, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure of panels of one size.
+    """Makes a figure with a grid of panels of one size.
 
     Args:
       rows: of panels.
@@ -69,7 +52,7 @@ def panels(
 
 
 def lines(number: int, *, marked: bool = False) -> dict[str, Any]:
-    """Colour, dashes and perhaps marker of line `number`, for `Axes.plot`."""
+    """Returns color, dashes and, if `marked`, marker of line `number`."""
     colors = list(COLORS.values())
     found = dict(color=colors[number % len(colors)], ls=DASHES[number % len(DASHES)])
     if marked:
@@ -78,7 +61,7 @@ def lines(number: int, *, marked: bool = False) -> dict[str, Any]:
 
 
 def mark(axes: Axes, x: float, text: str) -> None:
-    """A thin vertical line at `x` with a text along it."""
+    """Draws a thin vertical line at `x` with a label along it."""
     axes.axvline(x, color="0.4", lw=0.8)
     place = axes.get_xaxis_transform()
     settings = dict(rotation=90, ha="right", va="bottom", fontsize="small", color="0.3")
@@ -86,7 +69,7 @@ def mark(axes: Axes, x: float, text: str) -> None:
 
 
 def plain_logs(axes: Axes) -> None:
-    """Both axes as logarithms, with plain numbers at 1, 2 and 5."""
+    """Makes both axes logarithmic, with tick labels 1, 2 and 5 as plain numbers."""
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -95,7 +78,7 @@ def plain_logs(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: str | pathlib.Path) -> list[pathlib.Path]:
-    """Writes a figure as vectors and as pixels: `path` with each of `FORMATS`."""
+    """Writes a figure as `path` with each suffix of `FORMATS`; returns the paths."""
     written = []
     for name in FORMATS:
         file = pathlib.Path(f"{path}.{name}")

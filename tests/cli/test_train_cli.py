@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments.config import overrides
+from experiments.config import overrides, schema
 from tests.helpers import commands, in_process, tiny
 
 CONFIG = "--config=configs/digits.py"
@@ -22,10 +22,13 @@ MISTAKES = {
     "key inside a number": ([CONFIG, "--config.seed.x=1"], "--config.seed: unknown"),
     "wrong type": (
         [CONFIG, "--config.optimizer.learning_rate=abc"],
-        "--config.optimizer.learning_rate=abc: could not convert string to float",
+        "--config.optimizer.learning_rate=abc: must be a number",
     ),
     "float for an int": ([CONFIG, "--config.num_steps=1.5"], "--config.num_steps=1.5"),
-    "number for a section": ([CONFIG, "--config.optimizer=3"], "is not a dict"),
+    "number for a section": (
+        [CONFIG, "--config.optimizer=3"],
+        "is a section, with the entries .*learning_rate",
+    ),
     "wrong type in a tuple": (
         [CONFIG, "--config.network.multipliers=a"],
         "network.multipliers='a': must be a whole number",
@@ -74,7 +77,7 @@ MISTAKES = {
     ),
     "text for a placeholder": (
         ["--config={}/values.py:placeholder", "--config.num_steps=ten"],
-        "num_steps='ten': must be a whole number",
+        "--config.num_steps=ten: must be a whole number",
     ),
     "workdir is a file": (
         ["--config=configs/toy2d.py", "--workdir=README.md"],
@@ -117,7 +120,8 @@ def test_a_mistake_gives_one_line_and_exit_code_2(workdir, run, name):
     given, message = MISTAKES[name]
     filled = [text.replace("{}", str(workdir.parent)) for text in given]
     code, output, error = run("experiments.train", f"--workdir={workdir}", *filled)
-    assert output == ""
+    begun = "diffusionflow: training in " if "workdir" in name else ""
+    assert output.startswith(begun) and len(output.splitlines()) == bool(begun)
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
     assert re.search(message, error), error
@@ -173,29 +177,52 @@ def test_help_is_no_mistake():
     assert "Trains a model" in output
 
 
+def read(*arguments):
+    """The config that a command line gives."""
+    argv, given = overrides.split(overrides.with_values(["train", *arguments]))
+    (flag,) = [text for text in argv if text.startswith("--config=")]
+    config = overrides.load_config(flag.removeprefix("--config="))
+    schema.add_defaults(config)
+    overrides.apply(config, given)
+    schema.settle(config)
+    return config
+
+
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "entry", "value"),
     [
-        (["--config.num_steps=1e5"], ["--config.num_steps=100000"]),
-        (["--config.num_steps", "2.5e3"], ["--config.num_steps", "2500"]),
-        (["--config.seed=4294967295"], ["--config.seed=4294967295"]),
-        (["--config.num_steps=1.5"], ["--config.num_steps=1.5"]),
-        (["--config.num_steps=None"], ["--config.num_steps=None"]),
-        (["--config.network.multipliers=1e0,2"], ["--config.network.multipliers=1,2"]),
-        (["--config.network.multipliers=(1, 2)"],) * 2,
-        (
-            ["--print_config", "--config.seed=1e0"],
-            ["--print_config", "--config.seed=1"],
-        ),
-        (["--config.guidance=1e1"], ["--config.guidance=1e1"]),
-        (["--config.network.dtype=1e5"], ["--config.network.dtype=1e5"]),
+        (["--config.num_steps=1e5"], "num_steps", 100_000),
+        (["--config.num_steps", "2.5e3"], "num_steps", 2_500),
+        (["--config.seed=4294967295"], "seed", 2**32 - 1),
+        (["--config.network.multipliers=1e0,2"], "network.multipliers", (1, 2)),
+        (["--config.network.multipliers=(1, 2)"], "network.multipliers", (1, 2)),
+        (["--config.network.multipliers=3"], "network.multipliers", (3,)),
+        (["--config.network.dtype=1e5"], "network.dtype", "1e5"),
+        (["--config.guidance=1e1"], "guidance", 10.0),
+        (["--config.guidance=-1"], "guidance", -1.0),
+        (["--config.ema.sigma_rel=0.1"], "ema.sigma_rel", (0.1,)),
+        (["--config.callbacks=own:log"], "callbacks", ("own:log",)),
+        (["--config.seed=1", "--config.seed=2"], "seed", 2),
     ],
     ids=str,
 )
-def test_whole_numbers_may_be_written_as_floats(given, wanted):
-    """Only of integer entries; what is no whole number is left for absl to refuse."""
-    found = overrides.split(["train", CONFIG, *given])
-    assert found == (["train", CONFIG, *wanted], {})
+def test_a_text_is_read_by_the_type_of_its_entry(given, entry, value):
+    config = read(CONFIG, *given)
+    for key in entry.split("."):
+        config = config[key]
+    assert repr(config) == repr(value)
+
+
+def test_another_network_is_given_without_the_entries_of_the_first(capsys):
+    name = "--config.network.name=residual_mlp(num_blocks=2)"
+    config = read(CONFIG, name, "--config.network.features=8")
+    assert config.network.to_dict() == {
+        "name": "residual_mlp(num_blocks=2)",
+        "features": 8,
+    }
+    assert "residual_mlp in place of unet, without" in capsys.readouterr().out
+    same = read(CONFIG, "--config.network.name=unet")
+    assert same.network.channels == 32 and not capsys.readouterr().out
 
 
 UNTYPED = """
@@ -227,9 +254,11 @@ def test_the_schema_says_how_a_text_is_read_where_the_file_does_not(tmp_path):
         "objective.schedule": ("cosine", "cosine"),
     }
     flags = [f"--config.{name}={text}" for name, (text, _) in given.items()]
-    left, late = overrides.split(["train", f"--config={path}", *flags])
-    assert left == ["train", f"--config={path}"]
-    assert late == {name: value for name, (_, value) in given.items()}
+    config = read(f"--config={path}", *flags)
+    for name, (_, value) in given.items():
+        section, _, key = name.rpartition(".")
+        found = config[section][key] if section else config[key]
+        assert found == value
     command = ["experiments.train", f"--config={path}", f"--workdir={tmp_path}"]
     code, printed, error = in_process.run(*command, *flags, "--print_config")
     assert (code, error) == (0, "")
@@ -307,7 +336,8 @@ def test_training_writes_where_it_is_told_and_reuses_compiled_programs(tmp_path)
         )
         assert (code, error) == (0, "")
         lines = output.splitlines()
-        assert lines[0].startswith("backend     cpu, 1 x cpu")
+        assert lines[0].startswith("diffusionflow: training in ")
+        assert any(line.startswith("backend     cpu, 1 x cpu") for line in lines)
         assert any(line.startswith("step 4/4  loss ") for line in lines)
         assert lines[-1].startswith("done: step 4, loss ")
         assert (workdir / "metrics.jsonl").exists()

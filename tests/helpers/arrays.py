@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.layers import Pointwise
-from experiments.config import build
+from experiments.config import registry
 from tests.helpers import tiny
 
 
@@ -41,7 +41,7 @@ class Elementwise(ConditionalNetwork):
 
 def config(monkeypatch, path, arrays, *, data=(), **overrides):
     """The smallest config of `arrays`, which are written to `path`, and of `Flat`."""
-    monkeypatch.setitem(build.NETWORKS, "flat", Flat)
+    monkeypatch.setitem(registry.NETWORKS, "flat", Flat)
     np.savez(path, **arrays)
     found = tiny.config(**dict(optimizer__warmup_steps=0) | overrides)
     found.data = dict(name="npz", path=str(path), **dict(data))

@@ -1,6 +1,6 @@
 """A run whose checkpoint is kept: `python -m tests.helpers.old_checkpoint DIRECTORY`.
 
-`tests/data/checkpoint` was made by it when format 2 was fixed, and is never made again
+`tests/data/checkpoint` was made by it for format 2 and is never made again
 for the sake of a test: what is there must open for good. `arrays.json` has dtype, shape
 and SHA-256 of the bytes of each array as it was before it was saved, by its path.
 """

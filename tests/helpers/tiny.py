@@ -21,12 +21,10 @@ def config(**overrides):
     config.label_dropout = 0.1
     config.network = dict(name="residual_mlp", features=16, num_blocks=1, dropout=0.1)
     config.optimizer = dict(
+        name="adamw(b1=0.9, b2=0.99, weight_decay=0.01)",
         learning_rate=1e-3,
         warmup_steps=2,
         schedule="cosine",
-        b1=0.9,
-        b2=0.99,
-        weight_decay=0.01,
         clip_norm=1.0,
         accumulate=1,
         nonfinite_limit=3,
@@ -40,6 +38,7 @@ def config(**overrides):
     config.sampler = dict(name="ddim", num_steps=2, grid="uniform")
     config.guidance = 1.0
     config.samples = dict(every=10, per_class=1)
+    config.callbacks = ()
     config.checkpoint = dict(every=5, keep=3, keep_best=0, metric="test_loss_ema")
     flat = {key.replace("__", "."): value for key, value in overrides.items()}
     config.update_from_flattened_dict(flat)

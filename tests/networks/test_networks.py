@@ -1,4 +1,4 @@
-"""The one call that the networks for images share."""
+"""The one call that networks share, for sequences, images and videos."""
 
 from typing import Any, NamedTuple
 
@@ -100,6 +100,114 @@ def test_a_vector_conditions_and_zero_is_none(net, shape):
     assert changed[1] > 1e-2 and changed[[0, 2]].max() < 1e-6
     with pytest.raises(AssertionError):
         fn(jnp.zeros((3, 4)))
+
+
+def test_several_vectors_are_one_concatenated():
+    """A tuple in its order, a dict in that of its names; types may differ."""
+    z, time, _ = arguments((3, 2))
+    net = ResidualMLP(8, num_blocks=1, vector_features=5)
+    params = perturbed(net, z, time)
+    fn = fast(lambda vector: net.apply({"params": params}, z, time, None, vector))
+    text, camera = jax.random.normal(jax.random.key(3), (3, 3)), jnp.array([[1, 2]] * 3)
+    expected = fn(jnp.concatenate([text, camera.astype(text.dtype)], axis=1))
+    for vector in (text, camera), {"2": camera, "1": text}:
+        np.testing.assert_allclose(fn(vector), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(fn((camera, text)) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [(jnp.ones((3, 3)), jnp.ones((3, 3))), (jnp.ones((3, 3)), jnp.ones((1, 2)))],
+)
+def test_vectors_that_do_not_add_up_are_refused(vector):
+    net = ResidualMLP(8, num_blocks=1, vector_features=5)
+    z, time, _ = arguments((3, 2))
+    with pytest.raises(AssertionError):
+        jax.eval_shape(net.init, jax.random.key(0), z, time, None, vector)
+    plain = net.clone(vector_features=0)
+    with pytest.raises(ValueError, match=r"shape \(3, 3\), .*set vector_features"):
+        jax.eval_shape(plain.init, jax.random.key(0), z, time, None, vector)
+
+
+SIZES = [(4,), (4, 4), (4, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        UNet(channels=8, num_blocks=1, num_heads=2, num_classes=3),
+        DiT(features=12, num_blocks=1, num_heads=1, positions="rotary", num_classes=3),
+    ],
+    ids=["unet", "dit"],
+)
+def test_parameters_have_the_same_names_in_every_dimension(net):
+    """Only kernels of convolutions, and the maps of patches, have other shapes."""
+
+    def expected(name, shape, axes):
+        if len(shape) == 4:
+            return (*(3 for _ in range(axes)), *shape[2:])
+        if name == "['in']['kernel']":
+            return (2**axes, *shape[1:])
+        return (*shape[:-1], 2**axes) if name.startswith("['out']") else shape
+
+    trees = []
+    for sizes in SIZES:
+        inputs = arguments((2, *sizes, 1))
+        out, tree = jax.eval_shape(net.init_with_output, jax.random.key(0), *inputs)
+        assert out.shape == (2, *sizes, 1) and out.dtype == jnp.float32
+        leaves = jax.tree_util.tree_leaves_with_path(tree["params"])
+        trees.append({jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves})
+    for axes, tree in enumerate(trees, start=1):
+        assert tree == {
+            name: expected(name, shape, axes) for name, shape in trees[1].items()
+        }
+
+
+def names(net, shape):
+    inputs = arguments(shape)
+    params = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
+    return {name: sorted(params[name]) for name in params}
+
+
+def test_checkpoints_of_images_find_their_names():
+    """Of all parameters of a U-Net and of a DiT: to rename one orphans checkpoints."""
+    block = ["conv_in", "conv_out", "film", "norm_in", "norm_out"]
+    wider, plain = sorted([*block, "skip"]), ["bias", "kernel"]
+    conditioning = ["label", "time_in", "time_out"]
+    assert names(NETWORKS["unet"], (1, 4, 4, 1)) == {
+        "Conditioning_0": conditioning,
+        "conv_in": plain,
+        "encoder_0_0": block,
+        "down_1": plain,
+        "encoder_1_0": wider,
+        "middle_in": block,
+        "middle_attention": ["key", "norm", "out", "query", "value"],
+        "middle_out": block,
+        "decoder_1_0": wider,
+        "decoder_1_1": wider,
+        "up_1": plain,
+        "decoder_0_0": wider,
+        "decoder_0_1": wider,
+        "norm_out": ["bias", "scale"],
+        "conv_out": plain,
+    }
+    layer = ["attention_out", "mlp_in", "mlp_out", "modulation", "query_key_value"]
+    assert names(NETWORKS["dit"], (1, 4, 4, 1)) == {
+        "Conditioning_0": conditioning,
+        "in": plain,
+        "block_0": layer,
+        "block_1": layer,
+        "modulation_out": ["dense"],
+        "out": plain,
+    }
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (1, 2, 2, 2, 2, 1)])
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_other_numbers_of_dimensions_are_refused(name, shape):
+    words = r"z of shape \(.*must be \[batch, length, channels\].*`ResidualMLP`"
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(NETWORKS[name].init, jax.random.key(0), *arguments(shape))
 
 
 def test_jvp_and_grad_agree(case):

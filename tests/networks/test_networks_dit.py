@@ -65,6 +65,46 @@ def test_output_is_like_z(shape, where):
     assert out.shape == shape and out.dtype == jnp.float32
 
 
+@pytest.mark.parametrize(
+    ("shape", "patch_size"),
+    [((2, 6, 1), 3), ((1, 4, 6, 3), (4, 2)), ((1, 2, 4, 6, 3), (1, 2, 3))],
+)
+@pytest.mark.parametrize("where", dit.POSITIONS)
+def test_sequences_and_videos_come_back_in_their_shape(shape, patch_size, where):
+    net = DiT(**TINY | dict(features=24, patch_size=patch_size), positions=where)
+    out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), *arguments(shape))
+    assert out.shape == shape and out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "patch_sizes"),
+    [((2, 6, 1), 2, (2, (2, 1))), ((2, 4, 6, 1), 1, (2, (1, 2, 2)))],
+    ids=["sequence in one column", "image in one frame"],
+)
+@pytest.mark.parametrize("where", ["learned", "none"])
+def test_an_axis_of_one_patch_changes_nothing(shape, axis, patch_sizes, where):
+    """Where the share of the features that an axis has does not matter."""
+    less, more = (DiT(**TINY, positions=where, patch_size=size) for size in patch_sizes)
+    z, time, label = arguments(shape)
+    params = perturbed(less, z, time, label)
+    out = fast(less.apply)({"params": params}, z, time, label)
+    assert np.abs(out).max() > 0.1
+    longer = jnp.expand_dims(z, axis)
+    found = fast(more.apply)({"params": params}, longer, time, label)
+    np.testing.assert_allclose(found, jnp.expand_dims(out, axis), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["sinusoidal", "rotary", "none"])
+def test_frames_are_in_order_where_there_are_positions(where):
+    net = DiT(**TINY | dict(features=24, patch_size=(1, 2, 2)), positions=where)
+    z, time, label = arguments((2, 3, 2, 4, 1))
+    params = perturbed(net, z, time, label)
+    apply = fast(lambda z: net.apply({"params": params}, z, time, label))
+    swapped = lambda video: video[:, jnp.array([1, 0, 2])]
+    error = np.abs(apply(swapped(z)) - swapped(apply(z))).max()
+    assert error < 1e-5 if where == "none" else error > 1e-2
+
+
 def test_output_is_zero_and_blocks_are_the_identity_at_first():
     net = DiT(**TINY)
     inputs = arguments((2, 4, 4, 1))
@@ -136,13 +176,32 @@ def test_rotary_products_depend_on_the_difference_of_places_alone():
     [
         (dict(positions="rotatory"), "positions='rotatory': must be one of sinusoid"),
         (dict(num_heads=3), "num_heads=3 does not divide features=16"),
-        (dict(features=18), "features=18: must be a multiple of 4"),
-        (dict(num_heads=8, positions="rotary"), "features=16: .* multiple of 32"),
     ],
 )
 def test_what_cannot_be_built_is_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         DiT(**TINY | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "words"),
+    [
+        (dict(features=18), (4, 4), "features=18: must be a multiple of 4"),
+        (
+            dict(num_heads=8, positions="rotary"),
+            (4, 4),
+            "features=16: .* multiple of 32 .*of 2 dimensions; or .*='learned'",
+        ),
+        (dict(features=15, num_heads=1), (4,), "features=15: must be a multiple of 2"),
+        (dict(), (4, 4, 4), "features=16: must be a multiple of 6 .*of 3 dimensions"),
+        (dict(positions="rotary"), (4, 4, 4), "must be a multiple of 12"),
+    ],
+)
+def test_features_that_the_axes_cannot_share_are_refused(settings, sizes, words):
+    """When the data show how many axes there are."""
+    net = DiT(**TINY | settings)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(net.init, jax.random.key(0), *arguments((1, *sizes, 1)))
 
 
 def test_sides_must_be_multiples_of_the_patch():
@@ -189,12 +248,17 @@ def stacked(params):
 
 
 @pytest.mark.parametrize(
-    ("remat", "scan"),
-    [("nothing_saveable", False), ("", True), ("dots_saveable", True)],
+    ("remat", "scan", "shape"),
+    [
+        ("nothing_saveable", False, (2, 4, 4, 1)),
+        ("", True, (2, 4, 4, 1)),
+        ("dots_saveable", True, (2, 4, 4, 1)),
+        ("dots_saveable", True, (2, 2, 4, 2, 1)),
+    ],
 )
-def test_remat_and_scan_leave_value_and_gradient(remat, scan):
-    inputs = arguments((2, 4, 4, 1))
-    plain = DiT(**TINY, positions="rotary")
+def test_remat_and_scan_leave_value_and_gradient(remat, scan, shape):
+    inputs = arguments(shape)
+    plain = DiT(**TINY | dict(features=24), positions="rotary")
     params = perturbed(plain, *inputs)
 
     def run(net, params):

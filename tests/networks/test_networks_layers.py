@@ -19,23 +19,39 @@ def normal(key, *shape):
 def convolved(x, kernel, stride):
     """The definition, in float64."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
-    _, height, width, _ = x.shape
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    out = sum(
-        padded[:, i : i + height, j : j + width] @ kernel[i, j]
-        for i in range(3)
-        for j in range(3)
-    )
-    return out[:, ::stride, ::stride]
+    sizes = x.shape[1:-1]
+    padded = np.pad(x, ((0, 0), *[(1, 1)] * len(sizes), (0, 0)))
+    out = 0.0
+    for taps in np.ndindex(kernel.shape[:-2]):
+        window = [slice(i, i + size) for i, size in zip(taps, sizes, strict=True)]
+        out = out + padded[:, *window] @ kernel[taps]
+    return out[:, *[slice(None, None, stride)] * len(sizes)]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (6, 2), (2, 3), (4, 6)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *[(1, 1), (1, 4), (2, 2), (6, 2), (2, 3), (4, 6)],
+        *[(1,), (2,), (7,)],
+        *[(1, 1, 1), (2, 2, 2), (1, 4, 3), (3, 3, 3), (2, 4, 5)],
+    ],
+)
 def test_conv3x3_is_its_definition(size, stride):
     """Maps smaller than the kernel take another form."""
-    x, kernel = normal(0, 2, *size, 3), normal(1, 3, 3, 3, 5)
+    x, kernel = normal(0, 2, *size, 3), normal(1, *(3 for _ in size), 3, 5)
     out = fast(partial(layers.conv3x3, stride=stride))(x, kernel)
     np.testing.assert_allclose(out, convolved(x, kernel, stride), atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(3,), (2, 3), (2, 1, 3)])
+def test_upsampled_pixels_are_those_they_lie_in(size):
+    x = np.asarray(normal(0, 2, *size, 3))
+    out = layers.upsample(x)
+    assert out.shape == (2, *(2 * n for n in size), 3)
+    for place in np.ndindex(out.shape[1:-1]):
+        source = tuple(n // 2 for n in place)
+        np.testing.assert_array_equal(out[:, *place], x[:, *source])
 
 
 def test_conv_module_adds_its_bias():
@@ -68,7 +84,22 @@ def test_attend_is_its_definition():
     np.testing.assert_allclose(layers.attend(query, key, value), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6, 16), (8, 8, 8, 8), (1, 2, 2, 3)])
+@pytest.mark.parametrize("size", [(6,), (6, 5), (5, 6, 7)])
+def test_convolution_moves_with_its_input(size):
+    """Translation equivariance, of what stays away from the border."""
+    x = normal(0, 2, *(n - 3 for n in size), 3)
+    kernel = normal(1, *(3 for _ in size), 3, 5)
+    padded = lambda low: jnp.pad(x, ((0, 0), *[(low, 3 - low)] * len(size), (0, 0)))
+    axes = tuple(range(1, len(size) + 1))
+    conv = fast(layers.conv3x3)
+    moved = jnp.roll(conv(padded(1), kernel), [1] * len(size), axes)
+    np.testing.assert_allclose(conv(padded(2), kernel), moved, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 4, 6, 16), (8, 8, 8, 8), (1, 2, 2, 3), (2, 6, 8), (2, 2, 3, 4, 8)],
+)
 def test_group_norm_is_that_of_flax(shape):
     """Value, and gradients in x, scale and bias."""
     channels = shape[-1]

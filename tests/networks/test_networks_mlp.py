@@ -11,7 +11,7 @@ from tests.helpers.networks import arguments, fast, perturbed
 NET = ResidualMLP(features=16, num_blocks=2, num_classes=3)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (3, 5), (4, 4)])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 5), (4, 4), (2, 1)])
 def test_output_is_like_z_and_zero_at_first(shape):
     z, time, label = arguments(shape)
     out, _ = fast(NET.init_with_output)(jax.random.key(0), z, time, label)
@@ -43,6 +43,7 @@ def test_bfloat16_is_close():
     assert rough.dtype == jnp.float32 and 1e-4 < error < 0.05
 
 
-def test_an_image_is_refused():
-    with pytest.raises(AssertionError):
-        NET.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), jnp.zeros(1))
+@pytest.mark.parametrize("shape", [(1, 2, 2, 1), (1, 2, 2), (3,)])
+def test_what_is_no_vector_is_refused(shape):
+    with pytest.raises(ValueError, match="takes vectors .*flatten the data, or choose"):
+        NET.init(jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))

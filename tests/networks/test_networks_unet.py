@@ -1,4 +1,4 @@
-"""The U-Net: sizes, zero output, numbers of parameters, devices."""
+"""The U-Net: sizes, dimensions, zero output, numbers of parameters, devices."""
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,77 @@ def test_wrong_size_names_the_multiple(shape):
     net = UNet(**TINY | dict(multipliers=(1, 1, 1)))
     with pytest.raises(ValueError, match="multiples of 4"):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((7,), "data of 7 pixels: 2 levels need sizes that are multiples of 2: crop"),
+        ((4, 4, 3), "data of 4 x 4 x 3 pixels"),
+        ((3, 4, 4), "of 3 x 4 x 4 pixels: .*multiples of 2: .*fewer `multipliers`"),
+    ],
+)
+def test_sizes_that_halving_does_not_divide_are_refused(sizes, words):
+    net, inputs = UNet(**TINY), arguments((1, *sizes, 1))
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(net.init, jax.random.key(0), *inputs)
+
+
+def convolutions(params, change):
+    """Parameters with every kernel of a convolution changed."""
+
+    def each(path, leaf):
+        square = path[-1].key == "kernel" and leaf.ndim > 2
+        return change(leaf) if square else leaf
+
+    return jax.tree_util.tree_map_with_path(each, params)
+
+
+def centred(kernel, axis):
+    """A kernel of one axis more, zero but in the middle of it."""
+    padding = [(1, 1) if i == axis else (0, 0) for i in range(kernel.ndim + 1)]
+    return jnp.pad(jnp.expand_dims(kernel, axis), padding)
+
+
+def applied(net, params, inputs):
+    return fast(net.apply)({"params": params}, *inputs)
+
+
+@pytest.mark.parametrize(("sizes", "axis"), [((4,), 1), ((4, 2), 0)])
+def test_data_constant_along_an_axis_are_those_of_one_dimension_less(sizes, axis):
+    """With kernels that do not look along it; attention and norms included."""
+    net = UNet(**TINY, num_classes=3, attention_resolutions=(4, 2))
+    z, time, label = arguments((2, *sizes, 3))
+    params = perturbed(net, z, time, label)
+    out = applied(net, params, (z, time, label))
+    assert np.abs(out).max() > 0.1
+    repeated = lambda x: jnp.repeat(jnp.expand_dims(x, axis + 1), 4, axis=axis + 1)
+    longer = convolutions(params, lambda kernel: centred(kernel, axis))
+    found = applied(net, longer, (repeated(z), time, label))
+    np.testing.assert_allclose(found, repeated(out), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_of_one_column_is_a_sequence():
+    """Of the image's kernels only the middle column meets anything but padding."""
+    net = UNet(**TINY | dict(multipliers=(1,)))
+    z, time, label = arguments((2, 6, 1, 3))
+    params = perturbed(net, z, time, label)
+    out = applied(net, params, (z, time, label))
+    middle = convolutions(params, lambda kernel: kernel[:, 1])
+    found = applied(net, middle, (z[:, :, 0], time, label))
+    np.testing.assert_allclose(found, out[:, :, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_axes_and_kernels_transposed_transpose_the_output():
+    net = UNet(**TINY)
+    z, time, label = arguments((2, 4, 2, 6, 3))
+    params = perturbed(net, z, time, label)
+    data = lambda x: x.transpose(0, 3, 1, 2, 4)
+    expected = data(applied(net, params, (z, time, label)))
+    turned = convolutions(params, lambda kernel: kernel.transpose(2, 0, 1, 3, 4))
+    apply = fast(lambda params: net.apply({"params": params}, data(z), time, label))
+    np.testing.assert_allclose(apply(turned), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(apply(params) - expected).max() > 1e-2
 
 
 def test_heads_must_divide():
@@ -142,9 +213,10 @@ def test_remat_stores_less():
 
 
 @pytest.mark.slow
-def test_remat_leaves_value_and_gradient():
+@pytest.mark.parametrize("shape", [(4, 4, 4, 4), (4, 4, 4), (2, 2, 4, 4, 1)])
+def test_remat_leaves_value_and_gradient(shape):
     """Dropout included, whose masks are drawn twice."""
-    seen, inputs = [], arguments((4, 4, 4, 4))
+    seen, inputs = [], arguments(shape)
     plain = UNet(**TINY, num_classes=3, dropout=0.5)
     params = perturbed(plain, *inputs)
     for remat in ("", "nothing_saveable"):

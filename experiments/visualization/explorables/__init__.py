@@ -1,14 +1,14 @@
-"""Figures with sliders: every place of every slider is computed by the library."""
+"""Interactive figures with sliders, every place of which the library computes."""
 
 from collections.abc import Callable
 
+from experiments.visualization.blocks import Section
 from experiments.visualization.explorables import (
     churn,
     sampler_steps,
     scaling,
     weighting,
 )
-from experiments.visualization.html_page import Section
 
 SECTIONS: tuple[Callable[[], Section], ...] = tuple(
     each.section for each in (scaling, churn, weighting, sampler_steps)

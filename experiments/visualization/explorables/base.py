@@ -1,26 +1,23 @@
-"""What the explorable figures share: lines, and values over sliders."""
+"""Helpers of the interactive figures: Plotly lines, and sentences over sliders."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from experiments.visualization.blocks import (
-    Trace,
-)
-from experiments.visualization.sliders import Over
+from experiments.visualization.blocks import Over, Trace
 
 POWERS = {"dtick": 1, "exponentformat": "power"}  # ticks of an axis of type log
 
 
 def line(x: Any, y: Any, name: str, group: int, **more: Any) -> Trace:
-    """A line; `group` is its colour, -1 for what is only a reference."""
+    """Makes a Plotly line; `group` is the index of its color, -1 for a reference."""
     found = {"type": "scatter", "mode": "lines", "name": name, "meta": {"group": group}}
     return found | {"x": x, "y": y, "line": {"width": 2}} | more
 
 
 def particles_as_line(t: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of particles as one line with gaps.
+    """Joins the paths of particles to one line with gaps.
 
     Args:
       t: `[n]`.
@@ -36,12 +33,12 @@ def particles_as_line(t: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def texts(values: Iterable[float]) -> list[str]:
-    """What sliders show: three digits."""
+    """Formats slider labels with three significant digits."""
     return [f"{value:.3g}" for value in values]
 
 
 def words(say_fn: Callable[..., str], *sizes: int) -> Over:
-    """`say_fn(*place)` at every place of all sliders, of which `sizes` are given."""
+    """Calls `say_fn(*place)` at every place of all sliders, `sizes` places each."""
     found = np.empty(sizes, object)
     for place in np.ndindex(*sizes):
         found[place] = say_fn(*place)

@@ -1,4 +1,4 @@
-"""Churn and steps: what a sample is made of, and particles on a mixture."""
+"""Interactive figure: stochastic sampling by churn, weights and particle paths."""
 
 import numpy as np
 
@@ -7,6 +7,10 @@ from experiments.analysis import gaussian_trajectories, sampler_error, weights
 from experiments.analysis.weights import ChurnWeights
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import (
@@ -15,8 +19,6 @@ from experiments.visualization.explorables.base import (
     texts,
     words,
 )
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 CHURNS = np.linspace(0.0, 0.9, 10)
 STEPS = (5, 20, 100)
@@ -33,7 +35,7 @@ LEAD = (
 
 
 def section() -> Section:
-    """Weights of the predictions, and paths of particles."""
+    """Builds the section: weights of the predictions, and paths of particles."""
     found = [weights.churn_weights(CHURNS, n) for n in STEPS]
     say = lambda i, j: (
         f"Churn {CHURNS[i]:.1f}, {STEPS[j]} steps: half of the weight is on the last "
@@ -50,13 +52,13 @@ def section() -> Section:
 
 
 def late_half(weight: np.ndarray) -> float:
-    """The fraction of the predictions, the last ones, with half of the weight."""
+    """Returns the fraction of predictions, the last ones, with half of the weight."""
     from_last = np.cumsum(weight[::-1]) / weight.sum()
     return float((np.searchsorted(from_last, 0.5) + 1) / len(weight))
 
 
 def weighed(found: list[ChurnWeights]) -> Chart:
-    """Weights of the predictions of v, for each number of steps."""
+    """Draws the weights of the predictions of v, for each number of steps."""
     x = Over((STEP,), [one.t for one in found])
     y = Over((STEP, CHURN), [-one.h for one in found])
     marked = {"mode": "lines+markers", "marker": {"size": 4}}
@@ -74,7 +76,7 @@ def weighed(found: list[ChurnWeights]) -> Chart:
 
 
 def moving() -> Chart:
-    """Paths of particles, with the same noise at every churn."""
+    """Draws paths of particles, with the same noise at every churn."""
     paths = lambda num_steps: gaussian_trajectories.trajectories(
         CHURNS,
         sampler_error.mixture(),

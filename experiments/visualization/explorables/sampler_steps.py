@@ -1,4 +1,4 @@
-"""Samplers and steps: samples of a mixture, and errors against network calls."""
+"""Interactive figure: samples of a mixture by each sampler, and errors against NFE."""
 
 import numpy as np
 
@@ -9,11 +9,13 @@ from experiments.analysis.sampler_error import SAMPLERS, Samples
 from experiments.visualization.blocks import (
     MARKERS,
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import POWERS, line, words
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 STEPS = (3, 5, 8, 12, 20, 40, 80)
 SAMPLER, STEP = 0, 1  # sliders
@@ -27,7 +29,7 @@ LEAD = (
 
 
 def section() -> Section:
-    """Densities of samples, and errors of all samplers."""
+    """Builds the section: densities of samples, and errors of all samplers."""
     data = sampler_error.mixture()
     runs = [
         sampler_error.runs_against_calls(sampler, data, num_steps=STEPS)
@@ -35,8 +37,8 @@ def section() -> Section:
     ]
     names = list(SAMPLERS)
     say = lambda i, j: (
-        f"{names[i]}, {STEPS[j]} steps: {runs[i][j].nfe} network calls, Wasserstein-2 "
-        f"distance to the data {runs[i][j].error:.3g}."
+        f"{names[i]}, {STEPS[j]} steps: NFE {runs[i][j].nfe}, Wasserstein-2 distance "
+        f"to the data {runs[i][j].error:.3g}."
     )
     sliders = (
         Slider("sampler", names, named=True),
@@ -49,7 +51,7 @@ def section() -> Section:
 
 
 def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
-    """A histogram of samples under the density of the data."""
+    """Draws the histogram of the samples and the density of the data."""
     middle = (EDGES[1:] + EDGES[:-1]) / 2
     log_density = lambda data, x: data.log_density(x, 1.0, 0.0)
     exact = np.exp(in_float64(log_density, data, middle))
@@ -73,7 +75,7 @@ def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
 
 
 def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
-    """All samplers, and where the sliders stand."""
+    """Draws the error of every sampler and marks the one chosen."""
     shown = [
         line(
             [run.nfe for run in of],
@@ -90,11 +92,12 @@ def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
     ring = {"size": 16, "symbol": "circle-open"}
     shown.append(line(place, error, "here", -1, mode="markers", marker=ring))
     return Chart(
-        "Error against network calls",
-        "Wasserstein-2 distance of the samples to the data.",
+        "Error against NFE",
+        "Wasserstein-2 distance of the samples to the data, against the number of "
+        "function evaluations (NFE).",
         shown,
         {
-            "xaxis": axis("network calls", type="log", **POWERS),
+            "xaxis": axis("NFE", type="log", **POWERS),
             "yaxis": axis("distance", type="log", **POWERS),
         },
     )

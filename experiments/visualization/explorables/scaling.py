@@ -1,4 +1,4 @@
-"""Scaling, variance of the data and steps: DDIM and Euler's method on Gaussians."""
+"""Interactive figure: DDIM and Euler's method on Gaussians, by scaling and steps."""
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from experiments.analysis.gaussian_trajectories import (
 )
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     axis,
 )
 from experiments.visualization.explorables.base import (
@@ -20,8 +24,6 @@ from experiments.visualization.explorables.base import (
     texts,
     words,
 )
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 FRACTIONS = np.linspace(FLOW, PRESERVING, 15)
 VARIANCES = np.array([0.01, 0.03, 0.0833, 0.25, 0.5, 1.0, 3.0, 12.0])
@@ -42,7 +44,7 @@ LEAD = (
 
 
 def section() -> Section:
-    """Particles, and errors at the end against the variance of the data."""
+    """Builds the section: particles, and final errors against the data variance."""
     sliders = (
         Slider(
             "scaling: 0 flow matching, 1 variance preserving", texts(FRACTIONS), start=7
@@ -72,7 +74,7 @@ def section() -> Section:
 
 
 def moving() -> Chart:
-    """Six particles by two samplers in few steps, and by DDIM in many."""
+    """Draws six particles by two samplers in few steps, and by DDIM in many."""
     fraction, variance = np.meshgrid(FRACTIONS, VARIANCES, indexing="ij")
     paths = lambda sampler, num_steps: gaussian_trajectories.gaussian_paths(
         fraction, variance, sampler=sampler, num_steps=num_steps
@@ -100,7 +102,7 @@ def moving() -> Chart:
 
 
 def against_variance(euler: np.ndarray, ddim: np.ndarray) -> Chart:
-    """Errors of the last state.
+    """Draws errors of the last state against the variance of the data.
 
     Args:
       euler: of Euler's method at `WIDE` and then at the places of the slider,

@@ -1,4 +1,4 @@
-"""Parameters of weightings and of training times, on the axis of the log-SNR."""
+"""Interactive figure: parameters of weightings and training times, by log-SNR."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +12,14 @@ from experiments.analysis import weights
 from experiments.analysis.weights import Moved
 from experiments.visualization.blocks import (
     Chart,
+    Explorable,
+    Over,
+    Section,
+    Slider,
     Trace,
     axis,
 )
 from experiments.visualization.explorables.base import line, texts
-from experiments.visualization.html_page import Section
-from experiments.visualization.sliders import Explorable, Over, Slider
 
 LOGSNR = np.linspace(-10.0, 10.0, 121)
 BIASES = np.linspace(-4.0, 4.0, 9)
@@ -27,21 +29,21 @@ LOGIT_MEANS = np.linspace(-1.5, 1.5, 7)
 LOGIT_STDS = np.array([0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
 
 LEAD = (
-    "What a recipe learns is its total weight on the error of eps at each log-SNR: its "
-    "weighting times the density of its training times. Two recipes with one total "
-    "weight, up to a factor, are one objective, however they are written; the density "
-    "then decides how noisy the loss is. After Kingma and Gao 2023, Karras et al. 2022 "
-    "and Esser et al. 2024."
+    "What a recipe learns is its total weight on the eps-MSE at each log-SNR: its "
+    "weighting times the density of its training times. Two recipes with the same "
+    "total weight, up to a factor, are one objective, however they are written; the "
+    "density then decides how noisy the loss is. After Kingma and Gao 2023, Karras et "
+    "al. 2022 and Esser et al. 2024."
 )
 
 
 def flow_matching(unused: ArrayLike) -> Objective:
-    """That of no slider."""
+    """Returns the flow-matching objective, which no slider changes."""
     return objectives.flow_matching()
 
 
 class Family(NamedTuple):
-    """Recipes that differ in the places of some sliders.
+    """A family of objectives whose parameters are set by sliders.
 
     Fields:
       name: on the chart.
@@ -69,7 +71,7 @@ SLIDERS = (
 
 
 def section() -> Section:
-    """Total weights and densities of three families, beside flow matching."""
+    """Builds the section: total weights and densities of three families."""
     flow = weights.moved(flow_matching, LOGSNR, 0.0)
     dashed = {"line": {"dash": "dash", "width": 2}}
     total = [
@@ -87,7 +89,7 @@ def section() -> Section:
     charts = (
         chart(
             "What is learned: the total weight",
-            "Weight on the error of eps, each over its largest on this axis.",
+            "Weight on the eps-MSE, each divided by its largest on this axis.",
             "weight",
             total,
         ),
@@ -104,13 +106,13 @@ def section() -> Section:
 
 
 def chart(title: str, caption: str, measure: str, data: list[Trace]) -> Chart:
-    """Lines over the log-SNR."""
+    """Makes a chart of lines over the log-SNR."""
     layout = {"xaxis": axis("log-SNR, from noise to data"), "yaxis": axis(measure)}
     return Chart(title, caption, data, layout)
 
 
 def in_words(name: str, found: Moved) -> Any:
-    """Where a family's weight and times are, in words, `[*slider]` nested."""
+    """Says where a family's weight and times are, nested lists over its sliders."""
     if found.median.ndim:
         return [in_words(name, Moved(*one)) for one in zip(*found, strict=True)]
     peak = LOGSNR[np.argmax(found.total)]

@@ -44,7 +44,7 @@ def test_a_shift_is_found_with_its_size_and_sign(found):
     assert mean.differences["b"].value == pytest.approx(0.03, abs=1e-4)
     assert len(by_level) == 6
     sentence = found.likelihoods[0].sentence("b")
-    assert sentence.startswith("bound on -log p: a is better than b by 0.")
+    assert sentence.startswith("variational bound on -log p: a is better than b by 0.")
     assert sentence.endswith("] nats per dimension, n = 200 examples")
 
 
@@ -82,7 +82,7 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
 def test_equals_are_not_told_apart(tmp_path):
     (one, _) = quantities.of(gathered(tmp_path, batch_size=32), 0).likelihoods
     assert list(one.differences) == ["b"]
-    assert "no difference told apart between b and a" in one.sentence("b")
+    assert "no significant difference between b and a" in one.sentence("b")
 
 
 def test_seeds_widen_the_interval_and_are_named(tmp_path, found):
@@ -164,7 +164,7 @@ def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
         row["nfe"] += 1  # of a schedule that ends with a step to the data
     one = quantities.of(some, 0).samples[0]
     assert one.calls == {"a": 2, "b": 3} and "b" in one.finding.differences
-    assert "2 steps, 2 or 3 calls" in one.finding.title
+    assert "2 steps, NFE 2 or 3" in one.finding.title
     for row in some[1].first.told["samples"]:
         row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
     found = quantities.of(some, 0)

@@ -137,7 +137,8 @@ def test_the_other_recipes_have_other_gradients_even_with_one_network(recipe):
 @pytest.mark.parametrize("recipe", shipped.get_study().recipes)
 def test_a_recipe_differs_from_the_others_in_its_objective_alone(recipe):
     config, first = shipped.get_config(recipe), shipped.get_config()
-    build.check(config)
+    for each in (config, first):
+        build.check(each)
     assert config.objective.to_dict() == dict(shipped.OBJECTIVES[recipe])
     with config.unlocked():
         config.objective = first.objective

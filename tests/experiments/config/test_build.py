@@ -5,7 +5,7 @@ import pytest
 
 from configs import digits
 from diffusionflow import predictions, samplers, schedules, times, weightings
-from experiments.config import build, parsing
+from experiments.config import build, parsing, registry
 from experiments.runtime.errors import UsageError
 
 OBJECTIVE = dict(
@@ -18,48 +18,50 @@ OBJECTIVE = dict(
 
 
 @pytest.mark.parametrize(
-    ("text", "registry", "expected"),
+    ("text", "known", "expected"),
     [
-        ("flow_matching", build.SCHEDULES, schedules.FlowMatching()),
-        ("flow_matching()", build.SCHEDULES, schedules.FlowMatching()),
-        (" cosine ", build.SCHEDULES, schedules.Cosine()),
+        ("flow_matching", registry.SCHEDULES, schedules.FlowMatching()),
+        ("flow_matching()", registry.SCHEDULES, schedules.FlowMatching()),
+        (" cosine ", registry.SCHEDULES, schedules.Cosine()),
         (
             "cosine(logsnr_min=-15, logsnr_max=1.5e1)",
-            build.SCHEDULES,
+            registry.SCHEDULES,
             schedules.Cosine(-15, 15.0),
         ),
-        ("mse(kind='eps')", build.WEIGHTINGS, weightings.Mse("eps")),
+        ("mse(kind='eps')", registry.WEIGHTINGS, weightings.Mse("eps")),
         (
             "stratified(logit_normal(std=2.0))",
-            build.TIMES,
+            registry.TIMES,
             times.Stratified(times.LogitNormal(std=2.0)),
         ),
-        ("stratified(base=uniform)", build.TIMES, times.Stratified(times.Uniform())),
+        ("stratified(base=uniform)", registry.TIMES, times.Stratified(times.Uniform())),
         (
             "stratified(adaptive(logit_normal, num_bins=8, base_fraction=0.5))",
-            build.TIMES,
+            registry.TIMES,
             times.Stratified(
                 times.AdaptiveTimes(times.LogitNormal(), num_bins=8, base_fraction=0.5)
             ),
         ),
-        ("min_snr(gamma=4.0)", build.WEIGHTINGS, weightings.MinSNR(4.0)),
-        ("ddpm", build.SAMPLERS, samplers.ddpm()),
-        ("churn(0.25)", build.SAMPLERS, samplers.Churn(0.25)),
-        ("heun(variable='v')", build.SAMPLERS, samplers.Heun("v")),
-        ("v", build.KINDS, predictions.Kind("v")),
-        ("edm_f(sigma_data=0.7)", build.KINDS, predictions.edm_f(0.7)),
+        ("min_snr(gamma=4.0)", registry.WEIGHTINGS, weightings.MinSNR(4.0)),
+        ("ddpm", registry.SAMPLERS, samplers.ddpm()),
+        ("churn(0.25)", registry.SAMPLERS, samplers.Churn(0.25)),
+        ("heun(variable='v')", registry.SAMPLERS, samplers.Heun("v")),
+        ("v", registry.KINDS, predictions.Kind("v")),
+        ("edm_f(sigma_data=0.7)", registry.KINDS, predictions.edm_f(0.7)),
     ],
 )
-def test_call_strings(text, registry, expected):
-    assert parsing.parse("here", text, registry) == expected
+def test_call_strings(text, known, expected):
+    assert parsing.parse("here", text, known) == expected
 
 
-@pytest.mark.parametrize("registry", [build.SCHEDULES, build.SAMPLERS, build.KINDS])
-def test_every_registered_name_builds(registry):
+@pytest.mark.parametrize(
+    "known", [registry.SCHEDULES, registry.SAMPLERS, registry.KINDS]
+)
+def test_every_registered_name_builds(known):
     of_another = {"shifted": "shifted(flow_matching, k=3.0)"}
-    for name in registry:
+    for name in known:
         text = of_another.get(name, name)
-        assert parsing.parse("here", text, registry) is not None
+        assert parsing.parse("here", text, known) is not None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_every_registered_name_builds(registry):
 )
 def test_bad_call_strings_are_refused_and_never_run(text, message):
     with pytest.raises(UsageError, match=message):
-        parsing.parse("here", text, build.SCHEDULES)
+        parsing.parse("here", text, registry.SCHEDULES)
 
 
 def test_an_objective_from_its_section():
@@ -124,14 +126,14 @@ def test_weightings_and_densities_take_kinds_densities_and_schedules():
 )
 def test_a_name_is_looked_up_where_its_parameter_says(text, base, other):
     """Weightings and schedules share names."""
-    found = parsing.parse("here", text, build.WEIGHTINGS, parts=build.PARTS)
+    found = parsing.parse("here", text, registry.WEIGHTINGS, parts=registry.PARTS)
     assert found == weightings.Monotone(base, times.UniformOn(other))
 
 
 def test_a_name_of_another_registry_is_no_argument():
     for text in ("monotone(uniform, uniform)", "mse(uniform)", "monotone(elbo, elbo)"):
         with pytest.raises(UsageError, match="here: unknown name '(uniform|elbo)'"):
-            parsing.parse("here", text, build.WEIGHTINGS, parts=build.PARTS)
+            parsing.parse("here", text, registry.WEIGHTINGS, parts=registry.PARTS)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_lists_from_json_become_tuples():
         ("batch_size", 12, "batch_size=12: must be a positive multiple of the 8"),
         ("label_dropout", 1.5, r"label_dropout=1.5: must be in \[0, 1\]"),
         ("matmul_precision", "hihgest", "did you mean 'highest'"),
-        ("sigma_data", 0.0, "sigma_data: .*positive"),
+        ("sigma_data", 0.0, "sigma_data=0.0: must be positive"),
         ("ema.limit", 1.0, r"ema: limit=1.0: must be in \[0, 1\)"),
         ("ema.sigma_rel", (0.1,), r"store_every=0: must be positive if .*\(0.1,\)"),
         ("ema.store_every", 5, r"store_every=5: must be positive if .*\(\)"),

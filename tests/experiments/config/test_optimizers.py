@@ -11,12 +11,10 @@ from experiments.runtime.errors import UsageError
 from tests.helpers.networks import arguments
 
 OPTIMIZER = dict(
+    name="adamw(b1=0.9, b2=0.99, weight_decay=0.0)",
     learning_rate=0.1,
     warmup_steps=4,
     schedule="constant",
-    b1=0.9,
-    b2=0.99,
-    weight_decay=0.0,
     clip_norm=0.0,
 )
 
@@ -44,7 +42,7 @@ def test_a_warm_up_longer_than_the_run_is_refused():
 def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
-    section = OPTIMIZER | {"warmup_steps": 0, "weight_decay": 0.5}
+    section = OPTIMIZER | dict(warmup_steps=0, name="adamw(b1=0.9, weight_decay=0.5)")
     optimizer = optimizers.optimizer(section, num_steps=10)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-6)

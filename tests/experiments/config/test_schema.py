@@ -74,7 +74,7 @@ def test_an_entry_that_refers_to_another_one_is_settled_too():
         ("ema__sigma_rel", ["a"], "ema.sigma_rel='a': must be a number"),
         ("sampler__name", 3, "sampler.name=3: must be a string"),
         ("data__name", 3, "data.name=3: must be a string"),
-        ("optimizer", None, "config.optimizer=None: must have entries: learning_rate"),
+        ("optimizer", None, "config.optimizer=None: must have entries: name, learning"),
         ("data", "moons", "config.data='moons': must have entries: name"),
         ("data", dict(size=3), "config.data: no entry 'name'; known: size"),
         ("network__features", "16", "network.features='16': must be a whole number"),

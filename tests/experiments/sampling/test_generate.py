@@ -10,7 +10,7 @@ import pytest
 
 from experiments.checkpointing import integrity, restore
 from experiments.checkpointing.restore import Request
-from experiments.config import build
+from experiments.config import build, registry
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler, conditions, generate
 from experiments.sampling.generate import sample_run
@@ -140,7 +140,7 @@ def test_neither_optimizer_nor_data_set_is_needed(workdir, tmp_path, monkeypatch
     np.testing.assert_array_equal(draw(tmp_path)["samples"], expected)
 
 
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", registry.SAMPLERS)
 def test_every_sampler_draws(workdir, name):
     drawn = draw(workdir, num_samples=4, sampler={"name": name, "num_steps": 3})
     assert np.all(np.isfinite(drawn["samples"]))

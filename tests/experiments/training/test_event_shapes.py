@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing.restore import Request
-from experiments.config import build
+from experiments.config import registry
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.sampling.generate import sample_run
@@ -105,7 +105,7 @@ def test_a_masked_run_does_not_know_what_the_mask_leaves_out(
     tmp_path, monkeypatch, capsys
 ):
     """The network acts on each value alone; two parts of a batch, and a resume."""
-    monkeypatch.setitem(build.NETWORKS, "elementwise", arrays.Elementwise)
+    monkeypatch.setitem(registry.NETWORKS, "elementwise", arrays.Elementwise)
     mask = np.arange(6) < 1 + np.arange(45)[:, None] % 6
     stored = values(6, 2)
     losses, states = [], []

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import data
 from experiments.checkpointing.manager import Checkpoints, MismatchError
-from experiments.config import build
+from experiments.config import registry
 from experiments.runtime import environment
 from experiments.runtime.errors import (
     UsageError,
@@ -311,7 +311,7 @@ def test_other_examples_are_refused(straight, monkeypatch):
     def moons(**arguments):
         return data.moons(**arguments)._replace(digest="0123")
 
-    monkeypatch.setitem(build.DATASETS, "moons", moons)
+    monkeypatch.setitem(registry.DATASETS, "moons", moons)
     with pytest.raises(UsageError, match="examples.digest: '' in the .*, '0123' now"):
         loop.train_and_evaluate(tiny.config(), straight[0])
 

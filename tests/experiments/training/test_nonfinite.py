@@ -19,7 +19,7 @@ import pytest
 
 from experiments import cli, data
 from experiments.checkpointing.manager import Checkpoints
-from experiments.config import build
+from experiments.config import registry
 from experiments.data import Examples
 from experiments.runtime import rng
 from experiments.runtime.errors import Diverged
@@ -168,7 +168,7 @@ def poison(monkeypatch, rows):
         found.train.values[order[rows]] = np.nan
         return found
 
-    monkeypatch.setitem(build.DATASETS, "moons", moons)
+    monkeypatch.setitem(registry.DATASETS, "moons", moons)
 
 
 @pytest.mark.slow

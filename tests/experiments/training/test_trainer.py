@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.config import build
+from experiments.config import registry
 from experiments.training import loop
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -21,7 +21,7 @@ def levels(monkeypatch):
     """
     stored = np.random.RandomState(0).randint(100, 256, (1152, 2), np.uint8)
     dataset = data.split(stored, np.arange(1152) % 2, levels=256)
-    monkeypatch.setitem(build.DATASETS, "moons", lambda size: dataset)
+    monkeypatch.setitem(registry.DATASETS, "moons", lambda size: dataset)
     x = 2 * (dataset.train.values / 255) - 1
     assert x.shape == (1024, 2)
     return np.sqrt(np.mean(x**2))

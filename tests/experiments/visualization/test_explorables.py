@@ -11,6 +11,7 @@ import pytest
 from diffusionflow import samplers
 from experiments.analysis import sampler_error, weights
 from experiments.visualization import html_page, sliders
+from experiments.visualization.blocks import Over, Section
 from experiments.visualization.explorables import (
     SECTIONS,
     churn,
@@ -18,7 +19,6 @@ from experiments.visualization.explorables import (
     scaling,
     weighting,
 )
-from experiments.visualization.sliders import Over
 from tests.helpers import browser, oracles
 
 
@@ -201,7 +201,7 @@ def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
             trace = errors.data[i]
             assert (trace["x"][j], trace["y"][j]) == (run.nfe, run.error)
             assert at(errors.data[-1]["y"], (i, j)) == [run.error]
-            assert f"{run.nfe} network calls" in at(block.readout[0], (i, j))
+            assert f"NFE {run.nfe}," in at(block.readout[0], (i, j))
             middle, share = density.data[0]["x"], at(density.data[0]["y"], (i, j))
             outside = (run.x < sampler_steps.EDGES[0]) | (
                 run.x > sampler_steps.EDGES[-1]
@@ -238,7 +238,7 @@ def drawn(tab, number):
 
 def expected(chart, place):
     return [
-        [sliders.rounded(at(trace[name], place)) for name in ("x", "y")]
+        [sliders.to_json(at(trace[name], place)) for name in ("x", "y")]
         for trace in chart.data
     ]
 
@@ -294,7 +294,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.mark.slow
 @needs_browser
 def test_sliders_move_what_is_drawn(churning, tmp_path):
-    section = html_page.Section("churn", "", [churning])
+    section = Section("churn", "", [churning])
     check_page([section, section], tmp_path / "page.html", tmp_path)
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib import colors
@@ -134,6 +134,11 @@ def test_lines_differ_in_more_than_color():
     settings = [style.lines(i, marked=True) for i in range(len(style.COLORS))]
     for name in ("color", "ls", "marker"):
         assert len({str(each[name]) for each in settings}) == len(settings)
+
+
+def test_the_style_sheet_is_found_by_the_name_of_its_package():
+    with matplotlib.style.context("experiments.visualization.diffusionflow"):
+        assert style.SETTINGS.items() <= matplotlib.rcParams.items()
 
 
 def test_the_settings_end_with_the_figure():

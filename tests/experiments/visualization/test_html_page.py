@@ -1,6 +1,9 @@
 """The page of a comparison: `visualization/html_page.py` and what fills it."""
 
+import configparser
+import html.parser
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -58,8 +61,66 @@ def test_whatever_a_user_wrote_is_escaped(text):
     assert NASTY in names  # whole, as JSON
 
 
+class Parsed(html.parser.HTMLParser):
+    """Elements of a page and all its texts and attributes, scripts left out."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = set(), []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.add(tag)
+        self.texts += [value for _, value in attrs if value]
+
+    def handle_data(self, data):
+        if self.cdata_elem is None:
+            self.texts.append(data)
+
+
+def test_every_text_of_every_block_is_escaped():
+    chart = blocks.Chart(NASTY, NASTY, [{"name": NASTY, "meta": {"group": 0}}], {})
+    sliders = [blocks.Slider(NASTY, ["a", NASTY], named=named) for named in (0, 1)]
+    images = np.zeros((1, 2, 2, 1), np.uint8)
+    every = [  # with the number of times that each shows a text, attributes included
+        (blocks.Table([NASTY, NASTY], [[NASTY, NASTY]], NASTY), 5),
+        (blocks.Lines([NASTY, NASTY], NASTY), 3),
+        (blocks.Strip([(NASTY, images)], 2, NASTY), 3),
+        (chart, 4),
+        (blocks.Row([chart, chart]), 8),
+        (blocks.Explorable(sliders, [chart], [blocks.Over((0,), 2 * [NASTY])]), 7),
+    ]
+    for block, count in every:
+        section = blocks.Section(NASTY, NASTY, [block])
+        shown = html_page.render(NASTY, [section])
+        parsed = Parsed(shown.replace(html_page.plotly_js(), ""))
+        assert parsed.elements.isdisjoint({"b", "!--"}), block
+        found = "\0".join(parsed.texts).count(NASTY)
+        assert found == count + 5, block  # title and heading of the page, the section's
+
+
+def test_a_number_that_is_not_finite_is_refused():
+    chart = blocks.Chart("a", "b", [{"x": [np.nan], "meta": {"group": 0}}], {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        html_page.render("t", [blocks.Section("s", "", [chart])])
+
+
+def test_templates_are_found_from_any_directory_and_installed(tmp_path, monkeypatch):
+    html_page._template.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    assert html_page.render("t", []).startswith("<!doctype html>\n<html")
+    folder = pathlib.Path(html_page.__file__).parent
+    setup = configparser.ConfigParser()
+    setup.read(folder.parents[1] / "setup.cfg")
+    patterns = setup["options.package_data"]["experiments.visualization"].split(", ")
+    installed = {path for pattern in patterns for path in folder.glob(pattern)}
+    data = {path for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert data == installed and len(data) == 5
+
+
 def test_nothing_is_fetched(text):
-    own = text.replace(html_page.library(), "")
+    own = text.replace(html_page.plotly_js(), "")
     assert not re.findall(r'(?:src|href)="(?!#|data:)', own)
     assert "http" not in own.replace("http-equiv", "")
     assert "url(" not in own and "@import" not in own
@@ -71,7 +132,7 @@ def test_the_page_says_what_is_found(gathered, found, text):
     assert [row[0] for row in table.rows][:3] == [
         "training seeds",
         "trained to step",
-        "bound on -log p, nats per dimension",
+        "variational bound on -log p, nats per dimension",
     ]
     assert table.rows[0][1:] == ["0", "0, 1, 2"]
     assert table.rows[-1][1:] == ["500", "500"]
@@ -85,7 +146,7 @@ def test_the_page_says_what_is_found(gathered, found, text):
 def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
     rows = [row[0] for row in tables.summary(gathered, found).rows]
     at = rows.index("-log p by the ODE, nats per dimension")
-    assert rows[at + 1] == "solver of the ODE within ±, nats per dimension"
+    assert rows[at + 1] == "error of the ODE solver, at most, nats per dimension"
     table = tables.summary(gathered, found)
     assert table.rows[at + 1][1:] == ["0.0014", "0.0014"]  # |-0.001| + 2 * 2e-4
     told = gathered[1].runs[1].told["likelihood"]
@@ -146,7 +207,7 @@ def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
     machine = {"platform": "Other", "devices": ["0: cpu", "1: cpu"]}
     (paths[1] / "environment.json").write_text(json.dumps(machine))
     words = (
-        f"training images/s are not compared, of unlike machines: {paths[0]}: Test, "
+        f"training images/s are not compared, on different machines: {paths[0]}: Test, "
         f"0: cpu; {paths[1]}: Other, 0: cpu, 1: cpu"
     )
     some, first, lines, shown = told()
@@ -227,7 +288,7 @@ def test_samples_of_other_weights_or_steps_are_told(tmp_path):
     ]
     some = grouping.gather(map(str, paths))
     found = sample_gallery.section(some)
-    assert found.lead.endswith("Trained to unlike steps: a 10, b 20.")
+    assert found.lead.endswith("Trained to different steps: a 10, b 20.")
     row, lines = found.blocks
     assert [chart.title for chart in row.charts] == ["a", "b"]
     assert lines.lines == [
@@ -277,8 +338,8 @@ def test_quality_has_a_line_for_each_recipe_and_the_floor(found):
 
 def test_images_are_one_above_the_other():
     images = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4, 1) % 17
-    strip = html_page.Strip([("a<", images), ("b", images)], 17, "of one noise")
-    shown = html_page.render("t", [html_page.Section("s", "", [strip])])
+    strip = blocks.Strip([("a<", images), ("b", images)], 17, "of one noise")
+    shown = html_page.render("t", [blocks.Section("s", "", [strip])])
     assert shown.count('alt="samples of ') == 2 and "a&lt;" in shown
 
 
@@ -286,7 +347,7 @@ def test_other_data_have_no_common_curve(tmp_path):
     a, b = made.run(tmp_path / "a"), made.run(tmp_path / "b", data__noise=0.3)
     some = grouping.gather([str(a), str(b)])
     shown = html_page.render("t", report.every(some, quantities.of(some, 0)))
-    assert "b and a have other held-out examples: noise 0.3 and" in shown
+    assert "b and a have different held-out examples: noise 0.3 and" in shown
     assert "not compared with a: the recipes differ in examples.noise" in shown
 
 

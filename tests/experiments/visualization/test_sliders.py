@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 
 from experiments.visualization import blocks, html_page, sliders
-from experiments.visualization.sliders import Explorable, Over, Slider
+from experiments.visualization.blocks import Explorable, Over, Slider
 
 
 def test_numbers_are_rounded_and_gaps_are_null():
     value = {"a": [np.float32(1 / 3), np.nan], "b": np.arange(2), "c": ("x", None)}
-    assert sliders.rounded(value) == {
+    assert sliders.to_json(value) == {
         "a": [0.3333, None],
         "b": [0, 1],
         "c": ["x", None],
     }
-    assert sliders.rounded(np.array([[-123456.0]])) == [[-123500.0]]
+    assert sliders.to_json(np.array([[-123456.0]])) == [[-123500.0]]
 
 
 def test_values_over_sliders_keep_their_order_and_may_be_of_unlike_lengths():
     value = Over((2, 0), [[np.ones(1)], [np.ones(2)]])
-    assert sliders.rounded(value) == {"over": [2, 0], "values": [[[1.0]], [[1.0, 1.0]]]}
+    assert sliders.to_json(value) == {"over": [2, 0], "values": [[[1.0]], [[1.0, 1.0]]]}
 
 
 def test_what_is_infinite_is_refused():
     with pytest.raises(ValueError, match="value=-inf: must be finite, or NaN"):
-        sliders.rounded(np.array([0.0, -np.inf]))
+        sliders.to_json(np.array([0.0, -np.inf]))
 
 
 def explorable(name="<b>", place="a<b"):
@@ -41,7 +41,7 @@ def explorable(name="<b>", place="a<b"):
 
 
 def test_the_page_has_every_slider_and_escapes_names():
-    section = html_page.Section("s", "", [explorable(), explorable("other")])
+    section = blocks.Section("s", "", [explorable(), explorable("other")])
     text = html_page.render("t", [section])
     assert "<b>" not in text and "&lt;b&gt;</label>" in text
     assert text.count('<input type="range"') == text.count("<select") == 2

@@ -1,0 +1,217 @@
+"""Users' networks and data as the application takes them.
+
+Flax (Linen) modules pass as they are. Modules of Flax NNX and Equinox are given `init`
+and `apply` in the manner of Linen; their parameters are a flat dictionary by path.
+"""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import data
+from experiments.runtime.errors import UsageError
+
+RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random numbers
+
+
+def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What `network.name` calls: for classes of NNX and Equinox, an adapter of them."""
+    for library, argument in RANDOM.items():
+        base = getattr(sys.modules.get(library), "Module", None)
+        if base is not None and isinstance(fn, type) and issubclass(fn, base):
+            adapter = NNXNetwork if library == "flax.nnx" else EquinoxNetwork
+            signature = inspect.signature(fn)
+            kept = [p for p in signature.parameters.values() if p.name != argument]
+
+            make = lambda *, _adapter=adapter, **arguments: _adapter(fn, arguments)
+            make.__signature__ = signature.replace(parameters=kept)
+            return make
+    return fn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapter:
+    """A module that is made anew from its arguments wherever it is called.
+
+    Args:
+      module: the class.
+      arguments: of its constructor, without the random numbers.
+    """
+
+    module: type
+    arguments: Mapping[str, Any]
+    num_classes: int = 0
+    vector_features: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "vector_features"):
+            object.__setattr__(self, name, int(self.arguments.get(name) or 0))
+
+    def describe(self) -> dict[str, Any]:
+        """Class and arguments, for the identity of a run."""
+        return {"class": self.module.__qualname__, **self.arguments}
+
+    def _arguments(self, inputs: tuple, more: Mapping[str, Any]) -> tuple[tuple, dict]:
+        """Of `__call__`: as many of `inputs` and `more` as it takes."""
+        taken = inspect.signature(self.module.__call__).parameters
+        positional = [
+            each
+            for name, each in list(taken.items())[1:]
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+            and name not in more
+        ]
+        keywords = {name: more[name] for name in more if name in taken}
+        return inputs[: len(positional)], keywords
+
+
+class NNXNetwork(_Adapter):
+    """`init` and `apply` of a `flax.nnx.Module` with `__call__(z, time, label, ...)`.
+
+    It is called with as many inputs as it takes, and with `train=` where it takes that;
+    without it, `module.train()` and `module.eval()` set dropout and the like. Variables
+    that are not parameters, but for random numbers, are refused: they would not be
+    saved.
+    """
+
+    def init(self, key: jax.Array, *inputs: Any, train: bool = False) -> dict:
+        """Fresh parameters, by their paths."""
+        del inputs, train
+        from flax import nnx
+
+        _, params, rest = nnx.split(self._made(key), nnx.Param, ...)
+        others = [path for path, each in rest.flat_state() if not _is_random(each)]
+        if others:
+            raise UsageError(
+                f"network.name: {self.module.__qualname__} has variables that are no "
+                f"parameters, such as {'.'.join(map(str, others[0]))}: only nnx.Param "
+                "is trained and saved"
+            )
+        return {"params": _flat(params)}
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        *inputs: Any,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """The output with given parameters, as of `flax.linen.Module.apply`."""
+        from flax import nnx
+
+        module = self._made((rngs or {}).get("dropout", jax.random.key(0)))
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
+        params = _filled(params, variables["params"])
+        module = nnx.merge(graph, params, rest)
+        module.train() if train else module.eval()
+        given, more = self._arguments(inputs, {"train": train})
+        return module(*given, **more)
+
+    def _made(self, key: jax.Array) -> Any:
+        from flax import nnx
+
+        return self.module(**self.arguments, rngs=nnx.Rngs(key))
+
+
+class EquinoxNetwork(_Adapter):
+    """`init` and `apply` of an `equinox.Module` that acts on one example.
+
+    `__call__(z, time, label, ...)` is vmapped over the batch; where it takes `key`, it
+    is given one for each example while training, and None otherwise.
+    """
+
+    def init(self, key: jax.Array, *inputs: Any, train: bool = False) -> dict:
+        """Fresh parameters, by their paths."""
+        del inputs, train
+        import equinox
+
+        module = self.module(**self.arguments, key=key)
+        params = equinox.filter(module, equinox.is_inexact_array)
+        return {"params": _flat(params)}
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        *inputs: Any,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """The output with given parameters, as of `flax.linen.Module.apply`."""
+        import equinox
+
+        module = self.module(**self.arguments, key=jax.random.key(0))
+        params, rest = equinox.partition(module, equinox.is_inexact_array)
+        module = equinox.combine(_filled(params, variables["params"]), rest)
+        given, _ = self._arguments(inputs, {"key": None})
+        call = lambda *one, key=None: module(
+            *one, **self._arguments((), {"key": key})[1]
+        )
+        if not train or rngs is None or "dropout" not in rngs:
+            return jax.vmap(call)(*given)
+        keys = jax.random.split(rngs["dropout"], len(given[0]))
+        return jax.vmap(lambda key, *one: call(*one, key=key))(keys, *given)
+
+
+def _is_random(variable: Any) -> bool:
+    from flax import nnx
+
+    return issubclass(variable.type, nnx.RngState)
+
+
+def _path(path: Any) -> str:
+    text = jax.tree_util.keystr(path, simple=True, separator=".")
+    return text.removesuffix(".value")
+
+
+def _flat(tree: Any) -> dict[str, jax.Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_path(path): leaf for path, leaf in leaves}
+
+
+def _filled(tree: Any, params: Mapping[str, jax.Array]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: params[_path(path)], tree)
+
+
+def as_network(where: str, built: Any) -> Any:
+    """Checks that a network has `init` and `apply`.
+
+    Raises:
+      UsageError: it has not; it names what is accepted.
+    """
+    if all(callable(getattr(built, name, None)) for name in ("init", "apply")):
+        return built
+    raise UsageError(
+        f"{where}: {built!r} is no network: must be a module of Flax (Linen or NNX) or "
+        "Equinox, or have init(key, z, time, label, train) and apply(variables, z, "
+        "time, label, train, rngs)"
+    )
+
+
+def as_dataset(where: str, found: Any) -> data.DataSet:
+    """A data set from what a user's function returned.
+
+    Args:
+      where: config entry, for errors.
+      found: a `DataSet`; or float values `[n, *event]`, alone or with integer labels
+        `[n]`: every 9th example of a class is then held out.
+
+    Raises:
+      UsageError: it is none of these.
+    """
+    if isinstance(found, data.DataSet):
+        return found
+    values, labels = found if isinstance(found, tuple) else (found, None)
+    values = np.asarray(values)
+    if values.dtype.kind != "f" or values.ndim < 2:
+        raise UsageError(
+            f"{where}: values of shape {values.shape} and type {values.dtype}: must be "
+            "floats [n, *event], alone or with integer labels [n], or a data.DataSet"
+        )
+    if not np.isfinite(values).all():
+        raise UsageError(f"{where}: values that are not finite")
+    labels = None if labels is None else np.asarray(labels)
+    return data.split(values.astype(np.float32), labels, None)
