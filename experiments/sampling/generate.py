@@ -140,10 +140,10 @@ def _conclude(
         entries["conditions"] = given.vectors
     outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
     total = request.num_samples * np.prod(built.event_shape)
-    print(
-        f"{outside / total:.2%} of their values lay outside [-1, 1] and were clamped\n"
-        f"{_summary(request)}\n{written}"
-    )
+    if levels is not None:
+        share = f"{outside / total:.2%}"
+        print(f"{share} of their values lay outside [-1, 1] and were clamped")
+    print(f"{_summary(request)}\n{written}")
 
 
 def _settings(request: Request, digest: str) -> dict[str, Any]:

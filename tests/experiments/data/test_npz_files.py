@@ -193,10 +193,12 @@ def test_a_mask_that_cannot_be_is_refused_in_one_line(tmp_path, mask, said):
 
 
 def test_latents_of_a_validation_file_are_drawn_once(tmp_path):
-    mean, std = floats(4, 6, 2), np.abs(floats(4, 6, 2))
-    path = written(tmp_path / "a.npz", mean=mean, std=std)
-    test_path = written(tmp_path / "b.npz", mean=mean[:2] + 1, std=0 * std[:2])
+    mean, std, text = floats(4, 6, 2), np.abs(floats(4, 6, 2)), floats(4, 3)
+    path = written(tmp_path / "a.npz", mean=mean, std=std, conditions=text)
+    held_out = dict(mean=mean[:2] + 1, std=0 * std[:2], conditions=text[:2])
+    test_path = written(tmp_path / "b.npz", **held_out)
     found = data.latents(path=path, test_path=test_path)
     np.testing.assert_array_equal(found.test.values, mean[:2] + 1)
     np.testing.assert_array_equal(found.train.values, np.stack([mean, std], axis=1))
-    assert found.event_shape == (6, 2)
+    np.testing.assert_array_equal(found.test.conditions, text[:2])
+    assert (found.event_shape, found.vector_features) == ((6, 2), 3)
