@@ -35,6 +35,9 @@ flags.DEFINE_multi_string(
 )
 cli.define_count("num_samples", 2_000, "Of each sampler.", 10**7, least=2)
 flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID.")
+flags.DEFINE_multi_string(
+    "features", [], "Own features to compare, module:function; again for others."
+)
 cli.define_count("num_resamples", 100, "Of the bootstrap.", 100_000, least=39)
 cli.define_count("seed", 0, "Of all that is drawn.", 2**32 - 1, least=0)
 
@@ -57,7 +60,11 @@ def main() -> None:
     request = taken(
         evaluate.Request,
         likelihood=taken(likelihoods.Settings),
-        samples=taken(sample_quality.Settings, samplers=samplers),
+        samples=taken(
+            sample_quality.Settings,
+            samplers=samplers,
+            features=tuple(values["features"]),
+        ),
     )
     with reporting_path_errors("workdir", WORKDIR.value):
         evaluate.evaluate_run(WORKDIR.value, request)

@@ -161,17 +161,27 @@ def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], N
     Raises:
       UsageError: there is no such function, or it is not callable.
     """
-    found = []
-    for text in texts:
-        plain = external.REFERENCE.fullmatch(text.strip())
-        if plain is None:
-            fn = parse("callbacks", text, {})
-        else:
-            fn = external.resolve("callbacks", *plain.groups())
-            fn = fn() if isinstance(fn, type) else fn
-        if not callable(fn):
-            raise UsageError(f"callbacks: {text} gives {fn!r}: must be callable")
-        found.append(fn)
+    return [function("callbacks", text) for text in texts]
+
+
+def function(where: str, text: str) -> Callable[..., Any]:
+    """The function `module:name`, or what `module:Class(arguments)` makes.
+
+    Args:
+      where: config entry or flag, for errors.
+      text: the reference; an instance is made of a class without brackets, too.
+
+    Raises:
+      UsageError: there is no such thing, or it is not callable.
+    """
+    plain = external.REFERENCE.fullmatch(text.strip())
+    if plain is None:
+        found = parse(where, text, {})
+    else:
+        found = external.resolve(where, *plain.groups())
+        found = found() if isinstance(found, type) else found
+    if not callable(found):
+        raise UsageError(f"{where}: {text} gives {found!r}: must be callable")
     return found
 
 

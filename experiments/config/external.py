@@ -98,6 +98,11 @@ def modules(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {top: _described(top) for top in sorted(tops)}
 
 
+def digest_of(module: str) -> str:
+    """The digest of the sources of an imported module's top-level package."""
+    return _described(module.partition(".")[0])["digest"]
+
+
 def _described(top: str) -> dict[str, str]:
     root = _root(top)
     if root is None:

@@ -78,6 +78,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
         results.write(path, {"settings": settings, **found}, arrays)
+        rows = measurements.rows(workdir, found)
+        results.write_csv(path, rows)
     print(measurements.text(found), path, sep="\n", flush=True)
     return path
 

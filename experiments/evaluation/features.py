@@ -18,7 +18,9 @@ import optax
 
 from diffusionflow.networks.inception import Inception, inception_params, resized
 from diffusionflow.networks.layers import Conv3x3
+from experiments.config import build, external
 from experiments.data import DataSet
+from experiments.runtime.errors import UsageError
 
 BATCH = 100
 INCEPTION_BATCH = 25  # 1 GB of activations
@@ -41,6 +43,31 @@ class Features(NamedTuple):
 def pixels() -> Features:
     """The values of the pixels themselves."""
     return Features("pixels", lambda x: np.asarray(x).reshape(len(x), -1))
+
+
+def own(text: str) -> Features:
+    """A user's own features, `module:function` or `module:Class(arguments)`.
+
+    Args:
+      text: names a function of floats `[n, *event]`, as the model sees them, that
+        returns `[n, features]`.
+
+    Raises:
+      UsageError: there is no such function.
+    """
+    fn = build.function("--features", text)
+
+    def features_fn(x: np.ndarray) -> np.ndarray:
+        found = np.asarray(fn(x), np.float32)
+        if found.ndim != 2 or len(found) != len(x) or not np.isfinite(found).all():
+            raise UsageError(
+                f"--features={text}: gives shape {found.shape} for {len(x)} examples: "
+                "must be [n, features], finite"
+            )
+        return found
+
+    (module, _), *_ = external.references(text)
+    return Features(f"{text} (module {external.digest_of(module)})", features_fn)
 
 
 class Classifier(nn.Module):

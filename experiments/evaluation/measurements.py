@@ -165,6 +165,42 @@ def _to_draw(
     return loaded._replace(request=asked)
 
 
+def rows(workdir: pathlib.Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every number of a result with its error, in the columns of `results.csv`.
+
+    Likelihoods have intervals of two standard errors, metrics those of the bootstrap.
+    """
+    likelihood, listed = found["likelihood"], []
+    for name in ("bound", "ode"):
+        value, error = (likelihood[name][key] for key in ("mean", "stderr"))
+        listed.append(
+            {
+                "quantity": f"{name} ({likelihood['unit']})",
+                "value": value,
+                "standard_error": error,
+                "low": value - 2 * error,
+                "high": value + 2 * error,
+            }
+        )
+    drawn = [{"sampler": None, "nfe": None, "metrics": found["floor"]}]
+    for each in [*drawn, *found["samples"]]:
+        section = each["sampler"]
+        sampler = "held-out examples"
+        if section is not None:
+            sampler = "{name}@{num_steps}@{grid}".format(**section)
+        listed += [
+            {
+                "quantity": one["metric"],
+                "features": one["recipe"]["features"],
+                "sampler": sampler,
+                "nfe": each["nfe"],
+                **{key: one[key] for key in ("value", "standard_error", "low", "high")},
+            }
+            for one in each["metrics"]
+        ]
+    return [{"run": str(workdir), **row} for row in listed]
+
+
 def text(found: Mapping[str, Any]) -> str:
     """The result in a few lines."""
     likelihood = found["likelihood"]

@@ -6,12 +6,13 @@ schedule does not reach; and `samples_0`, `samples_1`, ...: the resamples of the
 of each sampler, `[metrics, num_resamples]`, in the order of `eval.json`.
 """
 
+import csv
 import hashlib
 import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,42 @@ def write(
     whole = {"format": FORMAT, **told, "arrays": arrays}
     with files.atomic_write(path) as temporary:
         temporary.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+COLUMNS = (
+    "run",
+    "quantity",
+    "features",
+    "sampler",
+    "nfe",
+    "value",
+    "standard_error",
+    "low",
+    "high",
+)
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
+    """Writes every number with its error as a table, for programs of your own.
+
+    Args:
+      path: of the `eval.json`; the table is `results.csv` next to it, or has its name.
+      rows: values of `COLUMNS`; what is missing is left empty.
+
+    Returns:
+      The path of the table.
+    """
+    table = path.with_name("results.csv")
+    if path.name != "eval.json":
+        table = path.with_suffix(".csv")
+    with (
+        files.atomic_write(table) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return table
 
 
 def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:

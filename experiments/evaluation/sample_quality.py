@@ -33,6 +33,7 @@ class Settings(NamedTuple):
       samplers: such as `"ddim@25"`: name, steps; `"ddim@25@cosine"` names a grid too.
       num_samples: of each.
       inception: file of Inception's weights, for FID; empty for none.
+      features: users' own functions `module:name`, values [n, *event] -> [n, features].
       num_resamples: of the bootstrap.
       seed: of samples, features and bootstrap.
     """
@@ -40,6 +41,7 @@ class Settings(NamedTuple):
     samplers: tuple[str, ...]
     num_samples: int = 2_000
     inception: str = ""
+    features: tuple[str, ...] = ()
     num_resamples: int = 100
     seed: int = 0
 
@@ -73,7 +75,7 @@ def maps(dataset: DataSet, settings: Settings) -> list[features.Features]:
             found.append(features.classifier(dataset, seed=settings.seed))
         if settings.inception:
             found.append(features.inception(settings.inception))
-    return found
+    return found + [features.own(text) for text in settings.features]
 
 
 class Judge:
@@ -141,15 +143,24 @@ class Judge:
         zero_fn = predictions.denoiser(
             _zero, kind=objective.kind, schedule=objective.schedule
         )
-        result = samplers.sample(
-            jax.random.key(0),
-            zero_fn,
-            jnp.zeros((1, *self._model.event_shape)),
-            build.grid(request.sampler, objective.schedule),
-            sampler=build.sampler(request.sampler),
-            schedule=objective.schedule,
-        )
-        return int(result.nfe) * (1 if request.guidance in (0, 1) else 2)
+        counted = []
+
+        def run(key: jax.Array, z: jax.Array) -> jax.Array:
+            result = samplers.sample(
+                key,
+                zero_fn,
+                z,
+                build.grid(request.sampler, objective.schedule),
+                sampler=build.sampler(request.sampler),
+                schedule=objective.schedule,
+            )
+            counted.append(result.nfe)
+            return result.x
+
+        shape = (1, *self._model.event_shape)  # traced, neither compiled nor run
+        z = jax.ShapeDtypeStruct(shape, jnp.float32)
+        jax.eval_shape(run, jax.random.key(0), z)
+        return int(counted[0]) * (1 if request.guidance in (0, 1) else 2)
 
     def accuracy(self) -> float | None:
         """Of the classifier whose features are compared, on the held-out examples."""

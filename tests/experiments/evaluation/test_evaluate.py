@@ -1,6 +1,7 @@
 """Evaluation of a run: `evaluation/evaluate.py`, `quality.py`, `results.py`."""
 
 import contextlib
+import csv
 import json
 import re
 import shutil
@@ -114,6 +115,43 @@ def test_metrics_are_those_of_what_was_drawn(workdir, evaluated):
     assert row["at_the_floors_count"][0]["value"] == pytest.approx(first, rel=1e-5)
     floor = metrics.Frechet()(build.dataset(tiny.config().data).test.values, train)
     assert evaluated["floor"][0]["value"] == pytest.approx(floor, rel=1e-5)
+
+
+def test_every_number_is_a_row_of_the_table(workdir, evaluated):
+    with (workdir / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == results.COLUMNS
+    assert {row["run"] for row in rows} == {str(workdir)}
+    bound, ode, *others = rows
+    for name, row in (("bound", bound), ("ode", ode)):
+        found = evaluated["likelihood"][name]
+        assert row["quantity"] == f"{name} (nats per dimension)"
+        assert float(row["value"]) == found["mean"]
+        width = float(row["high"]) - float(row["low"])
+        assert width == pytest.approx(4 * found["stderr"])
+    metrics_of = [evaluated["floor"], *(row["metrics"] for row in evaluated["samples"])]
+    wanted = [one for listed in metrics_of for one in listed]
+    assert [float(row["value"]) for row in others] == [one["value"] for one in wanted]
+    assert [row["nfe"] for row in others] == [""] * 3 + ["2"] * 3 + ["5"] * 3
+    assert others[3]["sampler"] == "ddim@2@uniform"
+
+
+def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "def sums(x):\n    return x.sum(1, keepdims=True)\n"
+        "def wrong(x):\n    return x[0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset = build.dataset(tiny.config().data)
+    own = lambda name: sample_quality.maps(dataset, SAMPLES._replace(features=(name,)))
+    pixels, sums = own("mine:sums")
+    x = np.ones((3, 2), np.float32)
+    np.testing.assert_array_equal(sums.features_fn(x), [[2.0]] * 3)
+    assert sums.name.startswith("mine:sums (module ") and pixels.name == "pixels"
+    with pytest.raises(UsageError, match=r"gives shape \(2,\) for 3 examples"):
+        own("mine:wrong")[1].features_fn(x)
+    with pytest.raises(UsageError, match="has no 'sum'; did you mean 'sums'"):
+        own("mine:sum")
 
 
 def test_the_arrays_are_what_is_told(workdir, evaluated):
