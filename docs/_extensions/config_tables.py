@@ -25,13 +25,13 @@ def entries() -> Iterator[str]:
     rows = schema.described()
     for title, inside in _sections(rows):
         yield from (f"### {title}", "")
-        yield "| `--config.` | type | default | meaning |"
-        yield "|---|---|---|---|"
+        yield "| `--config.` | meaning | value |"
+        yield "|---|---|---|"
         for name, kind, default, bound, meaning in inside:
             kind = f"{kind}, {bound}" if bound else kind
-            shown = f"`{default}`" if default else "required"
+            shown = f"default `{default}`" if default else "required"
             mark = " †" if schema.is_resumable(name) else ""
-            yield f"| `{name}`{mark} | {kind} | {shown} | {meaning} |"
+            yield f"| `{name}`{mark} | {meaning} | {kind}; {shown} |"
         yield ""
 
 
