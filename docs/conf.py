@@ -15,7 +15,13 @@ copyright = author
 release = importlib.metadata.version(project)
 version = release
 
-extensions = ["myst_nb", "reference", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "reference",
+    "config_tables",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["_extensions", "**/.ipynb_checkpoints"]
 
 html_theme = "furo"

@@ -24,7 +24,7 @@ from tests.helpers import commands, tiny
 
 NUM_STEPS = 6
 TIMEOUT = 10  # seconds without a sign of life
-LOST = (-signal.SIGABRT, PeerLost.code)  # the README's 134, as Python has it, and 4
+LOST = (-signal.SIGABRT, PeerLost.code)  # 134, as Python has it, and 4
 
 
 def settings(**overrides):

@@ -1,4 +1,4 @@
-"""The README's section "What happens when", line by line, as a person meets it."""
+"""The section "What happens when" of docs/howto/resume.md, line by line."""
 
 import json
 import re

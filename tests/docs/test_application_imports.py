@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -54,6 +55,18 @@ def package(module):
 
 def test_every_package_is_in_the_table():
     assert {package(module) for module in FILES if module.count(".") > 1} == {*ALLOWED}
+
+
+def test_the_page_has_the_rooms_and_what_they_may_import():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (part,) = re.findall(r"\n## The rooms of the application\n(.*?)\n## ", text, re.S)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.+?) \|$", part, re.M)
+    assert [room for room, _ in rows] == [*ALLOWED]
+    for room, allowed in rows:
+        if "above" in allowed:
+            assert ALLOWED[room] == {name for name, _ in rows[: len(ALLOWED[room])]}
+        else:
+            assert set(re.findall(r"`(\w+)`", allowed)) == ALLOWED[room]
 
 
 def test_imports_run_downwards():

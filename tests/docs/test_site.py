@@ -48,8 +48,9 @@ WITH_PYTHON = [
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)
-def test_the_code_of_a_page_runs(page):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """Its blocks one after another, with JAX as people have it."""
+    monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for block in python_of(page):

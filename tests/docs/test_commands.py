@@ -1,0 +1,147 @@
+"""Commands, files and parts that the documents name: they exist and are accepted."""
+
+import pathlib
+import re
+import shlex
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.__main__ import COMMANDS
+from experiments.config import build, overrides, registry, schema
+from tests.helpers.parametrize import check_all
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+DEFINED = re.compile(r"(?:DEFINE_\w+|define_count)\(\s*(?:\"([\w.]+)\"|NAMES\[(\d)\])")
+PROCESSES = ("coordinator", "num_processes", "process_id")
+
+
+def commands():
+    """`{page and number: words}` of every command `diffusionflow` in a shell block."""
+    found = {}
+    for page in PAGES:
+        blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)
+        text = "\n".join(blocks).replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if "diffusionflow " in line]
+        for number, line in enumerate(lines):
+            words = shlex.split(line, comments=True)
+            if "diffusionflow" in words and "clone" not in words:
+                start = words.index("diffusionflow")
+                found[f"{page.name} {number}"] = (words[start + 1 :],)
+    return found
+
+
+def flags_of(command):
+    """The flags that an entry point defines, and those that all have."""
+    names = {"require_backend", "compilation_cache", "help"}
+    text = (ROOT / "experiments" / f"{command}.py").read_text()
+    if "define_config()" in text:
+        names |= {"config", "print_config"}
+    if "distributed.define_flags()" in text:
+        text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
+    for name, number in DEFINED.findall(text):
+        names.add(name or PROCESSES[int(number)])
+    return names
+
+
+def test_commands_and_their_flags_exist():
+    found = commands()
+    assert len(found) > 25
+    assert {words[0] for (words,) in found.values()} == {*COMMANDS}
+    check_all(has_known_flags, found)
+
+
+def has_known_flags(words):
+    command, *arguments = words
+    assert command in COMMANDS
+    known = flags_of(command)
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0]
+            assert name in known or name.startswith("config."), name
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`own.py` and `mine.py` of the pages, in the current directory."""
+    for name, page in (("own", "own_parts"), ("mine", "train")):
+        text = (DOCS / "howto" / f"{page}.md").read_text()
+        blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+        (tmp_path / f"{name}.py").write_text("\n".join(blocks))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    sys.modules.pop("own", None)
+    yield
+    sys.modules.pop("own", None)
+
+
+def configured(words):
+    """The config of a command."""
+    rest, given = overrides.split(words)
+    (file,) = [word.partition("=")[2] for word in rest if word.startswith("--config=")]
+    config = overrides.load_config(file)
+    schema.add_defaults(config)
+    overrides.apply(config, given)
+    schema.settle(config)
+    return config
+
+
+def test_configs_of_the_commands_are_valid(own):
+    found = {name: each for name, each in commands().items() if each[0][0] == "train"}
+    check_all(lambda words: build.check(configured(words)), found)
+
+
+def test_every_part_of_ones_own_is_accepted(own):
+    """The command's own network, and those of the other libraries."""
+    (words,) = commands()["own_parts.md 0"]
+    config = configured(words)
+    dataset = build.dataset(config.data)
+    assert dataset.event_shape == (16,)
+    z, time = jnp.zeros((2, 16)), jnp.full(2, 0.5)
+    label = jnp.zeros(2, jnp.int32)
+    for name in ("own:Network", "own:NNXNetwork", "own:EquinoxNetwork(width=8)"):
+        network = build.network(dict(name=name), dataset.num_classes)
+        params = network.init(jax.random.key(0), z, time, label, train=False)
+        assert network.apply(params, z, time, label, train=False).shape == z.shape
+    config.objective.kind = "own:Halfway"
+    assert build.objective(config.objective).kind.plane(0.5, schedule=None)
+
+
+def test_names_of_shipped_configs_are_in_the_page_and_there():
+    text = (DOCS / "howto" / "train.md").read_text()
+    (table,) = re.findall(r"\n## Shipped configs\n(.*?)\n## ", text, re.S)
+    rows = re.findall(r"^\| (`.+?) \|", table, re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == {path.stem for path in (ROOT / "configs").glob("*.py")}
+
+
+def test_sources_of_data_are_in_the_page():
+    text = (DOCS / "howto" / "data.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \|", text, re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named - {"name"} == {*registry.DATASETS}
+
+
+def test_the_page_of_the_config_has_all_names_and_entries():
+    text = (DOCS / "config.md").read_text()
+    named = set(re.findall(r"{config-names} (\w+)", text))
+    tables = {
+        name
+        for name, value in vars(registry).items()
+        if name.isupper() and name not in ("PARTS", "RECIPES")
+    }
+    assert named == tables and "{config-entries}" in text
+
+
+def test_an_addition_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(
+        r"`((?:diffusionflow|experiments|tests|docs|configs)/[\w./]+)`", text
+    )
+    there = [path for path in paths if "NAME" not in path and "ROOM" not in path]
+    assert len(there) > 20
+    assert not [path for path in there if not (ROOT / path).exists()]
