@@ -20,7 +20,7 @@ class Summary(NamedTuple):
 
     mean: Array
     stderr: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
 
 
 def summarise(values: Array, mask: Array | None = None) -> Summary:

@@ -176,7 +176,14 @@ def mean_square(prediction: Array, target: Array, batch_ndim: int) -> Array:
     return jnp.mean(error, axis=tuple(range(batch_ndim, target.ndim)))
 
 
-def squared_error(predict_fn, x, t, eps, kind, schedule) -> Array:
+def squared_error(
+    predict_fn: PredictFn,
+    x: Array,
+    t: Array,
+    eps: Array,
+    kind: AnyKind,
+    schedule: Schedule,
+) -> Array:
     """`kind_loss` of arrays that `as_arrays` has checked."""
     prediction = predict_fn(noised(x, eps, t, schedule), t)
     denoised = Denoised(x, eps.astype(x.dtype))
