@@ -62,7 +62,7 @@ class QuantizedLevels:
         return cls(count, first - half, last + half)
 
     @property
-    def width(self) -> ArrayLike:
+    def width(self) -> float:
         """Width of a cell."""
         return (self.high - self.low) / self.count
 

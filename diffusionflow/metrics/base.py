@@ -5,7 +5,7 @@ samples or features, `[n, *event]`. A resample of a set is the vector of how oft
 row was sampled: `values` takes many of them at once, so that what does not change
 between resamples (kernel matrices, sorted projections) is computed once.
 
-Numbers are computed on the host in float64, and annotated so. `SquaredMMD`,
+Numbers are computed on the host in float64, `np.ndarray` in annotations. `SquaredMMD`,
 `SlicedWasserstein2`, `Mean` and `RMSError` are pure functions of their samples: where
 these are traced, the same code runs in jax, in their type.
 """

@@ -42,6 +42,9 @@ from diffusionflow.predictions.kinds import (
     AnyKind as AnyKind,
 )
 from diffusionflow.predictions.kinds import (
+    PredictionType as PredictionType,
+)
+from diffusionflow.predictions.kinds import (
     EdmF,
     Kind,
     as_kind,

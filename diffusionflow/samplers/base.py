@@ -47,13 +47,13 @@ class Sampler(Protocol):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
         """Computes the steps from `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
-    def init(self, z: Array) -> Any:
+    def init(self, z: Array, /) -> Any:
         """Returns the state of a run that starts from `z`."""
 
-    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn, /) -> Any:
         """Takes a step with its row of the plan; returns the new state."""
 
-    def output(self, state: Any) -> Array:
+    def output(self, state: Any, /) -> Array:
         """Returns the `z` in a state."""
 
 

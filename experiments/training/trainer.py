@@ -136,12 +136,13 @@ class Trainer:
         square 1 at every level, whatever the mean of the data is.
         """
         total, count, seen = 0.0, 0, 0
-        for batch in self.batches(0):
-            x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
+        batches = self.batches(0)
+        while seen < least:
+            values = next(batches).values
+            x = np.asarray(self.model.transform.to_float(values), np.float64)
             total, count = total + float((x**2).sum()), count + x.size
             seen += len(x)
-            if seen >= least:
-                return float(np.sqrt(total / count))
+        return float(np.sqrt(total / count))
 
     def evaluate(
         self, params: Any, check_fn: Callable[[], None] = lambda: None
@@ -168,7 +169,7 @@ class Trainer:
         all_labels = self.dataset.test.labels
         number, _ = next(loader.padded(len(all_labels), self.config.batch_size))
 
-        def losses_fn(labels: np.ndarray) -> np.ndarray:
+        def losses_fn(labels: np.ndarray) -> jax.Array:
             return self._evaluated(params, number, labels).loss
 
         labels = all_labels[number]
