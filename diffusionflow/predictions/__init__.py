@@ -42,9 +42,6 @@ from diffusionflow.predictions.kinds import (
     AnyKind as AnyKind,
 )
 from diffusionflow.predictions.kinds import (
-    PredictionType as PredictionType,
-)
-from diffusionflow.predictions.kinds import (
     EdmF,
     Kind,
     as_kind,
@@ -54,6 +51,9 @@ from diffusionflow.predictions.kinds import (
     error_ratio,
     mse_ratio,
     same_kind,
+)
+from diffusionflow.predictions.kinds import (
+    PredictionType as PredictionType,
 )
 from diffusionflow.predictions.network import NetworkDenoiser, denoiser
 from diffusionflow.predictions.network import (
