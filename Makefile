@@ -18,7 +18,7 @@ X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance losse
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
 .PHONY: help train sample curve docs notebooks test test-x64 test-slow test-nightly \
-  test-all lint format
+  test-all lint types format
 .DELETE_ON_ERROR:
 
 help:
@@ -31,7 +31,7 @@ help:
 	@echo "make test-all   all of these"
 	@echo "make docs       the documentation: site/index.html"
 	@echo "make notebooks  executes notebooks/*.py and writes the .ipynb"
-	@echo "make lint       ruff, nothing changed"
+	@echo "make lint       ruff, nothing changed        make types      mypy"
 	@echo "ARGS='...' is passed on; PYTHON=python3.12 chooses the interpreter"
 
 train: $(VENV)/.train
@@ -76,6 +76,9 @@ test-x64: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/python -m mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

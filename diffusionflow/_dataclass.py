@@ -8,12 +8,14 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterable
-from typing import Any, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
 from diffusionflow import _xp as xp
+
+Class = TypeVar("Class", bound=type)
 
 
 def static(**kwargs: Any) -> Any:
@@ -29,7 +31,7 @@ def static(**kwargs: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
-def register(cls: type) -> type:
+def register(cls: Class) -> Class:
     """Makes a class a frozen dataclass and a pytree: a schedule, sampler or denoiser.
 
     Fields are leaves of the pytree: numbers and arrays that may change, be vmapped or
@@ -54,11 +56,11 @@ def register(cls: type) -> type:
     # not jax.tree_util.register_dataclass: with it the structures of two types compare
     # equal in jaxlib 0.10.2, and `jit` now and then runs the program of the other type
     own_repr = "__repr__" in vars(cls)
-    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
     if not own_repr:
-        cls.__repr__ = _one_line
-    names = {True: [], False: []}
-    for field in dataclasses.fields(cls):
+        made.__repr__ = _one_line
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for field in dataclasses.fields(made):
         names[field.metadata.get("static", False)].append(field.name)
     leaves, structure = names[False], names[True]
 
@@ -71,12 +73,12 @@ def register(cls: type) -> type:
         keys = map(jax.tree_util.GetAttrKey, leaves)
         return tuple(zip(keys, children, strict=True)), fixed
 
-    def unflatten(fixed: tuple, children: tuple) -> Any:
+    def unflatten(fixed: tuple, children: Iterable[Any]) -> Any:
         named = zip(leaves + structure, (*children, *fixed), strict=True)
-        return cls(**dict(named))
+        return made(**dict(named))
 
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
 
 
 def _one_line(value: Any) -> str:

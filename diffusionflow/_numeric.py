@@ -29,7 +29,8 @@ def floating(value: ArrayLike) -> Array:
     A `jax.Array` stays one, of 32 bits or more.
     """
     if xp.on_host(value):
-        return np.asarray(value, np.float64)[()]
+        number: Any = np.asarray(value, np.float64)[()]
+        return number
     return at_least_float32(value)
 
 
@@ -43,7 +44,8 @@ def in_type_of(array: Array, values: Iterable[ArrayLike]) -> tuple[Array, ...]:
 def cast(value: ArrayLike, like: Array) -> Array:
     """`value` in the dtype of `like`, or in JAX's name for it if it is JAX's."""
     if xp.on_host(value):
-        return np.asarray(value, like.dtype)
+        number: Any = np.asarray(value, like.dtype)
+        return number
     return jnp.asarray(value).astype(jnp.result_type(like))
 
 
@@ -56,7 +58,8 @@ def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
     if xp.on_host(t, fn):
         value = in_float64(lambda t: fn(t), t)
         if not is_traced(value):
-            return np.broadcast_to(np.asarray(value, np.float64), np.shape(t))[()]
+            numbers: Any = np.broadcast_to(np.asarray(value, np.float64), np.shape(t))
+            return numbers[()]
     t = at_least_float32(given)  # a Python number takes the type of JAX's leaves
     return jnp.broadcast_to(jnp.asarray(fn(t), t.dtype), t.shape)
 
@@ -131,6 +134,7 @@ def solve_falling(
     time = xp.stop_gradient(xp.where(level >= fn(ends[0]), ends[0], time))
     value = fn(time)
     excess = value - target
+    slope: Any
     if xp.on_host(excess) and not (np.isfinite(excess) & (np.abs(excess) > 1e-9)).any():
         slope = np.nan  # the bisection is exact, and nothing is to be differentiated
     elif slope_fn is not None:

@@ -9,6 +9,9 @@ nothing; one with a `jax.Array` among its arguments, traced or not, is that of
 
     xp.log(alpha) - xp.log(sigma)
 
+In annotations both results are `Array`, `jax.Array`: NumPy's arrays and numbers of
+float64 have what the library uses of it.
+
 Results may be infinite by design, so NumPy's warnings about that are off in here; for
 the operators of a whole function `quiet` turns them off.
 """
@@ -21,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy import special as jax_special
 from scipy import special
 
@@ -40,7 +44,9 @@ def on_host(*values: Any) -> bool:
     return True
 
 
-def _either(host: Callable[..., Any], device: Callable[..., Any]) -> Callable[..., Any]:
+def _either(
+    host: Callable[..., Any], device: Callable[..., Any]
+) -> Callable[..., Array]:
     host = quiet(host)
 
     def fn(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +55,7 @@ def _either(host: Callable[..., Any], device: Callable[..., Any]) -> Callable[..
     return fn
 
 
-def _shared(name: str) -> Callable[..., Any]:
+def _shared(name: str) -> Callable[..., Array]:
     return _either(getattr(np, name), getattr(jnp, name))
 
 
@@ -114,7 +120,7 @@ reversed_cummax = _either(
 )
 
 
-def normal_pdf(x: Any, mean: Any, std: Any) -> Any:
+def normal_pdf(x: Any, mean: Any, std: Any) -> Array:
     """The density of `N(mean, std^2)` at `x`."""
     return exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * pi))
 

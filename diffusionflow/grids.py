@@ -17,6 +17,8 @@ Equal steps in log-SNR are called exponential sigmas elsewhere: sigma / alpha is
 geometric. Any falling array of times in [0, 1] is a grid as well.
 """
 
+from typing import Any, TypeVar
+
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -31,6 +33,8 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import in_float64
 from diffusionflow.schedules import Schedule, as_schedule, shift_time
+
+Times = TypeVar("Times", bound=ArrayLike)
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -123,8 +127,9 @@ def shifted(
     Source: Esser et al. 2024, arXiv 2403.03206, shifting of the timesteps.
     """
     check_positive("k", k)
-    times = uniform(num_steps, t_max=t_max, t_min=t_min)
-    return check_grid(shift_time(times, k))
+    times: Any = uniform(num_steps, t_max=t_max, t_min=t_min)
+    times = shift_time(times, k)
+    return check_grid(times)
 
 
 def logsnr_uniform(
@@ -227,10 +232,10 @@ def discrete(
     check_bound("num_steps", num_steps, inside, f"in 1..num_levels={num_levels}")
     if offset and spacing != "leading":
         raise ValueError(f"offset={offset}: only the spacing 'leading' has one")
-    back = np.arange(num_steps, 0, -1)  # N - i
+    back: np.ndarray = np.arange(num_steps, 0, -1)  # N - i
     match spacing:
         case "trailing":
-            levels = np.round(num_levels * back / num_steps)
+            levels: np.ndarray = np.round(num_levels * back / num_steps)
         case "leading":
             levels = 1 + offset + (back - 1) * (num_levels // num_steps)
         case _:
@@ -245,7 +250,7 @@ def discrete(
     return check_grid(np.append(levels / num_levels, 0.0))
 
 
-def check_grid(times: ArrayLike) -> ArrayLike:
+def check_grid(times: Times) -> Times:
     """Checks that `times` are a sampling grid, and returns them.
 
     Traced values cannot be checked and pass.
@@ -298,7 +303,7 @@ def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
     return values
 
 
-def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> ArrayLike:
+def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
     """Sampling grid of a schedule at rising log-SNRs."""
     times, reach = in_float64(_invert, as_schedule(schedule), logsnr)
     if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):

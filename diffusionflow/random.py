@@ -5,13 +5,14 @@ keys from `example_keys(seed, index)`, example i is the same for every batch siz
 device and process count.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from diffusionflow._dataclass import check_bound, is_traced, register
 
@@ -66,7 +67,7 @@ def split(key: Array, num: int = 2) -> tuple[Array, ...]:
     return tuple(fold_in(key, number) for number in range(num))
 
 
-def normal(key: Array, shape: tuple[int, ...], dtype: object = None) -> Array:
+def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
     """Samples standard normal noise.
 
     Args:
@@ -136,7 +137,9 @@ def check_key(key: Array) -> None:
         )
 
 
-def _per_example(draw, key: Array, shape: tuple[int, ...]) -> Array:
+def _per_example(
+    draw: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]
+) -> Array:
     check_key(key)
     if key.ndim == 0:
         return draw(key, shape)

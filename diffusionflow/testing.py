@@ -137,7 +137,7 @@ def _check_times_of_examples(
     denoiser: Denoiser, z: jax.Array, t: float, x: jax.Array
 ) -> None:
     """One time for the first half of the examples and another for the second."""
-    second = np.arange(len(z)) >= len(z) / 2
+    second: Any = np.arange(len(z)) >= len(z) / 2
     times = np.where(second, 0.9 * t, t).astype(z.dtype)
     way_out = "write predictions.per_event(scale, z) for what depends on t"
     try:
@@ -170,7 +170,7 @@ def _std_error(sampler: Any, num_steps: int, data: Any) -> float:
             0.25 * schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 for t in (1.0, 0.0)
         )
         std = np.sqrt(float(gain) ** 2 * start + float((weights**2).sum()))
-    return abs(std - np.sqrt(last))
+    return float(abs(std - np.sqrt(last)))
 
 
 def _check_count(sampler: Any, rows: Any) -> None:
@@ -194,13 +194,14 @@ def _check_count(sampler: Any, rows: Any) -> None:
 
 
 def _check_pytree(value: Any) -> None:
-    leaves, structure = jax.tree.flatten(value)
+    flat: Any = jax.tree.flatten(value)
+    leaves, structure = flat
     _holds(
         not any(leaf is value for leaf in leaves),
         f"{type(value).__name__} is registered by @diffusionflow.register",
     )
     _holds(
-        jax.tree.structure(jax.tree.unflatten(structure, leaves)) == structure,
+        structure == jax.tree.structure(jax.tree.unflatten(structure, leaves)),
         "it can be rebuilt from its leaves",
     )
 

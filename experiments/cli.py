@@ -141,7 +141,7 @@ def _parse(argv: list[str]) -> list[str]:
             print(_entries_help())
         sys.exit(0)
     with usage_errors():
-        given = []
+        given: list[Any] = []
         if "config" in flags.FLAGS:
             argv, given = overrides.split(overrides.with_values(argv))
         try:
@@ -154,7 +154,8 @@ def _parse(argv: list[str]) -> list[str]:
             overrides.apply(_CONFIG.value, given)
             schema.settle(_CONFIG.value)
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # or app.run makes it INFO
+        # or app.run makes it INFO
+        flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
     return rest
 
 
@@ -191,8 +192,8 @@ def usage_errors() -> Iterator[None]:
     except Stopped as stopped:
         _end(f"{stopped}: {stopped.kept}", stopped.code)
     except KeyboardInterrupt:
-        stopped = Stopped(signal.SIGINT)
-        _end(str(stopped), stopped.code)
+        interrupted = Stopped(signal.SIGINT)
+        _end(str(interrupted), interrupted.code)
     except Exception as error:
         if _is_out_of_memory(error):
             reason = str(error).strip().partition("\n")[0] or "out of memory"

@@ -7,6 +7,8 @@ Writes `eval.json` with errors and recipes. Stopped or killed, the same command 
 where it was.
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import cli
@@ -51,7 +53,7 @@ def main() -> None:
 
     values = flags.FLAGS.flag_values_dict()
 
-    def taken(settings: type, **known: object) -> object:
+    def taken(settings: Any, **known: Any) -> Any:
         return settings(
             **{k: values[k] for k in settings._fields if k in values} | known
         )

@@ -37,7 +37,8 @@ def main() -> None:
     from experiments.training import loop
     from experiments.training.resume import Source
 
-    source = INIT_FROM.value and Source(INIT_FROM.value, INIT_WEIGHTS.value)
+    origin = INIT_FROM.value
+    source = None if origin is None else Source(origin, INIT_WEIGHTS.value)
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
         loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
 

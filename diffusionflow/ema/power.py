@@ -181,7 +181,7 @@ def combine(weights: ArrayLike, averages: Iterable[Any]) -> Any:
       A pytree of float32 NumPy arrays.
     """
     total = None
-    for weight, average in zip(np.float64(weights), averages, strict=True):
+    for weight, average in zip(np.asarray(weights, np.float64), averages, strict=True):
         part = jax.tree.map(lambda x, w=weight: w * np.asarray(x, np.float64), average)
         total = part if total is None else jax.tree.map(np.add, total, part)
     return jax.tree.map(lambda x: x.astype(np.float32), total)

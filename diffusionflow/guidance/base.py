@@ -12,7 +12,8 @@ class Wrapper(Denoiser):
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         counts = [part.num_network_calls(t) for part in self.parts()]
-        return None if None in counts else sum(counts)
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
 
 def event_axes(z: Array, batch_ndim: int) -> tuple[int, ...]:

@@ -208,6 +208,7 @@ def _diffusers_continuous(settings: dict[str, Any]) -> Convention:
     low, high = settings["sigma_min"], settings["sigma_max"]
     if (low is None) != (high is None):
         raise ValueError(f"sigma_min={low!r}, sigma_max={high!r}: give both or neither")
+    schedule: schedules.Schedule
     if low is None:
         schedule = _chain(settings)
     else:
@@ -242,7 +243,7 @@ def _check_numbers(settings: dict[str, Any]) -> None:
     count, betas = settings.get("num_train_timesteps"), settings.get("trained_betas")
     if count is not None and count != int(count):
         raise ValueError(f"num_train_timesteps={count!r}: must be a whole number")
-    if None not in (count, betas) and len(betas) != count:
+    if count is not None and betas is not None and len(betas) != count:
         raise ValueError(
             f"trained_betas has {len(betas)} entries: must have "
             f"num_train_timesteps={count}"
@@ -278,7 +279,7 @@ def _diffusers_flow(settings: dict[str, Any]) -> Convention:
 
 
 def _flow(shift: float, count: int, kind: str) -> Convention:
-    schedule = schedules.FlowMatching()
+    schedule: schedules.Schedule = schedules.FlowMatching()
     if shift != 1:
         schedule = schedules.Shifted(schedule, shift)
     return Convention(schedule, kind, _Level(schedule, float(count)), UNSCALED)

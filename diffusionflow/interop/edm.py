@@ -80,8 +80,8 @@ def from_edm(
         case "ve":
             return Convention(schedule, "eps", NoiseClock(schedule, "ve"), plain, -1)
         case "iddpm":
-            clock_fn = _NearestLevel(schedule, iddpm_levels(num_levels))
-            return Convention(schedule, "eps", clock_fn, unit)
+            nearest_fn = _NearestLevel(schedule, iddpm_levels(num_levels))
+            return Convention(schedule, "eps", nearest_fn, unit)
     return Convention(schedule, "x", NoiseClock(schedule, "sigma"), plain)
 
 

@@ -1,6 +1,7 @@
 """Monte Carlo estimates of variational bounds: their times, noise and averages."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from diffusionflow import predictions, random
 from diffusionflow._dataclass import check_bound, check_name
 from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood import priors
-from diffusionflow.likelihood.quantized import gaussian_nats
+from diffusionflow.likelihood.quantized import QuantizedLevels, gaussian_nats
 from diffusionflow.likelihood.summary import standard_error
 from diffusionflow.schedules import Schedule
 from diffusionflow.times import Stratified
@@ -43,7 +44,15 @@ class BoundEstimator:
     """Estimates a variational bound: its times, its noise and its averages."""
 
     def __init__(
-        self, key, x, batch_ndim, num_draws, num_times, noise, levels, prior
+        self,
+        key: Array | None,
+        x: Array,
+        batch_ndim: int,
+        num_draws: int,
+        num_times: int | None,
+        noise: Any,
+        levels: QuantizedLevels | None,
+        prior: str,
     ) -> None:
         check_bound("num_draws", num_draws, lambda n: n >= 1, "at least 1")
         if num_times is not None:
@@ -58,8 +67,8 @@ class BoundEstimator:
         self.num_draws, self.num_times = num_draws, num_times
         if levels is not None:
             levels.numbers(self.x)  # refused here, where the values are concrete
-        self.source = random.Independent() if noise is None else noise
-        keys = (None,) * 3 if key is None else random.split(key, 3)
+        self.source: Any = random.Independent() if noise is None else noise
+        keys: Any = (None,) * 3 if key is None else random.split(key, 3)
         self.time_key, self.noise_key, self.recon_key = keys
 
     def uniform(self, density: Any, schedule: Schedule) -> Array:
@@ -67,17 +76,25 @@ class BoundEstimator:
         if self.time_key is None:
             raise ValueError("key=None must be a key: times are sampled")
 
-        def times(key: Array) -> Array:
-            return Stratified(density).sample(key, (self.num_times,), schedule=schedule)
+        shape: Any = (self.num_times,)
 
-        keys = [random.fold_in(self.time_key, i) for i in range(self.num_draws)]
-        keys = jnp.stack(keys)
+        def times(key: Array) -> Array:
+            return Stratified(density).sample(key, shape, schedule=schedule)
+
+        draws = [random.fold_in(self.time_key, i) for i in range(self.num_draws)]
+        keys = jnp.stack(draws)
         if not self.time_key.ndim:
             keys = jax.vmap(lambda key: jax.random.split(key, self.batch))(keys)
         t = jax.vmap(times)(keys.reshape(-1)).reshape(*keys.shape, self.num_times)
         return jnp.moveaxis(t, -1, 1).astype(self.x.dtype)
 
-    def bound(self, term_fn, places, schedule, ends) -> Bound:
+    def bound(
+        self,
+        term_fn: Callable[[Any, Array], Array],
+        places: Array,
+        schedule: Schedule,
+        ends: tuple[ArrayLike, ArrayLike],
+    ) -> Bound:
         """Averages `term_fn(place, eps)` over the times of each draw; adds other terms.
 
         Args:
@@ -106,13 +123,14 @@ class BoundEstimator:
     def _recon(self, schedule: Schedule, t: ArrayLike) -> Array:
         """`[num_draws, *batch]`."""
         logsnr = in_float64(lambda schedule, t: schedule.logsnr(t), schedule, t)
-        if self.levels is None:
+        levels = self.levels
+        if levels is None:
             nats = jnp.asarray(in_float64(gaussian_nats, logsnr, self.dim))
             shape = (self.num_draws, *self.batch)
             return jnp.broadcast_to(nats.astype(self.x.dtype), shape)
 
         def one(number: Array) -> Array:
             eps = self.source.draw(self.recon_key, number, 1, self.x)[0]
-            return self.levels.nats(self.x, eps, logsnr, self.batch_ndim)
+            return levels.nats(self.x, eps, logsnr, self.batch_ndim)
 
         return jax.lax.map(one, jnp.arange(self.num_draws))

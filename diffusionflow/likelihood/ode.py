@@ -10,7 +10,7 @@ to the solver and the probes.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,7 +28,7 @@ from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.priors import LogPrior
 from diffusionflow.likelihood.solvers import Fixed
 from diffusionflow.likelihood.traces import Exact
-from diffusionflow.predictions import DenoiseFn, as_data, as_denoiser
+from diffusionflow.predictions import DenoiseFn, Denoiser, as_data, as_denoiser
 from diffusionflow.samplers import angular
 from diffusionflow.samplers.nfe import times_calls
 from diffusionflow.samplers.steps import check_times
@@ -67,7 +67,7 @@ class Flow:
     log_det: Array
     stderr: Array
     done: Array
-    nfe: ArrayLike | None
+    nfe: int | Array | None
     prior_alpha: ArrayLike
     prior: str = static()
 
@@ -81,8 +81,8 @@ def encode(
     trace: Any = None,
     solver: Any = None,
     prior: str | LogPrior = "standard",
-    t_min: ArrayLike = 0.0,
-    t_max: ArrayLike = 1.0,
+    t_min: float | Array = 0.0,
+    t_max: float | Array = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
     """Encodes data to latents by the ODE, with the log-likelihood of the data.
@@ -126,8 +126,8 @@ def encode(
       >>> print(jnp.abs(result.log_p - exact) < 1e-3)
       [ True]
     """
-    settings = (schedule, trace, solver, prior, t_min, t_max, batch_ndim)
-    return _flow(key, denoise_fn, x, True, *settings)
+    settings = _Settings(schedule, trace, solver, prior, t_min, t_max, batch_ndim)
+    return _flow(key, denoise_fn, x, settings, forward=True)
 
 
 def decode(
@@ -139,8 +139,8 @@ def decode(
     trace: Any = None,
     solver: Any = None,
     prior: str | LogPrior = "standard",
-    t_min: ArrayLike = 0.0,
-    t_max: ArrayLike = 1.0,
+    t_min: float | Array = 0.0,
+    t_max: float | Array = 1.0,
     batch_ndim: int = 1,
 ) -> Flow:
     """Decodes latents to data by the ODE, with the log-likelihood along the way.
@@ -164,13 +164,31 @@ def decode(
     Raises:
       ValueError: as `encode`.
     """
-    settings = (schedule, trace, solver, prior, t_min, t_max, batch_ndim)
-    return _flow(key, denoise_fn, z, False, *settings)
+    settings = _Settings(schedule, trace, solver, prior, t_min, t_max, batch_ndim)
+    return _flow(key, denoise_fn, z, settings, forward=False)
+
+
+class _Settings(NamedTuple):
+    """Arguments of `encode` and `decode`."""
+
+    schedule: Schedule
+    trace: Any
+    solver: Any
+    prior: str | LogPrior
+    t_min: float | Array
+    t_max: float | Array
+    batch_ndim: int
 
 
 def _flow(
-    key, denoise_fn, z, forward, schedule, trace, solver, prior, t_min, t_max, batch
+    key: Array | None,
+    denoise_fn: DenoiseFn,
+    z: Array,
+    settings: _Settings,
+    *,
+    forward: bool,
 ) -> Flow:
+    schedule, trace, solver, prior, t_min, t_max, batch = settings
     trace = Exact() if trace is None else trace
     solver = Fixed() if solver is None else solver
     check_instance("trace", trace, "likelihood.Exact()")
@@ -179,14 +197,13 @@ def _flow(
     _check_order(t_min, t_max)
     if not callable(prior):
         check_name("prior", prior, priors.PRIORS)
-    t0, t1 = (t_min, t_max) if forward else (t_max, t_min)
+    ends = (t_min, t_max) if forward else (t_max, t_min)
     denoiser = as_denoiser(
         denoise_fn, like=solver.example(z, batch), schedule=as_schedule(schedule)
     )
-    check_times(denoiser, solver.times(t0, t1, schedule=schedule), z)
-    other, sums, done, evaluations = _moved(
-        key, denoiser, z, schedule, trace, solver, t0, t1, batch
-    )
+    check_times(denoiser, solver.times(*ends, schedule=schedule), z)
+    settings = settings._replace(trace=trace, solver=solver)
+    other, sums, done, evaluations = _moved(key, denoiser, z, settings, *ends)
     x, z, sums = (z, other, sums) if forward else (other, z, -sums)
     log_prior = priors.log_density(prior, z, schedule, t_max, batch)
     log_det = jnp.mean(sums, axis=0)
@@ -207,9 +224,16 @@ def _flow(
 
 
 def _moved(
-    key, denoise_fn, z, schedule, trace, solver, t0, t1, batch
-) -> tuple[Array, Array, Array, ArrayLike]:
+    key: Array | None,
+    denoiser: Denoiser,
+    z: Array,
+    settings: _Settings,
+    t0: float | Array,
+    t1: float | Array,
+) -> tuple[Array, Array, Array, int | Array]:
     """z at `t1`, the divergence on the way `[num, *batch]`, done, and evaluations."""
+    schedule, trace, solver = settings.schedule, settings.trace, settings.solver
+    batch = settings.batch_ndim
     lengths = lambda schedule, *ends: [
         angular.angle(end, schedule=schedule)[1] for end in ends
     ]
@@ -218,7 +242,7 @@ def _moved(
     )
 
     def slopes(level: angular.Level, state: Any, probes: Array) -> Any:
-        field = lambda y: angular.slope(denoise_fn, y, level)
+        field = lambda y: angular.slope(denoiser, y, level)
         return tuple(trace.divergence(field, state[0], probes, batch))
 
     sums = jnp.zeros((trace.num, *z.shape[:batch]), z.dtype)
@@ -236,7 +260,7 @@ def _moved(
     return jnp.where(reached, y * last, jnp.inf), sums + growth, done, evaluations
 
 
-def _check_order(t_min: ArrayLike, t_max: ArrayLike) -> None:
+def _check_order(t_min: float | Array, t_max: float | Array) -> None:
     if is_traced(t_min, t_max):
         return
     if not 0 <= float(t_min) < float(t_max) <= 1:

@@ -62,7 +62,7 @@ class QuantizedLevels:
         return cls(count, first - half, last + half)
 
     @property
-    def width(self) -> ArrayLike:
+    def width(self) -> float:
         """Width of a cell."""
         return (self.high - self.low) / self.count
 
@@ -220,7 +220,7 @@ def bits_per_dim(
         )
     nats = floating(nats)
     if isinstance(cell, str):
-        width = 1.0
+        width: ArrayLike = 1.0
     else:
         width = cell.width if isinstance(cell, QuantizedLevels) else cell
         check_positive("cell", width)

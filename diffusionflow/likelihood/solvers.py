@@ -32,7 +32,7 @@ class Integrated(NamedTuple):
 
     state: Any
     done: Array
-    evaluations: ArrayLike
+    evaluations: int | Array
 
 
 @register
@@ -111,7 +111,9 @@ class Fixed:
             done = done & jnp.isfinite(other).all(axis=0)
         return Integrated(state, done, self.num_steps * len(tableau.c))
 
-    def _plan(self, schedule, t0, t1) -> tuple[angular.Level, Array]:
+    def _plan(
+        self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike
+    ) -> tuple[angular.Level, Array]:
         """Levels of every stage, and the width of a step in the angle."""
 
         def plan(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow._numeric import at_least_float32
 
@@ -20,10 +21,10 @@ class Summary(NamedTuple):
 
     mean: Array
     stderr: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
 
 
-def summarise(values: Array, mask: Array | None = None) -> Summary:
+def summarise(values: ArrayLike, mask: ArrayLike | None = None) -> Summary:
     """Averages per-example values, with the standard error of the mean.
 
     `stderr^2 = sum (v - mean)^2 / (n (n - 1))`. Where each value is itself an unbiased

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound, check_name, register, static
@@ -154,7 +155,7 @@ class Hutchinson:
         return standard_error(estimates)
 
 
-def _signs(key: Array, shape: tuple[int, ...], dtype: object) -> Array:
+def _signs(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jnp.where(random.uniform(key, shape) < 0.5, -1, 1).astype(dtype)
 
 

@@ -143,20 +143,20 @@ def _check_order(t: Array, s: Array) -> None:
         )
 
 
-def _posterior(schedule, t, s):
+def _posterior(schedule: Schedule, t: Array, s: Array) -> tuple[Array, Array]:
     lost = _lost(schedule, t, s)
     snr = (schedule.alpha(s) / schedule.sigma(s)) ** 2
     return snr * lost / 2, xp.zeros_like(lost)
 
 
-def _forward(schedule, t, s):
+def _forward(schedule: Schedule, t: Array, s: Array) -> tuple[Array, Array]:
     # SNR_s sigma_s^2 / sigma_t^2, finite where sigma_s = 0
     weight = (schedule.alpha(s) / schedule.sigma(t)) ** 2 * _lost(schedule, t, s) / 2
     ratio = (schedule.sigma(s) / schedule.sigma(t)) ** 2
     return weight, (ratio - 1 - xp.log(ratio)) / 2
 
 
-def _lost(schedule, t, s):
+def _lost(schedule: Schedule, t: Array, s: Array) -> Array:
     """`1 - SNR_t / SNR_s`."""
     loss = schedule.logsnr(t) - schedule.logsnr(s)
     signal = loss > -xp.inf  # exp is flat at -inf, where the slope of loss is infinite
@@ -166,6 +166,6 @@ def _lost(schedule, t, s):
 _FACTORS = {"posterior": _posterior, "forward": _forward}
 
 
-def _prior(schedule, t):
+def _prior(schedule: Schedule, t: ArrayLike) -> tuple[Array, Array]:
     excess = schedule.sigma(t) ** 2 - 1
     return schedule.alpha(t) ** 2 / 2, (excess - xp.log1p(excess)) / 2

@@ -34,7 +34,8 @@ class Bounded:
         infinite = scale == 0
         axis = lambda part: xp.where(xp.isinf(part), xp.sign(part), 0)
         inner = lambda part: scale * xp.where(infinite, 0, part)
-        return tuple(xp.where(infinite, axis(part), inner(part)) for part in (a, b))
+        bounded = lambda part: xp.where(infinite, axis(part), inner(part))
+        return bounded(a), bounded(b)
 
     def scale(self, schedule: Schedule, t: ArrayLike) -> Array:
         """`1 / m`."""

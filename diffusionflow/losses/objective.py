@@ -1,7 +1,7 @@
 """The loss of an `Objective` at random times and noise."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -84,9 +84,10 @@ def objective_terms(
     schedule = objective.schedule
     if key is None and (t is None or eps is None):
         raise ValueError("key=None needs both t and eps")
-    time_key, noise_key = (None, None) if key is None else random.split(key)
+    keys: Any = (None, None) if key is None else random.split(key)
+    time_key, noise_key = keys
     if t is None:
-        shape = key.shape or x.shape[:batch_ndim]
+        shape = time_key.shape or x.shape[:batch_ndim]
         t = (objective.proposal or objective.times).sample(
             time_key, shape, schedule=schedule
         )

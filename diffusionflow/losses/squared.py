@@ -234,7 +234,15 @@ def mean_square(
     return jnp.mean(error, axis=tuple(range(batch_ndim, target.ndim)), where=mask)
 
 
-def squared_error(predict_fn, x, t, eps, kind, schedule, mask) -> Array:
+def squared_error(
+    predict_fn: PredictFn,
+    x: Array,
+    t: Array,
+    eps: Array,
+    kind: AnyKind,
+    schedule: Schedule,
+    mask: Array | None,
+) -> Array:
     """`kind_loss` of arrays that `as_arrays` and `as_mask` have checked."""
     prediction = predict_fn(noised(x, eps, t, schedule), t)
     denoised = Denoised(x, eps.astype(x.dtype))

@@ -5,9 +5,9 @@ samples or features, `[n, *event]`. A resample of a set is the vector of how oft
 row was sampled: `values` takes many of them at once, so that what does not change
 between resamples (kernel matrices, sorted projections) is computed once.
 
-Numbers are computed on the host in float64. `SquaredMMD`, `SlicedWasserstein2`, `Mean`
-and `RMSError` are pure functions of their samples: where these are traced, the same
-code runs in jax, in their type.
+Numbers are computed on the host in float64, `np.ndarray` in annotations. `SquaredMMD`,
+`SlicedWasserstein2`, `Mean` and `RMSError` are pure functions of their samples: where
+these are traced, the same code runs in jax, in their type.
 """
 
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_traced
 
@@ -30,8 +31,8 @@ class Metric:
     paired: ClassVar[bool] = False
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the metric of every resample.
 
         Args:
@@ -43,29 +44,29 @@ class Metric:
         """
         raise NotImplementedError
 
-    def __call__(self, *samples: Array) -> Any:
+    def __call__(self, *samples: ArrayLike) -> Any:
         """Computes the metric of `[n, *event]` each: a float, or a traced scalar."""
-        samples = self.checked(samples)
-        once = tuple(np.ones((1, len(part)), np.int64) for part in samples)
-        value = self.values(samples, once)[0]
+        checked = self.checked(samples)
+        once = tuple(np.ones((1, len(part)), np.int64) for part in checked)
+        value = self.values(checked, once)[0]
         return value if is_traced(value) else float(value)
 
-    def checked(self, samples: tuple[Array, ...]) -> tuple[Array, ...]:
+    def checked(self, samples: tuple[ArrayLike, ...]) -> tuple[np.ndarray, ...]:
         """Checks the sets, and converts them to what `values` takes.
 
         Raises:
           ValueError: the number of sets, their shapes or their values do not fit.
         """
-        samples = rows(*samples)
-        if len(samples) != self.num_sets:
-            raise ValueError(f"{len(samples)} sets: {self} takes {self.num_sets}")
-        sizes = {len(part) for part in samples}
+        checked = rows(*samples)
+        if len(checked) != self.num_sets:
+            raise ValueError(f"{len(checked)} sets: {self} takes {self.num_sets}")
+        sizes = {len(part) for part in checked}
         if self.paired and len(sizes) > 1:
             raise ValueError(f"sets of {sorted(sizes)} rows: {self} pairs them")
-        return samples
+        return checked
 
 
-def rows(*samples: Array) -> tuple[Array, ...]:
+def rows(*samples: ArrayLike) -> tuple[np.ndarray, ...]:
     """Flattens to `[n, features]`: NumPy float64, or as it is where traced.
 
     Raises:
@@ -75,8 +76,8 @@ def rows(*samples: Array) -> tuple[Array, ...]:
     traced = is_traced(samples)
     xp = namespace(*samples)
     flat = []
-    for part in samples:
-        part = xp.asarray(part) if traced else np.asarray(part, np.float64)
+    for each in samples:
+        part = xp.asarray(each) if traced else np.asarray(each, np.float64)
         if part.ndim < 1 or not len(part):
             raise ValueError(f"samples of shape {part.shape}: must be [n, *event]")
         flat.append(part.reshape(len(part), -1))
@@ -96,7 +97,7 @@ def shuffled(key: Array, n: int) -> np.ndarray:
     return np.asarray(jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32)))
 
 
-def namespace(*arrays: Array) -> Any:
+def namespace(*arrays: Any) -> Any:
     """Returns `jax.numpy` where an array is traced, else `numpy`."""
     return jnp if is_traced(arrays) else np
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound
@@ -34,7 +35,7 @@ class Estimate(NamedTuple):
 def measure(
     key: Array,
     metric: Metric,
-    *samples: Array,
+    *samples: ArrayLike,
     features: str,
     reference: str,
     num_resamples: int = 200,
@@ -62,15 +63,22 @@ def measure(
     Raises:
       ValueError: an argument is out of range, or the metric cannot be computed.
     """
-    names = dict(features=features, reference=reference)
-    settings = dict(num_resamples=num_resamples, level=level)
-    return measure_resampled(key, metric, *samples, **names, **settings)[0]
+    estimate, _ = measure_resampled(
+        key,
+        metric,
+        *samples,
+        features=features,
+        reference=reference,
+        num_resamples=num_resamples,
+        level=level,
+    )
+    return estimate
 
 
 def measure_resampled(
     key: Array,
     metric: Metric,
-    *samples: Array,
+    *samples: ArrayLike,
     features: str,
     reference: str,
     num_resamples: int = 200,
@@ -94,20 +102,20 @@ def measure_resampled(
       ValueError: as `measure`.
     """
     check_level(num_resamples, level)
-    samples = metric.checked(samples)
-    counts = _counts(key, metric, samples, num_resamples)
-    recipe = _recipe("value", metric, samples, features, reference)
+    checked = metric.checked(samples)
+    counts = _counts(key, metric, checked, num_resamples)
+    recipe = _recipe("value", metric, checked, features, reference)
     recipe["bootstrap"] = _bootstrap(key, num_resamples, level)
-    values = metric.values(samples, counts)
+    values = metric.values(checked, counts)
     return _estimate(values, level, recipe), np.asarray(values[1:])
 
 
 def difference(
     key: Array,
     metric: Metric,
-    a: Array,
-    b: Array,
-    *others: Array,
+    a: ArrayLike,
+    b: ArrayLike,
+    *others: ArrayLike,
     features: str,
     reference: str,
     num_resamples: int = 200,
@@ -176,7 +184,7 @@ def check_level(num_resamples: int, level: float) -> None:
 
 
 def _counts(
-    key: Array, metric: Metric, samples: tuple[Array, ...], num_resamples: int
+    key: Array, metric: Metric, samples: tuple[np.ndarray, ...], num_resamples: int
 ) -> tuple[np.ndarray, ...]:
     """Counts rows once, then the resamples: `[1 + num_resamples, n]` for each set."""
     return tuple(
@@ -206,7 +214,7 @@ def _estimate(values: np.ndarray, level: float, recipe: dict[str, Any]) -> Estim
 def _recipe(
     kind: str,
     metric: Metric,
-    samples: tuple[Array, ...],
+    samples: tuple[np.ndarray, ...],
     features: str,
     reference: str,
 ) -> dict[str, Any]:

@@ -12,18 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow import random
 from diffusionflow.metrics.bootstrap import Estimate, check_level
 from diffusionflow.metrics.provenance import check_same_recipe, describe
+
+Numbers = Sequence[float] | np.ndarray | Array
 
 NUM_DRAWS = 20_000  # of repetitions: the ends of the interval move by about 1 % of it
 
 
 def mean_difference(
     key: Array,
-    a: Array,
-    b: Array | None = None,
+    a: ArrayLike,
+    b: ArrayLike | None = None,
     *,
     num_resamples: int = 2_000,
     level: float = 0.95,
@@ -102,10 +105,10 @@ def subtract(
 
 def contrast(
     key: Array,
-    a: Array,
-    b: Array | None = None,
+    a: Numbers,
+    b: Numbers | None = None,
     *,
-    resamples: Array,
+    resamples: Numbers,
     level: float = 0.95,
 ) -> Estimate:
     """Computes `mean(a) - mean(b)` of repetitions, with both sources of error.
@@ -153,7 +156,8 @@ def contrast(
             "level": level,
         },
     }
-    return Estimate(*map(float, (value, np.sqrt(variance), low, high)), recipe)
+    error = float(np.sqrt(variance))
+    return Estimate(float(value), error, float(low), float(high), recipe)
 
 
 def _student(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from jax import Array
 
 from diffusionflow._dataclass import register, static
 from diffusionflow.metrics.base import Metric, namespace
@@ -32,8 +31,8 @@ class SquaredMMD(Metric):
     unbiased: bool = static(default=True)
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the squared MMD of every resample."""
         x, y = samples
         self._check_sizes(len(x), len(y))
@@ -50,7 +49,7 @@ class SquaredMMD(Metric):
                 f"sets of {sizes} rows: unbiased=True needs 2 of each at least"
             )
 
-    def _within(self, x: Array, counts: Array) -> Array:
+    def _within(self, x: np.ndarray, counts: np.ndarray) -> np.ndarray:
         total, diagonal = self._sum(x, x, counts, counts)
         pairs = counts.sum(1) ** 2
         if not self.unbiased:
@@ -58,10 +57,11 @@ class SquaredMMD(Metric):
         return (total - diagonal) / (pairs - (counts**2).sum(1))
 
     def _sum(
-        self, x: Array, y: Array, cx: Array, cy: Array
-    ) -> tuple[Array, Array | float]:
+        self, x: np.ndarray, y: np.ndarray, cx: np.ndarray, cy: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Sums of `c_i c_j k(x_i, y_j)` over all pairs, and over i = j if x is y."""
-        total = diagonal = 0.0
+        total: Any = 0.0
+        diagonal: Any = 0.0
         for start in range(0, len(x), BLOCK):
             part = slice(start, start + BLOCK)
             matrix = self.kernel(x[part], y)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from jax import Array
 
 from diffusionflow._dataclass import register
 from diffusionflow.analytic import Mixture
@@ -77,8 +76,8 @@ class MeanError(Metric):
     mean: Any
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the error of the mean of every resample."""
         (x,), (count,) = samples, counts
         means = count @ x / count.sum(1, keepdims=True)
@@ -98,8 +97,8 @@ class CovarianceError(Metric):
     covariance: Any
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the error of the covariance of every resample."""
         (x,), (count,) = samples, counts
         exact = np.asarray(self.covariance, np.float64)
@@ -120,8 +119,8 @@ class Kolmogorov(Metric):
     cdf_fn: Any
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the Kolmogorov-Smirnov distance of every resample."""
         (x,), (count,) = samples, counts
         _check_one_number(x)
@@ -142,8 +141,8 @@ class RMSError(Metric):
     paired = True
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the RMSE of every resample."""
         x, y = samples
         xp = namespace(x, y)
@@ -157,18 +156,18 @@ class Mean(Metric):
     num_sets = 1
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the mean of every resample."""
         (x,), (count,) = samples, counts
         _check_one_number(x)
         return _weighted_mean(x[:, 0], count)
 
 
-def _weighted_mean(x: Array, counts: np.ndarray) -> Array:
+def _weighted_mean(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (counts / counts.sum(1, keepdims=True)).astype(x.dtype) @ x
 
 
-def _check_one_number(x: Array) -> None:
+def _check_one_number(x: np.ndarray) -> None:
     if x.shape[1] != 1:
         raise ValueError(f"rows of {x.shape[1]} numbers: must be of one, [n] or [n, 1]")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusionflow import random
 from diffusionflow._dataclass import register, static
@@ -27,7 +28,7 @@ class FeatureMoments(NamedTuple):
     covariance: np.ndarray
 
 
-def moments(x: Array) -> FeatureMoments:
+def moments(x: ArrayLike) -> FeatureMoments:
     """Computes mean and unbiased covariance of samples.
 
     Args:
@@ -36,8 +37,8 @@ def moments(x: Array) -> FeatureMoments:
     Raises:
       ValueError: fewer than two rows.
     """
-    (x,) = rows(x)
-    return weighted_moments(x, np.ones(len(x), np.int64))
+    (flat,) = rows(x)
+    return weighted_moments(flat, np.ones(len(flat), np.int64))
 
 
 def weighted_moments(x: np.ndarray, counts: np.ndarray) -> FeatureMoments:
@@ -117,13 +118,13 @@ class Frechet(Metric):
     allow_singular: bool = static(default=False)
 
     @property
-    def num_sets(self) -> int:
+    def num_sets(self) -> int:  # type: ignore[override]
         """Number of sets: 1 with a reference, else 2."""
         return 2 if self.reference is None else 1
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the squared Frechet distance of every resample."""
         sizes = tuple(len(part) for part in samples)
         check_rank(sizes, samples[0].shape[1], self.allow_singular)
@@ -188,19 +189,19 @@ class ExtrapolatedFrechet(Metric):
             )
 
     @property
-    def num_sets(self) -> int:
+    def num_sets(self) -> int:  # type: ignore[override]
         """Number of sets: 1 with a reference, else 2."""
         return 2 if self.reference is None else 1
 
-    def fit(self, *samples: Array) -> Fit:
+    def fit(self, *samples: ArrayLike) -> Fit:
         """Fits the line for sets `[n, *event]`, to check that it is one."""
-        samples = self.checked(samples)
-        distances = self._distances(samples, [np.ones(len(x), int) for x in samples])
-        return self._line(len(samples[0]), distances)
+        checked = self.checked(samples)
+        distances = self._distances(checked, [np.ones(len(x), int) for x in checked])
+        return self._line(len(checked[0]), distances)
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes the extrapolated distance of every resample."""
         lines = [
             self._line(len(samples[0]), self._distances(samples, each))

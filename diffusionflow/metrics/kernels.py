@@ -9,6 +9,8 @@ from diffusionflow._dataclass import check_bound, check_positive, register, stat
 from diffusionflow._numeric import root
 from diffusionflow.metrics.base import namespace
 
+Rows = np.ndarray | Array
+
 
 @register
 class Polynomial:
@@ -30,7 +32,7 @@ class Polynomial:
         check_bound("degree", self.degree, lambda n: n >= 1 and n == int(n), "1, 2, ..")
         check_bound("offset", self.offset, lambda offset: offset >= 0, "at least 0")
 
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Rows, y: Rows) -> Any:
         scale = 1 / x.shape[1] if self.scale is None else self.scale
         return (scale * (x @ y.T) + self.offset) ** self.degree
 
@@ -48,7 +50,7 @@ class RBF:
     def __post_init__(self) -> None:
         check_positive("bandwidth", self.bandwidth)
 
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Rows, y: Rows) -> Any:
         xp = namespace(x, y)
         return xp.exp(squared_distances(x, y) / (-2 * self.bandwidth**2))
 
@@ -57,14 +59,14 @@ class RBF:
 class NegativeDistance:
     """Kernel `-|x - y|`: with it the squared MMD is the energy distance."""
 
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Rows, y: Rows) -> Any:
         squared = squared_distances(x, y)
         if isinstance(squared, np.ndarray):
             return -np.sqrt(squared)
         return -root(squared)
 
 
-def squared_distances(x: Array, y: Array) -> Array:
+def squared_distances(x: Rows, y: Rows) -> Any:
     """Computes `|x_i - y_j|^2`, `[n, m]`, from differences: nothing cancels."""
     if namespace(x, y) is np:
         from scipy.spatial.distance import cdist  # slow to import; comes with jax

@@ -39,9 +39,9 @@ def straightness(trajectory: Array, times: ArrayLike, *, batch_ndim: int = 1) ->
 
     Source: Liu et al., Flow Straight and Fast, arXiv:2209.03003, S(Z).
     """
-    z, times, xp = _prepared(trajectory, times, batch_ndim)
-    steps = times[1:] - times[:-1]
-    chord = (z[-1] - z[0]) / (times[-1] - times[0])
+    z, at, xp = _prepared(trajectory, times, batch_ndim)
+    steps = at[1:] - at[:-1]
+    chord = (z[-1] - z[0]) / (at[-1] - at[0])
     slopes = (z[1:] - z[:-1]) / steps.reshape(-1, *(1,) * (z.ndim - 1))
     squared = ((slopes - chord[None]) ** 2).sum(-1)
     return xp.tensordot(xp.abs(steps), squared, axes=1)
@@ -92,7 +92,7 @@ def in_flow_coordinates(
     return z / scale, sigma / (alpha + sigma)
 
 
-def _prepared(trajectory: Array, times: ArrayLike, batch_ndim: int) -> Any:
+def _prepared(trajectory: Array, times: Any, batch_ndim: int) -> Any:
     """Trajectory `[num_states, *batch, features]`, times, and their namespace."""
     xp = namespace(trajectory, times)
     dtype = trajectory.dtype if xp is not np else np.float64

@@ -34,8 +34,8 @@ class SlicedWasserstein2(Metric):
         check_bound("num_projections", self.num_projections, at_least_1, "at least 1")
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes sliced W2 of every resample; traced samples count once each."""
         x, y = samples
         xp = namespace(x, y)
@@ -50,8 +50,8 @@ class SlicedWasserstein2(Metric):
         distances = []
         orders = [np.argsort(line, axis=1) for line in lines]
         for each in zip(*counts, strict=True):
-            ends = map(_drawn, lines, orders, each)
-            distances.append(np.sqrt(squared_quantile_distance(*ends).mean()))
+            drawn = map(_drawn, lines, orders, each)
+            distances.append(np.sqrt(squared_quantile_distance(*drawn).mean()))
         return np.array(distances)
 
 
@@ -61,7 +61,7 @@ def _drawn(values: np.ndarray, order: np.ndarray, count: np.ndarray) -> np.ndarr
     return np.repeat(ranked.ravel(), count[order].ravel()).reshape(len(values), -1)
 
 
-def squared_quantile_distance(x: Array, y: Array) -> Array:
+def squared_quantile_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Computes `int_0^1 (F^-1(u) - G^-1(u))^2 du` over the last axis of sorted values.
 
     Args:
@@ -89,8 +89,8 @@ class Wasserstein2(Metric):
     """
 
     def values(
-        self, samples: tuple[Array, ...], counts: tuple[np.ndarray, ...]
-    ) -> Array:
+        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
         """Computes W2 of every resample."""
         from scipy.optimize import linear_sum_assignment  # comes with jax
 

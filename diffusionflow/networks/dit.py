@@ -1,6 +1,7 @@
 """The diffusion transformer: (z, time, label, vector) -> an array like z."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -151,7 +152,7 @@ class DiT(ConditionalNetwork):
     remat: str = ""
     scan: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_remat(self.remat)
         check_patch_size(self.patch_size)
@@ -203,7 +204,7 @@ class DiT(ConditionalNetwork):
         if self.positions == "sinusoidal":
             table = positions.sinusoids(places, self.features)
         elif self.positions == "learned":
-            small = nn.initializers.normal(0.02)
+            small: Any = nn.initializers.normal(0.02)
             table = self.param("positions", small, (len(places), self.features))
         else:
             return h
@@ -221,8 +222,8 @@ class DiT(ConditionalNetwork):
             for i in range(self.num_blocks):
                 h, _ = apply(self._block(f"block_{i}"), h, None)
             return h
-        rngs = {"params": True, "dropout": True}
-        axes = {"params": 0}
+        rngs: dict[Any, bool] = {"params": True, "dropout": True}
+        axes: dict[Any, int] = {"params": 0}
         loop = nn.scan(apply, axes, split_rngs=rngs, length=self.num_blocks)
         return loop(self._block("blocks"), h, None)[0]
 

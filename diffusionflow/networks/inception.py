@@ -78,7 +78,7 @@ class BlockB(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        half = dict(stride=2, padding="VALID")
+        half: dict[str, Any] = dict(stride=2, padding="VALID")
         three = unit(x, "branch3x3dbl_1", 64)
         three = unit(three, "branch3x3dbl_2", 96, (3, 3))
         return join(
@@ -113,7 +113,7 @@ class BlockD(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        half = dict(stride=2, padding="VALID")
+        half: dict[str, Any] = dict(stride=2, padding="VALID")
         seven = unit(x, "branch7x7x3_1", 192)
         seven = unit(seven, "branch7x7x3_2", 192, (1, 7))
         seven = unit(seven, "branch7x7x3_3", 192, (7, 1))
@@ -231,7 +231,7 @@ VECTORS = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
 def _check_state(state: Mapping[str, np.ndarray], units: dict[Any, Any]) -> None:
-    wanted = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     for path, (height, width, inner, outer) in units.items():
         name = ".".join(path)
         wanted[f"{name}.conv.weight"] = (outer, inner, height, width)

@@ -19,7 +19,7 @@ def places(*sizes: int) -> np.ndarray:
     Returns:
       [prod(sizes), n].
     """
-    grid = np.mgrid[tuple(slice(size) for size in sizes)]
+    grid = list(np.mgrid[tuple(slice(size) for size in sizes)])
     return np.stack(grid, axis=-1).reshape(-1, len(sizes))
 
 

@@ -6,7 +6,7 @@ log-SNR. Any value can be exchanged afterwards with `dataclasses.replace`: anoth
 recipes whose weight does not mention one.
 """
 
-from jax.typing import ArrayLike
+from jax import Array
 
 from diffusionflow import predictions, schedules, times, weightings
 from diffusionflow._dataclass import check_name
@@ -117,7 +117,9 @@ def score_sde_ve(likelihood: bool = False) -> Objective:
 
 
 def edm(
-    sigma_data: ArrayLike = 0.5, mean: ArrayLike = -1.2, std: ArrayLike = 1.2
+    sigma_data: float | Array = 0.5,
+    mean: float | Array = -1.2,
+    std: float | Array = 1.2,
 ) -> Objective:
     """EDM: MSE of the unit-variance output F at log-normal noise levels.
 
@@ -138,7 +140,9 @@ def edm(
 
 
 def sd3(
-    mean: ArrayLike = 0.0, std: ArrayLike = 1.0, shift: ArrayLike | None = None
+    mean: float | Array = 0.0,
+    std: float | Array = 1.0,
+    shift: float | Array | None = None,
 ) -> Objective:
     """Stable Diffusion 3: flow matching at logit-normal times.
 
@@ -154,7 +158,9 @@ def sd3(
     return _sd3(times.LogitNormal(mean, std), shift)
 
 
-def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike | None = None) -> Objective:
+def sd3_mode(
+    scale: float | Array = 1.29, shift: float | Array | None = None
+) -> Objective:
     """Stable Diffusion 3 with mode sampling: flow matching with heavy-tailed times.
 
     `W = e^(-l / 2) / (2 |1 + s - (pi s / 2) sin(pi u)|)` without a shift, s the scale
@@ -169,7 +175,7 @@ def sd3_mode(scale: ArrayLike = 1.29, shift: ArrayLike | None = None) -> Objecti
     return _sd3(times.Mode(scale), shift)
 
 
-def sd3_cosmap(shift: ArrayLike | None = None) -> Objective:
+def sd3_cosmap(shift: float | Array | None = None) -> Objective:
     """Stable Diffusion 3 with CosMap: flow matching at the cosine schedule's levels.
 
     `W = (1 + e^(-l / 2))^2 sech(l / 2) / (2 pi)` without a shift.
@@ -182,7 +188,7 @@ def sd3_cosmap(shift: ArrayLike | None = None) -> Objective:
     return _sd3(times.CosMap(), shift)
 
 
-def min_snr(gamma: ArrayLike = 5.0, kind: predictions.AnyKind = "x") -> Objective:
+def min_snr(gamma: float | Array = 5.0, kind: predictions.AnyKind = "x") -> Objective:
     """Min-SNR weighting on the cosine schedule.
 
     `W = min(1, gamma e^-l) sech(l / 2) / (2 pi)`, whatever is predicted.
@@ -198,7 +204,7 @@ def min_snr(gamma: ArrayLike = 5.0, kind: predictions.AnyKind = "x") -> Objectiv
     )
 
 
-def p2(k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> Objective:
+def p2(k: float | Array = 1.0, gamma: float | Array = 1.0) -> Objective:
     """P2: perception-prioritized weighting of the eps-MSE, linear-beta schedule.
 
     `W = (k + e^l)^-gamma sigmoid(-l) / beta(t(l))`.
@@ -214,7 +220,7 @@ def p2(k: ArrayLike = 1.0, gamma: ArrayLike = 1.0) -> Objective:
     )
 
 
-def sid2(bias: ArrayLike = 0.0, shift: ArrayLike | None = None) -> Objective:
+def sid2(bias: float | Array = 0.0, shift: float | Array | None = None) -> Objective:
     """SiD2: sigmoid weighting, v-prediction on a shifted cosine schedule.
 
     `W = sigmoid(bias - l)`. The paper chooses the bias and the shift by resolution;
@@ -285,11 +291,13 @@ def _score_sde(schedule: schedules.Schedule, likelihood: bool) -> Objective:
 
 
 def _sd3(
-    density: times.LogitNormal | times.Mode | times.CosMap, shift: ArrayLike | None
+    density: times.LogitNormal | times.Mode | times.CosMap, shift: float | Array | None
 ) -> Objective:
     schedule = _shifted(schedules.FlowMatching(), shift)
     return Objective(schedule, "u", weightings.Mse("u"), density)
 
 
-def _shifted(schedule: schedules.Schedule, k: ArrayLike | None) -> schedules.Schedule:
+def _shifted(
+    schedule: schedules.Schedule, k: float | Array | None
+) -> schedules.Schedule:
     return schedule if k is None else schedules.Shifted(schedule, k)

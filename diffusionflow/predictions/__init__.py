@@ -52,6 +52,9 @@ from diffusionflow.predictions.kinds import (
     mse_ratio,
     same_kind,
 )
+from diffusionflow.predictions.kinds import (
+    PredictionType as PredictionType,
+)
 from diffusionflow.predictions.network import NetworkDenoiser, denoiser
 from diffusionflow.predictions.network import (
     PredictFn as PredictFn,

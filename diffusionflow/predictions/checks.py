@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -95,7 +96,7 @@ def check_same_shape(name: str, value: Array, like_name: str, like: Array) -> No
         )
 
 
-def check_result(name: str, value: Any, z: Array) -> None:
+def check_result(name: str, value: Any, z: Array | jax.ShapeDtypeStruct) -> None:
     """Raises a `ValueError` unless a result is a floating array of the shape of z."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise ValueError(

@@ -95,7 +95,7 @@ class Denoiser:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__hash__" not in vars(cls):
-            cls.__hash__ = _hash
+            cls.__hash__ = _hash  # type: ignore[method-assign, assignment]
 
     def denoise(self, z: Array, t: Array) -> Denoised:
         """Estimates the data and the noise, `x_hat` and `eps_hat`.
@@ -164,11 +164,11 @@ class Denoiser:
 
 def finalized(x: Array, parts: Iterable[Denoiser]) -> Array:
     """Samples finalized by several denoisers, by each of them once."""
-    done = []
+    done: list[tuple[list[Any], Any]] = []
     for part in parts:
         leaves, structure = jax.tree.flatten(part)
         if not any(
-            structure == other and all(map(operator.is_, leaves, others))
+            other == structure and all(map(operator.is_, leaves, others))
             for others, other in done
         ):
             done.append((leaves, structure))
@@ -184,7 +184,7 @@ def _hash(denoiser: Denoiser) -> int:
         return object.__hash__(denoiser)
 
 
-def as_denoised(result: Any, z: Array) -> Denoised:
+def as_denoised(result: Any, z: Array | jax.ShapeDtypeStruct) -> Denoised:
     """Checks that `result` is `Denoised` of the shape of `z`, and returns it.
 
     Raises:

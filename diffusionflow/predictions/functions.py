@@ -84,7 +84,7 @@ class _Inner(NamedTuple):
 def as_denoiser(
     denoise_fn: DenoiseFn,
     *,
-    like: Array | None = None,
+    like: Array | jax.ShapeDtypeStruct | None = None,
     schedule: Schedule | None = None,
     num_network_calls: int | None = None,
 ) -> Denoiser:
@@ -131,21 +131,24 @@ def as_denoiser(
             )
         denoise_fn = FunctionDenoiser(as_callable(denoise_fn), num_network_calls)
     if like is not None:
-        like = at_least_float32(like) if not hasattr(like, "dtype") else like
-        denoise_fn = _infer_inner(denoise_fn, like)
+        example: Any = like
+        example = example if hasattr(example, "dtype") else at_least_float32(example)
+        denoise_fn = _infer_inner(denoise_fn, example)
     if schedule is not None:
         denoise_fn.check_schedule(schedule)
     return denoise_fn
 
 
-def _infer_inner(denoiser: Denoiser, like: Array) -> Denoiser:
+def _infer_inner(denoiser: Denoiser, like: Array | jax.ShapeDtypeStruct) -> Denoiser:
     """Infers `inner` of every function in a denoiser."""
     is_function = lambda node: isinstance(node, FunctionDenoiser)
     infer = lambda node: _infer_function(node, like) if is_function(node) else node
     return jax.tree.map(infer, denoiser, is_leaf=is_function)
 
 
-def _infer_function(denoiser: FunctionDenoiser, like: Array) -> FunctionDenoiser:
+def _infer_function(
+    denoiser: FunctionDenoiser, like: Array | jax.ShapeDtypeStruct
+) -> FunctionDenoiser:
     """Infers `inner` of a function by an abstract trace without jit.
 
     The cache of jit would hide calls. What cannot be traced this way is not known.
@@ -203,7 +206,7 @@ def _inner(
     """Sorts the denoisers that a function calls; the arguments are of its trace."""
     inner_numbers = _made_inside(calls, closed)
     groups: dict[str, list[Denoiser]] = {name: [] for name in _Inner._fields[:3]}
-    first = None
+    first: Denoiser | None = None
     for call, at_z, at_t in zip(calls, own_z, own_t, strict=True):
         shape = jax.ShapeDtypeStruct(call.result.x.shape, z.dtype)
         parts = _usable_parts(call.denoiser, inner_numbers)
@@ -213,7 +216,8 @@ def _inner(
         groups["evaluated"] += parts if at_z and at_t else []
         if returned and _is_usable(call.denoiser, inner_numbers):
             (first,) = parts
-    return _Inner(*map(tuple, groups.values()), first)
+    on_samples, at_own_time, evaluated = map(tuple, groups.values())
+    return _Inner(on_samples, at_own_time, evaluated, first)
 
 
 def _tracers(denoiser: Denoiser) -> list[Any]:

@@ -1,6 +1,7 @@
 """Prediction types (kinds): vectors `(a, b)` in the plane of data and noise."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
@@ -102,10 +103,20 @@ class EdmF(QuietMethods):
 
 
 edm_f = EdmF
-AnyKind = str | Kind | EdmF
 
 
-def as_kind(kind: Any) -> Any:
+class PredictionType(Protocol):
+    """Prediction type `a x + b eps`: any value with the method `plane`."""
+
+    def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
+        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        ...
+
+
+AnyKind = str | PredictionType
+
+
+def as_kind(kind: Any) -> PredictionType:
     """Converts a name to its prediction type; a value with a `plane` is returned.
 
     Args:
@@ -210,7 +221,7 @@ def check_determined(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> None
       ValueError: D is zero or not finite at a time in `t`, such as eps at alpha = 0.
     """
 
-    def singular(kind, t, schedule):
+    def singular(kind: AnyKind, t: ArrayLike, schedule: Schedule) -> Array:
         both = determinant(kind, t, schedule=schedule)
         return (both == 0) | ~xp.isfinite(both)
 
@@ -249,14 +260,20 @@ def check_finite_kind(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Non
     if str(kind) in ("x", "eps", "v", "u"):
         return
 
-    def infinite(kind, t, schedule):
+    def infinite(kind: PredictionType, t: ArrayLike, schedule: Schedule) -> Array:
         a, b = kind.plane(t, schedule=schedule)
         return ~(xp.isfinite(a) & xp.isfinite(b))
 
     _check_nowhere(infinite, "is infinite", kind, t, schedule)
 
 
-def _check_nowhere(fn, what, kind, t, schedule) -> None:
+def _check_nowhere(
+    fn: Callable[..., Array],
+    what: str,
+    kind: PredictionType,
+    t: ArrayLike,
+    schedule: Schedule,
+) -> None:
     """Raises where `fn` holds."""
     if is_traced(t, schedule, kind):
         return

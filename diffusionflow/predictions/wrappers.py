@@ -85,7 +85,7 @@ class EdmPreconditioning(NamedTuple):
 
 
 def edm_preconditioning(
-    t: ArrayLike, *, schedule: Schedule, sigma_data: ArrayLike = 0.5
+    t: ArrayLike, *, schedule: Schedule, sigma_data: float | Array = 0.5
 ) -> EdmPreconditioning:
     """EDM's preconditioning on any schedule.
 

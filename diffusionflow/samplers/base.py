@@ -37,24 +37,23 @@ from diffusionflow.schedules import Schedule, as_schedule
 
 
 class Sampler(Protocol):
-    """Interface of a sampler; see the module.
+    """Interface of a sampler; see the module."""
 
-    Fields:
-      num_noises: arrays of noise that a step takes.
-    """
-
-    num_noises: int
+    @property
+    def num_noises(self) -> int:
+        """Arrays of noise that a step takes."""
+        ...
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
         """Computes the steps from `t` to `s`, a pytree of arrays `[num_steps, ...]`."""
 
-    def init(self, z: Array) -> Any:
+    def init(self, z: Array, /) -> Any:
         """Returns the state of a run that starts from `z`."""
 
-    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn) -> Any:
+    def step(self, state: Any, row: Any, noise: Array, denoise_fn: DenoiseFn, /) -> Any:
         """Takes a step with its row of the plan; returns the new state."""
 
-    def output(self, state: Any) -> Array:
+    def output(self, state: Any, /) -> Array:
         """Returns the `z` in a state."""
 
 
@@ -71,7 +70,7 @@ class Result(NamedTuple):
     """
 
     x: Array
-    nfe: ArrayLike | None
+    nfe: int | Array | None
     trajectory: Array | None
 
 
@@ -158,7 +157,7 @@ def run(
     z = as_data(z, "z")
     denoiser = as_denoiser(denoise_fn, like=z)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
-    source = random.Independent() if noise is None else noise
+    source: Any = random.Independent() if noise is None else noise
     check_instance("noise", noise, "random.Independent()")
     if key is None and sampler.num_noises and noise is None:
         raise ValueError(
@@ -268,8 +267,8 @@ def _to_data(
         last = lambda z: denoiser(z, level).x
         x = jax.lax.cond(sigma > 0, last, lambda z: z, result.x)
         more = None if more is None else jnp.where(sigma > 0, more, 0)
-    unknown = more is None or result.nfe is None
-    nfe = None if unknown else as_number(result.nfe + more)
+    before = result.nfe
+    nfe = None if before is None or more is None else as_number(before + more)
     states = result.trajectory
     if states is not None:
         states = jnp.concatenate([states, x[None]])

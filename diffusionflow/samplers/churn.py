@@ -20,6 +20,8 @@ ends. `eta_to_churn` and `churn_to_eta` are the maps. On a schedule with alpha =
 "ddim" eta is that of the ancestral samplers of k-diffusion.
 """
 
+from typing import Any
+
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -74,7 +76,7 @@ class Churn(_OneStep):
     arXiv 2206.00364, which adds its noise before the step.
     """
 
-    churn: float = 0.0
+    churn: float | Array = 0.0
 
     def __post_init__(self) -> None:
         inside = lambda churn: 0 <= churn < 1
@@ -101,7 +103,7 @@ class DDIMEta(_OneStep):
     Source: Song et al. 2020, arXiv 2010.02502, eq. 12 and 16.
     """
 
-    eta: float = 0.0
+    eta: float | Array = 0.0
 
     def __post_init__(self) -> None:
         check_bound("eta", self.eta, lambda eta: 0 <= eta <= 1, "in [0, 1]")
@@ -189,7 +191,7 @@ def eta_to_churn(
     Raises:
       ValueError: the convention is unknown or its step is missing.
     """
-    step = _check_step(convention, step)
+    length = _check_step(convention, step)
     eta = floating(eta)
     match convention:
         case "blog":
@@ -197,7 +199,7 @@ def eta_to_churn(
         case "sde":
             weight = eta
         case "ddim":
-            weight = -xp.log1p(eta**2 * xp.expm1(-step)) / step
+            weight = -xp.log1p(eta**2 * xp.expm1(-length)) / length
     return weight / (1 + weight)
 
 
@@ -227,14 +229,14 @@ def churn_to_eta(
       >>> print(churn_to_eta(0.2, convention="sde"))
       0.25
     """
-    step = _check_step(convention, step)
+    length = _check_step(convention, step)
     churn = floating(churn)
     weight = churn / (1 - churn)
     match convention:
         case "blog":
             return root(weight)
         case "ddim":
-            return root(xp.expm1(-weight * step) / xp.expm1(-step))
+            return root(xp.expm1(-weight * length) / xp.expm1(-length))
     return weight
 
 
@@ -261,7 +263,7 @@ def _row(t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array) -> R
     return dict(t=t, x=schedule.alpha(s), eps=sigma * kept, noise=sigma * fresh)
 
 
-def _check_step(convention: str, step: ArrayLike | None) -> Array | None:
+def _check_step(convention: str, step: ArrayLike | None) -> Any:
     check_name("convention", convention, CONVENTIONS)
     if step is None:
         if convention == "ddim":

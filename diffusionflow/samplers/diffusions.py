@@ -39,7 +39,7 @@ class Eta:
       ValueError: `eta` is negative.
     """
 
-    eta: float = 1.0
+    eta: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
@@ -53,7 +53,7 @@ class Eta:
 class _Normed:
     """`epsilon = sqrt(2 w)`; subclasses give w."""
 
-    norm: float
+    norm: float | Array
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -61,6 +61,9 @@ class _Normed:
 
     def __post_init__(self) -> None:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
+
+    def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
+        raise NotImplementedError
 
     def __call__(self, t: Array, *, schedule: Schedule) -> Array:
         return root(2 * self._half_square(t, xp.asarray(self.norm, t.dtype), schedule))
@@ -78,7 +81,7 @@ _NORM = """    Args:
 class Sigma(_Normed):
     """`epsilon^2 / 2 = norm sigma`."""
 
-    norm: float = 1.0
+    norm: float | Array = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         return norm * schedule.sigma(t)
@@ -88,7 +91,7 @@ class Sigma(_Normed):
 class Linear(_Normed):
     """`epsilon^2 / 2 = norm t`."""
 
-    norm: float = 1.0
+    norm: float | Array = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         return norm * t
@@ -98,7 +101,7 @@ class Linear(_Normed):
 class Constant(_Normed):
     """`epsilon^2 / 2 = norm`."""
 
-    norm: float = 1.0
+    norm: float | Array = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         return norm * xp.ones_like(t)
@@ -108,7 +111,7 @@ class Constant(_Normed):
 class Decreasing(_Normed):
     """`epsilon^2 / 2 = (1 + norm cos(pi (1 - t)))^2 / 4`."""
 
-    norm: float = 1.0
+    norm: float | Array = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         # 1 + cos(pi (1 - t)) = 2 sin(pi t / 2)^2
@@ -120,7 +123,7 @@ class Decreasing(_Normed):
 class IncreasingDecreasing(_Normed):
     """`epsilon^2 / 2 = norm sin(pi t)^2`."""
 
-    norm: float = 1.0
+    norm: float | Array = 1.0
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
         return norm * xp.sin(xp.pi * t) ** 2

@@ -104,7 +104,7 @@ class DPMSolver2S:
 
     variable: str = static(default="x")
     second: str = static(default="midpoint")
-    r: float = 0.5
+    r: float | Array = 0.5
     num_noises = 0
 
     def __post_init__(self) -> None:

@@ -41,10 +41,10 @@ class EDM:
     Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2, on any schedule.
     """
 
-    s_churn: float = 0.0
-    s_tmin: float = 0.0
-    s_tmax: float = float("inf")
-    s_noise: float = 1.0
+    s_churn: float | Array = 0.0
+    s_tmin: float | Array = 0.0
+    s_tmax: float | Array = float("inf")
+    s_noise: float | Array = 1.0
     stages: int = static(default=2)
     num_noises = 1
 

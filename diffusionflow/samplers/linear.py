@@ -66,13 +66,15 @@ def coefficients(
     )
 
 
-def _coefficients(sampler, times, schedule, kind) -> Coefficients:
+def _coefficients(
+    sampler: Sampler, times: Array, schedule: Schedule, kind: AnyKind
+) -> Coefficients:
     rows = plan(sampler, times, schedule=schedule)
     zero = jnp.zeros((), jnp.result_type(float))
     num_steps = times.shape[0] - 1
 
-    def end(z, values, noise):
-        prescribed = _Prescribed(sampler, kind, schedule)
+    def end(z: Array, values: Array, noise: Array) -> Array:
+        prescribed: Any = _Prescribed(sampler, kind, schedule)
         source, unused = random.Recorded(noise), lambda z, t: Denoised(z, z)
         result = run(None, unused, z, (rows, values), sampler=prescribed, noise=source)
         return result.x

@@ -14,7 +14,7 @@ what remains without them is an Euler step, which is finite at both ends.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +132,8 @@ def integrals(nodes: Sequence[Array], moments: Sequence[Array]) -> list[Array]:
             gap = node - other
             polynomial = [(a + b) / gap for a, b in zip(shifted, scaled, strict=True)]
         pairs = zip(polynomial, moments, strict=False)
-        weights.append(sum(c * moment for c, moment in pairs))
+        weight: Any = sum(c * moment for c, moment in pairs)
+        weights.append(weight)
     return weights
 
 
@@ -173,7 +174,8 @@ def phi_moments(h: Array, count: int) -> list[Array]:
         for k in range(count)
     ]
     powers = xp.vander(tiny, _TERMS, increasing=True)
-    moments, closed = [], None
+    moments: list[Array] = []
+    closed: Any = None
     for k, table in enumerate(tables):
         closed = xp.expm1(large) / large if k == 0 else (k * closed - 1) / large
         moments.append(xp.where(small, xp.sum(powers * table[None], axis=-1), closed))

@@ -1,17 +1,18 @@
 """Counts the number of function evaluations (NFE): network calls, guidance included."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_traced
 from diffusionflow.predictions import Denoised, Denoiser
 
 _VARYING = "varying"
+
+Count = TypeVar("Count", bound=int | Array)
 
 
 class Counter:
@@ -49,18 +50,16 @@ class Counter:
         if self.per_evaluation != _VARYING or not self._known():
             return None
         made = len(times) if self.column is None else _column(row)
-        counts = [
-            jnp.where(i < made, self.denoiser.num_network_calls(t), 0)
-            for i, t in enumerate(times)
-        ]
+        calls_at: Any = self.denoiser.num_network_calls  # not None where they vary
+        counts = [jnp.where(i < made, calls_at(t), 0) for i, t in enumerate(times)]
         return sum(counts, start=jnp.zeros((), int))
 
-    def total(self, rows: Any, calls: Array | None) -> ArrayLike | None:
+    def total(self, rows: Any, calls: Array | None) -> int | Array | None:
         """NFE of the run; `calls` are those of every step, from `calls_of_step`."""
         if self.per_evaluation is None or not self._known():
             return None
-        if self.per_evaluation == _VARYING:
-            return as_number(jnp.sum(calls))
+        if not isinstance(self.per_evaluation, int):
+            return None if calls is None else as_number(jnp.sum(calls))
         if self.column is None:
             return jax.tree.leaves(rows)[0].shape[0] * self.per_evaluation
         made = self.column
@@ -71,7 +70,7 @@ class Counter:
         return self.column is not None or self.contained == 1
 
 
-def _column(rows: Any) -> ArrayLike | None:
+def _column(rows: Any) -> Any:
     if isinstance(rows, dict):
         return rows.get("calls")
     return getattr(rows, "calls", None)
@@ -82,7 +81,7 @@ def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
 
     Evaluated at a traced time: there is no one time at which every denoiser is defined.
     """
-    calls = []
+    calls: list[Any] = []
     note = lambda t: calls.append(denoiser.num_network_calls(t))
     jax.eval_shape(note, jax.ShapeDtypeStruct((), dtype))
     if isinstance(calls[0], int | np.integer):
@@ -90,12 +89,13 @@ def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
     return None if calls[0] is None else _VARYING
 
 
-def times_calls(denoiser: Denoiser, evaluations: ArrayLike) -> ArrayLike | None:
+def times_calls(denoiser: Denoiser, evaluations: Count) -> Count | None:
     """Returns the network calls of so many evaluations, None where unknown."""
     calls = calls_at_any_time(denoiser, jnp.result_type(float))
-    return evaluations * calls if isinstance(calls, int) else None
+    total: Any = evaluations * calls if isinstance(calls, int) else None
+    return total
 
 
-def as_number(count: ArrayLike) -> ArrayLike:
+def as_number(count: int | Array) -> int | Array:
     """Converts to a Python number where `count` is concrete."""
     return count if is_traced(count) else int(count)

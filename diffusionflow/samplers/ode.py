@@ -14,6 +14,8 @@ alone). In "dz_dt" it is DDIM's where alpha' or sigma' is infinite, as at t = 1 
 `Sigmoid`.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax import Array
@@ -25,7 +27,7 @@ from diffusionflow.samplers import tableaus, variables
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
-Row = dict[str, Array]
+Row = dict[str, Any]
 
 
 class _RungeKutta:

@@ -49,7 +49,7 @@ class SDEDPMSolver:
     """
 
     order: int = static(default=2)
-    eta: float = 1.0
+    eta: float | Array = 1.0
     second: str = static(default="midpoint")
     third: str = static(default="corrected")
     num_noises = 1

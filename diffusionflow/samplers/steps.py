@@ -13,11 +13,11 @@ from diffusionflow.predictions import Denoiser
 from diffusionflow.schedules import Schedule, as_schedule
 
 
-def as_grid(times: ArrayLike) -> ArrayLike:
+def as_grid(times: ArrayLike) -> Array:
     """Converts `times` to one floating array, of NumPy where they are concrete."""
-    times = jnp.asarray(times) if is_traced(times) else np.asarray(times)
-    floating = jnp.issubdtype(times.dtype, jnp.floating)
-    return times if floating else times.astype(float)
+    grid: Any = jnp.asarray(times) if is_traced(times) else np.asarray(times)
+    floating = jnp.issubdtype(grid.dtype, jnp.floating)
+    return grid if floating else grid.astype(float)
 
 
 def table(sampler: Any, times: ArrayLike, schedule: Schedule) -> Any:

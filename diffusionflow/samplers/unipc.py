@@ -84,7 +84,15 @@ class UniPC:
             carry=xp.where(some, level_s / xp.where(some, level_t, 1), 0),
         )
 
-    def _correction(self, h, orders, usable, predictor, moments, slope) -> Array:
+    def _correction(
+        self,
+        h: Array,
+        orders: Array,
+        usable: Array,
+        predictor: Array,
+        moments: list[Array],
+        slope: Array,
+    ) -> Array:
         """Weights of UniC-p less those of UniP-p, on the last `order` predictions.
 
         They act on differences to the newest prediction, the network's at the end of

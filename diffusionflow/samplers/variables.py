@@ -124,7 +124,8 @@ def between(
         return t + fraction * (s - t)
     alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-    share_t, share_s = 1 - fraction, fraction
+    share_t: float | Array = 1 - fraction
+    share_s: float | Array = fraction
     if variable == "v":  # along the arc; the common factor 1 / sin(turn) drops out
         turn = xp.arctan2(
             sigma_t * alpha_s - alpha_t * sigma_s,

@@ -1,5 +1,7 @@
 """The base class of noise schedules, and two families of variance preserving ones."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax import Array
@@ -192,6 +194,12 @@ class FromSquares(Schedule):
 
     family = "vp"
 
+    def squares(self, t: ArrayLike) -> tuple[Array, Array]:
+        raise NotImplementedError(f"{type(self).__name__} must define squares(t)")
+
+    def rate(self, t: ArrayLike) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} must define rate(t)")
+
     def alpha(self, t: ArrayLike) -> Array:
         return root(self.squares(t)[0])
 
@@ -250,5 +258,6 @@ def check_same_schedule(own: Schedule, given: Schedule) -> None:
 
 def _equal(a: Schedule, b: Schedule) -> bool:
     """Whether two schedules are of one type with equal numbers."""
-    (ours, structure), (theirs, other) = jax.tree.flatten(a), jax.tree.flatten(b)
+    flat: Any = jax.tree.flatten(a), jax.tree.flatten(b)
+    (ours, structure), (theirs, other) = flat
     return structure == other and all(map(np.array_equal, ours, theirs))

@@ -29,8 +29,8 @@ class LinearBeta(Schedule):
     schedule of Ho et al. 2020, arXiv 2006.11239.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float | Array = 0.1
+    beta_max: float | Array = 20.0
     family = "vp"
 
     def __post_init__(self) -> None:
@@ -85,8 +85,8 @@ class SubVP(Schedule):
     Source: Song et al. 2021, arXiv 2011.13456, the sub-VP SDE.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float | Array = 0.1
+    beta_max: float | Array = 20.0
 
     def __post_init__(self) -> None:
         _check_rates(self.beta_min, self.beta_max)
@@ -115,7 +115,7 @@ class SubVP(Schedule):
         return -_rate(self, t) / 2
 
 
-def _check_rates(beta_min: float, beta_max: float) -> None:
+def _check_rates(beta_min: float | Array, beta_max: float | Array) -> None:
     check_positive("beta_min", beta_min)
     check_positive("beta_max", beta_max)
 

@@ -29,8 +29,8 @@ class Cosine(Schedule):
     of angles measured from their own end, so alpha(1) = 0 and sigma(0) = 0 exactly.
     """
 
-    logsnr_min: float = -xp.inf
-    logsnr_max: float = xp.inf
+    logsnr_min: float | Array = -xp.inf
+    logsnr_max: float | Array = xp.inf
     family = "vp"
 
     def __post_init__(self) -> None:
@@ -41,7 +41,8 @@ class Cosine(Schedule):
         data_end = xp.arctan(xp.exp(-floating(self.logsnr_max) / 2))
         noise_end = xp.arctan(xp.exp(floating(self.logsnr_min) / 2))
         width = xp.pi / 2 - data_end - noise_end
-        return in_type_of(like, (data_end, noise_end, width))
+        data_end, noise_end, width = in_type_of(like, (data_end, noise_end, width))
+        return data_end, noise_end, width
 
     def alpha(self, t: ArrayLike) -> Array:
         t = floating(t)
@@ -86,7 +87,7 @@ class IDDPMCosine(Schedule):
     paper's cap on beta is left out; `Discrete.from_betas` takes capped betas.
     """
 
-    offset: float = 0.008
+    offset: float | Array = 0.008
     family = "vp"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules.base import Schedule
 
 
-def _check_levels(sigma_min: float, sigma_max: float) -> None:
+def _check_levels(sigma_min: float | Array, sigma_max: float | Array) -> None:
     check_positive("sigma_min", sigma_min)
     check_positive("sigma_max", sigma_max)
     check_below("sigma_min", sigma_min, "sigma_max", sigma_max)
@@ -31,15 +31,17 @@ class VE(Schedule):
     Source: Song et al. 2021, arXiv 2011.13456, the VE SDE.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: float | Array = 0.01
+    sigma_max: float | Array = 50.0
 
     def __post_init__(self) -> None:
         _check_levels(self.sigma_min, self.sigma_max)
 
     def _logs(self, like: Array) -> tuple[Array, Array]:
         """The logarithms of the two levels."""
-        return in_type_of(like, (xp.log(self.sigma_min), xp.log(self.sigma_max)))
+        low, high = xp.log(self.sigma_min), xp.log(self.sigma_max)
+        low, high = in_type_of(like, (low, high))
+        return low, high
 
     def alpha(self, t: ArrayLike) -> Array:
         return xp.ones_like(floating(t))
@@ -81,9 +83,9 @@ class EDM(Schedule):
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 5. There time is sigma itself.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: float | Array = 0.002
+    sigma_max: float | Array = 80.0
+    rho: float | Array = 7.0
 
     def __post_init__(self) -> None:
         _check_levels(self.sigma_min, self.sigma_max)

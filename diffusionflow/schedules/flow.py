@@ -33,7 +33,7 @@ class FlowMatching(Schedule):
       0.5
     """
 
-    sigma_min: float = 0.0
+    sigma_min: float | Array = 0.0
     family = "flow"
 
     def __post_init__(self) -> None:

@@ -30,8 +30,8 @@ class LinearLogSNR(FromLogSNR):
     is -logsnr), with the paper's initial end points as defaults.
     """
 
-    logsnr_min: float = -5.0
-    logsnr_max: float = 13.3
+    logsnr_min: float | Array = -5.0
+    logsnr_max: float | Array = 13.3
 
     def __post_init__(self) -> None:
         check_finite_range(self.logsnr_min, self.logsnr_max)
@@ -68,8 +68,8 @@ class Laplace(FromSquares):
     Source: Hang et al. 2024, arXiv 2407.03297, the Laplace noise schedule.
     """
 
-    mean: float = 0.0
-    scale: float = 0.5
+    mean: float | Array = 0.0
+    scale: float | Array = 0.5
 
     def __post_init__(self) -> None:
         check_bound("mean", self.mean, is_finite, "finite")
@@ -137,8 +137,8 @@ class Cauchy(FromLogSNR):
     Source: Hang et al. 2024, arXiv 2407.03297, the Cauchy noise schedule.
     """
 
-    mean: float = 0.0
-    scale: float = 1.0
+    mean: float | Array = 0.0
+    scale: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_bound("mean", self.mean, is_finite, "finite")
@@ -177,7 +177,7 @@ def _sin_pi(t: Array) -> Array:
     return xp.sin(xp.pi * xp.minimum(t, 1 - t))
 
 
-def check_finite_range(logsnr_min: float, logsnr_max: float) -> None:
+def check_finite_range(logsnr_min: float | Array, logsnr_max: float | Array) -> None:
     """Raises a `ValueError` unless -inf < logsnr_min < logsnr_max < inf."""
     check_bound("logsnr_min", logsnr_min, is_finite, "finite")
     check_bound("logsnr_max", logsnr_max, is_finite, "finite")

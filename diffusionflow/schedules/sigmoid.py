@@ -40,9 +40,9 @@ class Sigmoid(FromSquares):
     clip of alpha^2 to at least 1e-9 is left out.
     """
 
-    start: float = -3.0
-    end: float = 3.0
-    temperature: float = 1.0
+    start: float | Array = -3.0
+    end: float | Array = 3.0
+    temperature: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_bound("start", self.start, is_finite, "finite")

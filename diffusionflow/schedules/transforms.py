@@ -94,7 +94,7 @@ class Scaled(Schedule):
         return self.base.dlogsnr_dt(t)
 
 
-def shift_time(t: ArrayLike, k: ArrayLike) -> Array:
+def shift_time(t: ArrayLike, k: float | Array) -> Array:
     """Shifts times, `k t / (1 + (k - 1) t)`: `Shifted` on flow matching.
 
     Args:
@@ -145,14 +145,14 @@ class Shifted(Schedule):
     """
 
     base: Any
-    k: float
+    k: float | Array
 
     def __post_init__(self) -> None:
         check_instance("base", self.base, "FlowMatching()")
         check_positive("k", self.k)
 
     @property
-    def family(self) -> str | None:
+    def family(self) -> str | None:  # type: ignore[override]
         """Family of the base."""
         return self.base.family
 

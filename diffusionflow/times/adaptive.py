@@ -30,7 +30,7 @@ class LossMoments(NamedTuple):
       square: their squared losses, not importance-weighted, float32 [num_bins].
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]
     square: Array
 
 
@@ -59,11 +59,11 @@ class AdaptiveTimes(InverseTransform):
     """
 
     base: Any
-    logsnr_min: float = -10.0
-    logsnr_max: float = 10.0
+    logsnr_min: float | Array = -10.0
+    logsnr_max: float | Array = 10.0
     num_bins: int = static(default=20)
-    base_fraction: float = 0.2
-    decay: float = 0.99
+    base_fraction: float | Array = 0.2
+    decay: float | Array = 0.99
     moments: Any = None
 
     def __post_init__(self) -> None:

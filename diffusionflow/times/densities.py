@@ -23,6 +23,10 @@ from diffusionflow.schedules import Schedule
 class InverseTransform(QuietMethods):
     """Base class of time (noise-level) distributions: samples by the inverse CDF."""
 
+    def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
+        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        raise NotImplementedError(f"{type(self).__name__} must define quantile(u)")
+
     def sample(
         self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
     ) -> Array:
@@ -42,8 +46,8 @@ class Uniform(InverseTransform):
       ValueError: not 0 <= t_min < t_max <= 1.
     """
 
-    t_min: float = 0.0
-    t_max: float = 1.0
+    t_min: float | Array = 0.0
+    t_max: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_window(self.t_min, self.t_max)
@@ -81,8 +85,8 @@ class LogitNormal(InverseTransform):
     Source: Esser et al. 2024, arXiv 2403.03206, logit-normal sampling.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | Array = 0.0
+    std: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_bound("mean", self.mean, is_finite, "finite")
@@ -136,7 +140,7 @@ class Mode(InverseTransform):
     the map falls, `1 - u - scale (cos^2(pi u / 2) - 1 + u)`, which is `q(1 - u)`.
     """
 
-    scale: float = 1.29
+    scale: float | Array = 1.29
 
     def __post_init__(self) -> None:
         holds = lambda scale: -1 <= scale <= MODE_SCALE_MAX

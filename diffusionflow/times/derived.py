@@ -36,10 +36,10 @@ class Truncated(InverseTransform):
     """
 
     base: Any
-    t_min: float = 0.0
-    t_max: float = 1.0
-    logsnr_min: float = -xp.inf
-    logsnr_max: float = xp.inf
+    t_min: float | Array = 0.0
+    t_max: float | Array = 1.0
+    logsnr_min: float | Array = -xp.inf
+    logsnr_max: float | Array = xp.inf
 
     def __post_init__(self) -> None:
         check_window(self.t_min, self.t_max)

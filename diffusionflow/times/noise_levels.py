@@ -24,7 +24,9 @@ from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import InverseTransform
 
 
-def check_reached(low: ArrayLike, high: ArrayLike, *, schedule: Schedule) -> None:
+def check_reached(
+    low: float | Array, high: float | Array, *, schedule: Schedule
+) -> None:
     """Checks that a schedule reaches a range of log-SNR within t in [0, 1].
 
     Args:
@@ -73,6 +75,15 @@ def check_mass(density: Any, schedule: Schedule, mass_fn: Any) -> None:
 class _Levels(InverseTransform):
     """Subclasses give F as `_fraction`, its inverse `_logsnr`, and |F'| as `_pdf`."""
 
+    def _fraction(self, logsnr: Array) -> Array:
+        raise NotImplementedError
+
+    def _logsnr(self, fraction: Array) -> Array:
+        raise NotImplementedError
+
+    def _pdf(self, logsnr: Array) -> Array:
+        raise NotImplementedError
+
     def _below(self, t: ArrayLike, schedule: Schedule) -> Array:
         """F at time `t`: exactly 0 or 1, and flat, where the log-SNR is infinite."""
         t = floating(t)
@@ -87,7 +98,7 @@ class _Levels(InverseTransform):
         low = self._below(0.0, schedule)
         return low, self._below(1.0, schedule) - low
 
-    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+    def _reach(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
         """`_share`, after checking that the schedule covers `LEAST_MASS` of it."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
@@ -145,8 +156,8 @@ class LogNormalSigma(_Levels):
     Source: Karras et al. 2022, arXiv 2206.00364, table 1.
     """
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: float | Array = -1.2
+    std: float | Array = 1.2
 
     def __post_init__(self) -> None:
         check_bound("mean", self.mean, is_finite, "finite")
@@ -175,15 +186,15 @@ class UniformLogSNR(_Levels):
         density is used, a range that a concrete schedule does not reach.
     """
 
-    logsnr_min: float
-    logsnr_max: float
+    logsnr_min: float | Array
+    logsnr_max: float | Array
 
     def __post_init__(self) -> None:
         check_bound("logsnr_min", self.logsnr_min, is_finite, "finite")
         check_bound("logsnr_max", self.logsnr_max, is_finite, "finite")
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
-    def _reach(self, schedule: Schedule) -> tuple[Array, Array]:
+    def _reach(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
         check_reached(self.logsnr_min, self.logsnr_max, schedule=schedule)
         return 0.0, 1.0
 

@@ -123,7 +123,7 @@ class _Inside(Schedule):
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
         """Those of the base; of a square root at 0, the slope at the replaced level."""
-        return tuple(
+        dalpha, dsigma = (
             xp.where(xp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
             for slope, rate, level in zip(
                 self.base.derivatives(t),
@@ -132,3 +132,4 @@ class _Inside(Schedule):
                 strict=True,
             )
         )
+        return dalpha, dsigma

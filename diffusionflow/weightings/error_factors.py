@@ -86,7 +86,7 @@ class EDM(Weighting):
     Source: Karras et al. 2022, arXiv 2206.00364, table 1, loss weighting.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: float | Array = 0.5
 
     def __post_init__(self) -> None:
         check_positive("sigma_data", self.sigma_data)
@@ -115,8 +115,8 @@ class P2(Weighting):
     Source: Choi et al. 2022, arXiv 2204.00227.
     """
 
-    k: float = 1.0
-    gamma: float = 1.0
+    k: float | Array = 1.0
+    gamma: float | Array = 1.0
 
     def __post_init__(self) -> None:
         check_positive("k", self.k)
@@ -149,7 +149,7 @@ class MinSNR(Weighting):
     Source: Hang et al. 2023, arXiv 2303.09556.
     """
 
-    gamma: float = 5.0
+    gamma: float | Array = 5.0
 
     def __post_init__(self) -> None:
         check_positive("gamma", self.gamma)
@@ -187,7 +187,7 @@ class SoftMinSNR(Weighting):
     Source: Crowson et al. 2024, arXiv 2401.11605, soft-min-SNR.
     """
 
-    gamma: float = 4.0
+    gamma: float | Array = 4.0
 
     def __post_init__(self) -> None:
         check_positive("gamma", self.gamma)

@@ -109,7 +109,7 @@ class Sigmoid(Weighting):
     arXiv 2410.19324.
     """
 
-    bias: float = 0.0
+    bias: float | Array = 0.0
 
     @property
     def kind(self) -> Kind:

@@ -44,8 +44,8 @@ class Monotone(Weighting):
 
     base: Any
     times: Any
-    logsnr_min: float = -10.0
-    logsnr_max: float = 10.0
+    logsnr_min: float | Array = -10.0
+    logsnr_max: float | Array = 10.0
     num_points: int = static(default=2001)
 
     def __post_init__(self) -> None:

@@ -64,7 +64,7 @@ def scaled_flow(fraction: ArrayLike) -> schedules.Scaled:
     return schedules.Scaled(schedules.FlowMatching(), scale_fn)
 
 
-def _scale(fraction: ArrayLike, t: Array) -> Array:
+def _scale(fraction: float | Array, t: Array) -> Array:
     return 1 + fraction * (1 / jnp.sqrt((1 - t) ** 2 + t**2) - 1)
 
 
@@ -210,9 +210,7 @@ def end_error(
     return np.abs(end - np.sqrt(variance))
 
 
-def crossover(
-    measure: Callable[[float, float], float], low: float, high: float
-) -> float:
+def crossover(measure: Callable[[Any, Any], Any], low: float, high: float) -> float:
     """The variance at which flow matching and its variance-preserving scaling draw.
 
     Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
 
 TRUNCATED = schedules.Cosine(logsnr_min=-15.0, logsnr_max=15.0)
-KINDS = {
+KINDS: dict[str, predictions.AnyKind] = {
     "x": "x",
     "eps": "eps",
     "v": "v",
@@ -74,9 +74,9 @@ def churn_weights(
     for value in np.ravel(churn):
         samplers.Churn(float(value))  # refuses what is outside
 
-    def weigh(churn: Array) -> tuple[Array, Array]:
+    def weigh(churn: Array) -> tuple[Any, Any]:
         sampler = samplers.Churn(churn)
-        found = samplers.coefficients(sampler, grid, schedule=schedule, kind=kind)
+        found: Any = samplers.coefficients(sampler, grid, schedule=schedule, kind=kind)
         return found.h[:, 0], found.initial
 
     each = jnp.vectorize(weigh, signature="()->(s),()")
@@ -84,13 +84,13 @@ def churn_weights(
     return ChurnWeights(grid[:-1], h, initial)
 
 
-def sigmoid(bias: ArrayLike = 0.0) -> Objective:
+def sigmoid(bias: float | Array = 0.0) -> Objective:
     """Flow matching's times, `W = sigmoid(bias - l)`."""
     weighting = weightings.Sigmoid(bias)
     return Objective(schedules.FlowMatching(), "u", weighting, times.Uniform())
 
 
-def edm(mean: ArrayLike = -1.2, std: ArrayLike = 1.2) -> Objective:
+def edm(mean: float | Array = -1.2, std: float | Array = 1.2) -> Objective:
     """EDM's, on a schedule that reaches every log-SNR; its weight mentions none."""
     recipe = objectives.edm(mean=mean, std=std)
     return dataclasses.replace(recipe, schedule=schedules.FlowMatching())
@@ -157,13 +157,13 @@ def moved(
       `Moved`.
     """
 
-    def measure(*parameters: Array) -> Moved:
+    def measure(*parameters: Array) -> tuple[Array, Array, Array]:
         objective = objective_fn(*parameters)
         unweighted = dataclasses.replace(objective, weighting=weightings.Mse("eps"))
         weigh = lambda each: objectives.total_weight(each, logsnr)
         middle = objective.times.quantile(0.5, schedule=objective.schedule)
         median = objective.schedule.logsnr(middle)
-        return Moved(weigh(objective), weigh(unweighted), median)
+        return weigh(objective), weigh(unweighted), median
 
     signature = ",".join("()" for _ in parameters) + "->(n),(n),()"
     each = jnp.vectorize(measure, signature=signature)
@@ -187,7 +187,7 @@ def mse_ratios(
     """
     schedule = schedules.Cosine() if schedule is None else schedule
 
-    def ratio(schedule: schedules.Schedule, logsnr: Array, kind: object) -> Array:
+    def ratio(schedule: schedules.Schedule, logsnr: Array, kind: Any) -> Array:
         t = schedule.inverse_logsnr(logsnr)
         return predictions.mse_ratio(kind, t, schedule=schedule)
 

@@ -29,7 +29,7 @@ ARRAY_ITEMS = ("params", "ema", "train")
 JSON_ITEMS = ("identity", "scores")
 WEIGHTS = {"ema": "ema", "raw": "params"}  # items, by what they are called outside
 DIRECTORY = "checkpoints"
-_PlainPath = ocp.path.atomicity.AtomicRenameTemporaryPath
+_PlainPath: Any = ocp.path.atomicity.AtomicRenameTemporaryPath
 
 
 class MismatchError(UsageError):
@@ -103,7 +103,7 @@ class Checkpoints:
         self.directory, self._items = workdir.absolute() / directory, items
         self._keep, self._later_fn = keep, later_fn
         self._read_only, self._has_saved = read_only, False
-        self._failures = []
+        self._failures: list[Exception] = []
         self._others_fn = lambda record: "orbax" not in record.pathname
         if read_only and not self.directory.is_dir():
             raise UsageError(

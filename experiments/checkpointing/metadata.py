@@ -145,7 +145,7 @@ def _within(name: str, prefix: str) -> bool:
 
 def entries(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings such as an identity as one, keys joined by dots."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= entries(value, f"{prefix}{key}.")

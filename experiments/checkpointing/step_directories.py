@@ -46,7 +46,8 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
     Raises:
       UsageError: there are steps, but none is whole; then nothing is renamed.
     """
-    damaged, listed = {}, steps(directory)
+    listed = steps(directory)
+    damaged: dict[pathlib.Path, str] = {}
     for step in reversed(listed):
         path = directory / str(step)
         fault = integrity.fault(path)
@@ -63,9 +64,9 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
         return newest(directory, rename=rename)
     if not damaged:
         return None
-    listed = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
+    told = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
     raise UsageError(
-        f"no checkpoint in {directory} is whole ({listed}); nothing was changed: bring "
+        f"no checkpoint in {directory} is whole ({told}); nothing was changed: bring "
         "one back from a copy, or choose another --workdir"
     )
 
@@ -98,7 +99,7 @@ def retain(
         step was saved; beside those that were saved with it.
     """
     ours = {step: _scores(directory / str(step)) for step in _ours(directory)}
-    ours = {step: found | later.get(step, {}) for step, found in ours.items()}
+    ours = {step: {**found, **later.get(step, {})} for step, found in ours.items()}
     if not retention.removable(ours, keep):
         return
     for step in list(ours):

@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
     value: Any
     recipe: Mapping[str, Any]
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Finding(NamedTuple):
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
     title: str
     unit: str
     of: str
-    count: int
+    count: int  # type: ignore[assignment]
     seeds: dict[str, int]
     values: dict[str, Estimate]
     differences: dict[str, Estimate]

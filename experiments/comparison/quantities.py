@@ -1,5 +1,6 @@
 """What is found between recipes: likelihoods, errors of eps, and metrics of samples."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
         find(
             title,
             groups,
-            lambda run, name=name: take(name, run),
+            functools.partial(take, name),
             key,
             unit="" if unit is None else unit.told["likelihood"]["unit"],
         )
@@ -89,7 +90,7 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
             if level is None
             else f"eps-MSE at log-SNR {heldout.LEVELS[level]:g}",
             groups,
-            lambda run, level=level: take(level, run),
+            functools.partial(take, level),
             key,
         )
         for level in levels
@@ -146,7 +147,7 @@ def section_of(row: Mapping[str, Any]) -> str:
 
 def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     """Metric, features and sampler of all rows, each once, by calls."""
-    kinds = {}
+    kinds: dict[tuple[str, str, str], int] = {}
     for group in groups:
         for run in group.evaluated:
             for row in run.told["samples"]:

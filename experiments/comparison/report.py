@@ -12,12 +12,13 @@ from experiments.comparison.quantities import Findings
 from experiments.config.model import from_identity
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
-from experiments.visualization.blocks import Lines, Row, Section
+from experiments.visualization.blocks import Block, Lines, Row, Section
 
 
 def told(found: Findings) -> list[Lines]:
     """Summary sentences: significant differences first, then the others."""
-    apart, equal = [], []
+    apart: list[str] = []
+    equal: list[str] = []
     for one in found.main:
         for name, each in one.differences.items():
             inside = each.low <= 0 <= each.high
@@ -120,7 +121,7 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
         "Brackets: 95 % confidence intervals, not corrected for multiple comparisons: "
         "of many comparisons of equals, one in twenty excludes 0."
     )
-    blocks = [
+    blocks: list[Block] = [
         tables.summary(groups, found),
         *told(found),
         refused(found),
@@ -144,7 +145,7 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
             "One line per recipe and sampler, against the number of function "
             "evaluations (NFE): left is cheaper, down is better."
         )
-        quality = [
+        quality: list[Block] = [
             Row(charts.quality(found.samples, names)),
             tables.distances(found, names),
         ]

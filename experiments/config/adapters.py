@@ -28,7 +28,7 @@ def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
             signature = inspect.signature(fn)
             kept = [p for p in signature.parameters.values() if p.name != argument]
 
-            make = lambda *, _adapter=adapter, **arguments: _adapter(fn, arguments)
+            make: Any = lambda *, _adapter=adapter, **arguments: _adapter(fn, arguments)
             make.__signature__ = signature.replace(parameters=kept)
             return make
     return fn
@@ -83,7 +83,8 @@ class NNXNetwork(_Adapter):
         del inputs, train
         from flax import nnx
 
-        _, params, rest = nnx.split(self._made(key), nnx.Param, ...)
+        parts: Any = nnx.split(self._made(key), nnx.Param, ...)
+        _, params, rest = parts
         others = [path for path, each in rest.flat_state() if not _is_random(each)]
         if others:
             raise UsageError(
@@ -104,7 +105,8 @@ class NNXNetwork(_Adapter):
         from flax import nnx
 
         module = self._made((rngs or {}).get("dropout", jax.random.key(0)))
-        graph, params, rest = nnx.split(module, nnx.Param, ...)
+        parts: Any = nnx.split(module, nnx.Param, ...)
+        graph, params, rest = parts
         params = _filled(params, variables["params"])
         module = nnx.merge(graph, params, rest)
         module.train() if train else module.eval()

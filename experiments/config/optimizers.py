@@ -151,5 +151,6 @@ def _check(where: str, name: str, found: Any) -> None:
                 f"{where}: {name}: its update must need gradients, state and "
                 f"parameters alone: {reason}"
             ) from error
-    if jax.tree.structure(shapes) != jax.tree.structure(params):
+    structures: list[Any] = [jax.tree.structure(each) for each in (shapes, params)]
+    if structures[0] != structures[1]:
         raise UsageError(f"{where}: {name}: its updates are unlike the parameters")

@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import sys
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
@@ -195,7 +196,7 @@ def _wanted(place: ConfigDict, name: str, key: str) -> Any:
     except RequiredValueError:
         return place.get_ref(key).get_type()
     if kind in (tuple, list) and place[key]:
-        return tuple[type(place[key][0]), ...]
+        return types.GenericAlias(tuple, (type(place[key][0]), ...))
     return None if kind is type(None) else kind
 
 
@@ -243,7 +244,7 @@ def _read_tuple(flag: str, text: str, wanted: Any) -> tuple:
         found = tuple(part.strip() for part in text.split(",") if part.strip())
     found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     if inner in (int, float, str):
-        return schema.typed(flag, found, tuple[inner, ...])
+        return schema.typed(flag, found, types.GenericAlias(tuple, (inner, ...)))
     return found
 
 

@@ -208,7 +208,7 @@ def _call(
         check_name(f"argument of {where} {name!r}", key, offered)
     filled = {key: value for key, value in known.items() if key in parameters}
     with naming(f"{where}: {name}"):
-        return fn(*positional, **(filled | keywords))
+        return fn(*positional, **{**filled, **keywords})
 
 
 def _frozen(value: Any) -> Any:

@@ -3,6 +3,9 @@
 One line here makes one more; a user's own are named `module:Name` and need none.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from diffusionflow import (
     grids,
     networks,
@@ -15,7 +18,9 @@ from diffusionflow import (
 )
 from experiments import data
 
-SCHEDULES = {
+Callables = dict[str, Callable[..., Any]]
+
+SCHEDULES: Callables = {
     "flow_matching": schedules.FlowMatching,
     "cosine": schedules.Cosine,
     "linear_beta": schedules.LinearBeta,
@@ -30,7 +35,7 @@ SCHEDULES = {
     "linear_betas": schedules.Discrete.linear_betas,
     "shifted": schedules.Shifted,
 }
-WEIGHTINGS = {
+WEIGHTINGS: Callables = {
     "mse": weightings.Mse,
     "elbo": weightings.ELBO,
     "likelihood": weightings.Likelihood,
@@ -42,7 +47,7 @@ WEIGHTINGS = {
     "truncated_snr": weightings.TruncatedSNR,
     "monotone": weightings.Monotone,
 }
-TIMES = {
+TIMES: Callables = {
     "uniform": times.Uniform,
     "logit_normal": times.LogitNormal,
     "mode": times.Mode,
@@ -54,11 +59,13 @@ TIMES = {
     "stratified": times.Stratified,
     "adaptive": times.AdaptiveTimes,
 }
-KINDS = {name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES}
+KINDS: Callables = {
+    name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES
+}
 KINDS["edm_f"] = predictions.edm_f
 PARTS = {"kind": KINDS, "times": TIMES, "other": SCHEDULES}  # by parameter
 RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
-GRIDS = {
+GRIDS: Callables = {
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
     "cosine": grids.cosine,
@@ -67,7 +74,7 @@ GRIDS = {
     "karras": grids.karras,
     "discrete": grids.discrete,
 }
-SAMPLERS = {
+SAMPLERS: Callables = {
     "ddim": samplers.ddim,
     "ddpm": samplers.ddpm,
     "churn": samplers.Churn,
@@ -85,7 +92,7 @@ SAMPLERS = {
     "dpm_solver_2s": samplers.DPMSolver2S,
     "unipc": samplers.UniPC,
 }
-DIFFUSIONS = {
+DIFFUSIONS: Callables = {
     "eta": samplers.diffusions.Eta,
     "sigma": samplers.diffusions.Sigma,
     "linear": samplers.diffusions.Linear,
@@ -93,7 +100,7 @@ DIFFUSIONS = {
     "decreasing": samplers.diffusions.Decreasing,
     "increasing_decreasing": samplers.diffusions.IncreasingDecreasing,
 }
-DATASETS = {
+DATASETS: Callables = {
     "digits": data.digits,
     "moons": data.moons,
     "checkerboard": data.checkerboard,
@@ -106,7 +113,7 @@ DATASETS = {
     "huggingface": data.huggingface,
     "tfds": data.tfds,
 }
-NETWORKS = {
+NETWORKS: Callables = {
     "unet": networks.UNet,
     "dit": networks.DiT,
     "residual_mlp": networks.ResidualMLP,

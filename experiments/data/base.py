@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 HOLD_OUT = 9  # every 9th example of each class is a test example
 NUM_THREADS = min(16, os.cpu_count() or 1)  # that read the files of a batch
@@ -36,17 +37,17 @@ class DataTransform:
 
     levels: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise ValueError(
                 f"levels={self.levels}: must be in 2..256 (samples are stored as "
                 "uint8), or None for data that are floats already"
             )
 
-    def to_float(self, values: jax.Array) -> jax.Array:
+    def to_float(self, values: ArrayLike) -> jax.Array:
         """Stored values [...] as float32 [...]."""
-        values = jnp.asarray(values).astype(jnp.float32)
-        return values if self.levels is None else values * (2 / (self.levels - 1)) - 1
+        x = jnp.asarray(values).astype(jnp.float32)
+        return x if self.levels is None else x * (2 / (self.levels - 1)) - 1
 
     def to_stored(self, x: np.ndarray) -> np.ndarray:
         """Floats [...] as the nearest stored values; the inverse of `to_float`.
@@ -106,10 +107,10 @@ class Examples(NamedTuple):
         that count in the loss; None for all.
     """
 
-    values: np.ndarray | Lazy
-    labels: np.ndarray
-    conditions: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    values: Any
+    labels: Any
+    conditions: Any = None
+    mask: Any = None
 
     def gather(self, index: np.ndarray) -> "Examples":
         """The examples at `index` [b], as `Examples` with a leading axis [b]."""

@@ -3,6 +3,7 @@
 Both are random-access lists of dicts, read one example at a time.
 """
 
+import functools
 import hashlib
 import importlib
 import pathlib
@@ -186,14 +187,16 @@ def _together(
     labels = [part.labels.tolist() for part in parts]
     rows = [
         sampled(
-            lambda number, part=part: _row_digest(part, number),
+            functools.partial(_row_digest, part),
             len(part.labels),
             SAMPLED,
         )
         for part in parts
     ]
+    train, test = parts
     return DataSet(
-        *parts,
+        train,
+        test,
         DataTransform(256),
         num_classes,
         draw_fn,

@@ -187,7 +187,7 @@ def _open(file: pathlib.Path) -> Image.Image:
 
 def _common_size(files: list[pathlib.Path]) -> tuple[int, int]:
     """The (height, width) that all files have."""
-    sizes = {}
+    sizes: dict[tuple[int, int], pathlib.Path] = {}
     for file in files:
         with _open(file) as image:
             sizes.setdefault(image.size[::-1], file)
@@ -200,7 +200,7 @@ def _common_size(files: list[pathlib.Path]) -> tuple[int, int]:
     return next(iter(sizes))
 
 
-def _read_image(file: pathlib.Path, size: tuple[int, int], channels: int) -> np.ndarray:
+def _read_image(file: pathlib.Path, size: tuple[int, ...], channels: int) -> np.ndarray:
     """One file as uint8 [*size, channels]."""
     with _open(file) as image:
         try:
@@ -209,7 +209,7 @@ def _read_image(file: pathlib.Path, size: tuple[int, int], channels: int) -> np.
             raise UsageError(f"{file}: no readable image: {error}") from error
 
 
-def fitted(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
+def fitted(image: Image.Image, size: tuple[int, ...], channels: int) -> np.ndarray:
     """An image, scaled to cover `size` and cropped at the centre, as uint8.
 
     Raises:

@@ -211,7 +211,7 @@ def _trained(
 
 
 def _in_batches(
-    fn: Callable[[jax.Array], jax.Array], batch: int
+    fn: Callable[[Any], jax.Array], batch: int
 ) -> Callable[[Any], np.ndarray]:
     """`fn` on any number of rows, compiled for one."""
 

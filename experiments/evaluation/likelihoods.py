@@ -103,7 +103,7 @@ def per_example(
         fn, parts = functools.partial(fn, params), parts_fn(kind, asked)
         return _in_batches(fn, examples, parts, count, batch_size)
 
-    found = computed("bound", settings, count, batch_size)
+    found = dict(computed("bound", settings, count, batch_size))
     found |= computed("ode", settings, count, batch_size)
     if again := num_again(count):
         twice = settings._replace(ode_steps=2 * settings.ode_steps)
@@ -226,14 +226,15 @@ def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
         zero_fn, kind=objective.kind, schedule=objective.schedule
     )
     low, high = reach(model, settings)
-    found = []
-    for t, logsnr in ((0.0, high), (1.0, low)):
+
+    def nearest(t: float, logsnr: float) -> float:
         try:
             denoise_fn.check_times(t)
         except ValueError:
-            t = _time(objective.schedule, logsnr)
-        found.append(t)
-    return tuple(found)
+            return _time(objective.schedule, logsnr)
+        return t
+
+    return nearest(0.0, high), nearest(1.0, low)
 
 
 def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:

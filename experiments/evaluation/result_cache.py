@@ -41,7 +41,9 @@ class Parts:
                     return {key: file[key] for key in file.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 print(f"computing again what is damaged: {path}: {error}", flush=True)
-        arrays = {key: np.asarray(value) for key, value in compute().items()}
+        arrays: dict[str, Any] = {
+            key: np.asarray(value) for key, value in compute().items()
+        }
         with files.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return arrays

@@ -45,7 +45,7 @@ def write(
     beside = path.with_suffix(".npz")
     with files.atomic_write(beside) as temporary:
         with temporary.open("wb") as file:
-            np.savez(file, **found)
+            np.savez(file, **dict[str, Any](found))
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     arrays = {"file": beside.name, "sha256": digest}
     whole = {"format": FORMAT, **told, "arrays": arrays}

@@ -78,7 +78,9 @@ def join() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            *(values[name] for name in NAMES),
+            values["coordinator"],
+            values["num_processes"],
+            values["process_id"],
             heartbeat_timeout_seconds=flags.FLAGS["peer_timeout"].value,
         )
     except (RuntimeError, ValueError) as error:
@@ -116,8 +118,8 @@ def on_first(call_fn: Callable[[], int | None]) -> int | None:
             value = call_fn()
         except Exception as error:
             failure, message = error, str(error).encode(errors="replace") or b"-"
-    shared = [isinstance(failure, kind) for kind in _SHARED]
-    sent = np.array([-1 if value is None else value, len(message), *shared], np.int64)
+    kinds = [int(isinstance(failure, kind)) for kind in _SHARED]
+    sent = np.array([-1 if value is None else value, len(message), *kinds], np.int64)
     value, size, *shared = map(int, multihost_utils.broadcast_one_to_all(sent))
     if size:
         buffer = np.frombuffer(message or bytes(size), np.uint8)

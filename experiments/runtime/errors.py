@@ -6,6 +6,7 @@ import errno
 import os
 import pathlib
 from collections.abc import Collection, Iterator
+from typing import Any
 
 
 class UsageError(ValueError):
@@ -52,7 +53,7 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 
-def require(name: str, value: float, holds: bool, bound: str) -> None:
+def require(name: str, value: Any, holds: bool, bound: str) -> None:
     """Raises a `UsageError` naming value and bound if `holds` is False."""
     if not holds:
         raise UsageError(f"{name}={value!r}: must be {bound}")

@@ -121,9 +121,10 @@ class Run:
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
         self._previous_loss = loss
         self._books.meter.advance(number)
-        row, wall_clock = self._training_row(number, state), {}
+        row = self._training_row(number, state)
+        wall_clock: dict[str, Any] = {}
         if row:
-            wall_clock = self._books.meter.report(number, row["loss"])
+            wall_clock |= self._books.meter.report(number, row["loss"])
             wall_clock |= environment.memory() | {"machine": self._machine}
         with self._books.meter.pause():
             try:
@@ -198,7 +199,8 @@ class Run:
     def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
         if not self._due(number, self._trainer.config.eval.every):
             return {}
-        check_fn, row = lambda: distributed.check(self._stop), {}
+        check_fn = lambda: distributed.check(self._stop)
+        row: dict[str, Any] = {}
         for weights, params in (("raw", state.params), ("ema", state.ema)):
             found = self._trainer.evaluate(params, check_fn)
             row |= {f"test_{name}_{weights}": value for name, value in found.items()}

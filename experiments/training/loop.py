@@ -9,6 +9,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import ml_collections
@@ -174,7 +175,7 @@ def _conclude(workdir: pathlib.Path, num_steps: int) -> None:
     """Draws the loss curve; says what was reached and where the files are."""
     rows = metrics_log.read(workdir / metrics_log.FILE_NAME)
     sample_images.write_loss_curve(workdir / "loss.png", rows)
-    last = {}
+    last: dict[str, Any] = {}
     for row in rows:
         last |= {name: value for name, value in row.items() if value is not None}
     reached = [

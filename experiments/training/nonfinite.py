@@ -30,7 +30,7 @@ class Faults(NamedTuple):
       leaves: which leaves of its gradient are not finite, bool [leaves].
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     in_row: jax.Array
     recent: jax.Array
     first: jax.Array
@@ -135,7 +135,7 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:SHOWN]) + more
 
 
-def chosen(names: Iterable[str], which: Sequence[bool]) -> list[str]:
+def chosen(names: Iterable[str], which: Iterable[Any]) -> list[str]:
     """The names where `which` is true."""
     return [name for name, bad in zip(names, which, strict=True) if bad]
 

@@ -19,7 +19,7 @@ class Bins(NamedTuple):
 
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]
 
     def one_hot(self, logsnr: jax.Array) -> jax.Array:
         """In which bin each log-SNR [batch] lies: bool [batch, count]."""

@@ -141,7 +141,9 @@ class Trainer:
         square 1 at every level, whatever the mean of the data is.
         """
         total, count, seen = 0.0, 0, 0
-        for batch in self.batches(0):
+        batches = self.batches(0)
+        while seen < least:
+            batch = next(batches)
             x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
             counts = np.broadcast_to(
                 True if batch.mask is None else batch.mask, x.shape
@@ -149,8 +151,7 @@ class Trainer:
             total += float((x**2).sum(where=counts))
             count += int(counts.sum())
             seen += len(x)
-            if seen >= least:
-                return float(np.sqrt(total / count))
+        return float(np.sqrt(total / count))
 
     def evaluate(
         self, params: Any, check_fn: Callable[[], None] = lambda: None
@@ -180,7 +181,7 @@ class Trainer:
         test, found = self.dataset.test, {}
         number, _ = next(loader.padded(len(test.labels), self.config.batch_size))
 
-        def losses_fn(**changed: np.ndarray) -> np.ndarray:
+        def losses_fn(**changed: np.ndarray) -> jax.Array:
             return self._evaluated(params, number, **changed).loss
 
         if num_classes := self.dataset.num_classes:

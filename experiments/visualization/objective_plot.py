@@ -1,6 +1,7 @@
 """The total weights of objectives, drawn against the log-SNR."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
     for named, dashes in ((other, "--"), (own, "-")):
         if named is not None:
             weight = weights(named.objective, logsnr)
-            line = dict(color="black", ls=dashes, lw=2.2)
+            line: dict[str, Any] = dict(color="black", ls=dashes, lw=2.2)
             axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
     axes.legend()
     figure.savefig(path, dpi=120)

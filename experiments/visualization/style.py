@@ -6,6 +6,7 @@ differ under every common color blindness; `lines` also differ in grayscale.
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -27,9 +28,11 @@ FORMATS = ("svg", "png")
 RESOLUTION = 150  # dots per inch
 
 
-def context() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def context() -> Iterator[None]:
     """Applies the style sheet, in a `with` block or as a decorator."""
-    return matplotlib.rc_context(SETTINGS)
+    with matplotlib.rc_context(SETTINGS):
+        yield
 
 
 def panels(
@@ -64,7 +67,9 @@ def mark(axes: Axes, x: float, text: str) -> None:
     """Draws a thin vertical line at `x` with a label along it."""
     axes.axvline(x, color="0.4", lw=0.8)
     place = axes.get_xaxis_transform()
-    settings = dict(rotation=90, ha="right", va="bottom", fontsize="small", color="0.3")
+    settings: dict[str, Any] = dict(
+        rotation=90, ha="right", va="bottom", fontsize="small", color="0.3"
+    )
     axes.text(x, 0.02, text, transform=place, **settings)
 
 

@@ -448,10 +448,12 @@ def test_sampling_options_are_allowed_and_other_names_refused():
     config = {"clip_sample": True, "timestep_spacing": "leading", "_version": "0.1"}
     assert str(interop.from_diffusers(config).kind) == str(plain.kind) == "eps"
     betas = np.linspace(1e-4, 0.02, 1000)
-    trained = interop.from_diffusers({"trained_betas": list(betas)})
-    np.testing.assert_array_equal(
-        trained.schedule.alphas_cumprod, plain.schedule.alphas_cumprod
-    )
+    for given in ({}, {"num_train_timesteps": 1000}):
+        for table in (list(betas), betas):
+            trained = interop.from_diffusers({"trained_betas": table, **given})
+            np.testing.assert_array_equal(
+                trained.schedule.alphas_cumprod, plain.schedule.alphas_cumprod
+            )
     for call in (
         lambda: interop.from_edm("F"),
         lambda: interop.from_edm("vp", beta_d=0.0),

@@ -80,9 +80,9 @@ def moving() -> Chart:
         fraction, variance, sampler=sampler, num_steps=num_steps
     )
     fine = paths(DDIM, gaussian_trajectories.FINE)
-    x, y = particles_as_line(fine.t[SHOWN], fine.z[..., SHOWN, :])
+    t, z = particles_as_line(fine.t[SHOWN], fine.z[..., SHOWN, :])
     many = f"DDIM, {gaussian_trajectories.FINE} steps"
-    data = [line(x, Over((FRACTION, VARIANCE), y), many, -1, line={"width": 1.2})]
+    data = [line(t, Over((FRACTION, VARIANCE), z), many, -1, line={"width": 1.2})]
     looks = (("DDIM", DDIM, "circle"), ("Euler, in t", EULER, "square"))
     for group, (name, sampler, symbol) in enumerate(looks):
         runs = [particles_as_line(*paths(sampler, n)) for n in STEPS]
