@@ -1,7 +1,7 @@
 """The arrays of an `.npz` file, found by name and checked."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ def check_alike(train: Examples, test: Examples) -> None:
 
 
 @contextlib.contextmanager
-def naming_file(path: str):
+def naming_file(path: str) -> Iterator[None]:
     """Begins the message of a ValueError inside with the path of the file."""
     try:
         yield

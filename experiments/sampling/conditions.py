@@ -5,7 +5,7 @@ The vectors are those of a file, or of the held-out examples, in order and over 
 
 import hashlib
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class Conditions(NamedTuple):
       vectors: float32 [n, k], or None where the data have none.
     """
 
-    labels: np.ndarray
-    vectors: np.ndarray | None = None
+    labels: Any
+    vectors: Any = None
 
     def part(self, start: int, stop: int) -> "Conditions":
         """Those of the samples `start` to `stop - 1`."""

@@ -135,7 +135,7 @@ def _conclude(
             transform=built.transform,
             columns=built.num_classes if in_turn else 10,
         )
-    entries = {} if levels is None else {"levels": levels}
+    entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
         entries["conditions"] = given.vectors
     outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
