@@ -107,12 +107,12 @@ def diffusions_on_one_axis(t: np.ndarray, *, schedule: Any) -> dict[str, Diffusi
       A `Diffusion` for each name of `choices`, NumPy float64.
     """
 
-    def both(schedule: Any, diffusion_fn: Any, t: Array) -> Any:
+    def both(schedule: Any, diffusion_fn: Any, t: Array) -> tuple[Array, Array]:
         epsilon = diffusion_fn(t, schedule=schedule)
         return epsilon, processes.to_sde(t, schedule=schedule, epsilon=epsilon).eta
 
     return {
-        name: in_float64(both, schedule, diffusion_fn, t)
+        name: Diffusion(*in_float64(both, schedule, diffusion_fn, t))
         for name, diffusion_fn in choices().items()
     }
 

@@ -109,6 +109,18 @@ def workdir(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def tiny_config(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(
+        "import json, ml_collections\n"
+        f"VALUES = json.loads({tiny.config().to_json()!r})\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict(VALUES)\n"
+    )
+    return path
+
+
 @pytest.mark.parametrize(
     ("run", "name"),
     [(in_process.run, name) for name in MISTAKES]
@@ -315,17 +327,19 @@ def test_a_printed_config_is_read_back_as_it_is(tmp_path):
     assert again == (0, printed, "")
 
 
+def test_an_empty_run_to_start_from_is_a_mistake(tiny_config, tmp_path):
+    command = ("experiments.train", f"--config={tiny_config}", f"--workdir={tmp_path}")
+    code, _, error = in_process.run(*command, "--init_from=")
+    assert code == 2 and len(error.splitlines()) == 1
+    assert error.startswith("error: no checkpoints in .: ")
+
+
 @pytest.mark.slow
-def test_training_writes_where_it_is_told_and_reuses_compiled_programs(tmp_path):
-    config = tmp_path / "tiny.py"
-    config.write_text(
-        "import json, ml_collections\n"
-        f"VALUES = json.loads({tiny.config().to_json()!r})\n"
-        "def get_config():\n"
-        "    return ml_collections.ConfigDict(VALUES)\n"
-    )
+def test_training_writes_where_it_is_told_and_reuses_compiled_programs(
+    tiny_config, tmp_path
+):
     cache = tmp_path / "cache"
-    command = ["experiments.train", f"--config={config}", "--config.num_steps=4"]
+    command = ["experiments.train", f"--config={tiny_config}", "--config.num_steps=4"]
     for name in ("first", "second"):
         workdir = tmp_path / name
         code, output, error = commands.run(
