@@ -27,7 +27,8 @@ def main() -> None:
     if OUT.value:
         objective_report.check_path(OUT.value)
     other = None
-    if AGAINST.value is not None and ".py" in AGAINST.value:
+    against = AGAINST.value
+    if against is not None and (".py" in against or overrides.is_shipped(against)):
         config = overrides.load_config(AGAINST.value, "--against")
         other = objective_report.from_config(AGAINST.value, config)
     elif AGAINST.value is not None:

@@ -195,9 +195,11 @@ class FromSquares(Schedule):
     family = "vp"
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
+        """`alpha^2` and `sigma^2` at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define squares(t)")
 
     def rate(self, t: ArrayLike) -> Array:
+        """`(sigma^2)'` at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define rate(t)")
 
     def alpha(self, t: ArrayLike) -> Array:

@@ -25,8 +25,12 @@ def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
         base = getattr(sys.modules.get(library), "Module", None)
         if base is not None and isinstance(fn, type) and issubclass(fn, base):
             adapter = NNXNetwork if library == "flax.nnx" else EquinoxNetwork
-            signature = inspect.signature(fn)
-            kept = [p for p in signature.parameters.values() if p.name != argument]
+            signature = inspect.signature(fn.__init__)  # of NNX's class: anything
+            kept = [
+                each
+                for each in list(signature.parameters.values())[1:]
+                if each.name != argument
+            ]
 
             make: Any = lambda *, _adapter=adapter, **arguments: _adapter(fn, arguments)
             make.__signature__ = signature.replace(parameters=kept)
@@ -207,11 +211,18 @@ def as_dataset(where: str, found: Any) -> data.DataSet:
     if isinstance(found, data.DataSet):
         return found
     values, labels = found if isinstance(found, tuple) else (found, None)
+    if not hasattr(values, "dtype"):
+        raise UsageError(
+            f"{where}: gives a {type(values).__name__}: must be an array of floats "
+            "[n, *event], alone or with integer labels [n], or an "
+            "experiments.data.DataSet"
+        )
     values = np.asarray(values)
     if values.dtype.kind != "f" or values.ndim < 2:
         raise UsageError(
             f"{where}: values of shape {values.shape} and type {values.dtype}: must be "
-            "floats [n, *event], alone or with integer labels [n], or a data.DataSet"
+            "floats [n, *event], alone or with integer labels [n], or an "
+            "experiments.data.DataSet"
         )
     if not np.isfinite(values).all():
         raise UsageError(f"{where}: values that are not finite")

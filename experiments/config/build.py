@@ -22,7 +22,14 @@ from diffusionflow import (
     schedules,
 )
 from experiments import data
-from experiments.config import adapters, external, optimizers, registry, schema
+from experiments.config import (
+    adapters,
+    external,
+    optimizers,
+    protocols,
+    registry,
+    schema,
+)
 from experiments.config.parsing import from_section, parse
 from experiments.runtime import sharding
 from experiments.runtime.errors import UsageError, naming, require
@@ -54,17 +61,14 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
         times=density,
         proposal=_density("objective.proposal", proposal) if proposal else None,
     )
-    with naming("objective.schedule"):
-        schedules.as_schedule(parts["schedule"])
+    protocols.check_schedule("objective.schedule", parts["schedule"])
     with naming("objective"):
         built = objectives.Objective(**parts)
-    with naming("objective.weighting"):
-        weighting(0.5, schedule=built.schedule)
+    protocols.check_weighting("objective.weighting", weighting, built.schedule)
     for name in ("times", "proposal"):
         if getattr(built, name) is not None:
-            _check_density(f"objective.{name}", getattr(built, name))
-            with naming(f"objective.{name}"):
-                getattr(built, name).density(0.5, schedule=built.schedule)
+            where = f"objective.{name}"
+            protocols.check_density(where, getattr(built, name), built.schedule)
     with naming("objective.proposal"):
         objectives.check_support(built)
     return built
@@ -81,16 +85,6 @@ def _kind(text: str) -> Any:
 def _density(where: str, text: str) -> Any:
     """A density of training times; its arguments may be densities and schedules."""
     return parse(where, text, registry.TIMES, parts=registry.PARTS)
-
-
-def _check_density(where: str, density: Any) -> None:
-    methods = ("density", "sample")
-    lacking = [name for name in methods if not hasattr(density, name)]
-    if lacking:
-        raise UsageError(
-            f"{where}: {density!r} has no {' and no '.join(lacking)}: must be a time "
-            "distribution; subclass diffusionflow.times.InverseTransform"
-        )
 
 
 def sampler(section: Mapping[str, Any]) -> Any:
@@ -222,8 +216,11 @@ def check(config: ConfigDict) -> None:
     sharding.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
     built = objective(config["objective"])
     schedule = built.schedule
-    sampler(config["sampler"])
-    check_start(built, grid(config["sampler"], schedule))
+    chosen, times = sampler(config["sampler"]), grid(config["sampler"], schedule)
+    check_start(built, times)
+    if external.references(config["sampler"]["name"]):
+        where = f"sampler.name: {config['sampler']['name']}"
+        protocols.check_sampler(where, chosen, times, schedule)
     optimizers.optimizer(config["optimizer"], config["num_steps"])
     average = config["ema"]
     with naming("ema"):

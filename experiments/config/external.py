@@ -67,7 +67,11 @@ def resolve(where: str, module: str, name: str) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"{where}: {module} cannot be imported: {reason}") from error
     if not hasattr(found, name):
-        public = [key for key in vars(found) if not key.startswith("_")]
+        public = [
+            key
+            for key, each in vars(found).items()
+            if getattr(each, "__module__", None) == module and key[0] != "_"
+        ]
         raise UsageError(
             f"{where}: module {module!r} has no {name!r}; {nearest(name, public)}"
         )

@@ -32,6 +32,11 @@ def shipped() -> pathlib.Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def is_shipped(name: str) -> bool:
+    """Whether `name` is that of a shipped config."""
+    return (shipped() / f"{name.partition(':')[0]}.py").is_file()
+
+
 def find_file(name: str, flag: str = "--config") -> pathlib.Path:
     """The config file of a path, or of the name of a shipped config.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import data
 from experiments.checkpointing import metadata
-from experiments.config import build, model, optimizers
+from experiments.config import build, external, model, optimizers, protocols
 from experiments.data import loader
 from experiments.evaluation import heldout
 from experiments.runtime import rng, sharding
@@ -63,6 +63,9 @@ class Trainer:
         self.init_fn = functools.partial(step.init, recipe=self.recipe)
         with naming("network"):
             shapes = self._shapes()
+        if external.references(config.network.name):
+            where = f"network.name: {config.network.name}"
+            protocols.check_network(where, self.model, shapes.params)
         self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
         self.abstract_state = sharding.abstract(shapes, self.shardings)
         self.identity = metadata.make(

@@ -25,13 +25,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))
 
 HELD = """
 import pathlib, time
-from experiments import run
-step = run.Run.step
+from experiments.training import actions
+step = actions.Run.step
 def held(self, number, *arguments):
     while number > 8 and not pathlib.Path({!r}).exists():
         time.sleep(0.01)
     return step(self, number, *arguments)
-run.Run.step = held
+actions.Run.step = held
 """
 
 
@@ -123,11 +123,11 @@ def _last(log):
 
 SLOW_SAVE = """
 import time
-from experiments import run
+from experiments.training import actions
 def never(*unused):
     print("saving", flush=True)
     time.sleep(3600)
-run.Run._save = never
+actions.Run._save = never
 """
 
 
@@ -290,7 +290,7 @@ def test_another_run_starts_from_its_weights(finished, tmp_path, cache):
 
 DEVICES = """
 import sys
-from experiments import loop
+from experiments.training import loop
 from tests.helpers import tiny
 config = tiny.config(checkpoint__every=3, checkpoint__keep=9)
 loop.train_and_evaluate(config, sys.argv[1])

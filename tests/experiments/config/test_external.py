@@ -129,6 +129,42 @@ def chain(learning_rate, clip=1.0):
     return optax.chain(optax.clip(clip), optax.sgd(learning_rate))
 
 
+class Rising(Power):
+    def alpha(self, t):
+        return t
+
+    def sigma(self, t):
+        return 1 - t
+
+
+class NoSigma(schedules.Schedule):
+    def alpha(self, t):
+        return 1 - t
+
+
+@diffusionflow.register
+class NoKind:
+    def __call__(self, t, *, schedule):
+        return 1 + t
+
+
+class Swapped(Step):
+    def plan(self, t, s):
+        return dict(t=t, a=1 - s, b=s)
+
+
+class Wide(nnx.Module):
+    def __init__(self, width=8, *, rngs):
+        self.inner = nnx.Linear(6, width, rngs=rngs)
+
+    def __call__(self, z, time):
+        return self.inner(z)
+
+
+def listed():
+    return [[0.5, 0.25]] * 90
+
+
 class Log:
     rows = []
 
@@ -255,7 +291,11 @@ def test_a_resume_with_a_changed_module_is_refused(own):
         ("objective__schedule", "own:value", "is no class or function"),
         ("objective__times", "own:Flat", "objective.times"),
         ("objective__weighting", "own:value", "is no class or function"),
+        ("objective__schedule", "own:Rising", "log-SNR must fall .* write 1 - t"),
+        ("objective__schedule", "own:NoSigma", "NoSigma must define sigma"),
+        ("objective__weighting", "own:NoKind", "has no kind, the prediction type"),
         ("sampler__name", "own:Power", "sampler.name: own:Power"),
+        ("sampler__name", "own:Swapped", "sampler.name: own:Swapped: TypeError"),
         ("sampler__grid", "own:waves", "sampler.grid: own:waves gives"),
         ("optimizer__name", "own:waves", "must be an optax.GradientTransformation"),
         ("optimizer__name", "adamv", "unknown name 'adamv'; did you mean 'adam"),
@@ -269,6 +309,26 @@ def test_what_keeps_no_protocol_is_refused_at_once(own, entry, text, message):
     with pytest.raises(UsageError, match=message) as caught:
         build.check(config(**{entry: text}))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (dict(network=dict(name="own:Wide")), "own:Wide: its output of shape .2, 8."),
+        (dict(network=dict(name="own:Net", widht=3)), "'widht'; did you mean 'width'"),
+        (dict(network=dict(name="own:Net", size=5)), "network.name: own:Net: "),
+        (dict(network=dict(name="own:value")), "is no class or function"),
+        (dict(data=dict(name="own:listed")), "gives a list: must be an array"),
+    ],
+    ids=str,
+)
+def test_a_network_or_data_that_do_not_fit_are_refused(own, section, message):
+    settings = config()
+    for name, entries in section.items():
+        settings[name] = entries
+    with pytest.raises(UsageError, match=message) as caught:
+        loop.train_and_evaluate(settings, own / "run")
+    assert "\n" not in str(caught.value) and not (own / "run").exists()
 
 
 def test_modules_are_found_in_call_strings_and_not_in_words():
