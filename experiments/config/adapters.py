@@ -25,11 +25,12 @@ def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
         base = getattr(sys.modules.get(library), "Module", None)
         if base is not None and isinstance(fn, type) and issubclass(fn, base):
             adapter = NNXNetwork if library == "flax.nnx" else EquinoxNetwork
-            signature = inspect.signature(fn.__init__)  # of NNX's class: anything
+            init: Any = vars(fn).get("__init__", fn)  # NNX's class takes anything
+            signature = inspect.signature(init)
             kept = [
                 each
-                for each in list(signature.parameters.values())[1:]
-                if each.name != argument
+                for each in signature.parameters.values()
+                if each.name not in ("self", argument)
             ]
 
             make: Any = lambda *, _adapter=adapter, **arguments: _adapter(fn, arguments)
