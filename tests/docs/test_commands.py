@@ -67,16 +67,23 @@ def has_known_flags(words):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """`own.py` and `mine.py` of the pages, in the current directory."""
+    """The modules and configs of the pages, in the current directory."""
+    text = (DOCS / "howto" / "from_scratch.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    for name, block in zip(("series", "wave"), blocks, strict=False):
+        (tmp_path / f"{name}.py").write_text(block)
     for name, page in (("own", "own_parts"), ("mine", "train")):
         text = (DOCS / "howto" / f"{page}.md").read_text()
         blocks = re.findall(r"```python\n(.*?)```", text, re.S)
         (tmp_path / f"{name}.py").write_text("\n".join(blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    sys.modules.pop("own", None)
+    names = ("own", "series")
+    for name in names:
+        sys.modules.pop(name, None)
     yield
-    sys.modules.pop("own", None)
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def configured(words):
