@@ -50,14 +50,14 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def large(name: str, dtype: str, remat: str, batch_size: int) -> step.Recipe:
+def large(name: str, dtype: str, remat: str, batch_size: int) -> step.StepConfig:
     """The recipe of a case, with another batch size and choice of what is stored."""
     case = CASES[name] | {"batch_size": batch_size}
     case["network"] = case["network"] | {"remat": remat}
     return ours.make_recipe(case, dtype)
 
 
-def shapes(recipe: step.Recipe) -> tuple[Any, Examples, jax.Array]:
+def shapes(recipe: step.StepConfig) -> tuple[Any, Examples, jax.Array]:
     """Arguments of the training step without their values."""
     key = rng.stream(0, rng.TRAIN)
     state = jax.eval_shape(functools.partial(step.init, recipe=recipe), key)
@@ -69,7 +69,7 @@ def shapes(recipe: step.Recipe) -> tuple[Any, Examples, jax.Array]:
     return state, batch, key
 
 
-def stored_bytes(recipe: step.Recipe) -> int:
+def stored_bytes(recipe: step.StepConfig) -> int:
     """What the network keeps from its forward for its backward pass, parameters too."""
     state, batch, key = shapes(recipe)
     z = jax.ShapeDtypeStruct(batch.values.shape, jnp.float32)
@@ -105,7 +105,7 @@ def num_equations(jaxpr: Any) -> int:
     )
 
 
-def measure(recipe: step.Recipe, compile: bool) -> dict[str, Any]:
+def measure(recipe: step.StepConfig, compile: bool) -> dict[str, Any]:
     """The numbers of one row, by column."""
     state, batch, key = shapes(recipe)
     train = functools.partial(step.train_step, recipe=recipe)

@@ -39,7 +39,7 @@ OPTIMIZER = dict(
 )
 
 
-def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
+def make_recipe(case: dict[str, Any], dtype: str) -> step.StepConfig:
     """Network, objective and optimizer of a case of `cases.py`."""
     entries = dict(case["network"])
     kind = registry.NETWORKS[entries.pop("name")]
@@ -52,7 +52,7 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.Recipe:
         num_classes=CLASSES,
         sigma_data=1.0,
     )
-    return step.Recipe(
+    return step.StepConfig(
         model=model,
         optimizer=optimizers.optimizer(OPTIMIZER, 10_000),
         label_dropout=0.1,
@@ -149,7 +149,7 @@ class Programs:
         labels = generator.integers(0, CLASSES, shape[0], np.int32)
         return jax.device_put(Examples(values, labels), self.cut)
 
-    def _lower_train(self, recipe: step.Recipe) -> Any:
+    def _lower_train(self, recipe: step.StepConfig) -> Any:
         train = functools.partial(step.train_step, recipe=recipe)
         shardings = (self.same, self.same)
         train = jax.jit(train, donate_argnums=0, out_shardings=shardings)

@@ -45,7 +45,7 @@ def main() -> None:
 def seed_of(run: pathlib.Path, current: dict) -> int:
     """The seed of a run; exits with the differences if its settings are others."""
     config = json.loads((run / "config.json").read_text())
-    lines = metadata.differences(current | {"config": config}, current)
+    lines = metadata.diff(current | {"config": config}, current)
     others = [line for line in lines if not line.startswith("config.seed:")]
     if others:
         sys.exit("\n".join([f"{run} has other settings:", *others]))

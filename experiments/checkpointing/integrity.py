@@ -41,7 +41,7 @@ def write(directory: pathlib.Path, name: str) -> None:
         sync_directory(folder)
 
 
-def fault(directory: pathlib.Path) -> str | None:
+def find_corruption(directory: pathlib.Path) -> str | None:
     """What is wrong with a sealed directory, in words; None if nothing is.
 
     Files that the seal does not name are no fault.

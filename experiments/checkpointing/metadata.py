@@ -98,7 +98,7 @@ def check_format(identity: Mapping[str, Any]) -> None:
         )
 
 
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out."""
     saved, current = entries(saved), entries(current)
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
@@ -113,13 +113,15 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     return lines
 
 
-def check_same(saved: Mapping[str, Any], current: Mapping[str, Any], step: int) -> None:
+def check_compatible(
+    saved: Mapping[str, Any], current: Mapping[str, Any], step: int
+) -> None:
     """Refuses a resume with other settings.
 
     Raises:
       UsageError: with the list of differences.
     """
-    lines = differences(saved, current)
+    lines = diff(saved, current)
     if lines:
         listed = "\n  ".join(lines)
         raise UsageError(

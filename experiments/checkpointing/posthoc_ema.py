@@ -177,7 +177,7 @@ def _whole(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
     found = []
     for step in steps:
         path = saved.directory / str(step)
-        fault = integrity.fault(path)
+        fault = integrity.find_corruption(path)
         if fault is None:
             found.append(step)
             continue
@@ -191,7 +191,7 @@ def _check_same(
 ) -> None:
     """Refuses averages of another run, and those of another start of this one."""
     found = saved.identity(step)
-    metadata.check_same(found, current, step)
+    metadata.check_compatible(found, current, step)
     here = current.get("init_from")
     there = found.get("init_from", here)  # older ones do not tell
     if there != here:

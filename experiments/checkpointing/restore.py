@@ -124,7 +124,7 @@ def load_each(
 def check_data(loaded: Loaded, dataset: DataSet) -> None:
     """Raises a `UsageError` unless these are the data that a run was trained on."""
     there, here = loaded.identity["examples"], dataset.identity()
-    if metadata.differences({"examples": there}, {"examples": here}):
+    if metadata.diff({"examples": there}, {"examples": here}):
         raise UsageError(
             f"the run was trained on {there}, and the data are {here} now: their "
             "held-out examples are other ones"
@@ -145,7 +145,7 @@ def _open(
                 built = model.from_identity(found)
                 rebuilt = metadata.make(found["config"], built, found["examples"])
                 rebuilt["modules"] = found["modules"]  # a change was printed
-                metadata.check_same(found, rebuilt, number)
+                metadata.check_compatible(found, rebuilt, number)
                 items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))
                 restored = saved.restore(number, targets) if items else {}

@@ -50,7 +50,7 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
     damaged: dict[pathlib.Path, str] = {}
     for step in reversed(listed):
         path = directory / str(step)
-        fault = integrity.fault(path)
+        fault = integrity.find_corruption(path)
         if fault is None:
             for bad, why in damaged.items():
                 what = f"set aside as {_set_aside(bad)}" if rename else "passed over"
@@ -73,7 +73,7 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
 
 def check(directory: pathlib.Path, step: int) -> None:
     """Raises a `UsageError` if the checkpoint of `step` is not whole."""
-    fault = integrity.fault(directory / str(step))
+    fault = integrity.find_corruption(directory / str(step))
     if fault is not None:
         raise UsageError(
             f"checkpoint {directory / str(step)} is damaged: {fault}; there are the "
@@ -104,7 +104,7 @@ def retain(
         return
     for step in list(ours):
         path = directory / str(step)
-        fault = integrity.fault(path)
+        fault = integrity.find_corruption(path)
         if fault is not None:
             _warn(f"{path} is damaged: {fault}; it was set aside as {_set_aside(path)}")
             del ours[step]

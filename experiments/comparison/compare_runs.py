@@ -36,13 +36,13 @@ def compare_runs(
         _check_path(out)
         _check_plotly()
     gathered = grouping.gather(arguments)
-    found = quantities.of(gathered, seed)
+    found = quantities.collect(gathered, seed)
     _print(gathered, found)
     if not out:
         return ""
     first, *others = (group.name for group in gathered)
     title = f"{first} against {', '.join(others)}"
-    text = html_page.render(title, report.every(gathered, found))
+    text = html_page.render(title, report.build_report(gathered, found))
     with files.atomic_write(pathlib.Path(out)) as temporary:
         temporary.write_text(text)
     print(out, flush=True)
@@ -79,8 +79,8 @@ def _print(gathered: Sequence[grouping.Group], found: quantities.Findings) -> No
     words = {"refused": "not compared: ", "note": "note: "}
     for block in (
         report.objectives(gathered),
-        *report.told(found),
-        report.refused(found),
+        *report.headlines(found),
+        report.exclusions(found),
         report.notes(gathered, found),
     ):
         for line in block.lines:

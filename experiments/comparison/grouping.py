@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.checkpointing import metadata
-from experiments.comparison.run_record import Run, read
+from experiments.comparison.run_record import RunRecord, read
 from experiments.runtime.errors import UsageError
 
 MOST = 7  # groups, as many as there are colours told apart
@@ -22,15 +22,15 @@ class Group(NamedTuple):
     """A recipe: its name and its runs, which differ in their seed."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RunRecord:
         """Any run tells the recipe."""
         return self.runs[0]
 
     @property
-    def evaluated(self) -> tuple[Run, ...]:
+    def evaluated(self) -> tuple[RunRecord, ...]:
         """The runs that have an evaluation."""
         return tuple(run for run in self.runs if run.told is not None)
 
@@ -46,7 +46,7 @@ def gather(arguments: Sequence[str]) -> list[Group]:
       UsageError: a directory holds no run, runs with one label differ in more than the
         seed, two runs do not differ at all, or there are not 2 to 7 groups.
     """
-    found: list[tuple[str | None, list[Run]]] = []
+    found: list[tuple[str | None, list[RunRecord]]] = []
     seen: set[str] = set()
     for argument in arguments:
         label, path = _split(argument)
@@ -78,8 +78,8 @@ def _split(argument: str) -> tuple[str | None, pathlib.Path]:
 
 
 def _joined(
-    known: str | None, runs: list[Run], label: str | None, run: Run
-) -> list[Run] | None:
+    known: str | None, runs: list[RunRecord], label: str | None, run: RunRecord
+) -> list[RunRecord] | None:
     """The runs of a group if a further one belongs to it, else None."""
     if known != label:
         return None
@@ -101,11 +101,11 @@ def _joined(
     return runs
 
 
-def unlike(a: Run, b: Run) -> list[str]:
+def unlike(a: RunRecord, b: RunRecord) -> list[str]:
     """In what two runs are not seeds of one recipe, a line each."""
     lines = [
         line.replace(" in the checkpoint,", " and").removesuffix(" now")
-        for line in metadata.differences(a.identity, b.identity)
+        for line in metadata.diff(a.identity, b.identity)
         if not line.startswith("config.seed:")
     ]
     if a.step != b.step:
@@ -116,7 +116,7 @@ def unlike(a: Run, b: Run) -> list[str]:
     return lines
 
 
-def _named(found: list[tuple[str | None, list[Run]]]) -> list[Group]:
+def _named(found: list[tuple[str | None, list[RunRecord]]]) -> list[Group]:
     """The groups: by label, name of the directory, or what the names begin with."""
     names = [label or _common([run.workdir for run in runs]) for label, runs in found]
     return [

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
-from experiments.comparison.run_record import Run
+from experiments.comparison.run_record import RunRecord
 from experiments.config.model import from_identity
 from experiments.evaluation import bits_per_dim, likelihoods
 
 
-def ends(run: Run) -> dict[str, str]:
+def ends(run: RunRecord) -> dict[str, str]:
     """Where the ODE of a run ends, in words, at the "data" and at the "noise".
 
     A result of an older format does not tell: what it was is found as it was then.

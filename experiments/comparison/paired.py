@@ -15,7 +15,7 @@ import numpy as np
 from diffusionflow import metrics
 from diffusionflow.metrics import Estimate
 from experiments.comparison.grouping import Group
-from experiments.comparison.run_record import Run
+from experiments.comparison.run_record import RunRecord
 
 
 class Measured(NamedTuple):
@@ -86,7 +86,7 @@ class Finding(NamedTuple):
 def find(
     title: str,
     groups: Sequence[Group],
-    take_fn: Callable[[Run], Measured | None],
+    take_fn: Callable[[RunRecord], Measured | None],
     key: jax.Array,
     *,
     unit: str = "",

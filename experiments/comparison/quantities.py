@@ -11,7 +11,7 @@ from diffusionflow.metrics import Estimate
 from experiments.comparison import ode_accuracy
 from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding, Measured, find
-from experiments.comparison.run_record import Run
+from experiments.comparison.run_record import RunRecord
 from experiments.evaluation import heldout
 
 LIKELIHOODS = {"bound": "variational bound on -log p", "ode": "-log p by the ODE"}
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
 def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     """Bound and density of the same held-out examples."""
 
-    def take(name: str, run: Run) -> Measured | None:
+    def take(name: str, run: RunRecord) -> Measured | None:
         if run.told is None:
             return None
         told = run.told["likelihood"]
@@ -74,7 +74,7 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
 def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     """The error of eps, its mean over the levels first and then at each of them."""
 
-    def take(level: int | None, run: Run) -> Measured | None:
+    def take(level: int | None, run: RunRecord) -> Measured | None:
         if run.told is None:
             return None
         weights = run.told["settings"]["weights"]
@@ -126,7 +126,9 @@ def _samples(
     return Samples(name, feature, which, family, calls, one, floor)
 
 
-def _floor(runs: Sequence[Run], name: str, feature: str) -> Mapping[str, Any] | None:
+def _floor(
+    runs: Sequence[RunRecord], name: str, feature: str
+) -> Mapping[str, Any] | None:
     """What the held-out examples get, by the first run that tells it."""
     for run in runs:
         for each in run.told["floor"]:
@@ -157,7 +159,7 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     return sorted(kinds, key=lambda kind: (kind[1], kind[0], kinds[kind]))
 
 
-def _row(run: Run, section: str) -> tuple[int, Mapping[str, Any] | None]:
+def _row(run: RunRecord, section: str) -> tuple[int, Mapping[str, Any] | None]:
     if run.told is not None:
         for number, row in enumerate(run.told["samples"]):
             if section_of(row) == section:
@@ -165,7 +167,9 @@ def _row(run: Run, section: str) -> tuple[int, Mapping[str, Any] | None]:
     return 0, None
 
 
-def _of_samples(run: Run, metric: str, feature: str, section: str) -> Measured | None:
+def _of_samples(
+    run: RunRecord, metric: str, feature: str, section: str
+) -> Measured | None:
     number, row = _row(run, section)
     if row is None:
         return None
@@ -205,7 +209,7 @@ class Findings(NamedTuple):
         return [*self.likelihoods, self.eps[0], *told]
 
 
-def of(groups: Sequence[Group], seed: int) -> Findings:
+def collect(groups: Sequence[Group], seed: int) -> Findings:
     """Everything; `seed` is that of the bootstrap."""
     key = jax.random.key(seed)
     return Findings(

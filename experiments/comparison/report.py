@@ -15,7 +15,7 @@ from experiments.runtime.errors import UsageError
 from experiments.visualization.blocks import Block, Lines, Row, Section
 
 
-def told(found: Findings) -> list[Lines]:
+def headlines(found: Findings) -> list[Lines]:
     """Summary sentences: significant differences first, then the others."""
     apart: list[str] = []
     equal: list[str] = []
@@ -26,11 +26,15 @@ def told(found: Findings) -> list[Lines]:
     return [Lines(apart), Lines(equal, "equal")]
 
 
-def refused(found: Findings) -> Lines:
+def exclusions(found: Findings) -> Lines:
     """What is not compared and why, each reason once."""
-    every = [*found.likelihoods, *found.eps, *(one.finding for one in found.samples)]
+    build_report = [
+        *found.likelihoods,
+        *found.eps,
+        *(one.finding for one in found.samples),
+    ]
     titles: dict[str, list[str]] = {}
-    for one in every:
+    for one in build_report:
         for why in one.refusals:
             titles.setdefault(why, []).append(one.title)
     lines = []
@@ -113,7 +117,7 @@ def _throughput(groups: Sequence[Group]) -> Section:
     return Section("Throughput", lead, blocks)
 
 
-def every(groups: Sequence[Group], found: Findings) -> list[Section]:
+def build_report(groups: Sequence[Group], found: Findings) -> list[Section]:
     """All sections of the page."""
     names = [group.name for group in groups]
     lead = (
@@ -123,8 +127,8 @@ def every(groups: Sequence[Group], found: Findings) -> list[Section]:
     )
     blocks: list[Block] = [
         tables.summary(groups, found),
-        *told(found),
-        refused(found),
+        *headlines(found),
+        exclusions(found),
         notes(groups, found),
     ]
     sections = [

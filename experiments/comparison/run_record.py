@@ -17,7 +17,7 @@ from experiments.training import metrics_log
 UNKNOWN = "unknown"  # the machine of rows that an older version wrote
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """What a run has left.
 
     Fields:
@@ -58,7 +58,7 @@ class Run(NamedTuple):
         return found
 
 
-def read(workdir: pathlib.Path) -> Run:
+def read(workdir: pathlib.Path) -> RunRecord:
     """What a run has left in its directory.
 
     Raises:
@@ -81,7 +81,7 @@ def read(workdir: pathlib.Path) -> Run:
         notes.append(f"{path} is left out: {why}; move it away and evaluate again")
         told, arrays = None, {}
     times = _rows(workdir / metrics_log.WALL_CLOCK)
-    return Run(
+    return RunRecord(
         workdir,
         step,
         meaning,
@@ -101,7 +101,7 @@ def _other(
     meaning: Mapping[str, Any],
 ) -> str | None:
     """Of what an evaluation is, if not of the newest checkpoint; None if it is."""
-    if other := metadata.differences(told["identity"], meaning):
+    if other := metadata.diff(told["identity"], meaning):
         return f"it is of another run, {other[0]}"
     settings = told["settings"]
     if settings["step"] != step:

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.comparison import charts
 from experiments.comparison.grouping import Group
 from experiments.comparison.quantities import section_of
-from experiments.comparison.run_record import Run
+from experiments.comparison.run_record import RunRecord
 from experiments.visualization import sample_images
 from experiments.visualization.blocks import Lines, Row, Section, Strip
 
@@ -24,7 +24,7 @@ PAIRED = (
     "guidance",
 )  # settings that make a pair
 
-Choice = dict[int, tuple[Run, Mapping[str, Any]]]
+Choice = dict[int, tuple[RunRecord, Mapping[str, Any]]]
 
 
 class Drawn(NamedTuple):
@@ -111,7 +111,7 @@ def _read(
     return drawn, lines
 
 
-def _stale(run: Run, one: Drawn) -> str | None:
+def _stale(run: RunRecord, one: Drawn) -> str | None:
     """Why samples are not those of the evaluation; None if they are."""
     for name in ("step", "weights", "parameters"):
         there, here = one.settings.get(name), run.told["settings"][name]

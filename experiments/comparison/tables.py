@@ -10,7 +10,7 @@ from experiments.comparison import ode_accuracy
 from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
 from experiments.comparison.quantities import LIKELIHOODS, Findings
-from experiments.comparison.run_record import UNKNOWN, Run
+from experiments.comparison.run_record import UNKNOWN, RunRecord
 from experiments.visualization.blocks import Table
 
 
@@ -75,7 +75,7 @@ def _seeds(group: Group) -> str:
     return ", ".join(str(run.config["seed"]) for run in group.runs)
 
 
-def _median(run: Run, name: str, machine: str | None = None) -> float | None:
+def _median(run: RunRecord, name: str, machine: str | None = None) -> float | None:
     """Over the logged steps, or those of one of several machines."""
     several = machine is not None and len(run.machines) > 1
     values = [

@@ -61,7 +61,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         path = pathlib.Path(request.out or workdir / "eval.json")
         require("out", str(path), path.suffix == ".json", "a .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
-        alone = files.held(stack, workdir / FOLDER / ".lock")
+        alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
         if results.is_there(path, settings):
             print(f"evaluated already: {path}", flush=True)
             return path

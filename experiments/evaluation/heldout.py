@@ -47,7 +47,7 @@ def reached(schedule: Schedule) -> np.ndarray:
 def times_of_levels(schedule: Schedule) -> jax.Array:
     """The time of each of `LEVELS`, float32; the nearest end where it is not reached.
 
-    What is seen there is not told: see `Tally`.
+    What is seen there is not told: see `EvalAccumulator`.
     """
     levels = np.clip(LEVELS, *schedule.logsnr_range())
     return jnp.asarray(schedule.inverse_logsnr(levels), jnp.float32)
@@ -93,7 +93,7 @@ def eval_step(
     return Evaluation(terms.loss[:draws].mean(0), terms.eps_mse[draws:].T)
 
 
-class Tally:
+class EvalAccumulator:
     """The mean over a data set, of which each example is added once.
 
     Args:

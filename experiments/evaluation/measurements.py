@@ -15,7 +15,7 @@ from experiments.evaluation import (
     per_example,
     sample_quality,
 )
-from experiments.evaluation.result_cache import Cabinet, Parts
+from experiments.evaluation.result_cache import Parts, ResultCache
 from experiments.runtime import environment
 from experiments.sampling import generate, shards
 
@@ -62,7 +62,7 @@ def everything(
       dataset: of the run.
     """
     loaded = weights[request.weights]
-    cabinet = Cabinet(workdir / FOLDER)
+    cabinet = ResultCache(workdir / FOLDER)
     for name, each in weights.items():
         _tell_left_out(workdir, cabinet, name, each)
     nats = _nats(request, loaded, dataset, cabinet)
@@ -70,9 +70,9 @@ def everything(
         name: _eps_mse(request, weights[name], dataset, cabinet)
         for name in ("raw", "ema")
     }
-    judge = sample_quality.Judge(loaded.model, dataset, request.samples)
+    judge = sample_quality.SampleEvaluator(loaded.model, dataset, request.samples)
     samples = [
-        sample_quality.judged(
+        sample_quality.evaluate_samples(
             workdir, judge, _to_draw(workdir, request, loaded, section)
         )
         for section in sample_quality.listed(request.samples, loaded.config["sampler"])
@@ -93,7 +93,7 @@ def everything(
 
 
 def _parts(
-    cabinet: Cabinet, loaded: Loaded, kind: str, settings: Mapping[str, Any]
+    cabinet: ResultCache, loaded: Loaded, kind: str, settings: Mapping[str, Any]
 ) -> Parts:
     """Where parts that depend on these weights and settings are kept."""
     own = {name: getattr(loaded.request, name) for name in ("weights", "step")}
@@ -102,7 +102,7 @@ def _parts(
 
 
 def _tell_left_out(
-    workdir: pathlib.Path, cabinet: Cabinet, name: str, loaded: Loaded
+    workdir: pathlib.Path, cabinet: ResultCache, name: str, loaded: Loaded
 ) -> None:
     """Prints which parts are not taken, as of a run that was trained anew."""
     step = loaded.request.step
@@ -117,7 +117,7 @@ def _tell_left_out(
 
 
 def _nats(
-    request: Request, loaded: Loaded, dataset: DataSet, cabinet: Cabinet
+    request: Request, loaded: Loaded, dataset: DataSet, cabinet: ResultCache
 ) -> dict[str, np.ndarray]:
     """Of the held-out examples that are asked for."""
     examples = dataset.test
@@ -134,7 +134,7 @@ def _nats(
 
 
 def _eps_mse(
-    request: Request, loaded: Loaded, dataset: DataSet, cabinet: Cabinet
+    request: Request, loaded: Loaded, dataset: DataSet, cabinet: ResultCache
 ) -> np.ndarray:
     return per_example.per_example(
         loaded.model,

@@ -49,7 +49,7 @@ class Parts:
         return arrays
 
 
-class Cabinet:
+class ResultCache:
     """Parts of several kinds, each kept by the settings that it depends on.
 
     So a kind is found again when settings of another one have changed.

@@ -78,7 +78,7 @@ def maps(dataset: DataSet, settings: Settings) -> list[features.Features]:
     return found + [features.own(text) for text in settings.features]
 
 
-class Judge:
+class SampleEvaluator:
     """Compares samples with the training examples.
 
     Args:
@@ -177,8 +177,8 @@ def _threads(features: int) -> int | None:
     return 1 if features <= 256 else None
 
 
-def judged(
-    workdir: pathlib.Path, judge: Judge, loaded: restore.Loaded
+def evaluate_samples(
+    workdir: pathlib.Path, judge: SampleEvaluator, loaded: restore.Loaded
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Draws by one sampler, or finds what was drawn, and measures it.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 
-def held(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
+def acquire_lock(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
     """Takes a lock until `stack` is left.
 
     Args:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from experiments.runtime import distributed
 
 
-class Meter:
+class TrainingProgress:
     """Progress: a bar on a terminal, a plain line per report elsewhere.
 
     Args:
@@ -76,7 +76,7 @@ class Meter:
         self._bar.stop()
 
 
-class DrawMeter:
+class SamplingProgress:
     """Progress of a draw: a bar on a terminal, a line for each shard elsewhere.
 
     Args:

@@ -73,7 +73,7 @@ def along_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-class Placement(NamedTuple):
+class FSDPSharding(NamedTuple):
     """Leaves of at least `least` entries cut over the axis `fsdp`, others on each.
 
     A leaf is cut along the longest of its axes that the devices divide evenly.

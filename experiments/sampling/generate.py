@@ -100,7 +100,7 @@ def _draw(
         most=min(request.num_samples, request.shard_size),
     )
     drawn, begin = 0, time.perf_counter()
-    with contextlib.closing(progress.DrawMeter(request.num_samples)) as meter:
+    with contextlib.closing(progress.SamplingProgress(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
             if shards.finished(number):
                 meter.skip(stop - start)

@@ -73,7 +73,7 @@ class Shards:
           UsageError: another one does.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not files.held(stack, self.folder / ".lock"):
+        if not files.acquire_lock(stack, self.folder / ".lock"):
             raise UsageError(
                 f"another process draws {self.result}: wait until it has ended, or "
                 "choose another --out"

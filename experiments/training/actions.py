@@ -35,7 +35,7 @@ from experiments.training.trainer import Trainer
 from experiments.visualization import sample_images
 
 
-class Books(NamedTuple):
+class Sinks(NamedTuple):
     """Where a run writes down what it does.
 
     Fields:
@@ -48,8 +48,8 @@ class Books(NamedTuple):
 
     saved: manager.Checkpoints
     stored: posthoc_ema.Averages | None
-    log: metrics_log.Log | None
-    meter: progress.Meter
+    log: metrics_log.MetricsWriter | None
+    meter: progress.TrainingProgress
     watch: reference_curves.Watch
 
 
@@ -64,7 +64,7 @@ def _check_finite(number: int, state: TrainState) -> None:
         )
 
 
-class Run:
+class TrainLoop:
     """The steps of a run, and what is due after each.
 
     Args:
@@ -79,7 +79,7 @@ class Run:
         self,
         trainer: Trainer,
         workdir: pathlib.Path,
-        books: Books,
+        books: Sinks,
         meaning: dict[str, Any],
         stop: Stop,
     ):
@@ -89,7 +89,7 @@ class Run:
         self._announced = functools.partial(progress.announced, say_fn=books.meter.say)
         self._machine = environment.machine()
 
-    def make_up(self, number: int, state: TrainState) -> None:
+    def run_missed_actions(self, number: int, state: TrainState) -> None:
         """Does what was due after the restored step, where a stop left it out.
 
         Raises:

@@ -29,7 +29,7 @@ from experiments.training import (
     reference_curves,
     resume,
 )
-from experiments.training.actions import Books, Run
+from experiments.training.actions import Sinks, TrainLoop
 from experiments.training.state import (
     TrainState,
 )
@@ -95,16 +95,18 @@ def train_and_evaluate(
             effects = trainer.condition_effects(state.params)
         if distributed.is_first():
             _announce(trainer, state, workdir, effects)
-            log = metrics_log.Log(workdir, first)
+            log = metrics_log.MetricsWriter(workdir, first)
             _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
         quiet = None if log else Console(quiet=True)
-        meter = progress.Meter(first, config.num_steps, config.batch_size, quiet)
+        meter = progress.TrainingProgress(
+            first, config.num_steps, config.batch_size, quiet
+        )
         stack.enter_context(contextlib.closing(meter))
         stored = stack.enter_context(posthoc_ema.opened(workdir, config.ema, meaning))
-        books = Books(saved, stored, log, meter, reference_curves.watch(meaning))
-        run = Run(trainer, workdir, books, meaning, stop)
-        run.make_up(first, state)
+        books = Sinks(saved, stored, log, meter, reference_curves.watch(meaning))
+        run = TrainLoop(trainer, workdir, books, meaning, stop)
+        run.run_missed_actions(first, state)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
             state = run.step(number, batch, state)

@@ -103,7 +103,7 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-class Log:
+class MetricsWriter:
     """Writes one row per logged step to all places.
 
     Args:

@@ -132,7 +132,7 @@ def watch(current: Mapping[str, Any], directory: pathlib.Path = DIRECTORY) -> Wa
         return Watch()
     for path in sorted(directory.glob("*.json")):
         curve = json.loads(path.read_text())
-        lines = metadata.differences(curve["identity"], current)
+        lines = metadata.diff(curve["identity"], current)
         if all(line.startswith("config.seed:") for line in lines):
             return Watch(path.name, curve)
     return Watch()

@@ -42,7 +42,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         taken = False
         if distributed.is_first():
-            taken = not files.held(stack, workdir / ".lock")
+            taken = not files.acquire_lock(stack, workdir / ".lock")
         if distributed.from_first(taken):
             raise UsageError(
                 f"another process trains in {workdir}: wait until it has ended, or "
@@ -73,7 +73,7 @@ def begin(
     require("num_steps", trainer.config.num_steps, reachable, bound)
     found = saved.identity(newest)
     metadata.check_format(found)
-    metadata.check_same(found, trainer.identity, newest)
+    metadata.check_compatible(found, trainer.identity, newest)
     origin = found.get("init_from")
     _check_source(source, origin)
     restored = saved.restore(newest, items(trainer.abstract_state))
@@ -129,7 +129,7 @@ def _tell_differences(
     one, other = ({name: found[name] for name in names} for found in (there, here))
     one["sigma_data"] = there["config"]["sigma_data"]
     other["sigma_data"] = here["config"]["sigma_data"]
-    lines = metadata.differences(one, other)
+    lines = metadata.diff(one, other)
     if any(line.startswith("conventions") for line in lines):
         raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
     if lines and distributed.is_first():

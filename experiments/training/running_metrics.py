@@ -28,7 +28,7 @@ class Bins(NamedTuple):
         return place[:, None] == jnp.arange(self.count, dtype=place.dtype)[None]
 
 
-class Sums(NamedTuple):
+class RunningMetrics(NamedTuple):
     """Sums since the last logged step; they are saved, so that averages resume.
 
     Steps that are not finite are left out.
@@ -52,7 +52,7 @@ class Sums(NamedTuple):
     bin_eps_mse: jax.Array
 
     @classmethod
-    def zeros(cls, num_bins: int) -> "Sums":
+    def zeros(cls, num_bins: int) -> "RunningMetrics":
         """No step yet."""
         scalar, bins = jnp.zeros(()), jnp.zeros(num_bins)
         count = jnp.zeros((), jnp.int32)
@@ -61,11 +61,11 @@ class Sums(NamedTuple):
 
     def add(
         self, loss: jax.Array, grad_norm: jax.Array, terms: losses.Terms, bins: Bins
-    ) -> "Sums":
+    ) -> "RunningMetrics":
         """The sums with one more step."""
         member = bins.one_hot(terms.logsnr)
         total = lambda value: jnp.where(member, value[:, None], 0).sum(0)
-        return Sums(
+        return RunningMetrics(
             steps=self.steps + 1,
             loss=self.loss + loss,
             grad_norm=self.grad_norm + grad_norm,
@@ -76,7 +76,7 @@ class Sums(NamedTuple):
         )
 
 
-def averages(sums: Sums) -> dict[str, Any]:
+def averages(sums: RunningMetrics) -> dict[str, Any]:
     """What the sums say, as one row of the log; bins without examples are NaN.
 
     The means of a bin are those of the objective's own times, from wherever times were

@@ -6,7 +6,7 @@ import jax
 
 from diffusionflow import times
 from experiments.training.nonfinite import Faults
-from experiments.training.running_metrics import Sums
+from experiments.training.running_metrics import RunningMetrics
 
 
 class TrainState(NamedTuple):
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     ema: Any
-    sums: Sums
+    sums: RunningMetrics
     faults: Faults
     moments: times.LossMoments | None = None
     profiles: tuple[Any, ...] = ()

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 from diffusionflow import ema, losses, objectives, random, times
 from experiments.config.model import Model
 from experiments.data import Examples
-from experiments.runtime.sharding import Placement, replicated
+from experiments.runtime.sharding import FSDPSharding, replicated
 from experiments.training import grad_accumulation
 from experiments.training.nonfinite import Faults
-from experiments.training.running_metrics import Bins, Sums
+from experiments.training.running_metrics import Bins, RunningMetrics
 from experiments.training.state import TrainState
 
 
-class Recipe(NamedTuple):
+class StepConfig(NamedTuple):
     """What a training step needs besides state and batch; fixed for a run.
 
     Fields:
@@ -51,11 +51,11 @@ class Recipe(NamedTuple):
     batch_size: int
     accumulate: int = 1
     nonfinite_limit: int = 10
-    placement: Placement | None = None
+    placement: FSDPSharding | None = None
     gammas: tuple[float, ...] = ()
 
 
-def init(key: jax.Array, recipe: Recipe) -> TrainState:
+def init(key: jax.Array, recipe: StepConfig) -> TrainState:
     """The state before the first step."""
     params = recipe.model.init(key)
     adaptive = times.adaptive_part(recipe.model.objective.proposal)
@@ -64,14 +64,16 @@ def init(key: jax.Array, recipe: Recipe) -> TrainState:
         params=params,
         opt_state=recipe.optimizer.init(params),
         ema=ema.init(params),
-        sums=Sums.zeros(recipe.bins.count),
+        sums=RunningMetrics.zeros(recipe.bins.count),
         faults=Faults.zeros(recipe.batch_size, len(jax.tree.leaves(params))),
         moments=None if adaptive is None else adaptive.init(),
         profiles=tuple(ema.init(params) for _ in recipe.gammas),
     )
 
 
-def shardings(state: TrainState, mesh: Mesh, placement: Placement | None) -> TrainState:
+def shardings(
+    state: TrainState, mesh: Mesh, placement: FSDPSharding | None
+) -> TrainState:
     """Where the leaves of a state live: parameters and what is like them as placed."""
     same = jax.tree.map(lambda leaf: replicated(mesh), state)
     if placement is None:
@@ -84,7 +86,7 @@ def shardings(state: TrainState, mesh: Mesh, placement: Placement | None) -> Tra
 
 
 def train_step(
-    state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
+    state: TrainState, batch: Examples, key: jax.Array, *, recipe: StepConfig
 ) -> tuple[TrainState, jax.Array]:
     """One update, or none where loss or gradient are not finite.
 
@@ -124,7 +126,7 @@ def _updated(
     norm: jax.Array,
     terms: losses.Terms,
     gradients: Any,
-    recipe: Recipe,
+    recipe: StepConfig,
 ) -> TrainState:
     """The state with one update more; the step itself is not counted here."""
     updates, opt_state = recipe.optimizer.update(
@@ -179,7 +181,7 @@ class Drawn(NamedTuple):
 
 
 def loss_and_gradients(
-    state: TrainState, batch: Examples, key: jax.Array, *, recipe: Recipe
+    state: TrainState, batch: Examples, key: jax.Array, *, recipe: StepConfig
 ) -> tuple[tuple[jax.Array, losses.Terms], Any]:
     """((mean loss, terms), gradients) of the batch; arguments as `train_step`.
 
@@ -231,7 +233,7 @@ def _draw(
     batch: Examples,
     key: jax.Array,
     objective: objectives.Objective,
-    recipe: Recipe,
+    recipe: StepConfig,
 ) -> Drawn:
     """Conditions, times and keys of a batch, each example by the key of its place."""
     number = jnp.arange(batch.labels.shape[0])

@@ -44,7 +44,7 @@ class Trainer:
         self.learning_rate = optimizers.learning_rate(
             config.optimizer, config.num_steps
         )
-        self.recipe = step.Recipe(
+        self.recipe = step.StepConfig(
             model=self.model,
             optimizer=optimizers.optimizer(config.optimizer, config.num_steps),
             label_dropout=config.label_dropout,
@@ -112,11 +112,11 @@ class Trainer:
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
 
-    def _placement(self) -> sharding.Placement | None:
+    def _placement(self) -> sharding.FSDPSharding | None:
         section = self.config.sharding
         if section.fsdp == 1:
             return None
-        return sharding.Placement(self.mesh, section.least_size)
+        return sharding.FSDPSharding(self.mesh, section.least_size)
 
     def _shapes(self) -> TrainState:
         """Shapes and dtypes of the state."""
@@ -159,7 +159,7 @@ class Trainer:
     def evaluate(
         self, params: Any, check_fn: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """What `evaluation.Tally.row` says of the test examples, each counted once.
+        """Evaluates the held-out examples, each counted once: `EvalAccumulator.row`.
 
         Args:
           params: raw or averaged.
@@ -167,7 +167,7 @@ class Trainer:
         """
         params = self.gather(params)
         told = heldout.reached(self.model.objective.schedule)
-        tally = heldout.Tally(self.config.eval.draws, told)
+        tally = heldout.EvalAccumulator(self.config.eval.draws, told)
         count = len(self.dataset.test.labels)
         for number, mask in loader.padded(count, self.config.batch_size):
             check_fn()

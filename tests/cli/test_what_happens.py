@@ -26,12 +26,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))
 HELD = """
 import pathlib, time
 from experiments.training import actions
-step = actions.Run.step
+step = actions.TrainLoop.step
 def held(self, number, *arguments):
     while number > 8 and not pathlib.Path({!r}).exists():
         time.sleep(0.01)
     return step(self, number, *arguments)
-actions.Run.step = held
+actions.TrainLoop.step = held
 """
 
 
@@ -127,7 +127,7 @@ from experiments.training import actions
 def never(*unused):
     print("saving", flush=True)
     time.sleep(3600)
-actions.Run._save = never
+actions.TrainLoop._save = never
 """
 
 

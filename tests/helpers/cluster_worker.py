@@ -50,14 +50,14 @@ def fill(number):
 def interrupt(number):
     """At the first batch that is evaluated from now on."""
     del number
-    add = heldout.Tally.add
+    add = heldout.EvalAccumulator.add
 
     def adding(*args):
-        heldout.Tally.add = add
+        heldout.EvalAccumulator.add = add
         os.kill(os.getpid(), signal.SIGTERM)
         add(*args)
 
-    heldout.Tally.add = adding
+    heldout.EvalAccumulator.add = adding
 
 
 FAULTS = {

@@ -35,7 +35,9 @@ def test_a_seal_holds_name_sizes_and_checksums(directory):
             for name, content in sorted(FILES.items())
         },
     }
-    assert integrity.fault(directory) is None and integrity.holds_only_sealed(directory)
+    assert integrity.find_corruption(directory) is None and integrity.holds_only_sealed(
+        directory
+    )
     assert {path.name for path in directory.iterdir()} == {"a", "empty", "SEAL.json"}
 
 
@@ -73,7 +75,7 @@ DAMAGE = {
 def test_damage_is_named(directory, name):
     damage_fn, where, message = DAMAGE[name]
     damage_fn(directory / where)
-    assert re.search(message, integrity.fault(directory))
+    assert re.search(message, integrity.find_corruption(directory))
 
 
 def test_every_bit_counts(directory):
@@ -85,9 +87,9 @@ def test_every_bit_counts(directory):
             content[place] ^= 1 << place % 8
             path.write_bytes(content)
             if path.name != "SEAL.json" or _sealed(content) != _sealed(whole):
-                assert integrity.fault(directory) is not None, (path, place)
+                assert integrity.find_corruption(directory) is not None, (path, place)
         path.write_bytes(whole)
-    assert integrity.fault(directory) is None
+    assert integrity.find_corruption(directory) is None
 
 
 def _sealed(content):
@@ -105,11 +107,11 @@ def _sealed(content):
 def test_a_copy_under_another_name_is_not_what_it_says(directory):
     copy = directory.with_name("8")
     shutil.copytree(directory, copy)
-    assert integrity.fault(copy) == "it was saved under the name 7"
+    assert integrity.find_corruption(copy) == "it was saved under the name 7"
     assert not integrity.holds_only_sealed(copy)
 
 
 def test_files_of_others_are_no_damage_but_they_are_seen(directory):
     (directory / "a" / "notes.txt").write_text("mine")
-    assert integrity.fault(directory) is None
+    assert integrity.find_corruption(directory) is None
     assert not integrity.holds_only_sealed(directory)

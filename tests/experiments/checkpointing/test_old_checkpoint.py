@@ -35,7 +35,7 @@ def test_every_array_is_what_it_was():
     trainer = Trainer(old_checkpoint.config())
     with Checkpoints(OLD, read_only=True) as saved:
         found = saved.restore(STEP, resume.items(trainer.abstract_state))
-        assert metadata.differences(saved.identity(STEP), trainer.identity) == []
+        assert metadata.diff(saved.identity(STEP), trainer.identity) == []
     expected = json.loads((OLD / "arrays.json").read_text())
     assert old_checkpoint.described(found) == expected
 

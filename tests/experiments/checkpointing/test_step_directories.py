@@ -170,7 +170,7 @@ def test_links_are_left_alone(tmp_path):
 def test_a_reader_looks_again_where_a_run_went_on(tmp_path, monkeypatch):
     """The run saves step 20 and removes 10 while 10 is being read."""
     make(tmp_path, 10)
-    fault = integrity.fault
+    fault = integrity.find_corruption
 
     def slow(path):
         if path.name == "10":
@@ -178,7 +178,7 @@ def test_a_reader_looks_again_where_a_run_went_on(tmp_path, monkeypatch):
             shutil.rmtree(path)
         return fault(path)
 
-    monkeypatch.setattr(integrity, "fault", slow)
+    monkeypatch.setattr(integrity, "find_corruption", slow)
     assert step_directories.newest(tmp_path, rename=False) == 20
 
 

@@ -28,7 +28,7 @@ def worse(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(worse):
-    return quantities.of(worse, 0)
+    return quantities.collect(worse, 0)
 
 
 def test_a_shift_is_found_with_its_size_and_sign(found):
@@ -80,19 +80,19 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
 
 
 def test_equals_are_not_told_apart(tmp_path):
-    (one, _) = quantities.of(gathered(tmp_path, batch_size=32), 0).likelihoods
+    (one, _) = quantities.collect(gathered(tmp_path, batch_size=32), 0).likelihoods
     assert list(one.differences) == ["b"]
     assert "no significant difference between b and a" in one.sentence("b")
 
 
 def test_seeds_widen_the_interval_and_are_named(tmp_path, found):
     seeds = gathered(tmp_path, count=3, shift=0.3, batch_size=32)
-    one = quantities.of(seeds, 0).likelihoods[0]
+    one = quantities.collect(seeds, 0).likelihoods[0]
     each = one.differences["b"]
     assert each.recipe["repetitions_in_error"] and one.seeds == {"a": 3, "b": 3}
     assert "n = 200 examples, 3 and 3 training seeds" in one.sentence("b")
     assert abs(each.value - 0.3) < 0.05
-    notes = report.notes(seeds, quantities.of(seeds, 0)).lines
+    notes = report.notes(seeds, quantities.collect(seeds, 0)).lines
     assert not any("one training seed" in line for line in notes)
 
 
@@ -133,7 +133,7 @@ UNLIKE = {
 @pytest.mark.parametrize("name", UNLIKE)
 def test_unlike_recipes_are_refused_with_the_reason(name, tmp_path):
     other, words, where = UNLIKE[name]
-    some = quantities.of(_with_raw(gathered(tmp_path, batch_size=32, **other)), 0)
+    some = quantities.collect(_with_raw(gathered(tmp_path, batch_size=32, **other)), 0)
     every = {
         "likelihoods": some.likelihoods,
         "eps": some.eps[:1],
@@ -145,7 +145,7 @@ def test_unlike_recipes_are_refused_with_the_reason(name, tmp_path):
             assert bool(refused) == (section in where), (section, one.refusals)
             assert ("b" in one.differences) == (section not in where)
             assert ("b" in one.values) == (section not in where)
-    lines = report.refused(some).lines
+    lines = report.exclusions(some).lines
     assert any(words in line for line in lines)
     assert all("\n" not in line for line in lines)
 
@@ -162,12 +162,12 @@ def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
     some = gathered(tmp_path, batch_size=32)
     for row in some[1].first.told["samples"]:
         row["nfe"] += 1  # of a schedule that ends with a step to the data
-    one = quantities.of(some, 0).samples[0]
+    one = quantities.collect(some, 0).samples[0]
     assert one.calls == {"a": 2, "b": 3} and "b" in one.finding.differences
     assert "2 steps, NFE 2 or 3" in one.finding.title
     for row in some[1].first.told["samples"]:
         row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
-    found = quantities.of(some, 0)
+    found = quantities.collect(some, 0)
     assert not any(one.finding.differences for one in found.samples)
     assert any(
         "same --sampler flags" in line for line in report.notes(some, found).lines
@@ -190,7 +190,7 @@ def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
         other(run.told["likelihood"] | {"ode_ends": {"data": 8.05, "noise": None}}),
         other(before, made.identity_of(batch_size=32, **kind)),
     ):
-        found = quantities.of(changed, 0)
+        found = quantities.collect(changed, 0)
         bound, ode = found.likelihoods
         assert "b" in bound.differences and "b" not in ode.values
         (refusal,) = ode.refusals
@@ -206,7 +206,7 @@ def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
         rows = {row[0]: row[1:] for row in tables.summary(changed, found).rows}
         assert rows["end of the ODE at the data"] == ["that of the schedule", end]
         assert "end of the ODE at the noise" not in rows
-    same = quantities.of(other(before), 0)  # of both formats
+    same = quantities.collect(other(before), 0)  # of both formats
     assert "b" in same.likelihoods[1].differences
 
 
@@ -219,7 +219,7 @@ def test_seeds_of_the_first_recipe_that_are_unlike_are_refused_too(tmp_path):
         f"b={made.run(tmp_path / 'b0', batch_size=32)}",
         f"c={made.run(tmp_path / 'c0', batch_size=8)}",
     ]
-    (one, _) = quantities.of(grouping.gather(arguments), 0).likelihoods
+    (one, _) = quantities.collect(grouping.gather(arguments), 0).likelihoods
     (refusal,) = one.refusals
     assert refusal.startswith("a is left out: its seeds are not evaluated alike: the")
     assert "likelihood.ode_steps 9 and 4" in refusal

@@ -232,7 +232,7 @@ HOLDER = """
 import contextlib, pathlib, sys, time
 from experiments.runtime import files
 with contextlib.ExitStack() as stack:
-    assert files.held(stack, pathlib.Path(sys.argv[1]))
+    assert files.acquire_lock(stack, pathlib.Path(sys.argv[1]))
     print("held", flush=True)
     time.sleep(600)
 """
@@ -263,7 +263,7 @@ def test_a_second_evaluation_is_refused_until_the_first_is_killed(
 def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
     def taken(path, *unused):
         with contextlib.ExitStack() as stack:
-            assert not files.held(stack, path / "evaluation" / ".lock")
+            assert not files.acquire_lock(stack, path / "evaluation" / ".lock")
         raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr(measurements, "everything", taken)
@@ -271,14 +271,14 @@ def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         evaluate_run(workdir, REQUEST._replace(out=out))
     with contextlib.ExitStack() as stack:
-        assert files.held(stack, workdir / "evaluation" / ".lock")
+        assert files.acquire_lock(stack, workdir / "evaluation" / ".lock")
 
 
 @pytest.mark.slow
 def test_the_command_says_so_in_one_line(workdir, evaluated, tmp_path):
     out = tmp_path / "eval.json"
     with contextlib.ExitStack() as stack:
-        assert files.held(stack, workdir / "evaluation" / ".lock")
+        assert files.acquire_lock(stack, workdir / "evaluation" / ".lock")
         code, _, error = commands.run(
             "experiments.evaluate", f"--workdir={workdir}", f"--out={out}"
         )
@@ -432,7 +432,7 @@ def test_the_format_before_is_read_and_said_to_lack_something(
         results.read(workdir / "eval.json")[1]
     )
     assert run.notes == ()
-    cabinet = result_cache.Cabinet(tmp_path / "evaluation")
+    cabinet = result_cache.ResultCache(tmp_path / "evaluation")
     names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
     assert cabinet.left_out(*names) == {old.name: "another version"}
     for other in ("1", "4"):

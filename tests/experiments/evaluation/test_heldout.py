@@ -8,7 +8,7 @@ import pytest
 from diffusionflow import schedules
 from experiments.data import Examples
 from experiments.evaluation import heldout
-from experiments.evaluation.heldout import LEVELS, Evaluation, Tally
+from experiments.evaluation.heldout import LEVELS, EvalAccumulator, Evaluation
 from experiments.runtime import rng
 from tests.helpers import arrays
 from tests.helpers.exact_model import SCHEDULES, STD, model_of
@@ -24,7 +24,7 @@ def tallied(model, size=4_000, draws=2):
             {}, examples, number, rng.stream(0, 0), model=model, draws=draws
         )
     )
-    tally = Tally(draws, heldout.reached(model.objective.schedule))
+    tally = EvalAccumulator(draws, heldout.reached(model.objective.schedule))
     tally.add(run(), np.arange(size), np.ones(size, bool))
     return tally.row()
 
@@ -88,7 +88,7 @@ def test_levels_that_a_schedule_does_not_reach_are_no_number():
     np.testing.assert_array_equal(told, (LEVELS >= -3) & (LEVELS <= 5))
     np.testing.assert_allclose(low.logsnr(found[told]), LEVELS[told], atol=1e-3)
     assert np.isfinite(found).all()  # the program has no NaN in it
-    tally = Tally(len(LEVELS), told)
+    tally = EvalAccumulator(len(LEVELS), told)
     seen = Evaluation(np.ones(1), np.ones((1, len(LEVELS))))
     tally.add(seen, np.zeros(1, int), np.ones(1, bool))
     row = tally.row()
@@ -101,7 +101,7 @@ def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
     expected = [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [4, 5, 0, 1]]
     assert heldout.levels_of(number, 4).tolist() == expected
     everything = np.ones(len(LEVELS), bool)
-    tally = Tally(4, everything)
+    tally = EvalAccumulator(4, everything)
     eps_mse = np.arange(16.0).reshape(4, 4)
     found = Evaluation(np.array([1.0, 2.0, 4.0, 100.0]), eps_mse)
     tally.add(found, number, np.array([True, True, True, False]))
@@ -110,7 +110,7 @@ def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
     by_level = [(low + low + 6) / 2 for low in range(6)]
     assert row["eps_mse_by_level"] == by_level
     assert row["eps_mse"] == pytest.approx(np.mean(by_level))
-    empty = Tally(1, everything)
+    empty = EvalAccumulator(1, everything)
     empty.add(
         Evaluation(np.ones(1), np.ones((1, 1))), np.zeros(1, int), np.ones(1, bool)
     )

@@ -11,7 +11,7 @@ from diffusionflow import random
 from experiments.data import DataTransform, Examples
 from experiments.evaluation import bits_per_dim, likelihoods
 from experiments.evaluation.likelihoods import Settings
-from experiments.evaluation.result_cache import Cabinet, Parts
+from experiments.evaluation.result_cache import Parts, ResultCache
 from experiments.runtime import rng
 from tests.helpers import arrays
 from tests.helpers.exact_model import STD, Exact, model_of
@@ -26,7 +26,7 @@ def examples():
 
 
 def kept(path):
-    return Cabinet(path).parts
+    return ResultCache(path).parts
 
 
 def test_an_example_has_the_likelihood_given_its_vector(tmp_path):

@@ -48,7 +48,7 @@ def test_a_sigma_data_that_is_a_fifth_off_is_told(given, warns):
 
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
-    meter = progress.Meter(0, 100, 8, console=Console(file=stream))
+    meter = progress.TrainingProgress(0, 100, 8, console=Console(file=stream))
     meter.advance(1)
     assert stream.getvalue() == ""
     figures = meter.report(10, 0.5)
@@ -63,7 +63,7 @@ def test_without_a_terminal_there_are_plain_lines():
 def test_on_a_terminal_there_is_a_bar_with_the_same_figures():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)
-    meter = progress.Meter(0, 100, 8, console=console)
+    meter = progress.TrainingProgress(0, 100, 8, console=console)
     meter.report(10, 0.25)
     meter.advance(11)
     meter.close()
@@ -76,7 +76,7 @@ def test_on_a_terminal_there_is_a_bar_with_the_same_figures():
 def test_pauses_do_not_count_in_images_per_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(environment.time, "perf_counter", lambda: now[0])
-    meter = progress.Meter(0, 20, 10, console=Console(file=io.StringIO()))
+    meter = progress.TrainingProgress(0, 20, 10, console=Console(file=io.StringIO()))
     now[0] = 2.0
     with meter.pause():
         now[0] = 50.0
@@ -91,7 +91,7 @@ def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=terminal, width=100)
         now[0] = 0.0
-        meter = progress.DrawMeter(100, console=console)
+        meter = progress.SamplingProgress(100, console=console)
         meter.skip(20)
         now[0] = 4.0
         meter.advance(40)

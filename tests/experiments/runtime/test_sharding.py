@@ -38,7 +38,7 @@ def grid(count, fsdp):
     ],
 )
 def test_a_large_leaf_is_cut_along_its_longest_even_axis(shape, spec):
-    placement = sharding.Placement(sharding.mesh(fsdp=4), LEAST)
+    placement = sharding.FSDPSharding(sharding.mesh(fsdp=4), LEAST)
     found = placement.sharding(jax.ShapeDtypeStruct(shape, jnp.float32))
     assert found.spec == PartitionSpec(*spec)
 
@@ -102,7 +102,7 @@ def runs():
                 ema__store_every=1,
             )
         )
-        placed = sharding.Placement(grid(8, 4), LEAST)
+        placed = sharding.FSDPSharding(grid(8, 4), LEAST)
         return {
             "one": trained(trainer, grid(1, 1), None)[0],
             "eight": trained(trainer, grid(8, 1), None)[0],
@@ -150,7 +150,7 @@ def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
     state, _ = runs["cut"]
     here = resume.items(state)
     for number, mesh in enumerate((grid(1, 1), grid(4, 2), grid(8, 8)), start=1):
-        placement = sharding.Placement(mesh, LEAST)
+        placement = sharding.FSDPSharding(mesh, LEAST)
         where = jax.tree.map(placement.sharding, here)
         with Checkpoints(tmp_path, keep=None) as saved:
             saved.save(number, here, {})

@@ -181,7 +181,7 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
     """Of the newest one that is still there it draws; one by number is missed."""
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     expected = draw(workdir, step=15, out=str(tmp_path / "expected"))
-    check_same, removed = restore.metadata.check_same, []
+    check_same, removed = restore.metadata.check_compatible, []
 
     def removing(found, current, step):
         if step not in removed:
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
             shutil.rmtree(tmp_path / "checkpoints" / str(step))
         check_same(found, current, step)
 
-    monkeypatch.setattr(restore.metadata, "check_same", removing)
+    monkeypatch.setattr(restore.metadata, "check_compatible", removing)
     removed.append(15)
     drawn = draw(tmp_path, out=str(tmp_path / "drawn"))
     assert removed == [15, 30]

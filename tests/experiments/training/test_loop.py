@@ -162,7 +162,7 @@ def test_a_constant_rate_can_be_trained_on(tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_refused(straight, tmp_path, monkeypatch):
     """As after a change of the code: the identity agrees, the arrays do not."""
-    monkeypatch.setattr(loop.resume.metadata, "check_same", lambda *args: None)
+    monkeypatch.setattr(loop.resume.metadata, "check_compatible", lambda *args: None)
     changed = tiny.config(network__features=8)
     with pytest.raises(MismatchError, match=r"step 10, params: .* has shape .*16"):
         loop.train_and_evaluate(changed, straight[0])
@@ -287,7 +287,7 @@ def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeyp
             raise Stopped(signal.SIGTERM)
         return {"test_loss_ema": losses[number]}
 
-    monkeypatch.setattr(actions.Run, "_test_row", row)
+    monkeypatch.setattr(actions.TrainLoop, "_test_row", row)
     with pytest.raises(Stopped):
         loop.train_and_evaluate(config, tmp_path)
     loop.train_and_evaluate(config, tmp_path)

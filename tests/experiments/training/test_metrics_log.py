@@ -29,7 +29,7 @@ def events(directory):
 
 
 def write(workdir, start, steps):
-    log = metrics_log.Log(workdir, start)
+    log = metrics_log.MetricsWriter(workdir, start)
     for step in steps:
         log.write(step, ROW | {"value": step}, {"images_per_second": 7.0})
     log.close()

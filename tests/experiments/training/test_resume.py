@@ -91,7 +91,7 @@ def test_a_run_remembers_its_source_and_refuses_another(
             with pytest.raises(UsageError, match="leave --init_from out") as error:
                 begin(trainer, saved, given)
             assert len(str(error.value).splitlines()) == 1
-        assert metadata.differences(meaning, trainer.identity) == []
+        assert metadata.diff(meaning, trainer.identity) == []
 
 
 def test_a_run_that_began_afresh_refuses_a_source(trainer, source, tmp_path):

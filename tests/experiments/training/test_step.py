@@ -169,7 +169,7 @@ def test_sums_are_sums():
     loss, eps_mse = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
     importance = jnp.array([1.0, 0.5, 2.0])  # of which the losses are multiples
     terms = losses.Terms(loss, None, logsnr, eps_mse, importance)
-    total = running_metrics.Sums.zeros(2)
+    total = running_metrics.RunningMetrics.zeros(2)
     for _ in range(2):
         total = total.add(loss.mean(), jnp.array(3.0), terms, bins)
     row = running_metrics.averages(total)
@@ -186,7 +186,7 @@ def test_empty_bins_are_nan_and_poison_nothing():
         jnp.ones(1), None, jnp.array([5.0]), jnp.array([jnp.inf]), jnp.ones(1)
     )
     row = running_metrics.averages(
-        running_metrics.Sums.zeros(2).add(*jnp.ones(2), terms, bins)
+        running_metrics.RunningMetrics.zeros(2).add(*jnp.ones(2), terms, bins)
     )
     assert np.isnan(row["loss_by_logsnr"][0])
     assert row["loss_by_logsnr"][1] == 1

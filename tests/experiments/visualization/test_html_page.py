@@ -40,12 +40,12 @@ def gathered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(gathered):
-    return quantities.of(gathered, 0)
+    return quantities.collect(gathered, 0)
 
 
 @pytest.fixture(scope="module")
 def text(gathered, found):
-    return html_page.render(NASTY, report.every(gathered, found))
+    return html_page.render(NASTY, report.build_report(gathered, found))
 
 
 def test_whatever_a_user_wrote_is_escaped(text):
@@ -197,8 +197,8 @@ def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
 
     def told():
         some = grouping.gather(map(str, paths))
-        found = quantities.of(some, 0)
-        shown = html_page.render("t", report.every(some, found))
+        found = quantities.collect(some, 0)
+        shown = html_page.render("t", report.build_report(some, found))
         first = [row[0] for row in tables.summary(some, found).rows]
         lines = [line for line in report.notes(some, found).lines if "images" in line]
         return some, first, lines, shown
@@ -320,7 +320,7 @@ def test_levels_are_drawn_as_shares(found):
 
 
 def test_every_chart_is_one_that_plotly_knows(gathered, found):
-    for section in report.every(gathered, found):
+    for section in report.build_report(gathered, found):
         for block in section.blocks:
             for chart in getattr(block, "charts", [block]):
                 if isinstance(chart, blocks.Chart):
@@ -346,7 +346,9 @@ def test_images_are_one_above_the_other():
 def test_other_data_have_no_common_curve(tmp_path):
     a, b = made.run(tmp_path / "a"), made.run(tmp_path / "b", data__noise=0.3)
     some = grouping.gather([str(a), str(b)])
-    shown = html_page.render("t", report.every(some, quantities.of(some, 0)))
+    shown = html_page.render(
+        "t", report.build_report(some, quantities.collect(some, 0))
+    )
     assert "b and a have different held-out examples: noise 0.3 and" in shown
     assert "not compared with a: the recipes differ in examples.noise" in shown
 
