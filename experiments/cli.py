@@ -137,6 +137,8 @@ def _parse(argv: list[str]) -> list[str]:
     if "--help" in argv or "-h" in argv:
         app.usage(shorthelp=True, writeto_stdout=True)
         print(flags.FLAGS.module_help(__name__))
+        if "distributed" in flags.FLAGS:
+            print(flags.FLAGS.module_help(distributed.__name__))
         if "config" in flags.FLAGS:
             print(_entries_help())
         sys.exit(0)
@@ -231,7 +233,7 @@ def start_jax() -> None:
         raise UsageError(
             f"--require_backend={wanted}: JAX {jax.__version__} found only "
             f"{jax.default_backend()!r}; install jax for that device, for an NVIDIA "
-            "GPU with: pip install 'diffusionflow[cuda12]'"
+            "GPU with: pip install 'jax[cuda12]'"
         )
 
 

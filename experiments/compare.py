@@ -1,7 +1,7 @@
 """Compares trained recipes: which is better, by how much, and is that told apart.
 
-    python -m experiments.compare runs/digits runs/digits_edm
-    python -m experiments.compare ours=runs/a ours=runs/b edm=runs/edm --out=edm.html
+    diffusionflow compare runs/digits runs/digits_edm
+    diffusionflow compare ours=runs/a ours=runs/b edm=runs/edm --out=edm.html
 
 Runs that differ in their seed alone are one recipe; the first recipe is the reference.
 Prints a table and writes a page, from what training and `experiments.evaluate` left.

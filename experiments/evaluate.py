@@ -1,6 +1,6 @@
-"""Evaluates a run: likelihoods, errors at fixed log-SNRs, samples against calls.
+r"""Evaluates a run: likelihoods, errors at fixed log-SNRs, samples against calls.
 
-    python -m experiments.evaluate --workdir=runs/digits --sampler=ddim@10 \
+    diffusionflow evaluate --workdir=runs/digits --sampler=ddim@10 \
         --sampler=ddim@50 --sampler="heun(variable='u')@25"
 
 Writes `eval.json` with errors and recipes. Stopped or killed, the same command goes on

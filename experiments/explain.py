@@ -1,6 +1,6 @@
 """Says what a config learns, and which published recipes are the same.
 
-    python -m experiments.explain --config=configs/digits.py --against=edm
+    diffusionflow explain --config=digits --against=edm
 
 Prints schedule, output, times and total weight, the recipes that it equals up to a
 constant and on which log-SNRs, and draws the weights: explain.png. Nothing is trained.

@@ -1,6 +1,6 @@
 """Writes one HTML page of interactive figures with sliders.
 
-    python -m experiments.explore --out=site/
+    diffusionflow explore --out=site/
 
 Scaling, variance of the data, churn, weightings, samplers and their steps. Everything
 is computed here by the library; the page opens from a file, without a network.

@@ -1,6 +1,6 @@
 """Draws the figures of the documents from their numbers, as SVG and PNG.
 
-    python -m experiments.figures --out=figures/
+    diffusionflow figures --out=figures/
 
 Nothing is trained or downloaded. `--figure=churn` draws one, and can be repeated.
 """

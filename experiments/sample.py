@@ -1,6 +1,6 @@
-"""Draws samples from a run's newest checkpoint: a PNG grid and an .npz.
+r"""Draws samples from a run's newest checkpoint: a PNG grid and an .npz.
 
-    python -m experiments.sample --workdir=runs/digits --num_samples=100 \
+    diffusionflow sample --workdir=runs/digits --num_samples=100 \
         --sampler.name=ddim --sampler.num_steps=50 --guidance=2
 
 Without optimizer, and without data set but for vectors that no file gives; whatever is

@@ -1,6 +1,6 @@
 """Trains recipes with several seeds, evaluates every run, and compares the recipes.
 
-    python -m experiments.study --study=configs/study.py --workdir=runs/study
+    diffusionflow study --study=study --workdir=runs/study
 
 A run is in WORKDIR/RECIPE/SEED, the comparison in WORKDIR/compare.html. Stopped or
 killed, the same command goes on where it was.

@@ -1,6 +1,6 @@
 """Trains a model, or resumes its training.
 
-python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+diffusionflow train --config=digits --workdir=runs/digits
 """
 
 from absl import flags

@@ -49,10 +49,7 @@ def find_corruption(directory: pathlib.Path) -> str | None:
     try:
         name, sealed = _sealed(directory)
     except FileNotFoundError:
-        return (
-            f"it has no {FILE_NAME}, as after an interrupted copy, or was saved "
-            "before there were seals"
-        )
+        return f"it has no {FILE_NAME}, as after an interrupted copy"
     except UNREADABLE as error:
         return f"its {FILE_NAME} cannot be read ({type(error).__name__})"
     if name != directory.name:

@@ -5,19 +5,12 @@ from collections.abc import Sequence
 from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Finding
 from experiments.comparison.run_record import RunRecord
-from experiments.config.model import from_identity
-from experiments.evaluation import bits_per_dim, likelihoods
+from experiments.evaluation import bits_per_dim
 
 
 def ends(run: RunRecord) -> dict[str, str]:
-    """Where the ODE of a run ends, in words, at the "data" and at the "noise".
-
-    A result of an older format does not tell: what it was is found as it was then.
-    """
-    found = run.told["likelihood"].get("ode_ends")
-    if found is None:
-        settings = likelihoods.Settings(**run.told["settings"]["likelihood"])
-        found = likelihoods.ode_ends(from_identity(run.identity), settings)
+    """Where the ODE of a run ends, in words, at the "data" and at the "noise"."""
+    found = run.told["likelihood"]["ode_ends"]
     return {
         name: "that of the schedule" if end is None else f"log-SNR {end:.6g}"
         for name, end in found.items()
@@ -26,7 +19,7 @@ def ends(run: RunRecord) -> dict[str, str]:
 
 def within(group: Group) -> float | None:
     """The largest error of the solver in a group; None where one is not known."""
-    errors = [run.told["likelihood"].get("solver_error") for run in group.evaluated]
+    errors = [run.told["likelihood"]["solver_error"] for run in group.evaluated]
     if not errors or None in errors:
         return None
     return max(map(bits_per_dim.solver_bound, errors))
@@ -45,8 +38,8 @@ def notes(groups: Sequence[Group], found: Finding) -> list[str]:
     if unknown:
         lines.append(
             f"{found.title}: the error of the solver is not known of "
-            f"{', '.join(unknown)}, with an evaluation of fewer than 16 examples, with "
-            "numbers that are not finite, or of an older version, without it"
+            f"{', '.join(unknown)}, with an evaluation of fewer than 16 examples or "
+            "with numbers that are not finite"
         )
     for name, each in found.differences.items():
         pair = errors[name], errors[found.reference]

@@ -14,7 +14,7 @@ from experiments.runtime import environment
 from experiments.runtime.errors import UsageError
 from experiments.training import metrics_log
 
-UNKNOWN = "unknown"  # the machine of rows that an older version wrote
+UNKNOWN = "unknown"  # the machine of a run without `environment.json`
 
 
 class RunRecord(NamedTuple):
@@ -122,7 +122,7 @@ def _other(
 def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
     path = workdir / "eval.json"
     flag = shlex.quote(f"--workdir={workdir}")
-    way = f"python -m experiments.evaluate {flag}"
+    way = f"diffusionflow evaluate {flag}"
     if not path.exists():
         return None, {}, [f"{workdir} is not evaluated: {way}"]
     try:
@@ -141,8 +141,8 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def _machines(
     path: pathlib.Path, times: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    known = dict.fromkeys(row.get("machine", UNKNOWN) for row in times)
-    if known.keys() - {UNKNOWN}:
+    known = dict.fromkeys(row["machine"] for row in times)
+    if known:
         return tuple(known)
     try:
         return (environment.machine(json.loads(path.read_text())),)

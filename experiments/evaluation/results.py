@@ -22,8 +22,6 @@ from experiments.runtime.errors import UsageError
 from experiments.sampling import shards
 
 FORMAT = 3
-# Read too. In format 2 there is no solver error and no end of the ODE.
-OLDER = (2,)
 
 Arrays = dict[str, np.ndarray]
 
@@ -92,8 +90,8 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.
 def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     """Whether the result is there; refuses one of other settings.
 
-    One of an older format that is not read is not there, and is computed anew; nor is
-    one whose arrays are gone, but what was computed in parts is found again.
+    One of an older format is computed again, as is one whose arrays are gone; what was
+    computed in parts is taken from the cache.
 
     Raises:
       UsageError: it is that of other settings or weights, of a newer format, or no
@@ -107,16 +105,10 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     _check_weights(path, _told(path)["settings"], settings)
     shards.check_same(path, _told(path)["settings"], settings)
     try:
-        told, _ = read(path)
+        read(path)
     except UsageError as error:
         print(f"evaluating again: {error}", flush=True)
         return False
-    if told["format"] != FORMAT:
-        print(
-            f"{path} has format {told['format']}, without the error of the ODE's "
-            "solver; move it away to evaluate again",
-            flush=True,
-        )
     return True
 
 
@@ -158,7 +150,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
     told = _told(path)
     if told.get("format", 0) > FORMAT:
         raise _newer(path, told["format"])
-    if told.get("format") not in (FORMAT, *OLDER):
+    if told.get("format") != FORMAT:
         raise UsageError(f"{path} has format {told.get('format')}, not {FORMAT}")
     beside = path.with_name(told["arrays"]["file"])
     try:

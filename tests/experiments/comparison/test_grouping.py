@@ -116,5 +116,5 @@ def test_a_run_without_an_evaluation_that_counts_says_how_to_get_one(runs, tmp_p
             run_record.read(where)
         found = run_record._evaluation(where)
         assert found[0] is None and words in found[2][0]
-        assert "evaluate again: python -m experiments.evaluate" in found[2][0]
+        assert "evaluate again: diffusionflow evaluate" in found[2][0]
     assert f"'--workdir={gone}'" in run_record._evaluation(gone)[2][0]  # for a shell

@@ -175,39 +175,23 @@ def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
 
 
 def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
-    """Recorded, or, in the format before, as it was then: of an x network at 10."""
     some = gathered(tmp_path, batch_size=32)
     run = some[1].first
-
-    def other(likelihood, meaning=run.identity):
-        told = run.told | {"likelihood": likelihood}
-        changed = run._replace(told=told, identity=meaning)
-        return [some[0], some[1]._replace(runs=(changed,))]
-
-    kind = {"objective__kind": "x", "objective__weighting": "mse(kind='x')"}
-    before = {name: run.told["likelihood"][name] for name in ("unit", "count")}
-    for changed in (
-        other(run.told["likelihood"] | {"ode_ends": {"data": 8.05, "noise": None}}),
-        other(before, made.identity_of(batch_size=32, **kind)),
-    ):
-        found = quantities.collect(changed, 0)
-        bound, ode = found.likelihoods
-        assert "b" in bound.differences and "b" not in ode.values
-        (refusal,) = ode.refusals
-        end = (
-            "log-SNR 8.05"
-            if "ode_ends" in changed[1].first.told["likelihood"]
-            else ("log-SNR 10")
-        )
-        assert (
-            "b is not compared with a: the recipes differ in end_of_the_ode.data 'that "
-            f"of the schedule' and '{end}'" in refusal
-        )
-        rows = {row[0]: row[1:] for row in tables.summary(changed, found).rows}
-        assert rows["end of the ODE at the data"] == ["that of the schedule", end]
-        assert "end of the ODE at the noise" not in rows
-    same = quantities.collect(other(before), 0)  # of both formats
-    assert "b" in same.likelihoods[1].differences
+    likelihood = run.told["likelihood"] | {"ode_ends": {"data": 8.05, "noise": None}}
+    changed = run._replace(told=run.told | {"likelihood": likelihood})
+    groups = [some[0], some[1]._replace(runs=(changed,))]
+    found = quantities.collect(groups, 0)
+    bound, ode = found.likelihoods
+    assert "b" in bound.differences and "b" not in ode.values
+    (refusal,) = ode.refusals
+    assert (
+        "b is not compared with a: the recipes differ in end_of_the_ode.data 'that of "
+        "the schedule' and 'log-SNR 8.05'" in refusal
+    )
+    rows = {row[0]: row[1:] for row in tables.summary(groups, found).rows}
+    ends = ["that of the schedule", "log-SNR 8.05"]
+    assert rows["end of the ODE at the data"] == ends
+    assert "end of the ODE at the noise" not in rows
 
 
 def test_seeds_of_the_first_recipe_that_are_unlike_are_refused_too(tmp_path):
