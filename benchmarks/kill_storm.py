@@ -7,10 +7,10 @@ Each life is a process of its own (forked after the imports, before JAX has star
 ends by SIGKILL, at a moment by lot: anywhere in its start (as long as the last one
 took), in its first steps (for an eighth of that time), in the first 0.1 s of writing a
 checkpoint or an average, of an evaluation, or of drawing a picture; one life in ten
-compiles anew. A run that is done before all kills are spent is followed by another.
-Parameters, optimizer, averages, the one put together from those that were stored,
+compiles again. A run that is done before all kills are spent is followed by another.
+Parameters, optimizer, averages, the one reconstructed from those that were stored,
 `metrics.jsonl` and the pictures must be those of the run left alone, bit for bit, and
-nothing may have been damaged; else, or with fewer kills than asked for, the exit code
+nothing may have been corrupted; else, or with fewer kills than asked for, the exit code
 is 1.
 """
 

@@ -128,7 +128,7 @@ def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _is_news(record: LogRecord) -> bool:
-    """Not what other writes of a save say whose failure is told already."""
+    """Drops messages of other writes of a save whose failure was reported already."""
     return "exception was never retrieved" not in record.getMessage()
 
 
@@ -187,7 +187,7 @@ def usage_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        _end(f"error: {error}; make room or mend the disk", SaveError.code)
+        _end(f"error: {error}; free disk space or fix the disk", SaveError.code)
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(error.code)  # the usual way out waits for all processes

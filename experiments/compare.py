@@ -1,4 +1,4 @@
-"""Compares trained recipes: which is better, by how much, and is that told apart.
+"""Compares evaluated runs: which is better, by how much, and is it significant.
 
     diffusionflow compare runs/digits runs/digits_edm
     diffusionflow compare ours=runs/a ours=runs/b edm=runs/edm --out=edm.html

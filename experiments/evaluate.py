@@ -1,4 +1,4 @@
-r"""Evaluates a run: likelihoods, errors at fixed log-SNRs, samples against calls.
+r"""Evaluates a run: likelihoods, eps-MSE at fixed log-SNRs, samples against NFE.
 
     diffusionflow evaluate --workdir=runs/digits --sampler=ddim@10 \
         --sampler=ddim@50 --sampler="heun(variable='u')@25"

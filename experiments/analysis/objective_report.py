@@ -15,7 +15,7 @@ from experiments.runtime.errors import UsageError
 
 RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
 NUM_POINTS = 2_001
-VARIANTS = (  # of recipes, beside those without arguments
+VARIANTS = (  # of recipes, besides those without arguments
     "score_sde_vp(likelihood=True)",
     "score_sde_subvp(likelihood=True)",
     "score_sde_ve(likelihood=True)",

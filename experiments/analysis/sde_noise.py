@@ -34,7 +34,7 @@ def small_step(
     num_particles: int = 150,
     seed: int = 0,
 ) -> SmallStep:
-    """DDIM with the sign reversed, beside diffusion.
+    """DDIM with the sign reversed, and diffusion.
 
     With z_s the DDIM step from z to `logsnr + step`, one is `2 z - z_s`; the other is a
     draw of the forward process at `logsnr - step` given z. Each particle goes another

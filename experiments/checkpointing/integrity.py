@@ -1,4 +1,4 @@
-"""Seals: a directory that is whole can be told from one that is not.
+"""Checksum manifests: tell a complete directory from a corrupted one.
 
 A seal is a file `SEAL.json` with the name of its directory, and size and SHA-256 of
 every other file there. It is written last, so a copy that was interrupted has none, and

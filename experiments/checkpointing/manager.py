@@ -8,7 +8,7 @@ set. The step is the position in the data, so nothing of the reader is saved.
 Saves are asynchronous: the arrays are copied before `save` returns, so they may be
 donated at once. A save that fails raises in a later `save`, in `wait`, or when the
 context is left. A directory takes its name when it is on disk and sealed
-(`seals.py`), and one that is damaged later is set aside, never deleted. Restoring is
+(`integrity.py`), and one that is corrupted later is quarantined. Restoring is
 strict: another tree, shape or dtype is refused.
 """
 
@@ -119,7 +119,7 @@ class Checkpoints:
                 temporary_path_class=type(
                     "_SealedPath", (_SealedPath,), {"failures": self._failures}
                 ),
-                lightweight_initialize=True,  # or damaged metadata would end it here
+                lightweight_initialize=True,  # or corrupted metadata would end it here
                 create=not read_only,
                 read_only=read_only,
             )
@@ -152,7 +152,7 @@ class Checkpoints:
     def newest(self) -> int | None:
         """The newest step whose checkpoint is whole; None if there is none at all.
 
-        Newer ones that are damaged are set aside with a warning, or passed over if
+        Newer ones that are corrupted are quarantined with a warning, or passed over if
         `read_only`.
 
         Raises:

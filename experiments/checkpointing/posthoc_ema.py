@@ -1,4 +1,4 @@
-"""Averages of power profiles: stored while training, put together afterwards.
+"""Averages of power profiles: stored while training, reconstructed afterwards.
 
 `averages/STEP/` of a run holds one item for each width of `ema.sigma_rel` and the
 identity of the run. All are kept: an average of any width at any of these steps is a
@@ -86,7 +86,7 @@ def opened(
 
 
 class Reconstruction(NamedTuple):
-    """An average put together.
+    """A reconstructed average of the weights.
 
     Fields:
       params: pytree of float32 arrays.
@@ -116,7 +116,7 @@ def reconstruct(
 
     Raises:
       UsageError: the width is out of bounds, nothing was stored that it could be put
-        together from, or what was stored is damaged.
+        together from, or what was stored is corrupted.
     """
     with naming("sigma_rel"):
         gamma = ema.gamma_of(sigma_rel)
@@ -181,7 +181,7 @@ def _whole(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
         if fault is None:
             found.append(step)
             continue
-        text = f"warning: averages {path} are damaged: {fault}; put together without"
+        text = f"warning: averages {path} are corrupted: {fault}; reconstructed without"
         print(text, file=sys.stderr, flush=True)
     return found
 

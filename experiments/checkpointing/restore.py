@@ -27,7 +27,7 @@ class Request(NamedTuple):
       shard_size: samples after which a draw can go on.
       guidance: scale, or None.
       weights: "ema" or "raw".
-      sigma_rel: width of the average, put together from what the run stored; None for
+      sigma_rel: width of the average, reconstructed from what the run stored; None for
         the one that it tracks.
       step: of the checkpoint, or None for the newest.
       out: path of the files without suffix, or None for one in the workdir.

@@ -1,6 +1,6 @@
 """The directory of a run's checkpoints, one for each step, and what becomes of them.
 
-A step's directory is a whole one, of ours, if its seal says so. What is damaged is
+A step's directory is a whole one, of ours, if its seal says so. What is corrupted is
 renamed; what is removed is whole, ours and superseded, or was never finished. Anything
 else, links included, is left alone.
 """
@@ -36,35 +36,35 @@ def steps(directory: pathlib.Path) -> list[int]:
 def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
     """The newest step that is whole; None if there is no step at all.
 
-    A warning on standard error names each newer one that is damaged, and why.
+    A warning on standard error names each newer one that is corrupted, and why.
 
     Args:
       directory: of the checkpoints.
-      rename: whether the damaged ones are set aside as `damaged-STEP`, or only passed
+      rename: whether corrupted ones are quarantined as `damaged-STEP`, or only passed
         over.
 
     Raises:
       UsageError: there are steps, but none is whole; then nothing is renamed.
     """
     listed = steps(directory)
-    damaged: dict[pathlib.Path, str] = {}
+    corrupted: dict[pathlib.Path, str] = {}
     for step in reversed(listed):
         path = directory / str(step)
         fault = integrity.find_corruption(path)
         if fault is None:
-            for bad, why in damaged.items():
-                what = f"set aside as {_set_aside(bad)}" if rename else "passed over"
+            for bad, why in corrupted.items():
+                what = f"quarantined as {_quarantine(bad)}" if rename else "passed over"
                 _warn(
-                    f"{bad} is damaged: {why}; it was {what}, and step {step} is used"
+                    f"{bad} is corrupted: {why}; it was {what}, and step {step} is used"
                 )
             return step
         if path.is_dir():
-            damaged[path] = fault
+            corrupted[path] = fault
     if steps(directory) != listed:  # a run beside this one saved meanwhile
         return newest(directory, rename=rename)
-    if not damaged:
+    if not corrupted:
         return None
-    told = "; ".join(f"step {path.name}: {damaged[path]}" for path in damaged)
+    told = "; ".join(f"step {path.name}: {corrupted[path]}" for path in corrupted)
     raise UsageError(
         f"no checkpoint in {directory} is whole ({told}); nothing was changed: bring "
         "one back from a copy, or choose another --workdir"
@@ -76,7 +76,7 @@ def check(directory: pathlib.Path, step: int) -> None:
     fault = integrity.find_corruption(directory / str(step))
     if fault is not None:
         raise UsageError(
-            f"checkpoint {directory / str(step)} is damaged: {fault}; there are the "
+            f"checkpoint {directory / str(step)} is corrupted: {fault}; there are the "
             f"steps {steps(directory)}"
         )
 
@@ -90,7 +90,7 @@ def retain(
 
     One that holds a file which was not sealed with it is not removed, nor a link.
     Before anything is, all are checked against their seals, so that what stays is
-    whole; the damaged ones are set aside, with a warning.
+    whole; the corrupted ones are quarantined, with a warning.
 
     Args:
       directory: of the checkpoints.
@@ -106,7 +106,8 @@ def retain(
         path = directory / str(step)
         fault = integrity.find_corruption(path)
         if fault is not None:
-            _warn(f"{path} is damaged: {fault}; it was set aside as {_set_aside(path)}")
+            new = _quarantine(path)
+            _warn(f"{path} is corrupted: {fault}; it was quarantined as {new}")
             del ours[step]
     for step in retention.removable(ours, keep):
         removed = directory / temporary(str(step), "removed")
@@ -154,8 +155,8 @@ def _remove(path: pathlib.Path) -> None:
             time.sleep(0.1)
 
 
-def _set_aside(path: pathlib.Path) -> str:
-    """Renames a damaged directory; returns the new name."""
+def _quarantine(path: pathlib.Path) -> str:
+    """Renames a corrupted directory; returns the new name."""
     target, number = path.with_name(f"damaged-{path.name}"), 1
     while target.exists():
         number += 1

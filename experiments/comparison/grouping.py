@@ -32,7 +32,7 @@ class Group(NamedTuple):
     @property
     def evaluated(self) -> tuple[RunRecord, ...]:
         """The runs that have an evaluation."""
-        return tuple(run for run in self.runs if run.told is not None)
+        return tuple(run for run in self.runs if run.evaluation is not None)
 
 
 def gather(arguments: Sequence[str]) -> list[Group]:

@@ -10,7 +10,7 @@ from experiments.evaluation import bits_per_dim
 
 def ends(run: RunRecord) -> dict[str, str]:
     """Where the ODE of a run ends, in words, at the "data" and at the "noise"."""
-    found = run.told["likelihood"]["ode_ends"]
+    found = run.evaluation["likelihood"]["ode_ends"]
     return {
         name: "that of the schedule" if end is None else f"log-SNR {end:.6g}"
         for name, end in found.items()
@@ -19,7 +19,7 @@ def ends(run: RunRecord) -> dict[str, str]:
 
 def within(group: Group) -> float | None:
     """The largest error of the solver in a group; None where one is not known."""
-    errors = [run.told["likelihood"]["solver_error"] for run in group.evaluated]
+    errors = [run.evaluation["likelihood"]["solver_error"] for run in group.evaluated]
     if not errors or None in errors:
         return None
     return max(map(bits_per_dim.solver_bound, errors))

@@ -45,13 +45,13 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     """Bound and density of the same held-out examples."""
 
     def take(name: str, run: RunRecord) -> Measured | None:
-        if run.told is None:
+        if run.evaluation is None:
             return None
-        told = run.told["likelihood"]
+        told = run.evaluation["likelihood"]
         recipe = {
             "examples": run.examples,
-            "weights": run.told["settings"]["weights"],
-            "likelihood": run.told["settings"]["likelihood"],
+            "weights": run.evaluation["settings"]["weights"],
+            "likelihood": run.evaluation["settings"]["likelihood"],
             "count": told["count"],
         }
         if name == "ode":
@@ -65,7 +65,7 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
             groups,
             functools.partial(take, name),
             key,
-            unit="" if unit is None else unit.told["likelihood"]["unit"],
+            unit="" if unit is None else unit.evaluation["likelihood"]["unit"],
         )
         for name, title in LIKELIHOODS.items()
     ]
@@ -75,9 +75,9 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Finding]:
     """The error of eps, its mean over the levels first and then at each of them."""
 
     def take(level: int | None, run: RunRecord) -> Measured | None:
-        if run.told is None:
+        if run.evaluation is None:
             return None
-        weights = run.told["settings"]["weights"]
+        weights = run.evaluation["settings"]["weights"]
         every = run.arrays[f"eps_mse_{weights}"].astype(np.float64)
         told = {"examples": run.examples, "weights": weights}
         value = every.mean(1) if level is None else every[:, level]
@@ -131,7 +131,7 @@ def _floor(
 ) -> Mapping[str, Any] | None:
     """What the held-out examples get, by the first run that tells it."""
     for run in runs:
-        for each in run.told["floor"]:
+        for each in run.evaluation["floor"]:
             if (each["metric"], _plain(each["recipe"])) == (name, feature):
                 return each
     return None
@@ -152,7 +152,7 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     kinds: dict[tuple[str, str, str], int] = {}
     for group in groups:
         for run in group.evaluated:
-            for row in run.told["samples"]:
+            for row in run.evaluation["samples"]:
                 for one in row["metrics"]:
                     kind = (one["metric"], _plain(one["recipe"]), section_of(row))
                     kinds.setdefault(kind, row["nfe"])
@@ -160,8 +160,8 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
 
 
 def _row(run: RunRecord, section: str) -> tuple[int, Mapping[str, Any] | None]:
-    if run.told is not None:
-        for number, row in enumerate(run.told["samples"]):
+    if run.evaluation is not None:
+        for number, row in enumerate(run.evaluation["samples"]):
             if section_of(row) == section:
                 return number, row
     return 0, None
@@ -177,7 +177,7 @@ def _of_samples(
         if (one["metric"], _plain(one["recipe"])) == (metric, feature):
             known = {name: one[name] for name in Estimate._fields}
             value = Estimate(**known), run.arrays[f"samples_{number}"][place]
-            weights = run.told["settings"]["weights"]
+            weights = run.evaluation["settings"]["weights"]
             recipe = {"examples": run.examples, "weights": weights} | one["recipe"]
             return Measured(value, recipe, row["count"])
     return None
@@ -198,7 +198,7 @@ class Findings(NamedTuple):
 
     @property
     def main(self) -> list[Finding]:
-        """Those told first: of the samples one metric."""
+        """Headline quantities: of the samples one metric."""
         there = {one.features for one in self.samples}
         kept = next((name for name in KEPT if name in there), "")
         told = [

@@ -28,7 +28,7 @@ class RunRecord(NamedTuple):
       wall_clock: rows of `wall_clock.jsonl`.
       machines: platform and devices, in words, of all starts that recorded them with
         their images/s, or else of the last one; empty if unknown.
-      told: what `eval.json` holds; None where there is none that counts.
+      evaluation: what `eval.json` holds; None where there is none that counts.
       arrays: those of `eval.npz`.
       notes: a line each of what is missing, with the way out.
     """
@@ -39,7 +39,7 @@ class RunRecord(NamedTuple):
     rows: list[dict[str, Any]]
     wall_clock: list[dict[str, Any]]
     machines: tuple[str, ...]
-    told: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
     arrays: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
@@ -50,7 +50,7 @@ class RunRecord(NamedTuple):
 
     @property
     def examples(self) -> dict[str, Any]:
-        """By what its held-out examples are told from others."""
+        """Identifies the held-out examples."""
         found = dict(self.identity["examples"]) | self.identity["data"]
         if not found["digest"]:  # made, not read: by the config
             section = self.config["data"]
@@ -62,7 +62,7 @@ def read(workdir: pathlib.Path) -> RunRecord:
     """What a run has left in its directory.
 
     Raises:
-      UsageError: it holds neither a checkpoint nor an evaluation, or a file is damaged.
+      UsageError: it holds neither checkpoint nor evaluation, or a file is corrupted.
     """
     told, arrays, notes = _evaluation(workdir)
     if told is None or (workdir / manager.DIRECTORY).is_dir():

@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 
 def section(groups: Sequence[Group]) -> Section | None:
-    """Samples of the sampler that most groups share; why others are not beside them.
+    """Samples of the sampler that most groups share, and why others are left out.
 
     None where no group has samples.
     """
@@ -79,8 +79,8 @@ def _chosen(groups: Sequence[Group]) -> Choice:
     rows: dict[Any, Choice] = {}
     for number, group in enumerate(groups):
         for run in group.evaluated[:1]:
-            for row in run.told["samples"]:
-                key = (section_of(row), run.told["settings"]["samples"]["seed"])
+            for row in run.evaluation["samples"]:
+                key = (section_of(row), run.evaluation["settings"]["samples"]["seed"])
                 rows.setdefault(key, {})[number] = (run, row)
     rank = lambda at: (len(at), next(iter(at.values()))[1]["nfe"])
     return max(rows.values(), key=rank, default={})
@@ -114,7 +114,7 @@ def _read(
 def _stale(run: RunRecord, one: Drawn) -> str | None:
     """Why samples are not those of the evaluation; None if they are."""
     for name in ("step", "weights", "parameters"):
-        there, here = one.settings.get(name), run.told["settings"][name]
+        there, here = one.settings.get(name), run.evaluation["settings"][name]
         if there != here:
             return f"drawn from {name} {there!r}, and {here!r} were evaluated"
     return None

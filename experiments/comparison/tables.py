@@ -15,7 +15,7 @@ from experiments.visualization.blocks import Table
 
 
 def summary(groups: Sequence[Group], found: Findings) -> Table:
-    """The numbers told first: a row a quantity, a column a group.
+    """Summary table: a row for each quantity, a column for each group.
 
     Images/s are left out where `unlike_machines` says why.
     """

@@ -41,7 +41,7 @@ def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Adapter:
-    """A module that is made anew from its arguments wherever it is called.
+    """A module that is built from its arguments wherever it is called.
 
     Args:
       module: the class.

@@ -1,4 +1,4 @@
-"""What is trained and sampled: network, objective and transform, put together."""
+"""What is trained and sampled: network, objective and data transform of a run."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

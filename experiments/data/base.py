@@ -101,7 +101,7 @@ class Examples(NamedTuple):
     Fields:
       values: stored values [n, *event], read when indexed if `Lazy`.
       labels: int32 [n]; zeros where the data have no classes.
-      conditions: float32 [n, k], the vectors that a network is given beside the label;
+      conditions: float32 [n, k], the vectors that a network is given besides the label;
         None where there are none.
       mask: bool [n, *event], with axes of 1 where it is the same along them: the values
         that count in the loss; None for all.
@@ -146,7 +146,7 @@ class DataSet(NamedTuple):
     contents: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """By which the examples are told from others, as plain JSON values."""
+        """Identifies the examples, as plain JSON values."""
         found = {
             "num_train": len(self.train.labels),
             "num_test": len(self.test.labels),

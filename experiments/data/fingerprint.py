@@ -1,4 +1,4 @@
-"""Digests, by which other examples are told from those of a checkpoint."""
+"""Digests of data sets, by which a checkpoint recognizes its examples."""
 
 import concurrent.futures
 import hashlib

@@ -150,7 +150,7 @@ def _examples(
     def read(number: int) -> np.ndarray:
         try:
             return fitted(_opened(source[number][image]), size, channels)
-        except Exception as error:  # whatever a damaged row raises
+        except Exception as error:  # whatever a corrupted row raises
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UsageError(
                 f"{where}, row {number}, image={image!r}: {reason}"

@@ -181,7 +181,7 @@ def _is_image(name: str) -> bool:
 def _open(file: pathlib.Path) -> Image.Image:
     try:
         return Image.open(file)
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # whatever a corrupted file raises
         raise UsageError(f"{file}: no readable image: {error}") from error
 
 

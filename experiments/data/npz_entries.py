@@ -33,12 +33,12 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz`.
 
     Raises:
-      ValueError: if the file is missing or damaged.
+      ValueError: if the file is missing or corrupted.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # whatever a damaged archive raises
+    except Exception as error:  # whatever a corrupted archive raises
         raise ValueError(f"{path}: no readable .npz file: {error}") from error
 
 
@@ -61,7 +61,7 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
 
     Args:
       arrays: of the file.
-      names: of the entries beside the values.
+      names: of the entries besides the values.
       values: stored values [n, *event].
 
     Raises:

@@ -47,7 +47,7 @@ def reached(schedule: Schedule) -> np.ndarray:
 def times_of_levels(schedule: Schedule) -> jax.Array:
     """The time of each of `LEVELS`, float32; the nearest end where it is not reached.
 
-    What is seen there is not told: see `EvalAccumulator`.
+    `EvalAccumulator` masks these entries as NaN.
     """
     levels = np.clip(LEVELS, *schedule.logsnr_range())
     return jnp.asarray(schedule.inverse_logsnr(levels), jnp.float32)

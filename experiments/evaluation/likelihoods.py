@@ -28,7 +28,7 @@ PartsFn = Callable[[str, Mapping[str, Any]], Parts]
 
 
 class Settings(NamedTuple):
-    """What the numbers depend on, beside weights and examples.
+    """Settings that the numbers depend on, besides weights and examples.
 
     Fields:
       logsnr_min: where the bound begins, or where the schedule does.

@@ -34,7 +34,7 @@ class Request(NamedTuple):
       likelihood: settings of bound and ODE.
       samples: settings of samples; without samplers, that of the config.
       out: path of the result, or None for `eval.json` in the workdir; the arrays are
-        beside it, under the same name with `.npz`.
+        next to it, under the same name with `.npz`.
     """
 
     weights: str = "ema"
@@ -104,7 +104,7 @@ def _parts(
 def _tell_left_out(
     workdir: pathlib.Path, cabinet: ResultCache, name: str, loaded: Loaded
 ) -> None:
-    """Prints which parts are not taken, as of a run that was trained anew."""
+    """Prints which cached parts are not used, as of a run that was trained again."""
     step = loaded.request.step
     found = cabinet.left_out(name, step, loaded.digest)
     for why in sorted(set(found.values())):
@@ -148,17 +148,17 @@ def _eps_mse(
 def _to_draw(
     workdir: pathlib.Path, request: Request, loaded: Loaded, section: dict[str, Any]
 ) -> Loaded:
-    """What `quality.judged` draws; a draw from other weights is set aside."""
+    """What `quality.judged` draws; a draw from other weights is quarantined."""
     asked = loaded.request._replace(
         num_samples=request.samples.num_samples,
         seed=request.samples.seed,
         sampler=section,
     )
     path = generate.output_path(workdir, asked)
-    new = shards.set_aside(path, "parameters", loaded.digest)
+    new = shards.quarantine(path, "parameters", loaded.digest)
     if new is not None:
         print(
-            f"set aside, in {path.parent}: {path.name} is of other weights of step "
+            f"quarantined, in {path.parent}: {path.name} is of other weights of step "
             f"{asked.step:,}, and is {new} now",
             flush=True,
         )

@@ -22,7 +22,7 @@ class Parts:
 
     Args:
       folder: where the parts are.
-      settings: plain JSON values, what the numbers depend on; written beside them.
+      settings: plain JSON values, what the numbers depend on; written next to them.
     """
 
     def __init__(self, folder: pathlib.Path, settings: Settings):
@@ -40,7 +40,7 @@ class Parts:
                 with np.load(path) as file:
                     return {key: file[key] for key in file.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                print(f"computing again what is damaged: {path}: {error}", flush=True)
+                print(f"computing again what is corrupted: {path}: {error}", flush=True)
         arrays: dict[str, Any] = {
             key: np.asarray(value) for key, value in compute().items()
         }
@@ -79,6 +79,6 @@ class ResultCache:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # nothing of ours, and not read
             if named == (weights, step) and (other or there.get("format") != FORMAT):
-                why = "other weights, before the run was trained anew"
+                why = "other weights, before the run was trained again"
                 found[path.parent.name] = why if other else "another version"
         return found

@@ -1,4 +1,4 @@
-"""The files of an evaluation: `eval.json`, what is told, and `eval.npz` beside it.
+"""The files of an evaluation: `eval.json`, its arrays `eval.npz`, `results.csv`.
 
 The arrays are what a comparison takes: `bound` and `ode` of each example in the unit
 of `eval.json`; `eps_mse_raw` and `eps_mse_ema` of each example and level, NaN where the
@@ -33,7 +33,7 @@ class NewerError(UsageError):
 def write(
     path: pathlib.Path, told: Mapping[str, Any], found: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes the arrays, and then what is told, with their digest.
+    """Writes the arrays, and then the JSON values with their digest.
 
     Args:
       path: of the `eval.json`; killed at any moment, what is there is whole or none.
@@ -120,7 +120,7 @@ def _check_weights(
     if same and there.get("parameters") != here.get("parameters"):
         raise UsageError(
             f"{path} is of other {here['weights']} weights of step {here['step']:,}: "
-            "the run was trained anew since; move it away, or choose another --out"
+            "the run was trained again since; move it away, or choose another --out"
         )
 
 
@@ -141,7 +141,7 @@ def _check_free(beside: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
-    """What is told, and the arrays.
+    """Reads the JSON values and the arrays.
 
     Raises:
       UsageError: it is no evaluation or of another format, or its arrays are missing or
@@ -158,7 +158,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
     except OSError as error:
         raise UsageError(f"{beside}, which belongs to {path}, is missing") from error
     if hashlib.sha256(content).hexdigest() != told["arrays"]["sha256"]:
-        raise UsageError(f"{beside} is damaged or does not belong to {path}")
+        raise UsageError(f"{beside} is corrupted or does not belong to {path}")
     with np.load(io.BytesIO(content)) as file:
         return told, {name: file[name] for name in file.files}
 

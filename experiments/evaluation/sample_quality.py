@@ -1,4 +1,4 @@
-"""How good samples are for how many network calls, beside what real data would get."""
+"""Sample quality against NFE, with the held-out examples as a baseline."""
 
 import pathlib
 import re
@@ -188,7 +188,7 @@ def evaluate_samples(
       loaded: the weights, with a complete request.
 
     Returns:
-      What is told of it, and the resamples of its metrics.
+      The results as plain values, and the resamples of its metrics.
     """
     path = generate.drawn(workdir, loaded, judge.held_out)
     request = loaded.request

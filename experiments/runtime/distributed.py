@@ -134,7 +134,7 @@ def on_first(call_fn: Callable[[], int | None]) -> int | None:
 
 
 def check(stop: Stop) -> None:
-    """Raises `Stopped` in all processes if one was told to stop; all must call it."""
+    """Raises `Stopped` in all processes if one received a signal; all must call it."""
     if jax.process_count() == 1:
         stop.check()
         return

@@ -61,9 +61,9 @@ def require(name: str, value: Any, holds: bool, bound: str) -> None:
 
 @contextlib.contextmanager
 def reporting_path_errors(flag: str, path: str) -> Iterator[None]:
-    """Turns an error of the file system about `path` into a `UsageError`.
+    """Re-raises file-system errors on `path`, its parents or its contents.
 
-    Or about what is in it, or what it is in. Those of a disk that is full are left.
+    They become a `UsageError`; disk-full errors propagate.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def reporting_path_errors(flag: str, path: str) -> Iterator[None]:
             raise
         raise UsageError(
             f"--{flag}={path}: {error.strerror}: {error.filename}; choose another "
-            "directory, or mend this one"
+            "directory, or fix this one"
         ) from error
 
 

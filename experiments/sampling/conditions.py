@@ -138,5 +138,5 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
 def _npy(path: str) -> dict[str, np.ndarray]:
     try:
         return {"array": np.load(path, allow_pickle=False)}
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # whatever a corrupted file raises
         raise ValueError(f"no readable .npy file: {error}") from error

@@ -94,7 +94,7 @@ class Shards:
         """`(samples, outside)` of a finished shard.
 
         Raises:
-          ValueError: it is missing or damaged: zip files carry checksums.
+          ValueError: it is missing or corrupted: zip files carry checksums.
         """
         start, stop = self.bounds[number]
         path = self._path(number)
@@ -108,13 +108,13 @@ class Shards:
         return samples, outside
 
     def finished(self, number: int) -> bool:
-        """Whether shard `number` is there and whole; a damaged one is reported."""
+        """Whether shard `number` is there and whole; a corrupted one is reported."""
         if not self._path(number).exists():
             return False
         try:
             self.read(number)
         except ValueError as error:
-            print(f"drawing again what is damaged: {error}", flush=True)
+            print(f"drawing again what is corrupted: {error}", flush=True)
             return False
         return True
 
@@ -162,7 +162,7 @@ class Shards:
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
 
 
-def set_aside(path: pathlib.Path, name: str, value: Any) -> str | None:
+def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:
     """Renames a draw and its picture if a setting has another value there.
 
     Args:

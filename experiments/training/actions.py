@@ -1,4 +1,4 @@
-"""A run's pass through the steps: what happens beside the update itself.
+"""Training loop: one optimizer step, and its periodic actions.
 
 With several processes every one of them calls the same methods, as updates, evaluation
 and saves are made together; the first one alone writes logs and pictures.

@@ -28,7 +28,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl` or `wall_clock.jsonl`, without a torn last line.
 
     Raises:
-      UsageError: if a line before the last one is damaged.
+      UsageError: if a line before the last one is corrupted.
     """
     return [row for _, row in _complete_lines(path)]
 

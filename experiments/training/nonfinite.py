@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: left out, counted, and told of.
+"""Steps whose loss or gradient is not finite: skipped, counted and explained.
 
 A step looks and counts on the device; the loop reads what was seen where it reads the
 running averages, so that no step waits for the host.

@@ -33,7 +33,7 @@ class StepConfig(NamedTuple):
       ema_limit: final decay of the average.
       ema_warmup: see `diffusionflow.ema.decay`.
       bins: of the log.
-      log_every: the sums start anew after every multiple of it.
+      log_every: the running metrics are reset after every multiple of it.
       batch_size: examples of a step, over all devices and processes.
       accumulate: parts of the batch that are computed one after another.
       nonfinite_limit: steps in a row that are not finite, after which none counts.

@@ -55,7 +55,7 @@ def scaling() -> Figure:
 
 @style.context()
 def paths(variances: tuple[float, ...] = (0.01, 0.5)) -> Figure:
-    """The same on data of two variances, flow matching beside its scaling."""
+    """Draws the same on data of two variances, flow matching next to its scaling."""
     fractions = (gaussian_trajectories.FLOW, gaussian_trajectories.PRESERVING)
     variance, fraction = np.meshgrid(variances, fractions, indexing="ij")
     found = gaussian_trajectories.particles_under_scaling(fraction, variance=variance)

@@ -194,7 +194,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, 
     ("room", "said"),
     [
         (64_000, r"a checkpoint could not be saved in .*steps \[5, 10\]"),
-        (600, r"\[Errno 27\] File too large; make room or mend the disk"),
+        (600, r"\[Errno 27\] File too large; free disk space or fix the disk"),
     ],
 )
 def test_a_full_disk_fails_the_run_in_one_line(finished, tmp_path, room, said):
@@ -219,8 +219,8 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
     code, output, error = train(workdir, finished[1], **cache)
     assert code == 0 and "resuming at step 5 of 10" in output
     assert error == (
-        f"warning: checkpoint {workdir}/checkpoints/10 is damaged: params/_METADATA is "
-        "missing; it was set aside as damaged-10, and step 5 is used\n"
+        f"warning: checkpoint {workdir}/checkpoints/10 is corrupted: params/_METADATA is "
+        "missing; it was quarantined as damaged-10, and step 5 is used\n"
     )
     assert (workdir / "metrics.jsonl").read_bytes() == (
         finished[0] / "metrics.jsonl"

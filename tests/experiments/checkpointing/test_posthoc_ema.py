@@ -121,11 +121,11 @@ def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
     content = bytearray(data.read_bytes())
     content[-1] ^= 1
     data.write_bytes(content)
-    with pytest.raises(UsageError, match=r"averages.10 is damaged: sigma_rel_0.1/d/"):
+    with pytest.raises(UsageError, match=r"averages.10 is corrupted: sigma_rel_0.1/d/"):
         reconstructed(tmp_path, 0.15)
     shutil.rmtree(tmp_path / "checkpoints" / "10")
     assert same(loop.train_and_evaluate(config(), tmp_path), run[1])
-    assert "set aside as damaged-10" in capfd.readouterr().err
+    assert "quarantined as damaged-10" in capfd.readouterr().err
     again = reconstructed(tmp_path, 0.15).params
     assert same(again, reconstructed(run[0], 0.15).params)
 
@@ -135,7 +135,7 @@ def test_an_older_average_that_is_damaged_is_left_out(run, tmp_path, capfd):
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "averages" / "4" / "SEAL.json").unlink()
     left_out, whole = reconstructed(tmp_path, 0.15), reconstructed(run[0], 0.15)
-    assert "averages/4 are damaged" in capfd.readouterr().err
+    assert "averages/4 are corrupted" in capfd.readouterr().err
     assert left_out.error > whole.error
     expected = average(run[2], ema.gamma_of(0.15))
     assert distance(left_out.params, expected) < distance(run[2][0], expected)

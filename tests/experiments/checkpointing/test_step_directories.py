@@ -58,10 +58,10 @@ def test_damaged_ones_are_set_aside_with_all_that_is_in_them(directory, capfd):
     assert step_directories.steps(directory) == [8]
     text = capfd.readouterr().err.splitlines()
     assert text[0] == (
-        f"warning: checkpoint {directory / '10'} is damaged: data was altered: its "
-        "checksum differs; it was set aside as damaged-10, and step 8 is used"
+        f"warning: checkpoint {directory / '10'} is corrupted: data was altered: its "
+        "checksum differs; it was quarantined as damaged-10, and step 8 is used"
     )
-    assert "no SEAL.json" in text[1] and "set aside as damaged-9-2" in text[1]
+    assert "no SEAL.json" in text[1] and "quarantined as damaged-9-2" in text[1]
     assert len(text) == 2
     moved = {"damaged-10": "10", "damaged-9-2": "9"}
     after = {
@@ -77,7 +77,9 @@ def test_reading_renames_nothing(directory, capfd):
     assert step_directories.newest(directory, rename=False) == 9
     assert contents(directory) == before
     assert "it was passed over, and step 9 is used" in capfd.readouterr().err
-    with pytest.raises(UsageError, match=r"10 is damaged: data is missing.*\[8, 9, 10"):
+    with pytest.raises(
+        UsageError, match=r"10 is corrupted: data is missing.*\[8, 9, 10"
+    ):
         step_directories.check(directory, 10)
     step_directories.check(directory, 9)
 
@@ -130,7 +132,7 @@ def test_a_damaged_one_is_set_aside_and_no_other_is_removed_for_its_sake(
     step_directories.retain(tmp_path, Keep(newest=1, best=1), {})
     assert step_directories.steps(tmp_path) == [8, 15]
     assert (tmp_path / "damaged-5" / "data").read_text() == "OF STEP 5"
-    assert "5 is damaged: data was altered" in capfd.readouterr().err
+    assert "5 is corrupted: data was altered" in capfd.readouterr().err
     make(tmp_path, 20)
     alter(tmp_path / "20")  # the newest
     step_directories.retain(tmp_path, Keep(newest=1), {})

@@ -160,12 +160,12 @@ def _with_raw(some):
 
 def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
     some = gathered(tmp_path, batch_size=32)
-    for row in some[1].first.told["samples"]:
+    for row in some[1].first.evaluation["samples"]:
         row["nfe"] += 1  # of a schedule that ends with a step to the data
     one = quantities.collect(some, 0).samples[0]
     assert one.calls == {"a": 2, "b": 3} and "b" in one.finding.differences
     assert "2 steps, NFE 2 or 3" in one.finding.title
-    for row in some[1].first.told["samples"]:
+    for row in some[1].first.evaluation["samples"]:
         row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
     found = quantities.collect(some, 0)
     assert not any(one.finding.differences for one in found.samples)
@@ -177,8 +177,10 @@ def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
 def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
     some = gathered(tmp_path, batch_size=32)
     run = some[1].first
-    likelihood = run.told["likelihood"] | {"ode_ends": {"data": 8.05, "noise": None}}
-    changed = run._replace(told=run.told | {"likelihood": likelihood})
+    likelihood = run.evaluation["likelihood"] | {
+        "ode_ends": {"data": 8.05, "noise": None}
+    }
+    changed = run._replace(evaluation=run.evaluation | {"likelihood": likelihood})
     groups = [some[0], some[1]._replace(runs=(changed,))]
     found = quantities.collect(groups, 0)
     bound, ode = found.likelihoods

@@ -144,7 +144,7 @@ def test_a_row_that_breaks_later_is_named_through_the_reader(
 ):
     request.getfixturevalue(package)
     monkeypatch.setattr(hub, "SAMPLED", 1)
-    images[2] = damaged()
+    images[2] = corrupted()
     batches = Batches(load(package).train, seed=0, batch_size=3)
     with pytest.raises(
         UsageError, match="split 'train', row 2, .*: OSError: "
@@ -153,7 +153,7 @@ def test_a_row_that_breaks_later_is_named_through_the_reader(
     assert "\n" not in str(error.value)
 
 
-def damaged():
+def corrupted():
     """A file that can be opened, but not read to its end."""
     stream = io.BytesIO()
     Image.fromarray(IMAGES[2]).save(stream, "png")

@@ -182,7 +182,7 @@ def test_arrays_that_are_gone_or_other_ones_are_made_again(
         shutil.copy(workdir / name, tmp_path / name)
     for damage, words in (
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged or does"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is corrupted or does"),
     ):
         damage(tmp_path / "eval.npz")
         with pytest.raises(UsageError, match=words):
@@ -345,14 +345,14 @@ def test_a_result_of_other_weights_is_refused_and_not_compared(
     copied(retrained, tmp_path, "checkpoints")
     for name in ("eval.json", "eval.npz"):
         shutil.copy(workdir / name, tmp_path / name)
-    words = "is of other ema weights of step 10: the run was trained anew since"
+    words = "is of other ema weights of step 10: the run was trained again since"
     with pytest.raises(UsageError, match=f"eval.json {words}; move it away"):
         evaluate_run(tmp_path, REQUEST)
     run = run_record.read(tmp_path)
-    assert run.told is None and not run.arrays
+    assert run.evaluation is None and not run.arrays
     (note,) = run.notes
     assert note.startswith(f"{tmp_path / 'eval.json'} is left out: it {words}; move")
-    assert run_record.read(workdir).told == evaluated
+    assert run_record.read(workdir).evaluation == evaluated
 
 
 def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
@@ -369,7 +369,7 @@ def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
 
     monkeypatch.setattr(manager.Checkpoints, "digest", removed)
     run = run_record.read(tmp_path)
-    assert run.told is None and "or a training removed it now" in run.notes[0]
+    assert run.evaluation is None and "or a training removed it now" in run.notes[0]
 
 
 def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_path):
@@ -380,7 +380,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
         results.read(workdir / "eval.json")[1],
     )
     run = run_record.read(tmp_path)
-    assert run.told is None and run.step == 10
+    assert run.evaluation is None and run.step == 10
     (note,) = run.notes
     assert "is left out: it is of step 5, and the run is at step 10; move" in note
 
@@ -397,13 +397,13 @@ def test_parts_and_samples_of_other_weights_are_not_taken(
     for weights in ("raw", "ema"):
         begin = f"left out, in {tmp_path / 'evaluation'}, of the {weights} weights of "
         (line,) = [one for one in text.splitlines() if one.startswith(begin)]
-        assert line.endswith(", of other weights, before the run was trained anew")
-    assert text.count("set aside, in") == 2
+        assert line.endswith(", of other weights, before the run was trained again")
+    assert text.count("quarantined, in") == 2
     assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
     fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
     straight = json.loads(evaluate_run(fresh, REQUEST).read_text())
     assert beside(found) == beside(straight)
-    assert "set aside" not in capsys.readouterr().out
+    assert "quarantined" not in capsys.readouterr().out
     old = evaluated["settings"]["parameters"]
     after = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
     for name, content in before.items():  # nothing is lost
@@ -417,9 +417,9 @@ def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path
     for other in (1, 2, 4):
         text = json.dumps({**evaluated, "format": other})
         (tmp_path / "eval.json").write_text(text)
-        assert run_record.read(tmp_path).told is None
+        assert run_record.read(tmp_path).evaluation is None
     (tmp_path / "eval.json").write_text(json.dumps(evaluated))
-    assert run_record.read(tmp_path).told == evaluated
+    assert run_record.read(tmp_path).evaluation == evaluated
 
 
 def test_parts_of_another_version_are_left_out(evaluated, tmp_path):

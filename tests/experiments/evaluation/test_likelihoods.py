@@ -301,7 +301,7 @@ def test_parts_are_computed_once_and_a_damaged_one_again(tmp_path, capsys):
     path = tmp_path / "first.npz"
     path.write_bytes(path.read_bytes()[:-30])
     assert Parts(tmp_path, {}).get("first", compute)["b"] == 2
-    assert "computing again what is damaged" in capsys.readouterr().out
+    assert "computing again what is corrupted" in capsys.readouterr().out
 
 
 def test_a_part_that_is_stopped_leaves_no_file(tmp_path):

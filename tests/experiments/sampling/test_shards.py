@@ -15,7 +15,7 @@ from experiments.checkpointing.restore import Request
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler
 from experiments.sampling.generate import sample_run
-from experiments.sampling.shards import Shards, set_aside
+from experiments.sampling.shards import Shards, quarantine
 from experiments.training import loop
 from tests.helpers import commands, tiny
 
@@ -65,10 +65,10 @@ def test_finished_shards_are_checked(tmp_path, capsys):
     assert parts.num_finished() == 2 and capsys.readouterr().out == ""
     path = parts.folder / "000000004.npz"
     whole = path.read_bytes()
-    for damaged in (whole[:-30], whole[:150] + b"\0" * 8 + whole[158:], b""):
-        path.write_bytes(damaged)
+    for corrupted in (whole[:-30], whole[:150] + b"\0" * 8 + whole[158:], b""):
+        path.write_bytes(corrupted)
         assert not parts.finished(1)
-        assert "drawing again what is damaged" in capsys.readouterr().out
+        assert "drawing again what is corrupted" in capsys.readouterr().out
     path.write_bytes((parts.folder / "000000000.npz").read_bytes())
     assert parts.finished(1)  # of the right size: names are trusted
     parts.write(1, X[:3], outside=0)
@@ -94,8 +94,8 @@ def test_draws_of_another_value_are_renamed_and_those_of_the_same_are_not(tmp_pa
         if turn < 2:
             parts.conclude(labels=np.full(10, turn))
         (tmp_path / "a.png").write_text(str(turn))
-        assert set_aside(tmp_path / "a", "seed", 0) is None
-        new = set_aside(tmp_path / "a", "seed", 1)
+        assert quarantine(tmp_path / "a", "seed", 0) is None
+        new = quarantine(tmp_path / "a", "seed", 1)
         assert new == f"a_seed_0_{turn + 1}"
         assert not list(tmp_path.glob("a.*"))
         assert (tmp_path / f"{new}.png").read_text() == str(turn)
@@ -118,10 +118,10 @@ def test_the_draw_is_renamed_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        set_aside(tmp_path / "a", "seed", 1)
+        quarantine(tmp_path / "a", "seed", 1)
     monkeypatch.undo()
     assert (tmp_path / "a.npz").exists() and (tmp_path / "a_seed_0_1.png").exists()
-    assert set_aside(tmp_path / "a", "seed", 1) == "a_seed_0_2"
+    assert quarantine(tmp_path / "a", "seed", 1) == "a_seed_0_2"
 
 
 @pytest.mark.parametrize("done", [False, True])

@@ -329,7 +329,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert same(loop.train_and_evaluate(tiny.config(), tmp_path), straight[1])
     output, error = capfd.readouterr()
     assert "resuming at step 5 of 10" in output
-    assert re.search("warning: .*9 is damaged: params/d/.* was altered", error)
+    assert re.search("warning: .*9 is corrupted: params/d/.* was altered", error)
     assert (tmp_path / "checkpoints" / "damaged-9" / "identity").is_dir()
 
 

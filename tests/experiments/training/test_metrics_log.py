@@ -82,8 +82,8 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in metrics_log.read(path)] == [1, 2]
-    for damaged in ('{"st', "5", "{}", '{"step": null}'):
-        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+    for corrupted in ('{"st', "5", "{}", '{"step": null}'):
+        path.write_text(f'{{"step": 1}}\n{corrupted}\n{{"step": 3}}\n')
         with pytest.raises(UsageError, match="line 2 is no JSON with a step: .*remove"):
             metrics_log.read(path)
 

@@ -149,10 +149,10 @@ def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
     assert rows[at + 1] == "error of the ODE solver, at most, nats per dimension"
     table = tables.summary(gathered, found)
     assert table.rows[at + 1][1:] == ["0.0014", "0.0014"]  # |-0.001| + 2 * 2e-4
-    told = gathered[1].runs[1].told["likelihood"]
+    told = gathered[1].runs[1].evaluation["likelihood"]
     missing = dict(told) | {"solver_error": None}
     runs = list(gathered[1].runs)
-    runs[1] = runs[1]._replace(told=runs[1].told | {"likelihood": missing})
+    runs[1] = runs[1]._replace(evaluation=runs[1].evaluation | {"likelihood": missing})
     some = [gathered[0], gathered[1]._replace(runs=tuple(runs))]
     assert tables.summary(some, found).rows[at + 1][1:] == ["0.0014", "-"]
     (line,) = ode_accuracy.notes(some, found.likelihoods[-1])
@@ -185,10 +185,10 @@ def test_a_difference_that_the_solver_may_have_made_is_noted(gathered, found):
 
 
 def _with_error(run, error):
-    likelihood = run.told["likelihood"] | {
+    likelihood = run.evaluation["likelihood"] | {
         "solver_error": {"mean": -error, "stderr": 0.0, "count": 9, "steps": 8}
     }
-    return run._replace(told=run.told | {"likelihood": likelihood})
+    return run._replace(evaluation=run.evaluation | {"likelihood": likelihood})
 
 
 def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
@@ -262,7 +262,7 @@ UNPAIRED = {
     "one label": ({"label": 3}, "they are of label 3, and those of a of None"),
     "another step": ({"step": 5}, "drawn from step 5, and 10 were evaluated"),
     "other weights": ({"weights": "raw"}, "drawn from weights 'raw', and 'ema' were"),
-    "trained anew": ({"parameters": "0"}, "drawn from parameters '0', and '"),
+    "trained again": ({"parameters": "0"}, "drawn from parameters '0', and '"),
 }
 
 
