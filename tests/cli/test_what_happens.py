@@ -219,8 +219,8 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
     code, output, error = train(workdir, finished[1], **cache)
     assert code == 0 and "resuming at step 5 of 10" in output
     assert error == (
-        f"warning: checkpoint {workdir}/checkpoints/10 is corrupted: params/_METADATA is "
-        "missing; it was quarantined as damaged-10, and step 5 is used\n"
+        f"warning: checkpoint {workdir}/checkpoints/10 is corrupted: params/_METADATA "
+        "is missing; it was quarantined as damaged-10, and step 5 is used\n"
     )
     assert (workdir / "metrics.jsonl").read_bytes() == (
         finished[0] / "metrics.jsonl"
