@@ -141,7 +141,7 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def _machines(
     path: pathlib.Path, times: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    known = dict.fromkeys(row["machine"] for row in times)
+    known = dict.fromkeys(row["machine"] for row in times if "machine" in row)
     if known:
         return tuple(known)
     try:
