@@ -14,7 +14,7 @@ from experiments.runtime import environment
 from experiments.runtime.errors import UsageError
 from experiments.training import metrics_log
 
-UNKNOWN = "unknown"  # the machine of a run without `environment.json`
+UNKNOWN = "unknown"  # the machine of rows that name none
 
 
 class RunRecord(NamedTuple):
@@ -114,7 +114,7 @@ def _other(
     if settings["parameters"] != digest:
         return (
             f"it is of other {weights} weights of step {step:,}: the run was trained "
-            "anew since"
+            "again since"
         )
     return None
 
@@ -141,8 +141,8 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def _machines(
     path: pathlib.Path, times: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    known = dict.fromkeys(row["machine"] for row in times if "machine" in row)
-    if known:
+    known = dict.fromkeys(row.get("machine", UNKNOWN) for row in times)
+    if known.keys() - {UNKNOWN}:
         return tuple(known)
     try:
         return (environment.machine(json.loads(path.read_text())),)

@@ -81,7 +81,8 @@ def _median(run: RunRecord, name: str, machine: str | None = None) -> float | No
     values = [
         row[name]
         for row in run.wall_clock
-        if row.get(name) is not None and (not several or row.get("machine") == machine)
+        if row.get(name) is not None
+        and (not several or row.get("machine", UNKNOWN) == machine)
     ]
     return float(np.median(values)) if values else None
 
