@@ -15,7 +15,7 @@ import pytest
 
 from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
-from experiments.config import build, model
+from experiments.config import build, model, schema
 from experiments.data import cifar
 from experiments.runtime import sharding
 from experiments.training import console, loop
@@ -195,6 +195,7 @@ def test_it_trains_and_every_entry_is_read(
     name, tmp_path, monkeypatch, standard_promotion
 ):
     config = short(name, tmp_path)
+    schema.add_defaults(config)
     recorder = Recorder(config)
     monkeypatch.setattr(build, "check", lambda config: None)
     monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
