@@ -32,9 +32,7 @@ OPTIMIZER = dict(
     learning_rate=1e-3,
     warmup_steps=100,
     schedule="cosine",
-    b1=0.9,
-    b2=0.99,
-    weight_decay=0.01,
+    name="adamw(b1=0.9, b2=0.99, weight_decay=0.01)",
     clip_norm=1.0,
 )
 
