@@ -21,16 +21,8 @@ from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
 from experiments.runtime import distributed, sharding
-from experiments.runtime.errors import (
-    FULL,
-    Diverged,
-    PeerLost,
-    SaveError,
-    UsageError,
-)
-from experiments.runtime.signals import (
-    Stopped,
-)
+from experiments.runtime.errors import FULL, Diverged, PeerLost, SaveError, UsageError
+from experiments.runtime.signals import Stopped
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",

@@ -27,12 +27,34 @@ def known_optimizers() -> dict[str, Callable[..., Any]]:
     import optax.contrib
 
     return {
-        name: fn
+        name: _bounded(fn)
         for module in (optax.contrib, optax)
         for name, fn in inspect.getmembers(module, inspect.isfunction)
         if "learning_rate" in inspect.signature(fn).parameters
         and not name.startswith("scale_by")
     }
+
+
+BOUNDS = {
+    "b1": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "b2": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "weight_decay": (lambda value: 0 <= value < float("inf"), "at least 0 and finite"),
+}
+
+
+def _bounded(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, after a check of the arguments that optax takes whatever they are."""
+    signature = inspect.signature(fn)
+
+    @functools.wraps(fn)
+    def bounded(*arguments: Any, **keywords: Any) -> Any:
+        given = signature.bind_partial(*arguments, **keywords).arguments
+        for name, (holds, bound) in BOUNDS.items():
+            if isinstance(value := given.get(name), int | float) and not holds(value):
+                raise ValueError(f"{name}={value}: must be {bound}")
+        return fn(*arguments, **keywords)
+
+    return bounded
 
 
 @functools.cache

@@ -4,14 +4,7 @@ One file for each source; a batch is a function of the seed and the step, so tha
 resumed run reads what it would have read.
 """
 
-from experiments.data.base import (
-    DataSet,
-    DataTransform,
-    DrawFn,
-    Examples,
-    Lazy,
-    split,
-)
+from experiments.data.base import DataSet, DataTransform, DrawFn, Examples, Lazy, split
 from experiments.data.cifar import cifar10
 from experiments.data.hub import huggingface, tfds
 from experiments.data.image_folder import folder

@@ -7,13 +7,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.data.base import (
-    DataSet,
-    DataTransform,
-    Examples,
-    check_labels,
-    flip,
-)
+from experiments.data.base import DataSet, DataTransform, Examples, check_labels, flip
 from experiments.data.fingerprint import file_digest
 
 CIFAR_SHAPE = (3, 32, 32)

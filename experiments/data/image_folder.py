@@ -10,20 +10,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from experiments.data.base import (
-    DataSet,
-    DataTransform,
-    Examples,
-    Lazy,
-    flip,
-    split,
-)
-from experiments.data.fingerprint import (
-    SAMPLED,
-    digest_of,
-    file_digest,
-    sampled,
-)
+from experiments.data.base import DataSet, DataTransform, Examples, Lazy, flip, split
+from experiments.data.fingerprint import SAMPLED, digest_of, file_digest, sampled
 from experiments.runtime.errors import UsageError
 
 SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")

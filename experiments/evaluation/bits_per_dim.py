@@ -8,15 +8,8 @@ import numpy as np
 
 from diffusionflow import likelihood
 from experiments.config.model import Model
-from experiments.evaluation.likelihoods import (
-    Settings,
-    levels_of,
-    ode_ends,
-    reach,
-)
-from experiments.runtime.files import (
-    plain,
-)
+from experiments.evaluation.likelihoods import Settings, levels_of, ode_ends, reach
+from experiments.runtime.files import plain
 
 TERMS = ("bound", "recon", "diffusion", "prior")
 

@@ -14,14 +14,8 @@ from experiments.data import DataSet
 from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files
-from experiments.runtime.errors import (
-    UsageError,
-    require,
-)
-from experiments.runtime.signals import (
-    Stopped,
-    stopping,
-)
+from experiments.runtime.errors import UsageError, require
+from experiments.runtime.signals import Stopped, stopping
 
 __all__ = ["Request", "evaluate_run"]
 

@@ -14,9 +14,7 @@ from experiments.data import Examples, loader
 from experiments.evaluation import heldout
 from experiments.evaluation.result_cache import Parts
 from experiments.runtime import rng, sharding
-from experiments.runtime.files import (
-    plain,
-)
+from experiments.runtime.files import plain
 
 
 def per_example(

@@ -17,15 +17,8 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments.runtime.errors import (
-    PeerLost,
-    SaveError,
-    UsageError,
-)
-from experiments.runtime.signals import (
-    Stop,
-    Stopped,
-)
+from experiments.runtime.errors import PeerLost, SaveError, UsageError
+from experiments.runtime.signals import Stop, Stopped
 
 NAMES = ("coordinator", "num_processes", "process_id")
 LEAVE = 10  # seconds in which the other processes may come to the same end

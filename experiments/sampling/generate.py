@@ -13,10 +13,7 @@ from experiments.checkpointing.restore import Loaded, Request, load
 from experiments.config.model import Model
 from experiments.data import Examples
 from experiments.runtime import progress
-from experiments.runtime.signals import (
-    Stopped,
-    stopping,
-)
+from experiments.runtime.signals import Stopped, stopping
 from experiments.sampling import compiled_sampler
 from experiments.sampling.conditions import Conditions, of_samples
 from experiments.sampling.shards import Shards

@@ -14,13 +14,8 @@ import jax
 from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
 from experiments.runtime import distributed, environment, files, progress, sharding
-from experiments.runtime.errors import (
-    Diverged,
-)
-from experiments.runtime.signals import (
-    Stop,
-    Stopped,
-)
+from experiments.runtime.errors import Diverged
+from experiments.runtime.signals import Stop, Stopped
 from experiments.training import (
     metrics_log,
     nonfinite,
@@ -28,9 +23,7 @@ from experiments.training import (
     resume,
     running_metrics,
 )
-from experiments.training.state import (
-    TrainState,
-)
+from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 from experiments.visualization import sample_images
 

@@ -19,9 +19,7 @@ from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
 from experiments.config import external
 from experiments.runtime import distributed, environment, files, progress
-from experiments.runtime.signals import (
-    noting,
-)
+from experiments.runtime.signals import noting
 from experiments.training import (
     console,
     label_probe,
@@ -30,12 +28,8 @@ from experiments.training import (
     resume,
 )
 from experiments.training.actions import Sinks, TrainLoop
-from experiments.training.state import (
-    TrainState,
-)
-from experiments.training.step import (
-    train_step,
-)
+from experiments.training.state import TrainState
+from experiments.training.step import train_step
 from experiments.training.trainer import Trainer
 from experiments.visualization import sample_images
 

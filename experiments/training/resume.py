@@ -12,9 +12,7 @@ from experiments.checkpointing import metadata
 from experiments.checkpointing.manager import WEIGHTS, Checkpoints
 from experiments.runtime import distributed, files
 from experiments.runtime.errors import UsageError, require
-from experiments.training.state import (
-    TrainState,
-)
+from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 
 

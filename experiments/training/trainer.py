@@ -17,9 +17,7 @@ from experiments.runtime import rng, sharding
 from experiments.runtime.errors import naming
 from experiments.sampling import compiled_sampler, conditions
 from experiments.training import label_probe, step
-from experiments.training.state import (
-    TrainState,
-)
+from experiments.training.state import TrainState
 
 LARGEST_DRAW = 128  # samples that a device draws at once
 

@@ -3,12 +3,7 @@
 import numpy as np
 
 from experiments.analysis import gaussian_trajectories
-from experiments.analysis.gaussian_trajectories import (
-    DDIM,
-    EULER,
-    FLOW,
-    PRESERVING,
-)
+from experiments.analysis.gaussian_trajectories import DDIM, EULER, FLOW, PRESERVING
 from experiments.visualization.blocks import (
     Chart,
     Explorable,

@@ -39,6 +39,20 @@ def test_a_warm_up_longer_than_the_run_is_refused():
         optimizers.optimizer(OPTIMIZER, num_steps=4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("b1=1.0", r"b1=1.0: must be in \[0, 1\)"),
+        ("b2=-0.1", r"b2=-0.1: must be in \[0, 1\)"),
+        ("weight_decay=-1.0", "weight_decay=-1.0: must be at least 0"),
+    ],
+)
+def test_arguments_out_of_bounds_are_refused(arguments, message):
+    section = OPTIMIZER | dict(name=f"adamw({arguments})")
+    with pytest.raises(UsageError, match=message):
+        optimizers.optimizer(section, num_steps=10)
+
+
 def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)

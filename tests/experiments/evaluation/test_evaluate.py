@@ -27,12 +27,8 @@ from experiments.evaluation import (
 )
 from experiments.evaluation.evaluate import Request, evaluate_run
 from experiments.runtime import files
-from experiments.runtime.errors import (
-    UsageError,
-)
-from experiments.runtime.signals import (
-    Stopped,
-)
+from experiments.runtime.errors import UsageError
+from experiments.runtime.signals import Stopped
 from experiments.training import loop, resume
 from tests.helpers import commands, in_process, tiny
 

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.runtime.errors import (
-    UsageError,
-    reporting_path_errors,
-)
-from experiments.runtime.signals import (
-    Stopped,
-    noting,
-    stopping,
-)
+from experiments.runtime.errors import UsageError, reporting_path_errors
+from experiments.runtime.signals import Stopped, noting, stopping
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 

@@ -14,12 +14,8 @@ from experiments import data
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.config import registry
 from experiments.runtime import environment
-from experiments.runtime.errors import (
-    UsageError,
-)
-from experiments.runtime.signals import (
-    Stopped,
-)
+from experiments.runtime.errors import UsageError
+from experiments.runtime.signals import Stopped
 from experiments.training import actions, loop, metrics_log, trainer
 from tests.helpers import tiny
 from tests.helpers.trees import same

@@ -23,13 +23,7 @@ from experiments.config import registry
 from experiments.data import Examples
 from experiments.runtime import rng
 from experiments.runtime.errors import Diverged
-from experiments.training import (
-    loop,
-    metrics_log,
-    nonfinite,
-    running_metrics,
-    step,
-)
+from experiments.training import loop, metrics_log, nonfinite, running_metrics, step
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
