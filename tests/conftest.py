@@ -17,7 +17,7 @@ import sys
 import jax
 import pytest
 
-from tests.helpers import compilation_cache
+from tests.helpers import compilation_cache, lowering
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,6 +28,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compilation_cache.tidy(compilation_cache.default())
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+lowering.share_contexts()
 
 # traced programs are millions of live objects: Python's collector walks them all, 12 %
 # of the tests' time at its default thresholds
