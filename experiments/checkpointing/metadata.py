@@ -104,7 +104,8 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out."""
     saved, current = entries(saved), entries(current)
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
-    if current.get("config.optimizer.schedule") == "constant":
+    constant = current.get("config.optimizer.schedule") == "constant"
+    if constant and not current.get("config.distillation.method"):
         free.add("config.num_steps")  # then only the end of the run depends on it
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
     lines = []

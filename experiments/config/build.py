@@ -25,6 +25,7 @@ from experiments import data
 from experiments.config import (
     adapters,
     external,
+    methods,
     optimizers,
     protocols,
     registry,
@@ -33,6 +34,9 @@ from experiments.config import (
 from experiments.config.parsing import from_section, parse
 from experiments.runtime import sharding
 from experiments.runtime.errors import UsageError, naming, require
+
+
+HIGHEST_FREQUENCY = 64.0  # in radians, of networks that are differentiated in time
 
 
 def objective(section: Mapping[str, Any]) -> objectives.Objective:
@@ -146,6 +150,68 @@ def network(
     return built
 
 
+def method(section: Mapping[str, Any]) -> methods.Method | None:
+    """The method of a section `distillation`, or None where it names none.
+
+    Raises:
+      UsageError: a name or an argument is unknown, or it is no `methods.Method`.
+    """
+    text = section["method"]
+    if not text:
+        return None
+    parts = registry.PARTS
+    built = parse("distillation.method", text, registry.METHODS, parts=parts)
+    if not isinstance(built, methods.Method):
+        raise UsageError(
+            f"distillation.method: {text} gives {built!r}: must be an instance of "
+            "experiments.config.methods.Method"
+        )
+    return built
+
+
+def check_method(
+    config: Mapping[str, Any], built: methods.Method | None, net: Any = None
+) -> None:
+    """Checks the method against the rest of a config, and its network if it is given.
+
+    Raises:
+      UsageError: the method cannot be trained with it.
+    """
+    section = config["distillation"]
+    teacher = section["teacher"]
+    if built is None:
+        require("distillation.teacher", teacher, not teacher, "empty without a method")
+        return
+    name = section["method"]
+    if config["objective"]["proposal"]:
+        raise UsageError(
+            f"objective.proposal: must be empty with distillation.method={name}, which "
+            "draws times of its own"
+        )
+    given = built.needs_teacher <= bool(teacher)
+    bound = f"the directory of a trained run with distillation.method={name}"
+    require("distillation.teacher", teacher, given, bound)
+    if config["num_steps"] % built.num_stages:
+        raise UsageError(
+            f"num_steps={config['num_steps']}: must be a multiple of "
+            f"{built.num_stages}, the stages of distillation.method={name}"
+        )
+    if net is None:
+        return
+    if built.two_times and not getattr(net, "two_times", False):
+        raise UsageError(
+            f"network.two_times=False: must be True with distillation.method={name}, "
+            "whose network is told where to jump"
+        )
+    highest = getattr(net, "max_frequency", 0)
+    if built.forward_mode and highest > HIGHEST_FREQUENCY:
+        raise UsageError(
+            f"network.max_frequency={highest:g}: must be at most "
+            f"{HIGHEST_FREQUENCY:g} with distillation.method={name}, which "
+            "differentiates the network in its times; 8 to 16 do well"
+        )
+
+
 def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:
     """The functions `(step, row)` that are called with every row of metrics.
 
@@ -221,7 +287,10 @@ def check(config: ConfigDict) -> None:
     if external.references(config["sampler"]["name"]):
         where = f"sampler.name: {config['sampler']['name']}"
         protocols.check_sampler(where, chosen, times, schedule)
-    optimizers.optimizer(config["optimizer"], config["num_steps"])
+    few_step = method(config["distillation"])
+    check_method(config, few_step)
+    stages = few_step.num_stages if few_step else 1
+    optimizers.optimizer(config["optimizer"], config["num_steps"] // stages)
     average = config["ema"]
     with naming("ema"):
         settings = dict(limit=average["limit"], warmup=average["warmup"])

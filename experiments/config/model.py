@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusionflow import guidance, objectives, predictions
+from diffusionflow import distillation, guidance, objectives, predictions
 from experiments.config import build
 from experiments.data import DataSet, DataTransform
 

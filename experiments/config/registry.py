@@ -17,6 +17,7 @@ from diffusionflow import (
     weightings,
 )
 from experiments import data
+from experiments.config import methods
 
 Callables = dict[str, Callable[..., Any]]
 
@@ -113,6 +114,14 @@ DATASETS: Callables = {
     "cifar10": data.cifar10,
     "huggingface": data.huggingface,
     "tfds": data.tfds,
+}
+METHODS: Callables = {
+    "meanflow": methods.MeanFlow,
+    "lagrangian": methods.Lagrangian,
+    "shortcut": methods.Shortcut,
+    "consistency": methods.Consistency,
+    "progressive": methods.Progressive,
+    "one_step": methods.OneStep,
 }
 NETWORKS: Callables = {
     "unet": networks.UNet,

@@ -96,6 +96,32 @@ TABLE = (
         0.0,
         UNIT,
     ),
+    Entry(
+        "distillation.method",
+        str,
+        "method for few-step models, such as meanflow; empty: the objective alone",
+        "",
+    ),
+    Entry(
+        "distillation.teacher",
+        str,
+        "directory of the run that is distilled; a new run starts from its weights",
+        "",
+    ),
+    Entry(
+        "distillation.weights",
+        str,
+        "which of its weights",
+        "ema",
+        _one_of("ema", "raw"),
+    ),
+    Entry(
+        "distillation.guidance",
+        float,
+        "classifier-free guidance scale of the teacher",
+        1.0,
+        FINITE,
+    ),
     Entry("network.name", str, "network; the other entries of network are its fields"),
     Entry(
         "optimizer.name",

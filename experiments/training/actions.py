@@ -109,6 +109,8 @@ class TrainLoop:
         """
         trainer = self._trainer
         placed = sharding.place(trainer.mesh, batch)
+        if self._begins_stage(number):
+            state = trainer.begin_stage_fn(state)
         with self._first_time("compiling the training step"):
             state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
@@ -135,6 +137,10 @@ class TrainLoop:
                 raise
             self._save_due(number, state, row, anyway=False)
         return state
+
+    def _begins_stage(self, number: int) -> bool:
+        """Whether the averaged student becomes the teacher before step `number`."""
+        return number > 1 and (number - 1) % self._trainer.recipe.stage_steps == 0
 
     def _first_time(self, what: str) -> contextlib.AbstractContextManager:
         """Announces `what` at the first step alone."""
@@ -186,11 +192,13 @@ class TrainLoop:
         count = int(state.faults.count)
         if skipped:
             self._books.meter.say(nonfinite.warning(skipped, count))
-        row["learning_rate"] = float(self._trainer.learning_rate(number - 1 - count))
+        made = (number - 1 - count) % self._trainer.recipe.stage_steps
+        row["learning_rate"] = float(self._trainer.learning_rate(made))
         return row | skipped
 
     def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
-        if not self._due(number, self._trainer.config.eval.every):
+        due = self._due(number, self._trainer.config.eval.every)
+        if not (due and self._trainer.model.predicts_at_one_time):
             return {}
         check_fn = lambda: distributed.check(self._stop)
         row: dict[str, Any] = {}

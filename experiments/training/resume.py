@@ -89,6 +89,8 @@ def items(state: TrainState) -> dict[str, Any]:
         train["moments"] = state.moments
     if state.profiles:
         train["profiles"] = state.profiles
+    if state.teacher is not None:
+        train["teacher"] = state.teacher
     return {"params": state.params, "ema": state.ema, "train": train}
 
 

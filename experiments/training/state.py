@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
       faults: steps that were not finite and made no update.
       moments: what an adaptive proposal has learned; None for any other.
       profiles: averages of power profiles, float32, one for each of the recipe's.
+      teacher: weights of the network that is distilled, float32; None without one.
     """
 
     step: jax.Array
@@ -31,3 +32,4 @@ class TrainState(NamedTuple):
     faults: Faults
     moments: times.LossMoments | None = None
     profiles: tuple[Any, ...] = ()
+    teacher: Any = None

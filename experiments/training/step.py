@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from diffusionflow import ema, losses, objectives, random, times
+from diffusionflow import ema, losses, objectives, predictions, random, times
+from experiments.config import methods
 from experiments.config.model import Model
-from experiments.data import Examples
+from experiments.data import DataSet, Examples
+from experiments.runtime.errors import UsageError
 from experiments.runtime.sharding import FSDPSharding, replicated
 from experiments.training import grad_accumulation
 from experiments.training.nonfinite import Faults
@@ -39,6 +41,9 @@ class StepConfig(NamedTuple):
       nonfinite_limit: steps in a row that are not finite, after which none counts.
       placement: of parameters and of what is as large; None for the same everywhere.
       gammas: powers of the averages `profiles` of the state.
+      num_steps: of the run; a stage of the method has equal parts of them.
+      has_teacher: whether the state has the weights of a teacher.
+      teacher_guidance: scale of the guidance of the first stage's teacher.
     """
 
     model: Model
@@ -53,6 +58,32 @@ class StepConfig(NamedTuple):
     nonfinite_limit: int = 10
     placement: FSDPSharding | None = None
     gammas: tuple[float, ...] = ()
+    num_steps: int = 1
+    has_teacher: bool = False
+    teacher_guidance: float = 1.0
+
+    @property
+    def stage_steps(self) -> int:
+        """Steps of a stage of the method; the whole run where it has one."""
+        method = self.model.method
+        return self.num_steps // (1 if method is None else method.num_stages)
+
+
+def check_examples(method: methods.Method | None, dataset: DataSet) -> None:
+    """Raises a `UsageError` where a few-step method cannot be trained on a data set."""
+    if method is None:
+        return
+    name = type(method).__name__
+    if method.needs_noise and dataset.train.noise is None:
+        raise UsageError(
+            f"distillation.method: {name} is trained on pairs of noise and sample: "
+            "write them with experiments.pairs and set --config.data.name=pairs "
+            "--config.data.path=FILE"
+        )
+    if dataset.train.mask is not None:
+        raise UsageError(
+            f"distillation.method: {name} does not know a mask, and the data have one"
+        )
 
 
 def init(key: jax.Array, recipe: StepConfig) -> TrainState:
@@ -68,6 +99,19 @@ def init(key: jax.Array, recipe: StepConfig) -> TrainState:
         faults=Faults.zeros(recipe.batch_size, len(jax.tree.leaves(params))),
         moments=None if adaptive is None else adaptive.init(),
         profiles=tuple(ema.init(params) for _ in recipe.gammas),
+        teacher=ema.init(params) if recipe.has_teacher else None,
+    )
+
+
+def begin_stage(state: TrainState, *, recipe: StepConfig) -> TrainState:
+    """Makes the averaged student the teacher; the optimizer begins again."""
+    params = jax.tree.map(
+        lambda average, old: average.astype(old.dtype), state.ema, state.params
+    )
+    return state._replace(
+        params=params,
+        opt_state=recipe.optimizer.init(params),
+        teacher=ema.init(state.ema),
     )
 
 
@@ -80,7 +124,7 @@ def shardings(
         return same
     cut = {
         name: placement.shardings(getattr(state, name))
-        for name in ("params", "opt_state", "ema", "profiles")
+        for name in ("params", "opt_state", "ema", "profiles", "teacher")
     }
     return same._replace(**cut)
 
@@ -134,6 +178,8 @@ def _updated(
     )
     params = optax.apply_updates(state.params, updates)
     made = state.step - state.faults.count
+    if recipe.stage_steps < recipe.num_steps:
+        made = state.step % recipe.stage_steps
     decay = ema.decay(made, limit=recipe.ema_limit, warmup=recipe.ema_warmup)
     return state._replace(
         params=params,
@@ -205,6 +251,9 @@ def loss_and_gradients(
     ) -> tuple[jax.Array, losses.Terms]:
         predict_fn = model.predict_fn(params, drawn.labels, dropout_key, drawn.vectors)
         x = model.transform.to_float(drawn.values)
+        if model.method is not None:
+            terms = _few_step_terms(predict_fn, x, drawn, state, recipe)
+            return terms.loss.mean(), terms
         terms = losses.objective_terms(
             drawn.keys,
             predict_fn,
@@ -251,3 +300,41 @@ def _draw(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
     return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t, batch.noise)
+
+
+def _few_step_terms(
+    student: predictions.PredictFn,
+    x: jax.Array,
+    drawn: Drawn,
+    state: TrainState,
+    recipe: StepConfig,
+) -> losses.Terms:
+    """The loss of a few-step method for each example."""
+    model, eps = recipe.model, drawn.eps
+    if eps is None:
+        eps = random.normal(random.split(drawn.keys)[1], x.shape, x.dtype)
+    whole = lambda tree: tree
+    if recipe.placement is not None:
+        whole = recipe.placement.whole
+    stage = state.step // recipe.stage_steps
+    teacher = None
+    if state.teacher is not None:
+        scale: float | jax.Array = recipe.teacher_guidance
+        if scale != 1 and model.method.num_stages > 1:
+            scale = jnp.where(stage == 0, scale, 1.0)  # later teachers are guided
+        weights = jax.lax.stop_gradient(whole(state.teacher))
+        teacher = model.denoise_fn(weights, drawn.labels, scale, drawn.vectors)
+    average = jax.lax.stop_gradient(whole(state.ema))
+    target = model.predict_fn(average, drawn.labels, vector=drawn.vectors)
+    networks = methods.Networks(
+        _of_two_times(student, model), _of_two_times(target, model), teacher
+    )
+    progress = state.step / recipe.num_steps
+    batch = methods.Batch(random.split(drawn.keys)[0], x, eps, stage, progress)
+    return model.method.terms(networks, batch, model.objective)
+
+
+def _of_two_times(predict_fn: Any, model: Model) -> methods.TwoTimeFn:
+    if model.two_times:
+        return predict_fn
+    return lambda z, t, s: predict_fn(z, t)

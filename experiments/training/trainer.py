@@ -39,12 +39,15 @@ class Trainer:
         self.dataset = build.dataset(config.data)
         self.model = model.from_config(config, self.dataset)
         self.mesh = sharding.mesh(config.sharding.fsdp)
-        self.learning_rate = optimizers.learning_rate(
-            config.optimizer, config.num_steps
-        )
+        few_step = self.model.method
+        build.check_method(config, few_step, self.model.net)
+        step.check_examples(few_step, self.dataset)
+        stages = few_step.num_stages if few_step else 1
+        length = config.num_steps // stages
+        self.learning_rate = optimizers.learning_rate(config.optimizer, length)
         self.recipe = step.StepConfig(
             model=self.model,
-            optimizer=optimizers.optimizer(config.optimizer, config.num_steps),
+            optimizer=optimizers.optimizer(config.optimizer, length),
             label_dropout=config.label_dropout,
             ema_limit=config.ema.limit,
             ema_warmup=config.ema.warmup,
@@ -57,6 +60,9 @@ class Trainer:
             nonfinite_limit=config.optimizer.nonfinite_limit,
             placement=self._placement(),
             gammas=build.profiles(config.ema),
+            num_steps=config.num_steps,
+            has_teacher=bool(few_step and config.distillation.teacher),
+            teacher_guidance=config.distillation.guidance,
         )
         self.init_fn = functools.partial(step.init, recipe=self.recipe)
         with naming("network"):
@@ -85,6 +91,11 @@ class Trainer:
             donate_argnums=0,
             out_shardings=(self.shardings, same),
             compiler_options=sharding.compiler_options(),
+        )
+        self.begin_stage_fn = jax.jit(
+            functools.partial(step.begin_stage, recipe=self.recipe),
+            donate_argnums=0,
+            out_shardings=self.shardings,
         )
         self.eval_fn = jax.jit(
             functools.partial(
