@@ -13,6 +13,7 @@ from typing import NoReturn
 
 COMMANDS = {
     "train": "trains a model, or resumes its training",
+    "distill": "distils a run into a model of few steps",
     "sample": "draws samples from a run",
     "pairs": "draws pairs of noise and sample to train on: reflow, one step",
     "evaluate": "evaluates a run: held-out loss, likelihood, sample quality",

@@ -43,25 +43,37 @@ class ConfigFlag:
 
     Fields:
       value: the config; None until the command line is parsed.
+      make_fn: gives it before the overrides, when the other flags are parsed; None
+        where the command has none.
     """
 
     value: ConfigDict | None = None
+    make_fn: Callable[[], ConfigDict] | None = None
 
 
 _CONFIG = ConfigFlag()
 
 
-def define_config() -> ConfigFlag:
-    """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`."""
+def define_config(make_fn: Callable[[], ConfigDict] | None = None) -> ConfigFlag:
+    """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`.
+
+    Args:
+      make_fn: gives the config in the place of `--config=FILE`, which there is not
+        then; called when the other flags are parsed.
+    """
     flags.DEFINE_bool(
         "print_config", False, "Print every entry as the flag that sets it, and stop."
     )
-    flags.DEFINE_string(
-        "config",
-        None,
-        "Config file, or the name of a shipped one; --config.a.b=1 overrides an entry.",
-        required=True,
-    )
+    if make_fn is None:
+        flags.DEFINE_string(
+            "config",
+            None,
+            "Config file, or the name of a shipped one; --config.a.b=1 overrides an "
+            "entry.",
+            required=True,
+        )
+        make_fn = lambda: overrides.load_config(flags.FLAGS["config"].value)
+    _CONFIG.make_fn = make_fn
     return _CONFIG
 
 
@@ -131,19 +143,20 @@ def _parse(argv: list[str]) -> list[str]:
         print(flags.FLAGS.module_help(__name__))
         if "distributed" in flags.FLAGS:
             print(flags.FLAGS.module_help(distributed.__name__))
-        if "config" in flags.FLAGS:
+        if _CONFIG.make_fn is not None:
             print(_entries_help())
         sys.exit(0)
     with usage_errors():
         given: list[Any] = []
-        if "config" in flags.FLAGS:
-            argv, given = overrides.split(overrides.with_values(argv))
+        if _CONFIG.make_fn is not None:
+            after = "config" if "config" in flags.FLAGS else None
+            argv, given = overrides.split(overrides.with_values(argv), after)
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
-        if "config" in flags.FLAGS:
-            _CONFIG.value = overrides.load_config(flags.FLAGS["config"].value)
+        if _CONFIG.make_fn is not None:
+            _CONFIG.value = _CONFIG.make_fn()
             schema.add_defaults(_CONFIG.value)
             overrides.apply(_CONFIG.value, given)
             schema.settle(_CONFIG.value)
@@ -210,8 +223,8 @@ def _end(message: str, code: int) -> NoReturn:
 
 def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
-    if "config" in flags.FLAGS:
-        config = _CONFIG.value
+    config = _CONFIG.value
+    if config is not None:
         schema.check_complete(config)
         config.lock()
         sharding.split_cpu(config.cpu_devices)

@@ -35,9 +35,14 @@ FREE = (
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
 )
-# Entries that checkpoints from before them lack, and what they would have said: a row
-# for each field that is added to a network.
-ADDED = {"network.max_frequency": 1000.0, "network.two_times": False}
+# Entries that checkpoints from before them lack, and what they would have said: those
+# of a config with a default, and a row for each field that is added to a network.
+ADDED = {
+    f"config.{entry.name}": entry.default
+    for entry in schema.TABLE
+    if entry.default is not schema.REQUIRED and not isinstance(entry.default, tuple)
+}
+ADDED |= {"network.max_frequency": 1000.0, "network.two_times": False}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"

@@ -336,6 +336,28 @@ class Progressive(Method):
 
 
 @register
+class Reflow(Method):
+    """Rectified flow again: the objective itself on pairs of noise and sample.
+
+    The data are pairs that `experiments.pairs` wrote. Paths straighten, so that few
+    steps of any sampler do.
+
+    Source: Liu et al. 2022, arXiv 2209.03003.
+    """
+
+    needs_noise = True
+    two_times = False
+
+    def terms(
+        self, networks: Networks, batch: Batch, objective: Objective
+    ) -> losses.Terms:
+        predict_fn = lambda z, t: networks.student(z, t, t)
+        return losses.objective_terms(
+            batch.keys, predict_fn, batch.x, objective=objective, eps=batch.eps
+        )
+
+
+@register
 class OneStep(Method):
     """One-step distillation: the jump from noise to data is regressed on pairs.
 
@@ -447,10 +469,3 @@ def _terms(
         importance=jnp.ones_like(loss),
     )
 
-
-def check_fits(method: Any) -> None:
-    """Raises a `ValueError` unless `method` is a `Method`."""
-    if not isinstance(method, Method):
-        raise ValueError(
-            f"{method!r}: must be an instance of experiments.config.methods.Method"
-        )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusionflow import distillation, guidance, objectives, predictions
-from experiments.config import build
+from experiments.config import build, methods
 from experiments.data import DataSet, DataTransform
 from experiments.runtime.errors import UsageError
 
@@ -28,6 +28,7 @@ class Model(NamedTuple):
       sigma_data: root mean square of the data that the input scale assumes.
       vector_features: of the vectors to condition on; 0 for none. Zeros are the null
         vector.
+      method: by which a few-step model is trained; None for the objective alone.
     """
 
     net: Any
@@ -37,6 +38,15 @@ class Model(NamedTuple):
     num_classes: int
     sigma_data: float
     vector_features: int = 0
+    method: methods.Method | None = None
+
+    @property
+    def predicts_at_one_time(self) -> bool:
+        """Whether `(z, t) -> prediction` is what the objective is about.
+
+        The network of a method such as progressive distillation only jumps.
+        """
+        return self.method is None or self.method.diagonal
 
     @property
     def two_times(self) -> bool:
@@ -105,6 +115,9 @@ class Model(NamedTuple):
     ) -> predictions.DenoiseFn:
         """`(z, t) -> Denoised` with classifier-free guidance.
 
+        Without guidance that of a network of two times is a flow map, too, whose jumps
+        `samplers.FlowMap` makes.
+
         Args:
           params: of the network.
           label: [batch].
@@ -114,7 +127,8 @@ class Model(NamedTuple):
         """
 
         def denoise(label: jax.Array, vector: Any) -> predictions.DenoiseFn:
-            return predictions.denoiser(
+            make = distillation.flow_map if self.two_times else predictions.denoiser
+            return make(
                 self.predict_fn(params, label, vector=vector),
                 kind=self.objective.kind,
                 schedule=self.objective.schedule,
@@ -175,4 +189,5 @@ def _make(
         num_classes=num_classes,
         sigma_data=config["sigma_data"],
         vector_features=vector_features,
+        method=build.method(config.get("distillation", {"method": ""})),
     )

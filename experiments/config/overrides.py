@@ -92,22 +92,28 @@ def importing_from(folder: pathlib.Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def split(argv: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+def split(
+    argv: list[str], after: str | None = "config"
+) -> tuple[list[str], list[tuple[str, str | None]]]:
     """The arguments without the overrides of entries, and these: flag and text.
 
+    Args:
+      argv: of the command line.
+      after: the flag that overrides must follow, or None.
+
     Raises:
-      UsageError: an override comes before `--config`, which is not there yet.
+      UsageError: an override comes before that flag.
     """
-    rest, given, seen = [], [], False
+    rest, given, seen = [], [], after is None
     arguments = iter(argv)
     for argument in arguments:
         match = re.fullmatch(r"--?((?:no)?config[.][\w.]+)(?:=(.*))?", argument, re.S)
         if match is None:
-            seen = seen or re.match(r"--?config\b", argument) is not None
+            seen = seen or re.match(rf"--?{after}\b", argument) is not None
             rest.append(argument)
             continue
         if not seen:
-            raise UsageError(f"{argument}: comes before a value for --config")
+            raise UsageError(f"{argument}: comes before a value for --{after}")
         name, text = match.groups()
         given.append((name, text))
     return rest, given

@@ -121,6 +121,7 @@ METHODS: Callables = {
     "shortcut": methods.Shortcut,
     "consistency": methods.Consistency,
     "progressive": methods.Progressive,
+    "reflow": methods.Reflow,
     "one_step": methods.OneStep,
 }
 NETWORKS: Callables = {

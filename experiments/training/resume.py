@@ -101,6 +101,14 @@ def _afresh(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Step 0; the weights of `source`, if any, with an optimizer of their own."""
     state = trainer.init()
+    section = trainer.config.distillation
+    if section.teacher:
+        if source is not None:
+            raise UsageError(
+                f"--init_from with distillation.teacher={section.teacher}: a run "
+                "starts from the weights of its teacher; leave --init_from out"
+            )
+        source = Source(section.teacher, section.weights)
     if source is None:
         return state, trainer.identity
     item = WEIGHTS[source.weights]
@@ -112,6 +120,8 @@ def _afresh(
         metadata.check_format(found)
         target = trainer.abstract_state.params
         fresh = _new_intervals(saved.abstract(step, item), target)
+        if section.teacher:
+            _check_teacher(found, trainer.identity, saved.directory)
         _tell_differences(found, trainer.identity, saved.directory, fresh)
         params = saved.restore(step, {item: _without(target, fresh)})[item]
         params = _completed(params, state.params, fresh)
@@ -119,10 +129,46 @@ def _afresh(
         params=params,
         ema=ema.init(params),
         opt_state=trainer.recipe.optimizer.init(params),
+        teacher=ema.init(params) if trainer.recipe.has_teacher else None,
     )
     place = lambda leaf, like: jax.device_put(leaf, like.sharding)
     state = jax.tree.map(place, state, trainer.abstract_state)
     return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
+
+
+# in what a student may differ from its teacher; its other weights mean the same
+STUDENTS = (
+    "objective.weighting",
+    "objective.times",
+    "objective.proposal",
+    "network.two_times",
+    "network.dropout",
+    "network.dtype",
+)
+
+
+def _check_teacher(
+    there: Mapping[str, Any], here: Mapping[str, Any], directory: pathlib.Path
+) -> None:
+    """Refuses a teacher whose predictions are of another kind than the student's."""
+    lines = _differences(there, here)
+    wrong = [line for line in lines if line.partition(":")[0] not in STUDENTS]
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise UsageError(
+            f"distillation.teacher: the network in {directory} is of another kind than "
+            f"the student's:\n  {listed}\nchoose the student's as the teacher's, as "
+            "experiments.distill does"
+        )
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what the meaning of weights differs, a line per entry."""
+    names = ("conventions", "objective", "network", "data")
+    one, other = ({name: found[name] for name in names} for found in (there, here))
+    one["sigma_data"] = there["config"]["sigma_data"]
+    other["sigma_data"] = here["config"]["sigma_data"]
+    return metadata.diff(one, other)
 
 
 def _new_intervals(there: Any, here: Any) -> list[str]:
@@ -167,11 +213,7 @@ def _tell_differences(
       directory: where the weights are.
       fresh: paths of the leaves that they lack.
     """
-    names = ("conventions", "objective", "network", "data")
-    one, other = ({name: found[name] for name in names} for found in (there, here))
-    one["sigma_data"] = there["config"]["sigma_data"]
-    other["sigma_data"] = here["config"]["sigma_data"]
-    lines = metadata.diff(one, other)
+    lines = _differences(there, here)
     if any(line.startswith("conventions") for line in lines):
         raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
     lines += [f"no {path}, which keeps its fresh value" for path in fresh]

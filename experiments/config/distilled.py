@@ -1,0 +1,97 @@
+"""The config of a student, from that of its teacher."""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from experiments.config import build, schema
+from experiments.runtime.errors import UsageError
+
+
+def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
+    """Reads the config of a run from its `config.json`.
+
+    Args:
+      workdir: of the run.
+      flag: that names it, for errors.
+
+    Raises:
+      UsageError: there is no run.
+    """
+    path = workdir / "config.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--{flag}={workdir}: no config of a run in {path}: {error}; give the "
+            "workdir of a trained run"
+        ) from error
+    config = ConfigDict(found)
+    schema.settle(config)
+    return config
+
+
+def student(
+    config: ConfigDict,
+    *,
+    method: str,
+    teacher: str,
+    weights: str = "ema",
+    guidance: float = 1.0,
+    pairs: str | None = None,
+) -> ConfigDict:
+    """The config of a student: the teacher's, with what the method needs.
+
+    The learning rate is half the teacher's; the student is sampled by jumps, in as many
+    steps as the method ends with.
+
+    Args:
+      config: of the teacher.
+      method: such as "progressive(first=16)".
+      teacher: its workdir.
+      weights: "ema" or "raw", of the teacher.
+      guidance: scale of the teacher.
+      pairs: file of `experiments.pairs`, for methods that learn from one.
+
+    Returns:
+      A config of its own.
+
+    Raises:
+      UsageError: there is no such method, or `pairs` is missing or not wanted.
+    """
+    config = ConfigDict(config.to_dict())
+    section = dict(method=method, teacher=teacher, weights=weights, guidance=guidance)
+    built = build.method(section)
+    if built is None:
+        raise UsageError("--method: is empty; such as progressive or meanflow")
+    if built.needs_noise != (pairs is not None):
+        how = "needs --pairs=FILE, which experiments.pairs writes"
+        wrong = f"--pairs={pairs}: --method={method} learns from the data themselves"
+        raise UsageError(f"--method={method}: {how}" if pairs is None else wrong)
+    if guidance != 1 and not built.needs_teacher:
+        raise UsageError(
+            f"--guidance={guidance:g}: --method={method} does not ask its teacher; "
+            "with pairs, give the guidance to experiments.pairs"
+        )
+    steps = config.num_steps // built.num_stages
+    with config.unlocked():
+        config.distillation = section
+        config.num_steps = max(1, steps) * built.num_stages
+        config.objective.proposal = ""
+        if built.two_times:
+            config.network.two_times = True
+        if pairs is not None:
+            config.data = dict(name="pairs", path=pairs)
+    config.optimizer.learning_rate /= 2
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 10)
+    config.sampler = dict(name="flow_map", num_steps=1, grid="uniform")
+    config.guidance = 1.0
+    if not built.diagonal:
+        config.eval.every = 0
+        config.checkpoint.keep_best = 0
+    if built.num_stages > 1:  # the students of all stages
+        config.checkpoint.every = steps
+        config.checkpoint.keep = max(config.checkpoint.keep, built.num_stages)
+        config.sampler.num_steps = getattr(built, "last", 1)
+    return config
