@@ -3,7 +3,8 @@
 `UNet` and `DiT` take sequences [batch, length, channels], images [batch, height, width,
 channels] and videos [batch, frames, height, width, channels]; `ResidualMLP` takes
 vectors [batch, features]. The number of dimensions is that of z: there is no flag. A
-network with `vector_features` takes a `vector` after the label as well, or several.
+network with `vector_features` takes a `vector` after the label as well, or several;
+one with `two_times` takes a `second_time=`.
 
     >>> import jax, jax.numpy as jnp
     >>> from diffusionflow.networks import UNet

@@ -128,6 +128,9 @@ class DiT(ConditionalNetwork):
       dropout: rate after attention and MLP, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       vector_features: of a vector to condition on, such as a text's; 0 for none.
+      max_frequency: the highest of the sinusoids of the time, in radians; 8 to 16 for
+        networks of two times.
+      two_times: whether the network takes a second time, see `ConditionalNetwork`.
       dtype: of the products and of what runs between blocks, "float32" or "bfloat16".
       remat: what the blocks store for the gradient, see `layers.rematerialized`; the
         rest is computed twice. Empty for all that it needs.
@@ -135,10 +138,10 @@ class DiT(ConditionalNetwork):
         have a leading axis of `num_blocks`. Compiles in less time.
 
     Raises:
-      ValueError: `positions` or `remat` is unknown, `patch_size` is not positive, or
-        the heads do not divide the features. At a call: the data do not have one to
-        three dimensions, `patch_size` does not divide their sizes, or `features` is not
-        a multiple that `positions` needs.
+      ValueError: `positions` or `remat` is unknown, `patch_size` or `max_frequency` is
+        not positive, or the heads do not divide the features. At a call: the data do
+        not have one to three dimensions, `patch_size` does not divide their sizes, or
+        `features` is not a multiple that `positions` needs.
     """
 
     features: int = 384

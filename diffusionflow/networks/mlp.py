@@ -21,10 +21,13 @@ class ResidualMLP(ConditionalNetwork):
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       vector_features: of a vector to condition on; 0 for none.
+      max_frequency: the highest of the sinusoids of the time, in radians; 8 to 16 for
+        networks of two times.
+      two_times: whether the network takes a second time, see `ConditionalNetwork`.
       dtype: of the products, "float32" or "bfloat16".
 
     Raises:
-      ValueError: at a call: z is not [batch, d].
+      ValueError: `max_frequency` is not positive. At a call: z is not [batch, d].
     """
 
     features: int = 256

@@ -101,13 +101,16 @@ class UNet(ConditionalNetwork):
       dropout: rate inside the blocks, when training.
       num_classes: labels are 0..num_classes-1; 0 makes the network unconditional.
       vector_features: of a vector to condition on, such as a text's; 0 for none.
+      max_frequency: the highest of the sinusoids of the time, in radians; 8 to 16 for
+        networks of two times.
+      two_times: whether the network takes a second time, see `ConditionalNetwork`.
       dtype: of convolutions and products, "float32" or "bfloat16".
       remat: what the blocks store for the gradient, see `layers.rematerialized`; the
         rest is computed twice. Empty for all that it needs.
 
     Raises:
-      ValueError: at a call: the data do not have one to three dimensions, or a size
-        cannot be halved `len(multipliers) - 1` times.
+      ValueError: `max_frequency` is not positive. At a call: the data do not have one
+        to three dimensions, or a size cannot be halved `len(multipliers) - 1` times.
     """
 
     channels: int = 64

@@ -33,11 +33,12 @@ class Preconditioned:
     schedule: Any
     sigma_data: Any
 
-    def __call__(self, z: Array, t: ArrayLike) -> Array:
+    def __call__(self, z: Array, t: ArrayLike, s: ArrayLike | None = None) -> Array:
         scale = 1 / self.schedule.z_std(t, self.sigma_data)
         z = at_least_float32(z)
-        level = jnp.asarray(self.schedule.noise_level(t), z.dtype)
-        return self.net_fn(per_event(scale, z) * z, level)
+        times = (t,) if s is None else (t, s)
+        levels = [jnp.asarray(self.schedule.noise_level(t), z.dtype) for t in times]
+        return self.net_fn(per_event(scale, z) * z, *levels)
 
 
 def precondition(
@@ -55,7 +56,8 @@ def precondition(
       sigma_data: standard deviation of the data, 1 for none assumed.
 
     Returns:
-      `predict_fn(z, t)`, a registered callable.
+      `predict_fn(z, t)`, a registered callable; `predict_fn(z, t, s)` of a network of
+      two times is `net_fn` of the same input and of the times of both.
 
     Raises:
       ValueError: `sigma_data` is not positive.

@@ -257,8 +257,17 @@ class Checkpoints:
           step: one of `steps()`.
           item: such as `WEIGHTS["ema"]`.
         """
-        target = sharding.abstract(self._manager.item_metadata(step)[item].tree)
-        return pytrees.digest(self.restore(step, {item: target})[item])
+        targets = {item: self.abstract(step, item)}
+        return pytrees.digest(self.restore(step, targets)[item])
+
+    def abstract(self, step: int, item: str) -> Any:
+        """The arrays of one item of `step`, as shapes on devices: a target to restore.
+
+        Args:
+          step: one of `steps()`.
+          item: such as `WEIGHTS["ema"]`.
+        """
+        return sharding.abstract(self._manager.item_metadata(step)[item].tree)
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         """Restores the items of `step` that `targets` names.

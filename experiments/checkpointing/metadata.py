@@ -33,6 +33,9 @@ FREE = (
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
 )
+# Entries that checkpoints from before them lack, and what they would have said: a row
+# for each field that is added to a network.
+ADDED = {"network.max_frequency": 1000.0, "network.two_times": False}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"
@@ -99,8 +102,14 @@ def check_format(identity: Mapping[str, Any]) -> None:
 
 
 def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changed since a checkpoint, a line per entry; free entries are left out."""
+    """What changed since a checkpoint, a line per entry; free entries are left out.
+
+    An entry that one of them lacks since it is older has the value of `ADDED`.
+    """
     saved, current = entries(saved), entries(current)
+    for name in ADDED.keys() & (saved.keys() | current.keys()):
+        for found in (saved, current):
+            found.setdefault(name, ADDED[name])
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it

@@ -57,6 +57,11 @@ class _Adapter:
         for name in ("num_classes", "vector_features"):
             object.__setattr__(self, name, int(self.arguments.get(name) or 0))
 
+    @property
+    def two_times(self) -> bool:
+        """Whether `__call__` takes a `second_time`; it is given the time for None."""
+        return "second_time" in inspect.signature(self.module.__call__).parameters
+
     def describe(self) -> dict[str, Any]:
         """Class and arguments, for the identity of a run."""
         return {"class": self.module.__qualname__, **self.arguments}
@@ -77,15 +82,16 @@ class _Adapter:
 class NNXNetwork(_Adapter):
     """`init` and `apply` of a `flax.nnx.Module` with `__call__(z, time, label, ...)`.
 
-    It is called with as many inputs as it takes, and with `train=` where it takes that;
+    It is called with as many inputs as it takes, and with `train=` and `second_time=`
+    where it takes them;
     without it, `module.train()` and `module.eval()` set dropout and the like. Variables
     that are not parameters, but for random numbers, are refused: they would not be
     saved.
     """
 
-    def init(self, key: jax.Array, *inputs: Any, train: bool = False) -> dict:
+    def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
         """Fresh parameters, by their paths."""
-        del inputs, train
+        del inputs, settings
         from flax import nnx
 
         parts: Any = nnx.split(self._made(key), nnx.Param, ...)
@@ -105,6 +111,7 @@ class NNXNetwork(_Adapter):
         *inputs: Any,
         train: bool = False,
         rngs: Mapping[str, jax.Array] | None = None,
+        second_time: jax.Array | None = None,
     ) -> jax.Array:
         """The output with given parameters, as of `flax.linen.Module.apply`."""
         from flax import nnx
@@ -115,7 +122,9 @@ class NNXNetwork(_Adapter):
         params = _filled(params, variables["params"])
         module = nnx.merge(graph, params, rest)
         module.train() if train else module.eval()
-        given, more = self._arguments(inputs, {"train": train})
+        second_time = inputs[1] if second_time is None else second_time
+        more = {"train": train, "second_time": second_time}
+        given, more = self._arguments(inputs, more)
         return module(*given, **more)
 
     def _made(self, key: jax.Array) -> Any:
@@ -127,13 +136,14 @@ class NNXNetwork(_Adapter):
 class EquinoxNetwork(_Adapter):
     """`init` and `apply` of an `equinox.Module` that acts on one example.
 
-    `__call__(z, time, label, ...)` is vmapped over the batch; where it takes `key`, it
-    is given one for each example while training, and None otherwise.
+    `__call__(z, time, label, ...)` is vmapped over the batch, as is `second_time` where
+    it takes that; where it takes `key`, it is given one for each example while
+    training, and None otherwise.
     """
 
-    def init(self, key: jax.Array, *inputs: Any, train: bool = False) -> dict:
+    def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
         """Fresh parameters, by their paths."""
-        del inputs, train
+        del inputs, settings
         import equinox
 
         module = self.module(**self.arguments, key=key)
@@ -146,6 +156,7 @@ class EquinoxNetwork(_Adapter):
         *inputs: Any,
         train: bool = False,
         rngs: Mapping[str, jax.Array] | None = None,
+        second_time: jax.Array | None = None,
     ) -> jax.Array:
         """The output with given parameters, as of `flax.linen.Module.apply`."""
         import equinox
@@ -153,14 +164,17 @@ class EquinoxNetwork(_Adapter):
         module = self.module(**self.arguments, key=jax.random.key(0))
         params, rest = equinox.partition(module, equinox.is_inexact_array)
         module = equinox.combine(_filled(params, variables["params"]), rest)
-        given, _ = self._arguments(inputs, {"key": None})
-        call = lambda *one, key=None: module(
-            *one, **self._arguments((), {"key": key})[1]
-        )
+        second_time = inputs[1] if second_time is None else second_time
+
+        def call(inputs: tuple, second_time: Any, key: Any = None) -> Any:
+            more = {"key": key, "second_time": second_time}
+            given, more = self._arguments(inputs, more)
+            return module(*given, **more)
+
         if not train or rngs is None or "dropout" not in rngs:
-            return jax.vmap(call)(*given)
-        keys = jax.random.split(rngs["dropout"], len(given[0]))
-        return jax.vmap(lambda key, *one: call(*one, key=key))(keys, *given)
+            return jax.vmap(call)(inputs, second_time)
+        keys = jax.random.split(rngs["dropout"], len(inputs[0]))
+        return jax.vmap(call)(inputs, second_time, keys)
 
 
 def _is_random(variable: Any) -> bool:

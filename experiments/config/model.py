@@ -1,6 +1,6 @@
 """What is trained and sampled: network, objective and data transform of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from diffusionflow import guidance, objectives, predictions
 from experiments.config import build
 from experiments.data import DataSet, DataTransform
+from experiments.runtime.errors import UsageError
 
 Params = Any
 
@@ -18,7 +19,8 @@ class Model(NamedTuple):
 
     Fields:
       net: Flax module, `apply({"params": p}, z, time, label, train=..., rngs=...)`,
-        with `vector` after `label` where the data have vectors.
+        with `vector` after `label` where the data have vectors, and `second_time=`
+        where it has a true `two_times`.
       objective: what is learned.
       transform: between stored values and floats.
       event_shape: such as [height, width, channels] or [features].
@@ -36,13 +38,19 @@ class Model(NamedTuple):
     sigma_data: float
     vector_features: int = 0
 
+    @property
+    def two_times(self) -> bool:
+        """Whether the network takes a second time."""
+        return bool(getattr(self.net, "two_times", False))
+
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; not jitted."""
         z = jnp.zeros((1, *self.event_shape))
         conditions = [jnp.full(1, 0.5), jnp.zeros(1, jnp.int32)]
         if self.vector_features:
             conditions.append(jnp.zeros((1, self.vector_features)))
-        return self.net.init(key, z, *conditions, train=False)["params"]
+        second = dict(second_time=jnp.zeros(1)) if self.two_times else {}
+        return self.net.init(key, z, *conditions, train=False, **second)["params"]
 
     def predict_fn(
         self,
@@ -50,24 +58,38 @@ class Model(NamedTuple):
         label: jax.Array,
         dropout_key: jax.Array | None = None,
         vector: jax.Array | None = None,
-    ) -> predictions.PredictFn:
-        """`(z, t) -> prediction`; trains if given a dropout key.
+    ) -> Callable[..., jax.Array]:
+        """`(z, t, s=None) -> prediction`; trains if given a dropout key.
+
+        A second time `s` is for networks of two times; None means `t`.
 
         Args:
           params: of the network.
           label: [batch].
           dropout_key: of the network's dropout, or None.
           vector: [batch, vector_features], or None where the data have none.
+
+        Raises:
+          UsageError: at a call with `s`: the network takes one time.
         """
         conditions = (label,) if vector is None else (label, vector)
 
-        def net_fn(z: jax.Array, time: jax.Array) -> jax.Array:
-            time = jnp.broadcast_to(time, z.shape[:1])
+        def net_fn(z: jax.Array, *times: jax.Array) -> jax.Array:
+            time, *second = (jnp.broadcast_to(time, z.shape[:1]) for time in times)
+            if second and not self.two_times:
+                raise UsageError(
+                    f"a second time for the network {type(self.net).__name__}, which "
+                    "takes one: set network.two_times"
+                )
             train = dropout_key is not None
-            rngs = {"dropout": dropout_key} if train else {}
-            variables = {"params": params}
             return self.net.apply(
-                variables, z, time, *conditions, train=train, rngs=rngs
+                {"params": params},
+                z,
+                time,
+                *conditions,
+                train=train,
+                rngs={"dropout": dropout_key} if train else {},
+                **({"second_time": second[0]} if second else {}),
             )
 
         return predictions.precondition(

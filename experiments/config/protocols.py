@@ -99,7 +99,7 @@ def check_sampler(
 
 
 def check_network(where: str, model: Any, params: Any) -> None:
-    """Traces a user's network on a batch of two.
+    """Traces a user's network on a batch of two, with all the times that it takes.
 
     Args:
       where: config entry, for errors.
@@ -115,8 +115,10 @@ def check_network(where: str, model: Any, params: Any) -> None:
     if model.vector_features:
         vector = jax.ShapeDtypeStruct((2, model.vector_features), jnp.float32)
 
+    times = [jnp.full(2, time) for time in ((0.5, 0.2) if model.two_times else (0.5,))]
+
     def predict(params: Any, z: Any, label: Any, vector: Any) -> Any:
-        return model.predict_fn(params, label, vector=vector)(z, jnp.full(2, 0.5))
+        return model.predict_fn(params, label, vector=vector)(z, *times)
 
     with keeping(where):
         found = jax.eval_shape(predict, params, z, label, vector)

@@ -2,15 +2,17 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from flax import traverse_util
 
 from diffusionflow import ema
+from diffusionflow.networks.embedding import INTERVAL
 from experiments.checkpointing import metadata
 from experiments.checkpointing.manager import WEIGHTS, Checkpoints
-from experiments.runtime import distributed, files
+from experiments.runtime import distributed, files, pytrees
 from experiments.runtime.errors import UsageError, require
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
@@ -106,9 +108,11 @@ def _afresh(
             raise UsageError(f"--init_from: {saved.directory} holds no checkpoint yet")
         found = saved.identity(step)
         metadata.check_format(found)
-        _tell_differences(found, trainer.identity, saved.directory)
-        target = {item: trainer.abstract_state.params}
-        params = saved.restore(step, target)[item]
+        target = trainer.abstract_state.params
+        fresh = _new_intervals(saved.abstract(step, item), target)
+        _tell_differences(found, trainer.identity, saved.directory, fresh)
+        params = saved.restore(step, {item: _without(target, fresh)})[item]
+        params = _completed(params, state.params, fresh)
     state = state._replace(
         params=params,
         ema=ema.init(params),
@@ -119,10 +123,48 @@ def _afresh(
     return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
 
 
+def _new_intervals(there: Any, here: Any) -> list[str]:
+    """Paths of the maps of a second time in `here`, where `there` is of one time.
+
+    They add nothing at equal times, which is all that `there` was trained on.
+    """
+    lacking = pytrees.named_leaves(here).keys() - pytrees.named_leaves(there).keys()
+    return sorted(path for path in lacking if INTERVAL in path.split("/"))
+
+
+def _without(params: Any, paths: Sequence[str]) -> Any:
+    """Parameters, nested dicts, without the leaves of `paths`."""
+    if not paths:
+        return params
+    flat = traverse_util.flatten_dict(params, sep="/")
+    kept = {path: leaf for path, leaf in flat.items() if path not in paths}
+    return traverse_util.unflatten_dict(kept, sep="/")
+
+
+def _completed(params: Any, fresh: Any, paths: Sequence[str]) -> Any:
+    """`params` with the leaves of `paths` of `fresh`."""
+    if not paths:
+        return params
+    flat = traverse_util.flatten_dict(params, sep="/")
+    other = traverse_util.flatten_dict(fresh, sep="/")
+    added = {path: other[path] for path in paths}
+    return traverse_util.unflatten_dict(flat | added, sep="/")
+
+
 def _tell_differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], directory: pathlib.Path
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    directory: pathlib.Path,
+    fresh: Sequence[str],
 ) -> None:
-    """Prints in what the weights' meaning differs, and refuses other conventions."""
+    """Prints in what the weights' meaning differs, and refuses other conventions.
+
+    Args:
+      there: identity of the run that has the weights.
+      here: identity of the new run.
+      directory: where the weights are.
+      fresh: paths of the leaves that they lack.
+    """
     names = ("conventions", "objective", "network", "data")
     one, other = ({name: found[name] for name in names} for found in (there, here))
     one["sigma_data"] = there["config"]["sigma_data"]
@@ -130,6 +172,7 @@ def _tell_differences(
     lines = metadata.diff(one, other)
     if any(line.startswith("conventions") for line in lines):
         raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
+    lines += [f"no {path}, which keeps its fresh value" for path in fresh]
     if lines and distributed.is_first():
         listed = "\n  ".join(lines)
         print(f"note: the weights of {directory} had\n  {listed}", flush=True)

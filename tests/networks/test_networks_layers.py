@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow.networks import embedding, layers
-from tests.helpers.networks import directions, fast
+from diffusionflow.networks import layers
+from tests.helpers.networks import fast
 
 
 def normal(key, *shape):
@@ -148,19 +148,3 @@ def test_group_norm_statistics_are_float32():
 )
 def test_number_of_groups(channels, groups):
     assert layers.num_groups(channels) == groups
-
-
-@pytest.mark.parametrize("features", [64, 128, 256])
-def test_time_embedding_resolves_the_unit_interval(features):
-    times = jnp.linspace(0, 1, 101)
-    assert directions(embedding.embed_time(times, features)) >= 32
-    unscaled = embedding.embed_time(times / 1000, features)
-    assert directions(unscaled) < 8
-
-
-@pytest.mark.parametrize("features", [128, 256])
-def test_vector_that_blocks_read_resolves_time(features):
-    times = jnp.linspace(0, 1, 101)
-    module = embedding.Conditioning(features, 0)
-    params = module.init(jax.random.key(0), times, None, None, 101)
-    assert directions(module.apply(params, times, None, None, 101)) >= 32

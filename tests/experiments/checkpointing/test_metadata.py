@@ -1,5 +1,8 @@
 """What may differ between a checkpoint and a run: `checkpointing/metadata.py`."""
 
+import copy
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +37,40 @@ def test_examples_are_compared_by_what_both_sides_know(saved, current, entry):
         assert [line.partition(":")[0] for line in lines] == (
             [f"examples.{entry}"] if entry else []
         )
+
+
+@pytest.fixture(scope="module")
+def identities():
+    """Of runs that differ in the fields of the network, by these."""
+    every = {}, dict(max_frequency=16.0), dict(two_times=True)
+    with jax.numpy_dtype_promotion("standard"):
+        found = []
+        for fields in every:
+            config = tiny.config()
+            config.network.update(fields)
+            found.append(Trainer(config).identity)
+    return dict(zip(["plain", "max_frequency", "two_times"], found, strict=True))
+
+
+def test_a_checkpoint_from_before_a_field_of_networks_is_of_the_same_run(identities):
+    """What it did then is what the field's default says now, and no other value is."""
+    plain, before = identities["plain"], copy.deepcopy(identities["plain"])
+    for name in "max_frequency", "two_times":
+        assert name in before["network"]
+        del before["network"][name]
+    for one, other in ((before, plain), (plain, before)):
+        metadata.check_compatible(one, other, 1)
+    said = "network.max_frequency: 1000.0 in the checkpoint, 16.0 now"
+    assert said in metadata.diff(before, identities["max_frequency"])
+    said = "network.two_times: False in the checkpoint, True now"
+    assert said in metadata.diff(before, identities["two_times"])
+
+
+def test_a_run_does_not_go_on_with_another_top_frequency(identities):
+    plain, other = identities["plain"], identities["max_frequency"]
+    said = r"another run:\n.*network\.max_frequency: 16\.0 in the checkpoint, 1000\.0"
+    with pytest.raises(UsageError, match="(?s)" + said):
+        metadata.check_compatible(other, plain, 1)
 
 
 @pytest.mark.usefixtures("standard_promotion")

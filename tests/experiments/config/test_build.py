@@ -213,6 +213,17 @@ def test_a_dit_from_its_section():
         build.network(section | {"positions": "rotatory"}, num_classes=3)
 
 
+def test_a_top_frequency_of_the_time_is_judged():
+    section = {"name": "residual_mlp", "features": 8, "max_frequency": 16}
+    built = build.network(section, 3)
+    assert (built.max_frequency, built.two_times) == (16, False)
+    assert isinstance(built.max_frequency, float)
+    for value in 0, -1.0, float("inf"):
+        said = "network: residual_mlp: max_frequency=.* must be positive and finite"
+        with pytest.raises(UsageError, match=said):
+            build.network(section | {"max_frequency": value}, 3)
+
+
 def test_a_network_has_the_vectors_of_the_data():
     section = {"name": "residual_mlp", "features": 8}
     assert build.network(section, 3).vector_features == 0

@@ -14,6 +14,7 @@ from experiments.config import build, external, schema
 from experiments.runtime.errors import UsageError
 from experiments.sampling import generate
 from experiments.training import loop
+from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
 OWN = """
@@ -119,6 +120,25 @@ class Eqx(eqx.Module):
     def __call__(self, z, time):
         first, second = self.layers
         return second(jax.nn.silu(first(jnp.append(z, time))))
+
+
+class NetOfTwo(nnx.Module):
+    def __init__(self, size=6, *, rngs):
+        self.map = nnx.Linear(size + 1, size, rngs=rngs)
+
+    def __call__(self, z, time, second_time):
+        told = (time - second_time)[:, None]
+        return self.map(jnp.concatenate([z, told], axis=-1))
+
+
+class EqxOfTwo(eqx.Module):
+    map: eqx.nn.Linear
+
+    def __init__(self, size=6, *, key):
+        self.map = eqx.nn.Linear(size + 1, size, key=key)
+
+    def __call__(self, z, time, *, second_time, key=None):
+        return self.map(jnp.append(z, time - second_time))
 
 
 def rate(init_value, decay_steps):
@@ -329,6 +349,33 @@ def test_a_network_or_data_that_do_not_fit_are_refused(own, section, message):
     with pytest.raises(UsageError, match=message) as caught:
         loop.train_and_evaluate(settings, own / "run")
     assert "\n" not in str(caught.value) and not (own / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["own:NetOfTwo", "own:EqxOfTwo"])
+def test_a_network_of_ones_own_may_take_two_times(own, name):
+    """It is given the time as the second one where there is none."""
+    settings = config()
+    settings.network = dict(name=name)
+    trainer = Trainer(settings)
+    assert trainer.model.two_times
+    params = trainer.init().params
+    z, label = np.ones((3, 6), np.float32), np.zeros(3, np.int32)
+    train = trainer.model.predict_fn(params, label, jax.random.key(0))
+    for predict_fn in trainer.model.predict_fn(params, label), train:
+        np.testing.assert_allclose(
+            predict_fn(z, 0.5), predict_fn(z, 0.5, 0.5), atol=1e-6
+        )
+        assert np.abs(predict_fn(z, 0.5) - predict_fn(z, 0.5, 0.1)).max() > 1e-3
+
+
+def test_a_network_of_ones_own_that_fails_with_two_times_is_refused(own):
+    text = OWN.replace("(time - second_time)[:, None]", "second_time")
+    (own / "own.py").write_text(text)
+    settings = config()
+    settings.network = dict(name="own:NetOfTwo")
+    with pytest.raises(UsageError, match="network.name: own:NetOfTwo: ") as caught:
+        Trainer(settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_modules_are_found_in_call_strings_and_not_in_words():

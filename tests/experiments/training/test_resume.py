@@ -16,6 +16,8 @@ from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
+TWO = dict(network__two_times=True)
+
 
 def same(first, second):
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -107,6 +109,66 @@ def test_weights_of_another_shape_are_refused_in_one_line(source, tmp_path):
     with (
         Checkpoints(tmp_path) as saved,
         pytest.raises(MismatchError, match="has shape .* in the checkpoint") as error,
+    ):
+        begin(other, saved, Source(source))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def of_two():
+    with jax.numpy_dtype_promotion("standard"):
+        return Trainer(tiny.config(**TWO))
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_weights_of_one_time_begin_a_run_of_two(
+    of_two, state, source, tmp_path, weights, capsys
+):
+    """The map of the interval is fresh, and that is said; all else is as it was."""
+    with Checkpoints(tmp_path) as saved:
+        begun, _ = begin(of_two, saved, Source(source, weights))
+    params = {name: dict(leaves) for name, leaves in begun.params.items()}
+    interval = params["Conditioning_0"].pop("interval")
+    same(params, {"ema": state.ema, "raw": state.params}[weights])
+    fresh = of_two.init()
+    same(interval, fresh.params["Conditioning_0"]["interval"])
+    same(begun.ema, begun.params)
+    same(begun.opt_state, of_two.recipe.optimizer.init(begun.params))
+    assert jax.tree.structure(begun) == jax.tree.structure(fresh)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("note: the weights of ")
+    assert [line.strip() for line in lines[1:]] == [
+        "network.two_times: False in the checkpoint, True now",
+        "no Conditioning_0/interval/kernel, which keeps its fresh value",
+    ]
+
+
+def test_weights_of_two_times_begin_a_run_of_two_with_their_map(
+    of_two, tmp_path, capsys
+):
+    fill = lambda leaf: jnp.full_like(leaf, 0.5)
+    state = of_two.init()
+    state = state._replace(params=jax.tree.map(fill, state.params))
+    with Checkpoints(tmp_path / "source") as saved:
+        saved.save(6, resume.items(state), of_two.identity)
+    with Checkpoints(tmp_path / "run") as saved:
+        begun, _ = begin(of_two, saved, Source(tmp_path / "source", "raw"))
+    same(begun.params, state.params)
+    assert capsys.readouterr().out == ""
+    one = Trainer(tiny.config())
+    with (
+        Checkpoints(tmp_path / "one") as saved,
+        pytest.raises(MismatchError, match="is in the checkpoint but not in") as error,
+    ):
+        begin(one, saved, Source(tmp_path / "source", "raw"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_another_leaf_that_is_lacking_is_refused_with_two_times_too(source, tmp_path):
+    other = Trainer(tiny.config(network__num_blocks=2, **TWO))
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(MismatchError, match="block_1.* is not in the check") as error,
     ):
         begin(other, saved, Source(source))
     assert len(str(error.value).splitlines()) == 1
