@@ -1,5 +1,6 @@
 """Wrappers: preconditioning, reversed time, and another schedule."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,28 +37,29 @@ class Preconditioned:
     def __call__(self, z: Array, t: ArrayLike, s: ArrayLike | None = None) -> Array:
         scale = 1 / self.schedule.z_std(t, self.sigma_data)
         z = at_least_float32(z)
-        times = (t,) if s is None else (t, s)
-        levels = [jnp.asarray(self.schedule.noise_level(t), z.dtype) for t in times]
-        return self.net_fn(per_event(scale, z) * z, *levels)
+        given = (t,) if s is None else (t, s)
+        times = (jnp.asarray(self.schedule.noise_level(at), z.dtype) for at in given)
+        return self.net_fn(per_event(scale, z) * z, *times)
 
 
 def precondition(
-    net_fn: PredictFn, *, schedule: Schedule, sigma_data: ArrayLike = 1.0
+    net_fn: Callable[..., Array], *, schedule: Schedule, sigma_data: ArrayLike = 1.0
 ) -> Preconditioned:
     """Preconditions a network: input at unit scale, and time from the log-SNR alone.
 
     `net_fn(z / sqrt(sigma_data^2 alpha^2 + sigma^2), sigma / (alpha + sigma))`. Both
     depend on the log-SNR and on `z / alpha` alone, so that the schedule of a trained
-    network can be exchanged. On flow matching the time is `t` itself.
+    network can be exchanged. On flow matching the time is `t` itself. A two-time
+    network gets the time of s as its third argument.
 
     Args:
-      net_fn: `(z, time) -> array`, the bare network; time in [0, 1].
+      net_fn: `(z, time) -> array`, the bare network; time in [0, 1]. One that is called
+        with a second time is `(z, time, second_time) -> array`.
       schedule: the one that the `t` of the result belongs to.
       sigma_data: standard deviation of the data, 1 for none assumed.
 
     Returns:
-      `predict_fn(z, t)`, a registered callable; `predict_fn(z, t, s)` of a network of
-      two times is `net_fn` of the same input and of the times of both.
+      `predict_fn(z, t)`, or `predict_fn(z, t, s)`, a registered callable.
 
     Raises:
       ValueError: `sigma_data` is not positive.
@@ -166,6 +168,11 @@ class Rescheduled(Denoiser):
     def denoise(self, z: Array, t: Array) -> Denoised:
         scale = per_event(jnp.asarray(self._place(t)[1], t.dtype), z)
         return self.denoise_fn(scale * z, self._time(t))
+
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        scale = per_event(jnp.asarray(self._place(t)[1], t.dtype), z)
+        inner: Denoiser = self.denoise_fn
+        return inner.denoise_toward(scale * z, self._time(t), self._time(s))
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         return self.denoise_fn.num_network_calls(self._time(t))
