@@ -43,12 +43,11 @@ class ConfigFlag:
 
     Fields:
       value: the config; None until the command line is parsed.
-      make_fn: gives it before the overrides, when the other flags are parsed; None
-        where the command has none.
+      make_fn: gives it before the overrides, when the other flags are parsed.
     """
 
     value: ConfigDict | None = None
-    make_fn: Callable[[], ConfigDict] | None = None
+    make_fn: Callable[[], ConfigDict]
 
 
 _CONFIG = ConfigFlag()
@@ -75,6 +74,11 @@ def define_config(make_fn: Callable[[], ConfigDict] | None = None) -> ConfigFlag
         make_fn = lambda: overrides.load_config(flags.FLAGS["config"].value)
     _CONFIG.make_fn = make_fn
     return _CONFIG
+
+
+def _has_config() -> bool:
+    """Whether the command called `define_config`."""
+    return "print_config" in flags.FLAGS
 
 
 def define_count(
@@ -143,19 +147,19 @@ def _parse(argv: list[str]) -> list[str]:
         print(flags.FLAGS.module_help(__name__))
         if "distributed" in flags.FLAGS:
             print(flags.FLAGS.module_help(distributed.__name__))
-        if _CONFIG.make_fn is not None:
+        if _has_config():
             print(_entries_help())
         sys.exit(0)
     with usage_errors():
         given: list[Any] = []
-        if _CONFIG.make_fn is not None:
+        if _has_config():
             after = "config" if "config" in flags.FLAGS else None
             argv, given = overrides.split(overrides.with_values(argv), after)
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
-        if _CONFIG.make_fn is not None:
+        if _has_config():
             _CONFIG.value = _CONFIG.make_fn()
             schema.add_defaults(_CONFIG.value)
             overrides.apply(_CONFIG.value, given)
@@ -223,8 +227,8 @@ def _end(message: str, code: int) -> NoReturn:
 
 def start_jax() -> None:
     """Sets what must be set before the first array; checks the backend."""
-    config = _CONFIG.value
-    if config is not None:
+    if _has_config():
+        config = _CONFIG.value
         schema.check_complete(config)
         config.lock()
         sharding.split_cpu(config.cpu_devices)

@@ -116,9 +116,9 @@ class MeanFlow(Method):
       times: density of both times, which are sorted.
       tangent: "pair" for the velocity of data and noise (MeanFlow), "own" for that of
         the network (improved MeanFlow).
-      power: of the adaptive weight `1 / (error + offset)^power`; 0 for none. Below
-        about 64 dimensions it changes what is learned.
-      offset: of the adaptive weight, positive.
+      power: of the adaptive weight, see `distillation.Adaptive`; 0 for none. Below about
+        64 dimensions it changes what is learned.
+      c: of the adaptive weight, positive.
 
     Raises:
       ValueError: a value is out of bounds.
@@ -130,13 +130,12 @@ class MeanFlow(Method):
     times: Any = times.Uniform()
     tangent: str = static(default="pair")
     power: float = 0.0
-    offset: float = 1e-3
+    c: float = 1e-3
     forward_mode = True
 
     def __post_init__(self) -> None:
         _check("share", self.share, 0 <= self.share < 1, "in [0, 1)")
-        _check("power", self.power, self.power >= 0, "at least 0")
-        _check("offset", self.offset, self.offset > 0, "positive")
+        distillation.Adaptive(self.power, self.c)
         own = self.tangent in ("pair", "own")
         _check("tangent", self.tangent, own, '"pair" or "own"')
 
@@ -152,12 +151,20 @@ class MeanFlow(Method):
         own = None
         if self.tangent == "own":
             own = jax.lax.stop_gradient(_diagonal(networks.student, objective)(z, t))
-        loss = distillation.eulerian_loss(
-            networks.student, z, t, s, source, tangent=own, **_settings(objective)
-        )
+        metric: distillation.Metric = distillation.squared
         if self.power:
-            loss = distillation.adaptive_weight(loss, self.power, self.offset) * loss
-        return _terms(loss, t, objective)
+            metric = distillation.Adaptive(self.power, self.c)
+        loss = distillation.eulerian_loss(
+            networks.student,
+            z,
+            t,
+            s,
+            source,
+            tangent=own,
+            metric=metric,
+            **_settings(objective),
+        )
+        return _terms(loss, t, objective, jnp.nan if self.power else 1.0)
 
 
 @register
@@ -407,7 +414,7 @@ def _diagonal(predict_fn: TwoTimeFn, objective: Objective) -> predictions.Denois
 
 
 def _pair_of_times(
-    density: times.Two, batch: Batch, objective: Objective
+    density: Any, batch: Batch, objective: Objective
 ) -> tuple[jax.Array, jax.Array]:
     keys = random.fold_in(batch.keys, 0)
     return density.sample(keys, batch.x.shape[:1], schedule=objective.schedule)
@@ -457,7 +464,10 @@ def _mean_square(error: jax.Array) -> jax.Array:
 def _terms(
     loss: jax.Array, t: jax.Array, objective: Objective, weight: Any = 1.0
 ) -> losses.Terms:
-    """Terms whose `eps_mse` is the squared error of the prediction in units of eps."""
+    """Terms whose `eps_mse` is the squared error of the prediction in units of eps.
+
+    It is NaN where the weight is: where the loss is no weighted squared error.
+    """
     ratio = predictions.error_ratio(
         "eps", objective.kind, t, schedule=objective.schedule
     )
