@@ -36,6 +36,20 @@ def test_examples_are_compared_by_what_both_sides_know(saved, current, entry):
         )
 
 
+def test_an_entry_that_a_checkpoint_lacks_has_its_default():
+    """As one that was added since; an entry without a default is missing."""
+    old = {"config": {"objective": {}, "ema": {}}}
+    new = {"config": {"objective": {"coupling": ""}, "ema": {"sigma_rel": []}}}
+    assert metadata.diff(old, new) == metadata.diff(new, old) == []
+    other = {"config": {"objective": {"coupling": "sinkhorn"}}}
+    expected = "config.objective.coupling: '' in the checkpoint, 'sinkhorn' now"
+    assert metadata.diff(old, other) == [expected]
+    required = {"config": {"objective": {"kind": "u"}}}
+    assert metadata.diff(old, required)[0].startswith(
+        "config.objective.kind: 'nothing'"
+    )
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_files_goes_on_if_they_moved_and_not_with_other_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (18, 4, 4, 3), np.uint8)
