@@ -35,12 +35,12 @@ FREE = (
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
 )
-# Entries that checkpoints from before them lack, and what they would have said: those
-# of a config with a default, and a row for each field that is added to a network.
+# What older checkpoints, which lack an entry, would have said: those of a config with a
+# default, and a row for each field that is added to a network.
 ADDED = {
-    f"config.{entry.name}": entry.default
+    f"config.{entry.name}": json.loads(json.dumps(entry.default))  # tuples as lists
     for entry in schema.TABLE
-    if entry.default is not schema.REQUIRED and not isinstance(entry.default, tuple)
+    if entry.default is not schema.REQUIRED
 }
 ADDED |= {"network.max_frequency": 1000.0, "network.two_times": False}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
@@ -124,7 +124,7 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
     lines = []
     for name in sorted(saved.keys() | current.keys()):
-        there, here = saved.get(name, "nothing"), current.get(name, "nothing")
+        there, here = (side.get(name, "nothing") for side in (saved, current))
         if there != here and not any(_within(name, prefix) for prefix in free):
             lines.append(f"{name}: {there!r} in the checkpoint, {here!r} now")
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusionflow import (
+    couplings,
     grids,
     networks,
     objectives,
@@ -18,6 +19,7 @@ from diffusionflow import (
 )
 from experiments import data
 from experiments.config import methods
+from experiments.data import coupled
 
 Callables = dict[str, Callable[..., Any]]
 
@@ -101,6 +103,12 @@ DIFFUSIONS: Callables = {
     "constant": samplers.diffusions.Constant,
     "decreasing": samplers.diffusions.Decreasing,
     "increasing_decreasing": samplers.diffusions.IncreasingDecreasing,
+}
+COUPLINGS: Callables = {
+    "independent": couplings.Independent,
+    "assignment": couplings.Assignment,
+    "sinkhorn": couplings.Sinkhorn,
+    "semidiscrete": coupled.Semidiscrete,
 }
 DATASETS: Callables = {
     "digits": data.digits,

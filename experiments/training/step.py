@@ -17,6 +17,7 @@ from diffusionflow import ema, losses, objectives, predictions, random, times
 from experiments.config import methods
 from experiments.config.model import Model
 from experiments.data import DataSet, Examples
+from experiments.data.coupled import Coupled
 from experiments.runtime.errors import UsageError
 from experiments.runtime.sharding import FSDPSharding, replicated
 from experiments.training import grad_accumulation
@@ -44,6 +45,7 @@ class StepConfig(NamedTuple):
       num_steps: of the run; a stage of the method has equal parts of them.
       has_teacher: whether the state has the weights of a teacher.
       teacher_guidance: scale of the guidance of the first stage's teacher.
+      coupled: pairs noise with the examples of a batch; None for independent noise.
     """
 
     model: Model
@@ -58,6 +60,7 @@ class StepConfig(NamedTuple):
     nonfinite_limit: int = 10
     placement: FSDPSharding | None = None
     gammas: tuple[float, ...] = ()
+    coupled: Coupled | None = None
     num_steps: int = 1
     has_teacher: bool = False
     teacher_guidance: float = 1.0
@@ -210,7 +213,7 @@ class Drawn(NamedTuple):
     """What each example of a batch is trained on, `[batch, ...]`.
 
     Fields:
-      values: stored.
+      values: stored, or floats of a coupling.
       labels: the null label where it was dropped.
       vectors: zeros where the label was dropped; None where the data have none.
       mask: of the values that count; None for all.
@@ -299,7 +302,12 @@ def _draw(
     t = density.sample(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
-    return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t, batch.noise)
+    values, eps = batch.values, batch.noise
+    if recipe.coupled is not None:
+        x = recipe.model.transform.to_float(values)
+        classes = batch.labels if recipe.model.num_classes else None
+        values, eps, *_ = recipe.coupled(loss_keys, x, classes)
+    return Drawn(values, labels, vectors, batch.mask, loss_keys, t, eps)
 
 
 def _few_step_terms(
