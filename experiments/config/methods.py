@@ -36,11 +36,17 @@ class Networks(NamedTuple):
       student: `(z, t, s) -> prediction`, which is trained.
       target: the same of the averaged weights.
       teacher: `(z, t) -> Denoised`, or None.
+      at_fn: gives the networks of the examples at some places, whose labels they know.
     """
 
     student: TwoTimeFn
     target: TwoTimeFn
     teacher: predictions.DenoiseFn | None
+    at_fn: Callable[[np.ndarray], "Networks"] | None = None
+
+    def at(self, place: np.ndarray) -> "Networks":
+        """The networks of the examples at `place`."""
+        return self if self.at_fn is None else self.at_fn(place)
 
 
 class Batch(NamedTuple):
@@ -193,9 +199,8 @@ class Lagrangian(Method):
     def terms(
         self, networks: Networks, batch: Batch, objective: Objective
     ) -> losses.Terms:
-        velocity_fn = networks.teacher or _diagonal(networks.target, objective)
-
-        def off_diagonal(batch: Batch) -> losses.Terms:
+        def off_diagonal(networks: Networks, batch: Batch) -> losses.Terms:
+            velocity_fn = networks.teacher or _diagonal(networks.target, objective)
             t, s = _pair_of_times(times.Two(self.times, 0.0), batch, objective)
             z = processes.add_noise(batch.x, batch.eps, t, schedule=objective.schedule)
             loss = distillation.lagrangian_loss(
@@ -231,7 +236,7 @@ class Shortcut(Method):
     def terms(
         self, networks: Networks, batch: Batch, objective: Objective
     ) -> losses.Terms:
-        def off_diagonal(batch: Batch) -> losses.Terms:
+        def off_diagonal(networks: Networks, batch: Batch) -> losses.Terms:
             t, s = _pair_of_times(times.Two(self.times, 0.0), batch, objective)
             between = random.uniform(random.fold_in(batch.keys, 1), t.shape)
             m = s + (t - s) * between
@@ -428,7 +433,7 @@ def _neighbours(count: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def _with_diagonal(
-    off_diagonal_fn: Callable[[Batch], losses.Terms],
+    off_diagonal_fn: Callable[[Networks, Batch], losses.Terms],
     share: float,
     networks: Networks,
     batch: Batch,
@@ -443,15 +448,15 @@ def _with_diagonal(
         np.arange(count) * share
     )
     on, off = np.flatnonzero(rising), np.flatnonzero(~rising)
-    diagonal = batch.at(on)
+    diagonal, student = batch.at(on), networks.at(on).student
     terms = losses.objective_terms(
         diagonal.keys,
-        lambda z, t: networks.student(z, t, t),
+        lambda z, t: student(z, t, t),
         diagonal.x,
         objective=objective,
         eps=diagonal.eps,
     )
-    parts = [terms, off_diagonal_fn(batch.at(off))]
+    parts = [terms, off_diagonal_fn(networks.at(off), batch.at(off))]
     back = np.argsort(np.concatenate([on, off]))
     return jax.tree.map(lambda *both: jnp.concatenate(both)[back], *parts)
 
@@ -478,4 +483,3 @@ def _terms(
         eps_mse=ratio * loss / weight,
         importance=jnp.ones_like(loss),
     )
-

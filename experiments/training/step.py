@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from diffusionflow import ema, losses, objectives, predictions, random, times
+from diffusionflow import ema, losses, objectives, random, times
 from experiments.config import methods
 from experiments.config.model import Model
 from experiments.data import DataSet, Examples
@@ -252,11 +252,11 @@ def loss_and_gradients(
     def mean_loss(
         params: Any, drawn: Drawn, dropout_key: jax.Array
     ) -> tuple[jax.Array, losses.Terms]:
+        if model.method is not None:
+            terms = _few_step_terms(params, dropout_key, drawn, state, recipe)
+            return terms.loss.mean(), terms
         predict_fn = model.predict_fn(params, drawn.labels, dropout_key, drawn.vectors)
         x = model.transform.to_float(drawn.values)
-        if model.method is not None:
-            terms = _few_step_terms(predict_fn, x, drawn, state, recipe)
-            return terms.loss.mean(), terms
         terms = losses.objective_terms(
             drawn.keys,
             predict_fn,
@@ -311,35 +311,48 @@ def _draw(
 
 
 def _few_step_terms(
-    student: predictions.PredictFn,
-    x: jax.Array,
+    params: Any,
+    dropout_key: jax.Array,
     drawn: Drawn,
     state: TrainState,
     recipe: StepConfig,
 ) -> losses.Terms:
     """The loss of a few-step method for each example."""
     model, eps = recipe.model, drawn.eps
+    x = model.transform.to_float(drawn.values)
     if eps is None:
         eps = random.normal(random.split(drawn.keys)[1], x.shape, x.dtype)
-    whole = lambda tree: tree
-    if recipe.placement is not None:
-        whole = recipe.placement.whole
     stage = state.step // recipe.stage_steps
-    teacher = None
-    if state.teacher is not None:
-        scale: float | jax.Array = recipe.teacher_guidance
-        if scale != 1 and model.method.num_stages > 1:
-            scale = jnp.where(stage == 0, scale, 1.0)  # later teachers are guided
-        weights = jax.lax.stop_gradient(whole(state.teacher))
-        teacher = model.denoise_fn(weights, drawn.labels, scale, drawn.vectors)
-    average = jax.lax.stop_gradient(whole(state.ema))
-    target = model.predict_fn(average, drawn.labels, vector=drawn.vectors)
-    networks = methods.Networks(
-        _of_two_times(student, model), _of_two_times(target, model), teacher
-    )
+    fixed = state.ema, state.teacher
+    if recipe.placement is not None:
+        fixed = recipe.placement.whole(fixed)
+    average, teacher = jax.lax.stop_gradient(fixed)
+
+    def networks_at(place: Any) -> methods.Networks:
+        labels = drawn.labels[place]
+        vectors = None if drawn.vectors is None else drawn.vectors[place]
+        student = model.predict_fn(params, labels, dropout_key, vectors)
+        target = model.predict_fn(average, labels, vector=vectors)
+        denoise_fn = None
+        if teacher is not None:
+            scale = _teacher_guidance(stage, recipe)
+            denoise_fn = model.denoise_fn(teacher, labels, scale, vectors)
+        two = _of_two_times(student, model), _of_two_times(target, model)
+        return methods.Networks(*two, denoise_fn, networks_at)
+
     progress = state.step / recipe.num_steps
     batch = methods.Batch(random.split(drawn.keys)[0], x, eps, stage, progress)
+    networks = networks_at(slice(None))
+    assert model.method is not None
     return model.method.terms(networks, batch, model.objective)
+
+
+def _teacher_guidance(stage: jax.Array, recipe: StepConfig) -> float | jax.Array:
+    """The scale of a stage's teacher: those after the first have learned it."""
+    method, scale = recipe.model.method, recipe.teacher_guidance
+    if method is None or method.num_stages == 1 or scale == 1:
+        return scale
+    return jnp.where(stage == 0, scale, 1.0)
 
 
 def _of_two_times(predict_fn: Any, model: Model) -> methods.TwoTimeFn:

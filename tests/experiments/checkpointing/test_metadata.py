@@ -71,6 +71,8 @@ def test_a_run_does_not_go_on_with_another_top_frequency(identities):
     said = r"another run:\n.*network\.max_frequency: 16\.0 in the checkpoint, 1000\.0"
     with pytest.raises(UsageError, match="(?s)" + said):
         metadata.check_compatible(other, plain, 1)
+
+
 def test_an_entry_that_a_checkpoint_lacks_has_its_default():
     """As one that was added since; an entry without a default is missing."""
     old = {"config": {"objective": {}, "ema": {}}}

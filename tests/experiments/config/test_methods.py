@@ -62,7 +62,9 @@ def networks(name, teacher=True):
 
 
 def terms(method, name, teacher=True, **kwargs):
-    run = jax.jit(lambda batch: method.terms(networks(name, teacher), batch, OBJECTIVES[name]))
+    run = jax.jit(
+        lambda batch: method.terms(networks(name, teacher), batch, OBJECTIVES[name])
+    )
     return run(batch(**kwargs))
 
 
