@@ -36,7 +36,6 @@ from experiments.data import coupled
 from experiments.runtime import sharding
 from experiments.runtime.errors import UsageError, naming, require
 
-
 HIGHEST_FREQUENCY = 64.0  # in radians, of networks that are differentiated in time
 
 

@@ -24,6 +24,7 @@ REFERENCE = re.compile(r"(?<![\w.])([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)")
 STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
 ENTRIES = (
     "objective",
+    "distillation.method",
     "sampler.name",
     "sampler.grid",
     "network.name",

@@ -122,7 +122,7 @@ class MeanFlow(Method):
       times: density of both times, which are sorted.
       tangent: "pair" for the velocity of data and noise (MeanFlow), "own" for that of
         the network (improved MeanFlow).
-      power: of the adaptive weight, see `distillation.Adaptive`; 0 for none. Below about
+      power: of the adaptive weight of `distillation.Adaptive`; 0 for none. Below about
         64 dimensions it changes what is learned.
       c: of the adaptive weight, positive.
 
@@ -426,7 +426,7 @@ def _pair_of_times(
 
 
 def _neighbours(count: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """A random time of the grid `1/count, ..., 1` of each example, and the one below."""
+    """A random time of `1/count, ..., 1` for each example, and the one below it."""
     drawn = random.uniform(random.fold_in(batch.keys, 0), batch.x.shape[:1])
     number = jnp.minimum(jnp.floor(drawn * count), count - 1)
     return (number + 1) / count, number / count

@@ -53,11 +53,6 @@ class Model(NamedTuple):
         """Whether the network takes a second time."""
         return bool(getattr(self.net, "two_times", False))
 
-    @property
-    def two_times(self) -> bool:
-        """Whether the network takes a second time."""
-        return bool(getattr(self.net, "two_times", False))
-
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; not jitted."""
         z = jnp.zeros((1, *self.event_shape))

@@ -1,4 +1,4 @@
-"""Few-step methods on the exact flow map of Gaussian data: `config/methods.py`."""
+"""Few-step methods at the exact flow map of Gaussian data: `config/methods.py`."""
 
 import functools
 
@@ -12,6 +12,7 @@ from diffusionflow import (
     distillation,
     losses,
     objectives,
+    predictions,
     random,
     schedules,
     times,
@@ -20,59 +21,189 @@ from diffusionflow import (
 from experiments.config import methods
 from tests.helpers.fewstep import exact_predict_fn, gaussian_map
 
-MEAN, VARIANCE = 0.4, 0.37
+COUNT, MEAN, VARIANCE = 64, 0.4, 0.37
 DATA = analytic.gaussian(jnp.full((3,), MEAN), VARIANCE)
 OBJECTIVES = {
     "flow": objectives.flow_matching(),
     "cosine": objectives.Objective(
-        schedules.Cosine(), "v", weightings.MSE("v"), times.Uniform()
+        schedules.Cosine(), "v", weightings.Mse("v"), times.Uniform()
     ),
 }
-
-
-def batch(count=64, stage=0, progress=0.0):
-    keys = random.example_keys(jax.random.key(0), jnp.arange(count))
-    x, eps = jax.random.normal(jax.random.key(1), (2, count, 3))
-    x = MEAN + np.sqrt(VARIANCE) * x
-    return methods.Batch(
-        keys, x, eps, jnp.asarray(stage, jnp.int32), jnp.float32(progress)
-    )
+KEYS = random.example_keys(jax.random.key(0), jnp.arange(COUNT))
+EPS = jax.random.normal(jax.random.key(1), (COUNT, 3))
+X = MEAN + np.sqrt(VARIANCE) * jax.random.normal(jax.random.key(2), (COUNT, 3))
 
 
 @functools.cache
 def networks(name, teacher=True):
-    """The exact flow map as a student, its diagonal as that of the averaged weights."""
+    """The exact flow map as student and average, and the exact denoiser as teacher."""
     objective = OBJECTIVES[name]
-    schedule, kind = objective.schedule, objective.kind
-    exact = exact_predict_fn(kind, schedule, MEAN, VARIANCE)
-    denoise_fn = DATA.denoise_fn(schedule=schedule)
+    settings = dict(kind=objective.kind, schedule=objective.schedule)
+    jump = exact_predict_fn(mean=MEAN, v=VARIANCE, **settings)
+    denoise_fn = DATA.denoise_fn(schedule=objective.schedule)
 
     def student(z, t, s):
-        """Where s = t, the exact prediction in place of the ratio 0 / 0."""
-        from diffusionflow import predictions
-
-        now = predictions.from_denoised(
-            denoise_fn(z, t), kind=kind, t=t, schedule=schedule
-        )
-        apart = t - s > 1e-6
-        jumped = exact(z, t, jnp.where(apart, s, t / 2))
+        """The jump is a ratio 0 / 0 near the diagonal, where it is the prediction."""
+        now = predictions.from_denoised(denoise_fn(z, t), t=t, **settings)
+        apart = t - s > 1e-3
+        jumped = jump(z, t, jnp.where(apart, s, t / 2))
         return jnp.where(apart[:, None], jumped, now)
 
     return methods.Networks(student, student, denoise_fn if teacher else None)
 
 
-def terms(method, name, teacher=True, **kwargs):
-    run = jax.jit(
-        lambda batch: method.terms(networks(name, teacher), batch, OBJECTIVES[name])
-    )
-    return run(batch(**kwargs))
+def terms(method, name, *, teacher=True, stage=0, progress=0.0, x=X, scale=1.0):
+    """The terms of a batch, with the student's prediction multiplied by `scale`."""
+
+    def run(keys, x, eps):
+        given = networks(name, teacher)
+        student = lambda z, t, s: scale * given.student(z, t, s)
+        batch = methods.Batch(keys, x, eps, jnp.int32(stage), jnp.float32(progress))
+        return method.terms(given._replace(student=student), batch, OBJECTIVES[name])
+
+    return jax.jit(run)(KEYS, x, EPS)
+
+
+EXACT = {
+    "meanflow": methods.MeanFlow(share=0.25),
+    "meanflow, adaptive": methods.MeanFlow(share=0.25, power=1.0),
+    "meanflow, own tangent": methods.MeanFlow(share=0.25, tangent="own"),
+}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize(
-    "method", [methods.MeanFlow(share=0.25), methods.MeanFlow(share=0.0, power=1.0)]
-)
-def test_meanflow_with_the_exact_teacher_is_0_at_the_flow_map(method, name):
+@pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)
+def test_the_eulerian_loss_of_the_teacher_is_0_at_its_flow_map(method, name):
+    """But for pairs of times so near that the test's map is the diagonal."""
     loss = terms(method, name).loss
-    assert loss.shape == (64,)
-    assert loss.max() < 1e-8
+    assert loss.shape == (COUNT,)
+    assert np.sort(loss)[-3] < 1e-6
+    assert terms(method, name, scale=1.1).loss.min() > 1e-6
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("method", [methods.Lagrangian(), methods.Shortcut()], ids=str)
+def test_half_of_a_batch_is_the_objective_and_half_is_0_at_the_flow_map(method, name):
+    found = terms(method, name, teacher=isinstance(method, methods.Lagrangian))
+    own, rest = np.asarray(found.loss[1::2]), np.asarray(found.loss[::2])
+    assert np.sort(rest)[-3] < 1e-9
+    objective, student = OBJECTIVES[name], networks(name).student
+    expected = losses.objective_terms(
+        KEYS[1::2],
+        lambda z, t: student(z, t, t),
+        X[1::2],
+        objective=objective,
+        eps=EPS[1::2],
+    )
+    np.testing.assert_allclose(own, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(found.t[1::2], expected.t, rtol=1e-6)
+    scaled = np.asarray(terms(method, name, scale=1.1).loss[::2])
+    assert np.median(scaled) > 1e-6
+
+
+@pytest.mark.parametrize(("share", "on"), [(0.25, [3, 7]), (0.5, [1, 3, 5, 7])])
+def test_the_diagonals_share_is_spread_over_the_batch(share, on):
+    mark = lambda networks, batch: losses.Terms(*[jnp.zeros(len(batch.x))] * 5)
+    batch = methods.Batch(KEYS[:8], X[:8], EPS[:8], jnp.int32(0), jnp.float32(0))
+    with jax.disable_jit():
+        found = methods._with_diagonal(
+            mark, share, networks("flow"), batch, OBJECTIVES["flow"]
+        )
+    assert np.flatnonzero(found.importance).tolist() == on
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_step_is_0_at_the_flow_map_of_its_pairs(name):
+    schedule = OBJECTIVES[name].schedule
+    ones = jnp.ones(COUNT)
+    x = gaussian_map(schedule, MEAN, VARIANCE)(EPS, ones, 0 * ones)
+    assert terms(methods.OneStep(), name, x=x, teacher=False).loss.max() < 1e-9
+    wrong = terms(methods.OneStep(), name, teacher=False).loss
+    np.testing.assert_allclose(wrong, ((x - X) ** 2).mean(1), rtol=1e-4)
+
+
+def test_reflow_is_the_objective_with_the_noise_of_the_pairs():
+    found = terms(methods.Reflow(), "flow", teacher=False)
+    expected = losses.objective_terms(
+        KEYS,
+        lambda z, t: networks("flow").student(z, t, t),
+        X,
+        objective=OBJECTIVES["flow"],
+        eps=EPS,
+    )
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+
+
+def two_steps(name, number):
+    """The network whose step t -> t - 1/number is two of the teacher."""
+    objective = OBJECTIVES[name]
+    settings = dict(kind=objective.kind, schedule=objective.schedule)
+    denoise_fn = DATA.denoise_fn(schedule=objective.schedule)
+    predict = lambda z, t: predictions.from_denoised(denoise_fn(z, t), t=t, **settings)
+
+    def student(z, t, s):
+        m = t - 0.5 / number
+        z_m = distillation.jump(predict(z, t), z=z, t=t, s=m, **settings)
+        z_s = distillation.jump(predict(z_m, m), z=z_m, t=m, s=s, **settings)
+        return distillation.inverse_jump(z_s, z=z, t=t, s=s, **settings)
+
+    return student
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_stage_of_progressive_distillation_is_0_at_two_steps_of_its_teacher(
+    name, stage
+):
+    method = methods.Progressive(first=16, last=1)
+    assert method.num_stages == 4
+    number = 16 / 2 ** (stage + 1)
+
+    def run(keys, x, eps):
+        given = networks(name)._replace(student=two_steps(name, number))
+        batch = methods.Batch(keys, x, eps, jnp.int32(stage), jnp.float32(0))
+        return method.terms(given, batch, OBJECTIVES[name])
+
+    found = jax.jit(run)(KEYS, X, EPS)
+    assert found.loss.max() < 1e-6
+    grid = np.round(np.asarray(found.t) * number, 4)
+    assert set(grid) == set(np.arange(1.0, number + 1))  # pure noise is among them
+    assert terms(method, name, stage=stage).loss.max() > 1e-5  # exact is not DDIM
+
+
+def test_the_levels_of_a_consistency_model_double():
+    method = methods.Consistency(first=2, last=8)
+    for progress, levels in ((0.0, 2), (0.34, 4), (0.99, 8)):
+        found = terms(method, "flow", teacher=False, progress=progress)
+        assert set(np.round(np.asarray(found.t) * levels, 4)) == set(
+            np.arange(1.0, levels + 1)
+        )
+
+
+def test_a_consistency_model_is_distilled_where_steps_are_short():
+    """At the flow map what is left is the error of one DDIM step."""
+    errors = [
+        float(terms(methods.Consistency(n, 2 * n), "flow").loss.mean())
+        for n in (16, 64)
+    ]
+    assert errors[1] < errors[0] / 32  # of second order, squared
+    assert errors[1] < 1e-6
+
+
+WRONG = {
+    "share": lambda: methods.MeanFlow(share=1.0),
+    "share=0": lambda: methods.Lagrangian(share=0.0),
+    "share=1": lambda: methods.Shortcut(share=1),
+    "tangent": lambda: methods.MeanFlow(tangent="both"),
+    "power": lambda: methods.MeanFlow(power=-1.0),
+    "first=12": lambda: methods.Progressive(first=12),
+    "first=1": lambda: methods.Progressive(first=1),
+    "last=0": lambda: methods.Progressive(last=0),
+    "last=24": lambda: methods.Consistency(first=8, last=24),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_named_with_its_bound(name):
+    with pytest.raises(ValueError, match=f"{name}.*must be"):
+        WRONG[name]()

@@ -1,0 +1,127 @@
+"""The config of a student: `config/distilled.py`, and methods against configs."""
+
+import json
+import re
+
+import pytest
+
+from experiments.config import build, distilled, external, registry, schema
+from experiments.config.methods import Method
+from experiments.runtime.errors import UsageError
+from tests.helpers import tiny
+
+PAIRS = ("reflow", "one_step")
+
+
+def teacher(**overrides):
+    config = tiny.config(**overrides)
+    schema.settle(config)
+    return config
+
+
+def student(method, config=None, **settings):
+    if method.partition("(")[0] in PAIRS:
+        settings.setdefault("pairs", "pairs.npz")
+    config = teacher() if config is None else config
+    return distilled.student(config, method=method, teacher="runs/t", **settings)
+
+
+@pytest.mark.parametrize("method", registry.METHODS)
+def test_the_config_of_a_student_is_valid(method):
+    config = student(method)
+    build.check(config)
+    built = build.method(config.distillation)
+    assert isinstance(built, Method)
+    assert config.network.get("two_times", False) == built.two_times
+    assert config.num_steps % built.num_stages == 0
+    assert config.optimizer.learning_rate == teacher().optimizer.learning_rate / 2
+    assert (config.data.name == "pairs") == (method in PAIRS)
+    assert (config.eval.every > 0) == built.diagonal
+    kept = {**teacher().objective, "coupling": config.objective.coupling}
+    assert config.objective.to_dict() == kept
+
+
+def test_the_teachers_config_is_left_as_it_is():
+    config = teacher()
+    before = config.to_dict()
+    student("meanflow", config)
+    assert config.to_dict() == before
+
+
+def test_the_student_of_every_stage_is_kept():
+    config = student("progressive(first=8)", teacher(num_steps=100))
+    assert (config.num_steps, config.checkpoint.every) == (99, 33)
+    assert config.checkpoint.keep >= 3
+
+
+def test_a_run_has_its_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(teacher().to_dict()))
+    found = distilled.read_config(tmp_path, "teacher")
+    assert found.to_dict() == teacher().to_dict()
+    with pytest.raises(UsageError, match="--teacher=.*no config of a run.*workdir of"):
+        distilled.read_config(tmp_path / "none", "teacher")
+
+
+WRONG = {
+    "method": (dict(method="meanflo"), "unknown name 'meanflo'; did you mean 'meanf"),
+    "no pairs": (dict(method="reflow", pairs=None), "needs --pairs=FILE, which exp"),
+    "pairs": (dict(method="meanflow", pairs="a.npz"), "learns from the data themsel"),
+    "guidance": (dict(method="meanflow", guidance=2.0), "does not ask its teacher"),
+    "empty": (dict(method=""), "--method: is empty; such as progressive"),
+    "argument": (dict(method="progressive(first=12)"), "first=12.*must be last=1 times"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_named_with_the_way_out(name):
+    settings, message = WRONG[name]
+    with pytest.raises(UsageError, match=message):
+        student(**settings)
+
+
+ENTRIES = {
+    "proposal": (dict(objective__proposal="uniform"), "objective.proposal: must be emp"),
+    "teacher": (dict(distillation__teacher=""), "distillation.teacher=''.*must be the"),
+    "stages": (dict(num_steps=7), "num_steps=7: must be a multiple of 5, the stages"),
+    "one time": (
+        dict(distillation__method="lagrangian", network__two_times=False),
+        "network.two_times=False: must be True",
+    ),
+    "frequency": (
+        dict(distillation__method="meanflow", network__max_frequency=1000.0),
+        "network.max_frequency=1000: must be at most 64.*8 to 16 do well",
+    ),
+    "no method": (dict(distillation__method=""), "distillation.teacher='runs/t'.*empty"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_method_is_checked_against_the_rest_of_the_config(name):
+    changes, message = ENTRIES[name]
+    config = student("progressive")
+    config.network.update(two_times=True, max_frequency=16.0)
+    flat = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict(flat)
+    with pytest.raises(UsageError, match=re.compile(message, re.S)):
+        method = build.method(config.distillation)
+        build.check_method(config, method, build.network(config.network, 2))
+
+
+def test_a_method_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "own_method.py").write_text(
+        "import diffusionflow\n"
+        "from experiments.config import methods\n\n\n"
+        "@diffusionflow.register\n"
+        "class Mine(methods.Reflow):\n"
+        "    weight: float = 1.0\n\n\n"
+        "class Other:\n"
+        "    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    built = build.method({"method": "own_method:Mine(weight=2.0)"})
+    assert built.weight == 2.0
+    config = student("meanflow")
+    config.distillation.method = "own_method:Mine()"
+    assert list(external.modules(config)) == ["own_method"]
+    with pytest.raises(UsageError, match="must be an instance of experiments.config"):
+        build.method({"method": "own_method:Other()"})
