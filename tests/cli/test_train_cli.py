@@ -335,7 +335,7 @@ def test_an_empty_run_to_start_from_is_a_mistake(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_writes_where_it_is_told_and_reuses_compiled_programs(
+def test_training_writes_to_its_directory_and_reuses_compiled_programs(
     tiny_config, tmp_path
 ):
     cache = tmp_path / "cache"
