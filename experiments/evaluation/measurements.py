@@ -278,7 +278,7 @@ def _row(quantity: str, *, mean: float, stderr: float, **unused: Any) -> dict[st
 
 def text(results: Mapping[str, Any]) -> str:
     """Formats the results in a few lines."""
-    lines = [f"{name}: left out, {why}" for name, why in results["left_out"].items()]
+    lines = [f"{name}: left out" for name in results["left_out"]]
     lines += _likelihood_lines(results["likelihood"])
     eps_mse = results["eps_mse"]
     for weights in ("raw", "ema") if results["left_out"] else ():

@@ -98,6 +98,31 @@ def test_what_is_written(evaluated):
         assert names == [(name, "pixels") for name in sample_quality.METRICS]
 
 
+def test_every_part_prints_a_line(workdir, evaluated, tmp_path, capsys):
+    """Chunks of the cache are read, but no part is silent."""
+    request = REQUEST._replace(out=str(tmp_path / "eval.json"))
+    evaluate_run(workdir, request)
+    lines = capsys.readouterr().out.splitlines()
+    parts = [
+        "likelihood, variational bound",
+        "likelihood, probability-flow ODE, 4 steps",
+        "likelihood, probability-flow ODE, 8 steps",
+        "sample quality, features of training examples",
+        "sample quality, features of held-out examples",
+        "sample quality, metrics of held-out examples",
+    ]
+    for sampler in ("ddim@2@uniform", "heun@3@cosine"):
+        parts += [
+            f"sample quality, samples of {sampler}",
+            f"sample quality, features of samples of {sampler}",
+            f"sample quality, metrics of samples of {sampler}",
+            f"sample quality, metrics of the first 36 samples of {sampler}",
+        ]
+    for part in parts:
+        assert any(line.startswith(part) and line.endswith("...") for line in lines)
+        assert any(line.startswith(f"{part}: ") for line in lines), part
+
+
 def test_metrics_are_those_of_the_samples(workdir, evaluated):
     (path,) = (workdir / "samples").glob("*ddim_2_*_40.npz")
     with np.load(path) as file:
