@@ -336,7 +336,7 @@ WRONG = {
     ),
     "no examples": ("evaluate", "--num_examples=0", "--num_examples=0: .*positive"),
     "large": ("evaluate", "--num_times=10000000000", r"range \[1, 100000\]"),
-    "memory": ("evaluate", "--sampler=ddim@99999999999999", "takes less"),
+    "memory": ("evaluate", "--sampler=ddim@99999999999999", "reduce batch"),
     "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),
     "long name": ("evaluate", f"--workdir={'x' * 300}", "File name too long"),
     "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
