@@ -58,6 +58,7 @@ ALLOWED = {
         "random",
         "schedules",
         "predictions",
+        "weightings",
         "analytic",
         "grids",
         "samplers",
