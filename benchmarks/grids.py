@@ -57,7 +57,7 @@ def main() -> None:
         for name, grid_fn in GRIDS.items():
             cells = ""
             for sampler, each in SAMPLERS.values():
-                (point,) = sampler_error.errors_against_calls(
+                (point,) = sampler_error.errors_against_nfe(
                     sampler, data, num_steps=(calls // each,), grid_fn=grid_fn
                 )
                 cells += f" {point.error:.2g} ({point.nfe}) |"

@@ -243,7 +243,7 @@ def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
         for name in names
         if (run / name).read_bytes() != (reference / name).read_bytes()
     ]
-    aside = [path.name for part in PARTS for path in (run / part).glob("damaged-*")]
+    aside = [path.name for part in PARTS for path in (run / part).glob("corrupted-*")]
     return differing + aside
 
 

@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
 
 def on_mixture(text: str) -> list[Point]:
     """Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
-    return sampler_error.errors_against_calls(sampler_of(text), sampler_error.mixture())
+    return sampler_error.errors_against_nfe(sampler_of(text), sampler_error.mixture())
 
 
 def floor(repeats: int = 20) -> tuple[float, float]:

@@ -1,12 +1,13 @@
-"""Checks that your own schedule, sampler or denoiser follows its protocol.
+"""Checks that your own schedule, weighting, sampler or denoiser follows its protocol.
 
 Each function raises an `AssertionError` that says what does not hold; call them in the
 tests of your project. They need nothing but the value: the reference is the definition,
 and for samplers the exact distribution of Gaussian data.
 
 Example:
-  >>> from diffusionflow import samplers, schedules, testing
+  >>> from diffusionflow import samplers, schedules, testing, weightings
   >>> testing.check_schedule(schedules.Cosine())
+  >>> testing.check_weighting(weightings.MinSNR(5.0))
   >>> testing.check_sampler(samplers.Heun("u"), order=2)
 """
 
@@ -16,7 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow import analytic, grids, predictions, random, samplers, schedules
+from diffusionflow import (
+    analytic,
+    grids,
+    predictions,
+    random,
+    samplers,
+    schedules,
+    weightings,
+)
 from diffusionflow._numeric import in_float64
 from diffusionflow.predictions import DenoiseFn, Denoiser
 from diffusionflow.schedules import Schedule
@@ -57,6 +66,60 @@ def check_schedule(schedule: Schedule) -> None:
     jitted = jax.jit(lambda schedule, t: (schedule.alpha(t), schedule.sigma(t)))
     traced = jitted(schedule, jnp.asarray(t, jnp.float32))
     _close(np.stack(traced), np.stack([alpha, sigma]), "jit gives the same", 1e-4)
+
+
+def check_weighting(weighting: Any, *, schedule: Schedule | None = None) -> None:
+    """Checks a weighting: kind, shape, sign, closed form on eps, `jit`, pytree.
+
+    The factor must be a function of each time alone, at least 0 and finite inside
+    (0, 1), and not 0 everywhere. A closed form `on_eps` must be the factor on the
+    squared error of `kind`, converted to the eps-MSE.
+
+    Args:
+      weighting: an instance of a subclass of `weightings.Weighting`.
+      schedule: that it is used with; flow matching by default.
+
+    Raises:
+      AssertionError: something does not hold.
+    """
+    schedule = schedules.FlowMatching() if schedule is None else schedule
+    try:
+        kind = predictions.as_kind(weighting.kind)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AssertionError(
+            f"does not hold: kind is a prediction type, whose error it weighs: {error}"
+        ) from error
+    factor_fn = lambda weighting, schedule, t: weighting(t, schedule=schedule)
+    t = np.linspace(0.02, 0.98, 49)
+    factor = in_float64(factor_fn, weighting, schedule, t)
+    _holds(np.shape(factor) == t.shape, "the factor has the shape of t")
+    grid = in_float64(factor_fn, weighting, schedule, t.reshape(7, 7))
+    alone = in_float64(factor_fn, weighting, schedule, t[:1].reshape(()))
+    _holds(np.shape(alone) == (), "the factor at a scalar t is a scalar")
+    _holds(np.all(np.isfinite(factor)), "the factor is finite inside (0, 1)")
+    _holds(np.all(factor >= 0), "the factor is at least 0")
+    _holds(np.any(factor > 0), "the factor is not 0 everywhere")
+    _close(np.ravel(grid), factor, "the factor at a time depends on it alone", 1e-9)
+    _close(alone, factor[0], "the factor at a time depends on it alone", 1e-9)
+    _check_on_eps(weighting, kind, t, factor, schedule)
+    _check_pytree(weighting)
+    traced = jax.jit(factor_fn)(weighting, schedule, jnp.asarray(t, jnp.float32))
+    _close(traced, factor, "jit gives the same", 1e-3)
+
+
+def _check_on_eps(
+    weighting: Any, kind: Any, t: np.ndarray, factor: np.ndarray, schedule: Schedule
+) -> None:
+    """Compares the closed form on the eps-MSE with the factor, converted."""
+    ratio_fn = lambda schedule, t: predictions.error_ratio(
+        kind, predictions.as_kind("eps"), t, schedule=schedule
+    )
+    converted = factor * in_float64(ratio_fn, schedule, t)
+    on_eps_fn = lambda weighting, schedule, t: weightings.weight_on(
+        weighting, predictions.as_kind("eps"), t, schedule=schedule
+    )
+    on_eps = in_float64(on_eps_fn, weighting, schedule, t)
+    _close(on_eps, converted, "on_eps is the factor on the eps-MSE", 1e-6)
 
 
 def check_sampler(sampler: Any, *, order: float = 1.0, num_steps: int = 24) -> None:

@@ -1,1 +1,1 @@
-"""The application: training, sampling and what they need beyond the library."""
+"""The application: commands that train, sample, evaluate and compare."""

@@ -18,7 +18,7 @@ COMMANDS = {
     "pairs": "draws pairs of noise and sample to train on: reflow, one step",
     "evaluate": "evaluates a run: held-out loss, likelihood, sample quality",
     "compare": "compares evaluated runs, with intervals, as a page",
-    "explain": "says what a config learns, and which recipes are the same",
+    "explain": "describes a config's objective, and equivalent recipes",
     "explore": "writes a page with sliders over schedules and samplers",
     "figures": "draws the figures of the documentation",
     "study": "trains, evaluates and compares several recipes with several seeds",
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """All commands, a line each."""
+    """Formats all commands, a line each."""
     listed = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
     return (
         f"usage: diffusionflow COMMAND [--flag=value ...]\n\n{listed}\n\n"

@@ -1,4 +1,4 @@
-"""What the mains share: flags, start-up of JAX, and errors of one line.
+"""Shared by the commands: flags, start-up of JAX, and errors of one line.
 
 A mistake of the user ends the program with one line on standard error, the nearest
 valid name in it, and exit code 2.
@@ -54,7 +54,7 @@ _CONFIG = ConfigFlag()
 
 
 def define_config(make_fn: Callable[[], ConfigDict] | None = None) -> ConfigFlag:
-    """`--config=FILE`, `--config.a.b=value` for every entry of it, `--print_config`.
+    """Defines `--config=FILE`, `--config.a.b=value` per entry, `--print_config`.
 
     Args:
       make_fn: gives the config in the place of `--config=FILE`, which there is not
@@ -81,10 +81,19 @@ def _has_config() -> bool:
     return "print_config" in flags.FLAGS
 
 
+def require_unless_printed(name: str) -> None:
+    """Requires a flag unless `--print_config` stops the command before it is used."""
+    flags.register_validator(
+        name,
+        lambda value: value is not None or flags.FLAGS["print_config"].value,
+        message=f"Flag --{name} must have a value other than None.",
+    )
+
+
 def define_count(
     name: str, default: int | None, help_text: str, most: int, *, least: int = 1
 ) -> flags.FlagHolder:
-    """A flag of a whole number from `least` to `most`."""
+    """Defines a flag of a whole number from `least` to `most`."""
     return flags.DEFINE_integer(
         name, default, help_text, lower_bound=least, upper_bound=most
     )
@@ -123,9 +132,9 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
 
 
 def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`hook` without what writes still under way say after a save that failed.
+    """Filters what unfinished writes report after a save that failed.
 
-    TensorStore reports from its threads that they find the loop of the save gone.
+    TensorStore reports from its threads that the event loop of the save is gone.
     """
 
     def filtered(unraisable: Any) -> None:
@@ -141,7 +150,10 @@ def _is_news(record: LogRecord) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; exits with one line where absl would not."""
+    """Parses flags and config and returns the arguments that are no flags.
+
+    A mistake ends the program with one line, where absl would print the whole help.
+    """
     if "--help" in argv or "-h" in argv:
         app.usage(shorthelp=True, writeto_stdout=True)
         print(flags.FLAGS.module_help(__name__))
@@ -171,7 +183,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _entries_help() -> str:
-    """The entries of a config, a line each."""
+    """Formats the entries of a config, a line each."""
     lines = ["entries of a config, each --config.NAME=VALUE:"]
     for name, kind, default, bound, meaning in schema.described():
         facts = [kind, *([bound] if bound else [])]
@@ -184,10 +196,9 @@ def _entries_help() -> str:
 def usage_errors() -> Iterator[None]:
     """Turns a `UsageError` inside into a message on standard error and exit code 2.
 
-    And `Stopped` into what was kept, with the exit code of the signal; `SaveError` and
-    a disk that is full, `Diverged` and `PeerLost` into their message, with exit codes
-    1, 3 and 4. One of several processes does not wait for ever for others that have no
-    error.
+    Also `Stopped` into what was kept, with the exit code of the signal; `SaveError` and
+    a full disk, `Diverged` and `PeerLost` into their message, with exit codes 1, 3 and
+    4. One of several processes does not wait for ever for others that have no error.
     """
     try:
         yield
@@ -207,8 +218,11 @@ def usage_errors() -> Iterator[None]:
         _end(str(interrupted), interrupted.code)
     except Exception as error:
         if _is_out_of_memory(error):
-            reason = str(error).strip().partition("\n")[0] or "out of memory"
-            _end(f"error: {reason}; a smaller batch, or less of all, takes less", 1)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            way = (
+                "reduce batch_size, or to train set optimizer.accumulate, network.remat"
+            )
+            _end(f"error: out of memory ({reason}): {way}", 1)
         distributed.leave(1)
         raise
 
@@ -226,7 +240,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 
 def start_jax() -> None:
-    """Sets what must be set before the first array; checks the backend."""
+    """Sets what must be set before the first array, and checks the backend."""
     if _has_config():
         config = _CONFIG.value
         schema.check_complete(config)
@@ -247,7 +261,7 @@ def start_jax() -> None:
 
 
 def cache_directory() -> pathlib.Path | None:
-    """Where compiled programs are kept; None for nowhere.
+    """Returns the directory of compiled programs; None for none.
 
     By default it is named by host and jaxlib, because programs of another machine or
     version can crash.

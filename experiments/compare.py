@@ -4,7 +4,7 @@
     diffusionflow compare ours=runs/a ours=runs/b edm=runs/edm --out=edm.html
 
 Runs that differ in their seed alone are one recipe; the first recipe is the reference.
-Prints a table and writes a page, from what training and `experiments.evaluate` left.
+Prints a table and writes a page, from the records of training and evaluation.
 """
 
 from absl import flags

@@ -30,7 +30,6 @@ WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Directory of the student; a run that is there is resumed.",
-    required=True,
 )
 PAIRS = flags.DEFINE_string(
     "pairs", None, "File of experiments.pairs, for reflow and one_step."
@@ -59,6 +58,7 @@ def _config() -> ConfigDict:
 
 
 CONFIG = cli.define_config(_config)
+cli.require_unless_printed("workdir")
 distributed.define_flags()
 
 

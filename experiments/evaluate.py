@@ -3,7 +3,7 @@ r"""Evaluates a run: likelihoods, eps-MSE at fixed log-SNRs, samples against NFE
     diffusionflow evaluate --workdir=runs/digits --sampler=ddim@10 \
         --sampler=ddim@50 --sampler="heun(variable='u')@25"
 
-Writes `eval.json` with errors and recipes. Stopped or killed, the same command goes on
+Writes `eval.json` with errors and recipes. Stopped or killed, the same command resumes
 where it was.
 """
 
@@ -23,25 +23,29 @@ flags.DEFINE_integer(
     "Held-out examples of the likelihoods; by default all.",
     lower_bound=1,
 )
-cli.define_count("batch_size", 128, "Of the likelihoods.", 2**16)
-flags.DEFINE_float("guidance", None, "Of the samples; by default that of the config.")
-flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.")
-cli.define_count("num_times", 32, "Times of the bound in a draw.", 100_000)
-cli.define_count("num_draws", 2, "Independent draws of the bound.", 1_000)
-flags.DEFINE_float("logsnr_min", -10.0, "Where the bound begins.")
-flags.DEFINE_float("logsnr_max", None, "Where the bound ends; by default by the data.")
-cli.define_count("ode_steps", 50, "Of fourth order, of the ODE.", 100_000)
-cli.define_count("num_probes", 4, "Of the divergence of the ODE.", 1_000)
-flags.DEFINE_multi_string(
-    "sampler", [], "Such as ddim@25 (steps) or ddim@25@cosine; again for another."
+cli.define_count("batch_size", 128, "Batch size of the likelihoods.", 2**16)
+flags.DEFINE_float(
+    "guidance", None, "Guidance of the samples; by default that of the config."
 )
-cli.define_count("num_samples", 2_000, "Of each sampler.", 10**7, least=2)
+flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.")
+cli.define_count("num_times", 32, "Times per draw of the bound.", 100_000)
+cli.define_count("num_draws", 2, "Independent draws of the bound.", 1_000)
+flags.DEFINE_float("logsnr_min", -10.0, "Log-SNR where the bound begins.")
+flags.DEFINE_float(
+    "logsnr_max", None, "Log-SNR where it ends; by default chosen for the data."
+)
+cli.define_count("ode_steps", 50, "Fourth-order steps of the ODE solver.", 100_000)
+cli.define_count("num_probes", 4, "Probes of the ODE's divergence.", 1_000)
+flags.DEFINE_multi_string(
+    "sampler", [], "Such as ddim@25 (steps) or ddim@25@cosine; can be repeated."
+)
+cli.define_count("num_samples", 2_000, "Samples of each sampler.", 10**7, least=2)
 flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID.")
 flags.DEFINE_multi_string(
-    "features", [], "Own features to compare, module:function; again for others."
+    "features", [], "Own features to compare, module:function; can be repeated."
 )
-cli.define_count("num_resamples", 100, "Of the bootstrap.", 100_000, least=39)
-cli.define_count("seed", 0, "Of all that is drawn.", 2**32 - 1, least=0)
+cli.define_count("num_resamples", 100, "Resamples of the bootstrap.", 100_000, least=39)
+cli.define_count("seed", 0, "Seed of all random numbers.", 2**32 - 1, least=0)
 
 
 def main() -> None:
@@ -53,16 +57,16 @@ def main() -> None:
 
     values = flags.FLAGS.flag_values_dict()
 
-    def taken(settings: Any, **known: Any) -> Any:
+    def from_flags(settings: Any, **known: Any) -> Any:
         return settings(
             **{k: values[k] for k in settings._fields if k in values} | known
         )
 
     samplers = tuple(values["sampler"])
-    request = taken(
+    request = from_flags(
         evaluate.Request,
-        likelihood=taken(likelihoods.Settings),
-        samples=taken(
+        likelihood=from_flags(likelihoods.Settings),
+        samples=from_flags(
             sample_quality.Settings,
             samplers=samplers,
             features=tuple(values["features"]),

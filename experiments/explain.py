@@ -1,4 +1,4 @@
-"""Says what a config learns, and which published recipes are the same.
+"""Describes the objective of a config, and which published recipes are equivalent.
 
     diffusionflow explain --config=digits --against=edm
 

@@ -1,4 +1,4 @@
-"""Draws the figures of the documents from their numbers, as SVG and PNG.
+"""Draws the figures of the documentation from their numbers, as SVG and PNG.
 
     diffusionflow figures --out=figures/
 

@@ -3,9 +3,9 @@ r"""Draws samples from a run's newest checkpoint: a PNG grid and an .npz.
     diffusionflow sample --workdir=runs/digits --num_samples=100 \
         --sampler.name=ddim --sampler.num_steps=50 --guidance=2
 
-Without optimizer, and without data set but for vectors that no file gives; whatever is
-not given is what the run's config says.
-Stopped or killed, the same command goes on where it was.
+Reads neither optimizer nor data set, except for condition vectors that no file gives.
+Settings that are not given are those of the run's config. Stopped or killed, the same
+command resumes where it was.
 """
 
 from absl import flags
@@ -14,7 +14,7 @@ from experiments import cli
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-cli.define_count("num_samples", 100, "How many.", 10**8)
+cli.define_count("num_samples", 100, "Number of samples.", 10**8)
 flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
 flags.DEFINE_string(
     "conditions",
@@ -29,9 +29,11 @@ cli.define_count(
     least=0,
 )
 cli.define_count(
-    "batch_size", 128, "Samples that a device draws at once; a CPU takes 16.", 2**16
+    "batch_size", 128, "Samples per device and batch; a CPU takes 16.", 2**16
 )
-cli.define_count("shard_size", 1024, "Samples after which a draw can go on.", 10**8)
+cli.define_count(
+    "shard_size", 1024, "Samples per file, after which sampling can resume.", 10**8
+)
 flags.DEFINE_float(
     "guidance", None, "1: conditional, 0: unconditional, more: stronger."
 )
@@ -42,8 +44,8 @@ flags.DEFINE_float(
 flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
-cli.define_count("sampler.num_steps", None, "Steps.", 10**6)
-flags.DEFINE_string("sampler.grid", None, "Sampling times, such as uniform.")
+cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)
+flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     diffusionflow study --study=study --workdir=runs/study
 
 A run is in WORKDIR/RECIPE/SEED, the comparison in WORKDIR/compare.html. Stopped or
-killed, the same command goes on where it was.
+killed, the same command resumes where it was.
 """
 
 from absl import flags

@@ -11,11 +11,9 @@ from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run; a run that is there is resumed.",
-    required=True,
+    "workdir", None, "Directory of the run; a run that is there is resumed."
 )
+cli.require_unless_printed("workdir")
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
@@ -31,7 +29,7 @@ distributed.define_flags()
 def main() -> None:
     from experiments.config import build  # slow to import
 
-    build.check(CONFIG.value)  # a mistake is answered before the rest is imported
+    build.check(CONFIG.value)  # reports a mistake before the rest is imported
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
     from experiments.training import loop

@@ -162,7 +162,7 @@ chosen = {
     "UniPC-2": samplers.UniPC(2),
 }
 points = {
-    name: sampler_error.errors_against_calls(
+    name: sampler_error.errors_against_nfe(
         sampler, sampler_error.mixture(), num_steps=(5, 10, 20)
     )
     for name, sampler in chosen.items()
@@ -189,5 +189,5 @@ Table({"sampler": names, "network calls": calls, "error": errors}, digits=2)
 #   particles reach the narrow mode?
 # - the kind of `weights.churn_weights(0.5, kind="eps", schedule=schedules.VE())`: the
 #   weights belong to what the network predicts;
-# - the sampler and the grid of `accuracy.errors_against_calls`, or its data:
+# - the sampler and the grid of `sampler_error.errors_against_nfe`, or its data:
 #   `docs/samplers.md` has 19 samplers, `docs/choosing.md` seven grids.

@@ -93,7 +93,7 @@ MOST_MEMORY = 5 * 2**30
 
 
 def resident_bytes():
-    """What the process has in memory; where that is not told, its peak."""
+    """Returns the process's memory in bytes; where unknown, its peak."""
     statm = pathlib.Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

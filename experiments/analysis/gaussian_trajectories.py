@@ -1,4 +1,4 @@
-"""Paths of particles from noise to data.
+"""Computes paths of particles from noise to data.
 
 Gaussian data N(0, v) first, on the flow-matching schedule scaled by
 
@@ -55,7 +55,7 @@ class Scaling(NamedTuple):
 
 
 def scaled_flow(fraction: ArrayLike) -> schedules.Scaled:
-    """Flow matching scaled by c_t of the module.
+    """Scales flow matching by c_t of the module.
 
     Args:
       fraction: a number or a scalar that may be traced.
@@ -76,12 +76,12 @@ def gaussian_paths(
     num_steps: int,
     starts: ArrayLike = STARTS,
 ) -> Paths:
-    """Particles of a sampler without noise, with the exact denoiser of N(0, v).
+    """Computes paths of a deterministic sampler, with the exact denoiser of N(0, v).
 
     Args:
       fraction: of the scale, `[*slider]`.
       variance: of the data, broadcast against `fraction`.
-      sampler: any that draws no noise.
+      sampler: a deterministic one.
       num_steps: of a uniform grid.
       starts: z_1, `[num_particles]`.
 
@@ -109,7 +109,7 @@ def gaussian_paths(
 def _for_each(
     run_fn: Callable[..., Array], sliders: tuple[ArrayLike, ...], starts: ArrayLike
 ) -> np.ndarray:
-    """`run_fn(*one of each slider, starts)` in float64, `[*slider, ...]`."""
+    """Evaluates `run_fn(*one of each slider, starts)` in float64, `[*slider, ...]`."""
     sliders = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in sliders))
     shape = sliders[0].shape
     flat = [each.ravel() for each in sliders]
@@ -125,7 +125,7 @@ def particles_under_scaling(
     num_steps: int = 5,
     starts: ArrayLike = STARTS,
 ) -> Scaling:
-    """What a scaling of the schedule does to DDIM, nothing, and to Euler's method.
+    """Shows that scaling a schedule changes Euler's method but not DDIM.
 
     Args:
       fraction: of the scale, 0 flow matching, 1 variance preserving, `[*slider]`.
@@ -146,7 +146,7 @@ def particles_under_scaling(
 
 
 def exact_path(variance: ArrayLike, schedule: Any, t: ArrayLike) -> np.ndarray:
-    """`z_t / z_1` of the exact flow of N(0, v).
+    """Computes `z_t / z_1` of the exact flow of N(0, v).
 
     Args:
       variance: `[*slider]`.
@@ -165,7 +165,7 @@ def exact_path(variance: ArrayLike, schedule: Any, t: ArrayLike) -> np.ndarray:
 def straightness(
     variance: ArrayLike, schedule: Any, *, num_points: int = 4001
 ) -> np.ndarray:
-    """Largest distance of the exact path of N(0, v) from its chord, per unit of z_1.
+    """Computes the largest distance of the exact path from its chord, per z_1.
 
     The distance is that in z at the same t: 0 for a straight path at an even pace. It
     is of one schedule; `metrics.straightness` is the mean square of the slopes.
@@ -173,7 +173,7 @@ def straightness(
     Args:
       variance: of the data, positive, `[*slider]`.
       schedule: any with sigma > 0 at t = 1.
-      num_points: times looked at.
+      num_points: number of times.
 
     Returns:
       `[*slider]`.
@@ -191,7 +191,7 @@ def end_error(
     num_steps: int = 5,
     sampler: Any = EULER,
 ) -> np.ndarray:
-    """Distance of a sampler's last state from that of the exact flow, per unit of z_1.
+    """Computes the error of a sampler's last state under the exact flow, per z_1.
 
     The scale is 1 at both ends, so the exact flow ends at `sqrt(v) z_1`.
 
@@ -200,7 +200,7 @@ def end_error(
       fraction: of the scale, 0 flow matching, 1 variance preserving, broadcast against
         `variance`.
       num_steps: of a uniform grid in t.
-      sampler: any that draws no noise; by default Euler's method in t.
+      sampler: a deterministic one; by default Euler's method in t.
 
     Returns:
       `[*slider]`.
@@ -211,7 +211,7 @@ def end_error(
 
 
 def crossover(measure: Callable[[Any, Any], Any], low: float, high: float) -> float:
-    """The variance at which flow matching and its variance-preserving scaling draw.
+    """Finds the variance at which flow matching and its v.p. scaling are equal.
 
     Args:
       measure: `(variance, fraction) -> number`, such as `end_error`.
@@ -233,7 +233,7 @@ def trajectories(
     starts: ArrayLike = STARTS,
     seed: int = 0,
 ) -> Paths:
-    """Particles of the churn family: 0 is DDIM, 1/2 is DDPM.
+    """Computes paths of the churn family: 0 is DDIM, 1/2 is DDPM.
 
     Args:
       churn: in [0, 1), `[*slider]`.

@@ -1,4 +1,4 @@
-"""What an objective is, in words, numbers and a picture: for `experiments.explain`."""
+"""Describes an objective in words and numbers, for `experiments.explain`."""
 
 import pathlib
 from typing import NamedTuple
@@ -25,10 +25,10 @@ VARIANTS = (  # of recipes, besides those without arguments
     "sit('vp')",
     "sit('vp', 'eps')",
 )
-SHOWN = ("flow_matching", "edm", "sd3", "sid2", "vdm")  # beside it in the picture
-SAME = 1e-9  # relative: closer than any two recipes that are only alike
+SHOWN = ("flow_matching", "edm", "sd3", "sid2", "vdm")  # in the picture as well
+SAME = 1e-9  # relative: closer than any two recipes that are only similar
 STEP = 1e-10  # relative, between neighbours
-SHORTEST = 1.0  # log-SNR, to be called equal there
+MIN_RANGE = 1.0  # log-SNR, to be called equal there
 
 
 class Named(NamedTuple):
@@ -48,7 +48,7 @@ class Stretch(NamedTuple):
 
 
 def from_config(name: str, config: ConfigDict) -> Named:
-    """The objective of a config.
+    """Builds the objective of a config.
 
     Raises:
       UsageError: the config is no config, or its objective is wrong.
@@ -61,7 +61,7 @@ def from_config(name: str, config: ConfigDict) -> Named:
 
 
 def from_recipe(text: str) -> Named:
-    """The objective of a recipe, `name` or `name(key=value)`.
+    """Builds the objective of a recipe, `name` or `name(key=value)`.
 
     Raises:
       UsageError: there is no such recipe.
@@ -75,7 +75,7 @@ def from_recipe(text: str) -> Named:
 
 
 def common_range(*some: Objective) -> tuple[float, float]:
-    """The part of `RANGE` that the schedules of all objectives reach.
+    """Returns the part of `RANGE` that the schedules of all objectives reach.
 
     Raises:
       UsageError: there is none.
@@ -90,7 +90,7 @@ def common_range(*some: Objective) -> tuple[float, float]:
 
 
 def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
-    """Total weight in float64; NaN where the schedule does not reach."""
+    """Computes the total weight in float64; NaN where the schedule does not reach."""
     low, high = objective.schedule.logsnr_range()
     inside = (low <= logsnr) & (logsnr <= high)
     found = np.full(logsnr.shape, np.nan)
@@ -100,7 +100,7 @@ def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
 
 
 def stretch(a: Objective, b: Objective) -> Stretch | None:
-    """The longest range on which two objectives are the same; None if none is long."""
+    """Finds the longest range on which two objectives are the same; None if short."""
     logsnr = np.linspace(*common_range(a, b), NUM_POINTS)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(weights(a, logsnr)) - np.log(weights(b, logsnr))
@@ -111,7 +111,7 @@ def stretch(a: Objective, b: Objective) -> Stretch | None:
         return None
     first, last = runs[np.argmax(runs[:, 1] - runs[:, 0])]
     part = ratio[first : last + 1]
-    long = logsnr[last] - logsnr[first] >= SHORTEST
+    long = logsnr[last] - logsnr[first] >= MIN_RANGE
     if not long or np.ptp(part) > SAME:
         return None
     constant = float(np.exp(np.median(part)))
@@ -119,40 +119,38 @@ def stretch(a: Objective, b: Objective) -> Stretch | None:
 
 
 def text(own: Named, other: Named | None = None) -> str:
-    """All that is printed."""
-    parts = [_description(own), _table(own)]
+    """Formats the whole report."""
+    sections = [_description(own), _table(own)]
     if other is not None:
-        parts.append(_description(other))
-    parts.append(_recipes(own))
+        sections.append(_description(other))
+    sections.append(_recipes(own))
     if other is not None:
-        parts.append(comparison(own, other))
-    return "\n\n".join(parts)
+        sections.append(comparison(own, other))
+    return "\n\n".join(sections)
 
 
 def _description(named: Named) -> str:
     objective = named.objective
     low, high = objective.schedule.logsnr_range()
-    proposal = "the times" if objective.proposal is None else objective.proposal
-    paired = (
-        f"  noise      paired by {named.coupling}: the optimum is another one than "
-    )
-    paired += "that of independent noise, which recipes have"
+    proposal = "none" if objective.proposal is None else objective.proposal
+    paired = f"  noise      paired by {named.coupling}: another optimum than that of "
+    paired += "independent noise, which recipes have"
     return "\n".join(
         [
             named.name,
             f"  schedule   {objective.schedule}, log-SNR {low:.6g} to {high:.6g}",
             f"  output     {objective.kind}",
-            f"  weighting  {objective.weighting} on the error of "
+            f"  weighting  {objective.weighting} on the squared error of "
             f"{objective.weighting.kind}",
             f"  times      {objective.times}",
-            f"  drawn from {proposal}",
+            f"  proposal   {proposal}",
             *([paired] if named.coupling else []),
         ]
     )
 
 
 def _table(own: Named) -> str:
-    """Time, density of the log-SNR and total weight at eleven log-SNRs."""
+    """Tabulates time, density of the log-SNR and total weight at eleven log-SNRs."""
     objective = own.objective
     logsnr = np.linspace(*common_range(objective), 11)
 
@@ -172,7 +170,7 @@ def _table(own: Named) -> str:
 
 
 def _recipes(own: Named) -> str:
-    """The recipes that the objective equals, each with range and constant."""
+    """Lists the recipes that the objective equals, each with range and constant."""
     lines = []
     for name in (*registry.RECIPES, *VARIANTS):
         recipe = parse("recipe", name, registry.RECIPES)
@@ -188,7 +186,7 @@ def _recipes(own: Named) -> str:
 
 
 def comparison(own: Named, other: Named) -> str:
-    """Whether two objectives are the same, or how far they are apart and where."""
+    """States whether two objectives are the same, or how far apart and where."""
     both = own.objective, other.objective
     low, high = common_range(*both)
     found = objectives.same_objective(*both, (low, high), NUM_POINTS)
@@ -199,8 +197,8 @@ def comparison(own: Named, other: Named) -> str:
             f"{found.constant:.6g} times its W"
         )
     lines = [
-        f"against {other.name}: another objective {where}; the ratio of W to its W has "
-        f"median {found.constant:.4g} and differs from it by a share of up to "
+        f"against {other.name}: a different objective {where}; the ratio of W to its W "
+        f"has median {found.constant:.4g} and differs from it by a fraction of up to "
         f"{found.deviation:.4g}, at log-SNR {found.logsnr:.4g}"
     ]
     part = stretch(*both)

@@ -1,4 +1,4 @@
-"""Error of samplers against network calls, on a mixture with its exact denoiser."""
+"""Measures sampling error against NFE, on a mixture with its exact denoiser."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,17 +23,17 @@ SAMPLERS = {
 
 
 class Point(NamedTuple):
-    """A sampler's error at a number of network calls."""
+    """A sampler's error at a number of function evaluations."""
 
     nfe: int
     error: float
 
 
 class Samples(NamedTuple):
-    """Samples that began at quantiles of the prior, beside those of the data.
+    """Samples started from quantiles of the prior, with those of the data.
 
     Fields:
-      nfe: network calls of each.
+      nfe: function evaluations per sample.
       x: in rising order, `[num_starts]`, NumPy float64.
       exact: quantiles of the data, `[num_starts]`.
     """
@@ -44,12 +44,12 @@ class Samples(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Wasserstein-2 distance of the samples to the data."""
+        """Computes the Wasserstein-2 distance of the samples to the data."""
         return float(np.sqrt(np.mean((self.x - self.exact) ** 2)))
 
 
 def mixture() -> analytic.Mixture:
-    """Three modes of different width, in one dimension."""
+    """Makes a mixture of three modes of different width, in one dimension."""
     return analytic.Mixture(
         np.array([0.3, 0.5, 0.2]),
         np.array([-2.0, 0.5, 3.0]),
@@ -58,7 +58,7 @@ def mixture() -> analytic.Mixture:
 
 
 def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
-    """Those of a mixture in one dimension at `(i + 1/2) / count`, by bisection."""
+    """Computes quantiles of a 1-D mixture at `(i + 1/2) / count`, by bisection."""
     wanted = (np.arange(count) + 0.5) / count
     widest = 10 * np.sqrt(np.max(data.variances))
     low = np.full(count, np.min(data.means) - widest)
@@ -71,7 +71,7 @@ def quantiles(data: analytic.Mixture, count: int) -> np.ndarray:
     return (low + high) / 2
 
 
-def runs_against_calls(
+def runs_against_nfe(
     sampler: Any,
     data: analytic.Mixture,
     *,
@@ -80,14 +80,14 @@ def runs_against_calls(
     schedule: schedules.Schedule | None = None,
     grid_fn: Callable[[int], np.ndarray] = grids.uniform,
 ) -> list[Samples]:
-    """Samples of a mixture with its exact denoiser.
+    """Samples a mixture with its exact denoiser, for several numbers of steps.
 
-    Starts are quantiles of the prior, so that a sampler without noise has the error of
-    its discretisation alone. With noise there is a floor, that of as many independent
-    draws.
+    Starts are quantiles of the prior, so that a deterministic sampler has the error of
+    its discretisation alone. A stochastic one has at least the sampling error of as
+    many independent draws.
 
     Args:
-      sampler: any.
+      sampler: of the library.
       data: a mixture in one dimension, events of shape (), weights of sum 1.
       num_steps: of the grids.
       num_starts: samples.
@@ -115,18 +115,18 @@ def runs_against_calls(
     return found
 
 
-def errors_against_calls(
+def errors_against_nfe(
     sampler: Any, data: analytic.Mixture, **settings: Any
 ) -> list[Point]:
-    """Wasserstein-2 distance of samples to the data.
+    """Computes Wasserstein-2 distances of samples to the data.
 
     Args:
-      sampler: any.
-      data: as for `runs_against_calls`.
-      **settings: of `runs_against_calls`.
+      sampler: of the library.
+      data: as for `runs_against_nfe`.
+      **settings: of `runs_against_nfe`.
 
     Returns:
       A `Point` for each of `num_steps`.
     """
-    runs = runs_against_calls(sampler, data, **settings)
+    runs = runs_against_nfe(sampler, data, **settings)
     return [Point(run.nfe, run.error) for run in runs]

@@ -1,4 +1,4 @@
-"""Noise in a process: one small step undone in two ways, and choices of diffusion."""
+"""Computes one small step reversed in two ways, and choices of diffusion."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from diffusionflow.samplers import diffusions
 
 
 class SmallStep(NamedTuple):
-    """Particles, and where two steps away from the data bring them.
+    """Particles before and after two kinds of step away from the data.
 
     Fields:
       before: at the log-SNR given, `[num_particles, *event]`.
@@ -34,7 +34,7 @@ def small_step(
     num_particles: int = 150,
     seed: int = 0,
 ) -> SmallStep:
-    """DDIM with the sign reversed, and diffusion.
+    """Reverses a DDIM step, and diffuses forward, from the same particles.
 
     With z_s the DDIM step from z to `logsnr + step`, one is `2 z - z_s`; the other is a
     draw of the forward process at `logsnr - step` given z. Each particle goes another
@@ -45,8 +45,8 @@ def small_step(
       schedule: one that reaches the three log-SNRs.
       logsnr: of the particles.
       step: in log-SNR, positive.
-      num_particles: drawn.
-      seed: of all draws.
+      num_particles: number of particles.
+      seed: of all random numbers.
 
     Returns:
       `SmallStep`, NumPy float64.
@@ -74,7 +74,7 @@ def small_step(
 
 
 def choices() -> dict[str, Any]:
-    """Diffusions epsilon_t by name: multiples of g, and others."""
+    """Names diffusions epsilon_t: multiples of g, and others."""
     return {
         "eta = 0": diffusions.Eta(0.0),
         "eta = 1/2": diffusions.Eta(0.5),
@@ -85,7 +85,7 @@ def choices() -> dict[str, Any]:
 
 
 class Diffusion(NamedTuple):
-    """One choice of noise, in both frameworks.
+    """One diffusion in both frameworks.
 
     Fields:
       epsilon: of the interpolant, `[num_times]`.
@@ -97,7 +97,7 @@ class Diffusion(NamedTuple):
 
 
 def diffusions_on_one_axis(t: np.ndarray, *, schedule: Any) -> dict[str, Diffusion]:
-    """The `choices` as epsilon and as eta.
+    """Computes the `choices` as epsilon and as eta.
 
     Args:
       t: inside (0, 1), `[num_times]`.
@@ -131,7 +131,7 @@ def generated(
       data: in one dimension, events of shape ().
       diffusion_fn: `(t, schedule) -> epsilon_t`.
       num_steps: of a uniform grid.
-      num_samples: drawn.
+      num_samples: number of samples.
       seed: of start and noise.
 
     Returns:

@@ -1,4 +1,4 @@
-"""With which weight predictions enter a sample, and errors enter an objective."""
+"""Computes the weights of predictions in a sample, and of errors in an objective."""
 
 import dataclasses
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def churn_weights(
     schedule: schedules.Schedule = TRUNCATED,
     kind: predictions.AnyKind = "v",
 ) -> ChurnWeights:
-    """With which weights predictions enter a sample of the churn family.
+    """Computes the weights of the predictions in a sample of the churn family.
 
     Args:
       churn: fraction of each step that is undone, in [0, 1), `[*slider]`.
@@ -85,19 +85,22 @@ def churn_weights(
 
 
 def sigmoid(bias: float | Array = 0.0) -> Objective:
-    """Flow matching's times, `W = sigmoid(bias - l)`."""
+    """Makes the objective with flow matching's times and `W = sigmoid(bias - l)`."""
     weighting = weightings.Sigmoid(bias)
     return Objective(schedules.FlowMatching(), "u", weighting, times.Uniform())
 
 
 def edm(mean: float | Array = -1.2, std: float | Array = 1.2) -> Objective:
-    """EDM's, on a schedule that reaches every log-SNR; its weight mentions none."""
+    """Makes EDM's objective on a schedule that reaches every log-SNR.
+
+    Its total weight does not depend on the schedule.
+    """
     recipe = objectives.edm(mean=mean, std=std)
     return dataclasses.replace(recipe, schedule=schedules.FlowMatching())
 
 
 def recipes() -> dict[str, Objective]:
-    """The objectives of the published figure, by name."""
+    """Names the objectives of the published figure."""
     return {
         "flow matching": objectives.flow_matching(),
         "v, cosine schedule": objectives.v_cosine(),
@@ -110,7 +113,7 @@ def recipes() -> dict[str, Objective]:
 def weightings_on_one_axis(
     logsnr: np.ndarray, objectives_by_name: dict[str, Objective] | None = None
 ) -> dict[str, np.ndarray]:
-    """Total weights on the error of eps, each over its largest on `logsnr`.
+    """Computes total weights on the eps-MSE, each divided by its maximum on `logsnr`.
 
     Args:
       logsnr: `[n]`, reached by the schedule of each.
@@ -121,19 +124,19 @@ def weightings_on_one_axis(
     """
     given = recipes() if objectives_by_name is None else objectives_by_name
     weigh = lambda each: in_float64(objectives.total_weight, each, logsnr)
-    return {name: over_largest(weigh(each)) for name, each in given.items()}
+    return {name: over_maximum(weigh(each)) for name, each in given.items()}
 
 
-def over_largest(weight: np.ndarray) -> np.ndarray:
-    """Each row over its largest, `[..., n]`."""
+def over_maximum(weight: np.ndarray) -> np.ndarray:
+    """Divides each row by its maximum, `[..., n]`."""
     return weight / weight.max(-1, keepdims=True)
 
 
 class Moved(NamedTuple):
-    """Recipes that differ in some parameters, NumPy float64.
+    """Recipes under a change of parameters, NumPy float64.
 
     Fields:
-      total: weight on the error of eps, `[*slider, n]`.
+      total: weight on the eps-MSE, `[*slider, n]`.
       density: of the log-SNR of a training example, `[*slider, n]`.
       median: of that log-SNR, `[*slider]`.
     """
@@ -146,7 +149,7 @@ class Moved(NamedTuple):
 def moved(
     objective_fn: Callable[..., Objective], logsnr: np.ndarray, *parameters: ArrayLike
 ) -> Moved:
-    """Total weights and training times, as the parameters of a recipe change.
+    """Computes total weights and training times as the parameters of a recipe change.
 
     Args:
       objective_fn: from a number of each of the parameters to an objective.
@@ -175,7 +178,7 @@ def moved(
 def mse_ratios(
     logsnr: np.ndarray, *, schedule: schedules.Schedule | None = None
 ) -> dict[str, np.ndarray]:
-    """Squared errors of network outputs over that of eps, at the same z.
+    """Computes squared errors of network outputs over that of eps, at the same z.
 
     Args:
       logsnr: `[n]`, reached by the schedule.

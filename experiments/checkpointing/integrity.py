@@ -1,9 +1,9 @@
-"""Checksum manifests: tell a complete directory from a corrupted one.
+"""Checksum manifests: distinguish a complete directory from a corrupted one.
 
-A seal is a file `SEAL.json` with the name of its directory, and size and SHA-256 of
-every other file there. It is written last, so a copy that was interrupted has none, and
-whatever is lost, cut or altered afterwards differs from it. Orbax itself restores an
-altered byte in silence.
+The manifest is a file `CHECKSUMS.json` with the name of its directory, and size and
+SHA-256 of every other file there. It is written last, so an interrupted copy has none,
+and whatever is lost, truncated or altered afterwards differs from it. Orbax itself
+restores an altered byte silently.
 """
 
 import concurrent.futures
@@ -12,16 +12,16 @@ import json
 import os
 import pathlib
 
-FILE_NAME = "SEAL.json"
+FILE_NAME = "CHECKSUMS.json"
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write(directory: pathlib.Path, name: str) -> None:
-    """Puts every file of `directory` on disk for good, then its seal.
+    """Syncs every file of `directory` to disk, then writes its manifest.
 
     Args:
-      directory: what to seal.
+      directory: whose files are listed.
       name: that the directory will have.
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -30,10 +30,10 @@ def write(directory: pathlib.Path, name: str) -> None:
             pool.map(lambda path: _entry(directory / path, sync=True), paths)
         )
     files = dict(zip(paths, entries, strict=True))
-    seal = {"format": FORMAT, "name": name, "files": files}
+    manifest = {"format": FORMAT, "name": name, "files": files}
     temporary = directory / f".{FILE_NAME}.tmp"
     with temporary.open("w") as file:
-        json.dump(seal, file, indent=1)
+        json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(directory / FILE_NAME)
@@ -42,25 +42,25 @@ def write(directory: pathlib.Path, name: str) -> None:
 
 
 def find_corruption(directory: pathlib.Path) -> str | None:
-    """What is wrong with a sealed directory, in words; None if nothing is.
+    """Describes how a directory differs from its manifest; None if it does not.
 
-    Files that the seal does not name are no fault.
+    Files that the manifest does not list are ignored.
     """
     try:
-        name, sealed = _sealed(directory)
+        name, entries = _read(directory)
     except FileNotFoundError:
         return f"it has no {FILE_NAME}, as after an interrupted copy"
     except UNREADABLE as error:
         return f"its {FILE_NAME} cannot be read ({type(error).__name__})"
     if name != directory.name:
         return f"it was saved under the name {name}"
-    faults = (_size_fault(directory, name, sealed[name]) for name in sealed)
+    faults = (_size_fault(directory, name, entries[name]) for name in entries)
     found = next(filter(None, faults), None)
     if found is not None:
         return found
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        check_fn = lambda name: _content_fault(directory, name, sealed[name])
-        return next(filter(None, pool.map(check_fn, sealed)), None)
+        check_fn = lambda name: _content_fault(directory, name, entries[name])
+        return next(filter(None, pool.map(check_fn, entries)), None)
 
 
 def _size_fault(
@@ -69,8 +69,8 @@ def _size_fault(
     path = directory / name
     if not path.is_file():
         return f"{name} is missing"
-    size, sealed = path.stat().st_size, entry["size"]
-    return None if size == sealed else f"{name} has {size} bytes, not {sealed}"
+    size, wanted = path.stat().st_size, entry["size"]
+    return None if size == wanted else f"{name} has {size} bytes, not {wanted}"
 
 
 def _content_fault(
@@ -83,17 +83,17 @@ def _content_fault(
     return None if same else f"{name} was altered: its checksum differs"
 
 
-def holds_only_sealed(directory: pathlib.Path) -> bool:
-    """Whether the files are those of the seal, by name: then none is anyone else's."""
+def has_only_listed_files(directory: pathlib.Path) -> bool:
+    """Returns whether the manifest lists every file, so that none is foreign."""
     try:
-        name, sealed = _sealed(directory)
+        name, entries = _read(directory)
     except UNREADABLE:
         return False
-    return name == directory.name and set(sealed) == set(_files(directory))
+    return name == directory.name and set(entries) == set(_files(directory))
 
 
 def sync_directory(directory: pathlib.Path) -> None:
-    """Puts the names in a directory on disk for good."""
+    """Syncs the names in a directory to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -101,17 +101,17 @@ def sync_directory(directory: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _sealed(directory: pathlib.Path) -> tuple[str, dict[str, dict[str, int | str]]]:
-    """Name of the directory, and the entries of its files, as they were sealed."""
-    seal = json.loads((directory / FILE_NAME).read_text())
-    return seal["name"], {
+def _read(directory: pathlib.Path) -> tuple[str, dict[str, dict[str, int | str]]]:
+    """Reads the directory's name and the entries of its files from the manifest."""
+    manifest = json.loads((directory / FILE_NAME).read_text())
+    return manifest["name"], {
         name: {"size": entry["size"], "sha256": entry["sha256"]}
-        for name, entry in seal["files"].items()
+        for name, entry in manifest["files"].items()
     }
 
 
 def _files(directory: pathlib.Path) -> list[str]:
-    """Every file below `directory` but the seal, by its path from there."""
+    """Lists every file below `directory` except the manifest, by its relative path."""
     found = (path for path in directory.rglob("*") if not path.is_dir())
     names = (path.relative_to(directory).as_posix() for path in found)
     return [name for name in names if name != FILE_NAME]

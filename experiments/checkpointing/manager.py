@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that knows Orbax.
+"""Saves and restores checkpoints; the only module that knows Orbax.
 
 A checkpoint is one directory per step with five items: `params`, `ema`, `train` (step,
 optimizer, running sums), `identity` (JSON: what the numbers mean) and `scores` (JSON).
@@ -7,9 +7,9 @@ set. The step is the position in the data, so nothing of the reader is saved.
 
 Saves are asynchronous: the arrays are copied before `save` returns, so they may be
 donated at once. A save that fails raises in a later `save`, in `wait`, or when the
-context is left. A directory takes its name when it is on disk and sealed
-(`integrity.py`), and one that is corrupted later is quarantined. Restoring is
-strict: another tree, shape or dtype is refused.
+context is left. A directory takes its name when it is on disk with its checksum
+manifest (`integrity.py`), and one that is corrupted later is quarantined. Restoring is
+strict: a different tree, shape or dtype is refused.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ _PlainPath: Any = ocp.path.atomicity.AtomicRenameTemporaryPath
 
 
 class MismatchError(UsageError):
-    """The checkpoint does not fit what it is to be restored into."""
+    """Raised if a checkpoint does not fit what it is to be restored into."""
 
 
-class _SealedPath(_PlainPath):
-    """Where Orbax writes a step; it is sealed before it takes its name.
+class _CheckedPath(_PlainPath):
+    """Path that Orbax writes a step to; it gets its manifest, then its name.
 
     If that fails, the error is put into `failures`: raised here, in the first process
     alone, it would leave the others waiting for twenty minutes.
@@ -47,18 +47,18 @@ class _SealedPath(_PlainPath):
 
     @classmethod
     def from_final(cls, final_path: Any, **options: Any) -> Any:
-        """Orbax finishes a directory of another name, which still is temporary.
+        """Has Orbax finish a directory of another name, which is temporary too.
 
         Items within a step take their names as they always do.
         """
         if step_directories.SUFFIX in final_path.parent.name:
             return _PlainPath.from_final(final_path, **options)
-        unsealed = final_path.with_name(
-            step_directories.temporary(final_path.name, "unsealed")
+        unchecked = final_path.with_name(
+            step_directories.temporary(final_path.name, "unchecked")
         )
-        made = super().from_final(unsealed, **options)
-        made.named = final_path
-        return made
+        path = super().from_final(unchecked, **options)
+        path.named = final_path
+        return path
 
     def get_final(self) -> Any:
         return self.named
@@ -66,21 +66,21 @@ class _SealedPath(_PlainPath):
     async def finalize(self) -> None:
         try:
             await super().finalize()
-            unsealed = pathlib.Path(super().get_final())
-            integrity.write(unsealed, self.named.name)
-            unsealed.rename(self.named)
-            integrity.sync_directory(unsealed.parent)
+            unchecked = pathlib.Path(super().get_final())
+            integrity.write(unchecked, self.named.name)
+            unchecked.rename(self.named)
+            integrity.sync_directory(unchecked.parent)
         except Exception as error:
             self.failures.append(error)
 
 
 class Checkpoints:
-    """The checkpoints of a run; use as a context, leaving it waits for the last save.
+    """Saves and restores the checkpoints of a run; leaving the context waits for saves.
 
     Args:
       workdir: the run's directory.
       keep: which checkpoints are kept when there is a newer one; None for all.
-      later_fn: gives the numbers by which steps are ranked, by step, beside those that
+      later_fn: gives the numbers by which steps are ranked, by step, besides those that
         are saved with them.
       read_only: whether nothing is created, written or cleaned up.
       directory: in `workdir`.
@@ -117,7 +117,7 @@ class Checkpoints:
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.LatestN(),  # all
                 temporary_path_class=type(
-                    "_SealedPath", (_SealedPath,), {"failures": self._failures}
+                    "_CheckedPath", (_CheckedPath,), {"failures": self._failures}
                 ),
                 lightweight_initialize=True,  # or corrupted metadata would end it here
                 create=not read_only,
@@ -146,17 +146,17 @@ class Checkpoints:
             logging.get_absl_logger().removeFilter(self._others_fn)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, rising."""
+        """Lists the steps that have a checkpoint, rising."""
         return step_directories.steps(self.directory)
 
     def newest(self) -> int | None:
-        """The newest step whose checkpoint is whole; None if there is none at all.
+        """Returns the newest step with an intact checkpoint; None if there is no step.
 
-        Newer ones that are corrupted are quarantined with a warning, or passed over if
+        Newer ones that are corrupted are quarantined with a warning, or skipped if
         `read_only`.
 
         Raises:
-          UsageError: if there are checkpoints, but none that is whole.
+          UsageError: if there are checkpoints, but none is intact.
         """
         rename = not self._read_only
         found = distributed.on_first(
@@ -166,7 +166,7 @@ class Checkpoints:
         return found
 
     def check(self, step: int) -> None:
-        """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+        """Raises a `UsageError` if the checkpoint of `step` is not intact."""
         step_directories.check(self.directory, step)
 
     def save(
@@ -176,7 +176,7 @@ class Checkpoints:
         identity: Mapping[str, Any],
         scores: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begins to save `items`, a pytree of arrays for each name of the context.
+        """Starts to save `items`, a pytree of arrays for each name of the context.
 
         Args:
           step: after all that there are.
@@ -208,10 +208,10 @@ class Checkpoints:
         """Waits until the last save is on disk; raises a `SaveError` if it failed."""
         with self._failing():
             self._manager.wait_until_finished()
-        distributed.on_first(self._check_sealed)
+        distributed.on_first(self._check_manifest)
 
-    def _check_sealed(self) -> None:
-        """Raises what kept the last save from being sealed, as a `SaveError`."""
+    def _check_manifest(self) -> None:
+        """Raises what kept the manifest of the last save from being written."""
         if self._failures:
             with self._failing():
                 raise self._failures.pop()
@@ -228,8 +228,8 @@ class Checkpoints:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SaveError(
                 f"a checkpoint could not be saved in {self.directory} ({reason}); "
-                f"whole ones: steps {self.steps()}. Make room or mend the disk, then "
-                "the same command goes on"
+                f"intact ones: steps {self.steps()}. Free disk space or fix the disk, "
+                "then the same command goes on"
             ) from error
 
     def _retain(self) -> None:
@@ -241,17 +241,17 @@ class Checkpoints:
             )
 
     def identity(self, step: int) -> dict[str, Any]:
-        """What the numbers of `step` mean, as it was saved."""
+        """Reads what the numbers of `step` mean, as saved."""
         arguments = ocp.args.Composite(identity=ocp.args.JsonRestore())
         return self._manager.restore(step, args=arguments)["identity"]
 
     def scores(self, step: int) -> dict[str, Any]:
-        """The numbers by which the checkpoint of `step` is ranked, as saved."""
+        """Reads the numbers by which the checkpoint of `step` is ranked, as saved."""
         arguments = ocp.args.Composite(scores=ocp.args.JsonRestore())
         return self._manager.restore(step, args=arguments)["scores"]
 
     def digest(self, step: int, item: str) -> str:
-        """Of the numbers of one item of `step`, as `trees.digest` of what is restored.
+        """Computes the digest of an item of `step`, as `pytrees.digest` of it restored.
 
         Args:
           step: one of `steps()`.
@@ -296,7 +296,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet(level: int) -> Iterator[None]:
-    """Keeps Orbax from logging what is below a level.
+    """Suppresses log messages of Orbax below a level.
 
     It warns that a read-only directory is read only, and prints the traceback of an
     error that it raises as well.

@@ -1,4 +1,4 @@
-"""Averages of power profiles: stored while training, reconstructed afterwards.
+"""Stores power-profile EMAs while training and reconstructs others afterwards.
 
 `averages/STEP/` of a run holds one item for each width of `ema.sigma_rel` and the
 identity of the run. All are kept: an average of any width at any of these steps is a
@@ -20,7 +20,7 @@ DIRECTORY = "averages"
 
 
 class Averages:
-    """Where a run stores its averages.
+    """Stores the averages of a run.
 
     Args:
       saved: the directory.
@@ -38,7 +38,7 @@ class Averages:
         self._names = [_item(width) for width in sigma_rel]
 
     def save(self, step: int, profiles: Sequence[Any], num_updates: int) -> None:
-        """Begins to store the averages after `step`, unless an earlier attempt did.
+        """Starts to store the averages after `step`, unless an earlier attempt did.
 
         Args:
           step: after which.
@@ -63,7 +63,7 @@ class Averages:
 def opened(
     workdir: pathlib.Path, section: Mapping[str, Any], current: Mapping[str, Any]
 ) -> Iterator[Averages | None]:
-    """The averages of a run that stores some, for writing; else None.
+    """Opens the averages of a run that stores some, for writing; else gives None.
 
     Args:
       workdir: of the run.
@@ -72,7 +72,7 @@ def opened(
 
     Raises:
       UsageError: those that are there belong to another run or to another start of this
-        one, or none is whole.
+        one, or none is intact.
     """
     widths = section["sigma_rel"]
     if not widths:
@@ -105,7 +105,7 @@ def reconstruct(
     found: Mapping[str, Any],
     target: Any,
 ) -> Reconstruction:
-    """The average of a width that need not have been tracked.
+    """Reconstructs the average of a width that need not have been tracked.
 
     Args:
       workdir: of the run.
@@ -115,8 +115,8 @@ def reconstruct(
       target: pytree of `jax.ShapeDtypeStruct` with shardings, of the parameters.
 
     Raises:
-      UsageError: the width is out of bounds, nothing was stored that it could be put
-        together from, or what was stored is corrupted.
+      UsageError: the width is out of bounds, nothing was stored that it could be
+        reconstructed from, or what was stored is corrupted.
     """
     with naming("sigma_rel"):
         gamma = ema.gamma_of(sigma_rel)
@@ -134,7 +134,7 @@ def reconstruct(
                 f"sigma_rel={sigma_rel} at step {step}: averages were stored at the "
                 f"steps {saved.steps()}; choose one of them with --step"
             )
-        steps = _whole(saved, steps)
+        steps = _intact(saved, steps)
         stored = [(number, width) for number in steps for width in widths]
         updates = {number: saved.scores(number)["num_updates"] for number in steps}
         with naming(f"sigma_rel={sigma_rel} at step {step}"):
@@ -171,8 +171,8 @@ def _item(sigma_rel: float) -> str:
     return f"sigma_rel_{float(sigma_rel)}"
 
 
-def _whole(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
-    """The steps that are whole, a warning for each other; the last one must be."""
+def _intact(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
+    """Selects the steps that are intact, with a warning for each other."""
     saved.check(steps[-1])
     found = []
     for step in steps:
@@ -181,7 +181,7 @@ def _whole(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
         if fault is None:
             found.append(step)
             continue
-        text = f"warning: averages {path} are corrupted: {fault}; reconstructed without"
+        text = f"warning: averages {path} are corrupted: {fault}; not used"
         print(text, file=sys.stderr, flush=True)
     return found
 
@@ -193,7 +193,7 @@ def _check_same(
     found = saved.identity(step)
     metadata.check_compatible(found, current, step)
     here = current.get("init_from")
-    there = found.get("init_from", here)  # older ones do not tell
+    there = found.get("init_from", here)  # absent in older ones
     if there != here:
         raise UsageError(
             f"the averages of step {step} in {saved.directory} are of a start from "

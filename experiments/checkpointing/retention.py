@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest, and the best by a metric."""
+"""Decides which checkpoints of a run are kept: the newest, and the best by a metric."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from experiments.config import schema
 
 
 class Keep(NamedTuple):
-    """What is kept.
+    """Retention policy.
 
     Fields:
       newest: how many of the newest.
-      best: how many of the best, beside those; one without the metric is none.
+      best: how many of the best as well; one without the metric is not ranked.
       metric: by which they are ranked, lowest first; not finite is last.
     """
 
@@ -25,7 +25,7 @@ NEWEST = Keep()
 
 
 def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]:
-    """The steps that need not be kept.
+    """Lists the steps that need not be kept.
 
     Args:
       metrics: of each step that may be removed.
@@ -40,7 +40,7 @@ def removable(metrics: Mapping[int, Mapping[str, Any]], keep: Keep) -> list[int]
 
 
 def ranking(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row of the log says of the rank of its step."""
+    """Selects the ranking metrics of a row of the log."""
     return {name: row[name] for name in schema.RANKING_METRICS if name in row}
 
 

@@ -1,8 +1,8 @@
-"""The directory of a run's checkpoints, one for each step, and what becomes of them.
+"""Lists, checks, quarantines and removes the checkpoint directories of a run.
 
-A step's directory is a whole one, of ours, if its seal says so. What is corrupted is
-renamed; what is removed is whole, ours and superseded, or was never finished. Anything
-else, links included, is left alone.
+There is a directory for each step; it is intact if it matches its checksum manifest.
+Corrupted ones are renamed; removed are only intact ones that are superseded and hold no
+foreign file, and unfinished ones. Anything else, links included, is left alone.
 """
 
 import errno
@@ -19,32 +19,32 @@ from experiments.checkpointing import integrity, retention
 from experiments.runtime.errors import UsageError
 
 SUFFIX = ".orbax-checkpoint-tmp"  # Orbax takes no directory with it for a step
-_UNFINISHED = re.compile(r"\d+([.](unsealed|removed))?([.]orbax-checkpoint-tmp)+")
+_UNFINISHED = re.compile(r"\d+([.](unchecked|removed))?([.]orbax-checkpoint-tmp)+")
 
 
 def temporary(name: str, state: str) -> str:
-    """The name of a step's directory while it is "unsealed" or being "removed"."""
+    """Returns the name of a step's directory while "unchecked" or being "removed"."""
     return f"{name}.{state}{SUFFIX}"
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The steps that have a directory, rising."""
+    """Lists the steps that have a directory, rising."""
     found = (path for path in directory.iterdir() if path.is_dir())
     return sorted(int(path.name) for path in found if path.name.isdecimal())
 
 
 def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
-    """The newest step that is whole; None if there is no step at all.
+    """Returns the newest step that is intact; None if there is no step at all.
 
     A warning on standard error names each newer one that is corrupted, and why.
 
     Args:
       directory: of the checkpoints.
-      rename: whether corrupted ones are quarantined as `damaged-STEP`, or only passed
-        over.
+      rename: whether corrupted ones are quarantined as `corrupted-STEP`, or only
+        skipped.
 
     Raises:
-      UsageError: there are steps, but none is whole; then nothing is renamed.
+      UsageError: there are steps, but none is intact; then nothing is renamed.
     """
     listed = steps(directory)
     corrupted: dict[pathlib.Path, str] = {}
@@ -53,26 +53,28 @@ def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
         fault = integrity.find_corruption(path)
         if fault is None:
             for bad, why in corrupted.items():
-                what = f"quarantined as {_quarantine(bad)}" if rename else "passed over"
+                what = f"quarantined as {_quarantine(bad)}" if rename else "skipped"
                 _warn(
                     f"{bad} is corrupted: {why}; it was {what}, and step {step} is used"
                 )
             return step
         if path.is_dir():
             corrupted[path] = fault
-    if steps(directory) != listed:  # a run beside this one saved meanwhile
+    if steps(directory) != listed:  # another run saved meanwhile
         return newest(directory, rename=rename)
     if not corrupted:
         return None
-    told = "; ".join(f"step {path.name}: {corrupted[path]}" for path in corrupted)
+    listed_faults = "; ".join(
+        f"step {path.name}: {corrupted[path]}" for path in corrupted
+    )
     raise UsageError(
-        f"no checkpoint in {directory} is whole ({told}); nothing was changed: bring "
-        "one back from a copy, or choose another --workdir"
+        f"no checkpoint in {directory} is intact ({listed_faults}); nothing was "
+        "changed: restore one from a backup, or choose another --workdir"
     )
 
 
 def check(directory: pathlib.Path, step: int) -> None:
-    """Raises a `UsageError` if the checkpoint of `step` is not whole."""
+    """Raises a `UsageError` if the checkpoint of `step` is not intact."""
     fault = integrity.find_corruption(directory / str(step))
     if fault is not None:
         raise UsageError(
@@ -86,47 +88,51 @@ def retain(
     keep: retention.Keep,
     later: Mapping[int, Mapping[str, Any]],
 ) -> None:
-    """Removes the checkpoints that need not be kept, of those that are ours and sealed.
+    """Removes the checkpoints that need not be kept.
 
-    One that holds a file which was not sealed with it is not removed, nor a link.
-    Before anything is, all are checked against their seals, so that what stays is
-    whole; the corrupted ones are quarantined, with a warning.
+    Links are not removed, nor directories with files that their manifest does not list.
+    Before any removal all are checked against their manifests, so that the remaining
+    ones are intact; corrupted ones are quarantined, with a warning.
 
     Args:
       directory: of the checkpoints.
       keep: what must stay.
       later: numbers by which steps are ranked, where they were known only after the
-        step was saved; beside those that were saved with it.
+        step was saved; in addition to those that were saved with it.
     """
-    ours = {step: _scores(directory / str(step)) for step in _ours(directory)}
-    ours = {step: {**found, **later.get(step, {})} for step, found in ours.items()}
-    if not retention.removable(ours, keep):
+    candidates = {
+        step: _scores(directory / str(step)) for step in _own_steps(directory)
+    }
+    candidates = {
+        step: {**found, **later.get(step, {})} for step, found in candidates.items()
+    }
+    if not retention.removable(candidates, keep):
         return
-    for step in list(ours):
+    for step in list(candidates):
         path = directory / str(step)
         fault = integrity.find_corruption(path)
         if fault is not None:
             new = _quarantine(path)
             _warn(f"{path} is corrupted: {fault}; it was quarantined as {new}")
-            del ours[step]
-    for step in retention.removable(ours, keep):
+            del candidates[step]
+    for step in retention.removable(candidates, keep):
         removed = directory / temporary(str(step), "removed")
         (directory / str(step)).rename(removed)  # a reader sees all of it or nothing
         shutil.rmtree(removed)
 
 
-def _ours(directory: pathlib.Path) -> list[int]:
-    """The steps whose directories hold what was sealed and nothing else."""
+def _own_steps(directory: pathlib.Path) -> list[int]:
+    """Lists the steps whose directories hold exactly what their manifest lists."""
     paths = {step: directory / str(step) for step in steps(directory)}
     return [
         step
         for step, path in paths.items()
-        if not path.is_symlink() and integrity.holds_only_sealed(path)
+        if not path.is_symlink() and integrity.has_only_listed_files(path)
     ]
 
 
 def _scores(path: pathlib.Path) -> dict[str, Any]:
-    """What a step is ranked by; nothing where that cannot be read."""
+    """Reads what a step is ranked by; nothing where that cannot be read."""
     try:
         return dict(json.loads((path / "scores" / "metadata").read_text()))
     except integrity.UNREADABLE:
@@ -138,7 +144,7 @@ def _warn(text: str) -> None:
 
 
 def sweep(directory: pathlib.Path) -> None:
-    """Removes what a killed process left half written or half removed."""
+    """Removes directories that a killed process left half written or half removed."""
     for path in directory.iterdir():
         if _UNFINISHED.fullmatch(path.name) and not path.is_symlink():
             _remove(path)
@@ -157,9 +163,9 @@ def _remove(path: pathlib.Path) -> None:
 
 def _quarantine(path: pathlib.Path) -> str:
     """Renames a corrupted directory; returns the new name."""
-    target, number = path.with_name(f"damaged-{path.name}"), 1
+    target, number = path.with_name(f"corrupted-{path.name}"), 1
     while target.exists():
         number += 1
-        target = path.with_name(f"damaged-{path.name}-{number}")
+        target = path.with_name(f"corrupted-{path.name}-{number}")
     path.rename(target)
     return target.name

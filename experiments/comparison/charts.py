@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison.grouping import Group
-from experiments.comparison.paired import Finding
+from experiments.comparison.paired import Comparison
 from experiments.comparison.quantities import Samples
 from experiments.visualization.blocks import MARKERS, Chart, Trace, axis
 
@@ -44,7 +44,7 @@ def _line(
 def _band(
     x: Sequence[float], low: Sequence[float], high: Sequence[float], group: int
 ) -> Trace:
-    """A closed outline, filled."""
+    """Returns a trace that fills the area between `low` and `high`."""
     return {
         "type": "scatter",
         "mode": "lines",
@@ -93,17 +93,17 @@ def curves(groups: Sequence[Group]) -> Chart | None:
 
 
 def levels(
-    findings: Sequence[Finding], logsnr: Sequence[float], names: Sequence[str]
+    comparisons: Sequence[Comparison], logsnr: Sequence[float], names: Sequence[str]
 ) -> Chart | None:
     """Draws each eps-MSE relative to the reference's, by log-SNR."""
     data, reference = [], names[0]
     for number, name in enumerate(names):
         rows = []
-        for level, one in zip(logsnr, findings, strict=True):
+        for level, one in zip(logsnr, comparisons, strict=True):
             if name in one.differences and one.reference == reference:
                 percent = 100 / one.values[reference].value
-                found = one.differences[name]
-                ends = (found.value, found.low, found.high)
+                difference = one.differences[name]
+                ends = (difference.value, difference.low, difference.high)
                 rows.append((level, *(percent * end for end in ends)))
         if rows:
             x, value, low, high = zip(*rows, strict=True)
@@ -125,28 +125,28 @@ def levels(
     )
 
 
-def quality(found: Sequence[Samples], names: Sequence[str]) -> list[Chart]:
+def quality(samples: Sequence[Samples], names: Sequence[str]) -> list[Chart]:
     """Draws distance against NFE, a chart for each metric and kind of features."""
-    kinds = dict.fromkeys((one.features, one.metric) for one in found)
+    kinds = dict.fromkeys((one.features, one.metric) for one in samples)
     return [
         _quality(
-            [one for one in found if (one.features, one.metric) == kind], *kind, names
+            [one for one in samples if (one.features, one.metric) == kind], *kind, names
         )
         for kind in kinds
     ]
 
 
 def _quality(
-    found: Sequence[Samples], features: str, metric: str, names: Sequence[str]
+    samples: Sequence[Samples], features: str, metric: str, names: Sequence[str]
 ) -> Chart:
-    data = _quality_lines(found, names)
-    floor = next((one.floor for one in found if one.floor is not None), None)
-    ticks = sorted({calls for one in found for calls in one.calls.values()})
-    lows = [each.low for one in found for each in one.finding.values.values()]
-    if floor is not None:
-        data.append(_floor(floor, ticks))
-        lows.append(floor["value"])
-    log = any(one.finding.values for one in found) and min(lows) > 0
+    data = _quality_lines(samples, names)
+    baseline = next((one.baseline for one in samples if one.baseline is not None), None)
+    ticks = sorted({calls for one in samples for calls in one.calls.values()})
+    lows = [each.low for one in samples for each in one.comparison.values.values()]
+    if baseline is not None:
+        data.append(_baseline(baseline, ticks))
+        lows.append(baseline["value"])
+    log = any(one.comparison.values for one in samples) and min(lows) > 0
     return Chart(
         f"{metric.capitalize()} distance in {features}",
         f"Distance to the training examples in {features}; lower is better. Bands and "
@@ -164,20 +164,20 @@ def _nfe_axis(ticks: Sequence[int]) -> dict[str, Any]:
     shown = [ticks[0]]
     shown += [b for a, b in itertools.pairwise(ticks) if b > 1.25 * a]  # or they touch
     text = [str(tick) for tick in shown]
-    found = axis("NFE", type="log", tickvals=shown, tickangle=0)
-    return found | {"ticktext": text}
+    settings = axis("NFE", type="log", tickvals=shown, tickangle=0)
+    return settings | {"ticktext": text}
 
 
-def _quality_lines(found: Sequence[Samples], names: Sequence[str]) -> list[Trace]:
-    """A line for each recipe, sampler and grid."""
-    families = list(dict.fromkeys(one.family for one in found))
+def _quality_lines(samples: Sequence[Samples], names: Sequence[str]) -> list[Trace]:
+    """Draws a line for each recipe, sampler and grid."""
+    families = list(dict.fromkeys(one.family for one in samples))
     data = []
     for number, name in enumerate(names):
         for place, family in enumerate(families):
             rows = sorted(
-                (one.calls[name], *one.finding.values[name][:4])
-                for one in found
-                if one.family == family and name in one.finding.values
+                (one.calls[name], *one.comparison.values[name][:4])
+                for one in samples
+                if one.family == family and name in one.comparison.values
             )
             if rows:
                 data += _quality_line(rows, number, f"{name}: {family}", place)
@@ -200,21 +200,21 @@ def _quality_line(
     return [line]
 
 
-def _floor(floor: Mapping[str, Any], ticks: Sequence[int]) -> Trace:
-    value = floor["value"]
+def _baseline(baseline: Mapping[str, Any], ticks: Sequence[int]) -> Trace:
+    value = baseline["value"]
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [ticks[0], ticks[-1]] if len(ticks) > 1 else [ticks[0] / 2, ticks[0] * 2],
         "y": [value, value],
-        "name": f"{floor['recipe']['counts'][0]:,} held-out examples",
+        "name": f"{baseline['recipe']['counts'][0]:,} held-out examples",
         "line": {"dash": "dash", "width": 1.5},
         "meta": {"group": -1},
     }
 
 
 def points(samples: np.ndarray, *, group: int, name: str, reach: float) -> Chart:
-    """Points in the plane; those of one number come from one noise."""
+    """Draws points in the plane, of which those of one index start from one noise."""
     shown = np.round(samples[:MOST_POINTS, :2].astype(np.float64), 4)
     trace = _line(*shown.T.tolist(), group=group, name=name, mode="markers")
     trace["marker"] |= {"size": 4, "opacity": 0.6}

@@ -19,10 +19,10 @@ WIDTH = 110  # of the table where no terminal says
 def compare_runs(
     arguments: Sequence[str], *, out: str = "compare.html", seed: int = 0
 ) -> str:
-    """Compares runs, prints what is found, and writes the page.
+    """Compares runs, prints a summary table and the conclusions, writes the page.
 
     Args:
-      arguments: directories of runs, the reference first; see `groups.gather`.
+      arguments: directories of runs, the reference first; see `grouping.gather`.
       out: path of the page, `.html` in a directory that exists; empty for none.
       seed: of the bootstrap; the same inputs give the same page.
 
@@ -36,13 +36,13 @@ def compare_runs(
         _check_path(out)
         _check_plotly()
     gathered = grouping.gather(arguments)
-    found = quantities.collect(gathered, seed)
-    _print(gathered, found)
+    compared = quantities.collect(gathered, seed)
+    _print(gathered, compared)
     if not out:
         return ""
     first, *others = (group.name for group in gathered)
     title = f"{first} against {', '.join(others)}"
-    text = html_page.render(title, report.build_report(gathered, found))
+    text = html_page.render(title, report.build_report(gathered, compared))
     with files.atomic_write(pathlib.Path(out)) as temporary:
         temporary.write_text(text)
     print(out, flush=True)
@@ -64,12 +64,12 @@ def _check_path(out: str) -> None:
         raise UsageError(f"--out={out!r}: must be a .html in a directory")
 
 
-def _print(gathered: Sequence[grouping.Group], found: quantities.Findings) -> None:
-    """The first section, for a terminal."""
+def _print(gathered: Sequence[grouping.Group], compared: quantities.Quantities) -> None:
+    """Prints the summary section to the terminal."""
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=WIDTH)
-    plain = tables.summary(gathered, found)
+    plain = tables.summary(gathered, compared)
     table = Table()
     for name in plain.head:
         table.add_column(Text(name), overflow="fold")
@@ -79,9 +79,9 @@ def _print(gathered: Sequence[grouping.Group], found: quantities.Findings) -> No
     words = {"refused": "not compared: ", "note": "note: "}
     for block in (
         report.objectives(gathered),
-        *report.headlines(found),
-        report.exclusions(found),
-        report.notes(gathered, found),
+        *report.headlines(compared),
+        report.exclusions(compared),
+        report.notes(gathered, compared),
     ):
         for line in block.lines:
             text = words.get(block.kind, "") + line

@@ -1,4 +1,4 @@
-"""The runs of a comparison, and which of them are seeds of one recipe.
+"""Reads the runs of a comparison and groups those that differ by their seed alone.
 
 Runs whose identities differ in `config.seed` alone, trained for as many steps from the
 same start, are one group; comparison is between groups.
@@ -15,28 +15,28 @@ from experiments.checkpointing import metadata
 from experiments.comparison.run_record import RunRecord, read
 from experiments.runtime.errors import UsageError
 
-MOST = 7  # groups, as many as there are colours told apart
+MAX_GROUPS = 7  # groups, as many as there are distinguishable colours
 
 
 class Group(NamedTuple):
-    """A recipe: its name and its runs, which differ in their seed."""
+    """A recipe's name and its runs, which differ in their seed alone."""
 
     name: str
     runs: tuple[RunRecord, ...]
 
     @property
     def first(self) -> RunRecord:
-        """Any run tells the recipe."""
+        """The run that stands for the recipe, the first."""
         return self.runs[0]
 
     @property
     def evaluated(self) -> tuple[RunRecord, ...]:
-        """The runs that have an evaluation."""
+        """Selects the runs that have an evaluation."""
         return tuple(run for run in self.runs if run.evaluation is not None)
 
 
 def gather(arguments: Sequence[str]) -> list[Group]:
-    """Reads runs and puts the seeds of a recipe together.
+    """Reads runs and groups the seeds of each recipe.
 
     Args:
       arguments: directories of runs, in the order of the groups; `label=directory`
@@ -61,16 +61,16 @@ def gather(arguments: Sequence[str]) -> list[Group]:
             found.append((label, [run]))
         else:
             place.append(run)
-    if not 2 <= len(found) <= MOST:
+    if not 2 <= len(found) <= MAX_GROUPS:
         raise UsageError(
-            f"compare takes 2 to {MOST} recipes, and the number of those given is "
-            f"{len(found)}, seeds aside; label=directory makes a run one of its own"
+            f"compare takes 2 to {MAX_GROUPS} recipes, and the number of those given "
+            f"is {len(found)}, seeds aside; label=directory makes a run one of its own"
         )
     return _named(found)
 
 
 def _split(argument: str) -> tuple[str | None, pathlib.Path]:
-    """The label, if any, and the directory; a directory may have "=" in its name."""
+    """Splits `label=directory`; a directory may have "=" in its name."""
     label, equals, path = argument.partition("=")
     if not equals or pathlib.Path(argument).exists():
         return None, pathlib.Path(argument)
@@ -80,10 +80,10 @@ def _split(argument: str) -> tuple[str | None, pathlib.Path]:
 def _joined(
     known: str | None, runs: list[RunRecord], label: str | None, run: RunRecord
 ) -> list[RunRecord] | None:
-    """The runs of a group if a further one belongs to it, else None."""
+    """Returns the runs of a group if a further run belongs to it, else None."""
     if known != label:
         return None
-    lines = unlike(runs[0], run)
+    lines = differences(runs[0], run)
     if lines and label is None:
         return None
     if lines:
@@ -101,8 +101,8 @@ def _joined(
     return runs
 
 
-def unlike(a: RunRecord, b: RunRecord) -> list[str]:
-    """In what two runs are not seeds of one recipe, a line each."""
+def differences(a: RunRecord, b: RunRecord) -> list[str]:
+    """Lists the differences, other than the seed, between two runs; a line each."""
     lines = [
         line.replace(" in the checkpoint,", " and").removesuffix(" now")
         for line in metadata.diff(a.identity, b.identity)
@@ -117,7 +117,7 @@ def unlike(a: RunRecord, b: RunRecord) -> list[str]:
 
 
 def _named(found: list[tuple[str | None, list[RunRecord]]]) -> list[Group]:
-    """The groups: by label, name of the directory, or what the names begin with."""
+    """Names the groups: by label, directory, or the common prefix of directories."""
     names = [label or _common([run.workdir for run in runs]) for label, runs in found]
     return [
         Group(name if names.count(name) == 1 else str(runs[0].workdir), tuple(runs))
@@ -126,7 +126,7 @@ def _named(found: list[tuple[str | None, list[RunRecord]]]) -> list[Group]:
 
 
 def _common(workdirs: Sequence[pathlib.Path]) -> str:
-    """What the names have in common at their beginning, or else the directory above."""
+    """Returns the common prefix of directory names, or else their parent directory."""
     stems = [path.absolute().name for path in workdirs]
     if len(stems) == 1:
         return stems[0]

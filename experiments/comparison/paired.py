@@ -1,9 +1,10 @@
-"""What is found between recipes: numbers, differences with intervals, and refusals.
+"""Computes paired differences between recipes, with confidence intervals.
 
 Everything here is better the lower it is. A difference is that of a group from the
-first one, the reference. It is taken of the same examples, or of samples from the same
-seeds, which are drawn again together; where both have several training seeds, their
-scatter is in the interval too, and otherwise the finding is about these very runs.
+first one, the reference. It is computed on the same examples, or on samples from the
+same seeds, which are resampled jointly; where both have several training seeds, the
+variation between seeds is in the interval too, and otherwise the comparison is of
+these particular runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,8 @@ from experiments.comparison.grouping import Group
 from experiments.comparison.run_record import RunRecord
 
 
-class Measured(NamedTuple):
-    """A number of a run.
+class Measurement(NamedTuple):
+    """A measured quantity of a run.
 
     Fields:
       value: of each example, `[n]`; or an estimate and its resamples.
@@ -32,18 +33,18 @@ class Measured(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-class Finding(NamedTuple):
-    """One quantity of several groups.
+class Comparison(NamedTuple):
+    """One quantity of several groups, with differences from the reference group.
 
-    Fields:
-      title: what it is.
-      unit: its unit, empty for none.
-      of: what `count` counts: examples or samples.
-      count: of the reference.
-      seeds: of each group, how many runs.
-      values: of each group, with the interval of the value alone.
-      differences: of each group but the reference: its value less the reference's.
-      refusals: why, for each group that does not compare.
+        Fields:
+          title: name of the quantity.
+          unit: its unit, empty for none.
+          of: what `count` counts: examples or samples.
+          count: of the reference.
+          seeds: of each group, how many runs.
+          values: of each group, with the interval of the value alone.
+          differences: of each group but the reference: its value less the reference's.
+    refusals: the reason, for each group that does not compare.
     """
 
     title: str
@@ -57,85 +58,93 @@ class Finding(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The group that the others are compared with."""
+        """Name of the group that the others are compared with."""
         return next(iter(self.values), "")
 
     def sentence(self, name: str) -> str:
-        """Whether a group differs from the reference, and by how much."""
-        found = self.differences[name]
+        """States whether a group differs from the reference, and by how much."""
+        difference = self.differences[name]
         both = self.seeds[name], self.seeds[self.reference]
-        repeated = found.recipe["repetitions_in_error"]
+        repeated = difference.recipe["repetitions_in_error"]
         among = f"{self.count:,} {self.of}" + (
             f", {both[0]} and {both[1]} training seeds" if repeated else ""
         )
         unit = f" {self.unit}" if self.unit else ""
-        if found.low <= 0 <= found.high:
+        if difference.low <= 0 <= difference.high:
             return (
                 f"{self.title}: no significant difference between {name} and "
-                f"{self.reference}: {found.value:+.3g} [{found.low:+.3g}, "
-                f"{found.high:+.3g}]{unit}, n = {among}"
+                f"{self.reference}: {difference.value:+.3g} [{difference.low:+.3g}, "
+                f"{difference.high:+.3g}]{unit}, n = {among}"
             )
-        better, worse = (name, self.reference)[:: 1 if found.value < 0 else -1]
-        low, high = sorted(map(abs, (found.low, found.high)))
+        better, worse = (name, self.reference)[:: 1 if difference.value < 0 else -1]
+        low, high = sorted(map(abs, (difference.low, difference.high)))
         return (
-            f"{self.title}: {better} is better than {worse} by {abs(found.value):.3g} "
-            f"[{low:.3g}, {high:.3g}]{unit}, n = {among}"
+            f"{self.title}: {better} is better than {worse} by "
+            f"{abs(difference.value):.3g} [{low:.3g}, {high:.3g}]{unit}, n = {among}"
         )
 
 
-def find(
+def compare(
     title: str,
     groups: Sequence[Group],
-    take_fn: Callable[[RunRecord], Measured | None],
+    take_fn: Callable[[RunRecord], Measurement | None],
     key: jax.Array,
     *,
     unit: str = "",
     of: str = "examples",
-) -> Finding:
-    """One quantity of all groups.
+) -> Comparison:
+    """Compares one quantity between all groups.
 
     Args:
-      title: what it is.
+      title: name of the quantity.
       groups: the first that has the quantity is the reference.
       take_fn: the number of a run; None where there is none.
       key: of the bootstrap.
       unit: of the number.
-      of: what it is a mean over.
+      of: what the mean is over, examples or samples.
     """
-    found = Finding(title, unit, of, 0, {}, {}, {}, [])
-    base, taken = None, {}
+    comparison = Comparison(title, unit, of, 0, {}, {}, {}, [])
+    reference, measurements = None, {}
     for group in groups:
-        each = [got for run in group.runs if (got := take_fn(run)) is not None]
+        each = [
+            measured for run in group.runs if (measured := take_fn(run)) is not None
+        ]
         if not each:
             continue
         if not all(map(_finite, each)):
-            found.refusals.append(
+            comparison.refusals.append(
                 f"{group.name} is left out: not all its numbers are finite; its "
                 "schedule does not reach there, or a run has diverged"
             )
             continue
-        why = next(filter(None, (_unlike(each[0], got) for got in each[1:])), None)
-        if why is not None:
-            found.refusals.append(
-                f"{group.name} is left out: its seeds are not evaluated alike: {why}"
+        reasons = (_incompatibility(each[0], measured) for measured in each[1:])
+        reason = next(filter(None, reasons), None)
+        if reason is not None:
+            comparison.refusals.append(
+                f"{group.name} is left out: its seeds were evaluated differently: "
+                f"{reason}"
             )
             continue
-        base = base or (group.name, each[0])
-        why = _unlike(base[1], each[0])
-        if why is not None:
-            found.refusals.append(f"{group.name} is not compared with {base[0]}: {why}")
+        reference = reference or (group.name, each[0])
+        reason = _incompatibility(reference[1], each[0])
+        if reason is not None:
+            comparison.refusals.append(
+                f"{group.name} is not compared with {reference[0]}: {reason}"
+            )
             continue
-        taken[group.name] = [got.value for got in each]
-    for name, values in taken.items():
-        found.seeds[name] = len(values)
-        found.values[name] = _difference(key, values, None)
-        if name != base[0]:
-            found.differences[name] = _difference(key, values, taken[base[0]])
-    return found._replace(count=base[1].count if base else 0)
+        measurements[group.name] = [measured.value for measured in each]
+    for name, values in measurements.items():
+        comparison.seeds[name] = len(values)
+        comparison.values[name] = _difference(key, values, None)
+        if name != reference[0]:
+            comparison.differences[name] = _difference(
+                key, values, measurements[reference[0]]
+            )
+    return comparison._replace(count=reference[1].count if reference else 0)
 
 
-def _unlike(a: Measured, b: Measured) -> str | None:
-    """Why two numbers do not compare; None if they do."""
+def _incompatibility(a: Measurement, b: Measurement) -> str | None:
+    """Returns why two measurements cannot be compared; None if they can."""
     try:
         metrics.check_same_recipe(a.recipe, b.recipe)
     except ValueError as error:
@@ -143,8 +152,8 @@ def _unlike(a: Measured, b: Measured) -> str | None:
     return None
 
 
-def _finite(got: Measured) -> bool:
-    value = got.value[1] if isinstance(got.value, tuple) else got.value
+def _finite(measured: Measurement) -> bool:
+    value = measured.value[1] if isinstance(measured.value, tuple) else measured.value
     return bool(np.isfinite(value).all())
 
 

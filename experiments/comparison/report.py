@@ -8,33 +8,33 @@ from experiments.analysis import objective_report
 from experiments.analysis.objective_report import Named
 from experiments.comparison import charts, ode_accuracy, sample_gallery, tables
 from experiments.comparison.grouping import Group
-from experiments.comparison.quantities import Findings
+from experiments.comparison.quantities import Quantities
 from experiments.config.model import from_identity
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
 from experiments.visualization.blocks import Block, Lines, Row, Section
 
 
-def headlines(found: Findings) -> list[Lines]:
-    """Summary sentences: significant differences first, then the others."""
-    apart: list[str] = []
+def headlines(compared: Quantities) -> list[Lines]:
+    """Summarizes in sentences: significant differences first, then the others."""
+    significant: list[str] = []
     equal: list[str] = []
-    for one in found.main:
+    for one in compared.main:
         for name, each in one.differences.items():
             inside = each.low <= 0 <= each.high
-            (equal if inside else apart).append(one.sentence(name))
-    return [Lines(apart), Lines(equal, "equal")]
+            (equal if inside else significant).append(one.sentence(name))
+    return [Lines(significant), Lines(equal, "equal")]
 
 
-def exclusions(found: Findings) -> Lines:
-    """What is not compared and why, each reason once."""
-    build_report = [
-        *found.likelihoods,
-        *found.eps,
-        *(one.finding for one in found.samples),
+def exclusions(compared: Quantities) -> Lines:
+    """Lists what is not compared and why, each reason once."""
+    comparisons = [
+        *compared.likelihoods,
+        *compared.eps,
+        *(one.comparison for one in compared.samples),
     ]
     titles: dict[str, list[str]] = {}
-    for one in build_report:
+    for one in comparisons:
         for why in one.refusals:
             titles.setdefault(why, []).append(one.title)
     lines = []
@@ -44,20 +44,20 @@ def exclusions(found: Findings) -> Lines:
     return Lines(lines, "refused")
 
 
-def notes(groups: Sequence[Group], found: Findings) -> Lines:
-    """What is missing, and what the intervals mean here."""
+def notes(groups: Sequence[Group], compared: Quantities) -> Lines:
+    """Lists what is missing, and what the confidence intervals include."""
     lines = [note for group in groups for run in group.runs for note in run.notes]
-    differences = [each for one in found.main for each in one.differences.values()]
+    differences = [each for one in compared.main for each in one.differences.values()]
     if any(not each.recipe["repetitions_in_error"] for each in differences):
         lines.append(
             "where a recipe has one training seed, the difference is one of these "
             "runs: its interval does not include the variation between seeds"
         )
-    lines += ode_accuracy.notes(groups, found.likelihoods[-1])
-    if (why := tables.unlike_machines(groups)) is not None:
+    lines += ode_accuracy.notes(groups, compared.likelihoods[-1])
+    if (why := tables.different_machines(groups)) is not None:
         lines.append(why)
-    shared = any(one.finding.differences for one in found.samples)
-    if found.samples and not shared:
+    shared = any(one.comparison.differences for one in compared.samples)
+    if compared.samples and not shared:
         lines.append(
             "no two recipes have samples that can be compared: run evaluate with the "
             "same --sampler flags for all"
@@ -66,7 +66,7 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
 
 
 def objectives(groups: Sequence[Group]) -> Lines:
-    """Whether each group learns the same as the first one."""
+    """States whether each group has the same objective as the first one."""
     named = [
         Named(group.name, from_identity(group.first.identity).objective)
         for group in groups
@@ -82,13 +82,13 @@ def objectives(groups: Sequence[Group]) -> Lines:
 
 
 def _same_data(groups: Sequence[Group]) -> str | None:
-    """A line where the held-out examples are other ones, else None."""
+    """Returns a line if the held-out examples differ, else None."""
     first = groups[0]
     for group in groups[1:]:
-        unlike = metrics.same_recipe(group.first.examples, first.first.examples)
-        if unlike:
+        differing = metrics.same_recipe(group.first.examples, first.first.examples)
+        if differing:
             listed = "; ".join(
-                f"{name} {a!r} and {b!r}" for name, (a, b) in unlike.items()
+                f"{name} {a!r} and {b!r}" for name, (a, b) in differing.items()
             )
             names = f"{group.name} and {first.name}"
             return f"{names} have different held-out examples: {listed}"
@@ -108,7 +108,7 @@ def _training(groups: Sequence[Group]) -> Section:
 
 def _throughput(groups: Sequence[Group]) -> Section:
     blocks: list[Any] = [tables.throughput(groups)]
-    if (why := tables.unlike_machines(groups)) is not None:
+    if (why := tables.different_machines(groups)) is not None:
         blocks.append(Lines([why], "refused"))
     lead = (
         "Medians over the logged steps of a run, without compilation, evaluation and "
@@ -117,8 +117,8 @@ def _throughput(groups: Sequence[Group]) -> Section:
     return Section("Throughput", lead, blocks)
 
 
-def build_report(groups: Sequence[Group], found: Findings) -> list[Section]:
-    """All sections of the page."""
+def build_report(groups: Sequence[Group], compared: Quantities) -> list[Section]:
+    """Builds all sections of the page."""
     names = [group.name for group in groups]
     lead = (
         "Lower is better for -log p, eps-MSE and distances. ±: one standard error. "
@@ -126,10 +126,10 @@ def build_report(groups: Sequence[Group], found: Findings) -> list[Section]:
         "of many comparisons of equals, one in twenty excludes 0."
     )
     blocks: list[Block] = [
-        tables.summary(groups, found),
-        *headlines(found),
-        exclusions(found),
-        notes(groups, found),
+        tables.summary(groups, compared),
+        *headlines(compared),
+        exclusions(compared),
+        notes(groups, compared),
     ]
     sections = [
         Section("Summary", lead, blocks),
@@ -141,17 +141,17 @@ def build_report(groups: Sequence[Group], found: Findings) -> list[Section]:
         ),
         _training(groups),
     ]
-    level = charts.levels(found.eps[1:], heldout.LEVELS.tolist(), names)
+    level = charts.levels(compared.eps[1:], heldout.LEVELS.tolist(), names)
     if level is not None:
         sections.append(Section("Difference by log-SNR", "", [level]))
-    if found.samples:
+    if compared.samples:
         lead = (
             "One line per recipe and sampler, against the number of function "
             "evaluations (NFE): left is cheaper, down is better."
         )
         quality: list[Block] = [
-            Row(charts.quality(found.samples, names)),
-            tables.distances(found, names),
+            Row(charts.quality(compared.samples, names)),
+            tables.distances(compared, names),
         ]
         sections.append(Section("Sample quality against NFE", lead, quality))
     side = sample_gallery.section(groups)

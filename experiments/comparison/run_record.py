@@ -1,4 +1,4 @@
-"""What a run has left in its directory, as far as it belongs together."""
+"""Reads the records of a run from its directory, as far as they are consistent."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ UNKNOWN = "unknown"  # the machine of rows that name none
 
 
 class RunRecord(NamedTuple):
-    """What a run has left.
+    """The records of a run.
 
     Fields:
       workdir: its directory, as it was given.
@@ -27,7 +27,7 @@ class RunRecord(NamedTuple):
       rows: of `metrics.jsonl`.
       wall_clock: rows of `wall_clock.jsonl`.
       machines: platform and devices, in words, of all starts that recorded them with
-        their images/s, or else of the last one; empty if unknown.
+        their examples/s, or else of the last one; empty if unknown.
       evaluation: what `eval.json` holds; None where there is none that counts.
       arrays: those of `eval.npz`.
       notes: a line each of what is missing, with the way out.
@@ -45,8 +45,13 @@ class RunRecord(NamedTuple):
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Of the run."""
+        """Config of the run."""
         return self.identity["config"]
+
+    @property
+    def likelihood(self) -> Mapping[str, Any] | None:
+        """Likelihoods of the evaluation; None where there are none."""
+        return None if self.evaluation is None else self.evaluation["likelihood"]
 
     @property
     def examples(self) -> dict[str, Any]:
@@ -61,51 +66,62 @@ class RunRecord(NamedTuple):
 
 
 def read(workdir: pathlib.Path) -> RunRecord:
-    """What a run has left in its directory.
+    """Reads the records of a run from its directory.
 
     Raises:
       UsageError: it holds neither checkpoint nor evaluation, or a file is corrupted.
     """
-    told, arrays, notes = _evaluation(workdir)
-    if told is None or (workdir / manager.DIRECTORY).is_dir():
+    evaluation, arrays, notes = _evaluation(workdir)
+    if evaluation is None or (workdir / manager.DIRECTORY).is_dir():
         with manager.Checkpoints(workdir, read_only=True) as saved:
             step = saved.newest()
             if step is None:
                 raise UsageError(f"{saved.directory} holds no complete checkpoint yet")
-            meaning = saved.identity(step)
-            metadata.check_format(meaning)
-            why = None if told is None else _other(told, saved, step, meaning)
+            identity = saved.identity(step)
+            metadata.check_format(identity)
+            reason = (
+                None
+                if evaluation is None
+                else _other(evaluation, saved, step, identity)
+            )
     else:
-        step, meaning, why = told["settings"]["step"], told["identity"], None
-        metadata.check_format(meaning)
-    if why is not None:
+        step, identity, reason = (
+            evaluation["settings"]["step"],
+            evaluation["identity"],
+            None,
+        )
+        metadata.check_format(identity)
+    if reason is not None:
         path = workdir / "eval.json"
-        notes.append(f"{path} is left out: {why}; move it away and evaluate again")
-        told, arrays = None, {}
+        notes.append(f"{path} is left out: {reason}; move it away and evaluate again")
+        evaluation, arrays = None, {}
+    elif evaluation is not None:
+        left_out = evaluation["left_out"].items()
+        notes += [f"{workdir}: {name} is left out: {why}" for name, why in left_out]
     times = _rows(workdir / metrics_log.WALL_CLOCK)
     return RunRecord(
         workdir,
         step,
-        meaning,
+        identity,
         _rows(workdir / metrics_log.FILE_NAME),
         times,
         _machines(workdir / "environment.json", times),
-        told,
+        evaluation,
         arrays,
         tuple(notes),
     )
 
 
 def _other(
-    told: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
     saved: manager.Checkpoints,
     step: int,
-    meaning: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> str | None:
-    """Of what an evaluation is, if not of the newest checkpoint; None if it is."""
-    if other := metadata.diff(told["identity"], meaning):
+    """Returns why an evaluation is not of the newest checkpoint; None if it is."""
+    if other := metadata.diff(evaluation["identity"], identity):
         return f"it is of another run, {other[0]}"
-    settings = told["settings"]
+    settings = evaluation["settings"]
     if settings["step"] != step:
         return f"it is of step {settings['step']:,}, and the run is at step {step:,}"
     weights = settings["weights"]
@@ -136,7 +152,7 @@ def _evaluation(workdir: pathlib.Path) -> tuple[Any, results.Arrays, list[str]]:
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a record; none where there is no file."""
+    """Reads the rows of a log; none where there is no file."""
     return metrics_log.read(path) if path.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""A study: the same network trained by several recipes, each with several seeds."""
+"""Runs a study: the same network trained by several recipes and seeds."""
 
 import pathlib
 import runpy
@@ -14,7 +14,7 @@ from experiments.visualization import html_page
 
 
 class Study(NamedTuple):
-    """What is trained and how it is judged.
+    """What a study trains and how it evaluates it.
 
     Fields:
       configs: by name of the recipe, the one that the others are compared with first.
@@ -28,7 +28,7 @@ class Study(NamedTuple):
 
 
 def load(path: str) -> Study:
-    """The study of a file with `get_study()` and `get_config(recipe)`.
+    """Loads the study of a file with `get_study()` and `get_config(recipe)`.
 
     Args:
       path: of the file, or the name of a shipped one.
@@ -53,14 +53,14 @@ def load(path: str) -> Study:
     for what, names in (("recipes", recipes), ("seeds", seeds)):
         if len(set(names)) < len(names):
             raise UsageError(f"--study: {path}: {what}={names}: one is named twice")
-    if not seeds or not 2 <= len(recipes) <= grouping.MOST:
+    if not seeds or not 2 <= len(recipes) <= grouping.MAX_GROUPS:
         raise UsageError(
             f"--study: {path} names {len(recipes)} recipes and {len(seeds)} seeds; 2 "
-            f"to {grouping.MOST} recipes are compared, with a seed at least"
+            f"to {grouping.MAX_GROUPS} recipes are compared, with a seed at least"
         )
     for config in configs.values():
         build.check(config)
-        sample_quality.listed(request.samples, config["sampler"])
+        sample_quality.sampler_sections(request.samples, config["sampler"])
     return Study(configs, seeds, request)
 
 
@@ -69,7 +69,7 @@ def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder(workdir: str | pathlib.Path, recipe: str, seed: int) -> pathlib.Path:
-    """Where a run is."""
+    """Returns the directory of a run."""
     return pathlib.Path(workdir) / recipe / str(seed)
 
 

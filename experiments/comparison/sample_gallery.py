@@ -1,4 +1,4 @@
-"""Samples of several recipes side by side, in pairs of one noise and label."""
+"""Shows samples of recipes side by side; a column starts from one noise and label."""
 
 import json
 import zipfile
@@ -27,14 +27,14 @@ PAIRED = (
 Choice = dict[int, tuple[RunRecord, Mapping[str, Any]]]
 
 
-class Drawn(NamedTuple):
-    """What a recipe has drawn.
+class SampleSet(NamedTuple):
+    """Samples of a recipe with the settings that they were drawn by.
 
     Fields:
       name: of the recipe.
       samples: stored values, `[n, *event]`.
       labels: `[n]`.
-      settings: by which they were drawn.
+      settings: of the sampler.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Drawn(NamedTuple):
 
 
 def section(groups: Sequence[Group]) -> Section | None:
-    """Samples of the sampler that most groups share, and why others are left out.
+    """Builds the section for the sampler that most groups share; None without samples.
 
-    None where no group has samples.
+    Says why other groups are left out.
     """
     chosen = _chosen(groups)
     if not chosen:
         return None
-    drawn, lines = _read(groups, chosen)
+    sample_sets, lines = _read(groups, chosen)
     for number, group in enumerate(groups):
         if number not in chosen and group.evaluated:
             lines.append(f"{group.name} has no samples of this sampler and seed")
@@ -60,19 +60,22 @@ def section(groups: Sequence[Group]) -> Section | None:
         f"Sampler {sampler['name']}, {sampler['num_steps']} steps. "
         "Samples in the same position come from the same noise and label."
     )
-    steps = {one.name: one.settings["step"] for one in drawn.values()}
+    steps = {one.name: one.settings["step"] for one in sample_sets.values()}
     if len(set(steps.values())) > 1:
         listed = ", ".join(f"{name} {step:,}" for name, step in steps.items())
         lead += f" Trained to different steps: {listed}."
     return Section(
         "Samples side by side",
         lead,
-        [*_pictures(groups, drawn), *([Lines(lines, "refused")] if lines else [])],
+        [
+            *_pictures(groups, sample_sets),
+            *([Lines(lines, "refused")] if lines else []),
+        ],
     )
 
 
 def _chosen(groups: Sequence[Group]) -> Choice:
-    """The first run of each group and its samples, by the number of the group.
+    """Chooses the first run of each group and its samples, by the group's index.
 
     Of the sampler that most groups share, and of these of that with the most calls.
     """
@@ -88,40 +91,40 @@ def _chosen(groups: Sequence[Group]) -> Choice:
 
 def _read(
     groups: Sequence[Group], chosen: Choice
-) -> tuple[dict[int, Drawn], list[str]]:
-    """What was drawn, by group, and a line for each that is no pair of the first."""
-    drawn: dict[int, Drawn] = {}
+) -> tuple[dict[int, SampleSet], list[str]]:
+    """Reads the chosen samples by group; a line for each set that is not paired."""
+    sample_sets: dict[int, SampleSet] = {}
     lines = []
     for number, (run, row) in chosen.items():
         name, path = groups[number].name, run.workdir / row["file"]
         try:
             with np.load(path) as file:
                 settings = json.loads(str(file["settings"]))
-                one = Drawn(name, file["samples"], file["labels"], settings)
+                one = SampleSet(name, file["samples"], file["labels"], settings)
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             lines.append(f"the samples of {name} cannot be read: {path}: {error}")
             continue
         why = _stale(run, one) or next(
-            (_unpaired(first, one) for first in drawn.values()), None
+            (_unpaired(first, one) for first in sample_sets.values()), None
         )
         if why is None:
-            drawn[number] = one
+            sample_sets[number] = one
         else:
             lines.append(f"the samples of {name} are not shown: {why}")
-    return drawn, lines
+    return sample_sets, lines
 
 
-def _stale(run: RunRecord, one: Drawn) -> str | None:
-    """Why samples are not those of the evaluation; None if they are."""
+def _stale(run: RunRecord, one: SampleSet) -> str | None:
+    """Returns why samples are not those of the evaluation; None if they are."""
     for name in ("step", "weights", "parameters"):
         there, here = one.settings.get(name), run.evaluation["settings"][name]
         if there != here:
-            return f"drawn from {name} {there!r}, and {here!r} were evaluated"
+            return f"sampled from {name} {there!r}, and {here!r} were evaluated"
     return None
 
 
-def _unpaired(a: Drawn, b: Drawn) -> str | None:
-    """Why two draws are no pairs of one noise and label; None if they are."""
+def _unpaired(a: SampleSet, b: SampleSet) -> str | None:
+    """Returns why two sets do not share noise and labels; None if they do."""
     shapes = [one.samples.shape[1:] for one in (a, b)]
     if shapes[0] != shapes[1]:
         return f"they have the shape {shapes[1]}, and those of {a.name} {shapes[0]}"
@@ -136,24 +139,29 @@ def _unpaired(a: Drawn, b: Drawn) -> str | None:
     return None
 
 
-def _pictures(groups: Sequence[Group], drawn: dict[int, Drawn]) -> list[Any]:
-    if not drawn:
+def _pictures(groups: Sequence[Group], sample_sets: dict[int, SampleSet]) -> list[Any]:
+    if not sample_sets:
         return []
-    some = next(iter(drawn.values())).samples
+    some = next(iter(sample_sets.values())).samples
     if some.ndim not in (2, 4) or not sample_images.num_shown(some.shape[1:]):
         text = f"samples of shape {list(some.shape[1:])}: shown are images and points"
         return [Lines([text], "refused")]
     if some.ndim == 2:
-        reach = max(float(np.abs(one.samples[:, :2]).max()) for one in drawn.values())
+        reach = max(
+            float(np.abs(one.samples[:, :2]).max()) for one in sample_sets.values()
+        )
         each = [
             charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
-            for number, one in drawn.items()
+            for number, one in sample_sets.items()
         ]
         return [Row(each, narrow=True)]
-    levels = groups[next(iter(drawn))].first.identity["data"]["levels"]
+    levels = groups[next(iter(sample_sets))].first.identity["data"]["levels"]
     return [
         Strip(
-            [(one.name, one.samples[first : first + A_ROW]) for one in drawn.values()],
+            [
+                (one.name, one.samples[first : first + A_ROW])
+                for one in sample_sets.values()
+            ],
             levels,
             f"samples {first} to {first + A_ROW - 1}",
         )

@@ -1,4 +1,4 @@
-"""The tables of a comparison: a column a recipe, or a row a run."""
+"""Builds the tables of a comparison: a column per recipe, or a row per run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 from experiments.checkpointing import metadata
 from experiments.comparison import ode_accuracy
 from experiments.comparison.grouping import Group
-from experiments.comparison.paired import Finding
-from experiments.comparison.quantities import LIKELIHOODS, Findings
+from experiments.comparison.paired import Comparison
+from experiments.comparison.quantities import LIKELIHOODS, Quantities
 from experiments.comparison.run_record import UNKNOWN, RunRecord
 from experiments.visualization.blocks import Table
 
 
-def summary(groups: Sequence[Group], found: Findings) -> Table:
-    """Summary table: a row for each quantity, a column for each group.
+def summary(groups: Sequence[Group], compared: Quantities) -> Table:
+    """Builds the summary table: a row per quantity, a column per group.
 
-    Images/s are left out where `unlike_machines` says why.
+    Examples/s are left out where `different_machines` says why.
     """
     rows = [["training seeds", *(_seeds(group) for group in groups)]]
     rows.append(["trained to step", *(f"{group.first.step:,}" for group in groups)])
-    for one in found.main:
+    for one in compared.main:
         unit = f", {one.unit}" if one.unit else ""
         cells = [
             f"{value.value:.4g} ± {value.standard_error:.2g}"
@@ -31,14 +31,14 @@ def summary(groups: Sequence[Group], found: Findings) -> Table:
         ]
         rows.append([f"{one.title}{unit}", *cells])
         if one.title == LIKELIHOODS["ode"]:
-            rows += _of_the_solver(groups, unit)
-    if unlike_machines(groups) is None:
-        rows.append(["training images/s", *(_rate(group) for group in groups)])
+            rows += _solver_rows(groups, unit)
+    if different_machines(groups) is None:
+        rows.append(["training examples/s", *(_rate(group) for group in groups)])
     return Table(["", *(group.name for group in groups)], rows)
 
 
-def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
-    """The error of the ODE's solver, and where the ODE was cut off, if that differs."""
+def _solver_rows(groups: Sequence[Group], unit: str) -> list[list[str]]:
+    """Lists the ODE solver's error, and the ODE's ends where they differ."""
     errors = [ode_accuracy.within(group) for group in groups]
     cells = ["-" if error is None else f"{error:.2g}" for error in errors]
     known = any(error is not None for error in errors)
@@ -48,14 +48,14 @@ def _of_the_solver(groups: Sequence[Group], unit: str) -> list[list[str]]:
         for group in groups
     ]
     for name in ("data", "noise"):
-        each = [found.get(name, "-") for found in ends]
+        each = [of_group.get(name, "-") for of_group in ends]
         if len(set(each) - {"-"}) > 1:
             rows.append([f"end of the ODE at the {name}", *each])
     return rows
 
 
-def unlike_machines(groups: Sequence[Group]) -> str | None:
-    """Why images/s are not compared, in one line; None if they are."""
+def different_machines(groups: Sequence[Group]) -> str | None:
+    """Returns why examples/s are not compared, in one line; None if they are."""
     runs = [run for group in groups for run in group.runs]
     every = {run.workdir: run.machines or (UNKNOWN,) for run in runs}
     by_machines: dict[tuple[str, ...], list[str]] = {}
@@ -68,7 +68,7 @@ def unlike_machines(groups: Sequence[Group]) -> str | None:
         f"{' and then '.join(machines)}"
         for machines, workdirs in by_machines.items()
     )
-    return f"training images/s are not compared, on different machines: {listed}"
+    return f"training examples/s are not compared, on different machines: {listed}"
 
 
 def _seeds(group: Group) -> str:
@@ -76,7 +76,7 @@ def _seeds(group: Group) -> str:
 
 
 def _median(run: RunRecord, name: str, machine: str | None = None) -> float | None:
-    """Over the logged steps, or those of one of several machines."""
+    """Returns a median over the logged steps, or those of one of several machines."""
     several = machine is not None and len(run.machines) > 1
     values = [
         row[name]
@@ -88,12 +88,12 @@ def _median(run: RunRecord, name: str, machine: str | None = None) -> float | No
 
 
 def _rate(group: Group) -> str:
-    rates = [r for run in group.runs if (r := _median(run, "images_per_second"))]
+    rates = [r for run in group.runs if (r := _median(run, "examples_per_second"))]
     return f"{np.median(rates):,.0f}" if rates else "-"
 
 
 def configs(groups: Sequence[Group]) -> Table:
-    """The entries of the configs that differ, and versions and data that do."""
+    """Lists config entries, versions and data that differ between groups."""
     each = [
         metadata.entries(
             {
@@ -120,10 +120,10 @@ def _text(value: Any) -> str:
     return "(empty)" if value == "" else str(value)
 
 
-def distances(found: Findings, names: Sequence[str]) -> Table:
-    """Every metric: each group's value, and the paired difference under it."""
+def distances(compared: Quantities, names: Sequence[str]) -> Table:
+    """Lists every sample metric: the value, and the paired difference after it."""
 
-    def cell(one: Finding, name: str) -> str:
+    def cell(one: Comparison, name: str) -> str:
         if name not in one.values:
             return "-"
         value = one.values[name]
@@ -133,24 +133,30 @@ def distances(found: Findings, names: Sequence[str]) -> Table:
         if one.reference != names[0]:
             return text
         each = one.differences[name]
-        apart = not each.low <= 0 <= each.high
-        word = ("worse" if each.value > 0 else "better") if apart else "not significant"
+        significant = not each.low <= 0 <= each.high
+        word = (
+            ("worse" if each.value > 0 else "better")
+            if significant
+            else "not significant"
+        )
         return f"{text}; {each.value:+.3g} [{each.low:+.3g}, {each.high:+.3g}] {word}"
 
     rows = [
-        [one.finding.title, *(cell(one.finding, name) for name in names)]
-        for one in found.samples
+        [one.comparison.title, *(cell(one.comparison, name) for name in names)]
+        for one in compared.samples
     ]
     caption = "After the semicolon: the paired difference from the first recipe."
     return Table(["distance", *names], rows, caption)
 
 
 def throughput(groups: Sequence[Group]) -> Table:
-    """Images per second and peak memory of each run, on each of its machines."""
+    """Lists examples per second and peak memory of each run on each machine."""
     rows = [
         [
             f"{group.name}, seed {run.config['seed']}",
-            f"{rate:,.0f}" if (rate := _median(run, "images_per_second", on)) else "-",
+            f"{rate:,.0f}"
+            if (rate := _median(run, "examples_per_second", on))
+            else "-",
             f"{run.config['batch_size']:,}",
             *(
                 f"{peak:.2f}" if (peak := _median(run, name, on)) else "-"
@@ -162,5 +168,5 @@ def throughput(groups: Sequence[Group]) -> Table:
         for run in group.runs
         for on in run.machines or (None,)
     ]
-    head = ["run", "images/s", "batch", "host GiB", "device GiB", "machine"]
+    head = ["run", "examples/s", "batch", "host GiB", "device GiB", "machine"]
     return Table(head, rows)

@@ -1,4 +1,4 @@
-"""Likelihoods per dimension, in bits where the data have levels, and their errors."""
+"""Converts likelihoods to bits or nats per dimension, with standard errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ from experiments.runtime.files import plain
 TERMS = ("bound", "recon", "diffusion", "prior")
 
 
-def in_units(found: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
-    """Each example's bound, its terms, and density: bits or nats per dimension, `[n]`.
+def in_units(nats: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
+    """Converts bound, its terms, and density to bits or nats per dimension, `[n]`.
 
     Bits where the data have levels.
     """
     dim, levels = _dim(model), levels_of(model.transform)
     cells = dict.fromkeys(TERMS, "discrete") | {"ode": levels}
-    values = {name: np.asarray(found[name], np.float64) for name in cells}
+    values = {name: np.asarray(nats[name], np.float64) for name in cells}
     if levels is None:
         return {name: value / dim for name, value in values.items()}
     with jax.enable_x64(True):
@@ -32,9 +32,9 @@ def in_units(found: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndar
 
 
 def summary(
-    found: Mapping[str, np.ndarray], model: Model, settings: Settings
+    nats: Mapping[str, np.ndarray], model: Model, settings: Settings
 ) -> dict[str, Any]:
-    """Means over examples with their standard errors, as JSON values.
+    """Averages over examples, with standard errors, as JSON values.
 
     In bits per dimension where the data have levels, else in nats per dimension.
     """
@@ -42,22 +42,22 @@ def summary(
     with jax.enable_x64(True):
         means = {
             name: likelihood.summarise(value)
-            for name, value in in_units(found, model).items()
+            for name, value in in_units(nats, model).items()
         }
     values = {
         name: {"mean": float(each.mean), "stderr": float(each.stderr)}
         for name, each in means.items()
     }
     for name in ("bound", "ode"):
-        error = _of_draws(found[f"{name}_stderr"], dim, levels)
+        error = _monte_carlo_error(nats[f"{name}_stderr"], dim, levels)
         values[name]["stderr_draws"] = plain(error)
     return {
         "unit": "nats per dimension" if levels is None else "bits per dimension",
-        "count": len(found["bound"]),
+        "count": len(nats["bound"]),
         "logsnr_range": reach(model, settings),
         "ode_ends": ode_ends(model, settings),
         **values,
-        "solver_error": _solver_error(found, dim, levels, settings),
+        "solver_error": _solver_error(nats, dim, levels, settings),
     }
 
 
@@ -66,20 +66,20 @@ def _dim(model: Model) -> int:
 
 
 def _solver_error(
-    found: Mapping[str, np.ndarray],
+    nats: Mapping[str, np.ndarray],
     dim: int,
     levels: Any,
     settings: Settings,
 ) -> dict[str, Any] | None:
-    """How far the ODE's mean lies above that of twice the steps; None if not known.
+    """Estimates how far the ODE's mean lies above that of twice the steps.
 
-    Not of one example alone or fewer, nor where a number is not finite.
+    None if unknown: of fewer than two examples, or where a number is not finite.
     """
-    if "ode_again" not in found:
+    if "ode_again" not in nats:
         return None
-    again = np.asarray(found["ode_again"], np.float64)
-    nats = np.asarray(found["ode"], np.float64)[: len(again)] - again
-    error = nats / dim / (1.0 if levels is None else np.log(2))
+    again = np.asarray(nats["ode_again"], np.float64)
+    difference = np.asarray(nats["ode"], np.float64)[: len(again)] - again
+    error = difference / dim / (1.0 if levels is None else np.log(2))
     if not np.isfinite(error).all():
         return None
     return {
@@ -91,14 +91,14 @@ def _solver_error(
 
 
 def solver_bound(error: Mapping[str, Any]) -> float:
-    """A bound on the solver's error: its mean and two standard errors."""
+    """Bounds the solver's error: its mean and two standard errors."""
     return abs(error["mean"]) + 2 * error["stderr"]
 
 
-def _of_draws(stderr: np.ndarray, dim: int, levels: Any) -> float:
-    """The part of the error of a mean that more draws or probes would lessen.
+def _monte_carlo_error(stderr: np.ndarray, dim: int, levels: Any) -> float:
+    """Computes the part of a mean's error that more draws or probes would reduce.
 
-    NaN where there is but one.
+    NaN where there is only one.
     """
     nats = float(np.sqrt(np.sum(np.square(stderr, dtype=np.float64)))) / len(stderr)
     return nats / dim / (1.0 if levels is None else np.log(2))

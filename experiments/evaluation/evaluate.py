@@ -1,4 +1,4 @@
-"""What can be said of a trained run, in units that do not depend on its recipe."""
+"""Evaluates a trained run by quantities that do not depend on its recipe."""
 
 import contextlib
 import json
@@ -10,10 +10,9 @@ import jax
 from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded
 from experiments.config import build
-from experiments.data import DataSet
 from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
-from experiments.runtime import files
+from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError, require
 from experiments.runtime.signals import Stopped, stopping
 
@@ -23,10 +22,11 @@ __all__ = ["Request", "evaluate_run"]
 def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Evaluates a run and writes `eval.json` and `eval.npz`.
 
-    Likelihoods of held-out examples, the error of eps at fixed log-SNRs of raw and
-    averaged weights, and metrics of samples against network calls, each with its error
-    and its recipe. What is finished is kept in `evaluation/` and `samples/`: stopped or
-    killed, the same call goes on, and the result is the same.
+    Likelihoods of held-out examples, the eps-MSE at fixed log-SNRs of raw and averaged
+    weights, and metrics of samples against NFE, each with its error and its recipe.
+    What is finished is kept in `evaluation/` and `samples/`: stopped or killed, the
+    same call goes on, and the result is the same. Of data with a mask only the eps-MSE
+    is evaluated.
 
     Args:
       workdir: of the run.
@@ -44,10 +44,11 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping())
-        weights = _load(workdir, request)
+        with progress.announced("loading the weights"):
+            weights = _load(workdir, request)
         loaded = weights[request.weights]
-        dataset = restore.real_data(loaded)
-        _check_unmasked(dataset)
+        with progress.announced("loading the data"):
+            dataset = restore.real_data(loaded)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
@@ -55,32 +56,32 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         require("out", str(path), path.suffix == ".json", "a .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
-        if results.is_there(path, settings):
+        if results.exists(path, settings):
             print(f"evaluated already: {path}", flush=True)
             return path
         if not alone:
             raise UsageError(
-                f"another process evaluates {workdir}: wait until it has ended, and "
-                "the same command finds what it computed"
+                f"another process is evaluating {workdir}: wait until it has ended; "
+                "the same command then uses what it computed"
             )
         try:
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            found, arrays = measurements.everything(workdir, request, weights, dataset)
+            measured, arrays = measurements.measure(workdir, request, weights, dataset)
         except Stopped as stopped:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
-        results.write(path, {"settings": settings, **found}, arrays)
-        rows = measurements.rows(workdir, found)
+        results.write(path, {"settings": settings, **measured}, arrays)
+        rows = measurements.rows(workdir, measured)
         results.write_csv(path, rows)
-    print(measurements.text(found), path, sep="\n", flush=True)
+    print(measurements.text(measured), path, sep="\n", flush=True)
     return path
 
 
 def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
-    """Raw and averaged weights of one step, at once: a training may go on meanwhile.
+    """Loads raw and averaged weights of one step, both before a training removes them.
 
-    It removes checkpoints when there are newer ones.
+    A training that goes on removes checkpoints when there are newer ones.
     """
     asked = restore.Request(
         step=request.step, weights=request.weights, guidance=request.guidance
@@ -89,43 +90,31 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
     return dict(zip(names, restore.load_each(workdir, asked, names), strict=True))
 
 
-def _check_unmasked(dataset: DataSet) -> None:
-    """Refuses data with a mask: neither bits nor features know of one."""
-    if dataset.test.mask is not None:
-        raise UsageError(
-            "the data have a mask: the likelihood of an example in bits or nats, and "
-            "features of samples, would count what it leaves out; what is measured of "
-            "the values that count are test_loss and test_eps_mse in metrics.jsonl"
-        )
-
-
 def _check_count(asked: int | None, there: int) -> None:
-    """Of the held-out examples."""
+    """Checks the number of held-out examples."""
     inside = asked is None or 1 <= asked <= there
     bound = f"in 1..{there}, the held-out examples"
     require("num_examples", asked, inside, bound)
 
 
 def _completed(request: Request, loaded: Loaded) -> Request:
-    """The request with a sampler and the step of the checkpoint."""
+    """Completes the request with a sampler and the step of the checkpoint."""
     asked, own = request.samples, loaded.config["sampler"]
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
-    for section in sample_quality.listed(
-        asked, own
-    ):  # refused before anything is computed
-        build.grid(section, loaded.model.objective.schedule)
+    for section in sample_quality.sampler_sections(asked, own):
+        build.grid(section, loaded.model.objective.schedule)  # refuses wrong ones
     return request._replace(step=loaded.request.step, samples=asked)
 
 
 def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
-    """What the result depends on, as plain JSON values."""
-    found = request._asdict() | {
+    """Collects what the result depends on, as plain JSON values."""
+    settings = request._asdict() | {
         "guidance": loaded.request.guidance,
         "likelihood": request.likelihood._asdict(),
         "samples": request.samples._asdict(),
         "parameters": loaded.digest,
     }
-    del found["out"]
-    return json.loads(json.dumps(found))
+    del settings["out"]
+    return json.loads(json.dumps(settings))

@@ -1,7 +1,7 @@
-"""What sample metrics compare: pixels, features of a classifier trained here, or FID's.
+"""Maps samples to what metrics compare: pixels, or features of a network.
 
-Features of a network are those of its weights: the name of a classifier, which goes
-into the recipe of a metric, carries a digest of them.
+A network is a classifier trained here, Inception for FID, or the user's own. Its name,
+which goes into the recipe of a metric, has a digest of its weights.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ INCEPTION_BATCH = 25  # 1 GB of activations
 
 
 class Features(NamedTuple):
-    """A map from images to what metrics compare.
+    """A map from samples to what metrics compare.
 
     Fields:
       name: of the features, for recipes.
@@ -41,12 +41,12 @@ class Features(NamedTuple):
 
 
 def pixels() -> Features:
-    """The values of the pixels themselves."""
+    """Makes features of the values themselves."""
     return Features("pixels", lambda x: np.asarray(x).reshape(len(x), -1))
 
 
 def own(text: str) -> Features:
-    """A user's own features, `module:function` or `module:Class(arguments)`.
+    """Makes a user's own features, `module:function` or `module:Class(arguments)`.
 
     Args:
       text: names a function of floats `[n, *event]`, as the model sees them, that
@@ -71,7 +71,7 @@ def own(text: str) -> Features:
 
 
 class Classifier(nn.Module):
-    """Two convolutions and a hidden layer: the last layer but one is the features."""
+    """A small CNN; the last layer but one is the features."""
 
     num_classes: int
     channels: int = 32
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images [batch, height, width, channels] as (logits, features)."""
+        """Maps images [batch, height, width, channels] to (logits, features)."""
         x = nn.relu(Conv3x3(self.channels)(x))
         x = nn.relu(Conv3x3(2 * self.channels, stride=2)(x))
         # not relu: a third of the features would be 0 for every image
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
 
 
 def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
-    """Features of a classifier of the labels, trained on the spot.
+    """Trains a classifier of the labels and makes features of it.
 
     The same seed gives the same weights on the same machine with the same settings of
     JAX. Training on the 1,602 digits takes seconds.
@@ -99,8 +99,8 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
       epochs: passes over the training examples, at least 1.
 
     Raises:
-      ValueError: the data are no images, there are fewer than 100 training examples, or
-        nothing to tell apart.
+      ValueError: the data are no images, or there are fewer than 100 training examples
+        or 2 classes.
     """
     if len(data.event_shape) != 3:
         raise ValueError(f"events of shape {data.event_shape}: must be images")
@@ -121,7 +121,7 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
 
 
 def inception(path: str | pathlib.Path) -> Features:
-    """The 2,048 features of FID, for images of 1 or 3 channels with values in [-1, 1].
+    """Makes FID's 2,048 features, for images of 1 or 3 channels in [-1, 1].
 
     Nothing is downloaded: the file is one that you have, such as the port of the
     weights of 2015 to PyTorch.
@@ -146,7 +146,7 @@ def inception(path: str | pathlib.Path) -> Features:
 
 
 def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, by name.
+    """Reads the arrays of a file, by name.
 
     Raises:
       ValueError: there is no such file, or its kind is not known.
@@ -213,19 +213,19 @@ def _trained(
 def _in_batches(
     fn: Callable[[Any], jax.Array], batch: int
 ) -> Callable[[Any], np.ndarray]:
-    """`fn` on any number of rows, compiled for one."""
+    """Applies `fn` to any number of rows, compiled for one batch size."""
 
     def run(x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
         padding = np.zeros((-len(x) % batch, *x.shape[1:]), np.float32)
-        parts = np.split(np.concatenate([x, padding]), range(batch, len(x), batch))
-        return np.concatenate([np.asarray(fn(part)) for part in parts])[: len(x)]
+        batches = np.split(np.concatenate([x, padding]), range(batch, len(x), batch))
+        return np.concatenate([np.asarray(fn(part)) for part in batches])[: len(x)]
 
     return run
 
 
 def _all(values: Any) -> np.ndarray:
-    """All rows, read if they are lazy."""
+    """Reads all rows, which may be lazy."""
     return np.asarray(values[np.arange(len(values))])
 
 

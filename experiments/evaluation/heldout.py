@@ -1,10 +1,10 @@
-"""The test examples: the objective's own loss, and the error of eps on one ruler.
+"""Evaluates held-out examples: the objective's own loss, and eps-MSE by log-SNR.
 
-Losses of two objectives cannot be compared. The mean squared error of eps, per
-dimension, at fixed log-SNRs can: it is a number about the denoiser alone, whatever it
-predicts and whatever its schedule, weighting and training times are. Half its integral
-over the log-SNR is the diffusion part of the likelihood's bound, in nats per dimension;
-that over [-5, 7] is 6 times the mean over `LEVELS`, by the midpoint rule.
+Losses of two objectives cannot be compared. The eps-MSE (mean squared error of eps, per
+dimension) at fixed log-SNRs can: it depends on the denoiser alone, whatever it predicts
+and whatever its schedule, weighting and training times are. Half its integral over the
+log-SNR is the diffusion term of the variational bound, in nats per dimension; that over
+[-5, 7] is 6 times the mean over `LEVELS`, by the midpoint rule.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs
 
 
 class Evaluation(NamedTuple):
-    """Of each example, means over the values that count where there is a mask.
+    """Losses of each example; means over the unmasked values where there is a mask.
 
     Fields:
       loss: of the objective, mean over its draws, [batch].
@@ -35,18 +35,18 @@ class Evaluation(NamedTuple):
 
 
 def levels_of(number: Any, draws: int) -> Any:
-    """Which of `LEVELS` an example is seen at, in turn: [batch, draws]."""
+    """Assigns `LEVELS` to the draws of each example, in turn: [batch, draws]."""
     return (number[:, None] * draws + np.arange(draws)[None]) % len(LEVELS)
 
 
 def reached(schedule: Schedule) -> np.ndarray:
-    """Which of `LEVELS` a schedule reaches, bool."""
+    """Returns which of `LEVELS` a schedule reaches, bool."""
     low, high = schedule.logsnr_range()
     return (low <= LEVELS) & (high >= LEVELS)
 
 
 def times_of_levels(schedule: Schedule) -> jax.Array:
-    """The time of each of `LEVELS`, float32; the nearest end where it is not reached.
+    """Returns the time of each of `LEVELS`, float32, clipped to the schedule's range.
 
     `EvalAccumulator` masks these entries as NaN.
     """
@@ -66,7 +66,7 @@ def eval_step(
     matched: jax.Array | None = None,
     counts: jax.Array | None = None,
 ) -> Evaluation:
-    """Loss and error of each example, at times and noise that never change.
+    """Computes loss and eps-MSE of each example, at times and noise that never change.
 
     An example that has noise of its own is seen with that in every draw, as in
     training; only its times are drawn.
@@ -116,19 +116,19 @@ def eval_step(
 
 
 class EvalAccumulator:
-    """The mean over a data set, of which each example is added once.
+    """Averages over a data set, of which each example is added once.
 
     Args:
       draws: as in `eval_step`.
-      told: which of `LEVELS` count, such as those `reached`.
+      included: which of `LEVELS` count, such as those `reached`.
     """
 
-    def __init__(self, draws: int, told: np.ndarray):
-        self._draws, self._told, self._loss, self._count = draws, told, 0.0, 0
+    def __init__(self, draws: int, included: np.ndarray):
+        self._draws, self._included, self._loss, self._count = draws, included, 0.0, 0
         self._sums, self._counts = np.zeros((2, len(LEVELS)))
 
     def add(self, found: Evaluation, number: np.ndarray, mask: np.ndarray) -> None:
-        """Examples `number` [batch], of those that `mask` [batch] is True for."""
+        """Adds examples `number` [batch] where `mask` [batch] is True."""
         loss, eps_mse = (np.asarray(part, np.float64)[mask] for part in found)
         self._loss, self._count = self._loss + loss.sum(), self._count + len(loss)
         level = levels_of(number, self._draws)[mask]
@@ -136,13 +136,13 @@ class EvalAccumulator:
         np.add.at(self._counts, level, 1)
 
     def row(self) -> dict[str, Any]:
-        """`loss`, `eps_mse` (mean over `LEVELS`) and `eps_mse_by_level`.
+        """Returns `loss`, `eps_mse` (mean over `LEVELS`) and `eps_mse_by_level`.
 
-        NaN at a level that does not count or that no example was seen at, and for the
-        mean if there is one: a mean over other levels cannot be compared.
+        NaN at a level that is not included or that no example was evaluated at, and
+        then for the mean too: a mean over other levels cannot be compared.
         """
         some = np.maximum(self._counts, 1)
-        seen = self._told & (self._counts > 0)
+        seen = self._included & (self._counts > 0)
         each = np.where(seen, self._sums / some, np.nan)
         return {
             "loss": self._loss / self._count,

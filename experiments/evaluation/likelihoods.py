@@ -1,8 +1,8 @@
-"""Likelihoods of the held-out examples of a run, in nats (`units.py` for others).
+"""Computes likelihoods of the held-out examples, in nats (others: `bits_per_dim`).
 
-Per example, given its label and vector: the bound in continuous time over a range of
-log-SNRs, and the density by the probability-flow ODE, of uniformly dequantised values
-where the data have levels.
+Per example, given its label and vector: the variational bound in continuous time over a
+range of log-SNRs, and the density by the probability-flow ODE, of uniformly dequantised
+values where the data have levels.
 """
 
 import functools
@@ -18,26 +18,31 @@ from diffusionflow import likelihood, predictions, random, times
 from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
 from experiments.data import DataTransform, Examples, loader
-from experiments.evaluation.result_cache import Arrays, Parts
-from experiments.runtime import rng, sharding
+from experiments.evaluation.result_cache import Arrays, Chunks
+from experiments.runtime import progress, rng, sharding
 
+NAMES = {  # of what is computed, for the progress
+    "bound": "likelihood, variational bound",
+    "ode": "likelihood, probability-flow ODE",
+}
 SIGMAS = 3.5
-MOST_AGAIN = 64  # examples whose ODE is solved again, in twice the steps
+MAX_ACCURACY_CHECKS = 64  # examples whose ODE is also solved in twice the steps
 
-PartsFn = Callable[[str, Mapping[str, Any]], Parts]
+ChunksFn = Callable[[str, Mapping[str, Any]], Chunks]
 
 
 class Settings(NamedTuple):
-    """Settings that the numbers depend on, besides weights and examples.
+    """What the numbers depend on, besides weights and examples.
 
     Fields:
-      logsnr_min: where the bound begins, or where the schedule does.
-      logsnr_max: where it ends, likewise; None for what the data need, see `reach`.
+      logsnr_min: where the bound begins, at least the schedule's minimum.
+      logsnr_max: where it ends, likewise; None for the end that `reach` derives from
+        the data.
       num_times: times of the bound in each of its draws.
       num_draws: independent draws of the bound.
       ode_steps: of the fourth-order method.
       num_probes: for the divergence of the ODE.
-      seed: of all that is drawn.
+      seed: of all random numbers.
     """
 
     logsnr_min: float = -10.0
@@ -50,17 +55,17 @@ class Settings(NamedTuple):
 
 
 def levels_of(transform: DataTransform) -> likelihood.QuantizedLevels | None:
-    """The levels that floats have after the transform, from -1 to 1."""
+    """Returns the quantization levels of floats after the transform, from -1 to 1."""
     if transform.levels is None:
         return None
     return likelihood.QuantizedLevels.between(transform.levels, -1.0, 1.0)
 
 
 def reach(model: Model, settings: Settings) -> tuple[float, float]:
-    """The range of log-SNRs of the bound: of the settings, as far as the schedule goes.
+    """Returns the log-SNR range of the bound: of the settings, within the schedule's.
 
-    Every range gives a bound. By default it ends where a level is told from its
-    neighbours by `SIGMAS` deviations of the noise, beyond which a network that is not
+    Every range gives a bound. By default it ends where half the distance of two levels
+    is `SIGMAS` standard deviations of the noise, beyond which a network that is not
     exact only adds to it; for data without levels, at 10.
     """
     schedule, levels = model.objective.schedule, levels_of(model.transform)
@@ -76,18 +81,18 @@ def per_example(
     params: Any,
     examples: Examples,
     settings: Settings,
-    parts_fn: PartsFn,
+    chunks_fn: ChunksFn,
     *,
     batch_size: int,
 ) -> dict[str, np.ndarray]:
-    """Nats of each example, `[n]` each, computed in batches of which each is kept.
+    """Computes the nats of each example, `[n]` each, in batches that are cached.
 
     Args:
       model: of the run.
       params: raw or averaged.
       examples: held out, with their labels.
       settings: of bound and ODE.
-      parts_fn: where the batches of a kind, by its settings, are kept.
+      chunks_fn: cache of the batches of a kind, by its settings.
       batch_size: of a batch.
 
     Returns:
@@ -100,8 +105,11 @@ def per_example(
     def computed(kind: str, settings: Settings, count: int, batch_size: int) -> Arrays:
         asked = _asked(kind, model, settings) | {"batch_size": batch_size}
         fn = _compiled({"bound": _bound, "ode": _ode}[kind], model, settings)
-        fn, parts = functools.partial(fn, params), parts_fn(kind, asked)
-        return _in_batches(fn, examples, parts, count, batch_size)
+        fn, chunks = functools.partial(fn, params), chunks_fn(kind, asked)
+        what = NAMES[kind]
+        if kind == "ode":
+            what += f", {settings.ode_steps} steps"
+        return _in_batches(fn, examples, chunks, count, batch_size, what)
 
     found = dict(computed("bound", settings, count, batch_size))
     found |= computed("ode", settings, count, batch_size)
@@ -113,17 +121,17 @@ def per_example(
 
 
 def num_again(count: int) -> int:
-    """Of how many examples the ODE is solved in twice the steps, to tell its error.
+    """Returns for how many examples the ODE is solved in twice the steps.
 
-    An eighth of them, for a quarter of the ODE's network calls, and 64 at most; none
-    where that is one.
+    The difference estimates the solver's error. An eighth of them, for a quarter of the
+    ODE's network calls, and 64 at most; none where that is one.
     """
-    found = min(MOST_AGAIN, count // 8)
+    found = min(MAX_ACCURACY_CHECKS, count // 8)
     return found if found > 1 else 0
 
 
 def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
-    """The settings that the numbers of a kind depend on."""
+    """Selects the settings that the numbers of a kind depend on."""
     if kind == "bound":
         known = {"logsnr_range": reach(model, settings)}
         names = ("num_times", "num_draws", "seed")
@@ -136,24 +144,27 @@ def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
 def _in_batches(
     fn: Callable[..., Arrays],
     examples: Examples,
-    parts: Parts,
+    chunks: Chunks,
     count: int,
     batch_size: int,
+    what: str,
 ) -> dict[str, np.ndarray]:
-    """What `fn` gives for the first `count` examples, in batches that are kept."""
-    found: dict[str, list[np.ndarray]] = {}
-    for number, mask in loader.padded(count, batch_size):
+    """Evaluates `fn` on the first `count` examples, in batches that are cached."""
+    batches: dict[str, list[np.ndarray]] = {}
+    with progress.PartProgress(what, count, "examples") as reported:
+        for number, mask in loader.padded(count, batch_size):
 
-        def compute(
-            number: np.ndarray = number, mask: np.ndarray = mask
-        ) -> Mapping[str, np.ndarray]:
-            values = fn(examples.gather(number), number.astype(np.int32))
-            return {name: np.asarray(value)[mask] for name, value in values.items()}
+            def compute(
+                number: np.ndarray = number, mask: np.ndarray = mask
+            ) -> Mapping[str, np.ndarray]:
+                values = fn(examples.gather(number), number.astype(np.int32))
+                return {name: np.asarray(value)[mask] for name, value in values.items()}
 
-        part = parts.get(f"{number[0]:08d}-{number[mask][-1] + 1:08d}", compute)
-        for name, value in part.items():
-            found.setdefault(name, []).append(value)
-    return {name: np.concatenate(values) for name, values in found.items()}
+            chunk = chunks.get(f"{number[0]:08d}-{number[mask][-1] + 1:08d}", compute)
+            for name, value in chunk.items():
+                batches.setdefault(name, []).append(value)
+            reported.advance(int(mask.sum()))
+    return {name: np.concatenate(values) for name, values in batches.items()}
 
 
 def _compiled(fn: Any, model: Model, settings: Settings) -> Any:
@@ -179,7 +190,7 @@ def _bound(
         schedule=schedule,
         density=times.UniformLogSNR(low, high),
         levels=levels_of(model.transform),
-        prior="standard",  # of the noise at hand: the same whatever a schedule's scale
+        prior="standard",  # of the noise itself: independent of a schedule's scale
         num_times=settings.num_times,
         num_draws=settings.num_draws,
         t_min=_time(schedule, high),
@@ -214,11 +225,11 @@ def _ode(
 
 
 def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
-    """Between which times the ODE is solved: 0 and 1, where the network is defined.
+    """Returns the times between which the ODE is solved: 0 and 1 where possible.
 
-    Where it is singular, the time of the log-SNR at which the bound ends. At the data
-    that makes another model, whose samples have that little noise, and its likelihood
-    is exact: an x network has no ODE that goes on to sigma = 0.
+    Where the network is singular, the time of the log-SNR at which the bound ends. At
+    the data that makes a different model, whose samples have that little noise, and its
+    likelihood is exact: an x network has no ODE that extends to sigma = 0.
     """
     objective = model.objective
     zero_fn = lambda z, t: jnp.zeros_like(z)
@@ -238,9 +249,9 @@ def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
 
 
 def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:
-    """The log-SNR at which the ODE was cut off, by end; None where it was not.
+    """Returns the log-SNR at which the ODE is truncated, by end; None where it is not.
 
-    That it is cut is asked for by the settings; else the ends are the schedule's own.
+    Truncated ends follow from the settings, the others from the schedule.
     """
     schedule, found = model.objective.schedule, {}
     for name, t, own in zip(

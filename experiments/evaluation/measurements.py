@@ -1,4 +1,4 @@
-"""What an evaluation computes and tells, from weights that are loaded."""
+"""Computes and formats the results of an evaluation, from weights that are loaded."""
 
 import functools
 import pathlib
@@ -15,11 +15,21 @@ from experiments.evaluation import (
     per_example,
     sample_quality,
 )
-from experiments.evaluation.result_cache import Parts, ResultCache
+from experiments.evaluation.result_cache import Chunks, ResultCache
 from experiments.runtime import environment
 from experiments.sampling import generate, shards
 
-FOLDER = "evaluation"  # of what is finished, in the workdir
+FOLDER = "evaluation"  # of the cache, in the workdir
+LEFT_OUT = {  # of data with a mask, and why
+    "likelihood": (
+        "the data have a mask: the likelihood of an example would include the values "
+        "that the mask excludes, on which the network was never trained"
+    ),
+    "sample quality": (
+        "the data have a mask: samples have none, and features of the data would "
+        "include the values that it excludes"
+    ),
+}
 
 
 class Request(NamedTuple):
@@ -47,13 +57,16 @@ class Request(NamedTuple):
     out: str | None = None
 
 
-def everything(
+def measure(
     workdir: pathlib.Path,
     request: Request,
     weights: Mapping[str, Loaded],
     dataset: DataSet,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `eval.json` and `eval.npz` hold.
+    """Computes what `eval.json` and `eval.npz` hold.
+
+    Of data with a mask that is the eps-MSE over the unmasked values alone; `left_out`
+    says what is missing and why.
 
     Args:
       workdir: of the run.
@@ -62,93 +75,126 @@ def everything(
       dataset: of the run.
     """
     loaded = weights[request.weights]
-    cabinet = ResultCache(workdir / FOLDER)
+    cache = ResultCache(workdir / FOLDER)
     for name, each in weights.items():
-        _tell_left_out(workdir, cabinet, name, each)
-    nats = _nats(request, loaded, dataset, cabinet)
+        _report_unused(workdir, cache, name, each)
+    left_out = LEFT_OUT if dataset.test.mask is not None else {}
+    for name, reason in left_out.items():
+        print(f"{name} is left out: {reason}", flush=True)
     eps_mse = {
-        name: _eps_mse(request, weights[name], dataset, cabinet)
+        name: _eps_mse(request, name, weights[name], dataset, cache)
         for name in ("raw", "ema")
     }
-    judge = sample_quality.SampleEvaluator(loaded.model, dataset, request.samples)
-    samples = [
-        sample_quality.evaluate_samples(
-            workdir, judge, _to_draw(workdir, request, loaded, section)
-        )
-        for section in sample_quality.listed(request.samples, loaded.config["sampler"])
-    ]
-    of_each = bits_per_dim.in_units(nats, loaded.model)
-    arrays = {name: of_each[name] for name in ("bound", "ode")}
-    arrays |= {f"eps_mse_{name}": value for name, value in eps_mse.items()}
-    arrays |= {f"samples_{i}": found for i, (_, found) in enumerate(samples)}
-    return {
+    arrays = {f"eps_mse_{name}": value for name, value in eps_mse.items()}
+    results = {
         "identity": loaded.identity,
         "environment": environment.environment(),
-        "likelihood": bits_per_dim.summary(nats, loaded.model, request.likelihood),
+        "left_out": dict(left_out),
         "eps_mse": per_example.summary(eps_mse),
-        "floor": judge.floor(),
-        "accuracy": judge.accuracy(),
-        "samples": [told for told, _ in samples],
-    }, arrays
+        "likelihood": None,
+        "held_out_baseline": [],
+        "accuracy": None,
+        "samples": [],
+    }
+    if not left_out:
+        for compute in (_likelihood, _sample_quality):
+            more, more_arrays = compute(workdir, request, loaded, dataset, cache)
+            results |= more
+            arrays |= more_arrays
+    return results, arrays
 
 
-def _parts(
-    cabinet: ResultCache, loaded: Loaded, kind: str, settings: Mapping[str, Any]
-) -> Parts:
-    """Where parts that depend on these weights and settings are kept."""
-    own = {name: getattr(loaded.request, name) for name in ("weights", "step")}
-    own["parameters"] = loaded.digest
-    return cabinet.parts(kind, own | dict(settings))
-
-
-def _tell_left_out(
-    workdir: pathlib.Path, cabinet: ResultCache, name: str, loaded: Loaded
-) -> None:
-    """Prints which cached parts are not used, as of a run that was trained again."""
-    step = loaded.request.step
-    found = cabinet.left_out(name, step, loaded.digest)
-    for why in sorted(set(found.values())):
-        folders = ", ".join(one for one in found if found[one] == why)
-        print(
-            f"left out, in {workdir / FOLDER}, of the {name} weights of step {step:,}: "
-            f"{folders}, of {why}",
-            flush=True,
-        )
-
-
-def _nats(
-    request: Request, loaded: Loaded, dataset: DataSet, cabinet: ResultCache
-) -> dict[str, np.ndarray]:
-    """Of the held-out examples that are asked for."""
+def _likelihood(
+    workdir: pathlib.Path,
+    request: Request,
+    loaded: Loaded,
+    dataset: DataSet,
+    cache: ResultCache,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Computes bound and density of the held-out examples that are asked for."""
+    del workdir
     examples = dataset.test
     if request.num_examples is not None:
         examples = examples.gather(np.arange(request.num_examples))
-    return likelihoods.per_example(
+    nats = likelihoods.per_example(
         loaded.model,
         loaded.params,
         examples,
         request.likelihood,
-        functools.partial(_parts, cabinet, loaded),
+        functools.partial(_chunks, cache, loaded),
         batch_size=request.batch_size,
     )
+    summary = bits_per_dim.summary(nats, loaded.model, request.likelihood)
+    each = bits_per_dim.in_units(nats, loaded.model)
+    return {"likelihood": summary}, {name: each[name] for name in ("bound", "ode")}
+
+
+def _sample_quality(
+    workdir: pathlib.Path,
+    request: Request,
+    loaded: Loaded,
+    dataset: DataSet,
+    cache: ResultCache,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Computes the quality of samples of every sampler, and that of held-out data."""
+    del cache
+    evaluator = sample_quality.SampleEvaluator(loaded.model, dataset, request.samples)
+    sections = sample_quality.sampler_sections(
+        request.samples, loaded.config["sampler"]
+    )
+    rows, arrays = [], {}
+    for number, section in enumerate(sections):
+        to_sample = _to_sample(workdir, request, loaded, section)
+        row, resamples = sample_quality.evaluate_samples(workdir, evaluator, to_sample)
+        rows.append(row)
+        arrays[f"samples_{number}"] = resamples
+    baseline = evaluator.held_out_baseline()
+    accuracy = evaluator.accuracy()
+    results = {"held_out_baseline": baseline, "accuracy": accuracy, "samples": rows}
+    return results, arrays
+
+
+def _chunks(
+    cache: ResultCache, loaded: Loaded, kind: str, settings: Mapping[str, Any]
+) -> Chunks:
+    """Opens the cached results of these weights and settings."""
+    own = {name: getattr(loaded.request, name) for name in ("weights", "step")}
+    own["parameters"] = loaded.digest
+    return cache.chunks(kind, own | dict(settings))
+
+
+def _report_unused(
+    workdir: pathlib.Path, cache: ResultCache, name: str, loaded: Loaded
+) -> None:
+    """Prints which cached results are not used, as of a run that was trained again."""
+    step = loaded.request.step
+    unused = cache.unused(name, step, loaded.digest)
+    for reason in sorted(set(unused.values())):
+        folders = ", ".join(one for one in unused if unused[one] == reason)
+        print(
+            f"left out, in {workdir / FOLDER}, of the {name} weights of step {step:,}: "
+            f"{folders}, of {reason}",
+            flush=True,
+        )
 
 
 def _eps_mse(
-    request: Request, loaded: Loaded, dataset: DataSet, cabinet: ResultCache
+    request: Request, name: str, loaded: Loaded, dataset: DataSet, cache: ResultCache
 ) -> np.ndarray:
     return per_example.per_example(
         loaded.model,
         loaded.params,
         dataset.test,
-        _parts(cabinet, loaded, "eps", {"batch_size": request.batch_size}),
+        _chunks(cache, loaded, "eps", {"batch_size": request.batch_size}),
         batch_size=request.batch_size,
+        what=f"held-out eps-MSE, {name} weights",
     )
 
 
-def _to_draw(
+def _to_sample(
     workdir: pathlib.Path, request: Request, loaded: Loaded, section: dict[str, Any]
 ) -> Loaded:
-    """What `quality.judged` draws; a draw from other weights is quarantined."""
+    """Requests the samples of a sampler; quarantines those of other weights."""
     asked = loaded.request._replace(
         num_samples=request.samples.num_samples,
         seed=request.samples.seed,
@@ -165,29 +211,22 @@ def _to_draw(
     return loaded._replace(request=asked)
 
 
-def rows(workdir: pathlib.Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every number of a result with its error, in the columns of `results.csv`.
+def rows(workdir: pathlib.Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lists every number with its error, in the columns of `results.csv`.
 
-    Likelihoods have intervals of two standard errors, metrics those of the bootstrap.
+    Likelihoods and eps-MSE have intervals of two standard errors, metrics those of the
+    bootstrap.
     """
-    likelihood, listed = found["likelihood"], []
-    for name in ("bound", "ode"):
-        value, error = (likelihood[name][key] for key in ("mean", "stderr"))
-        listed.append(
-            {
-                "quantity": f"{name} ({likelihood['unit']})",
-                "value": value,
-                "standard_error": error,
-                "low": value - 2 * error,
-                "high": value + 2 * error,
-            }
-        )
-    drawn = [{"sampler": None, "nfe": None, "metrics": found["floor"]}]
-    for each in [*drawn, *found["samples"]]:
-        section = each["sampler"]
+    listed = [*_likelihood_rows(results["likelihood"]), *_eps_mse_rows(results)]
+    baseline = {
+        "sampler": None,
+        "nfe": None,
+        "metrics": results["held_out_baseline"],
+    }
+    for each in [baseline, *results["samples"]]:
         sampler = "held-out examples"
-        if section is not None:
-            sampler = "{name}@{num_steps}@{grid}".format(**section)
+        if each["sampler"] is not None:
+            sampler = sample_quality.sampler_text(each["sampler"])
         listed += [
             {
                 "quantity": one["metric"],
@@ -201,9 +240,73 @@ def rows(workdir: pathlib.Path, found: Mapping[str, Any]) -> list[dict[str, Any]
     return [{"run": str(workdir), **row} for row in listed]
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """The result in a few lines."""
-    likelihood = found["likelihood"]
+def _likelihood_rows(likelihood: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if likelihood is None:
+        return []
+    return [
+        _row(f"{name} ({likelihood['unit']})", **likelihood[name])
+        for name in ("bound", "ode")
+    ]
+
+
+def _eps_mse_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lists the eps-MSE of raw and averaged weights at each log-SNR reached."""
+    eps_mse = results["eps_mse"]
+    return [
+        _row(f"eps-MSE ({weights}) at log-SNR {logsnr:g}", mean=mean, stderr=stderr)
+        for weights in ("raw", "ema")
+        for logsnr, mean, stderr in zip(
+            eps_mse["logsnr"],
+            eps_mse[weights]["mean"],
+            eps_mse[weights]["stderr"],
+            strict=True,
+        )
+        if mean is not None
+    ]
+
+
+def _row(quantity: str, *, mean: float, stderr: float, **unused: Any) -> dict[str, Any]:
+    """Makes a row with an interval of two standard errors."""
+    return {
+        "quantity": quantity,
+        "value": mean,
+        "standard_error": stderr,
+        "low": mean - 2 * stderr,
+        "high": mean + 2 * stderr,
+    }
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """Formats the results in a few lines."""
+    lines = [f"{name}: left out" for name in results["left_out"]]
+    lines += _likelihood_lines(results["likelihood"])
+    eps_mse = results["eps_mse"]
+    for weights in ("raw", "ema") if results["left_out"] else ():
+        means = ", ".join(
+            f"{mean:.4g} at {logsnr:g}"
+            for logsnr, mean in zip(
+                eps_mse["logsnr"], eps_mse[weights]["mean"], strict=True
+            )
+            if mean is not None
+        )
+        lines.append(f"eps-MSE by log-SNR, {weights} weights: {means}")
+    baseline = {"sampler": None, "metrics": results["held_out_baseline"]}
+    for row in [baseline, *results["samples"]]:
+        sampler = row["sampler"]
+        who = "held-out examples"
+        if sampler is not None:
+            who = f"{sampler['name']}, NFE {row['nfe']}"
+        lines += [
+            f"{who}: {one['metric']} of {one['recipe']['features'].partition('(')[0]} "
+            f"{one['value']:.4g} +- {one['standard_error']:.2g}"
+            for one in row["metrics"]
+        ]
+    return "\n".join(lines)
+
+
+def _likelihood_lines(likelihood: Mapping[str, Any] | None) -> list[str]:
+    if likelihood is None:
+        return []
     lines = [
         f"{name}: {likelihood[name]['mean']:.4f} +- {likelihood[name]['stderr']:.4f} "
         f"{likelihood['unit']}, {likelihood['count']} held-out examples"
@@ -215,14 +318,4 @@ def text(found: Mapping[str, Any]) -> str:
             f"ode: the solver's error is within {bound:.2g}, by "
             f"{error['steps']} steps for {error['count']} of the examples"
         )
-    for row in [{"sampler": None, "metrics": found["floor"]}, *found["samples"]]:
-        sampler = row["sampler"]
-        who = "held-out examples themselves"
-        if sampler is not None:
-            who = f"{sampler['name']}, {row['nfe']} calls"
-        lines += [
-            f"{who}: {one['metric']} of {one['recipe']['features'].partition('(')[0]} "
-            f"{one['value']:.4g} +- {one['standard_error']:.2g}"
-            for one in row["metrics"]
-        ]
-    return "\n".join(lines)
+    return lines

@@ -1,6 +1,7 @@
-"""The error of eps of held-out examples at fixed log-SNRs, of raw and averaged weights.
+"""Computes the eps-MSE of each held-out example, of raw and averaged weights.
 
-What is measured while training (`evaluation.py`) is a mean; here it is each example's.
+Training logs its mean (`heldout.EvalAccumulator`). With a mask it is the mean over the
+unmasked values of each example.
 """
 
 from collections.abc import Mapping
@@ -12,47 +13,54 @@ import numpy as np
 from experiments.config.model import Model
 from experiments.data import Examples, loader
 from experiments.evaluation import heldout
-from experiments.evaluation.result_cache import Parts
-from experiments.runtime import rng, sharding
+from experiments.evaluation.result_cache import Chunks
+from experiments.runtime import progress, rng, sharding
 from experiments.runtime.files import plain
 
 
 def per_example(
-    model: Model, params: Any, examples: Examples, parts: Parts, *, batch_size: int
+    model: Model,
+    params: Any,
+    examples: Examples,
+    chunks: Chunks,
+    *,
+    batch_size: int,
+    what: str = "held-out eps-MSE",
 ) -> np.ndarray:
-    """The squared error of each example at each level, NaN where there is none.
+    """Computes the eps-MSE of each example at each log-SNR, NaN where not reached.
 
     Args:
       model: of the run.
       params: raw or averaged.
       examples: held out, with their labels.
-      parts: where the errors are kept.
+      chunks: cache of the errors.
       batch_size: of a batch.
+      what: name of the computation, for the progress.
 
     Returns:
       `[n, levels]`.
     """
-    compute = lambda: _errors(model, params, examples, batch_size)
-    errors = parts.get("eps-mse", compute)["eps_mse"]
-    told = heldout.reached(model.objective.schedule)
-    return np.where(told, errors, np.nan)
+    compute = lambda: _errors(model, params, examples, batch_size, what)
+    errors = chunks.get("eps-mse", compute)["eps_mse"]
+    reached = heldout.reached(model.objective.schedule)
+    return np.where(reached, errors, np.nan)
 
 
-def summary(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The mean at each level over all examples and its standard error, by weights."""
+def summary(by_weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Averages over examples at each log-SNR, with standard errors, by weights."""
     return {"logsnr": heldout.LEVELS.tolist()} | {
         weights: {
             "mean": plain(errors.mean(0)),
             "stderr": plain(errors.std(0, ddof=1) / np.sqrt(len(errors))),
         }
-        for weights, errors in found.items()
+        for weights, errors in by_weights.items()
     }
 
 
 def _errors(
-    model: Model, params: Any, examples: Examples, batch_size: int
+    model: Model, params: Any, examples: Examples, batch_size: int, what: str
 ) -> dict[str, np.ndarray]:
-    draws = len(heldout.LEVELS)  # then `evaluation.levels_of` has them in order
+    draws = len(heldout.LEVELS)  # then `heldout.levels_of` has them in order
     key = rng.stream(0, rng.EVALUATE)
 
     def program(params: Any, batch: Examples, number: jax.Array) -> jax.Array:
@@ -61,8 +69,10 @@ def _errors(
         ).eps_mse
 
     eval_fn = jax.jit(program, compiler_options=sharding.compiler_options())
-    rows = []
-    for number, mask in loader.padded(len(examples.labels), batch_size):
-        found = eval_fn(params, examples.gather(number), number.astype(np.int32))
-        rows.append(np.asarray(found)[mask])
+    rows, count = [], len(examples.labels)
+    with progress.PartProgress(what, count, "examples") as reported:
+        for number, mask in loader.padded(count, batch_size):
+            errors = eval_fn(params, examples.gather(number), number.astype(np.int32))
+            rows.append(np.asarray(errors)[mask])
+            reported.advance(int(mask.sum()))
     return {"eps_mse": np.concatenate(rows)}

@@ -1,4 +1,4 @@
-"""Results computed in parts, which a killed run leaves and the next one finds."""
+"""Caches partial results on disk, so that a killed evaluation can go on."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from experiments.runtime import files
 Arrays = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
 SETTINGS = "settings.json"
-FORMAT = 1  # of kinds and names; parts of another one are not found
+FORMAT = 1  # of kinds and names; chunks of a different one are not used
 
 
-class Parts:
-    """Arrays on disk by name; one folder for each set of settings.
+class Chunks:
+    """Stores chunks of results by name; one folder for each set of settings.
 
     Args:
-      folder: where the parts are.
+      folder: where the chunks are.
       settings: plain JSON values, what the numbers depend on; written next to them.
     """
 
@@ -33,7 +33,7 @@ class Parts:
             temporary.write_text(json.dumps(dict(settings), indent=2) + "\n")
 
     def get(self, name: str, compute: Callable[[], Arrays]) -> dict[str, np.ndarray]:
-        """The arrays of a part: found whole where they are, or computed and kept."""
+        """Reads the arrays of a chunk, or computes and stores them."""
         path = self._folder / f"{name}.npz"
         if path.exists():
             try:
@@ -50,9 +50,9 @@ class Parts:
 
 
 class ResultCache:
-    """Parts of several kinds, each kept by the settings that it depends on.
+    """On-disk cache of partial results, keyed by the settings that they depend on.
 
-    So a kind is found again when settings of another one have changed.
+    Results of a kind stay valid when settings of another kind change.
 
     Args:
       folder: where the folders of the kinds are.
@@ -61,24 +61,24 @@ class ResultCache:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
 
-    def parts(self, kind: str, settings: Settings) -> Parts:
-        """Those of a kind and its settings, plain JSON values."""
+    def chunks(self, kind: str, settings: Settings) -> Chunks:
+        """Opens the chunks of a kind and its settings, plain JSON values."""
         settings = {"format": FORMAT, **settings}
         text = json.dumps(settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Parts(self._folder / f"{kind}-{digest}", settings)
+        return Chunks(self._folder / f"{kind}-{digest}", settings)
 
-    def left_out(self, weights: str, step: int, parameters: str) -> dict[str, str]:
-        """Folders of what are called these weights, and why they are not taken."""
-        found = {}
+    def unused(self, weights: str, step: int, parameters: str) -> dict[str, str]:
+        """Maps folders of weights with this name and step to why they are not used."""
+        reasons = {}
         for path in sorted(self._folder.glob(f"*/{SETTINGS}")):
             try:
                 there = json.loads(path.read_text())
                 named = there["weights"], there["step"]
                 other = there["parameters"] != parameters
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # nothing of ours, and not read
+                continue  # not of this cache
             if named == (weights, step) and (other or there.get("format") != FORMAT):
                 why = "other weights, before the run was trained again"
-                found[path.parent.name] = why if other else "another version"
-        return found
+                reasons[path.parent.name] = why if other else "another version"
+        return reasons

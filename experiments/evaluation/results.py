@@ -1,9 +1,10 @@
-"""The files of an evaluation: `eval.json`, its arrays `eval.npz`, `results.csv`.
+"""Writes and reads the files of an evaluation: `eval.json` with `eval.npz`, and CSV.
 
-The arrays are what a comparison takes: `bound` and `ode` of each example in the unit
+The arrays are what a comparison reads: `bound` and `ode` of each example in the unit
 of `eval.json`; `eps_mse_raw` and `eps_mse_ema` of each example and level, NaN where the
 schedule does not reach; and `samples_0`, `samples_1`, ...: the resamples of the metrics
-of each sampler, `[metrics, num_resamples]`, in the order of `eval.json`.
+of each sampler, `[metrics, num_resamples]`, in the order of `eval.json`. The table is
+`results.csv`. Of data with a mask there are the `eps_mse` arrays alone.
 """
 
 import csv
@@ -21,34 +22,34 @@ from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.sampling import shards
 
-FORMAT = 3
+FORMAT = 4
 
 Arrays = dict[str, np.ndarray]
 
 
 class NewerError(UsageError):
-    """A newer version wrote it."""
+    """Raised if a newer version wrote the result."""
 
 
 def write(
-    path: pathlib.Path, told: Mapping[str, Any], found: Mapping[str, np.ndarray]
+    path: pathlib.Path, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Writes the arrays, and then the JSON values with their digest.
 
     Args:
-      path: of the `eval.json`; killed at any moment, what is there is whole or none.
-      told: plain JSON values.
-      found: the arrays.
+      path: of the `eval.json`; killed at any moment, it is complete or absent.
+      values: plain JSON values.
+      arrays: by name.
     """
-    beside = path.with_suffix(".npz")
-    with files.atomic_write(beside) as temporary:
+    arrays_path = path.with_suffix(".npz")
+    with files.atomic_write(arrays_path) as temporary:
         with temporary.open("wb") as file:
-            np.savez(file, **dict[str, Any](found))
+            np.savez(file, **dict[str, Any](arrays))
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    arrays = {"file": beside.name, "sha256": digest}
-    whole = {"format": FORMAT, **told, "arrays": arrays}
+    described = {"file": arrays_path.name, "sha256": digest}
+    content = {"format": FORMAT, **values, "arrays": described}
     with files.atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(whole, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 COLUMNS = (
@@ -65,7 +66,7 @@ COLUMNS = (
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
-    """Writes every number with its error as a table, for programs of your own.
+    """Writes every number with its error as a table, for other programs.
 
     Args:
       path: of the `eval.json`; the table is `results.csv` next to it, or has its name.
@@ -87,11 +88,11 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.
     return table
 
 
-def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the result is there; refuses one of other settings.
+def exists(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
+    """Returns whether the result exists; refuses one of other settings.
 
-    One of an older format is computed again, as is one whose arrays are gone; what was
-    computed in parts is taken from the cache.
+    One of an older format is computed again, as is one whose arrays are missing; cached
+    partial results are used.
 
     Raises:
       UsageError: it is that of other settings or weights, of a newer format, or no
@@ -100,10 +101,11 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     if not path.exists():
         _check_free(path.with_suffix(".npz"))
         return False
-    if (there := _told(path).get("format", 0)) > FORMAT:
+    values = _values(path)
+    if (there := values.get("format", 0)) > FORMAT:
         raise _newer(path, there)
-    _check_weights(path, _told(path)["settings"], settings)
-    shards.check_same(path, _told(path)["settings"], settings)
+    _check_weights(path, values["settings"], settings)
+    shards.check_same(path, values["settings"], settings)
     try:
         read(path)
     except UsageError as error:
@@ -115,7 +117,7 @@ def is_there(path: pathlib.Path, settings: Mapping[str, Any]) -> bool:
 def _check_weights(
     path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> None:
-    """Refuses a result of weights that are called the same and are other ones."""
+    """Refuses a result of different weights of the same name and step."""
     same = all(there.get(name) == here.get(name) for name in ("weights", "step"))
     if same and there.get("parameters") != here.get("parameters"):
         raise UsageError(
@@ -124,19 +126,19 @@ def _check_weights(
         )
 
 
-def _check_free(beside: pathlib.Path) -> None:
-    """Refuses to write over a file that no evaluation has written."""
-    if not beside.exists():
+def _check_free(arrays_path: pathlib.Path) -> None:
+    """Refuses to overwrite a file that no evaluation has written."""
+    if not arrays_path.exists():
         return
     try:
-        with np.load(beside) as file:
-            ours = "bound" in file.files
+        with np.load(arrays_path) as file:
+            is_evaluation = bool({"bound", "eps_mse_raw"} & set(file.files))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        ours = False
-    if not ours:
+        is_evaluation = False
+    if not is_evaluation:
         raise UsageError(
-            f"{beside}, where the arrays would be written, is no evaluation's; choose "
-            "another --out"
+            f"{arrays_path}, where the arrays would be written, is no evaluation's; "
+            "choose another --out"
         )
 
 
@@ -145,22 +147,24 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
 
     Raises:
       UsageError: it is no evaluation or of another format, or its arrays are missing or
-        other ones.
+        different ones.
     """
-    told = _told(path)
-    if told.get("format", 0) > FORMAT:
-        raise _newer(path, told["format"])
-    if told.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {told.get('format')}, not {FORMAT}")
-    beside = path.with_name(told["arrays"]["file"])
+    values = _values(path)
+    if values.get("format", 0) > FORMAT:
+        raise _newer(path, values["format"])
+    if values.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {values.get('format')}, not {FORMAT}")
+    arrays_path = path.with_name(values["arrays"]["file"])
     try:
-        content = beside.read_bytes()
+        content = arrays_path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{beside}, which belongs to {path}, is missing") from error
-    if hashlib.sha256(content).hexdigest() != told["arrays"]["sha256"]:
-        raise UsageError(f"{beside} is corrupted or does not belong to {path}")
+        raise UsageError(
+            f"{arrays_path}, which belongs to {path}, is missing"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != values["arrays"]["sha256"]:
+        raise UsageError(f"{arrays_path} is corrupted or does not belong to {path}")
     with np.load(io.BytesIO(content)) as file:
-        return told, {name: file[name] for name in file.files}
+        return values, {name: file[name] for name in file.files}
 
 
 def _newer(path: pathlib.Path, there: int) -> NewerError:
@@ -170,10 +174,10 @@ def _newer(path: pathlib.Path, there: int) -> NewerError:
     )
 
 
-def _told(path: pathlib.Path) -> dict[str, Any]:
+def _values(path: pathlib.Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text())
-        told["settings"].keys()
+        values = json.loads(path.read_text())
+        values["settings"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is no evaluation; choose another --out") from error
-    return told
+    return values

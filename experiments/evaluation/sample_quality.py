@@ -1,8 +1,8 @@
-"""Sample quality against NFE, with the held-out examples as a baseline."""
+"""Measures sample quality against NFE, with the held-out set as baseline."""
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from experiments.config import build
 from experiments.config.model import Model
 from experiments.data import DataSet, Examples
 from experiments.evaluation import features
+from experiments.runtime import progress
 from experiments.runtime.errors import UsageError
 from experiments.sampling import generate
 
@@ -27,7 +28,7 @@ METRICS = {
 
 
 class Settings(NamedTuple):
-    """What is drawn and measured.
+    """What is sampled and measured.
 
     Fields:
       samplers: such as `"ddim@25"`: name, steps; `"ddim@25@cosine"` names a grid too.
@@ -46,11 +47,11 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-def section(text: str, default: dict[str, Any]) -> dict[str, Any]:
-    """The section `sampler` of a config that `name@steps` or `name@steps@grid` means.
+def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
+    """Parses `name@steps` or `name@steps@grid` to the section `sampler` of a config.
 
     Raises:
-      UsageError: it is written otherwise, or the sampler is unknown.
+      UsageError: the syntax is another one, or the sampler is unknown.
     """
     match = re.fullmatch(r"([^@]+)@(\d+)(?:@([^@]+))?", text)
     if match is None:
@@ -58,24 +59,25 @@ def section(text: str, default: dict[str, Any]) -> dict[str, Any]:
             f"sampler={text!r}: write name@steps or name@steps@grid, such as ddim@25"
         )
     name, steps, grid = match.groups()
-    found = {
+    section = {
         "name": name,
         "num_steps": int(steps),
         "grid": default["grid"] if grid is None else grid,
     }
-    build.sampler(found)
-    return found
+    build.sampler(section)
+    return section
 
 
-def maps(dataset: DataSet, settings: Settings) -> list[features.Features]:
-    """What is compared: values, and for images features of one or two networks."""
-    found = [features.pixels()]
+def feature_maps(dataset: DataSet, settings: Settings) -> list[features.Features]:
+    """Makes the features to compare: values, for images of one or two networks too."""
+    listed = [features.pixels()]
     if len(dataset.event_shape) == 3:
         if dataset.num_classes > 1 and len(dataset.train.labels) >= features.BATCH:
-            found.append(features.classifier(dataset, seed=settings.seed))
+            with progress.PartProgress("sample quality, training the classifier"):
+                listed.append(features.classifier(dataset, seed=settings.seed))
         if settings.inception:
-            found.append(features.inception(settings.inception))
-    return found + [features.own(text) for text in settings.features]
+            listed.append(features.inception(settings.inception))
+    return listed + [features.own(text) for text in settings.features]
 
 
 class SampleEvaluator:
@@ -83,62 +85,91 @@ class SampleEvaluator:
 
     Args:
       model: of the run, for the transform.
-      dataset: of the run; the held-out examples tell what real data would get.
+      dataset: of the run; its held-out examples are the baseline.
       settings: of the comparison.
     """
 
     def __init__(self, model: Model, dataset: DataSet, settings: Settings):
         self._model, self._settings = model, settings
-        self._maps = maps(dataset, settings)
+        self._maps = feature_maps(dataset, settings)
         self._digest, self.held_out = dataset.identity(), dataset.test
-        self._real, self._held_out = map(self._features, (dataset.train, dataset.test))
+        self._train = self._features(dataset.train, "training examples")
+        self._held_out = self._features(dataset.test, "held-out examples")
 
-    def _features(self, examples: Examples) -> dict[str, np.ndarray]:
-        return self.features(examples.values[np.arange(len(examples.labels))])
+    def _features(self, examples: Examples, what: str) -> dict[str, np.ndarray]:
+        return self.features(examples.values[np.arange(len(examples.labels))], what)
 
-    def features(self, stored: np.ndarray) -> dict[str, np.ndarray]:
-        """Features of stored values, `[n, features]`, by name."""
+    def features(self, stored: np.ndarray, what: str) -> dict[str, np.ndarray]:
+        """Computes features of stored values, `[n, features]`, by name.
+
+        Args:
+          stored: `[n, *event]`.
+          what: they are, for the progress.
+        """
         x = np.asarray(self._model.transform.to_float(stored))
-        return {found.name: found.features_fn(x) for found in self._maps}
+        by_name = {}
+        with progress.PartProgress(
+            f"sample quality, features of {what}", len(self._maps), "kinds"
+        ) as reported:
+            for each in self._maps:
+                by_name[each.name] = each.features_fn(x)
+                reported.advance()
+        return by_name
 
-    def measured(
-        self, found: dict[str, np.ndarray]
+    def measure(
+        self, by_name: dict[str, np.ndarray], what: str
     ) -> tuple[list[dict[str, Any]], np.ndarray]:
-        """Every metric of every kind of features, with errors and recipe.
+        """Computes every metric of every kind of features, with errors and recipe.
 
-        And the resamples of each, `[metrics, num_resamples]`: see `metrics.subtract`.
+        Args:
+          by_name: the features, `[n, features]`, by their name.
+          what: they are of, for the progress.
+
+        Returns:
+          The estimates as rows, and the resamples of each, `[metrics, num_resamples]`:
+          see `metrics.subtract`.
         """
         key = jax.random.key(self._settings.seed)
         reference = f"training examples: {self._digest}"
         rows, every = [], []
-        for kind, values in found.items():
-            for name, metric in METRICS.items():
-                with threadpool_limits(_threads(values.shape[1])):
-                    estimate, resamples = metrics.measure_resampled(
-                        key,
-                        metric,
-                        values,
-                        self._real[kind],
-                        features=kind,
-                        reference=reference,
-                        num_resamples=self._settings.num_resamples,
-                    )
-                rows.append({"metric": name, **estimate._asdict()})
-                every.append(resamples)
+        total = len(by_name) * len(METRICS)
+        with progress.PartProgress(
+            f"sample quality, metrics of {what}", total, "metrics"
+        ) as reported:
+            for kind, values in by_name.items():
+                for name, metric in METRICS.items():
+                    with threadpool_limits(_threads(values.shape[1])):
+                        estimate, resamples = metrics.measure_resampled(
+                            key,
+                            metric,
+                            values,
+                            self._train[kind],
+                            features=kind,
+                            reference=reference,
+                            num_resamples=self._settings.num_resamples,
+                        )
+                    rows.append({"metric": name, **estimate._asdict()})
+                    every.append(resamples)
+                    reported.advance()
         return rows, np.stack(every)
 
-    def floor(self) -> list[dict[str, Any]]:
-        """What the held-out examples get."""
-        return self.measured(self._held_out)[0]
+    def held_out_baseline(self) -> list[dict[str, Any]]:
+        """Computes the metrics of the held-out examples."""
+        return self.measure(self._held_out, "held-out examples")[0]
 
-    def at_the_floors_count(self, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """What the first samples get, as many as the floor has."""
+    def metrics_at_baseline_size(
+        self, by_name: dict[str, np.ndarray], what: str
+    ) -> list[dict[str, Any]]:
+        """Computes metrics of the first n samples, n the number of held-out examples.
+
+        They compare with the held-out baseline: the Frechet distance depends on n.
+        """
         count = len(next(iter(self._held_out.values())))
-        first = {kind: values[:count] for kind, values in found.items()}
-        return self.measured(first)[0]
+        first = {kind: values[:count] for kind, values in by_name.items()}
+        return self.measure(first, f"the first {count:,} {what}")[0]
 
-    def num_calls(self, request: restore.Request) -> int:
-        """Network calls that a sample takes."""
+    def nfe(self, request: restore.Request) -> int:
+        """Counts the function evaluations of the network for a sample."""
         objective = self._model.objective
         zero_fn = predictions.denoiser(
             _zero, kind=objective.kind, schedule=objective.schedule
@@ -163,7 +194,7 @@ class SampleEvaluator:
         return int(counted[0]) * (1 if request.guidance in (0, 1) else 2)
 
     def accuracy(self) -> float | None:
-        """Of the classifier whose features are compared, on the held-out examples."""
+        """Returns the accuracy of the classifier on the held-out examples, or None."""
         return next((m.accuracy for m in self._maps if m.accuracy is not None), None)
 
 
@@ -173,41 +204,50 @@ def _zero(z: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _threads(features: int) -> int | None:
-    """Of linear algebra: one where matrices are so small that more only wait."""
+    """Limits threads of linear algebra to one where the matrices are small."""
     return 1 if features <= 256 else None
 
 
 def evaluate_samples(
-    workdir: pathlib.Path, judge: SampleEvaluator, loaded: restore.Loaded
+    workdir: pathlib.Path, evaluator: SampleEvaluator, loaded: restore.Loaded
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Draws by one sampler, or finds what was drawn, and measures it.
+    """Samples by one sampler, unless its samples exist, and measures their quality.
 
     Args:
       workdir: of the run.
-      judge: of its data.
+      evaluator: of its data.
       loaded: the weights, with a complete request.
 
     Returns:
       The results as plain values, and the resamples of its metrics.
     """
-    path = generate.drawn(workdir, loaded, judge.held_out)
     request = loaded.request
+    what = f"samples of {sampler_text(request.sampler)}"
+    with progress.PartProgress(f"sample quality, {what}", bar=False):
+        path = generate.drawn(workdir, loaded, evaluator.held_out)
     with np.load(path) as file:
         stored = file["samples"]
-    found = judge.features(stored)
-    rows, resamples = judge.measured(found)
-    told = {
+    by_name = evaluator.features(stored, what)
+    rows, resamples = evaluator.measure(by_name, what)
+    row = {
         "file": path.relative_to(workdir).as_posix(),
         "sampler": dict(request.sampler),
         "guidance": request.guidance,
-        "nfe": judge.num_calls(request),
+        "nfe": evaluator.nfe(request),
         "count": len(stored),
         "metrics": rows,
-        "at_the_floors_count": judge.at_the_floors_count(found),
+        "metrics_at_baseline_size": evaluator.metrics_at_baseline_size(by_name, what),
     }
-    return told, resamples
+    return row, resamples
 
 
-def listed(settings: Settings, default: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """The sections of all samplers of the settings."""
-    return [section(text, default) for text in settings.samplers]
+def sampler_sections(
+    settings: Settings, default: dict[str, Any]
+) -> Sequence[dict[str, Any]]:
+    """Parses all samplers of the settings."""
+    return [sampler_section(text, default) for text in settings.samplers]
+
+
+def sampler_text(section: Mapping[str, Any]) -> str:
+    """Formats a section `sampler` as `name@steps@grid`."""
+    return "{name}@{num_steps}@{grid}".format(**section)

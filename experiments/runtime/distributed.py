@@ -1,4 +1,4 @@
-"""Several processes of one run: how they find each other, and how they end.
+"""Coordinates the processes of one run: how they join, agree and end.
 
 Every process runs the same program on its own part of each batch; the first one writes
 logs and pictures, all of them write checkpoints.
@@ -30,7 +30,7 @@ _LOST = re.compile(
 
 
 def define_flags() -> None:
-    """The flags that say which processes make up a run."""
+    """Defines the flags that say which processes make up a run."""
     flags.DEFINE_string(
         NAMES[0], None, "HOST:PORT of process 0, for a run of several processes."
     )
@@ -82,19 +82,21 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes what only one writes."""
+    """Returns whether this process writes what only one writes."""
     return jax.process_index() == 0
 
 
 def from_first(value: int) -> int:
-    """What the first process has for `value`, in all of them; all must call it."""
+    """Broadcasts `value` of the first process to all; all must call it."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
 def on_first(call_fn: Callable[[], int | None]) -> int | None:
-    """What `call_fn` returns in the first process, in all; all must call this.
+    """Runs `call_fn` in the first process and returns its result in all.
+
+    All processes must call this.
 
     Args:
       call_fn: called in the first process only; gives a number, at least 0, or None.
@@ -143,7 +145,7 @@ def check_alone(stop: Stop) -> None:
 
 
 def is_peer_lost(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is a failed exchange with a process."""
+    """Returns whether an error comes from a failed exchange with a process."""
     while error is not None:
         text = " ".join(str(error).split())
         if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(text):
@@ -156,7 +158,7 @@ def is_peer_lost(error: BaseException | None) -> bool:
 def watching_peers() -> Iterator[None]:
     """Turns a failed exchange with another process into `PeerLost`.
 
-    Before that it waits for JAX's coordination service to find out who is missing: that
+    Before that it waits for JAX's coordination service to find who is missing: that
     prints the name and ends this process. Any other error is left as it is.
     """
     try:
@@ -171,7 +173,7 @@ def watching_peers() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Sees to it that this process ends with an exit code soon, whoever else does.
+    """Ensures that this process ends with an exit code soon, whatever the others do.
 
     The usual way out waits for all processes, in vain if the others have no error. It
     is to be taken at once; after `LEAVE` seconds in it the process ends all the same.

@@ -1,4 +1,4 @@
-"""Versions, devices, git revision and memory of the process that runs."""
+"""Reports versions, devices, git revision and memory of this process."""
 
 import contextlib
 import importlib.metadata
@@ -18,7 +18,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this library and of those it runs on."""
+    """Returns the versions of Python, this library and its dependencies."""
     found = {"python": platform.python_version()}
     for name in ("diffusionflow", *LIBRARIES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and git revision, for `environment.json`."""
+    """Collects versions, devices and git revision, for `environment.json`."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -44,14 +44,14 @@ def _devices() -> list[str]:
 
 
 def machine(environment: Mapping[str, Any] | None = None) -> str:
-    """Platform and devices in words, of an `environment.json` or of this process."""
+    """Describes platform and devices, of an `environment.json` or of this process."""
     here = {"platform": platform.platform(), "devices": _devices()}
     found = here if environment is None else environment
     return f"{found['platform']}, {', '.join(found['devices'])}"
 
 
 def git_revision() -> str | None:
-    """The checked-out commit, with "+changes" if files differ; None without git."""
+    """Returns the commit, with "+changes" if files differ; None without git."""
     here = pathlib.Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -69,9 +69,9 @@ def git_revision() -> str | None:
 
 
 def memory() -> dict[str, float]:
-    """Peak memory so far in GiB: of this process, and of its fullest device.
+    """Returns peak memory so far in GiB: of this process, and of its fullest device.
 
-    The latter where the backend tells, which a CPU does not.
+    The latter where the backend reports it, which a CPU does not.
     """
     found = {"host_memory_gib": _peak() / 2**30}
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
@@ -82,7 +82,7 @@ def memory() -> dict[str, float]:
 
 
 def _peak() -> int:
-    """Peak memory of this process in bytes.
+    """Returns the peak memory of this process in bytes.
 
     Linux's `ru_maxrss` is no less than that of the process which started this one.
     """

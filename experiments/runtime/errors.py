@@ -1,4 +1,4 @@
-"""Errors that the command line prints as one line, each with its exit code."""
+"""Defines errors that the command line prints as one line, with an exit code."""
 
 import contextlib
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """A setting is wrong; the message names it, what is allowed, and the way out.
+    """Raised for a wrong setting: names it, what is allowed, and the way out.
 
     The exit code is 2.
     """
@@ -19,7 +19,7 @@ class UsageError(ValueError):
 
 
 class SaveError(RuntimeError):
-    """Something could not be written. The exit code is 1."""
+    """Raised if something could not be written. The exit code is 1."""
 
     code = 1
 
@@ -28,13 +28,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an `OSError`
 
 
 class Diverged(FloatingPointError):
-    """Training cannot go on: its numbers are not finite. The exit code is 3."""
+    """Raised if training cannot go on with non-finite numbers. The exit code is 3."""
 
     code = 3
 
 
 class PeerLost(RuntimeError):
-    """Another process of the run has ended or does not answer. The exit code is 4."""
+    """Raised if another process ended or does not answer. The exit code is 4."""
 
     code = 4
 
@@ -47,7 +47,7 @@ def check_name(where: str, name: str, known: Collection[str]) -> None:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Which known name may have been meant, and all of them, in words."""
+    """Suggests which known name may have been meant, and lists them all."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(known) or 'none'}"

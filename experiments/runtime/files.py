@@ -1,4 +1,4 @@
-"""Locks: files that one process at a time holds, released when it ends, however."""
+"""Locks, writes atomically and formats files of a run."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,9 @@ import numpy as np
 
 
 def acquire_lock(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
-    """Takes a lock until `stack` is left.
+    """Takes a lock that one process at a time holds, until `stack` is left.
+
+    It is released when the process ends, however it ends.
 
     Args:
       stack: whoever holds it.
@@ -40,7 +42,7 @@ def acquire_lock(stack: contextlib.ExitStack, path: pathlib.Path) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Arrays and scalars as JSON values: 9 digits (float32), None for non-finite."""
+    """Converts to JSON values: 9 digits (float32), None for non-finite numbers."""
     if isinstance(value, (bool, str)) or value is None:
         return value
     if isinstance(value, (list, tuple)) or np.ndim(value):
@@ -52,7 +54,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the name `path` once it is on disk."""
+    """Gives a path to write to, which is renamed to `path` once it is on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, plain lines elsewhere."""
+"""Shows progress: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import functools
@@ -6,15 +6,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from experiments.runtime import distributed
 
+SILENT = 3.0  # seconds after which something that takes long is announced
+
 
 class TrainingProgress:
-    """Progress: a bar on a terminal, a plain line per report elsewhere.
+    """Shows training progress: a bar on a terminal, a line per report elsewhere.
 
     Args:
       step: the step that the run starts from.
@@ -47,22 +56,22 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step)
 
     def report(self, step: int, loss: float) -> dict[str, float]:
-        """Shows loss, images/s and time left; returns the wall-clock figures."""
+        """Shows loss, examples/s and time left; returns the wall-clock figures."""
         now = time.perf_counter()
         rate = (step - self._last) * self._batch_size / max(now - self._mark, 1e-9)
         per_step = (now - self._begin) / max(step - self._first, 1)
         self._last, self._mark = step, now
         left = duration((self._num_steps - step) * per_step)
-        text = f"loss {loss:.4f}  {rate:,.0f} images/s  {left} left"
+        text = f"loss {loss:.4f}  {rate:,.0f} examples/s  {left} left"
         if self._bar.disable:
             self.say(f"step {step:,}/{self._num_steps:,}  {text}")
         else:
             self._bar.update(self._task, completed=step, text=text)
-        return {"images_per_second": rate}
+        return {"examples_per_second": rate}
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Keeps what happens inside out of images/s (not out of the time left)."""
+        """Excludes what happens inside from examples/s, not from the time left."""
         start = time.perf_counter()
         yield
         self._mark += time.perf_counter() - start
@@ -77,7 +86,7 @@ class TrainingProgress:
 
 
 class SamplingProgress:
-    """Progress of a draw: a bar on a terminal, a line for each shard elsewhere.
+    """Shows sampling progress: a bar on a terminal, a line per shard elsewhere.
 
     Args:
       count: samples in all.
@@ -86,7 +95,7 @@ class SamplingProgress:
 
     def __init__(self, count: int, console: Console | None = None):
         self._console = console or Console(file=sys.stdout, soft_wrap=True)
-        self._count, self._done, self._drawn = count, 0, 0
+        self._count, self._done, self._sampled = count, 0, 0
         self._begin = time.perf_counter()
         self._bar = Progress(
             TextColumn("sample"),
@@ -100,24 +109,24 @@ class SamplingProgress:
         self._bar.start()
 
     def skip(self, count: int) -> None:
-        """`count` samples were there already."""
+        """Counts samples that existed already."""
         self._done += count
         self._bar.update(self._task, completed=self._done)
 
     def advance(self, count: int) -> None:
-        """`count` samples were drawn."""
-        self._drawn += count
+        """Counts samples that were generated."""
+        self._sampled += count
         self._done += count
         self._bar.update(self._task, completed=self._done, text=self._text())
 
     def shard(self) -> None:
-        """A shard is finished."""
+        """Reports that a shard is finished."""
         if self._bar.disable and self._done < self._count:
             line = f"sample {self._done:,}/{self._count:,}  {self._text()}"
             self._console.print(line, markup=False, highlight=False)
 
     def _text(self) -> str:
-        rate = self._drawn / max(time.perf_counter() - self._begin, 1e-9)
+        rate = self._sampled / max(time.perf_counter() - self._begin, 1e-9)
         left = duration((self._count - self._done) / rate)
         return f"{rate:,.0f} samples/s, compilation included  {left} left"
 
@@ -126,8 +135,85 @@ class SamplingProgress:
         self._bar.stop()
 
 
+class PartProgress:
+    """Shows the progress of one part of a job: a bar on a terminal, lines elsewhere.
+
+    As a context. Elsewhere a line is printed at its start, at its end, and every
+    `every` seconds in between, so that a part that takes long is never silent.
+
+    Args:
+      what: the part, such as "likelihood, variational bound".
+      total: how much there is to do.
+      unit: what `total` counts, such as "examples".
+      console: where to write; standard output by default.
+      every: seconds.
+      bar: whether a terminal shows a bar; without, it shows nothing of this part.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int = 1,
+        unit: str = "",
+        console: Console | None = None,
+        every: float = SILENT,
+        bar: bool = True,
+    ):
+        self._console = console or Console(file=sys.stdout, soft_wrap=True)
+        self._what, self._total, self._unit = what, total, unit
+        self._done, self._every, self._ended = 0, every, threading.Event()
+        self._begin = time.perf_counter()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not (bar and self._console.is_terminal),
+        )
+        self._lines = not self._console.is_terminal
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> "PartProgress":
+        if self._lines:
+            self._say(f"{self._what}{self._amount()} ...")
+            self._thread.start()
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, *unused: Any) -> None:
+        self._ended.set()
+        self._bar.stop()
+        if self._lines:
+            self._thread.join()
+            if kind is None:
+                self._say(f"{self._what}: {self._elapsed()}")
+
+    def advance(self, count: int = 1) -> None:
+        """Counts `count` more as done."""
+        self._done += count
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=self._done)
+
+    def _repeat(self) -> None:
+        """Prints how far the part is, until it ends."""
+        while not self._ended.wait(self._every):
+            of = f"{self._done:,}/{self._total:,}, " if self._total > 1 else ""
+            self._say(f"{self._what}: {of}{self._elapsed()} so far")
+
+    def _amount(self) -> str:
+        return f", {self._total:,} {self._unit}" if self._unit else ""
+
+    def _elapsed(self) -> str:
+        return duration(time.perf_counter() - self._begin)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+
 def duration(seconds: float) -> str:
-    """Seconds as `42 s`, `7 min 05 s` or `3 h 20 min`."""
+    """Formats seconds as `42 s`, `7 min 05 s` or `3 h 20 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -136,14 +222,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole // 60 % 60:02d} min"
 
 
-SILENT = 3.0  # seconds after which something that takes long is announced
-
-
 @contextlib.contextmanager
 def announced(
     what: str, say_fn: Callable[[str], None] | None = None, after: float = SILENT
 ) -> Iterator[None]:
-    """Says what is under way where it takes long, and then how long it took.
+    """Announces what is under way if it takes long, and then how long it took.
 
     Args:
       what: such as "compiling the training step".

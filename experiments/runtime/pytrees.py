@@ -1,4 +1,4 @@
-"""Leaves of pytrees by their paths."""
+"""Names, compares and hashes the leaves of pytrees."""
 
 import hashlib
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by path, in their order: `block_0/kernel`.
+    """Maps paths to leaves, in their order: `block_0/kernel`.
 
     The paths are the same for a NamedTuple and for the dict that Orbax makes of it.
     """
@@ -18,7 +18,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def first_difference(saved: Any, target: Any) -> str | None:
-    """The first leaf in which two trees of shaped leaves differ, in words.
+    """Describes the first leaf in which two trees of shaped leaves differ.
 
     Args:
       saved: pytree of leaves with `shape` and `dtype`, as in the checkpoint.
@@ -41,7 +41,7 @@ def first_difference(saved: Any, target: Any) -> str | None:
 
 
 def digest(tree: Any) -> str:
-    """Of the numbers of all leaves in their order: 16 digits tell weights apart."""
+    """Computes a hash of the numbers of all leaves: 16 digits identify the weights."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         found.update(np.asarray(leaf).tobytes())

@@ -1,4 +1,4 @@
-"""Random streams of a run, one for each purpose: `fold_in` of the seed."""
+"""Derives the random streams of a run, one for each purpose, from the seed."""
 
 import jax
 

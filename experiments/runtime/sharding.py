@@ -1,8 +1,8 @@
-"""Where arrays live: the batch is cut over all devices, large leaves over some.
+"""Shards arrays: the batch over all devices, large leaves over some.
 
-The devices are a grid of two axes. The batch is cut over both of them; with an axis
-`fsdp` of more than one device, parameters, optimizer and averages are cut over that one
-and gathered for the network (fully sharded data parallel).
+The devices are a grid of two axes. The batch is sharded over both of them; with an axis
+`fsdp` of more than one device, parameters, optimizer and averages are sharded over that
+one and gathered for the network (fully sharded data parallel).
 """
 
 import functools
@@ -22,7 +22,7 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def split_cpu(count: int) -> None:
-    """Makes the CPU `count` devices, before the first array; XLA_FLAGS go first.
+    """Splits the CPU into `count` devices, before the first array; XLA_FLAGS win.
 
     Work that one device leaves serial (small maps, element by element) then runs side
     by side; the results are the same up to rounding.
@@ -37,7 +37,7 @@ def split_cpu(count: int) -> None:
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """Options of the XLA compiler for this backend, as far as this jaxlib knows them.
+    """Returns XLA compiler options for this backend that this jaxlib knows.
 
     For `jax.jit(..., compiler_options=...)`: there an unknown name is an error that can
     be caught, where in XLA_FLAGS it would end the process.
@@ -52,31 +52,31 @@ def compiler_options() -> dict[str, str]:
 
 
 def mesh(fsdp: int = 1) -> Mesh:
-    """All devices of all processes, in their order, as [devices / fsdp, fsdp]."""
+    """Arranges all devices of all processes as [devices / fsdp, fsdp]."""
     grid = np.array(jax.devices()).reshape(-1, fsdp)
     return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def data_mesh(count: int | None = None) -> Mesh:
-    """The devices of this process on one axis, or the first `count`."""
+    """Puts the devices of this process, or the first `count`, on one axis."""
     used = np.array(jax.local_devices()[:count])
     return Mesh(used, (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """Returns the sharding that puts the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def along_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis cut over the devices."""
+    """Returns the sharding of the leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 class FSDPSharding(NamedTuple):
-    """Leaves of at least `least` entries cut over the axis `fsdp`, others on each.
+    """Shards leaves of at least `least` entries over the axis `fsdp`.
 
-    A leaf is cut along the longest of its axes that the devices divide evenly.
+    Others are replicated. A leaf is sharded along the longest axis that divides evenly.
 
     Fields:
       mesh: with the axis `fsdp`.
@@ -87,7 +87,7 @@ class FSDPSharding(NamedTuple):
     least: int
 
     def sharding(self, leaf: Any) -> NamedSharding:
-        """Where a leaf lives: anything with `shape` and `size`."""
+        """Returns the sharding of a leaf, anything with `shape` and `size`."""
         count, axes = self.mesh.shape[FSDP], range(len(leaf.shape))
         even = [axis for axis in axes if leaf.shape[axis] % count == 0]
         if leaf.size < self.least or not even:
@@ -97,20 +97,20 @@ class FSDPSharding(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec(*names))
 
     def shardings(self, tree: Any) -> Any:
-        """Where the leaves of a pytree live."""
+        """Returns the shardings of the leaves of a pytree."""
         return jax.tree.map(self.sharding, tree)
 
     def cut(self, tree: Any) -> Any:
-        """Inside a program: the leaves where they live."""
+        """Shards the leaves, inside a program."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
     def whole(self, tree: Any) -> Any:
-        """Inside a program: the leaves gathered on every device."""
+        """Gathers the leaves on every device, inside a program."""
         return jax.lax.with_sharding_constraint(tree, replicated(self.mesh))
 
 
 def check_batch(name: str, batch_size: int, parts: int = 1) -> None:
-    """Raises a `UsageError` unless the devices share each part of a batch evenly."""
+    """Raises a `UsageError` unless the devices share each microbatch evenly."""
     count = jax.device_count()
     good = batch_size >= 1 and batch_size % (count * parts) == 0
     words = [f"the {count} devices"] if count > 1 else []
@@ -127,7 +127,7 @@ def check_fsdp(name: str, fsdp: int) -> None:
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
-    """This process's part [local_batch, ...] of every leaf, as global arrays."""
+    """Makes global arrays of this process's slice [local_batch, ...] of every leaf."""
     sharding = along_batch(mesh)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree
@@ -135,7 +135,7 @@ def place(mesh: Mesh, tree: Any) -> Any:
 
 
 def abstract(shapes: Any, shardings: Any = None) -> Any:
-    """Shapes and dtypes of a pytree as a target for restoring.
+    """Makes shapes and dtypes of a pytree a target for restoring.
 
     Args:
       shapes: pytree of leaves with `shape` and `dtype`.

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: raised at once, or noted for a loop that ends a step first."""
+"""Handles SIGTERM and Ctrl-C: raised at once, or noted until a step is finished."""
 
 import contextlib
 import signal
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C came; the command line prints what is kept, as one line.
+    """Raised at SIGTERM or Ctrl-C; the command line prints what is kept, as one line.
 
-    As a `KeyboardInterrupt` it is no `Exception`, so that what turns errors of others
+    Like `KeyboardInterrupt` it is no `Exception`, so that what turns errors of others
     into its own (a reader of files, say) lets it through.
 
     Args:
@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Whether SIGTERM or Ctrl-C has come, for loops that end at a place of their own.
+    """Records whether SIGTERM or Ctrl-C has come, for loops that finish a step first.
 
     Fields:
       number: of the signal, or None.

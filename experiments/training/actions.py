@@ -29,20 +29,20 @@ from experiments.visualization import sample_images
 
 
 class Sinks(NamedTuple):
-    """Where a run writes down what it does.
+    """Output writers of a run.
 
     Fields:
       saved: the checkpoints.
       stored: averages of power profiles; None where there are none.
       log: of the first process; None in the others.
-      meter: of progress.
+      progress_bar: shows the progress.
       watch: of the reference curve.
     """
 
     saved: manager.Checkpoints
     stored: posthoc_ema.Averages | None
     log: metrics_log.MetricsWriter | None
-    meter: progress.TrainingProgress
+    progress_bar: progress.TrainingProgress
     watch: reference_curves.Watch
 
 
@@ -58,12 +58,12 @@ def _check_finite(number: int, state: TrainState) -> None:
 
 
 class TrainLoop:
-    """The steps of a run, and what is due after each.
+    """Makes the steps of a run and the actions due after each.
 
     Args:
-      trainer: what the config determines.
+      trainer: built from the config.
       workdir: where pictures are written.
-      books: where all the rest is.
+      sinks: the other outputs.
       meaning: the identity that is saved with checkpoints.
       stop: whether a signal has come.
     """
@@ -72,18 +72,20 @@ class TrainLoop:
         self,
         trainer: Trainer,
         workdir: pathlib.Path,
-        books: Sinks,
+        sinks: Sinks,
         meaning: dict[str, Any],
         stop: Stop,
     ):
-        self._trainer, self._workdir, self._books = trainer, workdir, books
+        self._trainer, self._workdir, self._sinks = trainer, workdir, sinks
         self._meaning, self._stop = meaning, stop
         self._previous_loss = None
-        self._announced = functools.partial(progress.announced, say_fn=books.meter.say)
+        self._announced = functools.partial(
+            progress.announced, say_fn=sinks.progress_bar.say
+        )
         self._machine = environment.machine()
 
     def run_missed_actions(self, number: int, state: TrainState) -> None:
-        """Does what was due after the restored step, where a stop left it out.
+        """Runs the periodic actions of the restored step that a stop skipped.
 
         Raises:
           Stopped: a signal has come.
@@ -93,15 +95,15 @@ class TrainLoop:
             if number and distributed.from_first(self._behind(number)):
                 row = self._training_row(number, state) | self._test_row(number, state)
                 self._write(number, row)
-            drawn = all(map(pathlib.Path.exists, self._pictures(number)))
-            if number and not distributed.from_first(drawn):
+            written = all(map(pathlib.Path.exists, self._pictures(number)))
+            if number and not distributed.from_first(written):
                 self._draw(number, state)
         except Stopped as stopped:
             stopped.kept = self._kept(number)
             raise
 
     def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
-        """Update `number`, and whatever is due after it.
+        """Makes update `number` and runs the actions that are due after it.
 
         Raises:
           Stopped: a signal has come; the update is saved, unless saves are never due.
@@ -115,20 +117,20 @@ class TrainLoop:
             state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
         self._previous_loss = loss
-        self._books.meter.advance(number)
+        self._sinks.progress_bar.advance(number)
         row = self._training_row(number, state)
         wall_clock: dict[str, Any] = {}
         if row:
-            wall_clock |= self._books.meter.report(number, row["loss"])
+            wall_clock |= self._sinks.progress_bar.report(number, row["loss"])
             wall_clock |= environment.memory() | {"machine": self._machine}
-        with self._books.meter.pause():
+        with self._sinks.progress_bar.pause():
             try:
                 with self._announced("evaluating"):
                     row |= self._test_row(number, state)
                 self._write(number, row, wall_clock)
                 if wall_clock:
                     self._check_going(number, state)
-                with self._announced("drawing samples"):
+                with self._announced("sampling"):
                     self._draw(number, state)
                 distributed.check(self._stop)
             except Stopped as stopped:
@@ -156,7 +158,7 @@ class TrainLoop:
         Raises:
           Diverged: the state is not finite, or the run no longer moves.
         """
-        section, stored = self._trainer.config.checkpoint, self._books.stored
+        section, stored = self._trainer.config.checkpoint, self._sinks.stored
         store = stored is not None and self._due(
             number, self._trainer.config.ema.store_every
         )
@@ -170,14 +172,17 @@ class TrainLoop:
         if save:
             self._save(number, state, row)
         if anyway:
-            self._books.saved.wait()
+            self._sinks.saved.wait()
 
     def _behind(self, number: int) -> bool:
-        """Whether the log ends before `number`."""
-        return self._books.log is not None and self._books.log.last < number
+        """Returns whether the log ends before `number`."""
+        return self._sinks.log is not None and self._sinks.log.last < number
 
     def _due(self, number: int, every: int) -> bool:
-        """Every so many steps, and at the end; never if `every` is 0."""
+        """Returns whether an action is due: every `every` steps and at the end.
+
+        An action with `every` 0 never is.
+        """
         return every > 0 and (
             number % every == 0 or number == self._trainer.config.num_steps
         )
@@ -191,7 +196,7 @@ class TrainLoop:
         )
         count = int(state.faults.count)
         if skipped:
-            self._books.meter.say(nonfinite.warning(skipped, count))
+            self._sinks.progress_bar.say(nonfinite.warning(skipped, count))
         made = (number - 1 - count) % self._trainer.recipe.stage_steps
         row["learning_rate"] = float(self._trainer.learning_rate(made))
         return row | skipped
@@ -213,15 +218,15 @@ class TrainLoop:
         row: dict[str, Any],
         wall_clock: dict[str, Any] | None = None,
     ) -> None:
-        if row and self._books.log is not None:
-            self._books.log.write(number, row, wall_clock or {})
+        if row and self._sinks.log is not None:
+            self._sinks.log.write(number, row, wall_clock or {})
             for callback in self._trainer.callbacks:
                 callback(number, row)
-            if note := self._books.watch.note(number, row):
-                self._books.meter.say(note)
+            if note := self._sinks.watch.note(number, row):
+                self._sinks.progress_bar.say(note)
 
     def _pictures(self, number: int) -> list[pathlib.Path]:
-        """The pictures that are due after a step: of raw and of averaged weights."""
+        """Lists the pictures due after a step: of raw and of averaged weights."""
         if not self._due(number, self._trainer.config.samples.every):
             return []
         if not sample_images.num_shown(self._trainer.model.event_shape):
@@ -230,7 +235,7 @@ class TrainLoop:
         return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
 
     def _draw(self, number: int, state: TrainState) -> None:
-        """Writes the pictures that are due: samples, one class a row."""
+        """Samples and writes the pictures that are due, one class a row."""
         model, config = self._trainer.model, self._trainer.config
         pictured = self._trainer.pictured
         weights = (state.params, state.ema)
@@ -254,28 +259,28 @@ class TrainLoop:
             )
 
     def _save(self, number: int, state: TrainState, row: dict[str, Any]) -> None:
-        if self._books.stored is not None:
-            self._books.stored.wait()
-        if self._books.log is not None:
-            self._books.log.sync()
+        if self._sinks.stored is not None:
+            self._sinks.stored.wait()
+        if self._sinks.log is not None:
+            self._sinks.log.sync()
         ranking = retention.ranking({k: files.plain(v) for k, v in row.items()})
-        self._books.saved.save(number, resume.items(state), self._meaning, ranking)
+        self._sinks.saved.save(number, resume.items(state), self._meaning, ranking)
 
     def _check_going(self, number: int, state: TrainState) -> None:
-        """Raises where too many steps in a row made no update."""
+        """Raises `Diverged` where too many steps in a row made no update."""
         limit = self._trainer.config.optimizer.nonfinite_limit
         if state.faults.stopped(limit):
-            steps = self._books.saved.steps()
+            steps = self._sinks.saved.steps()
             newest = f"the newest is that of step {steps[-1]}" if steps else "none"
             raise Diverged(
                 f"{limit} steps in a row (optimizer.nonfinite_limit) had a loss or a "
-                f"gradient that is not finite, found at step {number:,}; checkpoints "
+                f"gradient that is not finite, noticed at step {number:,}; checkpoints "
                 f"from before: {newest}. Start again in another --workdir with a lower "
                 "optimizer.learning_rate or optimizer.clip_norm"
             )
 
     def _kept(self, number: int) -> str:
-        """What a stop after step `number` leaves, in words."""
+        """Says in words what a stop after step `number` leaves."""
         config = self._trainer.config
         if not number:
             return "no step was made"
@@ -283,5 +288,5 @@ class TrainLoop:
             return "nothing was saved, as checkpoint.every=0 says"
         return (
             f"step {number:,} of {config.num_steps:,} is saved in "
-            f"{self._books.saved.directory}; the same command goes on"
+            f"{self._sinks.saved.directory}; the same command goes on"
         )

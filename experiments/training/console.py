@@ -1,4 +1,4 @@
-"""What a training run prints before its first step."""
+"""Formats what a training run prints before its first step."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def banner(
     num_steps: int,
     workdir: Any,
 ) -> str:
-    """The lines printed before training.
+    """Formats the lines printed before training.
 
     `examples` are those to train on, those held out, and their classes; `sigma_data`
     as given and as measured.
@@ -44,7 +44,7 @@ def banner(
 
 
 def sigma_data_warning(given: float, measured: float) -> str | None:
-    """One line where the config's value is more than 20 % off, else None."""
+    """Returns a warning where the config's value is more than 20 % off, else None."""
     if abs(given - measured) <= SIGMA_DATA_TOLERANCE * measured:
         return None
     return (

@@ -1,9 +1,9 @@
-"""Whether a network looks at its conditions, asked before the first step.
+"""Tests whether a network uses its conditions, before the first step.
 
-A label that is dropped on the way, or a table that nothing reads, costs no error and
-shows in no loss curve. A fresh network hides it: its output is zero for every label.
-So layers that are zero are given numbers first, then the losses of a batch are compared
-under its own labels and under others.
+A label that is dropped on the way, or an embedding that nothing reads, raises no error
+and shows in no loss curve. A network at initialization hides it: its output is zero for
+every label. So layers that are zero are filled first, then the losses of a batch are
+compared under its own labels and under others.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ READ_AS = {"labels": "label", "conditions": "vector"}  # arguments of a network
 
 
 def lifted(params: Any) -> Any:
-    """`params`, with numbers of variance 1 / fan-in in matrices that are all zero.
+    """Fills matrices that are all zero with numbers of variance 1 / fan-in.
 
     The numbers are a fixed hash of their place: random enough here, and compiled in a
     tenth of the time that a generator takes for each array.
@@ -41,7 +41,7 @@ def lifted(params: Any) -> Any:
 def label_effect(
     losses_fn: Callable[[np.ndarray], Any], labels: np.ndarray, num_classes: int
 ) -> float:
-    """The largest relative change of an example's loss when its label changes.
+    """Computes the largest relative change of an example's loss with its label.
 
     Args:
       losses_fn: losses [batch] for labels [batch], all else fixed.
@@ -53,7 +53,7 @@ def label_effect(
 
 
 def vector_effect(losses_fn: Callable[[np.ndarray], Any], vectors: np.ndarray) -> float:
-    """The largest relative change of an example's loss when its vector changes.
+    """Computes the largest relative change of an example's loss with its vector.
 
     Each entry by the root mean square of all, or by 1 where they are zeros.
 
@@ -73,7 +73,7 @@ def _effect(
 
 
 def warning(effect: float, name: str = "labels") -> str | None:
-    """One line if the network ignores what the data condition on, else None.
+    """Returns a warning if the network ignores what the data condition on, else None.
 
     Args:
       effect: of changing it.

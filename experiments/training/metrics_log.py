@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl`, and TensorBoard events as a view of it.
+"""Writes the metrics of a run: `metrics.jsonl`, and a TensorBoard view of it.
 
 `metrics.jsonl` has one line per logged step, steps strictly increasing, and holds only
 numbers that a repetition of the run reproduces; wall-clock figures go to
@@ -25,7 +25,7 @@ WALL_CLOCK = "wall_clock.jsonl"
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl` or `wall_clock.jsonl`, without a torn last line.
+    """Reads the rows of a `metrics.jsonl` or `wall_clock.jsonl`, less a torn last line.
 
     Raises:
       UsageError: if a line before the last one is corrupted.
@@ -34,10 +34,10 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def rankings(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """By what each step that has a row in `metrics.jsonl` is ranked.
+    """Returns the ranking metrics of every step with a row in `metrics.jsonl`.
 
-    A row that a stop left out when its checkpoint was saved is made up at the next
-    start, and is only there.
+    Needed as well as those stored in the checkpoints: a row that an interruption
+    skipped is written at the next start, after its checkpoint.
     """
     rows = read(path) if path.exists() else []
     return {row["step"]: retention.ranking(row) for row in rows}
@@ -59,16 +59,16 @@ def drop_after(path: pathlib.Path, step: float) -> int:
 
 
 def missing(path: pathlib.Path, every: int, step: int) -> list[int]:
-    """The steps before `step` at which a row was due, every so many, and is not there.
+    """Lists the steps before `step`, multiples of `every`, without a row.
 
-    The row of `step` itself may be one that is made up after a stop.
+    The row of `step` itself may be backfilled after a stop.
     """
     there = {row["step"] for row in read(path)} if path.exists() else set()
     return sorted(set(range(every, step, every)) - there)
 
 
 def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Every whole line with its row."""
+    """Reads every complete line with its row."""
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
@@ -87,7 +87,7 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _summary_writer() -> type:
-    """`tensorboardX.SummaryWriter`, imported as if there were no torch.
+    """Imports `tensorboardX.SummaryWriter` as if torch were not installed.
 
     It imports torch where that is installed, which takes seconds, and needs nothing of
     it for scalars.
@@ -104,7 +104,7 @@ def _summary_writer() -> type:
 
 
 class MetricsWriter:
-    """Writes one row per logged step to all places.
+    """Writes one row per logged step to the files and to TensorBoard.
 
     Args:
       workdir: the run's directory.
@@ -129,8 +129,8 @@ class MetricsWriter:
 
         Args:
           step: larger than every step written before.
-          row: reproducible numbers; scalars, or vectors with one entry per bin; words
-            are left out of TensorBoard.
+          row: reproducible numbers; scalars, or vectors with one entry per bin; strings
+            are not sent to TensorBoard.
           wall_clock: likewise, for `wall_clock.jsonl` and TensorBoard alone.
         """
         for file, numbers in ((self._file, row), (self._times, wall_clock)):

@@ -1,7 +1,8 @@
-"""Steps whose loss or gradient is not finite: skipped, counted and explained.
+"""Skips, counts and explains steps whose loss or gradient is not finite.
 
-A step looks and counts on the device; the loop reads what was seen where it reads the
-running averages, so that no step waits for the host.
+A step checks and counts on the device; the loop reads the counts where it reads the
+running averages, so that no step waits for the host. Unlike `optax.apply_if_finite`
+this leaves averages and an adaptive proposal unchanged too, and names times and leaves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ SHOWN = 4  # times and leaves in the warning line; the metrics have them all
 
 
 class Faults(NamedTuple):
-    """What was seen of steps that are not finite; it is saved, so that counts resume.
+    """Counts and first example of non-finite steps; saved, so that counts resume.
 
     Fields:
       count: such steps of the whole run, int32.
@@ -40,7 +41,7 @@ class Faults(NamedTuple):
 
     @classmethod
     def zeros(cls, batch_size: int, num_leaves: int) -> "Faults":
-        """Nothing seen yet."""
+        """Returns the state before any fault."""
         none = lambda: jnp.zeros((), jnp.int32)  # each an array of its own: donated
         return cls(
             none(),
@@ -53,7 +54,7 @@ class Faults(NamedTuple):
         )
 
     def stopped(self, limit: int) -> jax.Array:
-        """Whether `limit` steps in a row were not finite; then no step counts more."""
+        """Returns whether `limit` steps in a row were not finite; then none counts."""
         return self.in_row >= limit
 
     def after(
@@ -66,7 +67,7 @@ class Faults(NamedTuple):
         anew: jax.Array,
         limit: int,
     ) -> "Faults":
-        """What is known after step `number`, which is `finite` or not.
+        """Updates the counts after step `number`, which is `finite` or not.
 
         Args:
           number: of the step, from 1.
@@ -94,7 +95,7 @@ class Faults(NamedTuple):
 
 
 def row(faults: Faults, params: Any) -> dict[str, Any]:
-    """What a row of the log says of the steps since the last one; empty for nothing.
+    """Reports the non-finite steps since the last logged row; empty for none.
 
     Args:
       faults: after the step of the row.
@@ -108,23 +109,23 @@ def row(faults: Faults, params: Any) -> dict[str, Any]:
     faults = jax.device_get(faults)
     if not faults.recent:
         return {}
-    guilty = faults.examples if faults.examples.any() else np.ones_like(faults.examples)
+    faulty = faults.examples if faults.examples.any() else np.ones_like(faults.examples)
     return {
         "skipped_steps": int(faults.recent),
         "skipped_first": int(faults.first),
-        "skipped_times": faults.t[guilty].tolist(),
+        "skipped_times": faults.t[faulty].tolist(),
         "skipped_leaves": chosen(pytrees.named_leaves(params), faults.leaves),
     }
 
 
 def warning(row: dict[str, Any], count: int) -> str:
-    """One line about a row of `row`; `count` steps were left out in the whole run."""
+    """Formats a row of `row` as a line; `count` steps of the run were skipped."""
     times = [f"{t:.6g}" for t in row["skipped_times"]]
     leaves = row["skipped_leaves"]
     return (
         f"warning: step {row['skipped_first']:,} is not finite at t = {_some(times)}, "
         f"gradient of {_some(leaves) if leaves else 'no leaf (its norm overflows)'}; "
-        f"steps left out since the last report: {row['skipped_steps']:,}, in all: "
+        f"steps skipped since the last report: {row['skipped_steps']:,}, in all: "
         f"{count:,}; they changed nothing"
     )
 
@@ -136,7 +137,7 @@ def _some(words: Sequence[str]) -> str:
 
 
 def chosen(names: Iterable[str], which: Iterable[Any]) -> list[str]:
-    """The names where `which` is true."""
+    """Selects the names where `which` is true."""
     return [name for name, bad in zip(names, which, strict=True) if bad]
 
 
@@ -146,5 +147,5 @@ def _leaves_not_finite(tree: Any) -> list[jax.Array]:
 
 
 def not_finite(tree: Any) -> list[str]:
-    """Paths of the leaves that hold a value that is not finite."""
+    """Lists the paths of leaves that hold a non-finite value."""
     return chosen(pytrees.named_leaves(tree), jax.device_get(_leaves_not_finite(tree)))

@@ -1,4 +1,4 @@
-"""Reference curves: how shipped configs learn, and where a run leaves that.
+"""Compares a run with reference curves of the shipped configs.
 
 `configs/curves/NAME.json` holds the identity of runs of one config and, for each metric
 and step, the band in which the same run with another seed lies. A run is watched if
@@ -28,7 +28,7 @@ DEVIATIONS = 4.0
 
 
 class Band(NamedTuple):
-    """Where a metric lies, an entry for each step: middle, lower and upper end."""
+    """The range of a metric, an entry for each step: middle, lower and upper end."""
 
     middle: np.ndarray
     low: np.ndarray
@@ -36,10 +36,10 @@ class Band(NamedTuple):
 
 
 def band(values: np.ndarray) -> Band:
-    """The band of positive values [seeds, steps] of at least two seeds.
+    """Computes the band of positive values [seeds, steps] of at least two seeds.
 
-    In logarithms: the mean, and 4 deviations of one further run,
-    `s sqrt(1 + 1 / seeds)`, around it. With so few seeds the deviation s of one step
+    In logarithms: the mean, and 4 standard deviations of one further run,
+    `s sqrt(1 + 1 / seeds)`, around it. With few seeds the deviation s of one step
     says little, so it is at least the root mean square of those of all steps.
 
     Raises:
@@ -60,14 +60,14 @@ def band(values: np.ndarray) -> Band:
 def make(
     current: Mapping[str, Any], seeds: Sequence[int], runs: Sequence[list[dict]]
 ) -> dict[str, Any]:
-    """What a file of `configs/curves` holds.
+    """Makes the content of a file of `configs/curves`.
 
     Args:
       current: identity of the config.
       seeds: of the runs.
       runs: the rows of each run; steps that all of them have are taken.
     """
-    found = {}
+    curves = {}
     for name in METRICS:
         each = [
             {row["step"]: row[name] for row in rows if row.get(name) is not None}
@@ -80,13 +80,13 @@ def make(
                 part: [float(f"{value:.6g}") for value in ends]
                 for part, ends in band(values)._asdict().items()
             }
-            found[name] = {"steps": steps} | rounded
+            curves[name] = {"steps": steps} | rounded
     kept = {name: value for name, value in current.items() if name != "versions"}
-    return {"seeds": list(seeds), "metrics": found, "identity": kept}
+    return {"seeds": list(seeds), "metrics": curves, "identity": kept}
 
 
 class Watch:
-    """Compares the rows of a run with a curve, and tells once where it leaves it.
+    """Compares the rows of a run with a curve and reports the first deviation.
 
     Args:
       name: of the curve.
@@ -94,7 +94,7 @@ class Watch:
     """
 
     def __init__(self, name: str = "", curve: Mapping[str, Any] | None = None):
-        self.name, self._told = name, curve is None
+        self.name, self._reported = name, curve is None
         metrics = {} if curve is None else curve["metrics"]
         self._bands = {
             metric: {
@@ -108,13 +108,13 @@ class Watch:
         self._seeds = "" if curve is None else ", ".join(map(str, curve["seeds"]))
 
     def note(self, step: int, row: Mapping[str, Any]) -> str | None:
-        """One line for the first row that leaves the band, else None."""
+        """Returns a line for the first row outside the band, else None."""
         for metric, bounds in self._bands.items():
-            if self._told or metric not in row or step not in bounds:
+            if self._reported or metric not in row or step not in bounds:
                 continue
             value, (low, high) = float(row[metric]), bounds[step]
             if not low <= value <= high:
-                self._told = True
+                self._reported = True
                 return (
                     f"note: {metric.replace('_', ' ')} {value:.4f} at step {step:,} is "
                     f"outside {low:.4f} to {high:.4f}, where seeds {self._seeds} of "
@@ -124,9 +124,9 @@ class Watch:
 
 
 def watch(current: Mapping[str, Any], directory: pathlib.Path = DIRECTORY) -> Watch:
-    """A watch with the curve of a run's identity; with none if there is none.
+    """Makes a watch with the curve of a run's identity; without one if there is none.
 
-    Nor for a run that began with another's weights: it is to learn otherwise.
+    A run that began with another's weights is not compared: it learns differently.
     """
     if current.get("init_from"):
         return Watch()

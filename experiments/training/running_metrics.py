@@ -1,4 +1,4 @@
-"""Running sums of training by log-SNR, and the averages that a row of the log shows."""
+"""Accumulates training metrics by log-SNR, for the averages of a logged row."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from diffusionflow import losses
 
 
 class Bins(NamedTuple):
-    """Equal bins of the log-SNR; the two outer ones take what lies beyond.
+    """Equal bins of the log-SNR; the two outer ones include what lies beyond.
 
     Fields:
       low: lower edge of the first bin.
@@ -22,16 +22,16 @@ class Bins(NamedTuple):
     count: int  # type: ignore[assignment]
 
     def one_hot(self, logsnr: jax.Array) -> jax.Array:
-        """In which bin each log-SNR [batch] lies: bool [batch, count]."""
+        """Returns in which bin each log-SNR [batch] lies: bool [batch, count]."""
         width = (self.high - self.low) / self.count
         place = jnp.clip(jnp.floor((logsnr - self.low) / width), 0, self.count - 1)
         return place[:, None] == jnp.arange(self.count, dtype=place.dtype)[None]
 
 
 class RunningMetrics(NamedTuple):
-    """Sums since the last logged step; they are saved, so that averages resume.
+    """Sums since the last logged step; saved, so that averages resume.
 
-    Steps that are not finite are left out.
+    Steps that are not finite are excluded.
 
     Fields:
       steps: number of steps, int32.
@@ -40,7 +40,7 @@ class RunningMetrics(NamedTuple):
       bin_examples: examples per log-SNR bin, int32 [bins].
       bin_importance: their importance weights, float32 [bins].
       bin_loss: their losses, importance-weighted, float32 [bins].
-      bin_eps_mse: their squared errors of eps, likewise, float32 [bins].
+      bin_eps_mse: their eps-MSE, likewise, float32 [bins].
     """
 
     steps: jax.Array
@@ -53,7 +53,7 @@ class RunningMetrics(NamedTuple):
 
     @classmethod
     def zeros(cls, num_bins: int) -> "RunningMetrics":
-        """No step yet."""
+        """Returns the sums before any step."""
         scalar, bins = jnp.zeros(()), jnp.zeros(num_bins)
         count = jnp.zeros((), jnp.int32)
         examples = jnp.zeros(num_bins, jnp.int32)
@@ -62,7 +62,7 @@ class RunningMetrics(NamedTuple):
     def add(
         self, loss: jax.Array, grad_norm: jax.Array, terms: losses.Terms, bins: Bins
     ) -> "RunningMetrics":
-        """The sums with one more step."""
+        """Adds a step to the sums."""
         member = bins.one_hot(terms.logsnr)
         total = lambda value: jnp.where(member, value[:, None], 0).sum(0)
         return RunningMetrics(
@@ -77,10 +77,10 @@ class RunningMetrics(NamedTuple):
 
 
 def averages(sums: RunningMetrics) -> dict[str, Any]:
-    """What the sums say, as one row of the log; bins without examples are NaN.
+    """Computes the averages as one row of the log; bins without examples are NaN.
 
-    The means of a bin are those of the objective's own times, from wherever times were
-    drawn: sums of weighted values over sums of weights.
+    The means of a bin are those of the objective's own times, whatever proposal the
+    times were drawn from: sums of weighted values over sums of weights.
     """
     sums = jax.device_get(sums)
     full = sums.bin_importance > 0

@@ -1,4 +1,4 @@
-"""Blocks of an HTML page as plain values: tables, charts, images and sliders.
+"""Defines the blocks of an HTML page: tables, charts, images and sliders.
 
 `html_page.render` turns them into HTML; nothing here knows of it.
 """
@@ -43,10 +43,10 @@ class Table(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A list of sentences; `kind` is "found", "equal", "refused" or "note"."""
+    """A list of sentences; `kind` is "result", "equal", "refused" or "note"."""
 
     lines: Sequence[str]
-    kind: str = "found"
+    kind: str = "result"
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""The figures: each function computes with its neighbours and draws the result."""
+"""Draws the figures; each function computes its numbers and draws the result."""
 
 import pathlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ CROSSOVERS = {  # variances between which the two schedules change places
 
 @style.context()
 def churn(values: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
-    """Weights of the predictions of v in a sample, at three churns."""
+    """Draws the weights of the predictions of v in a sample, at three churns."""
     found = weights.churn_weights(np.array(values))
     figure, axes = style.panels(1, 1, width=1.4)
     for i, value in enumerate(values):
@@ -41,7 +41,7 @@ def churn(values: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
 
 @style.context()
 def scaling() -> Figure:
-    """Five steps of DDIM and of Euler's method on three scalings of one schedule."""
+    """Draws five steps of DDIM and of Euler's method on three scalings of schedules."""
     found = gaussian_trajectories.particles_under_scaling(np.array([*SCALES]))
     figure, axes = style.panels(1, len(SCALES), sharey=True)
     for i, name in enumerate(SCALES.values()):
@@ -74,7 +74,7 @@ def paths(variances: tuple[float, ...] = (0.01, 0.5)) -> Figure:
 def _particles(
     axes: Axes, found: gaussian_trajectories.Scaling, where: int | tuple
 ) -> None:
-    """Thin black paths of many steps under those of five."""
+    """Draws thin black paths of many steps under those of five."""
     axes.plot(found.fine.t, found.fine.z[where], color="0.25", lw=0.9)
     for name, marker in (("ddim", "o"), ("euler", "s")):
         each = getattr(found, name)
@@ -97,7 +97,7 @@ def _legend(figure: Figure) -> None:
 
 @style.context()
 def straightness() -> Figure:
-    """Which of two scalings is straighter, and which ends nearer, by data variance."""
+    """Draws which scaling is straighter, and which ends nearer, by data variance."""
     variance = np.geomspace(1e-3, 1e3, 121)
     straight = lambda v, fraction: gaussian_trajectories.straightness(
         v, gaussian_trajectories.scaled_flow(fraction)
@@ -125,7 +125,7 @@ def straightness() -> Figure:
 
 @style.context()
 def weightings() -> Figure:
-    """Total weights of published recipes, each over its largest."""
+    """Draws total weights of published recipes, each divided by its maximum."""
     logsnr = np.linspace(-10, 10, 1000)
     figure, axes = style.panels(1, 1, width=1.6)
     widths = {"flow matching": 4.0}  # under that of the cosine schedule, which it is
@@ -134,7 +134,7 @@ def weightings() -> Figure:
         axes[0, 0].plot(logsnr, weight, label=name, **line)
     axes[0, 0].legend()
     axes[0, 0].set(
-        title="What is learned: total weight on the error of eps, over its largest",
+        title="What is learned: total weight on the eps-MSE, over its maximum",
         xlabel="log-SNR, from noise to data",
         xlim=(-10, 10),
         ylim=(0, 1.03),
@@ -144,7 +144,7 @@ def weightings() -> Figure:
 
 @style.context()
 def outputs() -> Figure:
-    """Squared error of each network output over that of eps."""
+    """Draws the squared error of each network output over that of eps."""
     logsnr = np.linspace(-10, 10, 401)
     figure, axes = style.panels(1, 1, width=1.4)
     for i, (name, ratio) in enumerate(weights.mse_ratios(logsnr).items()):
@@ -161,10 +161,10 @@ def outputs() -> Figure:
 
 @style.context()
 def errors() -> Figure:
-    """Wasserstein-2 distance to a mixture against NFE."""
+    """Draws the Wasserstein-2 distance to a mixture against NFE."""
     figure, axes = style.panels(1, 1, width=1.5)
     for i, (name, sampler) in enumerate(sampler_error.SAMPLERS.items()):
-        points = sampler_error.errors_against_calls(sampler, sampler_error.mixture())
+        points = sampler_error.errors_against_nfe(sampler, sampler_error.mixture())
         nfe, error = zip(*points, strict=True)
         axes[0, 0].plot(nfe, error, label=name, **style.lines(i, marked=True))
     style.plain_logs(axes[0, 0])
@@ -179,7 +179,7 @@ def errors() -> Figure:
 
 @style.context()
 def trajectories(churns: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
-    """Particles with more and more noise in the sampler, over the density of z."""
+    """Draws particles with more and more sampler noise, over the density of z."""
     data, schedule = sampler_error.mixture(), schedules.Cosine()
     starts = np.linspace(-2, 2, 9)
     found = gaussian_trajectories.trajectories(
@@ -224,7 +224,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def write(directory: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]:
-    """Draws figures into a directory, which is made.
+    """Draws figures into a directory, which is created.
 
     Args:
       directory: of the files `NAME.svg` and `NAME.png`.

@@ -1,4 +1,4 @@
-"""What a cell of a notebook ends with: a small picture, or a table.
+"""Displays the result of a notebook cell: a small picture, or a table.
 
 Jupyter asks a value for `_repr_png_` or `_repr_markdown_`; elsewhere a table is text.
 """
@@ -17,17 +17,17 @@ COLORS = 128  # of a palette, which makes the file a third as large
 
 
 class Picture:
-    """A figure as one small PNG.
+    """Shows a figure as one small PNG.
 
     Args:
       figure: is drawn at once.
     """
 
     def __init__(self, figure: Figure):
-        drawn, small = io.BytesIO(), io.BytesIO()
+        rendered, small = io.BytesIO(), io.BytesIO()
         with style.context():
-            figure.savefig(drawn, format="png", dpi=RESOLUTION)
-        pixels = Image.open(drawn).convert("RGB")
+            figure.savefig(rendered, format="png", dpi=RESOLUTION)
+        pixels = Image.open(rendered).convert("RGB")
         pixels.quantize(COLORS, dither=Image.Dither.NONE).save(small, "png")
         self._png = small.getvalue()
 
@@ -39,7 +39,7 @@ class Picture:
 
 
 class Table:
-    """Columns of equal length; numbers are rounded to be read.
+    """Shows columns of equal length; numbers are rounded for reading.
 
     Args:
       columns: heading to values, in order: text, or numbers that are shown with

@@ -1,4 +1,4 @@
-"""Figures of the notebooks alone, drawn from `noise`."""
+"""Draws the figures that only the notebooks use."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,18 +15,18 @@ THREE = analytic.Mixture(
 )
 
 
-LONGER = 3  # arrows of a reversed step, which is short beside diffusion
+LONGER = 3  # arrows of a reversed step, which is short compared with diffusion
 
 
 def density(data: analytic.Mixture, z: np.ndarray, levels: tuple) -> np.ndarray:
-    """`p(z)` at `levels = (alpha, sigma)`, NumPy float64."""
+    """Computes `p(z)` at `levels = (alpha, sigma)`, NumPy float64."""
     log_density = lambda data, z, alpha, sigma: data.log_density(z, alpha, sigma)
     return np.exp(in_float64(log_density, data, z, *levels))
 
 
 @style.context()
 def small_step(step: float = 0.3) -> Figure:
-    """DDIM with the sign reversed, and diffusion, over the density of z."""
+    """Draws a reversed DDIM step and diffusion, over the density of z."""
     logsnr = 1.5
     found = sde_noise.small_step(
         THREE, schedule=schedules.VE(), logsnr=logsnr, step=step
@@ -61,7 +61,7 @@ def small_step(step: float = 0.3) -> Figure:
 
 @style.context()
 def diffusions() -> Figure:
-    """Choices of noise as epsilon and as eta, on flow matching."""
+    """Draws choices of noise as epsilon and as eta, on flow matching."""
     t = np.linspace(0.01, 0.99, 197)
     found = sde_noise.diffusions_on_one_axis(t, schedule=schedules.FlowMatching())
     figure, axes = style.panels(1, 2, width=1.15)
@@ -78,7 +78,7 @@ def diffusions() -> Figure:
 
 @style.context()
 def histograms(samples: dict[str, np.ndarray], data: analytic.Mixture) -> Figure:
-    """Samples on the line over the density of the data, a panel a set.
+    """Draws samples on the line over the density of the data, a panel per set.
 
     Args:
       samples: title to `[n]`.
@@ -98,7 +98,7 @@ def histograms(samples: dict[str, np.ndarray], data: analytic.Mixture) -> Figure
 
 @style.context()
 def clouds(points: dict[str, np.ndarray], *, reach: float = 3.0) -> Figure:
-    """Points in the plane, a panel a set.
+    """Draws points in the plane, a panel per set.
 
     Args:
       points: title to `[n, 2]`.
@@ -114,7 +114,7 @@ def clouds(points: dict[str, np.ndarray], *, reach: float = 3.0) -> Figure:
 
 @style.context()
 def curves(x: np.ndarray, lines: dict[str, np.ndarray], **labels: str) -> Figure:
-    """Lines over one axis.
+    """Draws lines over one axis.
 
     Args:
       x: `[n]`.
@@ -131,10 +131,10 @@ def curves(x: np.ndarray, lines: dict[str, np.ndarray], **labels: str) -> Figure
 
 @style.context()
 def errors(points: dict[str, list[sampler_error.Point]]) -> Figure:
-    """Errors of samplers against network calls.
+    """Draws the errors of samplers against NFE.
 
     Args:
-      points: name to what `accuracy.errors_against_calls` found.
+      points: name to the result of `sampler_error.errors_against_nfe`.
     """
     figure, axes = style.panels(1, 1, width=1.5)
     for i, (name, each) in enumerate(points.items()):
@@ -142,5 +142,5 @@ def errors(points: dict[str, list[sampler_error.Point]]) -> Figure:
         axes[0, 0].plot(nfe, error, label=name, **style.lines(i, marked=True))
     style.plain_logs(axes[0, 0])
     axes[0, 0].legend()
-    axes[0, 0].set(xlabel="network calls", ylabel="Wasserstein-2 distance to the data")
+    axes[0, 0].set(xlabel="NFE", ylabel="Wasserstein-2 distance to the data")
     return figure

@@ -1,4 +1,4 @@
-"""The total weights of objectives, drawn against the log-SNR."""
+"""Plots the total weights of objectives against the log-SNR."""
 
 import pathlib
 from typing import Any
@@ -18,7 +18,7 @@ from experiments.visualization import style
 
 @style.context()
 def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
-    """Writes the picture of total weights, each divided by its largest.
+    """Writes the picture of total weights, each divided by its maximum.
 
     Args:
       path: a `.png` in a directory that exists.
@@ -29,7 +29,7 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(
         xlabel="log-SNR (data to the right)",
-        ylabel="total weight / largest",
+        ylabel="total weight / maximum",
         xlim=RANGE,
         ylim=(0, 1.05),
     )

@@ -1,4 +1,4 @@
-"""Pictures of samples and of the loss."""
+"""Draws samples and loss curves."""
 
 import pathlib
 from typing import Any
@@ -18,7 +18,7 @@ LARGEST_LINES = 30  # series in a picture
 
 
 def num_shown(event_shape: tuple[int, ...]) -> int:
-    """How many samples of a shape a picture shows at most; 0 if it has no picture.
+    """Returns how many samples of a shape a picture shows; 0 if it has no picture.
 
     Shown are images [height, width, channels], points [features >= 2], series [length,
     channels] and videos [frames, height, width, channels].
@@ -75,7 +75,7 @@ def write_samples(
 
 
 def no_picture(event_shape: tuple[int, ...]) -> str:
-    """One line: why there is no picture of samples of a shape."""
+    """Explains in one line why samples of a shape have no picture."""
     return (
         f"no picture of samples of shape {list(event_shape)}: shown are [features >= "
         "2], [length, channels], [height, width, channels] and [frames, height, width, "
@@ -84,7 +84,7 @@ def no_picture(event_shape: tuple[int, ...]) -> str:
 
 
 def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
-    """Images row by row, enlarged by a whole factor, with a thin frame."""
+    """Arranges images row by row, enlarged by an integer factor, with a thin frame."""
     count, height, width, channels = samples.shape
     shown = samples if channels == 3 else samples[..., :1]
     grey = np.rint(shown.astype(np.float32) * (255 / (levels - 1))).astype(np.uint8)
@@ -103,7 +103,7 @@ def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
 
 @style.context()
 def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None:
-    """The first two features, coloured by label."""
+    """Draws the first two features, coloured by label."""
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=4, linewidths=0)
@@ -112,7 +112,7 @@ def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None
 
 @style.context()
 def _lines(path: pathlib.Path, series: np.ndarray, columns: int) -> None:
-    """Series [n, length, channels] in a grid, one line a channel, on common axes."""
+    """Draws series [n, length, channels], one line per channel, on common axes."""
     columns = min(columns, len(series))
     rows = -(-len(series) // columns)
     figure = Figure(figsize=(2.4 * columns, 1.6 * rows), layout="constrained")

@@ -59,13 +59,13 @@ def free_port(first=0):
 
 
 def by_flags():
-    """Flags and environment of two processes that are told of each other."""
+    """Flags and environment of two processes that are given each other's address."""
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     return [([*flags, f"--process_id={number}"], {}) for number in range(2)]
 
 
 def by_slurm():
-    """The same where SLURM tells; JAX takes the port from the number of the job."""
+    """The same where SLURM gives them; JAX takes the port from the job number."""
     lowest = 2**16 - 2**12
     job = free_port(lowest + os.getpid() % 2**11) - lowest
     one = {"JOB_ID": job, "STEP_NODELIST": "localhost", "NTASKS": 2}
@@ -231,12 +231,12 @@ def test_one_process_goes_on_where_two_stopped(straight, stopped, alone, tmp_pat
 
 
 @pytest.mark.slow
-def test_damage_that_only_the_first_process_sees_is_one_line_in_both(
+def test_corruption_that_only_the_first_process_sees_is_one_line_in_both(
     config, stopped, tmp_path
 ):
     shutil.copytree(stopped[0], tmp_path / "run")
-    for seal in (tmp_path / "run").rglob("SEAL.json"):
-        seal.unlink()
+    for manifest in (tmp_path / "run").rglob("CHECKSUMS.json"):
+        manifest.unlink()
     for answer in run_two(config, tmp_path / "run"):
         assert (answer.code, len(answer.error.splitlines())) == (2, 1), answer.error
         assert "no checkpoint in" in answer.error
@@ -346,7 +346,7 @@ def both_of(call_fn, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, 0, 123_456])
-def test_all_have_what_the_first_process_found(value, monkeypatch):
+def test_all_have_the_result_of_the_first_process(value, monkeypatch):
     calls = []
 
     def call_fn():

@@ -314,6 +314,15 @@ def test_entries_without_a_value_take_one_and_are_printed_as_they_are_read(tmp_p
     assert code == 2 and len(error.splitlines()) == 1
 
 
+def test_a_config_is_printed_without_a_workdir_but_not_trained(tiny_config):
+    command = ["experiments.train", f"--config={tiny_config}"]
+    code, printed, error = in_process.run(*command, "--print_config")
+    assert (code, error) == (0, "") and "--config.num_steps=" in printed
+    code, printed, error = in_process.run(*command)
+    assert (code, printed) == (2, "") and len(error.splitlines()) == 1
+    assert "Flag --workdir must have a value" in error
+
+
 def test_a_printed_config_is_read_back_as_it_is(tmp_path):
     command = ["experiments.train", CONFIG, f"--workdir={tmp_path / 'none'}"]
     changes = ["--config.network.multipliers=1,2,4", "--config.num_steps=1e3"]
@@ -335,7 +344,7 @@ def test_an_empty_run_to_start_from_is_a_mistake(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_writes_where_it_is_told_and_reuses_compiled_programs(
+def test_training_writes_to_its_directory_and_reuses_compiled_programs(
     tiny_config, tmp_path
 ):
     cache = tmp_path / "cache"

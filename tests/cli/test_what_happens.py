@@ -79,7 +79,7 @@ def finished(tmp_path_factory, cache):
     return folder / "run", config
 
 
-def test_sigterm_and_ctrl_c_save_and_tell_how_to_go_on(tmp_path, cache):
+def test_sigterm_and_ctrl_c_save_and_say_how_to_go_on(tmp_path, cache):
     workdir, endless = tmp_path / "run", "--config.num_steps=100000000"
     config = write_config(
         tmp_path / "config.py", eval__every=0, checkpoint__every=10_000_000
@@ -212,7 +212,7 @@ def test_a_full_disk_fails_the_run_in_one_line(finished, tmp_path, room, said):
     assert code == 0 and "resuming at step 10 of 15" in output
 
 
-def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
+def test_a_corrupted_checkpoint_is_quarantined(finished, tmp_path, cache):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     (workdir / "checkpoints" / "10" / "params" / "_METADATA").unlink()
@@ -220,13 +220,13 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
     assert code == 0 and "resuming at step 5 of 10" in output
     assert error == (
         f"warning: checkpoint {workdir}/checkpoints/10 is corrupted: params/_METADATA "
-        "is missing; it was quarantined as damaged-10, and step 5 is used\n"
+        "is missing; it was quarantined as corrupted-10, and step 5 is used\n"
     )
     assert (workdir / "metrics.jsonl").read_bytes() == (
         finished[0] / "metrics.jsonl"
     ).read_bytes()
     for step in (5, 10):
-        (workdir / "checkpoints" / str(step) / "SEAL.json").unlink()
+        (workdir / "checkpoints" / str(step) / "CHECKSUMS.json").unlink()
     for command in (
         ("experiments.train", finished[1]),
         ("experiments.train", finished[1]),
@@ -237,16 +237,16 @@ def test_a_damaged_checkpoint_is_set_aside(finished, tmp_path, cache):
         assert "no checkpoint in" in error and "nothing was changed" in error
 
 
-def test_a_damaged_line_of_the_metrics_is_one_line(finished, tmp_path, cache):
+def test_a_corrupted_line_of_the_metrics_is_one_error_line(finished, tmp_path, cache):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     path = workdir / metrics_log.FILE_NAME
-    whole = path.read_bytes()
-    path.write_bytes(b'{"step": 1, "los\n' + whole)
+    complete = path.read_bytes()
+    path.write_bytes(b'{"step": 1, "los\n' + complete)
     code, _, error = train(workdir, finished[1], "--config.num_steps=11", **cache)
     assert code == 2 and len(error.splitlines()) == 1, error
     assert error.startswith(f"error: {path}, line 1 is no JSON with a step")
-    path.write_bytes(whole)
+    path.write_bytes(complete)
     code, _, error = train(workdir, finished[1], "--config.num_steps=11", **cache)
     assert (code, error) == (0, "")
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import diffusionflow
-from diffusionflow import predictions, samplers, schedules, testing
+from diffusionflow import predictions, samplers, schedules, testing, weightings
+from tests.helpers.all_weightings import ALL as ALL_WEIGHTINGS
 
 FLOW = schedules.FlowMatching()
 DENOISER = predictions.denoiser(lambda z, t: -z, kind="u", schedule=FLOW)
@@ -85,6 +86,64 @@ def test_right_ones_pass():
 def test_a_wrong_schedule_is_refused(schedule, message):
     with pytest.raises(AssertionError, match=message):
         testing.check_schedule(schedule)
+
+
+@diffusionflow.register
+class Weight(weightings.Weighting):
+    """`(1 - t) + least` on the u error, times factors that break it."""
+
+    least: float = 0.0
+    sum_factor: float = 0.0
+    closed_factor: float = 1.0
+    name: str = diffusionflow.static(default="u")
+
+    @property
+    def kind(self):
+        return self.name
+
+    def __call__(self, t, *, schedule):
+        total = self.sum_factor * np.size(t)
+        return 1 - t + self.least + total
+
+    def on_eps(self, t, *, schedule):
+        return self.closed_factor * (1 - t + self.least) / (1 - t) ** 2
+
+
+class Unregistered(weightings.Weighting):
+    kind = "eps"
+
+    def __call__(self, t, *, schedule):
+        return 1.0 + 0 * t
+
+
+class Constant(Unregistered):
+    def __call__(self, t, *, schedule):
+        return np.ones(())
+
+
+@pytest.mark.parametrize("name", ALL_WEIGHTINGS)
+def test_every_weighting_of_the_library_passes(name):
+    for schedule in (schedules.FlowMatching(), schedules.Cosine()):
+        testing.check_weighting(ALL_WEIGHTINGS[name], schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "message"),
+    [
+        (Weight(name="uu"), "kind is a prediction type"),
+        (Weight(least=-0.5), "the factor is at least 0"),
+        (Weight(least=np.inf), "the factor is finite inside"),
+        (Weight(sum_factor=0.1), "the factor at a time depends on it alone"),
+        (Weight(closed_factor=1.1), "on_eps is the factor on the eps-MSE"),
+        (Constant(), "the factor has the shape of t"),
+        (Unregistered(), "Unregistered is registered"),
+    ],
+    ids=str,
+)
+def test_a_wrong_weighting_is_refused(weighting, message):
+    testing.check_weighting(Weight())
+    with pytest.raises(AssertionError, match=message):
+        testing.check_weighting(weighting)
 
 
 def test_a_wrong_sampler_is_refused():

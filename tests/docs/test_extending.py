@@ -8,7 +8,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending.md"
 
 def test_the_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(code.splitlines()) <= 90
+    assert len(code.splitlines()) <= 100
     assert not re.search(r"\b_[a-z]|hasattr|_src", code)  # nothing private
     exec(compile(code, str(PAGE), "exec"), {"__name__": "extending"})
     assert capsys.readouterr().out.strip() == "20"

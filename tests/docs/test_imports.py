@@ -67,6 +67,7 @@ ALLOWED = {
         "random",
         "schedules",
         "predictions",
+        "weightings",
         "analytic",
         "grids",
         "samplers",

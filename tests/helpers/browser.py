@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: opens a page, tells its errors, takes a picture.
+"""A headless Chromium for tests: opens a page, reports its errors, takes a picture.
 
 It is driven through two pipes (`--remote-debugging-pipe`), messages ending in a null
 byte, so it needs no driver and no package. CHROMIUM names the program, or it is looked
@@ -30,12 +30,15 @@ def program():
 
 
 class Page:
-    """A tab. As a context; `events` has everything that it told."""
+    """A tab. As a context; `events` has everything that it reported."""
 
     def __init__(self, *, offline=True):
         self._profile = tempfile.mkdtemp(prefix="chromium-")
-        ours, theirs = os.pipe(), os.pipe()  # (read, write) of what it reads, writes
-        command = f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}'
+        requests, answers = (
+            os.pipe(),
+            os.pipe(),
+        )  # (read, write) of what it reads, writes
+        command = f'exec "$@" 3<&{requests[0]} 4>&{answers[1]}'
         flags = [
             "--headless=new",
             "--no-sandbox",  # as root there is none
@@ -47,13 +50,13 @@ class Page:
         ]
         self._process = subprocess.Popen(
             ["bash", "-c", command, "bash", program(), *flags, "about:blank"],
-            pass_fds=(ours[0], theirs[1]),
+            pass_fds=(requests[0], answers[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(ours[0])
-        os.close(theirs[1])
-        self._write, self._read = ours[1], theirs[0]
+        os.close(requests[0])
+        os.close(answers[1])
+        self._write, self._read = requests[1], answers[0]
         self._left, self._number, self._session, self.events = b"", 0, None, []
         targets = self.call("Target.getTargets")["targetInfos"]
         (target,) = [one["targetId"] for one in targets if one["type"] == "page"][:1]

@@ -3,7 +3,7 @@
 `FAULT=kind:process:step` in the environment says which: "kill" (SIGKILL, when the
 checkpoint of that step is on disk), "term" (SIGTERM), "evaluate" (SIGTERM after the
 first batch of the next evaluation), "memory" (the device has none left), "disk" (no
-checkpoint can be sealed any more).
+manifest of a checkpoint can be written any more).
 """
 
 import errno
@@ -38,7 +38,7 @@ def exhaust(number):
 
 
 def fill(number):
-    """Lets every later seal fail."""
+    """Lets every later manifest fail."""
     del number
 
     def write(*args):

@@ -85,19 +85,22 @@ def evaluation(path, rng, shift, settings, meaning, levels):
                 "metrics": rows,
             }
         )
-    told = {
+    values = {
         "settings": settings,
         "identity": meaning,
+        "left_out": {},
         "likelihood": {
             "unit": "nats per dimension",
             "count": COUNT,
             "ode_ends": {"data": None, "noise": None},
             "solver_error": {"mean": -0.001, "stderr": 2e-4, "count": 25, "steps": 8},
         },
-        "floor": _estimates(common.standard_normal((50, 2)), data, settings)[0],
+        "held_out_baseline": _estimates(
+            common.standard_normal((50, 2)), data, settings
+        )[0],
         "samples": samples,
     }
-    results.write(path / "eval.json", told, arrays)
+    results.write(path / "eval.json", values, arrays)
 
 
 def run(
@@ -134,7 +137,7 @@ def run(
         {"step": step, "loss": 1.0, "test_eps_mse_ema": 1 / step + 0.1 * shift}
         for step in (5, 10)
     ]
-    times = [{"step": step, "images_per_second": 100.0 * step} for step in (4, 5, 10)]
+    times = [{"step": step, "examples_per_second": 100.0 * step} for step in (4, 5, 10)]
     for name, lines in (("metrics.jsonl", rows), ("wall_clock.jsonl", times)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (path / name).write_text(text + '{"step": 11, "lo')

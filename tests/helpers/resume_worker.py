@@ -1,4 +1,4 @@
-"""A run that may be told to die.
+"""A training run that can be made to die.
 
 `python -m tests.helpers.resume_worker WORKDIR [KILL_AT]` runs it.
 It adds a line per step to `steps.txt`: the step, and a digest of batch and state after

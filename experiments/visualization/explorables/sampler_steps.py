@@ -22,9 +22,9 @@ SAMPLER, STEP = 0, 1  # sliders
 EDGES = np.linspace(-3.2, 3.6, 86)
 
 LEAD = (
-    "Samples of a mixture whose denoiser is known, so that all of the error is the "
-    "sampler's, and for DDPM that of so many draws. Starts are quantiles of the prior. "
-    "Methods of higher order win with many steps, and can lose with few."
+    "Samples of a mixture with its exact denoiser, so that all of the error is the "
+    "sampler's, and for DDPM that of a finite sample. Starts are quantiles of the "
+    "prior. Methods of higher order win with many steps, and can lose with few."
 )
 
 
@@ -32,7 +32,7 @@ def section() -> Section:
     """Builds the section: densities of samples, and errors of all samplers."""
     data = sampler_error.mixture()
     runs = [
-        sampler_error.runs_against_calls(sampler, data, num_steps=STEPS)
+        sampler_error.runs_against_nfe(sampler, data, num_steps=STEPS)
         for sampler in SAMPLERS.values()
     ]
     names = list(SAMPLERS)

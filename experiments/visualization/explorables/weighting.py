@@ -75,14 +75,14 @@ def section() -> Section:
     flow = weights.moved(flow_matching, LOGSNR, 0.0)
     dashed = {"line": {"dash": "dash", "width": 2}}
     total = [
-        line(LOGSNR, weights.over_largest(flow.total), "flow matching", -1, **dashed)
+        line(LOGSNR, weights.over_maximum(flow.total), "flow matching", -1, **dashed)
     ]
     trained = [line(LOGSNR, flow.density, "flow matching", -1, **dashed)]
     readout = []
     for group, (name, objective_fn, which) in enumerate(FAMILIES):
         places = np.ix_(*(SLIDERS[i][1] for i in which))
         found = weights.moved(objective_fn, LOGSNR, *places)
-        relative = weights.over_largest(found.total)
+        relative = weights.over_maximum(found.total)
         total.append(line(LOGSNR, Over(which, relative), name, group))
         trained.append(line(LOGSNR, Over(which, found.density), name, group))
         readout.append(Over(which, in_words(name, found)))

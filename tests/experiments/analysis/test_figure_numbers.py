@@ -221,7 +221,7 @@ def test_quantiles_of_a_mixture():
 def test_errors_of_ddim_on_a_gaussian_in_closed_form():
     """Every step multiplies z by a number, so quantiles stay in order."""
     data = analytic.Mixture(np.ones(1), np.zeros(1), np.full(1, 0.25))
-    (point,) = sampler_error.errors_against_calls(
+    (point,) = sampler_error.errors_against_nfe(
         samplers.ddim(), data, num_steps=(5,), num_starts=2001
     )
     spread = sampler_error.quantiles(data, 2001).std() / 0.5
@@ -230,7 +230,7 @@ def test_errors_of_ddim_on_a_gaussian_in_closed_form():
 
 
 def test_errors_on_the_mixture_fall_as_documented():
-    points = sampler_error.errors_against_calls(
+    points = sampler_error.errors_against_nfe(
         samplers.Heun("dz_dt"), sampler_error.mixture(), num_steps=(5, 10)
     )
     assert [point.nfe for point in points] == [9, 19]  # as in docs/samplers.md

@@ -49,7 +49,7 @@ def test_the_text_says_what_is_equal_and_what_is_not():
     assert re.search(r"flow_matching +on log-SNR -10 to 10: 1.5708 times its W", text)
     assert re.search(r"v_cosine +on log-SNR -10 to 10: 2.4674 times its W", text)
     assert " edm " not in text
-    assert "against theirs: another objective on log-SNR -10 to 10" in text
+    assert "against theirs: a different objective on log-SNR -10 to 10" in text
     rows = [line.split() for line in text.splitlines() if re.match(r"^ +-?\d", line)]
     table = np.array(rows, float)
     assert table.shape == (11, 5)

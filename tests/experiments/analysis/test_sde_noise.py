@@ -64,7 +64,7 @@ def test_generated_samples_have_the_law_of_the_data(eta):
 @pytest.mark.parametrize(
     "draw_fn", [notebook_figures.small_step, notebook_figures.diffusions]
 )
-def test_the_sketches_are_drawn(draw_fn):
+def test_the_notebook_figures_are_drawn(draw_fn):
     assert len(draw_fn().axes) == 2
 
 

@@ -1,4 +1,4 @@
-"""Seals of directories: `checkpointing/integrity.py`."""
+"""Checksum manifests of directories: `checkpointing/integrity.py`."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ def directory(tmp_path):
     return path
 
 
-def test_a_seal_holds_name_sizes_and_checksums(directory):
-    seal = json.loads((directory / "SEAL.json").read_text())
-    assert seal == {
+def test_a_manifest_holds_name_sizes_and_checksums(directory):
+    manifest = json.loads((directory / "CHECKSUMS.json").read_text())
+    assert manifest == {
         "format": 1,
         "name": "7",
         "files": {
@@ -35,10 +35,14 @@ def test_a_seal_holds_name_sizes_and_checksums(directory):
             for name, content in sorted(FILES.items())
         },
     }
-    assert integrity.find_corruption(directory) is None and integrity.holds_only_sealed(
+    assert integrity.find_corruption(
         directory
-    )
-    assert {path.name for path in directory.iterdir()} == {"a", "empty", "SEAL.json"}
+    ) is None and integrity.has_only_listed_files(directory)
+    assert {path.name for path in directory.iterdir()} == {
+        "a",
+        "empty",
+        "CHECKSUMS.json",
+    }
 
 
 def flip(path):
@@ -56,7 +60,7 @@ def replace_by_directory(path):
     path.mkdir()
 
 
-DAMAGE = {
+CORRUPTION = {
     "one bit": (flip, "a/b/data", "a/b/data was altered"),
     "truncation": (cut, "a/b/data", "a/b/data has 2303 bytes, not 2304"),
     "a longer file": (lambda p: p.write_bytes(b"x"), "empty", "empty has 1 bytes"),
@@ -64,41 +68,49 @@ DAMAGE = {
     "a lost empty file": (lambda p: p.unlink(), "empty", "empty is missing"),
     "a lost folder": (shutil.rmtree, "a", "a/b/data is missing"),
     "no file": (replace_by_directory, "empty", "empty is missing"),
-    "no seal": (lambda p: p.unlink(), "SEAL.json", "no SEAL.json.*interrupted copy"),
-    "half a seal": (cut, "SEAL.json", "SEAL.json cannot be read"),
-    "an empty seal": (lambda p: p.write_text(""), "SEAL.json", "cannot be read"),
-    "another list": (lambda p: p.write_text("[]"), "SEAL.json", "cannot be read"),
+    "no manifest": (
+        lambda p: p.unlink(),
+        "CHECKSUMS.json",
+        "no CHECKSUMS.json.*interrupted copy",
+    ),
+    "half a manifest": (cut, "CHECKSUMS.json", "CHECKSUMS.json cannot be read"),
+    "an empty manifest": (
+        lambda p: p.write_text(""),
+        "CHECKSUMS.json",
+        "cannot be read",
+    ),
+    "another list": (lambda p: p.write_text("[]"), "CHECKSUMS.json", "cannot be read"),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(directory, name):
-    damage_fn, where, message = DAMAGE[name]
-    damage_fn(directory / where)
+@pytest.mark.parametrize("name", CORRUPTION)
+def test_corruption_is_named(directory, name):
+    corrupt_fn, where, message = CORRUPTION[name]
+    corrupt_fn(directory / where)
     assert re.search(message, integrity.find_corruption(directory))
 
 
 def test_every_bit_counts(directory):
-    """Of files and of the seal: no flip passes, unless it changes what JSON ignores."""
-    for path in (directory / "a/metadata", directory / "SEAL.json"):
-        whole = path.read_bytes()
-        for place in range(0, len(whole), 5):
-            content = bytearray(whole)
+    """Of files and manifest: no flip passes, unless it changes what JSON ignores."""
+    for path in (directory / "a/metadata", directory / "CHECKSUMS.json"):
+        before = path.read_bytes()
+        for place in range(0, len(before), 5):
+            content = bytearray(before)
             content[place] ^= 1 << place % 8
             path.write_bytes(content)
-            if path.name != "SEAL.json" or _sealed(content) != _sealed(whole):
+            if path.name != "CHECKSUMS.json" or _listed(content) != _listed(before):
                 assert integrity.find_corruption(directory) is not None, (path, place)
-        path.write_bytes(whole)
+        path.write_bytes(before)
     assert integrity.find_corruption(directory) is None
 
 
-def _sealed(content):
-    """What of a seal matters; None where it cannot be read."""
+def _listed(content):
+    """What of a manifest matters; None where it cannot be read."""
     try:
-        seal = json.loads(content)
-        return seal["name"], {
+        manifest = json.loads(content)
+        return manifest["name"], {
             name: (entry["size"], entry["sha256"])
-            for name, entry in seal["files"].items()
+            for name, entry in manifest["files"].items()
         }
     except (ValueError, KeyError, TypeError):
         return None
@@ -108,10 +120,10 @@ def test_a_copy_under_another_name_is_not_what_it_says(directory):
     copy = directory.with_name("8")
     shutil.copytree(directory, copy)
     assert integrity.find_corruption(copy) == "it was saved under the name 7"
-    assert not integrity.holds_only_sealed(copy)
+    assert not integrity.has_only_listed_files(copy)
 
 
-def test_files_of_others_are_no_damage_but_they_are_seen(directory):
+def test_foreign_files_are_no_corruption_but_are_noticed(directory):
     (directory / "a" / "notes.txt").write_text("mine")
     assert integrity.find_corruption(directory) is None
-    assert not integrity.holds_only_sealed(directory)
+    assert not integrity.has_only_listed_files(directory)

@@ -158,7 +158,7 @@ def test_a_failed_save_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", fail)
     monkeypatch.setattr("pathlib.Path.rename", fail)
     saved.save(2, make_items(), IDENTITY)
-    with pytest.raises(SaveError, match=r"no space left.*whole ones: steps \[1\]"):
+    with pytest.raises(SaveError, match=r"no space left.*intact ones: steps \[1\]"):
         saved.__exit__(None)
     monkeypatch.undo()
     with Checkpoints(tmp_path) as saved:
@@ -176,7 +176,7 @@ def test_a_full_disk_is_an_error_and_costs_no_older_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with (
-            pytest.raises(SaveError, match=r"whole ones: steps \[1\]. Make room"),
+            pytest.raises(SaveError, match=r"intact ones: steps \[1\]. Free disk"),
             Checkpoints(tmp_path) as saved,
         ):
             saved.save(2, items, IDENTITY)
@@ -200,12 +200,12 @@ def largest(folder):
 
 
 def interrupt_copy(step):
-    """Only some of it has arrived, and not the seal."""
-    (step / "SEAL.json").unlink()
+    """Only some of it has arrived, and not the manifest."""
+    (step / "CHECKSUMS.json").unlink()
     shutil.rmtree(step / "train")
 
 
-DAMAGE = {
+CORRUPTION = {
     "one bit of the data": lambda step: alter(largest(step / "params" / "d")),
     "one bit of the optimizer": lambda step: alter(largest(step / "train" / "d")),
     "truncated data": lambda step: largest(step / "ema" / "d").write_bytes(b"x" * 40),
@@ -220,11 +220,11 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+@pytest.mark.parametrize("name", CORRUPTION)
+def test_a_corrupted_checkpoint_is_quarantined_and_the_one_before_used(
     workdir, name, capfd
 ):
-    DAMAGE[name](workdir / "checkpoints" / "10")
+    CORRUPTION[name](workdir / "checkpoints" / "10")
     with Checkpoints(workdir, read_only=True) as saved:
         assert saved.newest() == 5
     items = make_items(5.0)
@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
         assert saved.newest() == 10 and saved.steps() == [5, 10]
         restored = saved.restore(10, {"ema": sharding.abstract(items["ema"])})
     assert restored["ema"]["dense"]["kernel"][0, 0] == 11
-    assert (workdir / "checkpoints" / "damaged-10").is_dir()
+    assert (workdir / "checkpoints" / "corrupted-10").is_dir()
 
 
 def test_a_checkpoint_opens_on_fewer_devices(workdir):

@@ -13,21 +13,21 @@ from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
 
-def told(**examples):
-    """The part of an identity that tells the examples."""
+def identity_of(**examples):
+    """The part of an identity that identifies the examples."""
     return {"examples": {"num_train": 8, "num_test": 1, "digest": "a"} | examples}
 
 
 @pytest.mark.parametrize(
     ("saved", "current", "entry"),
     [
-        (told(), told(contents="c"), None),
-        (told(), told(digest="b", contents="c"), "digest"),
-        (told(), told(num_train=9, contents="c"), "num_train"),
-        (told(contents="c"), told(digest="b", contents="c"), None),
-        (told(contents="c"), told(contents="d"), "contents"),
-        (told(), told(digest="b"), "digest"),
-        (told(), told(), None),
+        (identity_of(), identity_of(contents="c"), None),
+        (identity_of(), identity_of(digest="b", contents="c"), "digest"),
+        (identity_of(), identity_of(num_train=9, contents="c"), "num_train"),
+        (identity_of(contents="c"), identity_of(digest="b", contents="c"), None),
+        (identity_of(contents="c"), identity_of(contents="d"), "contents"),
+        (identity_of(), identity_of(digest="b"), "digest"),
+        (identity_of(), identity_of(), None),
     ],
 )
 def test_examples_are_compared_by_what_both_sides_know(saved, current, entry):

@@ -115,7 +115,7 @@ def test_a_resumed_run_stores_the_same_bits(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
+def test_a_corrupted_average_is_not_used(run, tmp_path, capfd):
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
     data = max((tmp_path / "averages" / "10" / "sigma_rel_0.1" / "d").iterdir())
     content = bytearray(data.read_bytes())
@@ -125,20 +125,20 @@ def test_a_damaged_average_is_not_used(run, tmp_path, capfd):
         reconstructed(tmp_path, 0.15)
     shutil.rmtree(tmp_path / "checkpoints" / "10")
     assert same(loop.train_and_evaluate(config(), tmp_path), run[1])
-    assert "quarantined as damaged-10" in capfd.readouterr().err
+    assert "quarantined as corrupted-10" in capfd.readouterr().err
     again = reconstructed(tmp_path, 0.15).params
     assert same(again, reconstructed(run[0], 0.15).params)
 
 
-def test_an_older_average_that_is_damaged_is_left_out(run, tmp_path, capfd):
+def test_an_older_average_that_is_corrupted_is_skipped(run, tmp_path, capfd):
     """With a warning, and a profile that is further off."""
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
-    (tmp_path / "averages" / "4" / "SEAL.json").unlink()
-    left_out, whole = reconstructed(tmp_path, 0.15), reconstructed(run[0], 0.15)
+    (tmp_path / "averages" / "4" / "CHECKSUMS.json").unlink()
+    without, intact = reconstructed(tmp_path, 0.15), reconstructed(run[0], 0.15)
     assert "averages/4 are corrupted" in capfd.readouterr().err
-    assert left_out.error > whole.error
+    assert without.error > intact.error
     expected = average(run[2], ema.gamma_of(0.15))
-    assert distance(left_out.params, expected) < distance(run[2][0], expected)
+    assert distance(without.params, expected) < distance(run[2][0], expected)
 
 
 @pytest.mark.slow

@@ -37,33 +37,33 @@ def contents(directory):
 
 def test_steps_are_numbers(directory):
     (directory / "11").write_text("a file")
-    (directory / "12.unsealed.orbax-checkpoint-tmp").mkdir()
+    (directory / "12.unchecked.orbax-checkpoint-tmp").mkdir()
     (directory / "12-copy").mkdir()
     assert step_directories.steps(directory) == [8, 9, 10]
 
 
-def test_the_newest_whole_one_is_used_without_a_word(directory, capfd):
+def test_the_newest_intact_step_is_used_silently(directory, capfd):
     before = contents(directory)
     assert step_directories.newest(directory, rename=True) == 10
     assert contents(directory) == before
     assert capfd.readouterr() == ("", "")
 
 
-def test_damaged_ones_are_set_aside_with_all_that_is_in_them(directory, capfd):
+def test_corrupted_steps_are_quarantined_with_all_their_files(directory, capfd):
     (directory / "10" / "data").write_text("of step 1!")
-    (directory / "9" / "SEAL.json").unlink()
-    (directory / "damaged-9").mkdir()  # of an earlier time
+    (directory / "9" / "CHECKSUMS.json").unlink()
+    (directory / "corrupted-9").mkdir()  # of an earlier time
     before = contents(directory)
     assert step_directories.newest(directory, rename=True) == 8
     assert step_directories.steps(directory) == [8]
     text = capfd.readouterr().err.splitlines()
     assert text[0] == (
         f"warning: checkpoint {directory / '10'} is corrupted: data was altered: its "
-        "checksum differs; it was quarantined as damaged-10, and step 8 is used"
+        "checksum differs; it was quarantined as corrupted-10, and step 8 is used"
     )
-    assert "no SEAL.json" in text[1] and "quarantined as damaged-9-2" in text[1]
+    assert "no CHECKSUMS.json" in text[1] and "quarantined as corrupted-9-2" in text[1]
     assert len(text) == 2
-    moved = {"damaged-10": "10", "damaged-9-2": "9"}
+    moved = {"corrupted-10": "10", "corrupted-9-2": "9"}
     after = {
         type(path)(moved.get(path.parts[0], path.parts[0]), *path.parts[1:]): content
         for path, content in contents(directory).items()
@@ -76,7 +76,7 @@ def test_reading_renames_nothing(directory, capfd):
     before = contents(directory)
     assert step_directories.newest(directory, rename=False) == 9
     assert contents(directory) == before
-    assert "it was passed over, and step 9 is used" in capfd.readouterr().err
+    assert "it was skipped, and step 9 is used" in capfd.readouterr().err
     with pytest.raises(
         UsageError, match=r"10 is corrupted: data is missing.*\[8, 9, 10"
     ):
@@ -84,38 +84,40 @@ def test_reading_renames_nothing(directory, capfd):
     step_directories.check(directory, 9)
 
 
-def test_damage_everywhere_is_an_error_each_time(directory, capfd):
+def test_corruption_of_every_step_is_an_error_each_time(directory, capfd):
     for step in (8, 9, 10):
-        (directory / str(step) / "SEAL.json").unlink()
+        (directory / str(step) / "CHECKSUMS.json").unlink()
     before = contents(directory)
     for rename in (True, True, False):
         with pytest.raises(
-            UsageError, match="none|no checkpoint in .* is whole"
+            UsageError, match="none|no checkpoint in .* is intact"
         ) as why:
             step_directories.newest(directory, rename=rename)
         assert len(str(why.value).splitlines()) == 1
-        assert all(f"step {step}: it has no SEAL" in str(why.value) for step in (8, 10))
+        assert all(
+            f"step {step}: it has no CHECKSUMS" in str(why.value) for step in (8, 10)
+        )
     assert contents(directory) == before
 
 
-def test_no_checkpoint_is_no_damage(tmp_path):
+def test_no_checkpoint_is_no_corruption(tmp_path):
     assert step_directories.newest(tmp_path, rename=True) is None
 
 
-def test_only_our_whole_superseded_ones_are_removed(directory):
+def test_only_intact_superseded_steps_without_foreign_files_are_removed(directory):
     make(directory, 1, loss=0.1)
     make(directory, 2, loss=float("nan"))
     make(directory, 3, loss=0.2)
     (make(directory, 4) / "notes.txt").write_text("mine")
-    (make(directory, 5) / "SEAL.json").unlink()
+    (make(directory, 5) / "CHECKSUMS.json").unlink()
     (make(directory, 6) / "data").unlink()
     (directory / "7").mkdir()
-    (directory / "damaged-2").mkdir()
+    (directory / "corrupted-2").mkdir()
     (directory / "2024").mkdir()  # someone's folder that looks like a step
     (directory / "best").mkdir()
     step_directories.retain(directory, Keep(newest=2, best=1), {})
     assert step_directories.steps(directory) == [1, 4, 5, 6, 7, 9, 10, 2024]
-    left = {path.name for path in directory.iterdir()} - {"damaged-2", "best"}
+    left = {path.name for path in directory.iterdir()} - {"corrupted-2", "best"}
     assert left == {str(step) for step in step_directories.steps(directory)}
 
 
@@ -123,7 +125,7 @@ def alter(path):
     (path / "data").write_text((path / "data").read_text().upper())
 
 
-def test_a_damaged_one_is_set_aside_and_no_other_is_removed_for_its_sake(
+def test_a_corrupted_checkpoint_is_quarantined_and_none_removed_in_its_place(
     tmp_path, capfd
 ):
     for step, loss in ((5, 0.1), (8, 0.2), (10, 0.3), (15, 0.4)):
@@ -131,13 +133,14 @@ def test_a_damaged_one_is_set_aside_and_no_other_is_removed_for_its_sake(
     alter(tmp_path / "5")  # the best
     step_directories.retain(tmp_path, Keep(newest=1, best=1), {})
     assert step_directories.steps(tmp_path) == [8, 15]
-    assert (tmp_path / "damaged-5" / "data").read_text() == "OF STEP 5"
+    assert (tmp_path / "corrupted-5" / "data").read_text() == "OF STEP 5"
     assert "5 is corrupted: data was altered" in capfd.readouterr().err
     make(tmp_path, 20)
     alter(tmp_path / "20")  # the newest
     step_directories.retain(tmp_path, Keep(newest=1), {})
     assert (
-        step_directories.steps(tmp_path) == [15] and (tmp_path / "damaged-20").is_dir()
+        step_directories.steps(tmp_path) == [15]
+        and (tmp_path / "corrupted-20").is_dir()
     )
 
 
@@ -145,10 +148,10 @@ def test_scores_that_cannot_be_read_end_nothing(directory):
     (make(directory, 5, 0.1) / "scores" / "metadata").write_text("{")
     step_directories.retain(directory, Keep(newest=1), {})
     assert step_directories.steps(directory) == [10]
-    assert (directory / "damaged-5").is_dir()
+    assert (directory / "corrupted-5").is_dir()
 
 
-def test_a_score_that_came_later_counts(directory):
+def test_a_ranking_metric_that_came_later_is_used(directory):
     step_directories.retain(
         directory, Keep(newest=1, best=1), {8: {"test_loss_ema": 0.5}}
     )
@@ -189,12 +192,12 @@ def test_what_was_never_finished_is_swept_and_nothing_else(directory):
         "11.orbax-checkpoint-tmp-mine",
         "best.orbax-checkpoint-tmp",
         "11.old.orbax-checkpoint-tmp",
-        "damaged-11",
+        "corrupted-11",
     ]
     unfinished = [
         "11.orbax-checkpoint-tmp",
-        "12.unsealed.orbax-checkpoint-tmp",
-        "13.unsealed.orbax-checkpoint-tmp.orbax-checkpoint-tmp",
+        "12.unchecked.orbax-checkpoint-tmp",
+        "13.unchecked.orbax-checkpoint-tmp.orbax-checkpoint-tmp",
         step_directories.temporary("14", "removed"),
     ]
     for name in (*mine, *unfinished):

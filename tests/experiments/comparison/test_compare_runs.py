@@ -99,10 +99,10 @@ def test_a_refusal_does_not_end_the_comparison(runs, tmp_path, capsys):
 def _add_raw(path):
     from experiments.evaluation import results
 
-    told, arrays = results.read(path / "eval.json")
+    values, arrays = results.read(path / "eval.json")
     arrays["eps_mse_raw"] = arrays["eps_mse_ema"]
-    del told["format"], told["arrays"]
-    results.write(path / "eval.json", told, arrays)
+    del values["format"], values["arrays"]
+    results.write(path / "eval.json", values, arrays)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one recipe: `comparison/grouping.py`, `records.py`."""
+"""Which runs are seeds of one recipe: `comparison/grouping.py`, `run_record.py`."""
 
 import json
 import shutil
@@ -74,9 +74,9 @@ def test_more_steps_or_another_start_are_another_recipe(runs, tmp_path):
     made.run(tmp_path / "long", seed=1, settings={"step": 20}, **constant)
     made.run(tmp_path / "started", seed=2, **constant)
     path = tmp_path / "started" / "eval.json"
-    told = json.loads(path.read_text())
-    told["identity"]["init_from"] = {"workdir": "elsewhere"}
-    path.write_text(json.dumps(told))
+    values = json.loads(path.read_text())
+    values["identity"]["init_from"] = {"workdir": "elsewhere"}
+    path.write_text(json.dumps(values))
     paths = [str(tmp_path / name) for name in ("short", "long", "started")]
     assert len(grouping.gather(paths)) == 3
 
@@ -106,11 +106,11 @@ def test_what_is_refused(runs, tmp_path):
     refused("line 1 is no JSON", tmp_path / "r0", first)
 
 
-def test_a_run_without_an_evaluation_that_counts_says_how_to_get_one(runs, tmp_path):
+def test_a_run_without_a_valid_evaluation_says_how_to_get_one(runs, tmp_path):
     gone = made.run(tmp_path / "gone it", evaluated=False)
     shutil.copytree(runs / "fm_seed0", tmp_path / "old")
     path = tmp_path / "old" / "eval.json"
-    path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 4', '"format": 1'))
     for where, words in ((gone, "is missing"), (tmp_path / "old", "has format 1")):
         with pytest.raises(UsageError, match="no checkpoints"):
             run_record.read(where)

@@ -1,4 +1,4 @@
-"""Findings between recipes: `comparison/paired.py`, `findings.py`."""
+"""Comparisons between recipes: `comparison/paired.py`, `quantities.py`."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def found(worse):
     return quantities.collect(worse, 0)
 
 
-def test_a_shift_is_found_with_its_size_and_sign(found):
+def test_a_shift_is_significant_with_its_size_and_sign(found):
     """0.3 nats, of pairs that scatter by 0.1 each, where examples scatter by 1."""
     for one in found.likelihoods:
         each = one.differences["b"]
@@ -63,7 +63,7 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
     common = np.random.RandomState(0)
     common.standard_normal(made.COUNT + made.COUNT * made.LEVELS)
     data = common.standard_normal((80, 2))
-    one = found.samples[0].finding
+    one = found.samples[0].comparison
     direct = metrics.difference(
         made.jax.random.key(0),
         metrics.energy(),
@@ -76,10 +76,10 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
     )
     assert one.differences["b"][:4] == pytest.approx(direct[:4], rel=1e-4)
     assert one.of == "samples" and one.count == 60
-    assert found.samples[0].floor["value"] < 0.1
+    assert found.samples[0].baseline["value"] < 0.1
 
 
-def test_equals_are_not_told_apart(tmp_path):
+def test_equal_recipes_do_not_differ_significantly(tmp_path):
     (one, _) = quantities.collect(gathered(tmp_path, batch_size=32), 0).likelihoods
     assert list(one.differences) == ["b"]
     assert "no significant difference between b and a" in one.sentence("b")
@@ -96,7 +96,7 @@ def test_seeds_widen_the_interval_and_are_named(tmp_path, found):
     assert not any("one training seed" in line for line in notes)
 
 
-UNLIKE = {
+DIFFERENT = {
     "steps of the ODE": (
         {"settings": {"likelihood.ode_steps": 9}},
         "b is not compared with a: the recipes differ in likelihood.ode_steps 4 and 9",
@@ -130,14 +130,14 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("name", UNLIKE)
-def test_unlike_recipes_are_refused_with_the_reason(name, tmp_path):
-    other, words, where = UNLIKE[name]
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_evaluations_of_different_settings_are_refused_with_the_reason(name, tmp_path):
+    other, words, where = DIFFERENT[name]
     some = quantities.collect(_with_raw(gathered(tmp_path, batch_size=32, **other)), 0)
     every = {
         "likelihoods": some.likelihoods,
         "eps": some.eps[:1],
-        "samples": [one.finding for one in some.samples],
+        "samples": [one.comparison for one in some.samples],
     }
     for section, each in every.items():
         for one in each:
@@ -158,17 +158,17 @@ def _with_raw(some):
     return some
 
 
-def test_samplers_that_only_one_has_are_told(tmp_path, monkeypatch):
+def test_samplers_that_only_one_run_has_are_reported(tmp_path, monkeypatch):
     some = gathered(tmp_path, batch_size=32)
     for row in some[1].first.evaluation["samples"]:
         row["nfe"] += 1  # of a schedule that ends with a step to the data
     one = quantities.collect(some, 0).samples[0]
-    assert one.calls == {"a": 2, "b": 3} and "b" in one.finding.differences
-    assert "2 steps, NFE 2 or 3" in one.finding.title
+    assert one.calls == {"a": 2, "b": 3} and "b" in one.comparison.differences
+    assert "2 steps, NFE 2 or 3" in one.comparison.title
     for row in some[1].first.evaluation["samples"]:
         row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
     found = quantities.collect(some, 0)
-    assert not any(one.finding.differences for one in found.samples)
+    assert not any(one.comparison.differences for one in found.samples)
     assert any(
         "same --sampler flags" in line for line in report.notes(some, found).lines
     )
@@ -196,7 +196,9 @@ def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
     assert "end of the ODE at the noise" not in rows
 
 
-def test_seeds_of_the_first_recipe_that_are_unlike_are_refused_too(tmp_path):
+def test_seeds_of_the_first_recipe_that_were_evaluated_differently_are_refused(
+    tmp_path,
+):
     """It is no reference then; the next recipe is."""
     steps = {"settings": {"likelihood.ode_steps": 9}}
     arguments = [
@@ -207,6 +209,8 @@ def test_seeds_of_the_first_recipe_that_are_unlike_are_refused_too(tmp_path):
     ]
     (one, _) = quantities.collect(grouping.gather(arguments), 0).likelihoods
     (refusal,) = one.refusals
-    assert refusal.startswith("a is left out: its seeds are not evaluated alike: the")
+    assert refusal.startswith(
+        "a is left out: its seeds were evaluated differently: the"
+    )
     assert "likelihood.ode_steps 9 and 4" in refusal
     assert one.reference == "b" and list(one.differences) == ["c"]

@@ -173,12 +173,12 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
     path = run_study.run_study(str(file), workdir)
     assert path.is_file()
 
-    def told(recipe, seed):
+    def row_of(recipe, seed):
         text = (workdir / recipe / str(seed) / "eval.json").read_text()
         return json.loads(text) | {"environment": None}  # it has the time of day
 
     runs = [(recipe, seed) for recipe in ("flow_matching", "x") for seed in (3, 4)]
-    results = {run: told(*run) for run in runs}
+    results = {run: row_of(*run) for run in runs}
     for (recipe, seed), found in results.items():
         config = found["identity"]["config"]
         assert config["seed"] == seed
@@ -190,7 +190,7 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
     capsys.readouterr()
     assert run_study.run_study(str(file), workdir) == path
     assert capsys.readouterr().out.count("evaluated already") == 3
-    assert told("x", 4) == results["x", 4]
+    assert row_of("x", 4) == results["x", 4]
     assert path.read_bytes() == page
 
 

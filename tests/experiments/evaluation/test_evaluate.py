@@ -1,4 +1,4 @@
-"""Evaluation of a run: `evaluation/evaluate.py`, `quality.py`, `results.py`."""
+"""Evaluation of a run: `evaluate.py`, `sample_quality.py`, `results.py`."""
 
 import contextlib
 import csv
@@ -73,8 +73,8 @@ def copied(workdir, path, *names):
     return path
 
 
-def beside(found):
-    """All that does not tell of time and machine."""
+def reproducible(found):
+    """Results without time and machine."""
     return found | {"environment": None}
 
 
@@ -98,7 +98,32 @@ def test_what_is_written(evaluated):
         assert names == [(name, "pixels") for name in sample_quality.METRICS]
 
 
-def test_metrics_are_those_of_what_was_drawn(workdir, evaluated):
+def test_every_part_prints_a_line(workdir, evaluated, tmp_path, capsys):
+    """Chunks of the cache are read, but no part is silent."""
+    request = REQUEST._replace(out=str(tmp_path / "eval.json"))
+    evaluate_run(workdir, request)
+    lines = capsys.readouterr().out.splitlines()
+    parts = [
+        "likelihood, variational bound",
+        "likelihood, probability-flow ODE, 4 steps",
+        "likelihood, probability-flow ODE, 8 steps",
+        "sample quality, features of training examples",
+        "sample quality, features of held-out examples",
+        "sample quality, metrics of held-out examples",
+    ]
+    for sampler in ("ddim@2@uniform", "heun@3@cosine"):
+        parts += [
+            f"sample quality, samples of {sampler}",
+            f"sample quality, features of samples of {sampler}",
+            f"sample quality, metrics of samples of {sampler}",
+            f"sample quality, metrics of the first 36 samples of {sampler}",
+        ]
+    for part in parts:
+        assert any(line.startswith(part) and line.endswith("...") for line in lines)
+        assert any(line.startswith(f"{part}: ") for line in lines), part
+
+
+def test_metrics_are_those_of_the_samples(workdir, evaluated):
     (path,) = (workdir / "samples").glob("*ddim_2_*_40.npz")
     with np.load(path) as file:
         samples = file["samples"]
@@ -108,9 +133,11 @@ def test_metrics_are_those_of_what_was_drawn(workdir, evaluated):
         metrics.Frechet()(samples, train), rel=1e-5
     )
     first = metrics.Frechet()(samples[:36], train)
-    assert row["at_the_floors_count"][0]["value"] == pytest.approx(first, rel=1e-5)
-    floor = metrics.Frechet()(build.dataset(tiny.config().data).test.values, train)
-    assert evaluated["floor"][0]["value"] == pytest.approx(floor, rel=1e-5)
+    assert row["metrics_at_baseline_size"][0]["value"] == pytest.approx(first, rel=1e-5)
+    baseline = metrics.Frechet()(build.dataset(tiny.config().data).test.values, train)
+    assert evaluated["held_out_baseline"][0]["value"] == pytest.approx(
+        baseline, rel=1e-5
+    )
 
 
 def test_every_number_is_a_row_of_the_table(workdir, evaluated):
@@ -119,13 +146,21 @@ def test_every_number_is_a_row_of_the_table(workdir, evaluated):
     assert tuple(rows[0]) == results.COLUMNS
     assert {row["run"] for row in rows} == {str(workdir)}
     bound, ode, *others = rows
+    errors, others = others[:12], others[12:]
+    for weights, listed in (("raw", errors[:6]), ("ema", errors[6:])):
+        found = evaluated["eps_mse"][weights]
+        assert [float(row["value"]) for row in listed] == found["mean"]
+        assert listed[1]["quantity"] == f"eps-MSE ({weights}) at log-SNR -2"
     for name, row in (("bound", bound), ("ode", ode)):
         found = evaluated["likelihood"][name]
         assert row["quantity"] == f"{name} (nats per dimension)"
         assert float(row["value"]) == found["mean"]
         width = float(row["high"]) - float(row["low"])
         assert width == pytest.approx(4 * found["stderr"])
-    metrics_of = [evaluated["floor"], *(row["metrics"] for row in evaluated["samples"])]
+    metrics_of = [
+        evaluated["held_out_baseline"],
+        *(row["metrics"] for row in evaluated["samples"]),
+    ]
     wanted = [one for listed in metrics_of for one in listed]
     assert [float(row["value"]) for row in others] == [one["value"] for one in wanted]
     assert [row["nfe"] for row in others] == [""] * 3 + ["2"] * 3 + ["5"] * 3
@@ -139,7 +174,9 @@ def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     dataset = build.dataset(tiny.config().data)
-    own = lambda name: sample_quality.maps(dataset, SAMPLES._replace(features=(name,)))
+    own = lambda name: sample_quality.feature_maps(
+        dataset, SAMPLES._replace(features=(name,))
+    )
     pixels, sums = own("mine:sums")
     x = np.ones((3, 2), np.float32)
     np.testing.assert_array_equal(sums.features_fn(x), [[2.0]] * 3)
@@ -150,19 +187,19 @@ def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
         own("mine:sum")
 
 
-def test_the_arrays_are_what_is_told(workdir, evaluated):
+def test_the_arrays_agree_with_the_json(workdir, evaluated):
     """And each is found again: means of examples, estimates of resamples, samples."""
-    told, arrays = results.read(workdir / "eval.json")
-    assert told == evaluated
+    values, arrays = results.read(workdir / "eval.json")
+    assert values == evaluated
     for name in ("bound", "ode"):
         assert arrays[name].shape == (36,)
         error = arrays[name].std(ddof=1) / 6
-        assert arrays[name].mean() == pytest.approx(told["likelihood"][name]["mean"])
-        assert error == pytest.approx(told["likelihood"][name]["stderr"], rel=1e-6)
+        assert arrays[name].mean() == pytest.approx(values["likelihood"][name]["mean"])
+        assert error == pytest.approx(values["likelihood"][name]["stderr"], rel=1e-6)
     for weights in ("raw", "ema"):
         mean = arrays[f"eps_mse_{weights}"].mean(0)
-        np.testing.assert_allclose(mean, told["eps_mse"][weights]["mean"], rtol=1e-6)
-    for number, row in enumerate(told["samples"]):
+        np.testing.assert_allclose(mean, values["eps_mse"][weights]["mean"], rtol=1e-6)
+    for number, row in enumerate(values["samples"]):
         errors = arrays[f"samples_{number}"].std(1, ddof=1)
         expected = [one["standard_error"] for one in row["metrics"]]
         np.testing.assert_allclose(errors, expected)
@@ -176,28 +213,28 @@ def test_arrays_that_are_gone_or_other_ones_are_made_again(
         shutil.copytree(workdir / name, tmp_path / name)
     for name in ("eval.json", "eval.npz"):
         shutil.copy(workdir / name, tmp_path / name)
-    for damage, words in (
+    for corrupt, words in (
         (lambda path: path.unlink(), "is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is corrupted or does"),
     ):
-        damage(tmp_path / "eval.npz")
+        corrupt(tmp_path / "eval.npz")
         with pytest.raises(UsageError, match=words):
             results.read(tmp_path / "eval.json")
         evaluate_run(tmp_path, REQUEST)
         assert words in capsys.readouterr().out
-        told, _ = results.read(tmp_path / "eval.json")
-        assert told | {"environment": None} == evaluated | {"environment": None}
+        values, _ = results.read(tmp_path / "eval.json")
+        assert values | {"environment": None} == evaluated | {"environment": None}
 
 
 def test_what_another_program_wrote_is_not_written_over(tmp_path):
     np.savez(tmp_path / "best.npz", samples=np.zeros(3))
     with pytest.raises(UsageError, match=r"best\.npz.* is no evaluation's; choose"):
-        results.is_there(tmp_path / "best.json", {})
+        results.exists(tmp_path / "best.json", {})
     np.savez(tmp_path / "best.npz", bound=np.zeros(3))  # killed before the .json
-    assert not results.is_there(tmp_path / "best.json", {})
+    assert not results.exists(tmp_path / "best.json", {})
     (tmp_path / "best.json").write_text('{"format": 99, "settings": {}}')
     with pytest.raises(UsageError, match="has format 99, which a newer version"):
-        results.is_there(tmp_path / "best.json", {})
+        results.exists(tmp_path / "best.json", {})
 
 
 @pytest.mark.slow
@@ -205,7 +242,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     workdir, evaluated, tmp_path, monkeypatch
 ):
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
-    get, names = result_cache.Parts.get, []
+    get, names = result_cache.Chunks.get, []
 
     def stopping(self, name, compute):
         names.append(name)
@@ -213,7 +250,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
             raise Stopped(signal.SIGTERM)
         return get(self, name, compute)
 
-    monkeypatch.setattr(result_cache.Parts, "get", stopping)
+    monkeypatch.setattr(result_cache.Chunks, "get", stopping)
     with pytest.raises(Stopped) as stopped:
         evaluate_run(tmp_path, REQUEST)
     assert "the same command goes on" in stopped.value.kept
@@ -222,7 +259,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(
     assert again | {"environment": None} == evaluated | {"environment": None}
 
 
-# --- beside other processes ------------------------------------------------------
+# --- with other processes --------------------------------------------------------
 
 HOLDER = """
 import contextlib, pathlib, sys, time
@@ -248,7 +285,9 @@ def test_a_second_evaluation_is_refused_until_the_first_is_killed(
     try:
         assert holder.stdout.readline() == "held\n"
         assert evaluate_run(workdir, REQUEST) == workdir / "eval.json"  # it is there
-        with pytest.raises(UsageError, match=f"another process evaluates {workdir}"):
+        with pytest.raises(
+            UsageError, match=f"another process is evaluating {workdir}"
+        ):
             evaluate_run(workdir, elsewhere)
     finally:
         holder.kill()
@@ -262,7 +301,7 @@ def test_the_lock_is_held_while_it_evaluates(workdir, tmp_path, monkeypatch):
             assert not files.acquire_lock(stack, path / "evaluation" / ".lock")
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(measurements, "everything", taken)
+    monkeypatch.setattr(measurements, "measure", taken)
     out = str(tmp_path / "eval.json")
     with pytest.raises(Stopped):
         evaluate_run(workdir, REQUEST._replace(out=out))
@@ -279,7 +318,7 @@ def test_the_command_says_so_in_one_line(workdir, evaluated, tmp_path):
             "experiments.evaluate", f"--workdir={workdir}", f"--out={out}"
         )
     assert code == 2 and len(error.splitlines()) == 1
-    assert error.startswith("error: another process evaluates ")
+    assert error.startswith("error: another process is evaluating ")
 
 
 @pytest.mark.parametrize("count", [-5, 0, 37, 100_000])
@@ -297,7 +336,7 @@ WRONG = {
     ),
     "no examples": ("evaluate", "--num_examples=0", "--num_examples=0: .*positive"),
     "large": ("evaluate", "--num_times=10000000000", r"range \[1, 100000\]"),
-    "memory": ("evaluate", "--sampler=ddim@99999999999999", "takes less"),
+    "memory": ("evaluate", "--sampler=ddim@99999999999999", "reduce batch"),
     "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),
     "long name": ("evaluate", f"--workdir={'x' * 300}", "File name too long"),
     "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
@@ -320,16 +359,16 @@ def test_a_training_that_goes_on_is_no_hindrance(
 ):
     """Though it removes the checkpoint when there are newer ones."""
     copied(workdir, tmp_path, "checkpoints")
-    everything = measurements.everything
+    measure = measurements.measure
 
     def removed(path, *arguments):
         shutil.rmtree(path / "checkpoints" / "10")
-        return everything(path, *arguments)
+        return measure(path, *arguments)
 
-    monkeypatch.setattr(measurements, "everything", removed)
+    monkeypatch.setattr(measurements, "measure", removed)
     with resume.alone(tmp_path):  # the lock of training
         found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
-    assert beside(found) == beside(evaluated)
+    assert reproducible(found) == reproducible(evaluated)
 
 
 # --- of which weights ------------------------------------------------------------
@@ -382,7 +421,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
 
 
 @pytest.mark.slow
-def test_parts_and_samples_of_other_weights_are_not_taken(
+def test_cached_results_and_samples_of_other_weights_are_not_used(
     workdir, evaluated, retrained, tmp_path, capsys
 ):
     copied(workdir, tmp_path, "evaluation", "samples")
@@ -398,7 +437,7 @@ def test_parts_and_samples_of_other_weights_are_not_taken(
     assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
     fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
     straight = json.loads(evaluate_run(fresh, REQUEST).read_text())
-    assert beside(found) == beside(straight)
+    assert reproducible(found) == reproducible(straight)
     assert "quarantined" not in capsys.readouterr().out
     old = evaluated["settings"]["parameters"]
     after = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
@@ -410,7 +449,7 @@ def test_parts_and_samples_of_other_weights_are_not_taken(
 def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path):
     copied(workdir, tmp_path, "checkpoints")
     shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")
-    for other in (1, 2, 4):
+    for other in (1, 2, 3, 5):
         text = json.dumps({**evaluated, "format": other})
         (tmp_path / "eval.json").write_text(text)
         assert run_record.read(tmp_path).evaluation is None
@@ -418,18 +457,18 @@ def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path
     assert run_record.read(tmp_path).evaluation == evaluated
 
 
-def test_parts_of_another_version_are_left_out(evaluated, tmp_path):
+def test_cached_results_of_another_version_are_not_used(evaluated, tmp_path):
     old = tmp_path / "evaluation" / "0123456789ab"
     old.mkdir(parents=True)
     (old / "settings.json").write_text(json.dumps(evaluated["settings"]))
-    cabinet = result_cache.ResultCache(tmp_path / "evaluation")
+    cache = result_cache.ResultCache(tmp_path / "evaluation")
     names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
-    assert cabinet.left_out(*names) == {old.name: "another version"}
+    assert cache.unused(*names) == {old.name: "another version"}
 
 
 def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkeypatch):
     computed = []
-    get = result_cache.Parts.get
+    get = result_cache.Chunks.get
 
     def counting(self, name, compute):
         def counted():
@@ -438,7 +477,7 @@ def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkey
 
         return get(self, name, counted)
 
-    monkeypatch.setattr(result_cache.Parts, "get", counting)
+    monkeypatch.setattr(result_cache.Chunks, "get", counting)
     more = REQUEST._replace(
         samples=SAMPLES._replace(samplers=(*SAMPLES.samplers, "ddim@3")),
         out=str(workdir / "more.json"),
@@ -474,10 +513,10 @@ def test_a_run_from_before_contents_were_looked_into_is_evaluated(workdir, monke
     same = build.dataset(tiny.config().data)._replace(contents="0123")
     monkeypatch.setattr(evaluate.build, "dataset", lambda section: same)
 
-    def everything(*unused):
+    def stopped(*unused):
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(measurements, "everything", everything)
+    monkeypatch.setattr(measurements, "measure", stopped)
     with pytest.raises(Stopped):
         evaluate_run(workdir, REQUEST._replace(out=str(workdir / "before.json")))
 

@@ -1,4 +1,4 @@
-"""Features for sample metrics, and the floor of the real digits."""
+"""Features for sample metrics, and the baseline of the real digits."""
 
 import sys
 
@@ -32,15 +32,15 @@ def test_the_classifier_knows_the_digits_that_were_held_out(trained):
     np.testing.assert_allclose(trained.features_fn(IMAGES[:7]), found[:7], atol=1e-5)
 
 
-def test_its_name_tells_its_weights(trained):
+def test_its_name_identifies_its_weights(trained):
     again = [features.classifier(DIGITS, epochs=1).name for _ in range(2)]
     assert again[0] == again[1]
     weights = {name.partition("weights=")[2] for name in (*again, trained.name)}
     assert len(weights) == 2 and "" not in weights
 
 
-def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
-    """In both features; of pixels the floor is bias, which extrapolation takes away."""
+def test_real_halves_are_the_baseline_and_noise_is_far_above(trained):
+    """In both features; of pixels the baseline is bias, which extrapolation removes."""
     halves = metrics.halves(jax.random.key(0), IMAGES)
     level = IMAGES.std()
     noisy = halves[0] + level * np.random.RandomState(0).standard_normal(
@@ -49,8 +49,8 @@ def test_real_halves_are_the_floor_and_noise_is_far_above(trained):
     line = metrics.ExtrapolatedFrechet(jax.random.key(1))
     for kind in (features.pixels(), trained):
         a, b, c = map(kind.features_fn, (*halves, noisy))
-        floor, worse = metrics.Frechet()(a, b), metrics.Frechet()(c, b)
-        assert worse > 2 * floor
+        baseline, worse = metrics.Frechet()(a, b), metrics.Frechet()(c, b)
+        assert worse > 2 * baseline
     a, b = map(features.pixels().features_fn, halves)
     assert abs(line(a, b)) < 0.3 * metrics.Frechet()(a, b)
 

@@ -1,4 +1,4 @@
-"""The error of eps at fixed log-SNRs: `evaluation/heldout.py`."""
+"""The eps-MSE at fixed log-SNRs: `evaluation/heldout.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,9 @@ def tallied(model, size=4_000, draws=2):
             {}, examples, number, rng.stream(0, 0), model=model, draws=draws
         )
     )
-    tally = EvalAccumulator(draws, heldout.reached(model.objective.schedule))
-    tally.add(run(), np.arange(size), np.ones(size, bool))
-    return tally.row()
+    accumulator = EvalAccumulator(draws, heldout.reached(model.objective.schedule))
+    accumulator.add(run(), np.arange(size), np.ones(size, bool))
+    return accumulator.row()
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -102,15 +102,15 @@ def test_recipes_are_measured_with_the_same_noise():
 
 def test_levels_that_a_schedule_does_not_reach_are_no_number():
     low = schedules.Cosine(logsnr_min=-3.0, logsnr_max=5.0)
-    found, told = heldout.times_of_levels(low), heldout.reached(low)
-    np.testing.assert_array_equal(told, (LEVELS >= -3) & (LEVELS <= 5))
-    np.testing.assert_allclose(low.logsnr(found[told]), LEVELS[told], atol=1e-3)
+    found, reached = heldout.times_of_levels(low), heldout.reached(low)
+    np.testing.assert_array_equal(reached, (LEVELS >= -3) & (LEVELS <= 5))
+    np.testing.assert_allclose(low.logsnr(found[reached]), LEVELS[reached], atol=1e-3)
     assert np.isfinite(found).all()  # the program has no NaN in it
-    tally = EvalAccumulator(len(LEVELS), told)
+    accumulator = EvalAccumulator(len(LEVELS), reached)
     seen = Evaluation(np.ones(1), np.ones((1, len(LEVELS))))
-    tally.add(seen, np.zeros(1, int), np.ones(1, bool))
-    row = tally.row()
-    np.testing.assert_array_equal(np.isfinite(row["eps_mse_by_level"]), told)
+    accumulator.add(seen, np.zeros(1, int), np.ones(1, bool))
+    row = accumulator.row()
+    np.testing.assert_array_equal(np.isfinite(row["eps_mse_by_level"]), reached)
     assert np.isnan(row["eps_mse"])  # a mean over other levels is no mean
 
 
@@ -119,11 +119,11 @@ def test_each_example_is_seen_at_its_levels_in_turn_and_counted_once():
     expected = [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [4, 5, 0, 1]]
     assert heldout.levels_of(number, 4).tolist() == expected
     everything = np.ones(len(LEVELS), bool)
-    tally = EvalAccumulator(4, everything)
+    accumulator = EvalAccumulator(4, everything)
     eps_mse = np.arange(16.0).reshape(4, 4)
     found = Evaluation(np.array([1.0, 2.0, 4.0, 100.0]), eps_mse)
-    tally.add(found, number, np.array([True, True, True, False]))
-    row = tally.row()
+    accumulator.add(found, number, np.array([True, True, True, False]))
+    row = accumulator.row()
     assert row["loss"] == pytest.approx(7 / 3)
     by_level = [(low + low + 6) / 2 for low in range(6)]
     assert row["eps_mse_by_level"] == by_level

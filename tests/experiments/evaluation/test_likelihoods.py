@@ -1,4 +1,4 @@
-"""Likelihoods of held-out examples: `likelihoods.py`, `units.py`, `parts.py`."""
+"""Likelihoods of held-out examples, per dimension, and their cache."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from diffusionflow import random
 from experiments.data import DataTransform, Examples
 from experiments.evaluation import bits_per_dim, likelihoods
 from experiments.evaluation.likelihoods import Settings
-from experiments.evaluation.result_cache import Parts, ResultCache
+from experiments.evaluation.result_cache import Chunks, ResultCache
 from experiments.runtime import rng
 from tests.helpers import arrays
 from tests.helpers.exact_model import STD, Exact, model_of
@@ -26,7 +26,7 @@ def examples():
 
 
 def kept(path):
-    return ResultCache(path).parts
+    return ResultCache(path).chunks
 
 
 def test_an_example_has_the_likelihood_given_its_vector(tmp_path):
@@ -185,16 +185,16 @@ def test_an_ode_that_is_cut_off_has_the_likelihood_of_data_with_that_noise(
     assert ends == {"data": pytest.approx(2.0, abs=1e-4), "noise": None}
 
 
-def test_the_ends_of_the_ode_are_told():
+def test_the_ends_of_the_ode_are_reported():
     """A network of eps is singular where there is nothing but noise."""
-    told = {
+    ends = {
         name: likelihoods.ode_ends(model_of(name), Settings())
         for name in ("flow_matching", "ve", "x", "eps")
     }
     own = {"data": None, "noise": None}
-    assert told["flow_matching"] == told["ve"] == own
-    assert told["x"] == {"data": pytest.approx(10, abs=1e-3), "noise": None}
-    assert told["eps"] == {"data": None, "noise": pytest.approx(-10, abs=1e-3)}
+    assert ends["flow_matching"] == ends["ve"] == own
+    assert ends["x"] == {"data": pytest.approx(10, abs=1e-3), "noise": None}
+    assert ends["eps"] == {"data": None, "noise": pytest.approx(-10, abs=1e-3)}
 
 
 @pytest.mark.parametrize("levels", [None, 16])
@@ -211,13 +211,14 @@ def test_the_error_of_the_solver_is_that_from_the_closed_form(levels, tmp_path):
         for settings in (few, SETTINGS._replace(ode_steps=50))
     )
     error = (found["ode"] - fine["ode"]) / 4 / (1 if levels is None else np.log(2))
-    told = bits_per_dim.summary(found, model, few)["solver_error"]
-    assert told["count"] == 150 // 8 and told["steps"] == 6
-    assert told["mean"] == pytest.approx(error[:18].mean() * 15 / 16, rel=0.1)
-    assert abs(told["mean"]) > 2e-5  # or it is rounding
+    measured = bits_per_dim.summary(found, model, few)["solver_error"]
+    assert measured["count"] == 150 // 8 and measured["steps"] == 6
+    assert measured["mean"] == pytest.approx(error[:18].mean() * 15 / 16, rel=0.1)
+    assert abs(measured["mean"]) > 2e-5  # or it is rounding
     spread = error[:18].std(ddof=1) / np.sqrt(18) * 15 / 16
-    assert told["stderr"] == pytest.approx(spread, rel=0.2, abs=1e-5)
-    assert bits_per_dim.solver_bound(told) == abs(told["mean"]) + 2 * told["stderr"]
+    assert measured["stderr"] == pytest.approx(spread, rel=0.2, abs=1e-5)
+    bound = abs(measured["mean"]) + 2 * measured["stderr"]
+    assert bits_per_dim.solver_bound(measured) == bound
     found["ode"][3] = np.nan  # of a network that has diverged
     assert bits_per_dim.summary(found, model, few)["solver_error"] is None
 
@@ -286,7 +287,7 @@ def test_the_range_is_that_of_settings_data_and_schedule():
     assert noise * likelihoods.SIGMAS == pytest.approx(1 / 255)  # half a step
 
 
-def test_parts_are_computed_once_and_a_damaged_one_again(tmp_path, capsys):
+def test_chunks_are_computed_once_and_a_corrupted_one_again(tmp_path, capsys):
     calls = []
 
     def compute():
@@ -294,13 +295,13 @@ def test_parts_are_computed_once_and_a_damaged_one_again(tmp_path, capsys):
         return {"a": np.arange(3), "b": np.float32(len(calls))}
 
     for _ in range(2):
-        found = Parts(tmp_path, {"seed": 0}).get("first", compute)
+        found = Chunks(tmp_path, {"seed": 0}).get("first", compute)
         np.testing.assert_array_equal(found["a"], np.arange(3))
         assert found["b"] == 1
     assert len(calls) == 1 and capsys.readouterr().out == ""
     path = tmp_path / "first.npz"
     path.write_bytes(path.read_bytes()[:-30])
-    assert Parts(tmp_path, {}).get("first", compute)["b"] == 2
+    assert Chunks(tmp_path, {}).get("first", compute)["b"] == 2
     assert "computing again what is corrupted" in capsys.readouterr().out
 
 
@@ -309,5 +310,5 @@ def test_a_part_that_is_stopped_leaves_no_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Parts(tmp_path, {}).get("first", stop)
+        Chunks(tmp_path, {}).get("first", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -40,7 +40,7 @@ def test_the_banner_says_where_a_run_starts():
 @pytest.mark.parametrize(
     ("given", "warns"), [(0.79, True), (0.81, False), (1.19, False), (1.21, True)]
 )
-def test_a_sigma_data_that_is_a_fifth_off_is_told(given, warns):
+def test_a_sigma_data_that_is_a_fifth_off_is_a_warning(given, warns):
     warning = console.sigma_data_warning(given, 1.0)
     assert (warning is not None) == warns
     assert warning is None or f"sigma_data={given:g}, but" in warning
@@ -48,40 +48,40 @@ def test_a_sigma_data_that_is_a_fifth_off_is_told(given, warns):
 
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
-    meter = progress.TrainingProgress(0, 100, 8, console=Console(file=stream))
-    meter.advance(1)
+    shown = progress.TrainingProgress(0, 100, 8, console=Console(file=stream))
+    shown.advance(1)
     assert stream.getvalue() == ""
-    figures = meter.report(10, 0.5)
-    meter.close()
+    figures = shown.report(10, 0.5)
+    shown.close()
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("step 10/100  loss 0.5000  ")
     assert line.endswith(" left")
-    assert "images/s" in line
-    assert figures["images_per_second"] > 0
+    assert "examples/s" in line
+    assert figures["examples_per_second"] > 0
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_same_figures():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)
-    meter = progress.TrainingProgress(0, 100, 8, console=console)
-    meter.report(10, 0.25)
-    meter.advance(11)
-    meter.close()
+    shown = progress.TrainingProgress(0, 100, 8, console=console)
+    shown.report(10, 0.25)
+    shown.advance(11)
+    shown.close()
     text = stream.getvalue()
     assert "11/100" in text
     assert "loss 0.2500" in text
-    assert "images/s" in text
+    assert "examples/s" in text
 
 
-def test_pauses_do_not_count_in_images_per_second(monkeypatch):
+def test_pauses_do_not_count_in_examples_per_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(environment.time, "perf_counter", lambda: now[0])
-    meter = progress.TrainingProgress(0, 20, 10, console=Console(file=io.StringIO()))
+    shown = progress.TrainingProgress(0, 20, 10, console=Console(file=io.StringIO()))
     now[0] = 2.0
-    with meter.pause():
+    with shown.pause():
         now[0] = 50.0
     now[0] = 58.0
-    assert meter.report(10, 0.0)["images_per_second"] == pytest.approx(10.0)
+    assert shown.report(10, 0.0)["examples_per_second"] == pytest.approx(10.0)
 
 
 def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch):
@@ -91,13 +91,13 @@ def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch
         stream = io.StringIO()
         console = Console(file=stream, force_terminal=terminal, width=100)
         now[0] = 0.0
-        meter = progress.SamplingProgress(100, console=console)
-        meter.skip(20)
+        shown = progress.SamplingProgress(100, console=console)
+        shown.skip(20)
         now[0] = 4.0
-        meter.advance(40)
+        shown.advance(40)
         assert terminal or stream.getvalue() == ""
-        meter.shard()
-        meter.close()
+        shown.shard()
+        shown.close()
         text = stream.getvalue()
         assert "60/100" in text
         assert "10 samples/s, compilation included  4 s left" in text

@@ -1,8 +1,10 @@
 """What takes long is announced, and nothing else is."""
 
+import io
 import time
 
 import pytest
+from rich.console import Console
 
 from experiments.runtime import progress
 
@@ -40,3 +42,33 @@ def test_other_processes_say_nothing(monkeypatch):
     with progress.announced("compiling", lines.append, after=0.01):
         time.sleep(0.05)
     assert lines == []
+
+
+def test_a_part_has_a_line_at_its_start_at_its_end_and_in_between():
+    console = Console(file=io.StringIO(), width=80)
+    with progress.PartProgress("bound", 40, "examples", console, every=0.05) as part:
+        part.advance(16)
+        time.sleep(0.2)
+        part.advance(24)
+    first, *between, last = console.file.getvalue().splitlines()
+    assert first == "bound, 40 examples ..." and last == "bound: 0 s"
+    assert between and between[0] == "bound: 16/40, 0 s so far"
+
+
+def test_a_part_that_fails_has_no_line_at_its_end():
+    console = Console(file=io.StringIO(), width=80)
+    with (
+        pytest.raises(KeyError),
+        progress.PartProgress("features", console=console, every=60.0),
+    ):
+        raise KeyError
+    assert console.file.getvalue() == "features ...\n"
+
+
+def test_a_part_is_a_bar_on_a_terminal_unless_another_one_is():
+    for bar in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=True, width=80)
+        with progress.PartProgress("bound", 40, console=console, bar=bar) as part:
+            part.advance(40)
+        assert ("40/40" in console.file.getvalue()) == bar
+        assert "..." not in console.file.getvalue()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing.restore import Request
+from experiments.comparison import run_record
 from experiments.config import registry
-from experiments.evaluation import evaluate, likelihoods, sample_quality
+from experiments.evaluation import evaluate, likelihoods, results, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.sampling.generate import sample_run
 from experiments.training import loop
@@ -129,9 +130,32 @@ def test_a_masked_run_does_not_know_what_the_mask_leaves_out(
     part.mkdir(parents=True)
     shutil.copytree(workdir / "checkpoints" / "1", part / "1")
     assert same(loop.train_and_evaluate(config, tmp_path / "part"), states[1])
-    with pytest.raises(UsageError, match="the data have a mask: the likelihood of an"):
-        evaluate.evaluate_run(workdir, evaluate.Request())
-    assert not (workdir / "evaluation").exists()
+    capsys.readouterr()
+    check_masked_evaluations(tmp_path / "a", tmp_path / "b")
+    output = capsys.readouterr().out
+    assert "likelihood is left out: the data have a mask: the likelihood of" in output
+    assert "sample quality is left out: the data have a mask: samples have" in output
+
+
+def check_masked_evaluations(*workdirs):
+    """The eps-MSE is of the unmasked values; what is left out is named."""
+    found = []
+    for workdir in workdirs:
+        path = evaluate.evaluate_run(workdir, evaluate.Request())
+        values, arrays = results.read(path)
+        assert set(values["left_out"]) == {"likelihood", "sample quality"}
+        assert values["likelihood"] is None and values["samples"] == []
+        assert set(arrays) == {"eps_mse_raw", "eps_mse_ema"}
+        assert np.isfinite(arrays["eps_mse_ema"]).all()
+        found.append(arrays)
+        rows = (workdir / "results.csv").read_text().splitlines()[1:]
+        assert len(rows) == 12 and all("eps-MSE" in row for row in rows)
+        notes = run_record.read(workdir).notes
+        assert [note.split(":")[1].split(" is ")[0] for note in notes] == [
+            " likelihood",
+            " sample quality",
+        ]
+    assert same(*found)
 
 
 CONDITIONS = np.random.RandomState(1).standard_normal((45, 3)).astype(np.float32)

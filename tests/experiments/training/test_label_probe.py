@@ -38,7 +38,7 @@ def test_without_lifting_the_zero_output_would_hide_it(monkeypatch):
     assert trainer.condition_effects(trainer.init().params) == {"labels": 0}
 
 
-def test_a_network_that_ignores_labels_is_told_in_one_line(
+def test_a_network_that_ignores_labels_is_a_warning_of_one_line(
     monkeypatch, tmp_path, capsys
 ):
     trainer = trainer_with(monkeypatch, num_classes=0)
@@ -48,8 +48,10 @@ def test_a_network_that_ignores_labels_is_told_in_one_line(
         tiny.config(num_steps=1, optimizer__warmup_steps=0), tmp_path
     )
     lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if line.startswith("warning: the network ignores")]
-    assert len(told) == 1
+    warnings = [
+        line for line in lines if line.startswith("warning: the network ignores")
+    ]
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (3, 3, 8, 16)])
@@ -86,5 +88,5 @@ def test_a_vector_is_changed_by_its_own_size(size):
     )
     step = size or 1.0
     assert effect == pytest.approx(2 * step / (1 + 2 * size), rel=1e-5)
-    told = label_probe.warning(0.0, "conditions")
-    assert "ignores its conditions" in told and "read `vector`" in told
+    warnings = label_probe.warning(0.0, "conditions")
+    assert "ignores its conditions" in warnings and "read `vector`" in warnings

@@ -245,7 +245,7 @@ def test_a_stop_saves_nothing_where_saves_are_never_due(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept_as_well_as_the_newest(tmp_path, monkeypatch):
     losses = iter([3.0, 3.0, 1.0, 1.0, float("nan"), float("nan"), 2.0, 2.0])
     evaluate = lambda *args: {"loss": next(losses)}
     monkeypatch.setattr(trainer.Trainer, "evaluate", evaluate)
@@ -312,7 +312,7 @@ def test_other_examples_are_refused(straight, monkeypatch):
         loop.train_and_evaluate(tiny.config(), straight[0])
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_corrupted_one(
     straight, tmp_path, capfd
 ):
     for step in (5, 9):
@@ -326,7 +326,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     output, error = capfd.readouterr()
     assert "resuming at step 5 of 10" in output
     assert re.search("warning: .*9 is corrupted: params/d/.* was altered", error)
-    assert (tmp_path / "checkpoints" / "damaged-9" / "identity").is_dir()
+    assert (tmp_path / "checkpoints" / "corrupted-9" / "identity").is_dir()
 
 
 def test_rows_are_on_disk_before_the_checkpoint_of_later_steps(tmp_path, monkeypatch):
@@ -349,7 +349,7 @@ def test_rows_are_on_disk_before_the_checkpoint_of_later_steps(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_rows_that_were_lost_are_told(straight, tmp_path, capsys):
+def test_rows_that_were_lost_are_reported(straight, tmp_path, capsys):
     source, rows = straight[0] / "checkpoints", straight[0] / metrics_log.FILE_NAME
     shutil.copytree(source / "9", tmp_path / "checkpoints" / "9")
     lines = rows.read_text().splitlines(keepends=True)

@@ -31,7 +31,7 @@ def events(directory):
 def write(workdir, start, steps):
     log = metrics_log.MetricsWriter(workdir, start)
     for step in steps:
-        log.write(step, ROW | {"value": step}, {"images_per_second": 7.0})
+        log.write(step, ROW | {"value": step}, {"examples_per_second": 7.0})
     log.close()
 
 
@@ -42,10 +42,10 @@ def test_rows_are_json_and_events_follow(tmp_path):
         '{"step": 10, "loss": 0.100000001, "by_bin": [1.0, null], "count": 3, '
         '"value": 10}'
     )
-    assert "images_per_second" not in text
+    assert "examples_per_second" not in text
     assert metrics_log.read(tmp_path / "metrics.jsonl")[1]["step"] == 20
     found = events(tmp_path / "tensorboard")
-    assert found["images_per_second", 20] == 7
+    assert found["examples_per_second", 20] == 7
     assert found["loss", 10] == pytest.approx(0.1)
     assert found["by_bin/00", 10] == 1
 
@@ -75,10 +75,10 @@ def test_wall_clock_is_only_added_to(tmp_path):
     write(tmp_path, 10, [20, 30])
     rows = metrics_log.read(path)
     assert [row["step"] for row in rows] == [10, 20, 20, 30]
-    assert rows[0] == {"step": 10, "images_per_second": 7.0}
+    assert rows[0] == {"step": 10, "examples_per_second": 7.0}
 
 
-def test_a_torn_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
+def test_a_torn_line_is_skipped_and_a_corrupted_one_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in metrics_log.read(path)] == [1, 2]

@@ -98,7 +98,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(recipe):
     np.testing.assert_allclose(again.ema["scale"], expected, rtol=1e-6)
 
 
-def test_the_times_told_are_those_of_the_step(recipe):
+def test_the_times_reported_are_those_of_the_step(recipe):
     _, after = run(recipe, [3])
     draw = jax.jit(functools.partial(step.loss_and_gradients, recipe=recipe))
     (_, drawn), _ = draw(step.init(KEY, recipe), batch(), KEY)
@@ -138,7 +138,7 @@ def test_after_the_limit_nothing_moves_any_more(recipe):
     assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_first_of_each_logged_interval_is_told(recipe):
+def test_the_first_of_each_logged_interval_is_reported(recipe):
     states = run(recipe._replace(log_every=2), [0, 1, 2, None])
     firsts = [int(state.faults.first) for state in states]
     assert firsts == [0, 1, 1, 3, 3]
@@ -147,7 +147,7 @@ def test_the_first_of_each_logged_interval_is_told(recipe):
     assert np.isnan(running_metrics.averages(states[2].sums)["loss"])  # of no step
 
 
-def test_leaves_that_are_not_finite_are_told_by_their_paths():
+def test_leaves_that_are_not_finite_are_named_by_their_paths():
     tree = {"a": [jnp.ones(2), jnp.array([1.0, jnp.inf])], "b": {"c": jnp.array(3)}}
     assert nonfinite.not_finite(tree) == ["a/1"]
 
@@ -166,7 +166,7 @@ def poison(monkeypatch, rows):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_and_tells(monkeypatch, tmp_path, capsys):
+def test_a_run_goes_on_and_reports(monkeypatch, tmp_path, capsys):
     poison(monkeypatch, [5 * 16 + 3])  # of 16 a step
     state = loop.train_and_evaluate(tiny.config(), tmp_path / "straight")
     warnings = [
@@ -178,12 +178,12 @@ def test_a_run_goes_on_and_tells(monkeypatch, tmp_path, capsys):
     assert warnings[0].startswith("warning: step 6 is not finite at t = 0.")
     assert "Conditioning_0/label/embedding, " in warnings[0]
     rows = metrics_log.read(tmp_path / "straight" / "metrics.jsonl")
-    told = [row for row in rows if "skipped_steps" in row]
-    assert [row["step"] for row in told] == [8]
-    assert told[0]["skipped_steps"] == 1 and told[0]["skipped_first"] == 6
-    assert len(told[0]["skipped_times"]) == 1
-    assert "in/kernel" in told[0]["skipped_leaves"]
-    assert np.isfinite(told[0]["loss"])
+    skipped = [row for row in rows if "skipped_steps" in row]
+    assert [row["step"] for row in skipped] == [8]
+    assert skipped[0]["skipped_steps"] == 1 and skipped[0]["skipped_first"] == 6
+    assert len(skipped[0]["skipped_times"]) == 1
+    assert "in/kernel" in skipped[0]["skipped_leaves"]
+    assert np.isfinite(skipped[0]["loss"])
     assert not nonfinite.not_finite(state)
     assert int(state.faults.count) == 1
     part = tmp_path / "part"  # the same when it is resumed between fault and log

@@ -67,7 +67,7 @@ def test_one_note_where_a_run_leaves_its_band():
     note = watch.note(3, {"loss": 9.0})
     assert note.startswith("note: loss 9.0000 at step 3 is outside 0.")
     assert "seeds 0, 1, 2" in note and note.endswith("(configs/curves/x.json)")
-    assert watch.note(3, {"loss": 9.0}) is None  # told once
+    assert watch.note(3, {"loss": 9.0}) is None  # reported once
     below = reference_curves.Watch("x.json", reference_curves.make({}, [0, 1, 2], RUNS))
     assert below.note(3, {"loss": 0.01}) is not None
     undefined = reference_curves.Watch(

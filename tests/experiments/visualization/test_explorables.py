@@ -195,7 +195,7 @@ def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
     density, errors = block.charts
     for i, name in enumerate(two):
         for j, count in enumerate((3, 5)):
-            (run,) = sampler_error.runs_against_calls(
+            (run,) = sampler_error.runs_against_nfe(
                 known[name], data, num_steps=(count,)
             )
             trace = errors.data[i]
@@ -212,7 +212,7 @@ def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
 
 def test_samples_of_many_steps_have_the_quantiles_of_the_data():
     data = sampler_error.mixture()
-    (run,) = sampler_error.runs_against_calls(
+    (run,) = sampler_error.runs_against_nfe(
         samplers.Heun("dz_dt"), data, num_steps=(80,), num_starts=2001
     )
     assert run.nfe == 159 and np.all(np.diff(run.x) >= 0)
@@ -257,9 +257,11 @@ def check_sliders(tab, blocks):
                 tab.evaluate(MOVE % (f"sliders{form}-{index}", end))
                 for number, chart in zip(numbers, block.charts, strict=True):
                     assert drawn(tab, number) == expected(chart, place)
-                told = f"document.getElementById('sliders{form}-readout').textContent"
+                readout = (
+                    f"document.getElementById('sliders{form}-readout').textContent"
+                )
                 words = " ".join(at(sentence, place) for sentence in block.readout)
-                assert tab.evaluate(told) == words
+                assert tab.evaluate(readout) == words
                 assert ([drawn(tab, number) for number in numbers] != before) == moves
             shown = f"document.getElementById('sliders{form}-{index}')"
             if not slider.named:
@@ -300,7 +302,7 @@ def test_sliders_move_what_is_drawn(churning, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_the_whole_page_moves(tmp_path):
+def test_the_full_page_moves(tmp_path):
     sections = [section_fn() for section_fn in SECTIONS]
     of_order = dict.fromkeys(("DPM-Solver++(2M)", "DPM-Solver++(3M)"))
     for trace in sections[-1].blocks[0].charts[1].data:

@@ -125,7 +125,7 @@ def least_distance(rgb):
 @pytest.mark.parametrize("blindness", BLIND)
 def test_the_first_colors_differ_for_the_colour_blind(blindness):
     rgb = np.array([colors.to_rgb(value) for value in style.COLORS.values()])
-    assert least_distance(seen(rgb, BLIND[blindness])) > 15  # 2 can just be told apart
+    assert least_distance(seen(rgb, BLIND[blindness])) > 15  # 2 is just noticeable
     usual = np.array([colors.to_rgb(f"C{i}") for i in range(7)])  # matplotlib's are not
     assert least_distance(seen(usual, BLIND[blindness])) < 15
 

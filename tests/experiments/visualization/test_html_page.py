@@ -58,7 +58,7 @@ def test_whatever_a_user_wrote_is_escaped(text):
         for one in json.loads(figures)["figures"]
         for trace in one["data"]
     }
-    assert NASTY in names  # whole, as JSON
+    assert NASTY in names  # complete, as JSON
 
 
 class Parsed(html.parser.HTMLParser):
@@ -127,7 +127,7 @@ def test_nothing_is_fetched(text):
     assert len(own) < 100_000
 
 
-def test_the_page_says_what_is_found(gathered, found, text):
+def test_the_page_states_the_conclusions(gathered, found, text):
     table = tables.summary(gathered, found)
     assert [row[0] for row in table.rows][:3] == [
         "training seeds",
@@ -143,14 +143,14 @@ def test_the_page_says_what_is_found(gathered, found, text):
     assert "where a recipe has one training seed" in text
 
 
-def test_the_error_of_the_solver_is_beside_its_number(gathered, found):
+def test_the_solver_error_is_next_to_its_likelihood(gathered, found):
     rows = [row[0] for row in tables.summary(gathered, found).rows]
     at = rows.index("-log p by the ODE, nats per dimension")
     assert rows[at + 1] == "error of the ODE solver, at most, nats per dimension"
     table = tables.summary(gathered, found)
     assert table.rows[at + 1][1:] == ["0.0014", "0.0014"]  # |-0.001| + 2 * 2e-4
-    told = gathered[1].runs[1].evaluation["likelihood"]
-    missing = dict(told) | {"solver_error": None}
+    likelihood = gathered[1].runs[1].evaluation["likelihood"]
+    missing = dict(likelihood) | {"solver_error": None}
     runs = list(gathered[1].runs)
     runs[1] = runs[1]._replace(evaluation=runs[1].evaluation | {"likelihood": missing})
     some = [gathered[0], gathered[1]._replace(runs=tuple(runs))]
@@ -191,31 +191,33 @@ def _with_error(run, error):
     return run._replace(evaluation=run.evaluation | {"likelihood": likelihood})
 
 
-def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
+def test_examples_per_second_of_different_machines_are_left_out(tmp_path):
     """Of two runs, and of one whose second start was elsewhere."""
     paths = [made.run(tmp_path / "a"), made.run(tmp_path / "b", batch_size=32)]
 
-    def told():
+    def compared():
         some = grouping.gather(map(str, paths))
         found = quantities.collect(some, 0)
         shown = html_page.render("t", report.build_report(some, found))
         first = [row[0] for row in tables.summary(some, found).rows]
-        lines = [line for line in report.notes(some, found).lines if "images" in line]
+        lines = [
+            line for line in report.notes(some, found).lines if "examples/s" in line
+        ]
         return some, first, lines, shown
 
-    assert told()[1][-1] == "training images/s" and told()[2] == []
+    assert compared()[1][-1] == "training examples/s" and compared()[2] == []
     machine = {"platform": "Other", "devices": ["0: cpu", "1: cpu"]}
     (paths[1] / "environment.json").write_text(json.dumps(machine))
     words = (
-        f"training images/s are not compared, on different machines: {paths[0]}: Test, "
-        f"0: cpu; {paths[1]}: Other, 0: cpu, 1: cpu"
+        f"training examples/s are not compared, on different machines: {paths[0]}: "
+        f"Test, 0: cpu; {paths[1]}: Other, 0: cpu, 1: cpu"
     )
-    some, first, lines, shown = told()
-    assert "training images/s" not in first and lines == [words]
+    some, first, lines, shown = compared()
+    assert "training examples/s" not in first and lines == [words]
     assert shown.count(words) == 2  # in the first section and the one of throughput
     times = paths[1] / "wall_clock.jsonl"
     rows = [
-        {"step": step, "images_per_second": rate, "machine": on}
+        {"step": step, "examples_per_second": rate, "machine": on}
         for step, rate, on in (
             (4, 50.0, "Other"),
             (8, 70.0, "Other"),
@@ -223,16 +225,16 @@ def test_images_per_second_of_unlike_machines_are_left_out(tmp_path):
         )
     ]
     times.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    some, first, lines, shown = told()
+    some, first, lines, shown = compared()
     assert f"{paths[1]}: Other and then Third" in lines[0]
     assert [row[1::4] for row in tables.throughput(some).rows] == [
         ["500", "Test, 0: cpu"],
         ["60", "Other"],
         ["9", "Third"],
     ]
-    older = {"step": 2, "images_per_second": 1e3}  # a row that names no machine
+    older = {"step": 2, "examples_per_second": 1e3}  # a row that names no machine
     times.write_text("".join(json.dumps(row) + "\n" for row in (older, *rows[:2])))
-    some, first, lines, shown = told()
+    some, first, lines, shown = compared()
     assert f"{paths[1]}: unknown and then Other" in lines[0]
     assert [row[1::4] for row in tables.throughput(some).rows][1:] == [
         ["1,000", "unknown"],
@@ -260,14 +262,14 @@ UNPAIRED = {
     ),
     "other labels": ({"labels": np.ones(60)}, "their labels are not those of a"),
     "one label": ({"label": 3}, "they are of label 3, and those of a of None"),
-    "another step": ({"step": 5}, "drawn from step 5, and 10 were evaluated"),
-    "other weights": ({"weights": "raw"}, "drawn from weights 'raw', and 'ema' were"),
-    "trained again": ({"parameters": "0"}, "drawn from parameters '0', and '"),
+    "another step": ({"step": 5}, "sampled from step 5, and 10 were evaluated"),
+    "other weights": ({"weights": "raw"}, "sampled from weights 'raw', and 'ema' were"),
+    "trained again": ({"parameters": "0"}, "sampled from parameters '0', and '"),
 }
 
 
 @pytest.mark.parametrize("name", UNPAIRED)
-def test_samples_that_are_no_pairs_are_not_shown_beside(name, tmp_path):
+def test_samples_that_are_not_paired_are_not_shown_side_by_side(name, tmp_path):
     changed, words = UNPAIRED[name]
     paths = [made.run(tmp_path / "a"), made.run(tmp_path / "b", batch_size=32)]
     some = grouping.gather(map(str, paths))
@@ -280,7 +282,7 @@ def test_samples_that_are_no_pairs_are_not_shown_beside(name, tmp_path):
     assert line.startswith("the samples of b are not shown: ") and words in line
 
 
-def test_samples_of_other_weights_or_steps_are_told(tmp_path):
+def test_samples_of_other_weights_or_steps_are_reported(tmp_path):
     paths = [
         made.run(tmp_path / "a"),
         made.run(tmp_path / "b", batch_size=32, settings={"step": 20}),
@@ -327,7 +329,7 @@ def test_every_chart_is_one_that_plotly_knows(gathered, found):
                     plotly.graph_objects.Figure(chart.data, chart.layout)
 
 
-def test_quality_has_a_line_for_each_recipe_and_the_floor(found):
+def test_quality_has_a_line_for_each_recipe_and_the_baseline(found):
     (energy, frechet) = charts.quality(found.samples, [NASTY, "b"])
     assert energy.title == "Energy distance in pixels"
     lines = [trace for trace in frechet.data if trace["meta"]["group"] >= 0]
@@ -395,7 +397,7 @@ def test_a_browser_shows_it_without_errors_and_without_a_network(text, tmp_path,
 @pytest.mark.skipif(
     browser.program() is None, reason="no Chromium here: install one or set CHROMIUM"
 )
-def test_the_browser_tells_errors(tmp_path):
+def test_the_browser_reports_errors(tmp_path):
     """Or the test above would pass whatever the page did."""
     path = tmp_path / "broken.html"
     path.write_text(
@@ -403,5 +405,5 @@ def test_the_browser_tells_errors(tmp_path):
     )
     with browser.Page() as tab:
         tab.open(path.as_uri())
-        told = " ".join(tab.errors())
-    assert "one" in told and "missing is not defined" in told and "ERR_" in told
+        errors = " ".join(tab.errors())
+    assert "one" in errors and "missing is not defined" in errors and "ERR_" in errors

@@ -19,7 +19,7 @@ def test_numbers_are_rounded_and_gaps_are_null():
     assert sliders.to_json(np.array([[-123456.0]])) == [[-123500.0]]
 
 
-def test_values_over_sliders_keep_their_order_and_may_be_of_unlike_lengths():
+def test_values_over_sliders_keep_their_order_and_may_differ_in_length():
     value = Over((2, 0), [[np.ones(1)], [np.ones(2)]])
     assert sliders.to_json(value) == {"over": [2, 0], "values": [[[1.0]], [[1.0, 1.0]]]}
 
