@@ -77,7 +77,7 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Comparison]:
     """Compares the eps-MSE: the mean over log-SNRs first, then at each of them."""
 
     def take(level: int | None, run: RunRecord) -> Measurement | None:
-        if run.evaluation is None:
+        if run.evaluation is None or run.evaluation["eps_mse"] is None:
             return None
         weights = run.evaluation["settings"]["weights"]
         every = run.arrays[f"eps_mse_{weights}"].astype(np.float64)

@@ -20,7 +20,7 @@ from experiments.runtime import environment
 from experiments.sampling import generate, shards
 
 FOLDER = "evaluation"  # of the cache, in the workdir
-LEFT_OUT = {  # of data with a mask, and why
+MASKED = {  # what is left out of data with a mask, and why
     "likelihood": (
         "the data have a mask: the likelihood of an example would include the values "
         "that the mask excludes, on which the network was never trained"
@@ -30,6 +30,11 @@ LEFT_OUT = {  # of data with a mask, and why
         "include the values that it excludes"
     ),
 }
+JUMPS = dict.fromkeys(  # and of a network that is trained to jump alone
+    ("likelihood", "eps-MSE"),
+    "the network is trained to jump from one time to another, and does not predict at "
+    "each time",
+)
 
 
 class Request(NamedTuple):
@@ -78,30 +83,38 @@ def measure(
     cache = ResultCache(workdir / FOLDER)
     for name, each in weights.items():
         _report_unused(workdir, cache, name, each)
-    left_out = LEFT_OUT if dataset.test.mask is not None else {}
+    left_out = _left_out(loaded, dataset)
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}", flush=True)
     eps_mse = {
         name: _eps_mse(request, name, weights[name], dataset, cache)
         for name in ("raw", "ema")
+        if "eps-MSE" not in left_out
     }
     arrays = {f"eps_mse_{name}": value for name, value in eps_mse.items()}
     results = {
         "identity": loaded.identity,
         "environment": environment.environment(),
         "left_out": dict(left_out),
-        "eps_mse": per_example.summary(eps_mse),
+        "eps_mse": per_example.summary(eps_mse) if eps_mse else None,
         "likelihood": None,
         "held_out_baseline": [],
         "accuracy": None,
         "samples": [],
     }
-    if not left_out:
-        for compute in (_likelihood, _sample_quality):
+    computed = {"likelihood": _likelihood, "sample quality": _sample_quality}
+    for name, compute in computed.items():
+        if name not in left_out:
             more, more_arrays = compute(workdir, request, loaded, dataset, cache)
             results |= more
             arrays |= more_arrays
     return results, arrays
+
+
+def _left_out(loaded: Loaded, dataset: DataSet) -> dict[str, str]:
+    """Names what is not computed of a run, with the reason."""
+    jumps = {} if loaded.model.predicts_at_one_time else JUMPS
+    return (MASKED if dataset.test.mask is not None else {}) | jumps
 
 
 def _likelihood(
@@ -252,6 +265,8 @@ def _likelihood_rows(likelihood: Mapping[str, Any] | None) -> list[dict[str, Any
 def _eps_mse_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lists the eps-MSE of raw and averaged weights at each log-SNR reached."""
     eps_mse = results["eps_mse"]
+    if eps_mse is None:
+        return []
     return [
         _row(f"eps-MSE ({weights}) at log-SNR {logsnr:g}", mean=mean, stderr=stderr)
         for weights in ("raw", "ema")
@@ -281,7 +296,8 @@ def text(results: Mapping[str, Any]) -> str:
     lines = [f"{name}: left out" for name in results["left_out"]]
     lines += _likelihood_lines(results["likelihood"])
     eps_mse = results["eps_mse"]
-    for weights in ("raw", "ema") if results["left_out"] else ():
+    shown = results["left_out"] and eps_mse is not None
+    for weights in ("raw", "ema") if shown else ():
         means = ", ".join(
             f"{mean:.4g} at {logsnr:g}"
             for logsnr, mean in zip(

