@@ -19,6 +19,7 @@ from diffusionflow import random, samplers
 from experiments.config import build
 from experiments.config.model import Model
 from experiments.runtime import rng, sharding
+from experiments.runtime.errors import require
 from experiments.sampling.conditions import Conditions
 
 CPU_WIDTH = 16
@@ -67,6 +68,9 @@ def make_draw_fn(
     sampler = build.sampler(section)
     times = build.grid(section, schedule)
     build.check_start(model.objective, times)
+    if isinstance(sampler, samplers.FlowMap) and model.two_times:
+        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
+        require("guidance", guidance, guidance in (0, 1), bound)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)
