@@ -27,6 +27,7 @@ FREE = (
     "versions",
     "config.data.data_dir",  # the examples have a digest
     "config.data.original",
+    "config.distillation.teacher",  # its weights are in the state
     "config.data.path",
     "config.data.test_path",
     "config.network.remat",

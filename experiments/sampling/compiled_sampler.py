@@ -33,6 +33,13 @@ def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
     return result.x
 
 
+def check_guidance(model: Model, section: Mapping[str, Any], guidance: float) -> None:
+    """Raises a `UsageError` where jumps of a two-time network would be guided."""
+    if model.two_times and isinstance(build.sampler(section), samplers.FlowMap):
+        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
+        require("guidance", guidance, guidance in (0, 1), bound)
+
+
 def make_draw_fn(
     model: Model,
     section: Mapping[str, Any],
@@ -68,9 +75,7 @@ def make_draw_fn(
     sampler = build.sampler(section)
     times = build.grid(section, schedule)
     build.check_start(model.objective, times)
-    if isinstance(sampler, samplers.FlowMap) and model.two_times:
-        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
-        require("guidance", guidance, guidance in (0, 1), bound)
+    check_guidance(model, section, guidance)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)

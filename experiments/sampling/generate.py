@@ -94,6 +94,8 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
     Yields:
       Whether the result is missing.
     """
+    request = loaded.request
+    compiled_sampler.check_guidance(loaded.model, request.sampler, request.guidance)
     try:
         with contextlib.ExitStack() as stack:
             if not shards.complete():
