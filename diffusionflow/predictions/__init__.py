@@ -27,7 +27,12 @@ from diffusionflow.predictions.conversion import (
     per_event,
     to_denoised,
 )
-from diffusionflow.predictions.denoisers import Denoised, Denoiser, as_prediction
+from diffusionflow.predictions.denoisers import (
+    Denoised,
+    Denoiser,
+    as_prediction,
+    denoise_toward,
+)
 from diffusionflow.predictions.denoisers import (
     DenoiseFn as DenoiseFn,
 )
@@ -90,6 +95,7 @@ __all__ = [
     "check_same_shape",
     "check_unit_interval",
     "convert",
+    "denoise_toward",
     "denoiser",
     "determinant",
     "edm_f",

@@ -119,6 +119,33 @@ class Denoiser:
             calls.append(Call(self, *given, result))
         return result
 
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        """Estimates the x and eps with which DDIM goes from `(z, t)` to the time `s`.
+
+        `denoise(z, t)` whatever `s` is, the default; a flow map knows the very pair
+        with which that one step is exact (`distillation.flow_map`).
+
+        Args:
+          z: noised data, `[*batch, *event]`.
+          t: times in [0, 1], scalar or `[*batch]`.
+          s: times to go to, like `t`.
+
+        Raises:
+          ValueError: this denoiser is made of flow maps and none itself.
+        """
+        del s
+        if self.has_second_time():
+            raise ValueError(
+                f"{type(self).__name__} around a flow map is no flow map: what it "
+                "makes of x and eps holds at s = t alone; sample it as a denoiser, "
+                "such as by samplers.ddim(), or train the flow map with guidance inside"
+            )
+        return self.denoise(z, t)
+
+    def has_second_time(self) -> bool:
+        """Whether `denoise_toward` of this denoiser, or of a part, depends on `s`."""
+        return any(part.has_second_time() for part in self.parts())
+
     def parts(self) -> list["Denoiser"]:
         """Denoisers among the fields."""
         is_part = lambda value: isinstance(value, Denoiser)
@@ -160,6 +187,35 @@ class Denoiser:
             check_same_schedule(own, schedule)
         for part in self.parts():
             part.check_schedule(schedule)
+
+
+def denoise_toward(
+    denoise_fn: DenoiseFn, z: Array, t: ArrayLike, s: ArrayLike
+) -> Denoised:
+    """Calls `denoise_toward(z, t, s)` of a denoiser, and checks arguments and result.
+
+    Args:
+      denoise_fn: a denoiser; a function, which knows no second time, gets `(z, t)`.
+      z: noised data, `[*batch, *event]`.
+      t: times in [0, 1], scalar or `[*batch]`.
+      s: times to go to, scalar or `[*batch]`.
+
+    Returns:
+      `Denoised`; with a flow map, `alpha_s x + sigma_s eps` is where it goes.
+
+    Raises:
+      ValueError: a time is outside [0, 1], the denoiser cannot be evaluated at `t`, it
+        is made of flow maps and none itself, or its result is something else.
+    """
+    if not isinstance(denoise_fn, Denoiser):
+        return getattr(denoise_fn, "denoise_toward", lambda z, t, s: denoise_fn(z, t))(
+            z, t, s
+        )
+    if not is_traced(t):
+        denoise_fn.check_times(t)
+    (z, t), (_, s) = as_input(z, t), as_input(z, s)
+    with temporarily(inside, True):
+        return as_denoised(denoise_fn.denoise_toward(z, t, s), z)
 
 
 def finalized(x: Array, parts: Iterable[Denoiser]) -> Array:

@@ -48,6 +48,12 @@ class FunctionDenoiser(Denoiser):
     def denoise(self, z: Array, t: Array) -> Denoised:
         return as_denoised(self.fn(z, t), z)
 
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        returned = None if self.inner is None else self.inner.returned
+        if returned is not None and returned.has_second_time():
+            return returned.denoise_toward(z, t, s)
+        return super().denoise_toward(z, t, s)
+
     def parts(self) -> list[Denoiser]:
         return [] if self.inner is None else list(self.inner.evaluated)
 

@@ -167,6 +167,11 @@ class Rescheduled(Denoiser):
         scale = per_event(jnp.asarray(self._place(t)[1], t.dtype), z)
         return self.denoise_fn(scale * z, self._time(t))
 
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        scale = per_event(jnp.asarray(self._place(t)[1], t.dtype), z)
+        inner: Denoiser = self.denoise_fn
+        return inner.denoise_toward(scale * z, self._time(t), self._time(s))
+
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         return self.denoise_fn.num_network_calls(self._time(t))
 

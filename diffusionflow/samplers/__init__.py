@@ -25,6 +25,7 @@ from diffusionflow.samplers.churn import (
 )
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
+from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
@@ -44,6 +45,7 @@ __all__ = [
     "DPMSolver2S",
     "Euler",
     "EulerMaruyama",
+    "FlowMap",
     "Heun",
     "Midpoint",
     "Result",

@@ -172,7 +172,7 @@ def run(
         draws = jnp.zeros((0, *z.shape), z.dtype)
         if sampler.num_noises:
             draws = source.draw(key, number, sampler.num_noises, z)
-        state = sampler.step(state, row, draws, counter.evaluate)
+        state = sampler.step(state, row, draws, counter)
         calls = counter.calls_of_step(row)
         return state, (sampler.output(state) if trajectory else None, calls)
 

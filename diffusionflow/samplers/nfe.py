@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow._dataclass import is_traced
-from diffusionflow.predictions import Denoised, Denoiser
+from diffusionflow.predictions import Denoised, Denoiser, denoise_toward
 
 _VARYING = "varying"
 
@@ -34,10 +34,15 @@ class Counter:
         self.contained = 0
         self.times: list[Array] = []
 
-    def evaluate(self, z: Array, t: Array) -> Denoised:
+    def __call__(self, z: Array, t: Array) -> Denoised:
         """Evaluates the denoiser inside a step."""
         self.times.append(t)
         return self.denoiser(z, t)
+
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        """Evaluates it with the time `s` that the step goes to."""
+        self.times.append(t)
+        return denoise_toward(self.denoiser, z, t, s)
 
     def calls_of_step(self, row: Any) -> Array | None:
         """Network calls of the step that was traced last, if they vary with time.

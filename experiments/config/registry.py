@@ -91,6 +91,7 @@ SAMPLERS: Callables = {
     "dpm_solver": samplers.DPMSolver,
     "dpm_solver_2s": samplers.DPMSolver2S,
     "unipc": samplers.UniPC,
+    "flow_map": samplers.FlowMap,
 }
 DIFFUSIONS: Callables = {
     "eta": samplers.diffusions.Eta,

@@ -40,6 +40,14 @@ ALLOWED = {
         "losses",
     },
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
+    "distillation": {
+        "random",
+        "schedules",
+        "predictions",
+        "grids",
+        "samplers",
+        "distillation",
+    },
     "likelihood": {
         "random",
         "schedules",

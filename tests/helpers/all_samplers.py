@@ -46,6 +46,7 @@ DETERMINISTIC = {
     "unipc1": Entry(samplers.UniPC(1), 2),
     "unipc2-bh1": Entry(samplers.UniPC(2, "bh1"), 3),
     "unipc3": Entry(samplers.UniPC(3), 4),
+    "flow_map": Entry(samplers.FlowMap(), 1),
     "unipc2-eps": Entry(samplers.UniPC(2, variable="eps"), 3),
 }
 STOCHASTIC = {

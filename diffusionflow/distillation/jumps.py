@@ -1,0 +1,289 @@
+"""DDIM's jump from t to s for every prediction type, and flow maps made of it.
+
+A two-time prediction P of kind `(a, b)` at `(z, t, s)` is what DDIM must be given at
+`(z, t)` to land at `z_s`. With `D = b alpha_t - a sigma_t`,
+
+    z_s = A z + B P,    A = (alpha_s b - sigma_s a) / D,
+                        B = (sigma_s alpha_t - alpha_s sigma_t) / D.
+
+At s = t it is the ordinary prediction. `A = 1, B = 0` there for every P, and the sign
+of B is the same for all s < t: + for x, score and edm_f, - for eps, u, v and dz_dt. The
+literature has this map under other names:
+
+| kind and schedule  | A, B                                | published as            |
+|--------------------|-------------------------------------|-------------------------|
+| u, flow matching   | 1, -(t - s)                         | average velocity        |
+| v, cosine          | cos h, -sin h; h the angle of t - s | TrigFlow, sCM (s = 0)   |
+| x, any             | sigma_s / sigma_t, alpha_s - ...    | g of trajectory models  |
+| edm_f, EDM's       | at s = 0 sd^2 / R^2, sigma_t sd / R | consistency model       |
+
+with sd the standard deviation of the data and R^2 = sigma_t^2 + sd^2.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import _xp as xp
+from diffusionflow import predictions
+from diffusionflow._dataclass import (
+    as_callable,
+    check_bound,
+    check_instance,
+    is_traced,
+    register,
+    static,
+)
+from diffusionflow._numeric import at_least_float32, floating, in_float64
+from diffusionflow.predictions import (
+    AnyKind,
+    Denoised,
+    Denoiser,
+    as_kind,
+    as_prediction,
+    per_event,
+    to_denoised,
+)
+from diffusionflow.schedules import Schedule, as_schedule
+
+TwoTimeFn = Callable[[Array, Array, Array], Array]
+
+
+def jump_coefficients(
+    kind: AnyKind, t: ArrayLike, s: ArrayLike, *, schedule: Schedule
+) -> tuple[Array, Array]:
+    """Computes A and B of DDIM's jump `z_s = A z + B p` from a prediction p at t.
+
+    Args:
+      kind: prediction type of p.
+      t: times, scalar or `[*batch]`.
+      s: times to jump to, like `t`; later ones than `t` too.
+      schedule: any.
+
+    Returns:
+      A and B, of the shape of `t` and `s`: NumPy float64 where all is concrete.
+
+    Raises:
+      ValueError: p does not determine where to jump, as eps at alpha = 0. (Traced
+        times cannot be checked and pass.)
+
+    Example:
+      >>> from diffusionflow import schedules
+      >>> a, b = jump_coefficients("u", 0.75, 0.25, schedule=schedules.FlowMatching())
+      >>> print(a, b)
+      1.0 -0.5
+    """
+    check_instance("schedule", schedule, "schedules.FlowMatching()")
+    kind = as_kind(kind)
+    t, s = _times(t, s)
+    _check_jump(kind, t, s, schedule)
+    return _coefficients(kind, t, s, schedule)
+
+
+def jump(
+    p: Array, *, z: Array, t: ArrayLike, s: ArrayLike, kind: AnyKind, schedule: Schedule
+) -> Array:
+    """Jumps from t to s: `z_s = A z + B p`, the step of DDIM.
+
+    Args:
+      p: prediction of `kind` at `(z, t)`, `[*batch, *event]`.
+      z: noised data at t, like `p`.
+      t: times, scalar or `[*batch]`.
+      s: times to jump to, like `t`.
+      kind: prediction type of p.
+      schedule: any.
+
+    Returns:
+      z at s, like `z`.
+
+    Raises:
+      ValueError: as `jump_coefficients`, or the shapes disagree.
+    """
+    z = at_least_float32(z)
+    a, b = _on(z, kind, t, s, schedule)
+    return a * z + b * as_prediction(p, z).astype(z.dtype)
+
+
+def inverse_jump(
+    z_s: Array,
+    *,
+    z: Array,
+    t: ArrayLike,
+    s: ArrayLike,
+    kind: AnyKind,
+    schedule: Schedule,
+) -> Array:
+    """Finds the prediction with which the jump lands: `p = (z_s - A z) / B`.
+
+    The target of progressive and of one-step distillation. Near s = t it is a ratio of
+    small numbers: in float32 its error is about 1e-7 over `t - s`.
+
+    Args:
+      z_s: where to land, `[*batch, *event]`.
+      z: from where, like `z_s`.
+      t: times of `z`, scalar or `[*batch]`.
+      s: times of `z_s`, other than `t`.
+      kind: prediction type of the result.
+      schedule: any.
+
+    Returns:
+      A prediction of `kind`, like `z`.
+
+    Raises:
+      ValueError: as `jump_coefficients`, or the shapes disagree.
+    """
+    z = at_least_float32(z)
+    predictions.check_same_shape("z_s", z_s, "z", z)
+    a, b = _on(z, kind, t, s, schedule)
+    return (at_least_float32(z_s).astype(z.dtype) - a * z) / b
+
+
+def jump_sign(kind: AnyKind, *, schedule: Schedule) -> Array:
+    """Sign of B for every s < t, which is that of `-D`: one for each kind.
+
+    The derivative of B with respect to t has no such sign (v on flow matching).
+
+    Args:
+      kind: any kind.
+      schedule: any.
+
+    Returns:
+      1 or -1.
+    """
+    half = lambda kind, schedule: predictions.determinant(kind, 0.5, schedule=schedule)
+    return -xp.sign(in_float64(half, as_kind(kind), as_schedule(schedule)))
+
+
+@register
+class FlowMapDenoiser(Denoiser):
+    """Flow map, and on its diagonal a denoiser. See `flow_map`."""
+
+    predict_fn: Any
+    kind: Any
+    schedule: Any
+    calls: int = static(default=1)
+
+    def __call__(self, z: Array, t: ArrayLike, s: ArrayLike | None = None) -> Any:
+        if s is None:
+            return super().__call__(z, t)
+        if not is_traced(t):
+            self.check_times(t)
+        (z, t), (_, s) = predictions.as_input(z, t), predictions.as_input(z, s)
+        p = self.predict_fn(z, t, s)
+        return jump(p, z=z, t=t, s=s, kind=self.kind, schedule=self.schedule)
+
+    def denoise(self, z: Array, t: Array) -> Denoised:
+        return self.denoise_toward(z, t, t)
+
+    def denoise_toward(self, z: Array, t: Array, s: Array) -> Denoised:
+        p = self.predict_fn(z, t, s)
+        return to_denoised(p, kind=self.kind, z=z, t=t, schedule=self.schedule)
+
+    def has_second_time(self) -> bool:
+        return True
+
+    def num_network_calls(self, t: ArrayLike) -> int:
+        del t
+        return self.calls
+
+    def check_times(self, t: ArrayLike) -> None:
+        predictions.check_determined(self.kind, t, schedule=self.schedule)
+
+
+def flow_map(
+    predict_fn: TwoTimeFn,
+    *,
+    kind: AnyKind,
+    schedule: Schedule,
+    num_network_calls: int = 1,
+) -> FlowMapDenoiser:
+    """Makes a two-time network a flow map `(z, t, s) -> z_s`.
+
+    `z_s = A z + B predict_fn(z, t, s)`; nothing has to be learned for `z_t = z` at
+    s = t. Called as `(z, t)` it is a denoiser, the diagonal `predict_fn(z, t, t)`, and
+    goes into every sampler and guidance; `samplers.FlowMap` makes the jumps.
+
+    Args:
+      predict_fn: `(z, t, s) -> prediction`, of z's shape; a pytree (`Partial`, a
+        registered callable) keeps its arrays as data under `jit`.
+      kind: prediction type of the network.
+      schedule: the one that the times belong to.
+      num_network_calls: what one call of `predict_fn` counts in the NFE.
+
+    Returns:
+      A `Denoiser` that may be called with a second time.
+
+    Raises:
+      ValueError: the kind is unknown, `schedule` is no schedule, `predict_fn` no
+        function of a network, or `num_network_calls` below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from diffusionflow import schedules
+      >>> settings = dict(kind="u", schedule=schedules.FlowMatching())
+      >>> flow_map_fn = flow_map(lambda z, t, s: z / t, **settings)  # all data are 0
+      >>> print(flow_map_fn(jnp.ones((1, 2)), 0.8, 0.2))
+      [[0.25 0.25]]
+      >>> print(flow_map_fn(jnp.ones((1, 2)), 0.8).x)
+      [[0. 0.]]
+    """
+    if isinstance(predict_fn, (type, Denoiser)) or not callable(predict_fn):
+        raise ValueError(
+            f"predict_fn={predict_fn!r}: must be a function (z, t, s) -> prediction"
+        )
+    check_bound("num_network_calls", num_network_calls, lambda n: n >= 1, "at least 1")
+    return FlowMapDenoiser(
+        as_callable(predict_fn), as_kind(kind), as_schedule(schedule), num_network_calls
+    )
+
+
+def _times(t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
+    """Both times on the host, or both JAX's in one type."""
+    if xp.on_host(t, s):
+        return floating(t), floating(s)
+    given = [at_least_float32(at).dtype for at in (t, s) if isinstance(at, jax.Array)]
+    t, s = at_least_float32(t), at_least_float32(s)
+    dtype = max(given, key=lambda dtype: dtype.itemsize)
+    return t.astype(dtype), s.astype(dtype)
+
+
+@xp.quiet
+def _coefficients(
+    kind: Any, t: Array, s: Array, schedule: Schedule
+) -> tuple[Array, Array]:
+    """`jump_coefficients` of checked arguments; 1 and 0 where t = s is singular."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    if str(kind) == "score":  # -eps / sigma, which is infinite at sigma = 0
+        kept, gain = _coefficients(as_kind("eps"), t, s, schedule)
+        return kept, -sigma * gain
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    a, b = kind.plane(t, schedule=schedule)
+    det = b * alpha - a * sigma
+    stays = (det == 0) & (t == s)
+    det = xp.where(stays, 1, det)
+    kept = (alpha_s * b - sigma_s * a) / det
+    gain = (sigma_s * alpha - alpha_s * sigma) / det
+    return xp.where(stays, 1, kept), xp.where(stays, 0, gain)
+
+
+def _on(
+    z: Array, kind: AnyKind, t: ArrayLike, s: ArrayLike, schedule: Schedule
+) -> tuple[Array, Array]:
+    """A and B, to multiply z."""
+    a, b = jump_coefficients(kind, t, s, schedule=schedule)
+    return per_event(jnp.asarray(a), z), per_event(jnp.asarray(b), z)
+
+
+def _check_jump(kind: Any, t: Array, s: Array, schedule: Schedule) -> None:
+    """Raises where B is not finite, but for t = s, where nothing moves."""
+    if is_traced(t, s, kind, schedule):
+        return
+    moves = np.asarray(t) != np.asarray(s)
+    if moves.any():
+        start = np.broadcast_to(np.asarray(t), moves.shape)[moves]
+        predictions.check_determined(kind, start, schedule=schedule)
