@@ -82,7 +82,7 @@ def jump_coefficients(
     kind = as_kind(kind)
     t, s = _times(t, s)
     _check_jump(kind, t, s, schedule)
-    return _coefficients(kind, t, s, schedule)
+    return coefficients(kind, t, s, schedule)
 
 
 def jump(
@@ -141,6 +141,58 @@ def inverse_jump(
     predictions.check_same_shape("z_s", z_s, "z", z)
     a, b = _on(z, kind, t, s, schedule)
     return (at_least_float32(z_s).astype(z.dtype) - a * z) / b
+
+
+def compose_jumps(
+    first: Array,
+    second: Array,
+    *,
+    z: Array,
+    t: ArrayLike,
+    m: ArrayLike,
+    s: ArrayLike,
+    kind: AnyKind,
+    schedule: Schedule,
+) -> Array:
+    """Finds the prediction whose one jump t -> s is two jumps t -> m -> s.
+
+    `p = (A_ms B_tm first + B_ms (second - c z)) / B_ts`, with `c = (a_m b_t - b_m a_t)
+    / D_t`: a weighted mean where (a, b) keeps its direction (x, eps, u), and no
+    difference of nearly equal z anywhere.
+
+    Args:
+      first: prediction of `kind` at `(z, t)`, `[*batch, *event]`.
+      second: the same at `(z_m, m)`, with `z_m = jump(first, z=z, t=t, s=m, ...)`.
+      z: noised data at t, like `first`.
+      t: times, scalar or `[*batch]`.
+      m: times between, like `t`.
+      s: times to land at, like `t`, other than `t`.
+      kind: prediction type of all three.
+      schedule: any.
+
+    Returns:
+      A prediction of `kind` at `(z, t)`, like `z`.
+
+    Raises:
+      ValueError: as `jump_coefficients`, or the shapes disagree.
+    """
+    kind, z = as_kind(kind), at_least_float32(z)
+    first, second = (as_prediction(p, z).astype(z.dtype) for p in (first, second))
+    if str(kind) == "score":
+        late, middle = (per_event(jnp.asarray(schedule.sigma(at)), z) for at in (t, m))
+        given: Any = dict(z=z, t=t, m=m, s=s, kind="eps", schedule=schedule)
+        return -compose_jumps(-late * first, -middle * second, **given) / late
+    _, late = _on(z, kind, t, m, schedule)
+    kept, early = _on(z, kind, m, s, schedule)
+    _, whole = _on(z, kind, t, s, schedule)
+    turned = per_event(jnp.asarray(_turn(kind, *_times(t, m), schedule)), z)
+    return (kept * late * first + early * (second - turned * z)) / whole
+
+
+def _turn(kind: Any, t: Array, m: Array, schedule: Schedule) -> Array:
+    """How far (a, b) at m points along z_t: `(a_m b_t - b_m a_t) / D_t`."""
+    (a, b), (a_m, b_m) = (kind.plane(at, schedule=schedule) for at in (t, m))
+    return (a_m * b - b_m * a) / predictions.determinant(kind, t, schedule=schedule)
 
 
 def jump_sign(kind: AnyKind, *, schedule: Schedule) -> Array:
@@ -253,13 +305,13 @@ def _times(t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
 
 
 @xp.quiet
-def _coefficients(
+def coefficients(
     kind: Any, t: Array, s: Array, schedule: Schedule
 ) -> tuple[Array, Array]:
     """`jump_coefficients` of checked arguments; 1 and 0 where t = s is singular."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if str(kind) == "score":  # -eps / sigma, which is infinite at sigma = 0
-        kept, gain = _coefficients(as_kind("eps"), t, s, schedule)
+        kept, gain = coefficients(as_kind("eps"), t, s, schedule)
         return kept, -sigma * gain
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
     a, b = kind.plane(t, schedule=schedule)

@@ -3,7 +3,8 @@
 A density over [0, 1] has `density(t, schedule)`, `cdf(t, schedule)`, its inverse
 `quantile(u, schedule)`, and `sample(key, shape, schedule)`. In an objective it is part
 of the loss; as a proposal it is what times are sampled from, and importance weights
-correct for it. `AdaptiveTimes` is a proposal that learns where the loss is large.
+correct for it. `AdaptiveTimes` is a proposal that learns where the loss is large. `Two`
+draws the pairs of times that flow maps are trained at.
 
 Some are densities of the time itself (`Uniform`, `LogitNormal`, `Mode`, `CosMap`), the
 same for any schedule; the others are densities of the noise level, mapped to times by
@@ -23,7 +24,7 @@ from diffusionflow.times.densities import (
     Mode,
     Uniform,
 )
-from diffusionflow.times.derived import Stratified, Truncated
+from diffusionflow.times.derived import Stratified, Truncated, Two
 from diffusionflow.times.noise_levels import (
     LogNormalSigma,
     UniformLogSNR,
@@ -41,6 +42,7 @@ __all__ = [
     "Mode",
     "Stratified",
     "Truncated",
+    "Two",
     "Uniform",
     "UniformLogSNR",
     "UniformOn",

@@ -1,17 +1,18 @@
-"""Time distributions built from others: truncated and stratified."""
+"""Time distributions built from others: truncated, stratified, and of two times."""
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow import random
-from diffusionflow._dataclass import check_below, register
+from diffusionflow._dataclass import check_below, check_bound, register
 from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules import Schedule
-from diffusionflow.times.densities import InverseTransform, check_window
+from diffusionflow.times.densities import InverseTransform, Uniform, check_window
 from diffusionflow.times.noise_levels import check_mass
 
 
@@ -142,3 +143,53 @@ class Stratified:
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
         """Density of each single time, that of `base`."""
         return self.base.density(t, schedule=schedule)
+
+
+@register
+class Two:
+    """Pairs of times s <= t for flow maps: two draws, sorted, and some with s = t.
+
+    Each example has s = t with probability `share`, by a draw of its own: which ones
+    they are does not depend on their place in the batch. There t is the later of two
+    draws as well.
+
+    Args:
+      times: density of both draws, such as `LogitNormal(-0.4, 1.0)`.
+      share: of the pairs with s = t, the diagonal, in [0, 1].
+      second: density of the second draw; None for that of the first.
+
+    Raises:
+      ValueError: `share` is outside.
+
+    Source: Geng et al. 2025, arXiv 2505.13447, section on sampling time steps; there
+    the first examples of a batch are those with s = t.
+
+    Example:
+      >>> import jax
+      >>> from diffusionflow import schedules, times
+      >>> flow = schedules.FlowMatching()
+      >>> t, s = times.Two(share=0.25).sample(jax.random.key(0), (8,), schedule=flow)
+      >>> bool((s <= t).all()), int((s == t).sum())
+      (True, 2)
+    """
+
+    times: Any = Uniform()
+    share: float | Array = 0.5
+    second: Any = None
+
+    def __post_init__(self) -> None:
+        inside = lambda share: 0 <= share <= 1
+        check_bound("share", self.share, inside, "in [0, 1]")
+
+    def sample(
+        self, key: Array, shape: tuple[int, ...], *, schedule: Schedule
+    ) -> tuple[Array, Array]:
+        """Samples `(t, s)` of `shape`, float32; `key` scalar or of `shape`."""
+        keys = random.split(key, 3)
+        densities = self.times, self.times if self.second is None else self.second
+        one, other = (
+            density.sample(key, shape, schedule=schedule)
+            for density, key in zip(densities, keys, strict=False)
+        )
+        t, s = jnp.maximum(one, other), jnp.minimum(one, other)
+        return t, jnp.where(random.uniform(keys[2], shape) < self.share, t, s)
