@@ -1,5 +1,15 @@
 """From many steps to one: flow maps, what they are trained on, and distillation."""
 
+from diffusionflow.distillation.consistency import InverseGap, consistency_loss
+from diffusionflow.distillation.curricula import (
+    cm_decay,
+    cm_levels,
+    ect_partner,
+    ict_levels,
+    ict_probabilities,
+    level_pairs,
+    tangent_warmup,
+)
 from diffusionflow.distillation.distances import (
     Adaptive,
     Normalized,
@@ -12,48 +22,73 @@ from diffusionflow.distillation.distances import (
 from diffusionflow.distillation.distances import (
     StepFn as StepFn,
 )
+from diffusionflow.distillation.flow_maps import FlowMapDenoiser, flow_map
 from diffusionflow.distillation.jumps import (
-    FlowMapDenoiser,
+    TwoTimeFn as TwoTimeFn,
+)
+from diffusionflow.distillation.jumps import (
     compose_jumps,
-    flow_map,
     inverse_jump,
     jump,
     jump_coefficients,
     jump_sign,
 )
-from diffusionflow.distillation.jumps import (
-    TwoTimeFn as TwoTimeFn,
+from diffusionflow.distillation.losses import (
+    WeightFn as WeightFn,
 )
+from diffusionflow.distillation.losses import (
+    eulerian_loss,
+    lagrangian_loss,
+    semigroup_loss,
+)
+from diffusionflow.distillation.matching import DIVERGENCES, matching_loss
 from diffusionflow.distillation.residuals import (
     Residual,
     check_rates,
-    eulerian_loss,
     eulerian_residual,
-    lagrangian_loss,
     lagrangian_residual,
-    semigroup_loss,
 )
-from diffusionflow.distillation.residuals import (
-    WeightFn as WeightFn,
+from diffusionflow.distillation.targets import (
+    guided_source,
+    progressive_targets,
+    progressive_times,
+    solver_step,
+    trajectory_pairs,
 )
 
 __all__ = [
+    "DIVERGENCES",
     "Adaptive",
     "FlowMapDenoiser",
+    "InverseGap",
     "Normalized",
     "PseudoHuber",
     "Residual",
     "check_rates",
+    "cm_decay",
+    "cm_levels",
     "compose_jumps",
+    "consistency_loss",
+    "ect_partner",
     "eulerian_loss",
     "eulerian_residual",
     "flow_map",
+    "guided_source",
+    "ict_levels",
+    "ict_probabilities",
     "inverse_jump",
     "jump",
     "jump_coefficients",
     "jump_sign",
     "lagrangian_loss",
     "lagrangian_residual",
+    "level_pairs",
+    "matching_loss",
+    "progressive_targets",
+    "progressive_times",
     "semigroup_loss",
+    "solver_step",
     "squared",
+    "tangent_warmup",
+    "trajectory_pairs",
 ]

@@ -1,4 +1,4 @@
-"""Three residuals that vanish at the flow map alone, and their losses.
+"""Residuals that vanish at the flow map alone.
 
 With the jump `Phi = A z + B P(z, t, s)` of `jumps` and the rate `w = dz_dt`,
 
@@ -34,14 +34,7 @@ from jax.typing import ArrayLike
 from diffusionflow import predictions
 from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import in_float64
-from diffusionflow.distillation.distances import Metric, StepFn, squared
-from diffusionflow.distillation.jumps import (
-    TwoTimeFn,
-    coefficients,
-    compose_jumps,
-    jump,
-    jump_sign,
-)
+from diffusionflow.distillation.jumps import TwoTimeFn, coefficients, jump
 from diffusionflow.predictions import (
     AnyKind,
     Denoised,
@@ -52,8 +45,6 @@ from diffusionflow.predictions import (
     per_event,
 )
 from diffusionflow.schedules import Schedule, as_schedule
-
-WeightFn = Callable[[Array, Array], Array]
 
 
 class Residual(NamedTuple):
@@ -103,7 +94,7 @@ def eulerian_residual(
       ValueError: the network has no forward mode, w is infinite at a time that is not
         traced, or shapes disagree.
     """
-    z, t, s = _arrays(z, t, s)
+    z, t, s = as_arrays(z, t, s)
     kind = as_kind(kind)
     if not is_traced(t):
         check_rates(schedule, t)
@@ -122,95 +113,6 @@ def eulerian_residual(
     turn = dp - (da * source.x.astype(z.dtype) + db * source.eps.astype(z.dtype))
     ramp = per_event(jnp.asarray(warmup, z.dtype), z)
     return Residual(p, dgain * (p - now) + ramp * gain * turn)
-
-
-def eulerian_loss(
-    predict_fn: TwoTimeFn,
-    z: Array,
-    t: Array,
-    s: Array,
-    source: Denoised,
-    *,
-    tangent: Denoised | None = None,
-    kind: AnyKind,
-    schedule: Schedule,
-    metric: Metric = squared,
-    weight_fn: WeightFn | None = None,
-    omega_fn: WeightFn | None = None,
-    step_fn: StepFn | None = None,
-    warmup: ArrayLike = 1.0,
-) -> Array:
-    """Trains a flow map by E: `metric(P, stop_gradient(P - sign(B) omega E))`.
-
-    MeanFlow: u on flow matching, `source` the pair. Improved MeanFlow: `tangent` the
-    network's own diagonal. sCM, TrigFlow: v on `Cosine`, s = 0, omega the cosine of
-    the angle, `step_fn=Normalized()`, a `warmup`. Distillation: `source` of a teacher.
-    With u on flow matching E and targets are finite everywhere; errors of x count 1/t
-    near the data.
-
-    Args:
-      predict_fn: `(z, t, s) -> prediction` of `kind`; it is differentiated in forward
-        mode.
-      z: noised data, `[*batch, *event]`.
-      t: times, `[*batch]`.
-      s: times to jump to, like `t`; those with s = t train the diagonal.
-      source: x and eps of p: the pair that `z` is made of, or `teacher(z, t)`; see
-        `guided_source` for guidance.
-      tangent: x and eps of w, along which P is differentiated; None for `source`.
-      kind: prediction type of the network.
-      schedule: any whose rates are finite.
-      metric: `squared`, or a substitute in many dimensions, `(prediction, target,
-        batch_ndim) -> [*batch]`.
-      weight_fn: `(t, s) -> [*batch]`, factor of the loss; None for 1.
-      omega_fn: `(t, s) -> [*batch]`, positive factor of the step; None for 1.
-      step_fn: `(step, batch_ndim) -> step`, such as `Normalized()`; None for as it is.
-      warmup: scalar in [0, 1]; 0 trains P as the one-time prediction. See
-        `tangent_warmup`.
-
-    Returns:
-      `[*batch]`. At its optimum a loss of pairs is not 0, and it need not fall while
-      samples improve.
-
-    Raises:
-      ValueError: the network has no forward mode (fused attention), w is infinite at a
-        time of `t`, or may be at traced times (`predictions.reschedule` leads to flow
-        matching), or shapes disagree.
-
-    Source: Geng et al. 2025, arXiv 2505.13447, eq. 9-10, for u on flow matching; Lu and
-    Song 2024, arXiv 2410.11081; Boffi et al. 2025, arXiv 2505.18825, Eulerian equation.
-
-    Example:
-      >>> from diffusionflow import schedules
-      >>> x, eps = jnp.zeros((3, 2)), jnp.ones((3, 2))
-      >>> t, s = jnp.array([0.9, 0.5, 0.5]), jnp.array([0.0, 0.1, 0.5])
-      >>> net = lambda z, t, s: z / predictions.per_event(t, z)  # all data are 0
-      >>> print(eulerian_loss(
-      ...     net, t[:, None] * eps, t, s, Denoised(x, eps), kind="u",
-      ...     schedule=schedules.FlowMatching(),
-      ... ))
-      [0. 0. 0.]
-    """
-    z, t, s = _arrays(z, t, s)
-    check_rates(schedule, t)
-    source, tangent = jax.lax.stop_gradient((source, tangent))
-    p, residual = eulerian_residual(
-        predict_fn,
-        z,
-        t,
-        s,
-        source,
-        tangent=tangent,
-        warmup=warmup,
-        kind=kind,
-        schedule=schedule,
-    )
-    step = -jnp.asarray(jump_sign(kind, schedule=schedule), z.dtype) * residual
-    if omega_fn is not None:
-        step = per_event(omega_fn(t, s), z) * step
-    if step_fn is not None:
-        step = step_fn(step, t.ndim)
-    target = jax.lax.stop_gradient(p + step)
-    return _weighted(metric(p, target, t.ndim), weight_fn, t, s)
 
 
 def lagrangian_residual(
@@ -240,7 +142,7 @@ def lagrangian_residual(
     Raises:
       ValueError: as `eulerian_residual`, with w at s.
     """
-    z, t, s = _arrays(z, t, s)
+    z, t, s = as_arrays(z, t, s)
     if not is_traced(s):
         check_rates(schedule, s)
 
@@ -252,107 +154,6 @@ def lagrangian_residual(
     denoised = denoise_fn(jax.lax.stop_gradient(phi), s)
     target = from_denoised(denoised, kind="dz_dt", t=s, schedule=schedule)
     return Residual(rate, rate - jax.lax.stop_gradient(target.astype(z.dtype)))
-
-
-def lagrangian_loss(
-    predict_fn: TwoTimeFn,
-    z: Array,
-    t: Array,
-    s: Array,
-    denoise_fn: DenoiseFn,
-    *,
-    kind: AnyKind,
-    schedule: Schedule,
-    metric: Metric = squared,
-    weight_fn: WeightFn | None = None,
-) -> Array:
-    """Trains a flow map by L: `metric(d/ds Phi, stop_gradient(w(Phi, s)))`.
-
-    With a teacher it is 0 at the flow map of the teacher. From data alone,
-    `denoise_fn` is the network's own diagonal (or its EMA's), which needs its own loss
-    beside this one, such as `losses.kind_loss`.
-
-    Args:
-      predict_fn: `(z, t, s) -> prediction` of `kind`; differentiated in forward mode
-        with respect to s alone.
-      z: noised data, `[*batch, *event]`.
-      t: times, `[*batch]`.
-      s: times to jump to, like `t`.
-      denoise_fn: `(z, t) -> Denoised`, the teacher.
-      kind: prediction type of the network.
-      schedule: any whose rates are finite.
-      metric: as in `eulerian_loss`.
-      weight_fn: `(t, s) -> [*batch]`; None for 1.
-
-    Returns:
-      `[*batch]`.
-
-    Raises:
-      ValueError: as `eulerian_loss`, with w at s.
-
-    Source: Boffi et al. 2024, arXiv 2406.07507, Lagrangian map distillation; 2025,
-    arXiv 2505.18825, self-distillation.
-    """
-    z, t, s = _arrays(z, t, s)
-    check_rates(schedule, s)
-    rate, residual = lagrangian_residual(
-        predict_fn, z, t, s, denoise_fn, kind=kind, schedule=schedule
-    )
-    target = jax.lax.stop_gradient(rate - residual)
-    return _weighted(metric(rate, target, t.ndim), weight_fn, t, s)
-
-
-def semigroup_loss(
-    predict_fn: TwoTimeFn,
-    z: Array,
-    t: Array,
-    m: Array,
-    s: Array,
-    *,
-    target_fn: TwoTimeFn | None = None,
-    kind: AnyKind,
-    schedule: Schedule,
-    metric: Metric = squared,
-    weight_fn: WeightFn | None = None,
-) -> Array:
-    """Trains a flow map by S: one jump t -> s is two, t -> m -> s, of a constant map.
-
-    `metric(P(z, t, s), stop_gradient(target))` with the target of `compose_jumps`: the
-    weighted mean of two average velocities where the kind is u. The diagonal needs its
-    own loss beside this one. With a finest step 1/M the optimum is M steps of DDIM.
-
-    Args:
-      predict_fn: `(z, t, s) -> prediction` of `kind`.
-      z: noised data, `[*batch, *event]`.
-      t: times, `[*batch]`.
-      m: times between, like `t`.
-      s: times to jump to, like `t`, earlier than `t`.
-      target_fn: the map of the target, such as that of averaged parameters; None for
-        `predict_fn` as it is.
-      kind: prediction type of both.
-      schedule: any.
-      metric: as in `eulerian_loss`.
-      weight_fn: `(t, s) -> [*batch]`; None for 1.
-
-    Returns:
-      `[*batch]`; not a number where s = t.
-
-    Raises:
-      ValueError: as `jump_coefficients`, or shapes disagree.
-
-    Source: Frans et al. 2024, arXiv 2410.12557 (u, halved intervals); Boffi et al.
-    2025, arXiv 2505.18825.
-    """
-    z, t, s = _arrays(z, t, s)
-    _, m, _ = _arrays(z, m, s)
-    settings: Any = dict(kind=kind, schedule=schedule)
-    fn = predict_fn if target_fn is None else target_fn
-    first = fn(z, t, m)
-    second = fn(jump(first, z=z, t=t, s=m, **settings), m, s)
-    target = compose_jumps(first, second, z=z, t=t, m=m, s=s, **settings)
-    p = as_prediction(predict_fn(z, t, s), z).astype(z.dtype)
-    loss = metric(p, jax.lax.stop_gradient(target), t.ndim)
-    return _weighted(loss, weight_fn, t, s)
 
 
 def check_rates(schedule: Schedule, t: ArrayLike) -> None:
@@ -379,15 +180,15 @@ def check_rates(schedule: Schedule, t: ArrayLike) -> None:
         )
 
 
-def _arrays(z: Array, t: ArrayLike, s: ArrayLike) -> tuple[Array, Array, Array]:
-    """Checks z and two times, and casts them to one type and the times to one shape."""
+def as_arrays(z: Array, t: ArrayLike, s: ArrayLike) -> tuple[Array, Array, Array]:
+    """Checks z and two times; casts them to one type, and the times to one shape.
+
+    Raises:
+      ValueError: an array is of integers, or a time that is not traced leaves [0, 1].
+    """
     z, t = predictions.as_input(z, t)
     _, s = predictions.as_input(z, s)
     return z, t.astype(z.dtype), jnp.broadcast_to(s.astype(z.dtype), t.shape)
-
-
-def _weighted(loss: Array, weight_fn: WeightFn | None, t: Array, s: Array) -> Array:
-    return loss if weight_fn is None else weight_fn(t, s) * loss
 
 
 def _forward(fn: Callable[..., Array], primals: Any, tangents: Any) -> Any:

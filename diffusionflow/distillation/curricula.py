@@ -1,0 +1,155 @@
+"""Published curricula: numbers of levels, their draws, and how close two times are.
+
+Levels here are EDM's sigma, and on any schedule `rho = sigma / alpha`; the time of rho
+is `schedule.inverse_logsnr(-2 log(rho))`.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusionflow import _xp as xp
+from diffusionflow import random
+from diffusionflow._numeric import floating
+
+
+def cm_levels(
+    step: ArrayLike, *, num_steps: float = 800_000, first: int = 2, last: int = 150
+) -> Array:
+    """Number of levels of consistency training after `step` of `num_steps` steps.
+
+    `N = ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1`, a whole number as a float.
+
+    Args:
+      step: k, any shape.
+      num_steps: K.
+      first: s0, levels at the start.
+      last: s1; there are s1 + 1 levels at the end.
+
+    Source: Song et al. 2023, arXiv 2303.01469, schedule functions.
+    """
+    share = floating(step) / num_steps
+    root = xp.sqrt(share * ((last + 1) ** 2 - first**2) + first**2)
+    return -xp.floor(1 - root) + 1
+
+
+def cm_decay(levels: ArrayLike, *, initial: float = 0.9, first: int = 2) -> Array:
+    """Decay of the target's average in consistency training, `exp(s0 log(mu0) / N)`.
+
+    Args:
+      levels: N, of `cm_levels`.
+      initial: mu0, the decay at N = s0.
+      first: s0.
+
+    Source: Song et al. 2023, arXiv 2303.01469, schedule functions.
+    """
+    return xp.exp(first * xp.log(floating(initial)) / floating(levels))
+
+
+def ict_levels(
+    step: ArrayLike, *, num_steps: float = 400_000, first: int = 10, last: int = 1280
+) -> Array:
+    """Number of levels of improved consistency training, which doubles.
+
+    `N = min(s0 2^floor(k/K'), s1) + 1`, `K' = floor(K / (log2(s1/s0) + 1))`, a whole
+    number as a float.
+
+    Args:
+      step: k, any shape.
+      num_steps: K.
+      first: s0.
+      last: s1.
+
+    Source: Song and Dhariwal 2023, arXiv 2310.14189, discretisation curriculum.
+    """
+    ratio = floating(last / first)
+    length = xp.floor(num_steps / (xp.log2(ratio) + 1))
+    doublings = xp.floor(floating(step) / length)
+    return xp.minimum(first * floating(2.0) ** doublings, last) + 1
+
+
+def ict_probabilities(
+    sigma: ArrayLike, *, mean: float = -1.1, std: float = 2.0
+) -> Array:
+    """Probabilities of pairs of neighbours: those of a log-normal sigma between them.
+
+    Args:
+      sigma: levels, `[num_levels]`, rising.
+      mean: of log sigma.
+      std: of log sigma.
+
+    Returns:
+      `[num_levels - 1]`, of the pair (i, i + 1).
+
+    Source: Song and Dhariwal 2023, arXiv 2310.14189, eq. on the lognormal schedule.
+    """
+    below = xp.ndtr((xp.log(floating(sigma)) - mean) / std)
+    mass = xp.diff(below)
+    return mass / xp.sum(mass)
+
+
+def level_pairs(
+    key: Array,
+    shape: tuple[int, ...],
+    *,
+    times: ArrayLike,
+    probability: ArrayLike | None = None,
+) -> tuple[Array, Array]:
+    """Draws neighbouring times `(t, l)`, l < t, of a grid.
+
+    Args:
+      key: scalar, or typed keys `[*batch]`.
+      shape: of the results.
+      times: grid, `[num_levels]`, rising or falling.
+      probability: of the pairs, `[num_levels - 1]`, that next to the data first; None
+        for equal ones.
+
+    Returns:
+      t and l of `shape`.
+    """
+    grid = jnp.sort(jnp.asarray(times, jnp.result_type(float)))
+    count = grid.shape[0] - 1
+    mass = jnp.full((count,), 1 / count) if probability is None else probability
+    edges = jnp.cumsum(jnp.asarray(mass, grid.dtype))
+    draw = random.uniform(key, shape).astype(grid.dtype) * edges[-1]
+    index = jnp.minimum(jnp.searchsorted(edges, draw, side="right"), count - 1)
+    return grid[index + 1], grid[index]
+
+
+def ect_partner(
+    sigma: ArrayLike,
+    exponent: ArrayLike,
+    *,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+) -> Array:
+    """The earlier level of a pair in easy consistency tuning, nearer in each stage.
+
+    `r = sigma max(0, 1 - (1 + k sigmoid(-b sigma)) q^-a)`: where it is 0 the loss is
+    that of denoising.
+
+    Args:
+      sigma: the later level, any shape.
+      exponent: a, 1 in the first stage and 1 more in each.
+      q: how much nearer a stage comes.
+      k: how much farther apart levels near the data are.
+      b: where that ends.
+
+    Source: Geng et al. 2024, arXiv 2406.14548, mapping function.
+    """
+    sigma, exponent = floating(sigma), floating(exponent)
+    gap = (1 + k * xp.sigmoid(-b * sigma)) * floating(q) ** -exponent
+    return sigma * xp.maximum(1 - gap, 0)
+
+
+def tangent_warmup(step: ArrayLike, *, num_steps: float = 10_000) -> Array:
+    """Warm-up of the `warmup` of `eulerian_loss`: from 0 to 1 in `num_steps` steps.
+
+    Args:
+      step: any shape.
+      num_steps: when it is 1.
+
+    Source: Lu and Song 2024, arXiv 2410.11081, tangent warmup.
+    """
+    return xp.clip(floating(step) / num_steps, 0, 1)
