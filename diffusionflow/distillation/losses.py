@@ -94,6 +94,7 @@ def eulerian_loss(
     Song 2024, arXiv 2410.11081; Boffi et al. 2025, arXiv 2505.18825, Eulerian equation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from diffusionflow import schedules
       >>> x, eps = jnp.zeros((3, 2)), jnp.ones((3, 2))
       >>> t, s = jnp.array([0.9, 0.5, 0.5]), jnp.array([0.0, 0.1, 0.5])
