@@ -200,7 +200,7 @@ def semigroup_loss(
       z: noised data, `[*batch, *event]`.
       t: times, `[*batch]`.
       m: times between, like `t`.
-      s: times to jump to, like `t`, earlier than `t`.
+      s: times to jump to, like `t`.
       target_fn: the map of the target, such as that of averaged parameters; None for
         `predict_fn` as it is.
       kind: prediction type of both.
@@ -209,7 +209,7 @@ def semigroup_loss(
       weight_fn: `(t, s) -> [*batch]`; None for 1.
 
     Returns:
-      `[*batch]`; not a number where s = t.
+      `[*batch]`; 0 where s = m = t.
 
     Raises:
       ValueError: as `jump_coefficients`, or shapes disagree.
