@@ -107,7 +107,6 @@ def eulerian_loss(
     """
     z, t, s = as_arrays(z, t, s)
     check_rates(schedule, t)
-    source, tangent = jax.lax.stop_gradient((source, tangent))
     p, residual = eulerian_residual(
         predict_fn,
         z,

@@ -605,7 +605,14 @@ def test_nothing_flows_into_the_teacher():
             net, z, t, t / 2, 0 * t, target_fn=other, **settings
         ).sum()
 
-    for loss_fn in (euler, lagrange, semigroup):
+    def residual(scale):
+        denoise_fn = lambda z, t: jax.tree.map(
+            lambda part: scale * part, denoise_fn_of(COSINE)(z, t)
+        )
+        found = distillation.lagrangian_residual(net, z, t, s, denoise_fn, **settings)
+        return jnp.sum(found.residual**2)
+
+    for loss_fn in (euler, lagrange, semigroup, residual):
         one = jnp.ones(())
         assert jax.grad(loss_fn)(one) == 0
         assert abs(loss_fn(one) - loss_fn(2 * one)) > 1e-3

@@ -179,8 +179,9 @@ def test_one_program_for_every_batch(method):
     )
     z, t, s = jnp.ones((3, 2)), jnp.array([1.0, 0.8, 0.5]), jnp.array([0.0, 0.1, 0.4])
     assert np.isfinite(step(0.5, z, t, s))
+    moved = z + 1, t * 0.9, s * 0.5
     with counted() as programs:
-        assert np.isfinite(step(0.7, z + 1, t * 0.9, s * 0.5))
+        assert np.isfinite(step(0.7, *moved))
     assert programs.compiled == 0 and step._cache_size() == 1
 
 
