@@ -1,4 +1,22 @@
-"""From many steps to one: flow maps, what they are trained on, and distillation."""
+"""From many steps to one: flow maps, what they are trained on, and distillation.
+
+One concept: a network of two times P(z, t, s), of any prediction type on any schedule,
+predicts what DDIM needs at `(z, t)` to land exactly at s. `flow_map` makes the map of
+it, and `samplers.FlowMap` its jumps; at s = t it is an ordinary denoiser.
+
+| method                            | what trains it                                   |
+|-----------------------------------|--------------------------------------------------|
+| progressive distillation          | `progressive_targets`, a network of one time     |
+| reflow, one-step distillation     | `trajectory_pairs`, `inverse_jump`               |
+| MeanFlow, sCM, AYF                | `eulerian_loss`                                  |
+| self-distilled and distilled maps | `lagrangian_loss`, with a loss of the diagonal   |
+| shortcut models                   | `semigroup_loss`, with a loss of the diagonal    |
+| consistency models, CTM           | `consistency_loss` at `level_pairs`              |
+| DMD, SiD, f-divergences           | `matching_loss`                                  |
+
+`times.Two` draws pairs of times. Every loss is of arrays, per example, and its optimum
+on Gaussian data is known: tests hold each to it.
+"""
 
 from diffusionflow.distillation.consistency import InverseGap, consistency_loss
 from diffusionflow.distillation.curricula import (

@@ -151,12 +151,12 @@ def compose_jumps(
       z: noised data at t, like `first`.
       t: times, scalar or `[*batch]`.
       m: times between, like `t`.
-      s: times to land at, like `t`, other than `t`.
+      s: times to land at, like `t`.
       kind: prediction type of all three.
       schedule: any.
 
     Returns:
-      A prediction of `kind` at `(z, t)`, like `z`.
+      A prediction of `kind` at `(z, t)`, like `z`; `first` where s = t, and any lands.
 
     Raises:
       ValueError: as `jump_coefficients`, or the shapes disagree.
@@ -171,7 +171,11 @@ def compose_jumps(
     kept, early = _on(z, kind, m, s, schedule)
     _, whole = _on(z, kind, t, s, schedule)
     turned = per_event(jnp.asarray(_turn(kind, *_times(t, m), schedule)), z)
-    return (kept * late * first + early * (second - turned * z)) / whole
+    stays = whole == 0
+    mean = (kept * late * first + early * (second - turned * z)) / jnp.where(
+        stays, 1, whole
+    )
+    return jnp.where(stays, first, mean)
 
 
 def _turn(kind: Any, t: Array, m: Array, schedule: Schedule) -> Array:

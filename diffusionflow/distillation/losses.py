@@ -94,6 +94,7 @@ def eulerian_loss(
     Song 2024, arXiv 2410.11081; Boffi et al. 2025, arXiv 2505.18825, Eulerian equation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from diffusionflow import schedules
       >>> x, eps = jnp.zeros((3, 2)), jnp.ones((3, 2))
       >>> t, s = jnp.array([0.9, 0.5, 0.5]), jnp.array([0.0, 0.1, 0.5])
@@ -106,7 +107,6 @@ def eulerian_loss(
     """
     z, t, s = as_arrays(z, t, s)
     check_rates(schedule, t)
-    source, tangent = jax.lax.stop_gradient((source, tangent))
     p, residual = eulerian_residual(
         predict_fn,
         z,
@@ -199,7 +199,7 @@ def semigroup_loss(
       z: noised data, `[*batch, *event]`.
       t: times, `[*batch]`.
       m: times between, like `t`.
-      s: times to jump to, like `t`, earlier than `t`.
+      s: times to jump to, like `t`.
       target_fn: the map of the target, such as that of averaged parameters; None for
         `predict_fn` as it is.
       kind: prediction type of both.
@@ -208,7 +208,7 @@ def semigroup_loss(
       weight_fn: `(t, s) -> [*batch]`; None for 1.
 
     Returns:
-      `[*batch]`; not a number where s = t.
+      `[*batch]`; 0 where s = m = t.
 
     Raises:
       ValueError: as `jump_coefficients`, or shapes disagree.

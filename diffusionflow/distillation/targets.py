@@ -70,6 +70,7 @@ def progressive_targets(
     Source: Salimans and Ho 2022, arXiv 2202.00512, algorithm 2, there for x.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from diffusionflow import analytic, schedules
       >>> flow = schedules.FlowMatching()
       >>> teacher = analytic.gaussian(jnp.zeros(1), 0.25).denoise_fn(schedule=flow)

@@ -21,6 +21,7 @@ from diffusionflow import (
 )
 from diffusionflow.predictions import Denoised, Denoiser
 from tests.helpers import fewstep
+from tests.helpers.programs import counted
 
 FLOW, COSINE, EDM = (fewstep.SCHEDULES[name] for name in ("flow", "cosine", "edm"))
 EDM_F = predictions.edm_f(0.5)
@@ -134,6 +135,54 @@ def test_steps_of_the_grid_are_drawn_evenly():
     np.testing.assert_array_equal(few[0], t[7:9])
     with pytest.raises(ValueError, match="3 steps"):
         distillation.progressive_times(keys, (4000,), times=grids.uniform(3))
+
+
+METHODS = {
+    "progressive": lambda net, z, t, s: distillation.progressive_targets(
+        distillation.flow_map(net, kind="u", schedule=FLOW),
+        z,
+        t,
+        (t + s) / 2,
+        s,
+        kind="v",
+        schedule=FLOW,
+    ),
+    "consistency": lambda net, z, t, s: distillation.consistency_loss(
+        net,
+        z,
+        t,
+        0.9 * z,
+        (t + s) / 2,
+        s,
+        kind="v",
+        schedule=FLOW,
+        metric=distillation.PseudoHuber(),
+    ),
+    "matching": lambda net, z, t, s: distillation.matching_loss(
+        z, net(z, t, s), net(z, t, t), kind="sid"
+    ),
+    "solver": lambda net, z, t, s: distillation.solver_step(
+        distillation.flow_map(net, kind="u", schedule=FLOW),
+        z,
+        t,
+        s,
+        schedule=FLOW,
+        variable="u",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_program_for_every_batch(method):
+    step = jax.jit(
+        lambda scale, *given: METHODS[method](lambda z, t, s: scale * z, *given).sum()
+    )
+    z, t, s = jnp.ones((3, 2)), jnp.array([1.0, 0.8, 0.5]), jnp.array([0.0, 0.1, 0.4])
+    assert np.isfinite(step(0.5, z, t, s))
+    moved = z + 1, t * 0.9, s * 0.5
+    with counted() as programs:
+        assert np.isfinite(step(0.7, *moved))
+    assert programs.compiled == 0 and step._cache_size() == 1
 
 
 # ---- shortcut models
