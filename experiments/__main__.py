@@ -14,6 +14,7 @@ from typing import NoReturn
 COMMANDS = {
     "train": "trains a model, or resumes its training",
     "sample": "draws samples from a run",
+    "pairs": "draws pairs of noise and sample to train on: reflow, one step",
     "evaluate": "evaluates a run: held-out loss, likelihood, sample quality",
     "compare": "compares evaluated runs, with intervals, as a page",
     "explain": "says what a config learns, and which recipes are the same",

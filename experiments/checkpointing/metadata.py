@@ -26,9 +26,11 @@ CONVENTIONS = {
 FREE = (
     "versions",
     "config.data.data_dir",  # the examples have a digest
+    "config.data.original",
     "config.data.path",
     "config.data.test_path",
     "config.network.remat",
+    "examples.original.data",
     "init_from",
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),

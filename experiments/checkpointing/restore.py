@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.checkpointing import manager, metadata, posthoc_ema
-from experiments.config import external, model
+from experiments.config import build, external, model
 from experiments.config.model import Model
 from experiments.data import DataSet
 from experiments.runtime import pytrees, sharding
@@ -129,6 +129,26 @@ def check_data(loaded: Loaded, dataset: DataSet) -> None:
             f"the run was trained on {there}, and the data are {here} now: their "
             "held-out examples are other ones"
         )
+
+
+def real_data(loaded: Loaded) -> DataSet:
+    """The data set that a run's samples stand for: its own, or its first teacher's.
+
+    Raises:
+      UsageError: it cannot be read, or has other examples than it had.
+    """
+    dataset = build.dataset(loaded.config["data"])
+    check_data(loaded, dataset)
+    if dataset.original is None:
+        return dataset
+    found = build.dataset(dataset.original["data"])
+    there, here = dataset.original["examples"], found.identity()
+    if metadata.diff({"examples": there}, {"examples": here}):
+        raise UsageError(
+            f"the pairs are of a model of {there}, and {dataset.original['data']} is "
+            f"{here} now; config.data.original names another place of the same"
+        )
+    return found
 
 
 def _open(

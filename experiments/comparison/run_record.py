@@ -51,9 +51,11 @@ class RunRecord(NamedTuple):
     @property
     def examples(self) -> dict[str, Any]:
         """Identifies the held-out examples."""
-        found = dict(self.identity["examples"]) | self.identity["data"]
+        own = {"data": self.config["data"], "examples": self.identity["examples"]}
+        of = own["examples"].get("original", own)  # of pairs: what they stand for
+        found = dict(of["examples"]) | self.identity["data"]
         if not found["digest"]:  # made, not read: by the config
-            section = self.config["data"]
+            section = of["data"]
             found |= {key: section[key] for key in section if key != "flips"}
         return found
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments import data
-from experiments.runtime.errors import UsageError
+from experiments.runtime.errors import UsageError, naming
 
 RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random numbers
 
@@ -221,9 +221,11 @@ def as_dataset(where: str, found: Any) -> data.DataSet:
         `[n]`: every 9th example of a class is then held out.
 
     Raises:
-      UsageError: it is none of these.
+      UsageError: it is none of these, or a data set that does not fit itself.
     """
     if isinstance(found, data.DataSet):
+        with naming(where):
+            data.check(found)
         return found
     values, labels = found if isinstance(found, tuple) else (found, None)
     if not hasattr(values, "dtype"):

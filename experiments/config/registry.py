@@ -109,6 +109,7 @@ DATASETS: Callables = {
     "npz": data.npz,
     "folder": data.folder,
     "latents": data.latents,
+    "pairs": data.pairs,
     "cifar10": data.cifar10,
     "huggingface": data.huggingface,
     "tfds": data.tfds,

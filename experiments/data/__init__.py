@@ -4,11 +4,20 @@ One file for each source; a batch is a function of the seed and the step, so tha
 resumed run reads what it would have read.
 """
 
-from experiments.data.base import DataSet, DataTransform, DrawFn, Examples, Lazy, split
+from experiments.data.base import (
+    DataSet,
+    DataTransform,
+    DrawFn,
+    Examples,
+    Lazy,
+    check,
+    split,
+)
 from experiments.data.cifar import cifar10
 from experiments.data.hub import huggingface, tfds
 from experiments.data.image_folder import folder
 from experiments.data.npz_files import latents, npz
+from experiments.data.pairs import pairs
 from experiments.data.sklearn_images import digits, patches
 from experiments.data.toy2d import checkerboard, mixture, mixture_means, moons
 
@@ -18,6 +27,7 @@ __all__ = [
     "DrawFn",
     "Examples",
     "Lazy",
+    "check",
     "checkerboard",
     "cifar10",
     "digits",
@@ -28,6 +38,7 @@ __all__ = [
     "mixture_means",
     "moons",
     "npz",
+    "pairs",
     "patches",
     "split",
     "tfds",

@@ -9,7 +9,7 @@ frozen.
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,8 @@ class DataTransform:
     """Between stored values and the floats that a model sees.
 
     With `levels` = L, level q in 0..L-1 is the float 2 q / (L - 1) - 1 in [-1, 1].
-    With `levels` = None, stored values are floats already and pass unchanged.
+    With `levels` = None, stored values are floats already and pass unchanged. Floats
+    do so with levels too: a model's samples, as data of another one, are not rounded.
 
     Args:
       levels: number of quantisation levels, 2 to 256, or None.
@@ -45,9 +46,12 @@ class DataTransform:
             )
 
     def to_float(self, values: ArrayLike) -> jax.Array:
-        """Stored values [...] as float32 [...]."""
-        x = jnp.asarray(values).astype(jnp.float32)
-        return x if self.levels is None else x * (2 / (self.levels - 1)) - 1
+        """Stored values [...] as float32 [...]; of floats themselves."""
+        stored = jnp.asarray(values)
+        x = stored.astype(jnp.float32)
+        if self.levels is None or jnp.issubdtype(stored.dtype, jnp.floating):
+            return x
+        return x * (2 / (self.levels - 1)) - 1
 
     def to_stored(self, x: np.ndarray) -> np.ndarray:
         """Floats [...] as the nearest stored values; the inverse of `to_float`.
@@ -105,12 +109,15 @@ class Examples(NamedTuple):
         None where there are none.
       mask: bool [n, *event], with axes of 1 where it is the same along them: the values
         that count in the loss; None for all.
+      noise: float32 [n, *event], the eps that each example is paired with; None where
+        it is drawn anew in every step.
     """
 
     values: Any
     labels: Any
     conditions: Any = None
     mask: Any = None
+    noise: Any = None
 
     def gather(self, index: np.ndarray) -> "Examples":
         """The examples at `index` [b], as `Examples` with a leading axis [b]."""
@@ -135,6 +142,8 @@ class DataSet(NamedTuple):
         the arguments alone determine the examples.
       contents: digest of more than `digest` covers, which then counts for checkpoints
         from before alone; empty where `digest` covers all.
+      original: where the examples are samples of a model, the data set that they stand
+        for: its section of a config, `data`, and its identity, `examples`; else None.
     """
 
     train: Examples
@@ -144,15 +153,17 @@ class DataSet(NamedTuple):
     draw_fn: DrawFn | None = None
     digest: str = ""
     contents: str = ""
+    original: Mapping[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Identifies the examples, as plain JSON values."""
-        found = {
+        more = {"contents": self.contents, "original": self.original}
+        return {
             "num_train": len(self.train.labels),
             "num_test": len(self.test.labels),
             "digest": self.digest,
+            **{name: value for name, value in more.items() if value},
         }
-        return found | ({"contents": self.contents} if self.contents else {})
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -178,6 +189,7 @@ def split(
     *,
     conditions: np.ndarray | None = None,
     mask: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
     num_classes: int | None = None,
     draw_fn: DrawFn | None = None,
 ) -> DataSet:
@@ -193,6 +205,7 @@ def split(
       levels: number of quantisation levels, or None for floats.
       conditions: vectors [n, k], or None.
       mask: bool, of the values that count, or None.
+      noise: that each example is paired with, or None.
       num_classes: by default as many as the labels name.
       draw_fn: of the data set.
 
@@ -213,7 +226,7 @@ def split(
             f"{HOLD_OUT}th of a class is held out, so at least one class needs "
             f"{HOLD_OUT}"
         )
-    examples = Examples(values, labels, conditions, mask)
+    examples = Examples(values, labels, conditions, mask, noise)
     train, test = (subset(examples, chosen) for chosen in (~held_out, held_out))
     return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
 
@@ -231,6 +244,34 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
     else:
         rows = values[number]
     return Examples(rows, *(None if part is None else part[number] for part in others))
+
+
+def check(dataset: DataSet) -> None:
+    """Checks what training reads of a data set besides its labels.
+
+    Raises:
+      ValueError: noise does not fit its examples, or something is drawn of these, which
+        the noise would not follow; or values of levels are floats without noise.
+    """
+    levels = dataset.transform.levels
+    for part in (dataset.train, dataset.test):
+        shape, dtype = part.values.shape, np.dtype(part.values.dtype)
+        if part.noise is None:
+            if levels is not None and dtype.kind == "f":
+                raise ValueError(
+                    f"values of type {dtype} with levels={levels}: stored values are "
+                    "integers from 0; floats have levels=None"
+                )
+        elif part.noise.shape != shape or part.noise.dtype != np.float32:
+            raise ValueError(
+                f"noise of shape {part.noise.shape} and type {part.noise.dtype}: must "
+                f"be float32 of the shape {shape} of the values"
+            )
+    if dataset.train.noise is not None and dataset.draw_fn is not None:
+        raise ValueError(
+            "pairs of noise and example with a draw_fn, such as flips: the noise would "
+            "not follow what it draws; leave it out"
+        )
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

@@ -46,8 +46,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         stack.enter_context(stopping())
         weights = _load(workdir, request)
         loaded = weights[request.weights]
-        dataset = build.dataset(loaded.config["data"])
-        restore.check_data(loaded, dataset)
+        dataset = restore.real_data(loaded)
         _check_unmasked(dataset)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)

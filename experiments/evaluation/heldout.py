@@ -64,6 +64,9 @@ def eval_step(
 ) -> Evaluation:
     """Loss and error of each example, at times and noise that never change.
 
+    An example that has noise of its own is seen with that in every draw, as in
+    training; only its times are drawn.
+
     Args:
       params: raw or averaged.
       batch: stored examples [batch, ...].
@@ -86,7 +89,13 @@ def eval_step(
         own = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
         t = jnp.where(draw < draws, own, fixed[:, draw % draws])
         return losses.objective_terms(
-            noise_keys, predict_fn, x, objective=objective, t=t, mask=batch.mask
+            noise_keys,
+            predict_fn,
+            x,
+            objective=objective,
+            t=t,
+            eps=batch.noise,
+            mask=batch.mask,
         )
 
     terms = jax.lax.map(one, jnp.arange(2 * draws))

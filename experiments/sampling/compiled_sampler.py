@@ -23,7 +23,13 @@ from experiments.sampling.conditions import Conditions
 
 CPU_WIDTH = 16
 
-DrawFn = Callable[..., np.ndarray]
+DrawFn = Callable[..., Any]
+
+
+def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
+    """The samples alone: what a draw gives by default."""
+    del noise
+    return result.x
 
 
 def make_draw_fn(
@@ -33,6 +39,8 @@ def make_draw_fn(
     guidance: float,
     batch_size: int,
     most: int,
+    output_fn: Callable[[samplers.Result, jax.Array], Any] = samples,
+    trajectory: bool = False,
 ) -> DrawFn:
     """A compiled sampler.
 
@@ -43,11 +51,14 @@ def make_draw_fn(
       batch_size: samples that a device draws at once, where it is not a CPU.
       most: samples wanted in one call, at most; devices beyond what that takes are
         not used.
+      output_fn: `(result, noise) -> arrays [n, ...]`, a pytree that the draw gives;
+        noise is the standard normal eps of the start, `z = sigma eps`.
+      trajectory: whether the result has all states.
 
     Returns:
       `draw_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
-      *event] for n `Conditions`, the samples `first`, `first + 1`, ...;
-      `advance(count)` is called as they come.
+      *event], or what `output_fn` gives, for n `Conditions`, the samples `first`,
+      `first + 1`, ...; `advance(count)` is called as they come.
 
     Raises:
       UsageError: if sampler or grid are unknown.
@@ -66,9 +77,16 @@ def make_draw_fn(
         prior_keys, noise_keys = random.split(keys)
         shape = (*given.labels.shape, *model.event_shape)
         z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
-        return samplers.sample(
-            noise_keys, denoise_fn, z, times, sampler=sampler, schedule=schedule
-        ).x
+        result = samplers.sample(
+            noise_keys,
+            denoise_fn,
+            z,
+            times,
+            sampler=sampler,
+            schedule=schedule,
+            trajectory=trajectory,
+        )
+        return output_fn(result, random.normal(prior_keys, shape))
 
     @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
     def program(params: Any, keys: jax.Array, given: Conditions, scale: Any) -> Any:
@@ -84,7 +102,7 @@ def make_draw_fn(
         conditions: Conditions,
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
         parts, stream = [], rng.stream(seed, rng.SAMPLE)
@@ -96,10 +114,11 @@ def make_draw_fn(
             keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
             given = jax.tree.map(lambda array, at=place: array[at], conditions)
             placed = jax.device_put((keys, given), cut)
-            x = np.asarray(program(params, *placed, scale))
-            parts.append(x[(number >= first) & (number < end)])
+            kept = (number >= first) & (number < end)
+            found = jax.device_get(program(params, *placed, scale))
+            parts.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
-                advance(len(parts[-1]))
-        return np.concatenate(parts)
+                advance(int(kept.sum()))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     return draw_fn

@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded
-from experiments.config import build
 from experiments.config.model import Model
 from experiments.data import Examples, npz_entries
 from experiments.runtime.errors import UsageError, naming, require
@@ -104,14 +103,12 @@ def of_samples(loaded: Loaded, held_out: Examples | None = None) -> Conditions:
 
 def _held_out(loaded: Loaded) -> Examples:
     try:
-        dataset = build.dataset(loaded.config["data"])
-        restore.check_data(loaded, dataset)
+        return restore.real_data(loaded).test
     except UsageError as error:
         raise UsageError(
             f"{error}; without --conditions=FILE the samples have the conditions of "
             "the held-out examples"
         ) from error
-    return dataset.test
 
 
 def _of_file(path: str, loaded: Loaded) -> np.ndarray:

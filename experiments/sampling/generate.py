@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import re
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from experiments.sampling import compiled_sampler
 from experiments.sampling.conditions import Conditions, of_samples
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
+
+NAMES = {"samples": "drawn", "pairs": "pairs"}  # of files, by what they hold
 
 
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
@@ -61,41 +64,82 @@ def drawn(
     path, given = output_path(workdir, request), of_samples(loaded, held_out)
     shards = Shards(
         path,
-        _settings(request, loaded.digest) | given.settings(),
+        settings(request, loaded.digest) | given.settings(),
         count=request.num_samples,
         size=request.shard_size,
     )
+
+    def write(number: int, found: np.ndarray) -> None:
+        outside = round(built.transform.clamped_fraction(found) * found.size)
+        shards.write(number, outside, samples=built.transform.to_stored(found))
+
+    with resumed(shards, loaded) as missing:
+        if missing:
+            draw_fn = compiled_sampler.make_draw_fn(
+                built, request.sampler, **program(request)
+            )
+            fill(shards, draw_fn, params, request, given, write)
+            _conclude(path, shards, built, request, given)
+    return shards.result
+
+
+@contextlib.contextmanager
+def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
+    """Holds the files of a draw; says at a stop what is kept.
+
+    Args:
+      shards: of the draw.
+      loaded: for the precision of products.
+
+    Yields:
+      Whether the result is missing.
+    """
     try:
         with contextlib.ExitStack() as stack:
             if not shards.complete():
                 shards.begin(stack)
-            if shards.complete():  # by another process too, until this one held it
+            # another process may have drawn it until this one held the lock
+            complete = shards.complete()
+            if complete:
                 print(f"drawn already: {shards.result}", flush=True)
-                return shards.result
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            _draw(shards, built, params, request, given)
-            _conclude(path, shards, built, request, given)
+            yield not complete
     except Stopped as stopped:
         stopped.kept = (
             f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
             f"{shards.folder}; the same command goes on"
         )
         raise
-    return shards.result
 
 
-def _draw(
-    shards: Shards, built: Model, params: Any, request: Request, given: Conditions
-) -> None:
-    """Draws the shards that are not there."""
-    draw_fn = compiled_sampler.make_draw_fn(
-        built,
-        request.sampler,
+def program(request: Request) -> dict[str, Any]:
+    """The settings of a request that `compiled_sampler.make_draw_fn` takes."""
+    return dict(
         guidance=request.guidance,
         batch_size=request.batch_size,
         most=min(request.num_samples, request.shard_size),
     )
+
+
+def fill(
+    shards: Shards,
+    draw_fn: compiled_sampler.DrawFn,
+    params: Any,
+    request: Request,
+    given: Conditions,
+    write_fn: Callable[[int, Any], None],
+) -> None:
+    """Draws the shards that are not there.
+
+    Args:
+      shards: of the draw.
+      draw_fn: of `compiled_sampler`.
+      params: the weights.
+      request: complete.
+      given: conditions of all samples.
+      write_fn: `(number, what draw_fn gave)`; writes the shard.
+    """
     drawn, begin = 0, time.perf_counter()
     with contextlib.closing(progress.SamplingProgress(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
@@ -103,10 +147,8 @@ def _draw(
                 meter.skip(stop - start)
                 continue
             part = given.part(start, stop)
-            x = draw_fn(params, request.seed, part, start, meter.advance)
-            outside = round(built.transform.clamped_fraction(x) * x.size)
-            shards.write(number, built.transform.to_stored(x), outside)
-            drawn += len(x)
+            write_fn(number, draw_fn(params, request.seed, part, start, meter.advance))
+            drawn += stop - start
             meter.shard()
     seconds = time.perf_counter() - begin
     print(f"drew {drawn:,} samples in {seconds:.1f} s, compilation included")
@@ -135,15 +177,15 @@ def _conclude(
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
         entries["conditions"] = given.vectors
-    outside = shards.conclude(labels=labels, recipe=_summary(request), **entries)
+    outside = shards.conclude(labels=labels, recipe=summary(request), **entries)
     total = request.num_samples * np.prod(built.event_shape)
     if levels is not None:
         share = f"{outside / total:.2%}"
         print(f"{share} of their values lay outside [-1, 1] and were clamped")
-    print(f"{_summary(request)}\n{written}")
+    print(f"{summary(request)}\n{written}")
 
 
-def _settings(request: Request, digest: str) -> dict[str, Any]:
+def settings(request: Request, digest: str) -> dict[str, Any]:
     """What the samples depend on, as plain JSON values, and `shard_size`."""
     names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
     if request.sigma_rel is not None:
@@ -157,7 +199,7 @@ def _settings(request: Request, digest: str) -> dict[str, Any]:
     }
 
 
-def _summary(request: Request) -> str:
+def summary(request: Request) -> str:
     """How the samples were drawn, on one line."""
     sampler = request.sampler
     return (
@@ -172,18 +214,26 @@ def _weights(request: Request) -> str:
     return f"{request.weights}{request.sigma_rel or ''}"
 
 
-def output_path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
-    """Where the files of a complete request go, without suffix."""
+def output_path(
+    workdir: pathlib.Path, request: Request, what: str = "samples"
+) -> pathlib.Path:
+    """Where the files of a complete request go, without suffix.
+
+    Args:
+      workdir: of the run.
+      request: complete.
+      what: is drawn, of `NAMES`; the folder.
+    """
     if request.out is not None:
         path = pathlib.Path(request.out)
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
     sampler = request.sampler
     name = (
-        f"drawn_step{request.step:07d}_{_weights(request)}_{sampler['name']}"
+        f"{NAMES[what]}_step{request.step:07d}_{_weights(request)}_{sampler['name']}"
         f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
     if request.conditions is not None:
         name += f"_conditions-{pathlib.Path(request.conditions).stem}"
-    return workdir / "samples" / re.sub(r"[^\w.=]+", "-", name)
+    return workdir / what / re.sub(r"[^\w.=]+", "-", name)

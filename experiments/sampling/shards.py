@@ -82,16 +82,22 @@ class Shards:
         with files.atomic_write(self.folder / "settings.json") as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
 
-    def write(self, number: int, samples: np.ndarray, outside: int) -> None:
-        """Writes shard `number`; `outside` counts the values that were clamped."""
+    def write(self, number: int, outside: int = 0, **arrays: np.ndarray) -> None:
+        """Writes shard `number`.
+
+        Args:
+          number: of the shard.
+          outside: how many values were clamped.
+          **arrays: by name, the same in every shard, with a row for each sample.
+        """
         with (
             files.atomic_write(self._path(number)) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez(file, samples=samples, outside=np.int64(outside))
+            np.savez(file, **arrays, outside=np.int64(outside))
 
-    def read(self, number: int) -> tuple[np.ndarray, int]:
-        """`(samples, outside)` of a finished shard.
+    def read(self, number: int, *names: str) -> dict[str, np.ndarray]:
+        """Arrays of a finished shard, by name: those of `names`, or all.
 
         Raises:
           ValueError: it is missing or corrupted: zip files carry checksums.
@@ -100,12 +106,13 @@ class Shards:
         path = self._path(number)
         try:
             with np.load(path) as file:
-                samples, outside = file["samples"], int(file["outside"])
+                found = {name: file[name] for name in names or file.files}
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-        if len(samples) != stop - start:
-            raise ValueError(f"{path}: {len(samples)} samples, not {stop - start}")
-        return samples, outside
+        for name, array in found.items():
+            if name != "outside" and len(array) != stop - start:
+                raise ValueError(f"{path}: {len(array)} {name}, not {stop - start}")
+        return found
 
     def finished(self, number: int) -> bool:
         """Whether shard `number` is there and whole; a corrupted one is reported."""
@@ -122,41 +129,47 @@ class Shards:
         """How many shards there are."""
         return sum(self._path(number).exists() for number in range(len(self.bounds)))
 
-    def first(self, count: int) -> np.ndarray:
-        """The first samples, `count` of them or all."""
+    def first(self, count: int, name: str = "samples") -> np.ndarray:
+        """The first rows of an array, `count` of them or all."""
         parts = []
         for number, (start, _) in enumerate(self.bounds):
             if start >= count:
                 break
-            parts.append(self.read(number)[0])
+            parts.append(self.read(number, name)[name])
         return np.concatenate(parts)[:count]
 
     def conclude(self, **entries: Any) -> int:
-        """Writes the result, with `entries` beside the samples; removes the shards.
+        """Writes the result, with `entries` beside the arrays; removes the shards.
 
         Returns:
           How many values were clamped.
         """
-        count, outside = self.bounds[-1][1], 0
-        sample = self.read(0)[0]
+        numbers = range(len(self.bounds))
+        outside = sum(int(self.read(n, "outside")["outside"]) for n in numbers)
         with (
             files.atomic_write(self.result) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file,
         ):
-            with file.open("samples.npy", "w", force_zip64=True) as entry:
-                header = np.lib.format.header_data_from_array_1_0(sample)
-                header["shape"] = (count, *sample.shape[1:])
-                np.lib.format.write_array_header_2_0(entry, header)
-                for number in range(len(self.bounds)):
-                    samples, clamped = self.read(number)
-                    entry.write(np.ascontiguousarray(samples).tobytes())
-                    outside += clamped
+            for name, one in self.read(0).items():
+                if name != "outside":
+                    self._join(file, name, one)
             entries["settings"] = json.dumps(self._lasting())
             for name, value in entries.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asarray(value))
         shutil.rmtree(self.folder, ignore_errors=True)  # a second finder does it too
         return outside
+
+    def _join(self, file: zipfile.ZipFile, name: str, first: np.ndarray) -> None:
+        """Writes an array, shard after shard; `first` is that of shard 0."""
+        with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+            first = np.ascontiguousarray(first)
+            header = np.lib.format.header_data_from_array_1_0(first)
+            header["shape"] = (self.bounds[-1][1], *first.shape[1:])
+            np.lib.format.write_array_header_2_0(entry, header)
+            for number in range(len(self.bounds)):
+                part = self.read(number, name)[name]
+                entry.write(np.ascontiguousarray(part).tobytes())
 
     def _path(self, number: int) -> pathlib.Path:
         return self.folder / f"{self.bounds[number][0]:09d}.npz"

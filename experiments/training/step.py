@@ -170,6 +170,7 @@ class Drawn(NamedTuple):
       mask: of the values that count; None for all.
       keys: of the loss.
       t: training time; drawn for the whole batch, which may stratify it.
+      eps: noise; None where it is drawn from the key.
     """
 
     values: jax.Array
@@ -178,6 +179,7 @@ class Drawn(NamedTuple):
     mask: jax.Array | None
     keys: jax.Array
     t: jax.Array
+    eps: jax.Array | None
 
 
 def loss_and_gradients(
@@ -209,6 +211,7 @@ def loss_and_gradients(
             x,
             objective=objective,
             t=drawn.t,
+            eps=drawn.eps,
             mask=drawn.mask,
         )
         return terms.loss.mean(), terms
@@ -247,4 +250,4 @@ def _draw(
     t = density.sample(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
-    return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t)
+    return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t, batch.noise)

@@ -38,7 +38,8 @@ def filled(path, numbers=(0, 1, 2)):
     begin(parts)
     for number in numbers:
         start, stop = parts.bounds[number]
-        parts.write(number, X[start:stop], outside=number)
+        other = np.arange(start, stop, dtype=np.int16)
+        parts.write(number, number, samples=X[start:stop], other=other)
     return parts
 
 
@@ -46,6 +47,7 @@ def test_shards_become_one_file(tmp_path):
     parts = filled(tmp_path / "a")
     assert parts.bounds == [(0, 4), (4, 8), (8, 10)]
     np.testing.assert_array_equal(parts.first(6), X[:6])
+    assert parts.first(6, "other").tolist() == list(range(6))
     assert not parts.complete()
     assert parts.conclude(labels=np.arange(10), recipe="how") == 3
     begin(parts)  # as left by a kill after the result was written
@@ -53,6 +55,9 @@ def test_shards_become_one_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     with np.load(tmp_path / "a.npz") as file:
         np.testing.assert_array_equal(file["samples"], X)
+        assert file["other"].tolist() == list(range(10))
+        assert file["other"].dtype == np.int16
+        assert set(file.files) == {"samples", "other", "labels", "recipe", "settings"}
         assert file["labels"].tolist() == list(range(10))
         assert str(file["recipe"]) == "how"
         settings = json.loads(str(file["settings"]))
@@ -71,8 +76,9 @@ def test_finished_shards_are_checked(tmp_path, capsys):
         assert "drawing again what is corrupted" in capsys.readouterr().out
     path.write_bytes((parts.folder / "000000000.npz").read_bytes())
     assert parts.finished(1)  # of the right size: names are trusted
-    parts.write(1, X[:3], outside=0)
-    assert not parts.finished(1)
+    for short in ({"samples": X[:3]}, {"samples": X[:4], "other": X[:3]}):
+        parts.write(1, **short)
+        assert not parts.finished(1)
 
 
 def test_half_written_files_are_swept_away(tmp_path):

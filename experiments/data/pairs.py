@@ -1,0 +1,111 @@
+"""Pairs of noise and sample that `diffusionflow pairs` wrote, as training data.
+
+A step uses the noise of an example as its eps, so that a model trained on pairs is the
+next rectified flow (reflow), or a student of one step. The samples are floats as the
+sampler gave them, neither rounded to levels nor clamped.
+
+A run on pairs has two kinds of data. It trains on pairs, and what it logs as held-out
+loss is of pairs too, with their own noise: every 9th of each class. Its samples stand
+for the data of the first teacher, though, so `diffusionflow evaluate` compares them
+with the training examples of these and takes likelihoods of their held-out examples, as
+it did for the teacher: the numbers of both can be compared, and the teacher's errors
+count as errors. The file has the section `data` of that config and the identity of its
+examples; other examples are refused. Its levels are the file's too: samples of a
+student are rounded as those of its teacher.
+
+The entries of a file, n pairs:
+
+| entry | array |
+|---|---|
+| `samples`, `noise` | float32 [n, *event] |
+| `labels` | int32 [n]; zeros where the data have no classes |
+| `conditions` | float32 [n, k]; left out where the data have none |
+| `num_classes` | of the data |
+| `levels` | of the data; left out where they are floats |
+| `original` | JSON: `data`, a section of a config, and `examples`, its identity |
+
+Source: Liu et al. 2022, Flow Straight and Fast, arXiv 2209.03003 (reflow); Luhman and
+Luhman 2021, arXiv 2101.02388 (one step).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.data import npz_entries
+from experiments.data.base import DataSet, split
+from experiments.data.npz_entries import Arrays, naming_file
+
+NAMES = ("samples", "noise", "labels", "conditions")  # by which a file is recognised
+
+
+def pairs(*, path: str, original: str = "") -> DataSet:
+    """Pairs of a run's model, from the `.npz` of `diffusionflow pairs`.
+
+    Every 9th pair of each class is held out. See the module for what is evaluated.
+
+    Args:
+      path: of the file, which is read whole.
+      original: data set of the first teacher where it is not where the file says, as a
+        call, such as `npz(path='moved.npz')`; it must hold the same examples.
+
+    Raises:
+      ValueError: if the file is missing or broken, or no file of pairs.
+
+    Example:
+      `config.data = dict(name="pairs", path="runs/a/pairs/many.npz")`
+    """
+    with naming_file(path):
+        arrays = npz_entries.read_npz(path)
+        _check(arrays)
+        num_classes = int(arrays["num_classes"])
+        found = json.loads(str(arrays["original"]))
+        made = split(
+            arrays["samples"],
+            arrays["labels"] if num_classes else None,
+            int(arrays["levels"]) if "levels" in arrays else None,
+            conditions=arrays.get("conditions"),
+            noise=arrays["noise"],
+            num_classes=num_classes or None,
+        )
+    if original:
+        found["data"] = {"name": original}
+    return made._replace(digest=_digest(arrays), original=found)
+
+
+def _check(arrays: Arrays) -> None:
+    """Raises a ValueError unless these are the arrays of pairs."""
+    lacking = {*NAMES[:3], "num_classes", "original"} - arrays.keys()
+    if lacking:
+        raise ValueError(
+            f"no {', '.join(sorted(lacking))}: must be a file of `diffusionflow pairs`"
+        )
+    samples, noise = arrays["samples"], arrays["noise"]
+    shapes = samples.shape, noise.shape
+    if samples.ndim < 2 or len({*shapes}) > 1 or len(arrays["labels"]) != len(samples):
+        raise ValueError(
+            f"samples of shape {shapes[0]}, noise of {shapes[1]} and "
+            f"{len(arrays['labels'])} labels: must be [n, *event] twice and [n]"
+        )
+    for name in ("samples", "noise"):
+        if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
+            raise ValueError(
+                f"{name} of type {arrays[name].dtype}: must be float32, finite"
+            )
+    if "conditions" in arrays and len(arrays["conditions"]) != len(samples):
+        raise ValueError(
+            f"{len(arrays['conditions'])} conditions for {len(samples)} pairs"
+        )
+
+
+def _digest(arrays: Arrays, names: Sequence[str] = NAMES) -> str:
+    """Of the arrays themselves: a zip file has the time of its writing in it too."""
+    total = hashlib.sha256()
+    for name in names:
+        if name in arrays:
+            array = np.ascontiguousarray(arrays[name])
+            total.update(repr((name, array.shape, array.dtype.str)).encode())
+            total.update(array.data)
+    return total.hexdigest()[:16]

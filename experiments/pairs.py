@@ -1,0 +1,52 @@
+r"""Draws pairs of noise and sample of a run's model, to train on: reflow, one step.
+
+    diffusionflow pairs --workdir=runs/digits --num_pairs=20000
+    diffusionflow train --config=digits --workdir=runs/reflow --init_from=runs/digits \
+        --config.data.name=pairs --config.data.path=PAIRS.npz
+
+Stopped or killed, the same command goes on where it was. It prints how straight the
+model's paths are.
+"""
+
+from absl import flags
+
+from experiments import cli
+from experiments.runtime.errors import reporting_path_errors
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+COUNT = cli.define_count("num_pairs", 10_000, "How many.", 10**8)
+flags.DEFINE_integer("label", None, "Class of all pairs; by default all in turn.")
+flags.DEFINE_string(
+    "conditions",
+    None,
+    "File of vectors [n, k], .npy or .npz; by default those of held-out examples.",
+)
+cli.define_count(
+    "seed", 0, "Pair i of a seed is the same for every batch.", 2**32 - 1, least=0
+)
+cli.define_count("batch_size", 128, "Pairs that a device draws at once.", 2**16)
+cli.define_count("shard_size", 1024, "Pairs after which a draw can go on.", 10**8)
+flags.DEFINE_float("guidance", None, "1: conditional; by default the config's.")
+flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
+flags.DEFINE_float("sigma_rel", None, "Width of the average, if the run stored any.")
+flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
+flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
+flags.DEFINE_string("sampler.name", None, "By default heun(variable='u').")
+cli.define_count("sampler.num_steps", None, "Steps, by default 50.", 10**6)
+flags.DEFINE_string("sampler.grid", None, "By default the config's.")
+
+
+def main() -> None:
+    from experiments.sampling import pairs  # slow to import
+
+    values = flags.FLAGS.flag_values_dict()
+    sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
+    given = {key: value for key, value in sampler.items() if value is not None}
+    plain = {key: values[key] for key in pairs.Request._fields if key in values}
+    request = pairs.Request(**plain, num_samples=COUNT.value, sampler=given)
+    with reporting_path_errors("workdir", WORKDIR.value):
+        pairs.draw_pairs(WORKDIR.value, request)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,181 @@
+r"""Pairs of noise and sample of a run's model, into a file that a run can train on.
+
+A pair is (eps, x): the sampler starts from `z = sigma_t eps` at the first time t of its
+grid and ends at x. Pair i of a seed is sample i of `diffusionflow sample`, whatever the
+batches, shards and devices, but for its values: floats as the sampler gave them. A step
+of a student takes eps as its noise, and so sees `alpha_t x + sigma_t eps` as z. At
+t = 1 of schedules with alpha_1 = 0 (flow matching, cosine) that is where the teacher
+started. Where alpha_1 > 0 (EDM, VE, linear beta) it is off by `alpha_1 x`, as it is in
+any training there; sigma_1 need not be 1. A grid that begins at t < 1 leaves out what
+the ODE does before.
+
+The pairs freeze the solver: a student learns its error as well. By default it is Heun's
+method in u with 50 steps. A sampler that draws noise of its own makes pairs too, whose
+sample is no function of their noise.
+
+Straightness is that of the paths which the sampler took, in the coordinates of flow
+matching: `int |(z_1 - z_0) - dz/dt|^2 dt`, 0 if straight.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow import metrics, samplers
+from diffusionflow.schedules import Schedule
+from experiments.checkpointing.restore import Loaded, Request, load
+from experiments.config import build
+from experiments.runtime.signals import stopping
+from experiments.sampling import compiled_sampler, generate
+from experiments.sampling.conditions import Conditions, of_samples
+from experiments.sampling.shards import Shards
+
+SAMPLER = {"name": "heun(variable='u')", "num_steps": 50}  # where none is named
+NUM_PATHS = 1024  # at most, of which the straightness is measured
+
+
+def draw_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
+    """Draws from a run's checkpoint and writes an `.npz` that `data.pairs` reads.
+
+    The pairs are drawn in shards, which are kept when the process is stopped or killed:
+    the same call goes on with the next one. A result that is there already is left as
+    it is.
+
+    Args:
+      workdir: of the run.
+      request: what to draw; entries of its sampler that are not given are `SAMPLER`'s,
+        and then the config's.
+
+    Returns:
+      The path of the `.npz`.
+
+    Raises:
+      UsageError: if there is no such checkpoint, a setting does not fit it, or the
+        files are those of other settings.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    with stopping():
+        asked = request._replace(sampler=SAMPLER | dict(request.sampler))
+        loaded = load(workdir, asked)
+        request, given = loaded.request, of_samples(loaded)
+        shards = Shards(
+            generate.output_path(workdir, request, "pairs"),
+            generate.settings(request, loaded.digest) | given.settings(),
+            count=request.num_samples,
+            size=request.shard_size,
+        )
+        with generate.resumed(shards, loaded) as missing:
+            if missing:
+                _draw(shards, loaded, given)
+                _conclude(shards, loaded, given)
+    return shards.result
+
+
+def _draw(shards: Shards, loaded: Loaded, given: Conditions) -> None:
+    """Draws the shards that are not there."""
+    request = loaded.request
+    draw_fn = compiled_sampler.make_draw_fn(
+        loaded.model,
+        request.sampler,
+        **generate.program(request),
+        output_fn=lambda result, noise: {"samples": result.x, "noise": noise},
+    )
+    write = lambda number, arrays: shards.write(number, **arrays)
+    generate.fill(shards, draw_fn, loaded.params, request, given, write)
+
+
+def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
+    """Measures the straightness, writes the result, and says so."""
+    found = path_straightness(loaded, given)
+    levels = loaded.model.transform.levels
+    entries = {
+        "levels": levels,
+        "conditions": given.vectors,
+        "straightness": None if found is None else json.dumps(found),
+    }
+    recipe = generate.summary(loaded.request)
+    shards.conclude(
+        labels=given.labels,
+        num_classes=loaded.model.num_classes,
+        recipe=recipe,
+        original=json.dumps(_original(loaded)),
+        **{name: value for name, value in entries.items() if value is not None},
+    )
+    print(f"{recipe}\n{_words(found)}\n{shards.result}", flush=True)
+
+
+def _original(loaded: Loaded) -> Mapping[str, Any]:
+    """The data that the pairs stand for; of a model of pairs, what those stand for."""
+    examples = loaded.identity["examples"]
+    own = {"data": loaded.config["data"], "examples": examples}
+    return examples.get("original", own)
+
+
+def path_straightness(loaded: Loaded, given: Conditions) -> dict[str, Any] | None:
+    """The straightness of the first paths, at most `NUM_PATHS`, as plain values.
+
+    Args:
+      loaded: with a complete request.
+      given: conditions of all samples.
+
+    Returns:
+      `mean` and `standard_error` of the sum over the event (NaN of one path),
+      `dimensions` to divide them by, and `num_paths`; None of a sampler that draws
+      noise, whose paths are no curves.
+    """
+    request, model = loaded.request, loaded.model
+    if build.sampler(request.sampler).num_noises:
+        return None
+    schedule = model.objective.schedule
+    times = build.grid(request.sampler, schedule)
+    count = min(request.num_samples, NUM_PATHS)
+    draw_fn = compiled_sampler.make_draw_fn(
+        model,
+        request.sampler,
+        **generate.program(request),
+        output_fn=lambda result, noise: _straightness(result, times, schedule),
+        trajectory=True,
+    )
+    values = draw_fn(loaded.params, request.seed, given.part(0, count)).astype(float)
+    error = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    return {
+        "mean": float(values.mean()),
+        "standard_error": float(error),
+        "dimensions": math.prod(model.event_shape),
+        "num_paths": count,
+    }
+
+
+def _straightness(
+    result: samplers.Result, times: np.ndarray, schedule: Schedule
+) -> jax.Array:
+    """Of each path, `[batch]`; a last step to the data is at level 0."""
+    states = result.trajectory
+    flow, levels = metrics.in_flow_coordinates(
+        states[: len(times)], times, schedule=schedule
+    )
+    if len(states) > len(times):
+        flow = jnp.concatenate([flow, states[-1:]])
+        levels = np.append(levels, 0.0)
+    return metrics.straightness(flow, levels)
+
+
+def _words(found: Mapping[str, Any] | None) -> str:
+    """The straightness on one line."""
+    if found is None:
+        return "straightness: not measured, as the sampler draws noise in its steps"
+    mean, error, size = (
+        found[name] for name in ("mean", "standard_error", "dimensions")
+    )
+    return (
+        f"straightness of {found['num_paths']:,} paths: {mean / size:.4g} +- "
+        f"{error / size:.2g} per dimension, {mean:.4g} +- {error:.2g} in all "
+        "(mean and standard error; 0 if straight)"
+    )
