@@ -75,6 +75,24 @@ def test_a_mask_leaves_the_mean_of_the_values_that_count():
     np.testing.assert_allclose(found.eps_mse, expected[:, None] * ratio, rtol=1e-4)
 
 
+def test_noise_of_an_example_is_its_eps_in_every_draw():
+    """A network that copies its vector as eps: the loss is their distance."""
+    model = model_of("eps")._replace(net=arrays.Copy(), vector_features=4)
+    x, vectors, noise = np.random.RandomState(0).standard_normal((3, 6, 4)).astype("f4")
+    found = heldout.eval_step(
+        {},
+        Examples(x, np.zeros(6, np.int32), vectors, noise=noise),
+        jnp.arange(6),
+        rng.stream(0, 0),
+        model=model,
+        draws=3,
+    )
+    expected = ((vectors - noise) ** 2).mean(1)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    every = np.broadcast_to(expected[:, None], (6, 3))
+    np.testing.assert_allclose(found.eps_mse, every, rtol=1e-4)
+
+
 def test_recipes_are_measured_with_the_same_noise():
     """So that runs are compared without its chance."""
     one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))

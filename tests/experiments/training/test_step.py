@@ -147,6 +147,24 @@ def test_the_loss_of_a_step_is_the_mean_of_what_a_mask_leaves(trainer, parts):
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_noise_of_an_example_is_its_eps(trainer, parts):
+    """A network that copies its vector as eps: the loss is their distance."""
+    model = model_of("eps")._replace(net=arrays.Copy(), vector_features=4)
+    recipe = trainer.recipe._replace(model=model, label_dropout=0.0, accumulate=parts)
+    state = TrainState(np.int32(3), {}, None, None, None, None)
+    x, vectors, noise = np.random.RandomState(0).standard_normal((3, 6, 4))
+    x, vectors, noise = np.float32([x, vectors, noise])
+    batch = Examples(x, np.zeros(6, np.int32), vectors, noise=noise)
+    (_, terms), _ = step.loss_and_gradients(state, batch, KEY, recipe=recipe)
+    expected = ((vectors - noise) ** 2).mean(1)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    batch = batch._replace(noise=None)
+    (_, drawn), _ = step.loss_and_gradients(state, batch, KEY, recipe=recipe)
+    np.testing.assert_array_equal(drawn.t, terms.t)  # at the times as ever
+    assert np.abs(drawn.loss - expected).min() > 1e-3
+
+
 def test_label_dropout_and_time_are_independent(trainer):
     net = recorded(trainer, 0.5, 20_000)
     dropped = np.asarray(net.label) == trainer.model.num_classes
