@@ -71,14 +71,16 @@ def test_classes_without_a_pair_count(tmp_path):
     labels = np.full(18, 3, np.int32)
     found = data.pairs(path=written(tmp_path / "a.npz", labels=labels, num_classes=10))
     assert found.num_classes == 10 and set(found.train.labels) == {3}
-    found = data.pairs(path=written(tmp_path / "b.npz", labels=0 * labels, num_classes=0))
+    found = data.pairs(
+        path=written(tmp_path / "b.npz", labels=0 * labels, num_classes=0)
+    )
     assert found.num_classes == 0 and not found.train.labels.any()
 
 
 def test_the_digest_is_of_the_arrays_alone(tmp_path):
-    digest = lambda name, **changes: data.pairs(
-        path=written(tmp_path / name, **changes)
-    ).digest
+    digest = lambda name, **changes: (
+        data.pairs(path=written(tmp_path / name, **changes)).digest
+    )
     first = digest("a.npz")
     assert digest("b.npz") == first == digest("c.npz", recipe="said otherwise")
     for name in ("samples", "noise"):
