@@ -118,10 +118,18 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
     lines = []
     for name in sorted(saved.keys() | current.keys()):
-        there, here = saved.get(name, "nothing"), current.get(name, "nothing")
+        there, here = (side.get(name, _default(name)) for side in (saved, current))
         if there != here and not any(_within(name, prefix) for prefix in free):
             lines.append(f"{name}: {there!r} in the checkpoint, {here!r} now")
     return lines
+
+
+def _default(name: str) -> Any:
+    """What an entry means where an identity lacks it, by its dotted name."""
+    entry = schema.BY_NAME.get(name.removeprefix("config."))
+    if entry is None or entry.default is schema.REQUIRED:
+        return "nothing"
+    return json.loads(json.dumps(entry.default))  # tuples as lists
 
 
 def check_compatible(

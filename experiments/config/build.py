@@ -31,6 +31,7 @@ from experiments.config import (
     schema,
 )
 from experiments.config.parsing import from_section, parse
+from experiments.data import coupled
 from experiments.runtime import sharding
 from experiments.runtime.errors import UsageError, naming, require
 
@@ -85,6 +86,21 @@ def _kind(text: str) -> Any:
 def _density(where: str, text: str) -> Any:
     """A density of training times; its arguments may be densities and schedules."""
     return parse(where, text, registry.TIMES, parts=registry.PARTS)
+
+
+def coupling(text: str) -> Any:
+    """The coupling of `objective.coupling`; None of an empty text.
+
+    Raises:
+      UsageError: it is unknown, or keeps no protocol.
+    """
+    if not text:
+        return None
+    where = "objective.coupling"
+    built = parse(where, text, registry.COUPLINGS)
+    if external.references(text):
+        protocols.check_coupling(where, built)
+    return built
 
 
 def sampler(section: Mapping[str, Any]) -> Any:
@@ -216,6 +232,8 @@ def check(config: ConfigDict) -> None:
     sharding.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
     built = objective(config["objective"])
     schedule = built.schedule
+    if (pairs := coupling(config["objective"]["coupling"])) is not None:
+        coupled.check(pairs, config["batch_size"])
     chosen, times = sampler(config["sampler"]), grid(config["sampler"], schedule)
     check_start(built, times)
     if external.references(config["sampler"]["name"]):

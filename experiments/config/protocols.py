@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow import predictions, samplers, schedules
+from diffusionflow import predictions, random, samplers, schedules
 from diffusionflow._numeric import in_float64
 from experiments.runtime.errors import UsageError
 
@@ -72,6 +72,28 @@ def check_density(where: str, density: Any, schedule: schedules.Schedule) -> Non
         )
     with keeping(where):
         density.density(0.5, schedule=schedule)
+
+
+def check_coupling(where: str, coupling: Any) -> None:
+    """Traces a user's coupling on four examples.
+
+    Raises:
+      UsageError: it fails, or returns no x and eps of the shapes that it was given.
+    """
+    x = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    labels = jax.ShapeDtypeStruct((4,), jnp.int32)
+
+    def pairs(x: jax.Array, eps: jax.Array, labels: jax.Array) -> Any:
+        found = coupling(random.example_keys(0, jnp.arange(4)), x, eps, labels)
+        return found.x, found.eps
+
+    with keeping(where):
+        for found in jax.eval_shape(pairs, x, x, labels):
+            if found.shape != x.shape:
+                raise UsageError(
+                    f"{where}: gives an array of shape {found.shape}: must return "
+                    f"diffusionflow.couplings.Pairs with x and eps of {x.shape}"
+                )
 
 
 def check_sampler(

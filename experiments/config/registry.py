@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusionflow import (
+    couplings,
     grids,
     networks,
     objectives,
@@ -17,6 +18,7 @@ from diffusionflow import (
     weightings,
 )
 from experiments import data
+from experiments.data import coupled
 
 Callables = dict[str, Callable[..., Any]]
 
@@ -99,6 +101,12 @@ DIFFUSIONS: Callables = {
     "constant": samplers.diffusions.Constant,
     "decreasing": samplers.diffusions.Decreasing,
     "increasing_decreasing": samplers.diffusions.IncreasingDecreasing,
+}
+COUPLINGS: Callables = {
+    "independent": couplings.Independent,
+    "assignment": couplings.Assignment,
+    "sinkhorn": couplings.Sinkhorn,
+    "semidiscrete": coupled.Semidiscrete,
 }
 DATASETS: Callables = {
     "digits": data.digits,

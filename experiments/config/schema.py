@@ -83,6 +83,12 @@ TABLE = (
         "",
     ),
     Entry(
+        "objective.coupling",
+        str,
+        "how noise is paired with the examples of a batch; empty: independently",
+        "",
+    ),
+    Entry(
         "sigma_data",
         float,
         "root mean square of the data, for the scale of the network's input",
@@ -243,7 +249,7 @@ TABLE = (
 BY_NAME = {entry.name: entry for entry in TABLE}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME))
 OPEN = ("data", "network")
-OPTIONAL = ("objective.proposal",)
+OPTIONAL = ("objective.proposal", "objective.coupling")
 WORDS = {
     int: "a whole number",
     float: "a number",

@@ -17,6 +17,7 @@ from diffusionflow import losses, random
 from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
 from experiments.data import Examples
+from experiments.data.coupled import Coupled
 
 LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs
 
@@ -61,6 +62,9 @@ def eval_step(
     *,
     model: Model,
     draws: int,
+    coupled: Coupled | None = None,
+    matched: jax.Array | None = None,
+    counts: jax.Array | None = None,
 ) -> Evaluation:
     """Loss and error of each example, at times and noise that never change.
 
@@ -74,6 +78,10 @@ def eval_step(
       key: the stream of evaluation.
       model: network and objective.
       draws: times and noises per example, of the objective and as many of `LEVELS`.
+      coupled: pairs noise with the examples of the batch, as in training.
+      matched: labels [batch], inside which it does, whatever the network is given.
+      counts: bool [batch], False for examples that only fill the batch up; None if
+        there are none.
     """
     x = model.transform.to_float(batch.values)
     keys = random.example_keys(key, number)
@@ -84,17 +92,22 @@ def eval_step(
     own_time = lambda key: density.sample(key, (), schedule=objective.schedule)
     fixed = times_of_levels(objective.schedule)[levels_of(number, draws)]
 
+    classes = matched if model.num_classes else None
+
     def one(draw: jax.Array) -> losses.Terms:
         time_keys, noise_keys = random.split(random.fold_in(keys, draw))
         own = jax.vmap(own_time)(time_keys)  # not stratified over a padded batch
         t = jnp.where(draw < draws, own, fixed[:, draw % draws])
+        pair = x, batch.noise
+        if coupled is not None:
+            pair = coupled(noise_keys, x, classes, counts)[:2]
         return losses.objective_terms(
             noise_keys,
             predict_fn,
-            x,
+            pair[0],
             objective=objective,
             t=t,
-            eps=batch.noise,
+            eps=pair[1],
             mask=batch.mask,
         )
 

@@ -4,9 +4,11 @@ import jax
 
 from diffusionflow import random
 
-INIT, TRAIN, EVALUATE, SAMPLE = range(4)  # folded into the seed: independent streams
+INIT, TRAIN, EVALUATE, SAMPLE, COUPLE = range(
+    5
+)  # folded into the seed: independent streams
 
 
 def stream(seed: int, purpose: int) -> jax.Array:
-    """Returns the key of a purpose, `INIT`, `TRAIN`, `EVALUATE` or `SAMPLE`."""
+    """Returns the key of a purpose, one of the constants above."""
     return random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)

@@ -162,8 +162,7 @@ def _straightness(
         states[: len(times)], times, schedule=schedule
     )
     if len(states) > len(times):
-        flow = jnp.concatenate([flow, states[-1:]])
-        levels = np.append(levels, 0.0)
+        flow, levels = jnp.concatenate([flow, states[-1:]]), jnp.append(levels, 0)
     return metrics.straightness(flow, levels)
 
 

@@ -94,7 +94,8 @@ class Shards:
             files.atomic_write(self._path(number)) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez(file, **arrays, outside=np.int64(outside))
+            entries: dict[str, Any] = {**arrays, "outside": np.int64(outside)}
+            np.savez(file, **entries)
 
     def read(self, number: int, *names: str) -> dict[str, np.ndarray]:
         """Arrays of a finished shard, by name: those of `names`, or all.

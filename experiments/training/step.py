@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from diffusionflow import ema, losses, objectives, random, times
 from experiments.config.model import Model
 from experiments.data import Examples
+from experiments.data.coupled import Coupled
 from experiments.runtime.sharding import FSDPSharding, replicated
 from experiments.training import grad_accumulation
 from experiments.training.nonfinite import Faults
@@ -39,6 +40,7 @@ class StepConfig(NamedTuple):
       nonfinite_limit: steps in a row that are not finite, after which none counts.
       placement: of parameters and of what is as large; None for the same everywhere.
       gammas: powers of the averages `profiles` of the state.
+      coupled: pairs noise with the examples of a batch; None for independent noise.
     """
 
     model: Model
@@ -53,6 +55,7 @@ class StepConfig(NamedTuple):
     nonfinite_limit: int = 10
     placement: FSDPSharding | None = None
     gammas: tuple[float, ...] = ()
+    coupled: Coupled | None = None
 
 
 def init(key: jax.Array, recipe: StepConfig) -> TrainState:
@@ -164,7 +167,7 @@ class Drawn(NamedTuple):
     """What each example of a batch is trained on, `[batch, ...]`.
 
     Fields:
-      values: stored.
+      values: stored, or floats of a coupling.
       labels: the null label where it was dropped.
       vectors: zeros where the label was dropped; None where the data have none.
       mask: of the values that count; None for all.
@@ -250,4 +253,9 @@ def _draw(
     t = density.sample(
         random.split(loss_keys)[0], number.shape, schedule=objective.schedule
     )
-    return Drawn(batch.values, labels, vectors, batch.mask, loss_keys, t, batch.noise)
+    values, eps = batch.values, batch.noise
+    if recipe.coupled is not None:
+        x = recipe.model.transform.to_float(values)
+        classes = batch.labels if recipe.model.num_classes else None
+        values, eps, *_ = recipe.coupled(loss_keys, x, classes)
+    return Drawn(values, labels, vectors, batch.mask, loss_keys, t, eps)

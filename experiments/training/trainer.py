@@ -11,7 +11,7 @@ import numpy as np
 from experiments import data
 from experiments.checkpointing import metadata
 from experiments.config import build, external, model, optimizers, protocols
-from experiments.data import loader
+from experiments.data import coupled, loader
 from experiments.evaluation import heldout
 from experiments.runtime import rng, sharding
 from experiments.runtime.errors import naming
@@ -57,6 +57,7 @@ class Trainer:
             nonfinite_limit=config.optimizer.nonfinite_limit,
             placement=self._placement(),
             gammas=build.profiles(config.ema),
+            coupled=self._coupled(self.dataset.train),
         )
         self.init_fn = functools.partial(step.init, recipe=self.recipe)
         with naming("network"):
@@ -88,7 +89,10 @@ class Trainer:
         )
         self.eval_fn = jax.jit(
             functools.partial(
-                heldout.eval_step, model=self.model, draws=config.eval.draws
+                heldout.eval_step,
+                model=self.model,
+                draws=config.eval.draws,
+                coupled=self._coupled(self.dataset.test),
             ),
             out_shardings=same,
             compiler_options=sharding.compiler_options(),
@@ -115,6 +119,18 @@ class Trainer:
         if section.fsdp == 1:
             return None
         return sharding.FSDPSharding(self.mesh, section.least_size)
+
+    def _coupled(self, examples: data.Examples) -> coupled.Coupled | None:
+        """The coupling of the config, on examples to train on or held-out ones."""
+        built = build.coupling(self.config.objective.coupling)
+        if built is None:
+            return None
+        coupled.check_data(built, self.dataset)
+        if isinstance(built, coupled.Semidiscrete):
+            key = rng.stream(self.config.seed, rng.COUPLE)
+            classes = self.model.num_classes
+            built = built.fit(key, examples, self.model.transform, classes)
+        return coupled.Coupled(built, self.mesh)
 
     def _shapes(self) -> TrainState:
         """Shapes and dtypes of the state."""
@@ -169,7 +185,7 @@ class Trainer:
         count = len(self.dataset.test.labels)
         for number, mask in loader.padded(count, self.config.batch_size):
             check_fn()
-            tally.add(self._evaluated(params, number), number, mask)
+            tally.add(self._evaluated(params, number, mask), number, mask)
         return tally.row()
 
     def condition_effects(self, params: Any) -> dict[str, float]:
@@ -180,10 +196,10 @@ class Trainer:
         same = sharding.replicated(self.mesh)
         params = jax.jit(label_probe.lifted, out_shardings=same)(params)
         test, found = self.dataset.test, {}
-        number, _ = next(loader.padded(len(test.labels), self.config.batch_size))
+        number, mask = next(loader.padded(len(test.labels), self.config.batch_size))
 
         def losses_fn(**changed: np.ndarray) -> jax.Array:
-            return self._evaluated(params, number, **changed).loss
+            return self._evaluated(params, number, mask, **changed).loss
 
         if num_classes := self.dataset.num_classes:
             found["labels"] = label_probe.label_effect(
@@ -198,19 +214,26 @@ class Trainer:
         return found
 
     def _evaluated(
-        self, params: Any, number: np.ndarray, **changed: np.ndarray
+        self,
+        params: Any,
+        number: np.ndarray,
+        mask: np.ndarray,
+        **changed: np.ndarray,
     ) -> heldout.Evaluation:
         """Of a batch of test examples, of which each process reads its share.
 
         Args:
           params: raw or averaged.
           number: of the examples, [batch].
+          mask: bool [batch], False for those that only fill the batch up.
           **changed: arrays [batch, ...] in the place of theirs, by field.
         """
         mine = loader.share(
             self.config.batch_size, jax.process_index(), jax.process_count()
         )
         batch = self.dataset.test.gather(number[mine])
+        own = {"matched": batch.labels, "counts": mask[mine]}
         batch = batch._replace(**{name: array[mine] for name, array in changed.items()})
-        local = batch, number[mine].astype(np.int32)
-        return self.eval_fn(params, *sharding.place(self.mesh, local), self.eval_key)
+        local = batch, number[mine].astype(np.int32), own
+        batch, number, own = sharding.place(self.mesh, local)
+        return self.eval_fn(params, batch, number, self.eval_key, **own)

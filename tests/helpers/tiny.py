@@ -16,6 +16,7 @@ def config(**overrides):
         weighting="mse(kind='u')",
         times="uniform",
         proposal="",
+        coupling="",
     )
     config.sigma_data = 1.0
     config.label_dropout = 0.1
