@@ -32,10 +32,11 @@ SHORTEST = 1.0  # log-SNR, to be called equal there
 
 
 class Named(NamedTuple):
-    """An objective and what to call it."""
+    """An objective, what to call it, and how a config pairs noise with data."""
 
     name: str
     objective: Objective
+    coupling: str = ""
 
 
 class Stretch(NamedTuple):
@@ -54,7 +55,9 @@ def from_config(name: str, config: ConfigDict) -> Named:
     """
     schema.settle(config)
     schema.check_complete(config)
-    return Named(name, build.objective(config["objective"]))
+    section = config["objective"]
+    build.coupling(section["coupling"])
+    return Named(name, build.objective(section), section["coupling"])
 
 
 def from_recipe(text: str) -> Named:
@@ -130,6 +133,10 @@ def _description(named: Named) -> str:
     objective = named.objective
     low, high = objective.schedule.logsnr_range()
     proposal = "the times" if objective.proposal is None else objective.proposal
+    paired = (
+        f"  noise      paired by {named.coupling}: the optimum is another one than "
+    )
+    paired += "that of independent noise, which recipes have"
     return "\n".join(
         [
             named.name,
@@ -139,6 +146,7 @@ def _description(named: Named) -> str:
             f"{objective.weighting.kind}",
             f"  times      {objective.times}",
             f"  drawn from {proposal}",
+            *([paired] if named.coupling else []),
         ]
     )
 

@@ -13,7 +13,7 @@ from experiments.checkpointing import metadata
 from experiments.config import build, external, model, optimizers, protocols
 from experiments.data import coupled, loader
 from experiments.evaluation import heldout
-from experiments.runtime import rng, sharding
+from experiments.runtime import progress, rng, sharding
 from experiments.runtime.errors import naming
 from experiments.sampling import compiled_sampler, conditions
 from experiments.training import label_probe, step
@@ -129,7 +129,8 @@ class Trainer:
         if isinstance(built, coupled.Semidiscrete):
             key = rng.stream(self.config.seed, rng.COUPLE)
             classes = self.model.num_classes
-            built = built.fit(key, examples, self.model.transform, classes)
+            with progress.announced("fitting the potentials of the coupling"):
+                built = built.fit(key, examples, self.model.transform, classes)
         return coupled.Coupled(built, self.mesh)
 
     def _shapes(self) -> TrainState:

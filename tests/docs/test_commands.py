@@ -114,6 +114,12 @@ def test_every_part_of_ones_own_is_accepted(own):
         network = build.network(dict(name=name), dataset.num_classes)
         params = network.init(jax.random.key(0), z, time, label, train=False)
         assert network.apply(params, z, time, label, train=False).shape == z.shape
+    labels = jnp.arange(12) % 2
+    x, eps = jax.random.normal(jax.random.key(1), (2, 12, 16))
+    index = build.coupling("own:Sorted(group=4)")(None, x, eps, labels).index
+    assert sorted(index.tolist()) == list(range(12))
+    assert (labels[index] == labels).all()
+    assert (index // 4 == jnp.arange(12) // 4).all()
     config.objective.kind = "own:Halfway"
     assert build.objective(config.objective).kind.plane(0.5, schedule=None)
 

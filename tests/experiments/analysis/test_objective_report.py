@@ -67,6 +67,15 @@ def test_the_text_says_what_is_equal_and_what_is_not():
     assert "equals none of the named recipes" in objective_report.text(alone)
 
 
+def test_a_coupling_is_said_to_change_the_optimum():
+    config = tiny.config(objective__coupling="assignment(group=4)")
+    text = objective_report.text(objective_report.from_config("mine", config))
+    assert "paired by assignment(group=4): the optimum is another" in text
+    config.objective.coupling = "assignmnt"
+    with pytest.raises(UsageError, match="did you mean 'assignment'"):
+        objective_report.from_config("mine", config)
+
+
 def test_schedules_that_share_no_noise_level_are_refused():
     far = objectives.Objective(
         schedules.VE(200.0, 300.0), "eps", weightings.ELBO(), times.Uniform()

@@ -73,6 +73,20 @@ def test_a_run_does_not_go_on_with_another_top_frequency(identities):
         metadata.check_compatible(other, plain, 1)
 
 
+def test_an_entry_that_a_checkpoint_lacks_has_its_default():
+    """As one that was added since; an entry without a default is missing."""
+    old = {"config": {"objective": {}, "ema": {}}}
+    new = {"config": {"objective": {"coupling": ""}, "ema": {"sigma_rel": []}}}
+    assert metadata.diff(old, new) == metadata.diff(new, old) == []
+    other = {"config": {"objective": {"coupling": "sinkhorn"}}}
+    expected = "config.objective.coupling: '' in the checkpoint, 'sinkhorn' now"
+    assert metadata.diff(old, other) == [expected]
+    required = {"config": {"objective": {"kind": "u"}}}
+    assert metadata.diff(old, required)[0].startswith(
+        "config.objective.kind: 'nothing'"
+    )
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_files_goes_on_if_they_moved_and_not_with_other_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (18, 4, 4, 3), np.uint8)

@@ -16,6 +16,7 @@ from experiments.runtime.errors import UsageError
 from experiments.sampling.generate import sample_run
 from experiments.sampling.pairs import draw_pairs
 from experiments.training import loop, resume
+from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
 EVALUATION = evaluate.Request(
@@ -80,6 +81,12 @@ def test_a_student_trains_on_floats_and_draws_the_levels_of_its_teacher(student,
     with np.load(sample_run(student, Request(num_samples=6))) as file:
         assert file["samples"].dtype == np.uint8 and file["levels"] == 256
         assert file["labels"].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_pairs_are_not_coupled_again(path):
+    data = dict(name="pairs", path=path)
+    with pytest.raises(UsageError, match="objective.coupling: the data are pairs"):
+        Trainer(config(data=data, objective__coupling="independent"))
 
 
 def test_both_are_compared_with_the_data_of_the_teacher(teacher, student):
