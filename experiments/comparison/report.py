@@ -68,7 +68,11 @@ def notes(groups: Sequence[Group], found: Findings) -> Lines:
 def objectives(groups: Sequence[Group]) -> Lines:
     """Whether each group learns the same as the first one."""
     named = [
-        Named(group.name, from_identity(group.first.identity).objective)
+        Named(
+            group.name,
+            from_identity(group.first.identity).objective,
+            objective_report.coupling_of(group.first.config),
+        )
         for group in groups
     ]
     lines = []
