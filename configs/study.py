@@ -33,6 +33,7 @@ OBJECTIVES = {
         weighting="mse(kind='x')",
         times="stratified(uniform)",
         proposal="",
+        coupling="",
     ),
 }
 

@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
         weighting="mse(kind='u')",
         times="uniform",
         proposal="",  # where times are drawn from; empty: from `times`
+        coupling="",  # how noise is paired with data; empty: independently
     )
     config.sigma_data = 1.0  # root mean square of the data, for the input scale
     config.label_dropout = 0.1  # trains the unconditional model for guidance

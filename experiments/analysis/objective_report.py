@@ -1,7 +1,8 @@
 """Describes an objective in words and numbers, for `experiments.explain`."""
 
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -32,7 +33,13 @@ MIN_RANGE = 1.0  # log-SNR, to be called equal there
 
 
 class Named(NamedTuple):
-    """An objective, what to call it, and how a config pairs noise with data."""
+    """An objective.
+
+    Fields:
+      name: what to call it.
+      objective: of independent noise, as in recipes, where `coupling` is empty.
+      coupling: how noise is paired with data, in words.
+    """
 
     name: str
     objective: Objective
@@ -57,7 +64,15 @@ def from_config(name: str, config: ConfigDict) -> Named:
     schema.check_complete(config)
     section = config["objective"]
     build.coupling(section["coupling"])
-    return Named(name, build.objective(section), section["coupling"])
+    return Named(name, build.objective(section), coupling_of(config))
+
+
+def coupling_of(config: Mapping[str, Any]) -> str:
+    """How a config pairs noise with data, in words; empty for independently."""
+    if config["data"]["name"].partition("(")[0] == "pairs":
+        return "as in a file of pairs"
+    text = config["objective"].get("coupling", "")
+    return "" if text in ("", "independent") else f"by {text}"
 
 
 def from_recipe(text: str) -> Named:
@@ -133,8 +148,8 @@ def _description(named: Named) -> str:
     objective = named.objective
     low, high = objective.schedule.logsnr_range()
     proposal = "none" if objective.proposal is None else objective.proposal
-    paired = f"  noise      paired by {named.coupling}: another optimum than that of "
-    paired += "independent noise, which recipes have"
+    paired = f"  noise      paired {named.coupling}: the optimum is another one than "
+    paired += "that of independent noise, which recipes have"
     return "\n".join(
         [
             named.name,
@@ -191,6 +206,12 @@ def comparison(own: Named, other: Named) -> str:
     low, high = common_range(*both)
     found = objectives.same_objective(*both, (low, high), NUM_POINTS)
     where = f"on log-SNR {low:.4g} to {high:.4g}"
+    if own.coupling != other.coupling:
+        pairs = [one.coupling or "independently" for one in (own, other)]
+        return (
+            f"against {other.name}: another objective: noise is paired with data "
+            f"{pairs[0]} here and {pairs[1]} there"
+        )
     if found.same:
         return (
             f"against {other.name}: the same objective {where}, "

@@ -68,7 +68,11 @@ def notes(groups: Sequence[Group], compared: Quantities) -> Lines:
 def objectives(groups: Sequence[Group]) -> Lines:
     """States whether each group has the same objective as the first one."""
     named = [
-        Named(group.name, from_identity(group.first.identity).objective)
+        Named(
+            group.name,
+            from_identity(group.first.identity).objective,
+            objective_report.coupling_of(group.first.config),
+        )
         for group in groups
     ]
     lines = []

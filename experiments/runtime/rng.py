@@ -4,9 +4,8 @@ import jax
 
 from diffusionflow import random
 
-INIT, TRAIN, EVALUATE, SAMPLE, COUPLE = range(
-    5
-)  # folded into the seed: independent streams
+# folded into the seed: independent streams
+INIT, TRAIN, EVALUATE, SAMPLE, COUPLE, PAIRS = range(6)
 
 
 def stream(seed: int, purpose: int) -> jax.Array:

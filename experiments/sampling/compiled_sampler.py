@@ -49,6 +49,7 @@ def make_draw_fn(
     most: int,
     output_fn: Callable[[samplers.Result, jax.Array], Any] = samples,
     trajectory: bool = False,
+    purpose: int = rng.SAMPLE,
 ) -> DrawFn:
     """A compiled sampler.
 
@@ -62,6 +63,7 @@ def make_draw_fn(
       output_fn: `(result, noise) -> arrays [n, ...]`, a pytree that the draw gives;
         noise is the standard normal eps of the start, `z = sigma eps`.
       trajectory: whether the result has all states.
+      purpose: of the random stream, one of `rng`.
 
     Returns:
       `draw_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
@@ -114,7 +116,7 @@ def make_draw_fn(
     ) -> Any:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
-        parts, stream = [], rng.stream(seed, rng.SAMPLE)
+        parts, stream = [], rng.stream(seed, purpose)
         count = len(conditions.labels)
         end, together = first + count, width * mesh.size
         for start in range(first - first % width, end, together):

@@ -1,10 +1,12 @@
 r"""Pairs of noise and sample of a run's model, into a file that a run can train on.
 
 A pair is (eps, x): the sampler starts from `z = sigma_t eps` at the first time t of its
-grid and ends at x. Pair i of a seed is sample i of `diffusionflow sample`, whatever the
-batches, shards and devices, but for its values: floats as the sampler gave them. A step
-of a student takes eps as its noise, and so sees `alpha_t x + sigma_t eps` as z. At
-t = 1 of schedules with alpha_1 = 0 (flow matching, cosine) that is where the teacher
+grid and ends at x, floats as they are. Pair i of a seed is the same whatever the
+batches, shards and devices. Its noise is none that `diffusionflow sample` draws with
+any seed, so a student is not measured on noise that it was trained on.
+
+A step of a student takes eps as its noise, and so sees `alpha_t x + sigma_t eps` as z.
+At t = 1 of schedules with alpha_1 = 0 (flow matching, cosine) that is where the teacher
 started. Where alpha_1 > 0 (EDM, VE, linear beta) it is off by `alpha_1 x`, as it is in
 any training there; sigma_1 need not be 1. A grid that begins at t < 1 leaves out what
 the ODE does before.
@@ -13,8 +15,9 @@ The pairs freeze the solver: a student learns its error as well. By default it i
 method in u with 50 steps. A sampler that draws noise of its own makes pairs too, whose
 sample is no function of their noise.
 
-Straightness is that of the paths which the sampler took, in the coordinates of flow
-matching: `int |(z_1 - z_0) - dz/dt|^2 dt`, 0 if straight.
+Straightness is that of the same sampler's paths in the coordinates of flow matching,
+`int |(z_1 - z_0) - dz/dt|^2 dt`, 0 if straight. Their noise is that of samples, so that
+a student is measured where it was not trained.
 """
 
 import json
@@ -31,6 +34,7 @@ from diffusionflow import metrics, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing.restore import Loaded, Request, load
 from experiments.config import build
+from experiments.runtime import rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
 from experiments.sampling.conditions import Conditions, of_samples
@@ -86,6 +90,7 @@ def _draw(shards: Shards, loaded: Loaded, given: Conditions) -> None:
         request.sampler,
         **generate.program(request),
         output_fn=lambda result, noise: {"samples": result.x, "noise": noise},
+        purpose=rng.PAIRS,
     )
     write = lambda number, arrays: shards.write(number, **arrays)
     generate.fill(shards, draw_fn, loaded.params, request, given, write)
@@ -119,7 +124,7 @@ def _original(loaded: Loaded) -> Mapping[str, Any]:
 
 
 def path_straightness(loaded: Loaded, given: Conditions) -> dict[str, Any] | None:
-    """The straightness of the first paths, at most `NUM_PATHS`, as plain values.
+    """The straightness of as many paths, at most `NUM_PATHS`, as plain values.
 
     Args:
       loaded: with a complete request.

@@ -71,6 +71,20 @@ def test_a_coupling_is_said_to_change_the_optimum():
     config = tiny.config(objective__coupling="assignment(group=4)")
     text = objective_report.text(objective_report.from_config("mine", config))
     assert "paired by assignment(group=4): the optimum is another" in text
+    one, other = (
+        objective_report.from_config(name, tiny.config(objective__coupling=name))
+        for name in ("", "sinkhorn(group=4)")
+    )
+    text = objective_report.comparison(one, other)
+    assert "paired with data independently here and by sinkhorn(group=4) there" in text
+    pairs = tiny.config()
+    pairs.data = dict(name="pairs", path="a.npz")
+    pairs = objective_report.from_config("pairs", pairs)
+    assert "as in a file of pairs" in objective_report.text(pairs)
+    assert "another objective: noise" in objective_report.comparison(pairs, one)
+    alone = tiny.config(objective__coupling="independent")
+    alone = objective_report.from_config("alone", alone)
+    assert "the same objective" in objective_report.comparison(alone, one)
     config.objective.coupling = "assignmnt"
     with pytest.raises(UsageError, match="did you mean 'assignment'"):
         objective_report.from_config("mine", config)
