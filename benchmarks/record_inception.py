@@ -38,7 +38,7 @@ class Pooling:
 
 
 def network():
-    """torchvision's network with the random weights, for inference."""
+    """Makes torchvision's network with the random weights, for inference."""
     net = torchvision.models.inception_v3(weights=None, init_weights=False)
     net.AuxLogits, net.transform_input = None, False
     state = net.state_dict()
@@ -56,7 +56,7 @@ def network():
 
 
 def outputs(net, x):
-    """Features, and the mean of every block's output over its pixels."""
+    """Computes features, and the mean of every block's output over its pixels."""
     found = {}
     hooks = [
         block.register_forward_hook(
