@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def large(name: str, dtype: str, remat: str, batch_size: int) -> step.StepConfig:
-    """Makes the recipe of a case with another batch size and choice of what is stored."""
+    """Makes the recipe of a case with another batch size and remat policy."""
     case = CASES[name] | {"batch_size": batch_size}
     case["network"] = case["network"] | {"remat": remat}
     return ours.make_recipe(case, dtype)
@@ -111,19 +111,19 @@ def measure(recipe: step.StepConfig, compile: bool) -> dict[str, Any]:
     train = functools.partial(step.train_step, recipe=recipe)
     start = time.perf_counter()
     traced = jax.jit(train, donate_argnums=0).trace(state, batch, key)
-    found = {
+    facts = {
         "parameters": f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
         "equations": f"{num_equations(traced.jaxpr):,}",
         "state MiB": f"{num_bytes(state) / MIB:,.0f}",
         "stored MiB": f"{stored_bytes(recipe) / MIB:,.0f}",
     }
     if not compile:
-        return found
+        return facts
     lowered = traced.lower()
     middle = time.perf_counter()
     compiled = lowered.compile(compiler_options=sharding.compiler_options())
     end, memory = time.perf_counter(), compiled.memory_analysis()
-    return found | {
+    return facts | {
         "temporaries MiB": f"{memory.temp_size_in_bytes / MIB:,.0f}",
         "trace s": f"{middle - start:.0f}",
         "compile s": f"{end - middle:.0f}",

@@ -199,8 +199,8 @@ def stepping(board: Board) -> Callable[[], bool]:
 
 def unfinished(workdir: pathlib.Path) -> list[str]:
     """Lists directories of checkpoints and averages being written or removed."""
-    found = (path for part in PARTS for path in (workdir / part).glob("*"))
-    return [path.name for path in found if path.name.endswith(step_directories.SUFFIX)]
+    paths = (path for part in PARTS for path in (workdir / part).glob("*"))
+    return [path.name for path in paths if path.name.endswith(step_directories.SUFFIX)]
 
 
 def reaching(moment: str, workdir: pathlib.Path, board: Board) -> Callable[[], bool]:

@@ -193,8 +193,8 @@ def run_tests(arguments: str) -> tuple[dict[str, Any], int]:
             command, cwd=ROOT, env=os.environ | places, stdout=sys.stderr
         ).returncode
         wall = time.perf_counter() - start
-        found = [json.loads(path.read_text()) for path in reports.iterdir()]
-    total = {key: sum(counts[key] for counts in found) for key in TITLES}
+        reported = [json.loads(path.read_text()) for path in reports.iterdir()]
+    total = {key: sum(counts[key] for counts in reported) for key in TITLES}
     what = f"pytest {arguments}"
     return dict(part="tests", what=what, **total) | dict(wall_seconds=wall), code
 
@@ -212,12 +212,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(found: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     """Prints the table."""
-    print(f"jax {found['jax']}, {found['device']}\n")
+    print(f"jax {results['jax']}, {results['device']}\n")
     print(f"| programs | {' | '.join(TITLES.values())} |")
     print("|---" * (len(TITLES) + 1) + "|")
-    for row in found["rows"]:
+    for row in results["rows"]:
         cells = [f"{row['part']}: {row['what']}"]
         for key in TITLES:
             cells.append(f"{row[key]:.2f}" if "seconds" in key else f"{row[key]:,}")

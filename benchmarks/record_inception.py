@@ -57,19 +57,19 @@ def network():
 
 def outputs(net, x):
     """Computes features, and the mean of every block's output over its pixels."""
-    found = {}
+    means = {}
     hooks = [
         block.register_forward_hook(
-            lambda _, __, y, name=name: found.update({name: y.mean((2, 3)).numpy()})
+            lambda _, __, y, name=name: means.update({name: y.mean((2, 3)).numpy()})
         )
         for name, block in net.named_children()
         if name.startswith("Mixed")
     ]
     with torch.no_grad():
-        found["features"] = net(x).numpy()
+        means["features"] = net(x).numpy()
     for hook in hooks:
         hook.remove()
-    return found
+    return means
 
 
 def main():

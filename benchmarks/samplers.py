@@ -161,12 +161,12 @@ class Trained:
         limit = self.flow_end
         if not is_deterministic(text):
             limit = np.asarray(self.samples(sampler, LIMIT_STEPS).x)
-        found = []
+        errors = []
         for count in NUM_STEPS_TRAINED:
             result = self.samples(sampler, count)
             gap = np.asarray(result.x) - limit
-            found.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
-        return found
+            errors.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
+        return errors
 
     def overhead(self, text: str, rounds: int, count: int = 20) -> tuple[float, float]:
         """Measures median seconds of a step, and of its network calls alone."""
@@ -215,10 +215,10 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
 
 def is_deterministic(text: str) -> bool:
     """Returns whether no noise enters a sample."""
-    found = samplers.coefficients(
+    coefficients = samplers.coefficients(
         sampler_of(text), grids.uniform(4), schedule=schedules.FlowMatching(), kind="v"
     )
-    return not np.any(found.c)
+    return not np.any(coefficients.c)
 
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:

@@ -48,12 +48,12 @@ def lines(config: str, workdir: str, cache: str) -> Iterator[tuple[float, str]]:
 def start(config: str, cache: str) -> dict[str, float]:
     """Measures the seconds of one start."""
     with tempfile.TemporaryDirectory() as folder:
-        found = list(lines(config, f"{folder}/run", cache))
-    seconds = [second for second, _ in found]
+        timed = list(lines(config, f"{folder}/run", cache))
+    seconds = [second for second, _ in timed]
     gaps = [
         after - before for before, after in zip([0.0, *seconds], seconds, strict=False)
     ]
-    banner = next(s for s, line in found if line.startswith("backend"))
+    banner = next(s for s, line in timed if line.startswith("backend"))
     return {
         "first line": seconds[0],
         "banner": banner,
