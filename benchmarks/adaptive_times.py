@@ -1,4 +1,4 @@
-"""What an adaptive proposal gains on the digits.
+"""Measures what an adaptive proposal gains on the digits.
 
     python benchmarks/adaptive_times.py
 
@@ -46,7 +46,7 @@ PROPOSALS = {
 
 
 def parse() -> argparse.Namespace:
-    """Settings of the measurement."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_steps", type=int, default=200, help="of training")
     parser.add_argument("--settle", type=int, default=40, help="batches for moments")
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 
 def trained(arguments: argparse.Namespace) -> tuple[Trainer, TrainState]:
-    """The digits run after a few steps, at times of the config."""
+    """Trains the digits for a few steps, at times of the config."""
     config = digits.get_config()
     config.num_steps = arguments.num_steps
     config.objective.weighting = arguments.weighting
@@ -76,7 +76,7 @@ def measure(
     proposal: object,
     settings: argparse.Namespace,
 ) -> tuple[float, float]:
-    """Variances of mean loss and of gradient over the batches of one proposal."""
+    """Computes variances of mean loss and gradient over the batches of a proposal."""
     objective = dataclasses.replace(trainer.model.objective, proposal=proposal)
     model = trainer.model._replace(objective=objective)
     recipe = trainer.recipe._replace(model=model)

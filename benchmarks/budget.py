@@ -1,4 +1,4 @@
-"""What the training step of large networks costs before it runs: memory and compiling.
+"""Measures memory and compile time of the training step of large networks.
 
     python -m benchmarks.budget --compile
 
@@ -33,7 +33,7 @@ NETWORKS = ("cifar10", "imagenet64", "dit_b")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,14 +51,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def large(name: str, dtype: str, remat: str, batch_size: int) -> step.StepConfig:
-    """The recipe of a case, with another batch size and choice of what is stored."""
+    """Makes the recipe of a case with another batch size and remat policy."""
     case = CASES[name] | {"batch_size": batch_size}
     case["network"] = case["network"] | {"remat": remat}
     return ours.make_recipe(case, dtype)
 
 
 def shapes(recipe: step.StepConfig) -> tuple[Any, Examples, jax.Array]:
-    """Arguments of the training step without their values."""
+    """Makes the arguments of the training step without their values."""
     key = rng.stream(0, rng.TRAIN)
     state = jax.eval_shape(functools.partial(step.init, recipe=recipe), key)
     count = recipe.batch_size
@@ -70,7 +70,7 @@ def shapes(recipe: step.StepConfig) -> tuple[Any, Examples, jax.Array]:
 
 
 def stored_bytes(recipe: step.StepConfig) -> int:
-    """What the network keeps from its forward for its backward pass, parameters too."""
+    """Counts what the network keeps for its backward pass, parameters too."""
     state, batch, key = shapes(recipe)
     z = jax.ShapeDtypeStruct(batch.values.shape, jnp.float32)
     time = jax.ShapeDtypeStruct(batch.labels.shape, jnp.float32)
@@ -90,7 +90,7 @@ def stored_bytes(recipe: step.StepConfig) -> int:
 
 
 def num_bytes(tree: Any) -> int:
-    """Bytes of all leaves; a key counts as its two words."""
+    """Counts bytes of all leaves; a key counts as its two words."""
     return sum(
         leaf.size * (getattr(leaf.dtype, "itemsize", 8))
         for leaf in jax.tree.leaves(tree)
@@ -98,7 +98,7 @@ def num_bytes(tree: Any) -> int:
 
 
 def num_equations(jaxpr: Any) -> int:
-    """Equations of a jaxpr and of those inside it."""
+    """Counts equations of a jaxpr and of those inside it."""
     return sum(
         1 + sum(num_equations(part) for part in jaxprs_in_params(equation.params))
         for equation in jaxpr.eqns
@@ -106,24 +106,24 @@ def num_equations(jaxpr: Any) -> int:
 
 
 def measure(recipe: step.StepConfig, compile: bool) -> dict[str, Any]:
-    """The numbers of one row, by column."""
+    """Measures the numbers of one row, by column."""
     state, batch, key = shapes(recipe)
     train = functools.partial(step.train_step, recipe=recipe)
     start = time.perf_counter()
     traced = jax.jit(train, donate_argnums=0).trace(state, batch, key)
-    found = {
+    facts = {
         "parameters": f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
         "equations": f"{num_equations(traced.jaxpr):,}",
         "state MiB": f"{num_bytes(state) / MIB:,.0f}",
         "stored MiB": f"{stored_bytes(recipe) / MIB:,.0f}",
     }
     if not compile:
-        return found
+        return facts
     lowered = traced.lower()
     middle = time.perf_counter()
     compiled = lowered.compile(compiler_options=sharding.compiler_options())
     end, memory = time.perf_counter(), compiled.memory_analysis()
-    return found | {
+    return facts | {
         "temporaries MiB": f"{memory.temp_size_in_bytes / MIB:,.0f}",
         "trace s": f"{middle - start:.0f}",
         "compile s": f"{end - middle:.0f}",

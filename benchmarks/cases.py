@@ -1,4 +1,4 @@
-"""The networks that are timed: shape of an image, batch size and entries of a config.
+"""Defines the networks that are timed: event shape, batch size and entries of a config.
 
 `digits`, `cifar10` and `imagenet64` are those of the configs of that name, `dit_b` has
 the size of DiT-B/2; in float32 with nothing computed twice, unless it is asked for.

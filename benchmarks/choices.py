@@ -1,4 +1,4 @@
-"""What each choice costs and gains: remat, scan, bfloat16, parts, convolutions.
+"""Measures costs and gains of remat, scan, bfloat16, microbatches, convolutions.
 
     python -m benchmarks.choices
 
@@ -32,7 +32,7 @@ CHOICES = {
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
 
 
 def start(name: str, choice: str) -> protocol.Client | None:
-    """The process of a choice, compiled; None where the network has no such entry."""
+    """Starts the process of a choice; None where the network has no such entry."""
     network, entries, dtype, options = CHOICES[choice]
     case = CASES[name] | entries
     if "scan" in network and case["network"]["name"] != "dit":
@@ -59,7 +59,7 @@ def start(name: str, choice: str) -> protocol.Client | None:
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """By choice: facts of its process, and seconds a step."""
+    """Measures facts of each process, and seconds a step, by choice."""
     started = {choice: start(name, choice) for choice in arguments.choices}
     clients = {choice: client for choice, client in started.items() if client}
     seconds = {choice: [] for choice in clients}

@@ -1,4 +1,4 @@
-"""Error of samplers on grids of levels, at about as many network calls each.
+"""Measures the error of samplers on sampling grids, at about the same NFE each.
 
     python -m benchmarks.grids
 
@@ -6,7 +6,7 @@ A mixture in one dimension with its exact denoiser: the Wasserstein-2 distance o
 samples to the data, in float64, as in `benchmarks/samplers.py`. DDIM and the solvers in
 x, eps and u see a grid of log-SNRs and not the schedule, so that a row stands for the
 schedule that spaces its uniform times so, too. A seed is not needed: starts are
-quantiles and nothing is drawn.
+quantiles, so there is no sampling error.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FLOW = schedules.FlowMatching()
 
 
 def of_levels(schedule: schedules.Schedule, count: int) -> np.ndarray:
-    """Times of flow matching with the log-SNRs of the uniform grid of a schedule."""
+    """Computes times of flow matching with a schedule's log-SNRs at uniform times."""
     change = lambda schedule, t: FLOW.inverse_logsnr(schedule.logsnr(t))
     return in_float64(change, schedule, grids.uniform(count))
 
@@ -35,7 +35,7 @@ GRIDS = {
     "Karras, rho = 7": lambda n: grids.karras(n - 1, schedule=FLOW),
     "log-SNR in [-10, 10]": lambda n: grids.logsnr_uniform(n - 1, schedule=FLOW),
 }
-SAMPLERS = {  # and the network calls of a step
+SAMPLERS = {  # and the NFE of a step
     "ddim": (samplers.ddim(), 1),
     "heun('u')": (samplers.Heun("u"), 2),
     "adams_bashforth(2, 'u')": (samplers.AdamsBashforth(2, "u"), 1),
@@ -45,7 +45,7 @@ SAMPLERS = {  # and the network calls of a step
 
 
 def main() -> None:
-    """Prints a table for each number of calls."""
+    """Prints a table for each NFE."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

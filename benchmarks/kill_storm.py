@@ -1,4 +1,4 @@
-"""Kills a run at random moments until it is done, and compares it with one left alone.
+"""Kills a run at random moments until it is done; compares it with a run left alone.
 
     python benchmarks/kill_storm.py --kills=200
 
@@ -63,7 +63,7 @@ PARTS = ("checkpoints", posthoc_ema.DIRECTORY)
 
 
 class Board:
-    """What a life says of itself: its phase and its step, read after its death."""
+    """Shared record of a process: its phase and its step, read after its death."""
 
     def __init__(self):
         self._memory = mmap.mmap(-1, 16)
@@ -80,7 +80,7 @@ class Board:
 
 
 def watched(board: Board) -> type[Trainer]:
-    """A trainer that writes its phases on the board."""
+    """Makes a trainer that writes its phases on the board."""
 
     def during(phase: str, function: Any) -> Any:
         def call(*args: Any, **settings: Any) -> Any:
@@ -105,7 +105,7 @@ def watched(board: Board) -> type[Trainer]:
 
 
 def digest(tree: Any) -> str:
-    """Of every bit of a pytree of arrays."""
+    """Hashes every bit of a pytree of arrays."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         total.update(np.asarray(leaf).tobytes())
@@ -113,7 +113,7 @@ def digest(tree: Any) -> str:
 
 
 def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> None:
-    """The whole life of a process; the digest of what it leaves is its last word."""
+    """Runs a process to its end; prints the digest of what it leaves."""
     config = toy2d.get_config()
     config.update_from_flattened_dict(OVERRIDES | {"num_steps": num_steps})
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -140,7 +140,7 @@ def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> Non
 
 
 def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int:
-    """Forks a life, its output in `log.txt`; returns its process number."""
+    """Forks a process, its output in `log.txt`; returns its number."""
     board.phase("starting")
     board.step(0)
     child = os.fork()
@@ -160,7 +160,7 @@ def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int
 
 
 def ended(child: int) -> bool:
-    """Whether a life is over of itself.
+    """Returns whether a process has ended by itself.
 
     Raises:
       RuntimeError: it failed.
@@ -172,7 +172,7 @@ def ended(child: int) -> bool:
 
 
 def lives_until(child: int, condition: Callable[[], bool]) -> bool:
-    """Waits until something is so; False if the life is over before of itself."""
+    """Waits until a condition holds; False if the process ends before."""
     while not condition():
         if ended(child):
             return False
@@ -181,37 +181,37 @@ def lives_until(child: int, condition: Callable[[], bool]) -> bool:
 
 
 def passed(seconds: float) -> Callable[[], bool]:
-    """Whether a time from now on is over."""
+    """Makes a condition: whether a time from now on is over."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 
 
 def kill(child: int) -> bool:
-    """Kills a life; False if it was over in that very moment."""
+    """Kills a process; False if it ended at that very moment."""
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 def stepping(board: Board) -> Callable[[], bool]:
-    """Whether a life has made a step."""
+    """Returns whether a process has made a step."""
     return lambda: board.read()[1] > 0
 
 
 def unfinished(workdir: pathlib.Path) -> list[str]:
-    """Directories of checkpoints and averages that are being written or removed."""
-    found = (path for part in PARTS for path in (workdir / part).glob("*"))
-    return [path.name for path in found if path.name.endswith(step_directories.SUFFIX)]
+    """Lists directories of checkpoints and averages being written or removed."""
+    paths = (path for part in PARTS for path in (workdir / part).glob("*"))
+    return [path.name for path in paths if path.name.endswith(step_directories.SUFFIX)]
 
 
 def reaching(moment: str, workdir: pathlib.Path, board: Board) -> Callable[[], bool]:
-    """Whether a life is where it is to be killed, or a time from there on."""
+    """Makes a condition: where a process is to be killed, or a time from there on."""
     if moment == "saving":
         return lambda: bool(unfinished(workdir))
     return lambda: moment not in PHASES or board.read()[0] == moment
 
 
 def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
-    """In what a kill fell, and how many steps it cost."""
+    """Reports in what phase a kill fell, and how many steps it cost."""
     phase, step = board.read()
     if unfinished(workdir):
         phase = "saving"
@@ -223,7 +223,7 @@ def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
 def undisturbed(
     folder: pathlib.Path, num_steps: int, cache: str
 ) -> tuple[pathlib.Path, float]:
-    """A run left alone, and the seconds to its first step."""
+    """Runs a run without kills; returns it and the seconds to its first step."""
     workdir, board = folder / "undisturbed", Board()
     workdir.mkdir()
     child = born(workdir, num_steps, cache, board)
@@ -235,7 +235,7 @@ def undisturbed(
 
 
 def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
-    """What of a run is not as it should be."""
+    """Lists what of a run is not as it should be."""
     pictures = sorted((reference / "samples").glob("*.png"))
     names = ["digest.txt", "metrics.jsonl", *(f"samples/{p.name}" for p in pictures)]
     differing = [
@@ -243,14 +243,16 @@ def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
         for name in names
         if (run / name).read_bytes() != (reference / name).read_bytes()
     ]
-    aside = [path.name for part in PARTS for path in (run / part).glob("corrupted-*")]
-    return differing + aside
+    quarantined = [
+        path.name for part in PARTS for path in (run / part).glob("corrupted-*")
+    ]
+    return differing + quarantined
 
 
 def storm(
     folder: pathlib.Path, kills: int, minutes: float, num_steps: int, seed: int
 ) -> int:
-    """All lives; prints what came of them, and returns the exit code."""
+    """Runs and kills all processes, prints the result, returns the exit code."""
     rng, board, cache = random.Random(seed), Board(), str(folder / "compiled")
     reference, begin = undisturbed(folder, num_steps, cache)
     print(f"left alone: first step after {begin:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""The process that times this library: the real training step, and the network alone.
+"""Times this library in a process: the real training step, and the network alone.
 
 Started by `train_step.py`; see `protocol.py` for what it answers.
 """
@@ -38,7 +38,7 @@ OPTIMIZER = dict(
 
 
 def make_recipe(case: dict[str, Any], dtype: str) -> step.StepConfig:
-    """Network, objective and optimizer of a case of `cases.py`."""
+    """Makes network, objective and optimizer of a case of `cases.py`."""
     entries = dict(case["network"])
     kind = registry.NETWORKS[entries.pop("name")]
     net = kind(**entries, num_classes=CLASSES, dtype=dtype)
@@ -64,7 +64,7 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.StepConfig:
 
 
 def network_only(params: Any, z: jax.Array, time: jax.Array, label: jax.Array, *, net):
-    """Value and gradients of the mean square of the output: no loss, no optimizer."""
+    """Computes value and gradients of the mean square output: no loss, no optimizer."""
 
     def mean_square(params):
         rngs = {"dropout": jax.random.key(0)}
@@ -75,7 +75,7 @@ def network_only(params: Any, z: jax.Array, time: jax.Array, label: jax.Array, *
 
 
 def compiled(lowered: Any, options: dict[str, Any]) -> tuple[Any, float]:
-    """The compiled program and the seconds it took."""
+    """Compiles a program; returns it and the seconds it took."""
     start = time.perf_counter()
     program = lowered.compile(compiler_options=options)
     return program, time.perf_counter() - start
@@ -116,16 +116,16 @@ class Programs:
         self.network, _ = compiled(lowered, options)
 
     def run_train(self) -> None:
-        """One training step, to its end."""
+        """Runs one training step, to its end."""
         self.state, loss = self.train(self.state, self.batch, self.key)
         jax.block_until_ready((self.state, loss))
 
     def run_network(self) -> None:
-        """The network forward and backward, to its end."""
+        """Runs the network forward and backward, to its end."""
         jax.block_until_ready(self.network(self.params, *self.inputs))
 
     def facts(self) -> dict[str, Any]:
-        """What does not change from step to step, as JSON values."""
+        """Collects what does not change from step to step, as JSON values."""
         memory, device = self.train.memory_analysis(), jax.devices()[0]
         return dict(
             device=device.device_kind,

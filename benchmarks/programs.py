@@ -1,4 +1,4 @@
-"""How many programs JAX compiles for the work around a network, and how long it takes.
+"""Counts programs that JAX compiles for the work around a network, and their time.
 
     python -m benchmarks.programs
     python -m benchmarks.programs --parts --tests="tests/test_grids.py -n 0"
@@ -57,7 +57,7 @@ REPORTS = "PROGRAMS_REPORTS"  # variable: where a process of pytest leaves its c
 
 
 class Counts:
-    """What JAX reports of its compiler from now on, by event."""
+    """Counts what JAX reports of its compiler from now on, by event."""
 
     def __init__(self):
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
@@ -69,7 +69,7 @@ class Counts:
             self._seconds[event].append(seconds)
 
     def take(self) -> dict[str, float]:
-        """The counts and seconds since the last call."""
+        """Returns the counts and seconds since the last call."""
         all_, lowered, loaded = (
             self._seconds.pop(event, []) for event in (COMPILED, LOWERED, LOADED)
         )
@@ -86,7 +86,7 @@ class Counts:
 
 
 def plans() -> Iterator[str]:
-    """Plans every sampler; what is done since the last label, at each."""
+    """Plans every sampler; yields a label after each kind."""
     from diffusionflow import grids, samplers
     from experiments.config import build, registry
 
@@ -102,7 +102,7 @@ def plans() -> Iterator[str]:
 
 
 def objective_table() -> Iterator[str]:
-    """Weights and comparisons of the published recipes."""
+    """Computes weights and comparisons of the published recipes."""
     import numpy as np
 
     from diffusionflow import objectives
@@ -120,7 +120,7 @@ def objective_table() -> Iterator[str]:
 
 
 def all_grids() -> Iterator[str]:
-    """Every function of `grids`."""
+    """Computes every function of `grids`."""
     from diffusionflow import grids
     from experiments.config import registry
 
@@ -141,7 +141,7 @@ def all_grids() -> Iterator[str]:
 
 
 def config_check() -> Iterator[str]:
-    """The check of a config."""
+    """Checks a config."""
     from configs import digits
     from experiments.config import build
 
@@ -160,7 +160,7 @@ PARTS = {
 
 
 def run_part(name: str) -> None:
-    """In a process of its own: runs a part and sends its rows."""
+    """Runs a part in a process of its own and sends its rows."""
     jax.config.update("jax_compilation_cache_dir", None)
     counts = Counts()
     rows = [dict(part=name, what=what, **counts.take()) for what in PARTS[name]()]
@@ -168,20 +168,20 @@ def run_part(name: str) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """As a plugin of pytest: counts from here on."""
+    """Counts from here on, as a plugin of pytest."""
     if REPORTS in os.environ:
         config.programs = Counts()
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """As a plugin of pytest: leaves the counts of this process."""
+    """Writes the counts of this process, as a plugin of pytest."""
     if REPORTS in os.environ:
         path = pathlib.Path(os.environ[REPORTS]) / f"{os.getpid()}.json"
         path.write_text(json.dumps(session.config.programs.take()))
 
 
 def run_tests(arguments: str) -> tuple[dict[str, Any], int]:
-    """The row of pytest with these arguments, and its exit code."""
+    """Runs pytest with these arguments; returns its row and exit code."""
     command = [sys.executable, "-m", "pytest", "-p", "benchmarks.programs"]
     command += shlex.split(arguments)
     with tempfile.TemporaryDirectory() as directory:
@@ -193,14 +193,14 @@ def run_tests(arguments: str) -> tuple[dict[str, Any], int]:
             command, cwd=ROOT, env=os.environ | places, stdout=sys.stderr
         ).returncode
         wall = time.perf_counter() - start
-        found = [json.loads(path.read_text()) for path in reports.iterdir()]
-    total = {key: sum(counts[key] for counts in found) for key in TITLES}
+        reported = [json.loads(path.read_text()) for path in reports.iterdir()]
+    total = {key: sum(counts[key] for counts in reported) for key in TITLES}
     what = f"pytest {arguments}"
     return dict(part="tests", what=what, **total) | dict(wall_seconds=wall), code
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -212,12 +212,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(found: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     """Prints the table."""
-    print(f"jax {found['jax']}, {found['device']}\n")
+    print(f"jax {results['jax']}, {results['device']}\n")
     print(f"| programs | {' | '.join(TITLES.values())} |")
     print("|---" * (len(TITLES) + 1) + "|")
-    for row in found["rows"]:
+    for row in results["rows"]:
         cells = [f"{row['part']}: {row['what']}"]
         for key in TITLES:
             cells.append(f"{row[key]:.2f}" if "seconds" in key else f"{row[key]:,}")

@@ -1,4 +1,4 @@
-"""How the benchmark talks to the processes that it times; standard library only.
+"""Connects the benchmark with the processes that it times; standard library only.
 
 A process prints facts about itself as one marked JSON line, then answers each line
 `{"steps": n}` on its standard input with `{"name": [seconds, ...], ...}`.
@@ -17,7 +17,7 @@ MARK = "@benchmark "
 
 
 def send(message: Any) -> None:
-    """One marked line on standard output."""
+    """Writes one marked line on standard output."""
     print(MARK + json.dumps(message), flush=True)
 
 
@@ -40,13 +40,13 @@ def serve(facts: dict[str, Any], programs: dict[str, Callable[[], None]]) -> Non
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far (Linux counts in KiB)."""
+    """Returns the peak resident memory of this process (Linux counts in KiB)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Client:
-    """A process that serves.
+    """Client of a process that serves.
 
     Args:
       command: program and arguments.
@@ -69,7 +69,7 @@ class Client:
         self.facts = self._receive()
 
     def run(self, steps: int) -> dict[str, Any]:
-        """Seconds of each of `steps` steps, by program."""
+        """Measures seconds of each of `steps` steps, by program."""
         self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
         self._process.stdin.flush()
         return self._receive()

@@ -38,7 +38,7 @@ class Pooling:
 
 
 def network():
-    """torchvision's network with the random weights, for inference."""
+    """Makes torchvision's network with the random weights, for inference."""
     net = torchvision.models.inception_v3(weights=None, init_weights=False)
     net.AuxLogits, net.transform_input = None, False
     state = net.state_dict()
@@ -56,20 +56,20 @@ def network():
 
 
 def outputs(net, x):
-    """Features, and the mean of every block's output over its pixels."""
-    found = {}
+    """Computes features, and the mean of every block's output over its pixels."""
+    means = {}
     hooks = [
         block.register_forward_hook(
-            lambda _, __, y, name=name: found.update({name: y.mean((2, 3)).numpy()})
+            lambda _, __, y, name=name: means.update({name: y.mean((2, 3)).numpy()})
         )
         for name, block in net.named_children()
         if name.startswith("Mixed")
     ]
     with torch.no_grad():
-        found["features"] = net(x).numpy()
+        means["features"] = net(x).numpy()
     for hook in hooks:
         hook.remove()
-    return found
+    return means
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The reference curve of a config, from runs of it that differ in their seeds.
+"""Makes the reference curve of a config, from runs that differ in their seeds.
 
     make curve CONFIG=configs/toy2d.py
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def seed_of(run: pathlib.Path, current: dict) -> int:
-    """The seed of a run; exits with the differences if its settings are others."""
+    """Returns the seed of a run; exits with the differences if settings differ."""
     config = json.loads((run / "config.json").read_text())
     lines = metadata.diff(current | {"config": config}, current)
     others = [line for line in lines if not line.startswith("config.seed:")]
@@ -53,7 +53,7 @@ def seed_of(run: pathlib.Path, current: dict) -> int:
 
 
 def dense(curve: dict) -> str:
-    """JSON with a line for each list of numbers."""
+    """Formats JSON with a line for each list of numbers."""
     lines, body = [], json.dumps(curve, indent=1)
     inside = False
     for line in body.splitlines():

@@ -1,4 +1,4 @@
-"""The process that times the same network in PyTorch, as diffusers has it.
+"""Times the same network in PyTorch, as diffusers has it, in a process.
 
 A U-Net is its `UNet2DModel`, a DiT its `DiTTransformer2DModel`, which embeds time and
 label once in each block.
@@ -21,7 +21,7 @@ CLASSES = 10
 
 
 def make_dit(case: dict[str, Any]) -> torch.nn.Module:
-    """The same features, blocks, heads and patches."""
+    """Makes a DiT with the same features, blocks, heads and patches."""
     network, (size, _, channels) = case["network"], case["shape"]
     return diffusers.DiTTransformer2DModel(
         num_attention_heads=network["num_heads"],
@@ -35,7 +35,7 @@ def make_dit(case: dict[str, Any]) -> torch.nn.Module:
 
 
 def make_unet(case: dict[str, Any]) -> torch.nn.Module:
-    """The same channels, blocks, attention and scale-and-shift conditioning."""
+    """Makes a U-Net with the same channels, blocks, attention and conditioning."""
     network, (size, _, image_channels) = case["network"], case["shape"]
     channels = [m * network["channels"] for m in network["multipliers"]]
     attends = [
@@ -60,7 +60,7 @@ def make_unet(case: dict[str, Any]) -> torch.nn.Module:
 
 
 class Trainer:
-    """Flow matching with AdamW, clipping and an average, as in our step.
+    """Trains by flow matching with AdamW, clipping and an average, as in our step.
 
     Args:
       net: on its device.
@@ -81,7 +81,7 @@ class Trainer:
         )
 
     def step(self) -> None:
-        """One update, to its end."""
+        """Makes one update, to its end."""
         t = torch.rand(len(self.x), device=self.x.device)
         eps = torch.randn_like(self.x)
         dropped = torch.rand_like(t) < 0.1
@@ -99,7 +99,7 @@ class Trainer:
         self._wait()
 
     def network(self) -> None:
-        """Value and gradients of the mean square of the output."""
+        """Computes value and gradients of the mean square of the output."""
         t = torch.rand(len(self.x), device=self.x.device)
         with self.autocast():
             u = self.net(self.x, 1000 * t, class_labels=self.label).sample

@@ -1,4 +1,4 @@
-"""What a step of diffusers' schedulers costs beside its network call.
+"""Measures the overhead of diffusers' schedulers over their network calls.
 
 Started by `samplers.py` with the interpreter that it was given, which needs torch and
 diffusers only.
@@ -18,7 +18,7 @@ NUM_STEPS = 20
 
 
 def schedulers() -> dict[str, object]:
-    """Schedulers that run on one network of any output."""
+    """Makes schedulers that run on one network of any output."""
     multistep = diffusers.DPMSolverMultistepScheduler
     return {
         "DDIMScheduler": diffusers.DDIMScheduler(),
@@ -31,7 +31,7 @@ def schedulers() -> dict[str, object]:
 
 @torch.no_grad()
 def sample(scheduler: object, net_fn: Callable, z: torch.Tensor) -> torch.Tensor:
-    """A sample in `NUM_STEPS` calls."""
+    """Samples in `NUM_STEPS` calls."""
     scheduler.set_timesteps(NUM_STEPS)
     for t in scheduler.timesteps:
         z = scheduler.step(net_fn(z, t), t, z).prev_sample
@@ -40,7 +40,7 @@ def sample(scheduler: object, net_fn: Callable, z: torch.Tensor) -> torch.Tensor
 
 @torch.no_grad()
 def network(net_fn: Callable, z: torch.Tensor) -> torch.Tensor:
-    """As many calls and nothing between them."""
+    """Makes as many calls and nothing between them."""
     for t in range(NUM_STEPS):
         z = net_fn(z, torch.tensor(float(t)))
     return z

@@ -1,18 +1,18 @@
-"""Error against network calls for every sampler, and what a sampler's step costs.
+"""Measures error against NFE for every sampler, and what a sampler's step costs.
 
     python benchmarks/samplers.py --workdir=runs/digits --torch_python=PATH/TO/python
 
 Three measurements:
 
 - On a mixture in one dimension with its exact denoiser: the Wasserstein-2 distance of
-  the samples to the data. Starts are quantiles of the prior, so that a sampler without
-  noise has the error of its discretisation alone; with noise there is a floor, that of
-  as many independent draws from the data (20 times).
+  the samples to the data. Starts are quantiles of the prior, so that a deterministic
+  sampler has the error of its discretisation alone; a stochastic one has the sampling
+  error of as many independent draws from the data (20 times) as well.
 - On a trained run: the root mean square distance, in pixels of [-1, 1], to the limit of
-  the same sample. The seeds are paired: the limit of a sampler without noise is the
-  probability-flow ODE from the same start, that of one with noise is itself with many
+  the same sample. The seeds are paired: the limit of a deterministic sampler is the
+  probability-flow ODE from the same start, that of a stochastic one is itself with many
   more steps along the same Brownian path.
-- Time of a step over time of its network calls, in rounds that alternate, beside
+- Time of a step over time of its network calls, in rounds that alternate, compared with
   diffusers' schedulers on a network of the same shape where `--torch_python` names an
   interpreter with torch and diffusers; and time of a step whose network is one sine.
 """
@@ -78,7 +78,7 @@ LIMIT_STEPS = 400
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,23 +94,23 @@ def parse() -> argparse.Namespace:
 
 
 def on_mixture(text: str) -> list[Point]:
-    """Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
+    """Computes Wasserstein-2 distances at each of `NUM_STEPS`, in float64."""
     return sampler_error.errors_against_nfe(sampler_of(text), sampler_error.mixture())
 
 
-def floor(repeats: int = 20) -> tuple[float, float]:
-    """Least and greatest Wasserstein-2 distance of draws from the data to the data."""
+def sampling_error(repeats: int = 20) -> tuple[float, float]:
+    """Computes the least and largest W2 distance of draws from the data to the data."""
     data = sampler_error.mixture()
     exact = sampler_error.quantiles(data, NUM_STARTS)
     distances = []
     for key in jax.random.split(jax.random.key(1), repeats):
-        drawn = np.sort(np.asarray(data.sample(key, (NUM_STARTS,))))
-        distances.append(float(np.sqrt(np.mean((drawn - exact) ** 2))))
+        sampled = np.sort(np.asarray(data.sample(key, (NUM_STARTS,))))
+        distances.append(float(np.sqrt(np.mean((sampled - exact) ** 2))))
     return min(distances), max(distances)
 
 
 def sampler_of(text: str) -> Any:
-    """A sampler, written as in a config."""
+    """Makes a sampler, written as in a config."""
     return parsing.parse("--samplers", text, registry.SAMPLERS)
 
 
@@ -134,7 +134,7 @@ class Trained:
 
     @functools.cached_property
     def run_fn(self) -> Callable[..., Any]:
-        """`samplers.run` with the run's denoiser, compiled."""
+        """Compiles `samplers.run` with the run's denoiser."""
 
         @functools.partial(jax.jit, **self.options)
         def run(params, z, keys, rows, sampler, noise):
@@ -144,7 +144,7 @@ class Trained:
         return run
 
     def samples(self, sampler: Any, count: int, paired: bool = True) -> Any:
-        """`Result` after `count` uniform steps; one Brownian path if `paired`."""
+        """Samples in `count` uniform steps; on one Brownian path if `paired`."""
         times = grids.uniform(count)
         rows = samplers.plan(sampler, times, schedule=self.schedule)
         noise = random.Brownian(times) if paired else random.Independent()
@@ -152,24 +152,24 @@ class Trained:
 
     @functools.cached_property
     def flow_end(self) -> np.ndarray:
-        """The end of the probability-flow ODE."""
+        """Computes the end of the probability-flow ODE."""
         return np.asarray(self.samples(sampler_of("heun('dz_dt')"), LIMIT_STEPS).x)
 
     def points(self, text: str) -> list[Point]:
-        """Distances to the limit at each of `NUM_STEPS_TRAINED`."""
+        """Computes distances to the limit at each of `NUM_STEPS_TRAINED`."""
         sampler = sampler_of(text)
         limit = self.flow_end
         if not is_deterministic(text):
             limit = np.asarray(self.samples(sampler, LIMIT_STEPS).x)
-        found = []
+        errors = []
         for count in NUM_STEPS_TRAINED:
             result = self.samples(sampler, count)
             gap = np.asarray(result.x) - limit
-            found.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
-        return found
+            errors.append(Point(int(result.nfe), float(np.sqrt(np.mean(gap**2)))))
+        return errors
 
     def overhead(self, text: str, rounds: int, count: int = 20) -> tuple[float, float]:
-        """Median seconds of a step, and of its network calls alone."""
+        """Measures median seconds of a step, and of its network calls alone."""
         sampler = sampler_of(text)
         calls = int(self.samples(sampler, count).nfe)
         label = jnp.asarray(self.labels)
@@ -195,7 +195,7 @@ class Trained:
 
 
 def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
-    """Median seconds of a step whose network is one sine, noise included."""
+    """Measures median seconds of a step whose network is one sine, noise included."""
     flow, count, sampler = schedules.FlowMatching(), 200, sampler_of(text)
     denoise_fn = predictions.denoiser(lambda z, t: jnp.sin(z), kind="u", schedule=flow)
     rows = samplers.plan(sampler, grids.uniform(count), schedule=flow)
@@ -214,15 +214,15 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
 
 
 def is_deterministic(text: str) -> bool:
-    """Whether no noise enters a sample."""
-    found = samplers.coefficients(
+    """Returns whether no noise enters a sample."""
+    coefficients = samplers.coefficients(
         sampler_of(text), grids.uniform(4), schedule=schedules.FlowMatching(), kind="v"
     )
-    return not np.any(found.c)
+    return not np.any(coefficients.c)
 
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
-    """One panel a problem, one line a sampler; dashed where it adds noise."""
+    """Draws a panel per problem, a line per sampler; dashed where it is stochastic."""
     figure = Figure(figsize=(6.4 * len(results), 6.0), layout="constrained")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for axes, (problem, lines) in zip(panels, results.items(), strict=True):
@@ -231,7 +231,7 @@ def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -
             style = "-o" if is_deterministic(text) else "--s"
             nfe, error = zip(*points, strict=True)
             axes.loglog(nfe, error, style, markersize=3, linewidth=1, label=text)
-        axes.set(title=problem, xlabel="network calls", ylabel="error")
+        axes.set(title=problem, xlabel="NFE", ylabel="error")
         axes.grid(alpha=0.3)
     named = panels[0].get_legend_handles_labels()
     figure.legend(*named, loc="outside lower center", fontsize=7, ncols=5)
@@ -239,7 +239,7 @@ def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -
 
 
 def table(lines: Mapping[str, list[Point]]) -> None:
-    """Errors by number of steps, with the calls in brackets."""
+    """Formats errors by number of steps, with the NFE in brackets."""
     count = len(next(iter(lines.values())))
     steps = NUM_STEPS[:count]
     print(f"  {'steps':34s}" + "".join(f"{number:>16d}" for number in steps))
@@ -272,7 +272,7 @@ def main() -> None:
     args = parse()
     results = {}
     if "mixture" in args.parts:
-        low, high = floor()
+        low, high = sampling_error()
         print(f"mixture, W2 to the data; draws from it: {low:.2e} to {high:.2e}")
         name = "mixture, Wasserstein-2"
         results[name] = {text: on_mixture(text) for text in args.samplers}

@@ -1,4 +1,4 @@
-"""How long a training takes to start, phase by phase, cold and warm.
+"""Measures how long a training takes to start, phase by phase, cold and warm.
 
     python -m benchmarks.start --config=digits
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
 
 
 def lines(config: str, workdir: str, cache: str) -> Iterator[tuple[float, str]]:
-    """Seconds and text of each line until the first row of metrics."""
+    """Yields seconds and text of each line until the first row of metrics."""
     command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     command += [f"--workdir={workdir}", "--config.log.every=1", "--config.eval.every=0"]
     command += ["--config.samples.every=0", "--config.checkpoint.every=0"]
@@ -46,14 +46,14 @@ def lines(config: str, workdir: str, cache: str) -> Iterator[tuple[float, str]]:
 
 
 def start(config: str, cache: str) -> dict[str, float]:
-    """The seconds of one start."""
+    """Measures the seconds of one start."""
     with tempfile.TemporaryDirectory() as folder:
-        found = list(lines(config, f"{folder}/run", cache))
-    seconds = [second for second, _ in found]
+        timed = list(lines(config, f"{folder}/run", cache))
+    seconds = [second for second, _ in timed]
     gaps = [
         after - before for before, after in zip([0.0, *seconds], seconds, strict=False)
     ]
-    banner = next(s for s, line in found if line.startswith("backend"))
+    banner = next(s for s, line in timed if line.startswith("backend"))
     return {
         "first line": seconds[0],
         "banner": banner,
@@ -63,7 +63,7 @@ def start(config: str, cache: str) -> dict[str, float]:
 
 
 def mistake(config: str) -> float:
-    """Seconds until a value out of bounds is answered."""
+    """Measures the seconds until a value out of bounds is answered."""
     command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     command += ["--workdir=nowhere", "--config.batch_size=0"]
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How fast a training step is, beside the same network in PyTorch.
+"""Measures the speed of a training step, and of the same network in PyTorch.
 
     python -m benchmarks.train_step --torch_python=PATH/TO/python
 
@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
 
 
 def our_client(args: argparse.Namespace, case: str, cache: str) -> protocol.Client:
-    """Our process, with its compiled programs."""
+    """Starts our process, with its compiled programs."""
     command = [sys.executable, "-m", "benchmarks.ours", f"--case={case}"]
     command += [f"--dtype={args.dtype}", f"--options={args.options}"]
     command += [f"--cpu_devices={args.cpu_devices}"]
@@ -57,7 +57,7 @@ def our_client(args: argparse.Namespace, case: str, cache: str) -> protocol.Clie
 
 
 def rival_client(args: argparse.Namespace, case: str) -> protocol.Client | None:
-    """The rival's process, or None and a line that says why."""
+    """Starts the rival's process, or returns None and a line that says why."""
     if args.torch_python is None:
         print("no rival: --torch_python names no interpreter")
         return None
@@ -72,7 +72,7 @@ def rival_client(args: argparse.Namespace, case: str) -> protocol.Client | None:
 
 
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Everything about one case, as JSON values."""
+    """Measures everything about one case, as JSON values."""
     case = CASES[name] | (
         dict(batch_size=args.batch_size) if args.batch_size is not None else {}
     )
@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def median(rounds: list[dict[str, Any]], program: str) -> float:
-    """Median seconds of a program over all rounds."""
+    """Returns the median seconds of a program over all rounds."""
     return statistics.median(s for answer in rounds for s in answer[program])
 
 
@@ -117,7 +117,7 @@ def report(result: dict[str, Any], peak_flops: float | None) -> None:
     row("", *("jax" if w == "ours" else "torch" for w in who))
     row("parameters", *(f"{facts[w]['parameters']:,}" for w in who))
     row("step, ms", *(f"{1e3 * step[w]:.1f}" for w in who))
-    row("images/s", *(f"{case['batch_size'] / step[w]:.0f}" for w in who))
+    row("examples/s", *(f"{case['batch_size'] / step[w]:.0f}" for w in who))
     row("network alone, ms", *(f"{1e3 * network[w]:.1f}" for w in who))
     row("outside the network", *(f"{1 - network[w] / step[w]:.1%}" for w in who))
     resident = [rounds[w][-1]["peak_rss_bytes"] for w in who]

@@ -56,7 +56,7 @@ copybutton_prompt_is_regexp = True
 
 
 def copy_notebooks() -> None:
-    """Copies the notebooks, which are kept beside their scripts, into the sources."""
+    """Copies the notebooks, which are kept next to their scripts, into the sources."""
     target = DOCS / "tutorials"
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         copy = target / notebook.name

@@ -18,10 +18,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
 flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
 flags.DEFINE_integer(
-    "num_examples",
-    None,
-    "Held-out examples of the likelihoods; by default all.",
-    lower_bound=1,
+    "num_examples", None, "Held-out examples of the likelihoods.", lower_bound=1
 )
 cli.define_count("batch_size", 128, "Batch size of the likelihoods.", 2**16)
 flags.DEFINE_float(

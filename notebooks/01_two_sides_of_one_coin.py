@@ -65,7 +65,7 @@ Table({"a denoiser of flow matching on the cosine schedule, error": [gap]})
 # %% [markdown]
 # ## DDIM is Euler's method on the flow
 #
-# DDIM goes from `t` to `s < t` by mixing the two estimates anew: `z_s = alpha_s x_hat
+# DDIM goes from `t` to `s < t` by mixing the two estimates again: `z_s = alpha_s x_hat
 # + sigma_s eps_hat`. Flow matching predicts `u = eps - x` and steps `z_s = z_t + (s -
 # t) u_hat`. With `alpha = 1 - t` and `sigma = t` these are the same number, and it
 # does not matter which output the network has: below it predicts `u`, `v = alpha eps

@@ -128,13 +128,13 @@ def weighted(schedule):
     )
 
 
-drawn = [
+sampled = [
     losses.objective_loss(
         jax.random.key(seed), wrong(schedule), x, objective=weighted(schedule)
     )
     for seed, schedule in enumerate(both.values())
 ]
-mean, std = np.mean(drawn, axis=1), np.std(drawn, axis=1)
+mean, std = np.mean(sampled, axis=1), np.std(sampled, axis=1)
 error = std / np.sqrt(len(x))
 assert abs(mean[0] - mean[1]) < 4 * np.hypot(*error)
 assert abs(std[0] / std[1] - 1) > 0.05

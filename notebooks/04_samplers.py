@@ -4,7 +4,7 @@
 # How DDIM, DDPM and everything between are related: a DDPM step is a DDIM step of twice
 # the length, half undone by fresh noise. Then what noise does to particles and to the
 # weights of the predictions in a sample, and the error of several samplers against the
-# number of network calls.
+# number of function evaluations (NFE).
 #
 # Source: Gao et al. 2024, "Diffusion Meets Flow Matching", Diving deeper into samplers.
 # Four of its statements are made precise in `docs/errata.md`: B5, B9, B10 and B14.
@@ -147,12 +147,12 @@ Table(
 # angle of a step. And a sample is not made of predictions alone: DDIM keeps 0.988 of
 # `z_1`.
 #
-# ## Error against network calls
+# ## Error against NFE
 #
 # The mixture again, with its exact denoiser on flow matching. The error is the
-# Wasserstein-2 distance to the data. Samplers without noise start from quantiles of the
-# prior, so the error is that of the steps alone; DDPM has a floor, that of 20,000
-# independent draws.
+# Wasserstein-2 distance to the data. Deterministic samplers start from quantiles of the
+# prior, so the error is that of the steps alone; DDPM has the sampling error of 20,000
+# independent draws as well.
 
 # %%
 chosen = {
@@ -179,8 +179,8 @@ for name, errors in documented.items():
     found = [point.error for point in points[name]]
     np.testing.assert_allclose(found, errors, rtol=0.03)
 rows = [(name, *point) for name, each in points.items() for point in each]
-names, calls, errors = zip(*rows, strict=True)
-Table({"sampler": names, "network calls": calls, "error": errors}, digits=2)
+names, nfe, errors = zip(*rows, strict=True)
+Table({"sampler": names, "NFE": nfe, "error": errors}, digits=2)
 
 # %% [markdown]
 # ## Now change

@@ -101,7 +101,7 @@ Table(
 # %% [markdown]
 # ## Bits per dimension
 #
-# The data are levels, and a probability of levels is told in bits: nats over `d log 2`.
+# The data are levels; a probability of levels is given in bits: nats over `d log 2`.
 # With fewer steps the bound is looser.
 
 # %%

@@ -102,8 +102,8 @@ def loss_2(params, key, z):
 params_2, history_2 = train(loss_2)
 
 # %% [markdown]
-# The loss does not go to zero. Its floor is the mean variance of `u` given `x`, the
-# loss of the exact field, and a network is judged by what it has above that.
+# The loss does not go to zero. Its minimum is the mean variance of `u` given `x`, the
+# loss of the exact field, and a network is measured by its excess over that.
 
 # %%
 key, fresh = jax.random.key(2), data.sample(jax.random.key(3), (20_000,))
@@ -112,12 +112,13 @@ exact_u = lambda z, t: predictions.from_denoised(
     exact(z, t), kind="u", t=t, schedule=flow
 )
 u_fn = predictions.flip_time(field(params_2), kind="u")
-floor, reached = (
+minimum, reached = (
     losses.objective_loss(key, fn, fresh, objective=straight).mean()
     for fn in (exact_u, u_fn)
 )
-assert floor < reached < 1.05 * floor
-Table({"": ["exact field", "network"], "loss, same draws": [floor, reached]}, digits=3)
+assert minimum < reached < 1.05 * minimum
+pair = [minimum, reached]
+Table({"": ["exact field", "network"], "loss, same draws": pair}, digits=3)
 
 # %% [markdown]
 # ## Algorithm 3: denoising score matching

@@ -127,7 +127,7 @@ trained["Equinox"] = fit(
 # %% [markdown]
 # ## The four losses, and samples
 #
-# The floor is the loss of the exact field, on the same draws: no network can be below
+# The minimum is the loss of the exact field, on the same draws: no network can be below
 # it but by chance.
 
 # %%
@@ -143,8 +143,8 @@ held_out = {
         **{name: predict_fn for name, (predict_fn, _) in trained.items()},
     }.items()
 }
-floor = held_out["the exact field"]
-assert all(floor <= loss < 1.1 * floor for loss in held_out.values())
+minimum = held_out["the exact field"]
+assert all(minimum <= loss < 1.1 * minimum for loss in held_out.values())
 Table({"network": [*held_out], "loss": [*held_out.values()]}, digits=3)
 
 # %%
@@ -166,7 +166,7 @@ Picture(notebook_figures.clouds(clouds))
 # ## Now change
 #
 # - the objective: `objectives.edm()`, `objectives.sd3()`, `objectives.vdm()`; its
-#   `kind` says what the network has to predict, and `denoiser` is told the same;
+#   `kind` says what the network has to predict, and `denoiser` is given the same;
 # - the network's time: one trained with `t = 1` at the data is wrapped by
 #   `predictions.flip_time`;
 # - the pieces: `losses.cfm_loss` and its neighbours take `t` and `eps` from you, and

@@ -81,7 +81,7 @@ def _seconds_of_children() -> float:
 
 
 def write(path: pathlib.Path) -> float:
-    """Executes a script and writes its notebook beside it.
+    """Executes a script and writes its notebook next to it.
 
     Args:
       path: of the script.

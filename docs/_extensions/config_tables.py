@@ -21,7 +21,7 @@ from experiments.config import registry, schema
 
 
 def entries() -> Iterator[str]:
-    """Lines of Markdown: a heading and a table for each section of a config."""
+    """Formats lines of Markdown: a heading and a table for each section of a config."""
     rows = schema.described()
     for title, inside in _sections(rows):
         yield from (f"### {title}", "")
@@ -36,7 +36,7 @@ def entries() -> Iterator[str]:
 
 
 def _sections(rows: list[tuple[str, ...]]) -> Iterator[tuple[str, list]]:
-    """The entries of the config itself, and those of each section."""
+    """Groups the entries of the config itself, and those of each section."""
     yield "The run", [row for row in rows if "." not in row[0]]
     for section in schema.SECTIONS:
         inside = [row for row in rows if row[0].startswith(f"{section}.")]
@@ -45,13 +45,13 @@ def _sections(rows: list[tuple[str, ...]]) -> Iterator[tuple[str, list]]:
 
 
 def names(registry_name: str) -> str:
-    """The names of a registry of the application, in a line of Markdown."""
+    """Formats the names of a registry of the application, in a line of Markdown."""
     known = getattr(registry, registry_name)
     return ", ".join(_linked(name, value) for name, value in known.items())
 
 
 def _linked(name: str, value: Any) -> str:
-    """A name, with a link where what it names is in the reference."""
+    """Formats a name, with a link where what it names is in the reference."""
     package = ".".join(value.__module__.split(".")[:2])
     for place in (package, value.__module__):
         full = f"{place}.{value.__qualname__}"

@@ -114,8 +114,8 @@ def _for_each(
     shape = sliders[0].shape
     flat = [each.ravel() for each in sliders]
     axes = (*(0 for _ in flat), None)
-    found = in_float64(jax.vmap(run_fn, axes), *flat, np.asarray(starts, np.float64))
-    return found.reshape(*shape, *found.shape[1:])
+    values = in_float64(jax.vmap(run_fn, axes), *flat, np.asarray(starts, np.float64))
+    return values.reshape(*shape, *values.shape[1:])
 
 
 def particles_under_scaling(

@@ -108,10 +108,10 @@ def weights(objective: Objective, logsnr: np.ndarray) -> np.ndarray:
     """Computes the total weight in float64; NaN where the schedule does not reach."""
     low, high = objective.schedule.logsnr_range()
     inside = (low <= logsnr) & (logsnr <= high)
-    found = np.full(logsnr.shape, np.nan)
+    total = np.full(logsnr.shape, np.nan)
     if inside.any():
-        found[inside] = in_float64(objectives.total_weight, objective, logsnr[inside])
-    return found
+        total[inside] = in_float64(objectives.total_weight, objective, logsnr[inside])
+    return total
 
 
 def stretch(a: Objective, b: Objective) -> Stretch | None:
@@ -189,11 +189,11 @@ def _recipes(own: Named) -> str:
     lines = []
     for name in (*registry.RECIPES, *VARIANTS):
         recipe = parse("recipe", name, registry.RECIPES)
-        found = stretch(own.objective, recipe)
-        if found is not None:
+        equal = stretch(own.objective, recipe)
+        if equal is not None:
             lines.append(
-                f"  {name:30s} on log-SNR {found.low:.4g} to {found.high:.4g}: "
-                f"{found.constant:.6g} times its W"
+                f"  {name:30s} on log-SNR {equal.low:.4g} to {equal.high:.4g}: "
+                f"{equal.constant:.6g} times its W"
             )
     if not lines:
         return "equals none of the named recipes on any range"
@@ -204,7 +204,7 @@ def comparison(own: Named, other: Named) -> str:
     """States whether two objectives are the same, or how far apart and where."""
     both = own.objective, other.objective
     low, high = common_range(*both)
-    found = objectives.same_objective(*both, (low, high), NUM_POINTS)
+    result = objectives.same_objective(*both, (low, high), NUM_POINTS)
     where = f"on log-SNR {low:.4g} to {high:.4g}"
     if own.coupling != other.coupling:
         pairs = [one.coupling or "independently" for one in (own, other)]
@@ -212,15 +212,15 @@ def comparison(own: Named, other: Named) -> str:
             f"against {other.name}: another objective: noise is paired with data "
             f"{pairs[0]} here and {pairs[1]} there"
         )
-    if found.same:
+    if result.same:
         return (
             f"against {other.name}: the same objective {where}, "
-            f"{found.constant:.6g} times its W"
+            f"{result.constant:.6g} times its W"
         )
     lines = [
         f"against {other.name}: a different objective {where}; the ratio of W to its W "
-        f"has median {found.constant:.4g} and differs from it by a fraction of up to "
-        f"{found.deviation:.4g}, at log-SNR {found.logsnr:.4g}"
+        f"has median {result.constant:.4g} and differs from it by a fraction of up to "
+        f"{result.deviation:.4g}, at log-SNR {result.logsnr:.4g}"
     ]
     part = stretch(*both)
     if part is not None:

@@ -98,7 +98,7 @@ def runs_against_nfe(
       A `Samples` for each of `num_steps`, computed in float64.
     """
     schedule = schedules.FlowMatching() if schedule is None else schedule
-    exact, found = quantiles(data, num_starts), []
+    exact, runs = quantiles(data, num_starts), []
     with jax.enable_x64(True):
         noise = stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
         for count in num_steps:
@@ -111,8 +111,8 @@ def runs_against_nfe(
                 sampler=sampler,
                 schedule=schedule,
             )
-            found.append(Samples(int(result.nfe), np.sort(np.asarray(result.x)), exact))
-    return found
+            runs.append(Samples(int(result.nfe), np.sort(np.asarray(result.x)), exact))
+    return runs
 
 
 def errors_against_nfe(

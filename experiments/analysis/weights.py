@@ -76,8 +76,10 @@ def churn_weights(
 
     def weigh(churn: Array) -> tuple[Any, Any]:
         sampler = samplers.Churn(churn)
-        found: Any = samplers.coefficients(sampler, grid, schedule=schedule, kind=kind)
-        return found.h[:, 0], found.initial
+        coefficients: Any = samplers.coefficients(
+            sampler, grid, schedule=schedule, kind=kind
+        )
+        return coefficients.h[:, 0], coefficients.initial
 
     each = jnp.vectorize(weigh, signature="()->(s),()")
     h, initial = in_float64(each, np.asarray(churn, np.float64))

@@ -55,9 +55,9 @@ def find_corruption(directory: pathlib.Path) -> str | None:
     if name != directory.name:
         return f"it was saved under the name {name}"
     faults = (_size_fault(directory, name, entries[name]) for name in entries)
-    found = next(filter(None, faults), None)
-    if found is not None:
-        return found
+    fault = next(filter(None, faults), None)
+    if fault is not None:
+        return fault
     with concurrent.futures.ThreadPoolExecutor() as pool:
         check_fn = lambda name: _content_fault(directory, name, entries[name])
         return next(filter(None, pool.map(check_fn, entries)), None)
@@ -112,8 +112,8 @@ def _read(directory: pathlib.Path) -> tuple[str, dict[str, dict[str, int | str]]
 
 def _files(directory: pathlib.Path) -> list[str]:
     """Lists every file below `directory` except the manifest, by its relative path."""
-    found = (path for path in directory.rglob("*") if not path.is_dir())
-    names = (path.relative_to(directory).as_posix() for path in found)
+    paths = (path for path in directory.rglob("*") if not path.is_dir())
+    names = (path.relative_to(directory).as_posix() for path in paths)
     return [name for name in names if name != FILE_NAME]
 
 

@@ -159,11 +159,11 @@ class Checkpoints:
           UsageError: if there are checkpoints, but none is intact.
         """
         rename = not self._read_only
-        found = distributed.on_first(
+        step = distributed.on_first(
             lambda: step_directories.newest(self.directory, rename=rename)
         )
         self._manager.reload()
-        return found
+        return step
 
     def check(self, step: int) -> None:
         """Raises a `UsageError` if the checkpoint of `step` is not intact."""

@@ -174,26 +174,26 @@ def _item(sigma_rel: float) -> str:
 def _intact(saved: manager.Checkpoints, steps: Sequence[int]) -> list[int]:
     """Selects the steps that are intact, with a warning for each other."""
     saved.check(steps[-1])
-    found = []
+    intact = []
     for step in steps:
         path = saved.directory / str(step)
         fault = integrity.find_corruption(path)
         if fault is None:
-            found.append(step)
+            intact.append(step)
             continue
         text = f"warning: averages {path} are corrupted: {fault}; not used"
         print(text, file=sys.stderr, flush=True)
-    return found
+    return intact
 
 
 def _check_same(
     saved: manager.Checkpoints, step: int, current: Mapping[str, Any]
 ) -> None:
     """Refuses averages of another run, and those of another start of this one."""
-    found = saved.identity(step)
-    metadata.check_compatible(found, current, step)
+    stored = saved.identity(step)
+    metadata.check_compatible(stored, current, step)
     here = current.get("init_from")
-    there = found.get("init_from", here)  # absent in older ones
+    there = stored.get("init_from", here)  # absent in older ones
     if there != here:
         raise UsageError(
             f"the averages of step {step} in {saved.directory} are of a start from "

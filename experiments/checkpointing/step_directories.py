@@ -29,8 +29,8 @@ def temporary(name: str, state: str) -> str:
 
 def steps(directory: pathlib.Path) -> list[int]:
     """Lists the steps that have a directory, rising."""
-    found = (path for path in directory.iterdir() if path.is_dir())
-    return sorted(int(path.name) for path in found if path.name.isdecimal())
+    paths = (path for path in directory.iterdir() if path.is_dir())
+    return sorted(int(path.name) for path in paths if path.name.isdecimal())
 
 
 def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
@@ -104,7 +104,7 @@ def retain(
         step: _scores(directory / str(step)) for step in _own_steps(directory)
     }
     candidates = {
-        step: {**found, **later.get(step, {})} for step, found in candidates.items()
+        step: {**scores, **later.get(step, {})} for step, scores in candidates.items()
     }
     if not retention.removable(candidates, keep):
         return

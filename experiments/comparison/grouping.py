@@ -46,7 +46,7 @@ def gather(arguments: Sequence[str]) -> list[Group]:
       UsageError: a directory holds no run, runs with one label differ in more than the
         seed, two runs do not differ at all, or there are not 2 to 7 groups.
     """
-    found: list[tuple[str | None, list[RunRecord]]] = []
+    groups: list[tuple[str | None, list[RunRecord]]] = []
     seen: set[str] = set()
     for argument in arguments:
         label, path = _split(argument)
@@ -55,18 +55,18 @@ def gather(arguments: Sequence[str]) -> list[Group]:
         seen.add(os.path.realpath(path))
         run = read(path)
         place = next(
-            (runs for known in found if (runs := _joined(*known, label, run))), None
+            (runs for known in groups if (runs := _joined(*known, label, run))), None
         )
         if place is None:
-            found.append((label, [run]))
+            groups.append((label, [run]))
         else:
             place.append(run)
-    if not 2 <= len(found) <= MAX_GROUPS:
+    if not 2 <= len(groups) <= MAX_GROUPS:
         raise UsageError(
             f"compare takes 2 to {MAX_GROUPS} recipes, and the number of those given "
-            f"is {len(found)}, seeds aside; label=directory makes a run one of its own"
+            f"is {len(groups)}, seeds aside; label=directory makes a run one of its own"
         )
-    return _named(found)
+    return _named(groups)
 
 
 def _split(argument: str) -> tuple[str | None, pathlib.Path]:
@@ -116,12 +116,12 @@ def differences(a: RunRecord, b: RunRecord) -> list[str]:
     return lines
 
 
-def _named(found: list[tuple[str | None, list[RunRecord]]]) -> list[Group]:
+def _named(groups: list[tuple[str | None, list[RunRecord]]]) -> list[Group]:
     """Names the groups: by label, directory, or the common prefix of directories."""
-    names = [label or _common([run.workdir for run in runs]) for label, runs in found]
+    names = [label or _common([run.workdir for run in runs]) for label, runs in groups]
     return [
         Group(name if names.count(name) == 1 else str(runs[0].workdir), tuple(runs))
-        for name, (_, runs) in zip(names, found, strict=True)
+        for name, (_, runs) in zip(names, groups, strict=True)
     ]
 
 

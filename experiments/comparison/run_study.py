@@ -40,12 +40,12 @@ def load(path: str) -> Study:
     try:
         with overrides.importing_from(file.resolve().parent.parent):
             functions = runpy.run_path(str(file))
-        found = functions["get_study"]()
+        study = functions["get_study"]()
         request = evaluate.Request(
-            likelihood=likelihoods.Settings(**_plain(found["likelihood"])),
-            samples=sample_quality.Settings(**_plain(found["samples"])),
+            likelihood=likelihoods.Settings(**_plain(study["likelihood"])),
+            samples=sample_quality.Settings(**_plain(study["samples"])),
         )
-        recipes, seeds = tuple(found["recipes"]), tuple(found["seeds"])
+        recipes, seeds = tuple(study["recipes"]), tuple(study["seeds"])
         configs = {name: functions["get_config"](name) for name in recipes}
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -58,13 +58,13 @@ def own(text: str) -> Features:
     fn = build.function("--features", text)
 
     def features_fn(x: np.ndarray) -> np.ndarray:
-        found = np.asarray(fn(x), np.float32)
-        if found.ndim != 2 or len(found) != len(x) or not np.isfinite(found).all():
+        values = np.asarray(fn(x), np.float32)
+        if values.ndim != 2 or len(values) != len(x) or not np.isfinite(values).all():
             raise UsageError(
-                f"--features={text}: gives shape {found.shape} for {len(x)} examples: "
+                f"--features={text}: gives shape {values.shape} for {len(x)} examples: "
                 "must be [n, features], finite"
             )
-        return found
+        return values
 
     (module, _), *_ = external.references(text)
     return Features(f"{text} (module {external.digest_of(module)})", features_fn)

@@ -130,9 +130,9 @@ class EvalAccumulator:
         self._draws, self._included, self._loss, self._count = draws, included, 0.0, 0
         self._sums, self._counts = np.zeros((2, len(LEVELS)))
 
-    def add(self, found: Evaluation, number: np.ndarray, mask: np.ndarray) -> None:
+    def add(self, evaluation: Evaluation, number: np.ndarray, mask: np.ndarray) -> None:
         """Adds examples `number` [batch] where `mask` [batch] is True."""
-        loss, eps_mse = (np.asarray(part, np.float64)[mask] for part in found)
+        loss, eps_mse = (np.asarray(part, np.float64)[mask] for part in evaluation)
         self._loss, self._count = self._loss + loss.sum(), self._count + len(loss)
         level = levels_of(number, self._draws)[mask]
         np.add.at(self._sums, level, eps_mse)

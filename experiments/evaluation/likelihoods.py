@@ -111,13 +111,13 @@ def per_example(
             what += f", {settings.ode_steps} steps"
         return _in_batches(fn, examples, chunks, count, batch_size, what)
 
-    found = dict(computed("bound", settings, count, batch_size))
-    found |= computed("ode", settings, count, batch_size)
+    nats = dict(computed("bound", settings, count, batch_size))
+    nats |= computed("ode", settings, count, batch_size)
     if again := num_again(count):
         twice = settings._replace(ode_steps=2 * settings.ode_steps)
         solved = computed("ode", twice, again, min(again, batch_size))
-        found["ode_again"] = solved["ode"]
-    return found
+        nats["ode_again"] = solved["ode"]
+    return nats
 
 
 def num_again(count: int) -> int:
@@ -126,8 +126,8 @@ def num_again(count: int) -> int:
     The difference estimates the solver's error. An eighth of them, for a quarter of the
     ODE's network calls, and 64 at most; none where that is one.
     """
-    found = min(MAX_ACCURACY_CHECKS, count // 8)
-    return found if found > 1 else 0
+    checked = min(MAX_ACCURACY_CHECKS, count // 8)
+    return checked if checked > 1 else 0
 
 
 def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _bound(
 ) -> dict[str, jax.Array]:
     schedule = model.objective.schedule
     low, high = reach(model, settings)
-    found = likelihood.continuous_bound(
+    bound = likelihood.continuous_bound(
         keys,
         denoise_fn,
         x,
@@ -197,8 +197,8 @@ def _bound(
         t_max=_time(schedule, low),
     )
     names = ("recon", "diffusion", "prior")
-    terms = {name: getattr(found, name) for name in names}
-    return terms | {"bound": found.total, "bound_stderr": found.stderr}
+    terms = {name: getattr(bound, name) for name in names}
+    return terms | {"bound": bound.total, "bound_stderr": bound.stderr}
 
 
 def _ode(
@@ -210,7 +210,7 @@ def _ode(
         x = levels.dequantise(noise_keys, x)
     t_min, t_max = ode_times(model, settings)
     alpha = float(schedule.alpha(t_min))
-    found = likelihood.encode(
+    flow = likelihood.encode(
         probe_keys,
         denoise_fn,
         alpha * x,
@@ -220,8 +220,8 @@ def _ode(
         t_min=t_min,
         t_max=t_max,
     )
-    log_p = found.log_p + math.prod(model.event_shape) * math.log(alpha)  # of x itself
-    return {"ode": -log_p, "ode_stderr": found.stderr}
+    log_p = flow.log_p + math.prod(model.event_shape) * math.log(alpha)  # of x itself
+    return {"ode": -log_p, "ode_stderr": flow.stderr}
 
 
 def ode_times(model: Model, settings: Settings) -> tuple[float, float]:
@@ -253,12 +253,12 @@ def ode_ends(model: Model, settings: Settings) -> dict[str, float | None]:
 
     Truncated ends follow from the settings, the others from the schedule.
     """
-    schedule, found = model.objective.schedule, {}
+    schedule, ends = model.objective.schedule, {}
     for name, t, own in zip(
         ("data", "noise"), ode_times(model, settings), (0.0, 1.0), strict=True
     ):
-        found[name] = float(schedule.logsnr(t)) if t != own else None
-    return found
+        ends[name] = float(schedule.logsnr(t)) if t != own else None
+    return ends
 
 
 def _time(schedule: Schedule, logsnr: float) -> float:

@@ -48,16 +48,16 @@ def join() -> None:
     """Joins the processes of the run, if the flags say that there are several.
 
     Raises:
-      UsageError: the flags contradict each other, or no cluster was found.
+      UsageError: the flags contradict each other, or no cluster was by_cluster.
     """
     if NAMES[0] not in flags.FLAGS:
         return
     values = {name: flags.FLAGS[name].value for name in NAMES}
     given = [name for name, value in values.items() if value is not None]
-    found = flags.FLAGS["distributed"].value
-    if not given and not found:
+    by_cluster = flags.FLAGS["distributed"].value
+    if not given and not by_cluster:
         return
-    if found == bool(given) or 0 < len(given) < len(NAMES):
+    if by_cluster == bool(given) or 0 < len(given) < len(NAMES):
         raise UsageError(
             "several processes: give --coordinator=HOST:PORT, --num_processes and "
             f"--process_id, or --distributed alone; given: {', '.join(given)}"

@@ -19,11 +19,11 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python, this library and its dependencies."""
-    found = {"python": platform.python_version()}
+    listed = {"python": platform.python_version()}
     for name in ("diffusionflow", *LIBRARIES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            listed[name] = importlib.metadata.version(name)
+    return listed
 
 
 def environment() -> dict[str, Any]:
@@ -46,8 +46,8 @@ def _devices() -> list[str]:
 def machine(environment: Mapping[str, Any] | None = None) -> str:
     """Describes platform and devices, of an `environment.json` or of this process."""
     here = {"platform": platform.platform(), "devices": _devices()}
-    found = here if environment is None else environment
-    return f"{found['platform']}, {', '.join(found['devices'])}"
+    described = here if environment is None else environment
+    return f"{described['platform']}, {', '.join(described['devices'])}"
 
 
 def git_revision() -> str | None:
@@ -73,12 +73,12 @@ def memory() -> dict[str, float]:
 
     The latter where the backend reports it, which a CPU does not.
     """
-    found = {"host_memory_gib": _peak() / 2**30}
+    usage = {"host_memory_gib": _peak() / 2**30}
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
     if peaks:
-        found["device_memory_gib"] = max(peaks) / 2**30
-    return found
+        usage["device_memory_gib"] = max(peaks) / 2**30
+    return usage
 
 
 def _peak() -> int:

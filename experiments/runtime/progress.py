@@ -214,12 +214,12 @@ class PartProgress:
 
 def duration(seconds: float) -> str:
     """Formats seconds as `42 s`, `7 min 05 s` or `3 h 20 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded // 60 % 60:02d} min"
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def first_difference(saved: Any, target: Any) -> str | None:
 
 def digest(tree: Any) -> str:
     """Computes a hash of the numbers of all leaves: 16 digits identify the weights."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()[:16]
+        hasher.update(np.asarray(leaf).tobytes())
+    return hasher.hexdigest()[:16]

@@ -208,8 +208,8 @@ class TrainLoop:
         check_fn = lambda: distributed.check(self._stop)
         row: dict[str, Any] = {}
         for weights, params in (("raw", state.params), ("ema", state.ema)):
-            found = self._trainer.evaluate(params, check_fn)
-            row |= {f"test_{name}_{weights}": value for name, value in found.items()}
+            metrics = self._trainer.evaluate(params, check_fn)
+            row |= {f"test_{name}_{weights}": value for name, value in metrics.items()}
         return row
 
     def _write(

@@ -23,11 +23,11 @@ CROSSOVERS = {  # variances between which the two schedules change places
 @style.context()
 def churn(values: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
     """Draws the weights of the predictions of v in a sample, at three churns."""
-    found = weights.churn_weights(np.array(values))
+    churned = weights.churn_weights(np.array(values))
     figure, axes = style.panels(1, 1, width=1.4)
     for i, value in enumerate(values):
         label = {0.0: "0 (DDIM)", 0.5: "1/2 (DDPM)"}.get(value, f"{value:g}")
-        axes[0, 0].plot(found.t, -found.h[i], label=label, **style.lines(i))
+        axes[0, 0].plot(churned.t, -churned.h[i], label=label, **style.lines(i))
     axes[0, 0].legend(title="churn")
     axes[0, 0].set(
         title="Predictions in a sample, cosine schedule, 100 steps",
@@ -42,10 +42,10 @@ def churn(values: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
 @style.context()
 def scaling() -> Figure:
     """Draws five steps of DDIM and of Euler's method on three scalings of schedules."""
-    found = gaussian_trajectories.particles_under_scaling(np.array([*SCALES]))
+    runs = gaussian_trajectories.particles_under_scaling(np.array([*SCALES]))
     figure, axes = style.panels(1, len(SCALES), sharey=True)
     for i, name in enumerate(SCALES.values()):
-        _particles(axes[0, i], found, i)
+        _particles(axes[0, i], runs, i)
         axes[0, i].set(title=name, xlabel="t", xlim=(1.02, -0.03))
     axes[0, 0].set_ylabel("z")
     figure.suptitle("Data N(0, 1/4), one log-SNR, three scales", fontsize="medium")
@@ -58,11 +58,11 @@ def paths(variances: tuple[float, ...] = (0.01, 0.5)) -> Figure:
     """Draws the same on data of two variances, flow matching next to its scaling."""
     fractions = (gaussian_trajectories.FLOW, gaussian_trajectories.PRESERVING)
     variance, fraction = np.meshgrid(variances, fractions, indexing="ij")
-    found = gaussian_trajectories.particles_under_scaling(fraction, variance=variance)
+    runs = gaussian_trajectories.particles_under_scaling(fraction, variance=variance)
     figure, axes = style.panels(len(variances), 2, sharey=True, sharex=True)
     for i, value in enumerate(variances):
         for j, kind in enumerate(fractions):
-            _particles(axes[i, j], found, (i, j))
+            _particles(axes[i, j], runs, (i, j))
             axes[i, j].set(title=f"{SCALES[kind]}, data N(0, {value:g})")
         axes[i, 0].set(ylabel="z", xlim=(1.02, -0.03))
     axes[-1, 0].set(xlabel="t")
@@ -72,12 +72,12 @@ def paths(variances: tuple[float, ...] = (0.01, 0.5)) -> Figure:
 
 
 def _particles(
-    axes: Axes, found: gaussian_trajectories.Scaling, where: int | tuple
+    axes: Axes, runs: gaussian_trajectories.Scaling, where: int | tuple
 ) -> None:
     """Draws thin black paths of many steps under those of five."""
-    axes.plot(found.fine.t, found.fine.z[where], color="0.25", lw=0.9)
+    axes.plot(runs.fine.t, runs.fine.z[where], color="0.25", lw=0.9)
     for name, marker in (("ddim", "o"), ("euler", "s")):
-        each = getattr(found, name)
+        each = getattr(runs, name)
         axes.plot(each.t, each.z[where], **_line(name), marker=marker, ms=3.5)
 
 
@@ -182,7 +182,7 @@ def trajectories(churns: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
     """Draws particles with more and more sampler noise, over the density of z."""
     data, schedule = sampler_error.mixture(), schedules.Cosine()
     starts = np.linspace(-2, 2, 9)
-    found = gaussian_trajectories.trajectories(
+    runs = gaussian_trajectories.trajectories(
         np.array(churns), data, schedule=schedule, starts=starts
     )
     t, z = np.linspace(0, 1, 201), np.linspace(-3.6, 3.6, 241)
@@ -200,7 +200,7 @@ def trajectories(churns: tuple[float, ...] = (0.0, 0.2, 0.5)) -> Figure:
             cmap="Greys",
             vmax=1.4 * np.quantile(density**0.5, 0.995),
         )
-        panel.plot(found.t, found.z[i], lw=0.9)
+        panel.plot(runs.t, runs.z[i], lw=0.9)
         kind = {0.0: ", DDIM", 0.5: ", DDPM"}.get(value, "")
         panel.set(title=f"churn {value:g}{kind}", xlabel="t", xlim=(1, 0))
         panel.grid(False)

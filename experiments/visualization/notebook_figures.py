@@ -28,7 +28,7 @@ def density(data: analytic.Mixture, z: np.ndarray, levels: tuple) -> np.ndarray:
 def small_step(step: float = 0.3) -> Figure:
     """Draws a reversed DDIM step and diffusion, over the density of z."""
     logsnr = 1.5
-    found = sde_noise.small_step(
+    particles = sde_noise.small_step(
         THREE, schedule=schedules.VE(), logsnr=logsnr, step=step
     )
     levels = (1.0, np.exp(-logsnr / 2))
@@ -38,14 +38,14 @@ def small_step(step: float = 0.3) -> Figure:
     figure, axes = style.panels(1, 2, sharey=True)
     moves = {
         f"DDIM, its sign reversed (x {LONGER})": LONGER
-        * (found.reversed - found.before),
-        "forward diffusion": found.diffused - found.before,
+        * (particles.reversed - particles.before),
+        "forward diffusion": particles.diffused - particles.before,
     }
     colors = (style.COLORS["blue"], style.COLORS["vermilion"])
     for panel, color, (title, move) in zip(axes[0], colors, moves.items(), strict=True):
         panel.contourf(axis, axis, value, levels=8, cmap="Greys", alpha=0.6)
         panel.quiver(
-            *found.before.T,
+            *particles.before.T,
             *move.T,
             color=color,
             angles="xy",
@@ -63,9 +63,9 @@ def small_step(step: float = 0.3) -> Figure:
 def diffusions() -> Figure:
     """Draws choices of noise as epsilon and as eta, on flow matching."""
     t = np.linspace(0.01, 0.99, 197)
-    found = sde_noise.diffusions_on_one_axis(t, schedule=schedules.FlowMatching())
+    by_name = sde_noise.diffusions_on_one_axis(t, schedule=schedules.FlowMatching())
     figure, axes = style.panels(1, 2, width=1.15)
-    for i, (name, each) in enumerate(found.items()):
+    for i, (name, each) in enumerate(by_name.items()):
         axes[0, 0].plot(t, each.epsilon, label=name, **style.lines(i))
         axes[0, 1].plot(t, each.eta, **style.lines(i))
     titles = (r"interpolant: $\epsilon_t$", r"SDE: $\eta_t = \epsilon_t / g_t$")

@@ -57,10 +57,10 @@ def panels(
 def lines(number: int, *, marked: bool = False) -> dict[str, Any]:
     """Returns color, dashes and, if `marked`, marker of line `number`."""
     colors = list(COLORS.values())
-    found = dict(color=colors[number % len(colors)], ls=DASHES[number % len(DASHES)])
+    line = dict(color=colors[number % len(colors)], ls=DASHES[number % len(DASHES)])
     if marked:
-        found |= dict(marker=MARKERS[number % len(MARKERS)], ms=4)
-    return found
+        line |= dict(marker=MARKERS[number % len(MARKERS)], ms=4)
+    return line
 
 
 def mark(axes: Axes, x: float, text: str) -> None:

@@ -12,8 +12,8 @@ POWERS = {"dtick": 1, "exponentformat": "power"}  # ticks of an axis of type log
 
 def line(x: Any, y: Any, name: str, group: int, **more: Any) -> Trace:
     """Makes a Plotly line; `group` is the index of its color, -1 for a reference."""
-    found = {"type": "scatter", "mode": "lines", "name": name, "meta": {"group": group}}
-    return found | {"x": x, "y": y, "line": {"width": 2}} | more
+    trace = {"type": "scatter", "mode": "lines", "name": name, "meta": {"group": group}}
+    return trace | {"x": x, "y": y, "line": {"width": 2}} | more
 
 
 def particles_as_line(t: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def texts(values: Iterable[float]) -> list[str]:
 
 def words(say_fn: Callable[..., str], *sizes: int) -> Over:
     """Calls `say_fn(*place)` at every place of all sliders, `sizes` places each."""
-    found = np.empty(sizes, object)
+    sentences = np.empty(sizes, object)
     for place in np.ndindex(*sizes):
-        found[place] = say_fn(*place)
-    return Over(tuple(range(len(sizes))), found.tolist())
+        sentences[place] = say_fn(*place)
+    return Over(tuple(range(len(sizes))), sentences.tolist())

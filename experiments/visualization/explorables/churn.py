@@ -36,18 +36,18 @@ LEAD = (
 
 def section() -> Section:
     """Builds the section: weights of the predictions, and paths of particles."""
-    found = [weights.churn_weights(CHURNS, n) for n in STEPS]
+    churned = [weights.churn_weights(CHURNS, n) for n in STEPS]
     say = lambda i, j: (
         f"Churn {CHURNS[i]:.1f}, {STEPS[j]} steps: half of the weight is on the last "
-        f"{late_half(-found[j].h[i]):.0%} of the predictions; the first noise enters "
-        f"with weight {found[j].initial[i]:.2g}."
+        f"{late_half(-churned[j].h[i]):.0%} of the predictions; the first noise enters "
+        f"with weight {churned[j].initial[i]:.2g}."
     )
     sliders = (
         Slider("churn: the part of a step that is undone", texts(CHURNS), start=2),
         Slider("number of steps", texts(STEPS), start=1),
     )
     readout = [words(say, len(CHURNS), len(STEPS))]
-    block = Explorable(sliders, (weighed(found), moving()), readout)
+    block = Explorable(sliders, (weighed(churned), moving()), readout)
     return Section("Churn", LEAD, [block])
 
 
@@ -57,10 +57,10 @@ def late_half(weight: np.ndarray) -> float:
     return float((np.searchsorted(from_last, 0.5) + 1) / len(weight))
 
 
-def weighed(found: list[ChurnWeights]) -> Chart:
+def weighed(churned: list[ChurnWeights]) -> Chart:
     """Draws the weights of the predictions of v, for each number of steps."""
-    x = Over((STEP,), [one.t for one in found])
-    y = Over((STEP, CHURN), [-one.h for one in found])
+    x = Over((STEP,), [one.t for one in churned])
+    y = Over((STEP, CHURN), [-one.h for one in churned])
     marked = {"mode": "lines+markers", "marker": {"size": 4}}
     return Chart(
         "What a sample is made of",

@@ -56,7 +56,7 @@ def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
     log_density = lambda data, x: data.log_density(x, 1.0, 0.0)
     exact = np.exp(in_float64(log_density, data, middle))
     width, count = EDGES[1] - EDGES[0], sampler_error.NUM_STARTS
-    found = [
+    histograms = [
         [np.histogram(run.x, EDGES)[0] / width / count for run in of] for of in runs
     ]
     steps = {"line": {"shape": "hvh", "width": 1.5}, "fill": "tozeroy"}
@@ -64,7 +64,7 @@ def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
         "Density of the samples",
         f"Of {count:,} samples, and that of the data.",
         [
-            line(middle, Over((SAMPLER, STEP), found), "samples", 0, **steps),
+            line(middle, Over((SAMPLER, STEP), histograms), "samples", 0, **steps),
             line(middle, exact, "data", -1),
         ],
         {

@@ -81,11 +81,11 @@ def section() -> Section:
     readout = []
     for group, (name, objective_fn, which) in enumerate(FAMILIES):
         places = np.ix_(*(SLIDERS[i][1] for i in which))
-        found = weights.moved(objective_fn, LOGSNR, *places)
-        relative = weights.over_maximum(found.total)
+        moved = weights.moved(objective_fn, LOGSNR, *places)
+        relative = weights.over_maximum(moved.total)
         total.append(line(LOGSNR, Over(which, relative), name, group))
-        trained.append(line(LOGSNR, Over(which, found.density), name, group))
-        readout.append(Over(which, in_words(name, found)))
+        trained.append(line(LOGSNR, Over(which, moved.density), name, group))
+        readout.append(Over(which, in_words(name, moved)))
     charts = (
         chart(
             "What is learned: the total weight",
@@ -111,12 +111,12 @@ def chart(title: str, caption: str, measure: str, data: list[Trace]) -> Chart:
     return Chart(title, caption, data, layout)
 
 
-def in_words(name: str, found: Moved) -> Any:
+def in_words(name: str, moved: Moved) -> Any:
     """Says where a family's weight and times are, nested lists over its sliders."""
-    if found.median.ndim:
-        return [in_words(name, Moved(*one)) for one in zip(*found, strict=True)]
-    peak = LOGSNR[np.argmax(found.total)]
+    if moved.median.ndim:
+        return [in_words(name, Moved(*one)) for one in zip(*moved, strict=True)]
+    peak = LOGSNR[np.argmax(moved.total)]
     where = "towards noise" if peak == LOGSNR[0] else f"at log-SNR {peak:.1f}"
     return (
-        f"{name}: weight largest {where}, half of the times above {found.median:.1f}."
+        f"{name}: weight largest {where}, half of the times above {moved.median:.1f}."
     )
