@@ -106,12 +106,10 @@ def check_format(identity: Mapping[str, Any]) -> None:
 def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out.
 
-    An entry that one of them lacks since it is older has the value of `ADDED`.
+    An entry that one of them lacks since it is older has the value of `ADDED`, or the
+    default of the config's table.
     """
     saved, current = entries(saved), entries(current)
-    for name in ADDED.keys() & (saved.keys() | current.keys()):
-        for found in (saved, current):
-            found.setdefault(name, ADDED[name])
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
     if current.get("config.optimizer.schedule") == "constant":
         free.add("config.num_steps")  # then only the end of the run depends on it
@@ -126,6 +124,8 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
 
 def _default(name: str) -> Any:
     """What an entry means where an identity lacks it, by its dotted name."""
+    if name in ADDED:
+        return ADDED[name]
     entry = schema.BY_NAME.get(name.removeprefix("config."))
     if entry is None or entry.default is schema.REQUIRED:
         return "nothing"
