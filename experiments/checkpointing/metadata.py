@@ -36,14 +36,9 @@ FREE = (
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
 )
-# What older checkpoints, which lack an entry, would have said: those of a config with a
-# default, and a row for each field that is added to a network.
-ADDED = {
-    f"config.{entry.name}": json.loads(json.dumps(entry.default))  # tuples as lists
-    for entry in schema.TABLE
-    if entry.default is not schema.REQUIRED
-}
-ADDED |= {"network.max_frequency": 1000.0, "network.two_times": False}
+# Entries that checkpoints from before them lack, and what they would have said: a row
+# for each field that is added to a network.
+ADDED = {"network.max_frequency": 1000.0, "network.two_times": False}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"
@@ -112,12 +107,10 @@ def check_format(identity: Mapping[str, Any]) -> None:
 def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changed since a checkpoint, a line per entry; free entries are left out.
 
-    An entry that one of them lacks since it is older has the value of `ADDED`.
+    An entry that one of them lacks since it is older has the value of `ADDED`, or the
+    default of the config's table.
     """
     saved, current = entries(saved), entries(current)
-    for name in ADDED.keys() & (saved.keys() | current.keys()):
-        for found in (saved, current):
-            found.setdefault(name, ADDED[name])
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
     constant = current.get("config.optimizer.schedule") == "constant"
     if constant and not current.get("config.distillation.method"):
@@ -125,10 +118,20 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
     lines = []
     for name in sorted(saved.keys() | current.keys()):
-        there, here = (side.get(name, "nothing") for side in (saved, current))
+        there, here = (side.get(name, _default(name)) for side in (saved, current))
         if there != here and not any(_within(name, prefix) for prefix in free):
             lines.append(f"{name}: {there!r} in the checkpoint, {here!r} now")
     return lines
+
+
+def _default(name: str) -> Any:
+    """What an entry means where an identity lacks it, by its dotted name."""
+    if name in ADDED:
+        return ADDED[name]
+    entry = schema.BY_NAME.get(name.removeprefix("config."))
+    if entry is None or entry.default is schema.REQUIRED:
+        return "nothing"
+    return json.loads(json.dumps(entry.default))  # tuples as lists
 
 
 def check_compatible(
