@@ -39,8 +39,10 @@ def flags_of(command):
     """The flags that an entry point defines, and those that all have."""
     names = {"require_backend", "compilation_cache", "help"}
     text = (ROOT / "experiments" / f"{command}.py").read_text()
+    if "define_config(" in text:
+        names.add("print_config")
     if "define_config()" in text:
-        names |= {"config", "print_config"}
+        names.add("config")
     if "distributed.define_flags()" in text:
         text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
     for name, number in DEFINED.findall(text):
