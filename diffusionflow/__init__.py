@@ -2,8 +2,8 @@
 
 A method is a choice of noise schedule (`schedules`), prediction type (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-`grids`, `guidance`); they compose freely. `metrics` compare samples. The
-conventions are stated in `schedules`.
+`grids`, `guidance`); they compose freely. `couplings` pair noise with data, `metrics`
+compare samples. The conventions are stated in `schedules`.
 
 The package needs jax and chex; `diffusionflow.networks` needs
 flax as well and is imported by name, as is `diffusionflow.testing`.
@@ -11,6 +11,7 @@ flax as well and is imported by name, as is `diffusionflow.testing`.
 
 from diffusionflow import (
     analytic,
+    couplings,
     ema,
     grids,
     guidance,
@@ -31,6 +32,7 @@ from diffusionflow._dataclass import register, static
 
 __all__ = [
     "analytic",
+    "couplings",
     "ema",
     "grids",
     "guidance",

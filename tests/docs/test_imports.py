@@ -40,6 +40,7 @@ ALLOWED = {
         "losses",
     },
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
+    "couplings": {"random", "predictions", "couplings"},
     "likelihood": {
         "random",
         "schedules",
@@ -104,7 +105,12 @@ def imports_are_allowed(module, path):
     ours, others = imports(path)
     assert ours - HELPERS <= ALLOWED[module]
     # diffrax and scipy, which jax needs itself, inside functions
-    extra = {"networks": {"flax"}, "samplers": {"diffrax"}, "metrics": {"scipy"}}
+    extra = {
+        "couplings": {"scipy"},
+        "networks": {"flax"},
+        "samplers": {"diffrax"},
+        "metrics": {"scipy"},
+    }
     assert others <= OUTSIDE | extra.get(module, set())
 
 
