@@ -40,6 +40,7 @@ ALLOWED = {
         "losses",
     },
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
+<<<<<<< HEAD
     "distillation": {
         "random",
         "schedules",
@@ -48,6 +49,8 @@ ALLOWED = {
         "samplers",
         "distillation",
     },
+=======
+>>>>>>> couplings
     "couplings": {"random", "predictions", "couplings"},
     "likelihood": {
         "random",
