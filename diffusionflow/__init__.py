@@ -2,14 +2,9 @@
 
 A method is a choice of noise schedule (`schedules`), prediction type (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-<<<<<<< HEAD
 `grids`, `guidance`); they compose freely. `couplings` pair noise with data,
 `distillation` makes models of few steps, `metrics` compare samples. The conventions are
 stated in `schedules`.
-=======
-`grids`, `guidance`); they compose freely. `couplings` pair noise with data, `metrics`
-compare samples. The conventions are stated in `schedules`.
->>>>>>> couplings
 
 The package needs jax and chex; `diffusionflow.networks` needs
 flax as well and is imported by name, as is `diffusionflow.testing`.
@@ -18,10 +13,7 @@ flax as well and is imported by name, as is `diffusionflow.testing`.
 from diffusionflow import (
     analytic,
     couplings,
-<<<<<<< HEAD
     distillation,
-=======
->>>>>>> couplings
     ema,
     grids,
     guidance,
@@ -43,10 +35,7 @@ from diffusionflow._dataclass import register, static
 __all__ = [
     "analytic",
     "couplings",
-<<<<<<< HEAD
     "distillation",
-=======
->>>>>>> couplings
     "ema",
     "grids",
     "guidance",

@@ -26,13 +26,8 @@ class Assignment(Coupling):
     An example that is not finite gets some noise that the others leave.
 
     Args:
-<<<<<<< HEAD
-      group: number of examples that are matched with one another; O(group^3). 256 of
-        64 dimensions take some 20 ms.
-=======
       group: number of examples that are matched with one another; O(group^3): some
         milliseconds for 256, some tenths of a second for 1024.
->>>>>>> couplings
 
     Raises:
       ValueError: `group` is less than 1, or, in a call, does not divide the batch.

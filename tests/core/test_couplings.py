@@ -625,11 +625,7 @@ def edges_of_line(atoms, weights):
     return edges, (edges - atoms[1:]) ** 2 - (edges - atoms[:-1]) ** 2
 
 
-<<<<<<< HEAD
-ATOMS = jnp.array([-1.0, 1.0])
-=======
 ATOMS = np.array([-1.0, 1.0], np.float32)
->>>>>>> couplings
 
 
 def test_two_atoms_are_cut_where_their_weights_say():
@@ -661,12 +657,8 @@ def test_potentials_of_two_atoms_are_found():
 
     def check(inputs, value):
         w = inputs["w"]
-<<<<<<< HEAD
-        first, second = fit(KEY, ATOMS, jnp.array([w, 1 - w]))
-=======
         found = fit(KEY, ATOMS, jnp.array([w, 1 - w]))
         first, second = np.asarray(found, np.float64)
->>>>>>> couplings
         slope = scipy.stats.norm.pdf(value["edge"]) / 4  # of a share in a potential
         error = np.sqrt(w * (1 - w) / 256_000) / slope
         exact = value["potential_difference"]

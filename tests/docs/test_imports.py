@@ -40,7 +40,6 @@ ALLOWED = {
         "losses",
     },
     "samplers": {"random", "schedules", "predictions", "grids", "samplers"},
-<<<<<<< HEAD
     "distillation": {
         "random",
         "schedules",
@@ -49,8 +48,6 @@ ALLOWED = {
         "samplers",
         "distillation",
     },
-=======
->>>>>>> couplings
     "couplings": {"random", "predictions", "couplings"},
     "likelihood": {
         "random",
