@@ -95,12 +95,12 @@ def eulerian_loss(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from diffusionflow import schedules
-      >>> x, eps = jnp.zeros((3, 2)), jnp.ones((3, 2))
+      >>> from diffusionflow import predictions, schedules
+      >>> pair = predictions.Denoised(jnp.zeros((3, 2)), jnp.ones((3, 2)))
       >>> t, s = jnp.array([0.9, 0.5, 0.5]), jnp.array([0.0, 0.1, 0.5])
       >>> net = lambda z, t, s: z / predictions.per_event(t, z)  # all data are 0
       >>> print(eulerian_loss(
-      ...     net, t[:, None] * eps, t, s, Denoised(x, eps), kind="u",
+      ...     net, t[:, None] * pair.eps, t, s, pair, kind="u",
       ...     schedule=schedules.FlowMatching(),
       ... ))
       [0. 0. 0.]
