@@ -185,6 +185,27 @@ def test_one_program_for_every_batch(method):
     assert programs.compiled == 0 and step._cache_size() == 1
 
 
+def test_nothing_flows_into_the_teacher():
+    z, t, s = jnp.ones((3, 2)), jnp.array([1.0, 0.8, 0.5]), jnp.array([0.0, 0.1, 0.4])
+
+    def pairs(scale):
+        fn = distillation.flow_map(lambda z, t, s: scale * z, kind="u", schedule=FLOW)
+        return distillation.trajectory_pairs(
+            jax.random.key(0),
+            fn,
+            (3, 2),
+            times=grids.uniform(1),
+            sampler=samplers.FlowMap(),
+            schedule=FLOW,
+        ).x.sum()
+
+    step = lambda method: (
+        lambda scale: METHODS[method](lambda z, t, s: scale * z, z, t, s).sum()
+    )
+    for fn in (step("progressive"), step("solver"), pairs):
+        assert jax.grad(fn)(0.5) == 0 and abs(fn(0.5) - fn(0.7)) > 1e-3
+
+
 # ---- shortcut models
 
 
