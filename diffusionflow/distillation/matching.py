@@ -85,8 +85,7 @@ def matching_loss(
     if kind == "sid":
         gap = x_real - x_fake
         return factor * jnp.mean(gap * (x_real - x) - alpha * gap**2, axis=axes)
-    factor, gap = jax.lax.stop_gradient((factor, x_fake - x_real))
-    moved = jax.lax.stop_gradient(x - per_event(factor, x) * gap)
+    moved = jax.lax.stop_gradient(x - per_event(factor, x) * (x_fake - x_real))
     return jnp.mean((x - moved) ** 2, axis=axes) / 2
 
 
