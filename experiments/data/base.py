@@ -9,7 +9,8 @@ frozen.
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -135,6 +136,8 @@ class DataSet(NamedTuple):
         the arguments alone determine the examples.
       contents: digest of more than `digest` covers, which then counts for checkpoints
         from before alone; empty where `digest` covers all.
+      class_names: of label 0, 1, ...; empty where they have none.
+      skipped: which files were left out, as plain JSON values; empty for none.
     """
 
     train: Examples
@@ -144,6 +147,8 @@ class DataSet(NamedTuple):
     draw_fn: DrawFn | None = None
     digest: str = ""
     contents: str = ""
+    class_names: tuple[str, ...] = ()
+    skipped: Mapping[str, Any] = MappingProxyType({})
 
     def identity(self) -> dict[str, Any]:
         """Identifies the examples, as plain JSON values."""
@@ -152,7 +157,12 @@ class DataSet(NamedTuple):
             "num_test": len(self.test.labels),
             "digest": self.digest,
         }
-        return found | ({"contents": self.contents} if self.contents else {})
+        more = {
+            "contents": self.contents,
+            "class_names": [*self.class_names],
+            "skipped": dict(self.skipped),
+        }
+        return found | {name: value for name, value in more.items() if value}
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -204,9 +214,11 @@ def split(
     else:
         labels = check_labels(labels, num_classes)
         num_classes = num_classes or int(labels.max()) + 1
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(labels)) - np.repeat(first, counts)  # within the class
     held_out = np.zeros(len(labels), bool)
-    for label in range(max(1, num_classes)):
-        held_out[np.flatnonzero(labels == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
+    held_out[order[place % HOLD_OUT == HOLD_OUT - 1]] = True
     if not held_out.any():
         raise ValueError(
             f"{len(labels)} examples of {max(1, num_classes)} classes: every "
@@ -236,6 +248,11 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """Labels [n] as int32.
 
+    Args:
+      labels: of the examples.
+      num_classes: some of which may have no example; None where the labels alone say
+        how many there are, and each has one.
+
     Raises:
       ValueError: if there are none, or they are no integers of the classes.
     """
@@ -245,9 +262,15 @@ def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarr
             f"labels of shape {labels.shape} and type {labels.dtype}: must be [n] "
             "integers, n at least 1"
         )
-    if labels.min() < 0 or (num_classes and labels.max() >= num_classes):
+    found = np.unique(labels)
+    low, high = int(found[0]), int(found[-1])
+    if low < 0 or (num_classes and high >= num_classes):
         last = num_classes - 1 if num_classes else "num_classes - 1"
+        raise ValueError(f"labels from {low} to {high}: must be in 0..{last}")
+    if num_classes is None and high >= len(found):
+        empty = int(np.argmax(found != np.arange(len(found))))
         raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}: must be in 0..{last}"
+            f"{len(found)} different labels from {low} to {high}, none of class "
+            f"{empty}: must be 0..{len(found) - 1}, each with an example"
         )
     return labels.astype(np.int32)
