@@ -110,6 +110,7 @@ DATASETS: Callables = {
     "folder": data.folder,
     "latents": data.latents,
     "cifar10": data.cifar10,
+    "cifar100": data.cifar100,
     "huggingface": data.huggingface,
     "tfds": data.tfds,
 }

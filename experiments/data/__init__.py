@@ -5,10 +5,11 @@ resumed run reads what it would have read.
 """
 
 from experiments.data.base import DataSet, DataTransform, DrawFn, Examples, Lazy, split
-from experiments.data.cifar import cifar10
+from experiments.data.cifar import cifar10, cifar100
 from experiments.data.hub import huggingface, tfds
 from experiments.data.image_folder import folder
-from experiments.data.npz_files import latents, npz
+from experiments.data.latents import latents
+from experiments.data.npz_files import npz
 from experiments.data.sklearn_images import digits, patches
 from experiments.data.toy2d import checkerboard, mixture, mixture_means, moons
 
@@ -20,6 +21,7 @@ __all__ = [
     "Lazy",
     "checkerboard",
     "cifar10",
+    "cifar100",
     "digits",
     "folder",
     "huggingface",
