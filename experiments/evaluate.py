@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import progress
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -46,11 +47,9 @@ cli.define_count("seed", 0, "Seed of all random numbers.", 2**32 - 1, least=0)
 
 
 def main() -> None:
-    from experiments.evaluation import (  # slow to import
-        evaluate,
-        likelihoods,
-        sample_quality,
-    )
+    print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
+    with progress.announced("importing"):
+        from experiments.evaluation import evaluate, likelihoods, sample_quality
 
     values = flags.FLAGS.flag_values_dict()
 
