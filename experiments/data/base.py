@@ -144,6 +144,8 @@ class DataSet(NamedTuple):
         from before alone; empty where `digest` covers all.
       original: where the examples are samples of a model, the data set that they stand
         for: its section of a config, `data`, and its identity, `examples`; else None.
+      class_names: of label 0, 1, ...; empty where they have none.
+      skipped: which files were left out, as plain JSON values; None for none.
     """
 
     train: Examples
@@ -154,10 +156,17 @@ class DataSet(NamedTuple):
     digest: str = ""
     contents: str = ""
     original: Mapping[str, Any] | None = None
+    class_names: tuple[str, ...] = ()
+    skipped: Mapping[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Identifies the examples, as plain JSON values."""
-        more = {"contents": self.contents, "original": self.original}
+        more = {
+            "contents": self.contents,
+            "original": self.original,
+            "class_names": [*self.class_names],
+            "skipped": self.skipped,
+        }
         return {
             "num_train": len(self.train.labels),
             "num_test": len(self.test.labels),
@@ -217,9 +226,11 @@ def split(
     else:
         labels = check_labels(labels, num_classes)
         num_classes = num_classes or int(labels.max()) + 1
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(labels)) - np.repeat(first, counts)  # within the class
     held_out = np.zeros(len(labels), bool)
-    for label in range(max(1, num_classes)):
-        held_out[np.flatnonzero(labels == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
+    held_out[order[place % HOLD_OUT == HOLD_OUT - 1]] = True
     if not held_out.any():
         raise ValueError(
             f"{len(labels)} examples of {max(1, num_classes)} classes: every "
@@ -277,6 +288,11 @@ def check(dataset: DataSet) -> None:
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """Labels [n] as int32.
 
+    Args:
+      labels: of the examples.
+      num_classes: some of which may have no example; None where the labels alone say
+        how many there are, and each has one.
+
     Raises:
       ValueError: if there are none, or they are no integers of the classes.
     """
@@ -286,9 +302,15 @@ def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarr
             f"labels of shape {labels.shape} and type {labels.dtype}: must be [n] "
             "integers, n at least 1"
         )
-    if labels.min() < 0 or (num_classes and labels.max() >= num_classes):
+    found = np.unique(labels)
+    low, high = int(found[0]), int(found[-1])
+    if low < 0 or (num_classes and high >= num_classes):
         last = num_classes - 1 if num_classes else "num_classes - 1"
+        raise ValueError(f"labels from {low} to {high}: must be in 0..{last}")
+    if num_classes is None and high >= len(found):
+        empty = int(np.argmax(found != np.arange(len(found))))
         raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}: must be in 0..{last}"
+            f"{len(found)} different labels from {low} to {high}, none of class "
+            f"{empty}: must be 0..{len(found) - 1}, each with an example"
         )
     return labels.astype(np.int32)
