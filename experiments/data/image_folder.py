@@ -1,17 +1,24 @@
 """A folder of images as data, read as they are needed.
 
-A missing or broken file is a `ValueError` that names it. No image is left out in
-silence.
+All of them are decoded once before the first step. A missing or broken file is a
+`ValueError` that names it. No image is left out in silence.
 """
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from experiments.data import image_check
 from experiments.data.base import DataSet, DataTransform, Examples, Lazy, flip, split
+from experiments.data.class_labels import natural
 from experiments.data.fingerprint import SAMPLED, digest_of, file_digest, sampled
+from experiments.data.image_check import Fault
+from experiments.data.image_format import ImageFormat
 from experiments.runtime.errors import UsageError
 
 SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
@@ -19,8 +26,22 @@ NEVER_READ = (".heic", ".heif", ".jxl")  # images, but not of Pillow by itself
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # formats that Pillow knows, too
 SMALL = 2**26  # bytes of files that all go into the digest, however many they are
 FILES_ALONE = ["."]  # the names of the classes, where there are no subfolders
-MODES = {1: "L", 3: "RGB"}  # of Pillow, by number of channels
-KEPT = ("1", "L", "P", "RGB", "YCbCr", "CMYK")  # modes that lose nothing in these
+
+Labelled = list[tuple[pathlib.Path, int]]  # files, each with the number of its class
+
+
+class Part(NamedTuple):
+    """Files of one folder without fault.
+
+    Fields:
+      files: with the number of the class.
+      shapes: (height, width) of each.
+      faults: of the files left out.
+    """
+
+    files: Labelled
+    shapes: list[tuple[int, int]]
+    faults: list[Fault]
 
 
 def folder(
@@ -29,12 +50,15 @@ def folder(
     test_path: str | None = None,
     size: tuple[int, ...] | None = None,
     channels: int = 3,
+    bits: int = 8,
+    skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
     """Image files, uint8 [n, height, width, channels], each read when it is needed.
 
-    Subfolders, in sorted order, are the classes; a folder of files alone has none.
-    Hidden files, and files that are no images, are left alone.
+    Subfolders, in natural order (2 before 10), are the classes, which have their names;
+    a folder of files alone has none. Hidden files, and files that are no images, are
+    left alone. What is read of an image is what a viewer shows: see `image_decoding`.
 
     Args:
       path: of the folder.
@@ -43,44 +67,108 @@ def folder(
       size: (height, width): images are scaled to cover it and cropped to it at the
         centre. Without it all must have one size.
       channels: 1 (grey) or 3 (red, green, blue).
+      bits: 8, or 16 for float32 in [-1, 1] from images of 16 bits.
+      skip_broken: goes on without files that cannot be decoded; which ones belongs to
+        the identity of the data.
       flips: mirrors training images half of the time.
 
     Raises:
-      ValueError: if there is no such folder, no image in it, one of another size, or
-        one that would be left out: of another format, or in a folder of a class.
+      ValueError: if there is no such folder, no image in it, one of another size, one
+        that is broken, or one that would be left out: of another format, or in a folder
+        of a class.
     """
-    check_shape(size, channels)
-    names = _classes(path)
-    train = _listed(path, names)
-    test = None if test_path is None else _listed(test_path, names)
-    shape = size or _common_size([file for file, _ in train + (test or [])])
-
-    def examples(found: list[tuple[pathlib.Path, int]]) -> Examples:
-        files = [file for file, _ in found]
-        rows = Lazy(
-            (len(files), *shape, channels),
-            np.uint8,
-            lambda number: _read_image(files[number], shape, channels),
-        )
-        return Examples(rows, np.array([label for _, label in found], np.int32))
-
+    pixels = ImageFormat(size, channels, bits)
+    with _reporting(path):
+        names = _classes(path)
+        train = _checked(path, names, pixels, skip_broken)
+        test = None
+        if test_path is not None:
+            test = _checked(test_path, names, pixels, skip_broken)
+        parts = [train] if test is None else [train, test]
+        pixels = ImageFormat(size or _common_size(parts), channels, bits)
+        digest, contents = _digests(*(part.files for part in parts))
     draw_fn = flip if flips else None
     num_classes = 0 if names == FILES_ALONE else len(names)
+    examples = [_examples(part.files, pixels) for part in parts]
     if test is None:
-        values, labels = examples(train)[:2]
+        values, labels = examples[0][:2]
         labels = labels if num_classes else None
-        made = split(values, labels, 256, num_classes=num_classes, draw_fn=draw_fn)
+        made = split(
+            values, labels, pixels.levels, num_classes=num_classes, draw_fn=draw_fn
+        )
     else:
-        parts = examples(train), examples(test)
-        made = DataSet(*parts, DataTransform(256), num_classes, draw_fn)
+        seen, held_out = examples
+        transform = DataTransform(pixels.levels)
+        made = DataSet(seen, held_out, transform, num_classes, draw_fn)
+    return made._replace(
+        digest=digest,
+        contents=contents,
+        class_names=tuple(names) if num_classes else (),
+        skipped=image_check.summary([each for part in parts for each in part.faults]),
+    )
+
+
+@contextlib.contextmanager
+def _reporting(path: str) -> Iterator[None]:
+    """Turns an error of the file system inside into a `UsageError`."""
     try:
-        digest, contents = _digests(train, test or [])
+        yield
     except OSError as error:
-        raise UsageError(f"{path}: no readable image: {error}") from error
-    return made._replace(digest=digest, contents=contents)
+        raise UsageError(f"{error.filename or path}: {error.strerror}") from error
 
 
-def _digests(*parts: list[tuple[pathlib.Path, int]]) -> tuple[str, str]:
+def _checked(
+    path: str, names: list[str], pixels: ImageFormat, skip_broken: bool
+) -> Part:
+    """The files of a folder, all of them decoded once.
+
+    Raises:
+      ValueError: some have faults and may not be left out, or a class has no other.
+    """
+    found, root = _listed(path, names), pathlib.Path(path)
+    checked = image_check.check(
+        [str(file.relative_to(root)) for file, _ in found],
+        [_key(file, root) for file, _ in found],
+        lambda number: pixels.check(found[number][0]),
+        settings=("folder", str(root.absolute()), pixels),
+    )
+    image_check.refuse(path, checked.faults, len(found), skip_broken)
+    kept = [
+        (each, shape)
+        for each, shape in zip(found, checked.shapes, strict=True)
+        if shape is not None
+    ]
+    files = [each for each, _ in kept]
+    _check_filled(path, names, files)
+    return Part(files, [shape for _, shape in kept], checked.faults)
+
+
+def _key(file: pathlib.Path, root: pathlib.Path) -> str:
+    """Changes with a file; empty where it cannot be asked."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ""
+    return f"{file.relative_to(root)}|{found.st_size}|{found.st_mtime_ns}"
+
+
+def _examples(found: Labelled, pixels: ImageFormat) -> Examples:
+    """The images of files, read when they are indexed."""
+    assert pixels.size is not None
+
+    def read(number: int) -> np.ndarray:
+        file, _ = found[number]
+        try:
+            return pixels.read(file)
+        except Exception as error:  # it was in order before the first step
+            reason = image_check.in_words(error)
+            raise UsageError(f"{file}: no readable image: {reason}") from error
+
+    rows = Lazy((len(found), *pixels.size, pixels.channels), pixels.dtype, read)
+    return Examples(rows, np.array([label for _, label in found], np.int32))
+
+
+def _digests(*parts: Labelled) -> tuple[str, str]:
     """Of names, sizes and labels of all files; and of these and the bytes of some.
 
     The bytes are those of all files where these are small or few.
@@ -96,39 +184,35 @@ def _digests(*parts: list[tuple[pathlib.Path, int]]) -> tuple[str, str]:
     return digest_of(*seen), digest_of(*seen, read)
 
 
-def _seen(found: list[tuple[pathlib.Path, int]]) -> list[tuple[str, int, int]]:
+def _seen(found: Labelled) -> list[tuple[str, int, int]]:
     """Name, size and label of files, by which others are noticed unread."""
     return [(file.name, file.stat().st_size, label) for file, label in found]
 
 
-def check_shape(size: tuple[int, ...] | None, channels: int) -> None:
-    """Raises a ValueError unless images can be made of this size."""
-    if channels not in MODES:
-        raise ValueError(f"channels={channels}: must be 1 or 3")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size={size}: must be (height, width), both at least 1")
-
-
 def _classes(path: str) -> list[str]:
-    """Names of the subfolders, hidden ones aside, sorted; `FILES_ALONE` if none."""
+    """Names of the subfolders, hidden ones aside, in order; `FILES_ALONE` if none."""
     if not pathlib.Path(path).is_dir():
         raise ValueError(f"path={path!r}: no such folder")
-    there = list(pathlib.Path(path).iterdir())
-    names = [p.name for p in there if p.is_dir() and not p.name.startswith(".")]
-    loose = [p for p in there if p.is_file() and _is_image(p.name)] if names else []
-    if loose:
-        raise ValueError(f"{loose[0]}: an image beside the folders of the classes")
-    return sorted(names) or FILES_ALONE
+    images, names = [], []
+    for entry in pathlib.Path(path).iterdir():
+        if _is_image(entry.name):  # a folder of such a name, too
+            images.append(entry)
+        elif entry.is_dir() and not entry.name.startswith("."):
+            names.append(entry.name)
+    if names and images:
+        raise ValueError(f"{images[0]}: an image beside the folders of the classes")
+    return sorted(names, key=natural) or FILES_ALONE
 
 
-def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:
+def _listed(path: str, names: list[str]) -> Labelled:
     """The image files of each class, sorted, with the number of the class."""
     if _classes(path) != names:
         raise ValueError(f"{path}: its classes must be those of training: {names}")
     found, left_out = [], []
     for label, name in enumerate(names):
         for entry in sorted((pathlib.Path(path) / name).iterdir()):
-            if entry.suffix.lower() not in SUFFIXES:
+            read = entry.suffix.lower() in SUFFIXES
+            if not read or (entry.is_dir() and _images(entry)):
                 left_out += _images(entry)
             elif not entry.name.startswith("."):
                 found.append((entry, label))
@@ -138,11 +222,16 @@ def _listed(path: str, names: list[str]) -> list[tuple[pathlib.Path, int]]:
             f"{left_out[0].relative_to(path)}: what is read is {', '.join(SUFFIXES)} "
             "directly in the folder of a class; convert or move them"
         )
+    _check_filled(path, names, found)
+    return found
+
+
+def _check_filled(path: str, names: list[str], found: Labelled) -> None:
+    """Raises a ValueError if a class has no file."""
     empty = {*range(len(names))} - {label for _, label in found}
     if empty:
         where = pathlib.Path(path) / names[min(empty)]
         raise ValueError(f"{where}: no image in it; known: {', '.join(SUFFIXES)}")
-    return found
 
 
 def _images(entry: pathlib.Path) -> list[pathlib.Path]:
@@ -152,10 +241,14 @@ def _images(entry: pathlib.Path) -> list[pathlib.Path]:
     if not entry.is_dir():
         return [entry] if _is_image(entry.name) else []
     found = []
-    for root, folders, names in os.walk(entry):
+    for root, folders, names in os.walk(entry, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [pathlib.Path(root) / name for name in names if _is_image(name)]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_image(name: str) -> bool:
@@ -166,19 +259,12 @@ def _is_image(name: str) -> bool:
     return suffix in NEVER_READ or known.get(suffix, NO_IMAGES[0]) not in NO_IMAGES
 
 
-def _open(file: pathlib.Path) -> Image.Image:
-    try:
-        return Image.open(file)
-    except Exception as error:  # whatever a corrupted file raises
-        raise UsageError(f"{file}: no readable image: {error}") from error
-
-
-def _common_size(files: list[pathlib.Path]) -> tuple[int, int]:
+def _common_size(parts: list[Part]) -> tuple[int, int]:
     """The (height, width) that all files have."""
     sizes: dict[tuple[int, int], pathlib.Path] = {}
-    for file in files:
-        with _open(file) as image:
-            sizes.setdefault(image.size[::-1], file)
+    for part in parts:
+        for (file, _), shape in zip(part.files, part.shapes, strict=True):
+            sizes.setdefault(shape, file)
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise ValueError(
@@ -186,36 +272,3 @@ def _common_size(files: list[pathlib.Path]) -> tuple[int, int]:
             "scale and crop"
         )
     return next(iter(sizes))
-
-
-def _read_image(file: pathlib.Path, size: tuple[int, ...], channels: int) -> np.ndarray:
-    """One file as uint8 [*size, channels]."""
-    with _open(file) as image:
-        try:
-            return fitted(image, size, channels)
-        except Exception as error:
-            raise UsageError(f"{file}: no readable image: {error}") from error
-
-
-def fitted(image: Image.Image, size: tuple[int, ...], channels: int) -> np.ndarray:
-    """An image, scaled to cover `size` and cropped at the centre, as uint8.
-
-    Raises:
-      ValueError: it has an alpha channel or more than 8 bits, which would be lost.
-    """
-    if image.mode not in KEPT or image.has_transparency_data:
-        raise ValueError(
-            f"mode {image.mode}, or transparent: convert it to 8 bits, grey or colour"
-        )
-    image = image.convert(MODES[channels])
-    height, width = size
-    if image.size != (width, height):
-        scale = max(height / image.height, width / image.width)
-        grown = (
-            max(width, round(image.width * scale)),
-            max(height, round(image.height * scale)),
-        )
-        image = image.resize(grown, Image.Resampling.LANCZOS)
-        left, top = (grown[0] - width) // 2, (grown[1] - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
