@@ -1,29 +1,20 @@
 """Data sets by name, from Hugging Face `datasets` and TFDS, when these are installed.
 
-Both are random-access lists of dicts, read one example at a time.
+Both are random-access lists of dicts; `image_tables` makes a data set of them. Files of
+images are decoded there, not by these packages: TFDS ignores the orientation, and both
+read colours of 16 bits as 8.
 """
 
 import functools
-import hashlib
 import importlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from experiments.data.base import (
-    DataSet,
-    DataTransform,
-    Examples,
-    Lazy,
-    check_labels,
-    flip,
-)
-from experiments.data.fingerprint import SAMPLED, digest_of, sampled
-from experiments.data.image_folder import check_shape, fitted
-from experiments.runtime.errors import UsageError
+from experiments.data.base import DataSet
+from experiments.data.image_format import ImageFormat
+from experiments.data.image_tables import Table, numbered, together
+from experiments.runtime.errors import nearest
 
 
 def huggingface(
@@ -35,6 +26,9 @@ def huggingface(
     label: str = "label",
     train_split: str = "train",
     test_split: str = "test",
+    map_labels: bool = False,
+    bits: int = 8,
+    skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
     """A data set of Hugging Face `datasets`, uint8 [n, *size, channels].
@@ -47,24 +41,43 @@ def huggingface(
       label: column of labels; an empty name for none.
       train_split: name of the training part.
       test_split: name of the held-out part.
+      map_labels: makes classes of whatever labels there are; see `class_labels`.
+      bits: 8, or 16 for float32 in [-1, 1] from images of 16 bits.
+      skip_broken: goes on without rows that cannot be decoded; which ones belongs to
+        the identity of the data.
       flips: mirrors training images half of the time.
 
     Raises:
-      ValueError: if the package or the data set is missing.
+      ValueError: if the package or the data set is missing, images would lose
+        something, or labels are no classes.
     """
-    check_shape(size, channels)
+    pixels = ImageFormat(size, channels, bits)
     package = _imported("datasets", "datasets")
-    parts = []
-    for name in (train_split, test_split):
-        where = f"path={path!r}, split {name!r}"
-        source = _loaded(where, package.load_dataset, path, split=name)
-        column = lambda source=source: np.array(source[label])
-        labels = np.zeros(len(source), np.int32)
+    tables, names = [], []
+    for part in (train_split, test_split):
+        where = f"path={path!r}, split {part!r}"
+        source = _loaded(where, package.load_dataset, path, split=part)
+        _check_columns(where, source, image, label)
+        labels = None
         if label:
+            column = lambda source=source: source[label][:]
             labels = _loaded(f"{where}, label={label!r}", column)
-        parts.append(_examples(where, source, image, labels, size, channels))
-    moves = pathlib.Path(path).is_dir()
-    return _together(path, parts, flips, labelled=bool(label), moves=moves)
+        features = getattr(source, "features", None) or {}
+        names.append(getattr(features.get(label), "names", None) or ())
+        files = [each["filename"] for each in getattr(source, "cache_files", ())]
+        rows = _undecoded(package, source, image)
+        tables.append(Table(where, rows, image, labels, files))
+    if names[0] != names[1]:
+        raise ValueError(f"path={path!r}: the classes of both parts must be the same")
+    return together(
+        path,
+        tables,
+        pixels,
+        functools.partial(numbered, map_labels=map_labels, names=names[0]),
+        skip_broken=skip_broken,
+        flips=flips,
+        moves=pathlib.Path(path).is_dir(),
+    )
 
 
 def tfds(
@@ -77,6 +90,9 @@ def tfds(
     train_split: str = "train",
     test_split: str = "test",
     data_dir: str | None = None,
+    map_labels: bool = False,
+    bits: int = 8,
+    skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
     """A data set of TFDS prepared as array_record, uint8 [n, *size, channels].
@@ -90,12 +106,17 @@ def tfds(
       train_split: name of the training part.
       test_split: name of the held-out part.
       data_dir: where it was prepared; by default where TFDS looks.
+      map_labels: makes classes of whatever labels there are; see `class_labels`.
+      bits: 8, or 16 for float32 in [-1, 1] from images of 16 bits.
+      skip_broken: goes on without rows that cannot be decoded; which ones belongs to
+        the identity of the data.
       flips: mirrors training images half of the time.
 
     Raises:
-      ValueError: if the package or the data set is missing.
+      ValueError: if the package or the data set is missing, images would lose
+        something, or labels are no classes.
     """
-    check_shape(size, channels)
+    pixels = ImageFormat(size, channels, bits)
     package = _imported("tensorflow_datasets", "tensorflow-datasets array_record")
     builder = _loaded(
         f"dataset={dataset!r}",
@@ -104,18 +125,38 @@ def tfds(
         data_dir=data_dir,
         file_format="array_record",
     )
-    parts = []
-    for name in (train_split, test_split):
-        where = f"dataset={dataset!r}, split {name!r}"
-        source = _loaded(where, builder.as_data_source, split=name)
-        labels = np.zeros(len(source), np.int32)
+    names = ()
+    if label:
+        features = getattr(getattr(builder, "info", None), "features", None) or {}
+        names = tuple(getattr(dict(features).get(label), "names", None) or ())
+    tables = []
+    for part in (train_split, test_split):
+        where = f"dataset={dataset!r}, split {part!r}"
+        source = _loaded(where, builder.as_data_source, split=part)
+        _check_columns(where, source, image, label)
+        skipped = {image: package.decode.SkipDecoding()}
+        bare = _loaded(where, builder.as_data_source, split=part, decoders=skipped)
+        labels = None
         if label:
-            skipped = {image: package.decode.SkipDecoding()}
-            bare = _loaded(where, builder.as_data_source, split=name, decoders=skipped)
-            column = lambda bare=bare: np.array([row[label] for row in _rows(bare)])
+            column = lambda bare=bare: [row[label] for row in _rows(bare)]
             labels = _loaded(f"{where}, label={label!r}", column)
-        parts.append(_examples(where, source, image, labels, size, channels))
-    return _together(dataset, parts, flips, labelled=bool(label), moves=False)
+        rows = bare if isinstance(bare[0][image], bytes) else source
+        tables.append(Table(where, rows, image, labels, _prepared(builder)))
+    return together(
+        dataset,
+        tables,
+        pixels,
+        functools.partial(numbered, map_labels=map_labels, names=names),
+        skip_broken=skip_broken,
+        flips=flips,
+        moves=False,
+    )
+
+
+def _prepared(builder: Any) -> list[str]:
+    """The files of a prepared data set, where they are on this machine."""
+    folder = pathlib.Path(str(getattr(builder, "data_path", "")) or "/nowhere")
+    return sorted(map(str, folder.glob("*"))) if folder.is_dir() else []
 
 
 def _imported(module: str, packages: str) -> Any:
@@ -139,71 +180,25 @@ def _rows(source: Sequence[Any]) -> Iterator[Any]:
     return (source[number] for number in range(len(source)))
 
 
-def _examples(
-    where: str,
-    source: Sequence[Any],
-    image: str,
-    labels: np.ndarray,
-    size: tuple[int, ...],
-    channels: int,
-) -> Examples:
-    def read(number: int) -> np.ndarray:
-        try:
-            return fitted(_opened(source[number][image]), size, channels)
-        except Exception as error:  # whatever a corrupted row raises
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise UsageError(
-                f"{where}, row {number}, image={image!r}: {reason}"
-            ) from error
-
-    rows = Lazy((len(source), *size, channels), np.uint8, read)
-    return Examples(rows, check_labels(labels))
+def _check_columns(where: str, source: Any, image: str, label: str) -> None:
+    """Raises a ValueError unless a part has rows with these columns."""
+    if not len(source):
+        raise ValueError(f"{where}: no rows")
+    columns = getattr(source, "column_names", None) or [*source[0]]
+    for entry, name in (("image", image), ("label", label)):
+        if name not in columns and (name or entry == "image"):
+            out = ", label='' for no labels" if entry == "label" else ""
+            raise ValueError(
+                f"{where}: no column {entry}={name!r}; {nearest(name, columns)}{out}"
+            )
 
 
-def _opened(found: Any) -> Image.Image:
-    """The image of a row: one already, or uint8 [height, width] or with channels."""
-    if isinstance(found, Image.Image):
-        return found
-    array = np.asarray(found)
-    untyped = isinstance(found, list) and array.dtype.kind == "i"
-    if untyped and array.min() >= 0 and array.max() <= 255:
-        array = array.astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise ValueError(
-            f"type {array.dtype}: must be uint8; save the images as files of 8 bits, "
-            "or as an .npz, whose floats have a declared range"
-        )
-    single = array.ndim == 3 and array.shape[-1] == 1
-    return Image.fromarray(array[..., 0] if single else array)
-
-
-def _together(
-    name: str, parts: list[Examples], flips: bool, *, labelled: bool, moves: bool
-) -> DataSet:
-    """The data set; a name that `moves` does not tell it from others."""
-    most = max(part.labels.max() for part in parts)
-    num_classes = 1 + int(most) if labelled else 0
-    draw_fn = flip if flips else None
-    labels = [part.labels.tolist() for part in parts]
-    rows = [
-        sampled(
-            functools.partial(_row_digest, part),
-            len(part.labels),
-            SAMPLED,
-        )
-        for part in parts
-    ]
-    train, test = parts
-    return DataSet(
-        train,
-        test,
-        DataTransform(256),
-        num_classes,
-        draw_fn,
-        digest=digest_of(name, *labels),
-        contents=digest_of("" if moves else name, *labels, *rows),
-    )
-
-
-def _row_digest(part: Examples, number: int) -> str:
-    return hashlib.sha256(part.values.row(number).tobytes()).hexdigest()
+def _undecoded(package: Any, source: Any, image: str) -> Any:
+    """The rows, with their files of images as they are where that is possible."""
+    features = getattr(source, "features", None) or {}
+    if not isinstance(features.get(image), getattr(package, "Image", ())):
+        return source
+    bare = source.cast_column(image, package.Image(decode=False))
+    first: Any = next((row[image] for row in _rows(bare) if row[image]), {})
+    inside = first.get("bytes") is None and "://" in (first.get("path") or "")
+    return source if inside else bare  # a file in an archive, which it reads itself

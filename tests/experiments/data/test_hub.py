@@ -10,9 +10,9 @@ from PIL import Image
 
 from experiments import data
 from experiments.config import build
-from experiments.data import hub
 from experiments.data.loader import Batches, iterate
 from experiments.runtime.errors import UsageError
+from tests.helpers.pictures import png16
 
 PACKAGES = pytest.mark.parametrize("package", ["huggingface", "tfds"])
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 4, 6, 3), np.uint8)
@@ -36,16 +36,26 @@ def images():
 
 
 @pytest.fixture
-def huggingface(monkeypatch, images):
+def labels():
+    """Of both parts; a test may exchange some."""
+    return [*LABELS]
+
+
+def as_scalar(label):
+    return np.int64(label) if isinstance(label, int) else label
+
+
+@pytest.fixture
+def huggingface(monkeypatch, images, labels):
     images[:] = map(Image.fromarray, IMAGES)
 
     def load_dataset(path, split):
         if path.rpartition("/")[2] != "cats":
             raise FileNotFoundError(f"no {path}")
-        count = {"train": 3, "test": 2}[split]
+        count = {"train": 3, "test": 2, "none": 0}[split]
         first = 0 if split == "train" else 3
         return Table(
-            {"image": images[n], "label": LABELS[n]}
+            {"image": images[n], "label": labels[n]}
             for n in range(first, first + count)
         )
 
@@ -54,13 +64,13 @@ def huggingface(monkeypatch, images):
 
 
 @pytest.fixture
-def tfds(monkeypatch, images):
+def tfds(monkeypatch, images, labels):
     def as_data_source(split, decoders=None):
-        chosen = slice(0, 3) if split == "train" else slice(3, 5)
+        chosen = {"train": slice(0, 3), "test": slice(3, 5), "none": slice(0)}[split]
         shown = [None] * 5 if decoders else images
         return [
-            {"image": image, "label": np.int64(label)}
-            for image, label in list(zip(shown, LABELS, strict=True))[chosen]
+            {"image": image, "label": as_scalar(label)}
+            for image, label in list(zip(shown, labels, strict=True))[chosen]
         ]
 
     def builder(name, data_dir, file_format):
@@ -95,24 +105,38 @@ def test_a_named_set_has_its_images_labels_and_parts(package, request):
     ("wrong", "said"),
     [
         (IMAGES[1] / np.float32(255), "type float32: must be uint8; .*npz"),
-        (IMAGES[1].astype(np.uint16), "type uint16: must be uint8; .*npz"),
+        (IMAGES[1].astype(np.uint16), "colours of 16 bits in an array"),
+        (GREY.astype(np.uint16), "mode I;16, 16 bits in the file: bits=16 reads"),
         (IMAGES[1].astype(np.int64), "type int64: must be uint8"),
         (IMAGES[1] > 127, "type bool: must be uint8"),
         ((IMAGES[1] + 1.0).tolist(), "type float64: must be uint8"),
         ((IMAGES[1] + np.int64(255)).tolist(), "type int64: must be uint8"),
-        (None, "type object: must be uint8"),
-        (Image.fromarray(GREY.astype(np.uint16)), "mode I;16, .*convert it to 8 bits"),
-        (Image.fromarray(GREY.astype(np.float32)), "mode F, .*convert it to 8 bits"),
-        (Image.fromarray(IMAGES[1]).convert("RGBA"), "mode RGBA, .*convert it"),
-        (Image.fromarray(IMAGES[1]).convert("RGBA").quantize(), "mode P, or transp"),
+        (
+            IMAGES[1].transpose(2, 0, 1),
+            r"axes \[3, 4, 6\]: the channels must be the la",
+        ),
+        (np.dstack([IMAGES[1], GREY]), "4 channels, RGBA or CMYK, which an array does"),
+        ("cats/1.png", "a text, 'cats/1.png': make the column one of pictures"),
+        ([Image.fromarray(GREY)] * 2, "2 pictures in a row: one is read"),
+        (Image.fromarray(GREY.astype(np.uint16)), "mode I;16, 16 bits in the file"),
+        (Image.fromarray(GREY.astype(np.float32)), "mode F: convert it to 8 bits"),
+        (None, "no picture, which is None"),
+        (
+            Image.fromarray(np.dstack([IMAGES[1], GREY])),
+            "mode RGBA, transparent: put it on a background",
+        ),
+        (png16(IMAGES[1].astype(np.uint16)), "mode RGB, 16 bits in the file"),
+        (b"GIF", "no image, or its beginning is damaged"),
+        (b"", "empty"),
     ],
+    ids=lambda value: value[:12] if isinstance(value, str) else "",
 )
 def test_images_that_would_lose_something_are_refused(
     package, wrong, said, request, images
 ):
     request.getfixturevalue(package)
     images[1] = wrong
-    where = "split 'train', row 1, image='image': ValueError: "
+    where = r"split 'train', image='image': no readable image: 1 of 3: row 1 \("
     with pytest.raises(UsageError, match=where + said) as error:
         load(package)
     assert "\n" not in str(error.value)
@@ -139,18 +163,51 @@ def test_images_of_8_bits_and_fewer_are_read_as_they_are(package, request, image
 
 
 @PACKAGES
-def test_a_row_that_breaks_later_is_named_through_the_reader(
-    package, request, images, monkeypatch
-):
+def test_all_rows_are_decoded_before_the_first_step(package, request, images):
     request.getfixturevalue(package)
-    monkeypatch.setattr(hub, "SAMPLED", 1)
-    images[2] = corrupted()
-    batches = Batches(load(package).train, seed=0, batch_size=3)
-    with pytest.raises(
-        UsageError, match="split 'train', row 2, .*: OSError: "
-    ) as error:
-        next(iterate(batches, 0))
+    images[1], images[2], images[4] = None, corrupted(), corrupted()
+    said = r"split 'train', .* 2 of 3: row 1 \(no picture.*\), row 2 \(.*truncated"
+    with pytest.raises(UsageError, match=said) as error:
+        load(package)
+    assert "leave it out with skip_broken=True" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@PACKAGES
+def test_broken_rows_are_left_out_on_request(package, request, images, capsys):
+    request.getfixturevalue(package)
+    whole = load(package, label="").identity()
+    images[1] = None
+    found = load(package, skip_broken=True, label="")
+    assert "left out 1 of 3: row 1 (no picture" in capsys.readouterr().out
+    np.testing.assert_array_equal(found.train.gather([0, 1]).values, IMAGES[[0, 2]])
+    identity = found.identity()
+    assert identity["num_train"] == 2 and whole["num_train"] == 3
+    assert identity["skipped"]["count"] == 1
+    assert identity["skipped"]["first"] == ["row 1"]
+    assert "skipped" not in whole
+    said = "of 3 classes 1 have no example, the first 0"  # that of row 1
+    with pytest.raises(UsageError, match=said):
+        load(package, skip_broken=True)
+    images[0] = images[2] = None
+    with pytest.raises(UsageError, match="split 'train', .*: no row is left"):
+        load(package, skip_broken=True, label="")
+
+
+@PACKAGES
+def test_a_row_that_breaks_later_is_named_through_the_reader(package, request, images):
+    request.getfixturevalue(package)
+    found = load(package)
+    rows = found.train.values
+    broken = rows.row
+    rows.row = lambda number: broken(number) if number != 2 else breaks()
+    with pytest.raises(UsageError, match="row 2 breaks") as error:
+        next(iterate(Batches(found.train, seed=0, batch_size=3), 0))
+    assert "\n" not in str(error.value)
+
+
+def breaks():
+    raise UsageError("row 2 breaks")
 
 
 def corrupted():
@@ -200,8 +257,10 @@ def test_an_unknown_set_is_one_line(huggingface):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"label": "fine"}, "label='fine': KeyError"),
-        ({"image": "picture"}, "image='picture': KeyError"),
+        ({"label": "fine"}, "no column label='fine'; known: image, label, label=''"),
+        ({"image": "images"}, "no column image='images'; did you mean 'image'"),
+        ({"train_split": "none"}, "split 'none': no rows"),
+        ({"bits": 12}, "bits=12: must be 8 or 16"),
         ({"channels": 4}, "channels=4: must be 1 or 3"),
         ({"size": (4,)}, r"size=\(4,\): must be \(height, width\)"),
     ],
@@ -230,3 +289,118 @@ def test_a_missing_package_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=f"{module}.* pip install {packages}$"):
         load_fn()
+
+
+@PACKAGES
+@pytest.mark.parametrize(
+    ("number", "label", "said"),
+    [
+        (1, None, "split 'train': 1 labels are missing, the first in row 1"),
+        (4, None, "split 'test': 1 labels are missing, the first in row 1"),
+        (4, -1, "split 'test': labels from -1 to 1, 1 of them negative, as examples w"),
+        (4, 7, "split 'test': label 7, and 1 labels in all, are none of training"),
+        (0, 9, "split 'train': labels 0, 1, 9: of 10 classes 7 have no example"),
+        (0, 2**31, "split 'train': labels 0, 1, 2147483648: of 2,147,483,649 classes"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(
+    package, number, label, said, request, labels
+):
+    request.getfixturevalue(package)
+    labels[number] = label
+    with pytest.raises(UsageError, match=said) as error:
+        load(package)
+    assert "label=''" in str(error.value) and "\n" not in str(error.value)
+    assert load(package, label="").num_classes == 0
+
+
+@PACKAGES
+def test_labels_of_words_are_mapped_on_request(package, request, labels):
+    request.getfixturevalue(package)
+    labels[:] = ["dog", "cat", "emu", "emu", "cat"]
+    said = "split 'train': labels of type <U3, words such as 'dog'.*map_labels=True"
+    with pytest.raises(UsageError, match=said):
+        load(package)
+    found = load(package, map_labels=True)
+    assert found.class_names == ("cat", "dog", "emu") and found.num_classes == 3
+    assert found.train.labels.tolist() == [1, 0, 2]
+    assert found.test.labels.tolist() == [2, 0]
+    assert found.identity()["class_names"] == ["cat", "dog", "emu"]
+
+
+@PACKAGES
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_files_of_pictures_are_turned(package, orientation, request, images):
+    request.getfixturevalue(package)
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    stored = IMAGES[1]
+    Image.fromarray(stored).save(stream, "png", exif=exif)
+    images[1] = stream.getvalue()
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    shown = np.rot90(stored, turns)
+    images[:] = [shown if n != 1 else images[1] for n in range(5)]
+    found = load(package, size=shown.shape[:2])
+    np.testing.assert_array_equal(found.train.values.row(1), shown)
+
+
+class Feature:
+    """Stands for `datasets.Image` and `datasets.ClassLabel`."""
+
+    def __init__(self, decode=True, names=None):
+        self.decode, self.names = decode, names
+
+
+def test_hugging_face_hands_over_the_files_as_they_are(monkeypatch, tmp_path):
+    """Bytes, or a path; what the package would decode loses the second 8 bits."""
+    deep = np.random.RandomState(1).randint(0, 65536, (4, 6, 3)).astype(np.uint16)
+    (tmp_path / "1.png").write_bytes(png16(deep))
+    rows = [
+        {"bytes": png16(deep), "path": None},
+        {"bytes": None, "path": str(tmp_path / "1.png")},
+    ]
+
+    class Typed(Table):
+        features = types.MappingProxyType(
+            {"image": Feature(), "label": Feature(names=["cat", "dog"])}
+        )
+        cache_files = ()
+
+        def cast_column(self, name, feature):
+            assert (name, feature.decode) == ("image", False)
+            return Table({"image": row, "label": 0} for row in rows)
+
+    load_dataset = lambda path, split: Typed(
+        {"image": Image.fromarray(GREY), "label": n} for n in range(2)
+    )
+    module = types.SimpleNamespace(load_dataset=load_dataset, Image=Feature)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    with pytest.raises(UsageError, match="2 of 2: row 0 .*16 bits in the file.*row 1"):
+        load("huggingface")
+    found = load("huggingface", bits=16)
+    assert found.class_names == ("cat", "dog") and found.transform.levels is None
+    for row in range(2):
+        expected = deep / 65535 * 2 - 1
+        np.testing.assert_allclose(found.train.values.row(row), expected, atol=1e-6)
+    for row in rows:  # which the package opens itself
+        row.update(bytes=None, path="zip://1.png::cats.zip")
+    opened = load("huggingface", channels=1).train.values.row(1)
+    np.testing.assert_array_equal(opened[..., 0], GREY)
+
+
+@pytest.mark.parametrize("map_labels", [False, True])
+def test_a_class_of_which_there_is_no_row_is_named(monkeypatch, map_labels):
+    class Typed(Table):
+        features = types.MappingProxyType({"label": Feature(names=["cat", "dog"])})
+
+    load_dataset = lambda path, split: Typed(
+        {"image": Image.fromarray(GREY), "label": 1} for n in range(2)
+    )
+    module = types.SimpleNamespace(load_dataset=load_dataset, Image=Feature)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    if map_labels:
+        found = load("huggingface", map_labels=True)
+        assert (found.num_classes, found.class_names) == (1, ("dog",))
+    else:
+        with pytest.raises(UsageError, match="no example, the first 'cat'; map_labels"):
+            load("huggingface")

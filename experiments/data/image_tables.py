@@ -1,0 +1,184 @@
+"""Images and labels in the rows of a table, decoded once before the first step."""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from experiments.data import class_labels, image_check
+from experiments.data.base import DataSet, DataTransform, Examples, Lazy, flip
+from experiments.data.fingerprint import SAMPLED, digest_of, sampled
+from experiments.data.image_check import Fault
+from experiments.data.image_decoding import Source, UnfitError
+from experiments.data.image_format import ImageFormat
+from experiments.runtime.errors import UsageError
+
+
+class Table(NamedTuple):
+    """One part of a data set.
+
+    Fields:
+      where: name of the set and of the part, for errors.
+      rows: dicts by number, of which `column` has the image.
+      column: of the images.
+      labels: values of all rows, or None.
+      files: in which the rows are, by which another version of them is noticed; empty
+        where they are unknown.
+    """
+
+    where: str
+    rows: Sequence[Any]
+    column: str
+    labels: Sequence[Any] | None
+    files: Sequence[str]
+
+
+def numbered(
+    labels: list[Any], tables: list[Table], map_labels: bool, names: Sequence[str]
+) -> class_labels.Classes:
+    """The classes of both parts; errors name the part."""
+    (train, test), (first, second) = labels, tables
+    try:
+        return class_labels.classes(
+            train,
+            test,
+            map_labels=map_labels,
+            entry="label",
+            names=names,
+            test_name=second.where,
+        )
+    except ValueError as error:
+        named = str(error).startswith(second.where)
+        raise ValueError(str(error) if named else f"{first.where}: {error}") from error
+
+
+def together(
+    name: str,
+    tables: list[Table],
+    pixels: ImageFormat,
+    numbered_fn: Callable[[list[Any], list[Table]], class_labels.Classes],
+    *,
+    skip_broken: bool,
+    flips: bool,
+    moves: bool,
+) -> DataSet:
+    """The data set; a name that `moves` does not tell it from others."""
+    labels = [table.labels for table in tables]
+    labelled = labels[0] is not None
+    if labelled:  # at once: images take long
+        numbered_fn(labels, tables)
+    chosen, faults = _checked(tables, pixels, skip_broken)
+    names: tuple[str, ...] = ()
+    numbers = [np.zeros(len(rows), np.int32) for rows in chosen]
+    if labelled:
+        pairs = zip(tables, chosen, strict=True)
+        kept = [[(table.labels or ())[row] for row in rows] for table, rows in pairs]
+        found = numbered_fn(kept, tables)
+        numbers, names = [found.train, found.test], found.names
+    train, test = (
+        Examples(_lazy(table, rows, pixels), found)
+        for table, rows, found in zip(tables, chosen, numbers, strict=True)
+    )
+    known = [part.labels.tolist() for part in (train, test)]
+    looked = [
+        sampled(functools.partial(_row_digest, part), len(part.labels), SAMPLED)
+        for part in (train, test)
+    ]
+    return DataSet(
+        train,
+        test,
+        DataTransform(pixels.levels),
+        1 + int(train.labels.max()) if labelled else 0,
+        flip if flips else None,
+        digest=digest_of(name, *known),
+        contents=digest_of("" if moves else name, *known, *looked),
+        class_names=names,
+        skipped=image_check.summary(faults),
+    )
+
+
+def _checked(
+    tables: list[Table], pixels: ImageFormat, skip_broken: bool
+) -> tuple[list[list[int]], list[Fault]]:
+    """Numbers of the rows that are read, of each part; and the other rows' faults."""
+    chosen, faults = [], []
+    for table in tables:
+        count, version = len(table.rows), _version(table.files)
+        checked = image_check.check(
+            [f"row {row}" for row in range(count)],
+            [f"{row}|{version}" if version else "" for row in range(count)],
+            functools.partial(_check, table, pixels),
+            settings=(table.where, table.column, pixels),
+        )
+        where = f"{table.where}, image={table.column!r}"
+        image_check.refuse(where, checked.faults, count, skip_broken)
+        rows = [row for row, shape in enumerate(checked.shapes) if shape is not None]
+        if not rows:
+            raise UsageError(f"{where}: no row is left")
+        chosen.append(rows)
+        faults += checked.faults
+    return chosen, faults
+
+
+def _check(table: Table, pixels: ImageFormat, row: int) -> tuple[int, int]:
+    return pixels.check(_opened(table.rows[row][table.column]))
+
+
+def _version(files: Sequence[str]) -> str:
+    """Of the files of a part, by names, sizes and times; empty where unknown."""
+    try:
+        found = [pathlib.Path(file).stat() for file in files]
+    except OSError:
+        return ""
+    seen = [(each.st_size, each.st_mtime_ns) for each in found]
+    return digest_of(*files, *seen) if seen else ""
+
+
+def _lazy(table: Table, rows: list[int], pixels: ImageFormat) -> Lazy:
+    """The images of rows, read when they are indexed."""
+    assert pixels.size is not None
+
+    def read(place: int) -> np.ndarray:
+        row = rows[place]
+        try:
+            return pixels.read(_opened(table.rows[row][table.column]))
+        except Exception as error:  # it was in order before the first step
+            reason = image_check.in_words(error)
+            raise UsageError(
+                f"{table.where}, row {row}, image={table.column!r}: {reason}"
+            ) from error
+
+    return Lazy((len(rows), *pixels.size, pixels.channels), pixels.dtype, read)
+
+
+def _opened(found: Any) -> Source:
+    """The image of a row, in whatever form the row has it."""
+    if isinstance(found, dict) and {"bytes", "path"} <= found.keys():
+        data, path = found["bytes"], found["path"]
+        found = data if data is not None or path is None else pathlib.Path(path)
+    if found is None:
+        raise ValueError("no picture, which is None")
+    if isinstance(found, (Image.Image, bytes, pathlib.Path)):
+        return found
+    if isinstance(found, str):
+        raise UnfitError(
+            f"a text, {found[:40]!r}: make the column one of pictures with "
+            "cast_column(..., datasets.Image())"
+        )
+    if isinstance(found, (list, tuple)) and any(
+        isinstance(each, (Image.Image, dict, bytes)) for each in found
+    ):
+        raise UnfitError(f"{len(found)} pictures in a row: one is read")
+    array = np.asarray(found)
+    untyped = isinstance(found, list) and array.dtype.kind == "i"
+    if untyped and array.size and array.min() >= 0 and array.max() <= 255:
+        array = array.astype(np.uint8)
+    return array
+
+
+def _row_digest(part: Examples, number: int) -> str:
+    return hashlib.sha256(part.values.row(number).tobytes()).hexdigest()
