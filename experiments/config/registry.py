@@ -121,6 +121,7 @@ DATASETS: Callables = {
     "latents": data.latents,
     "pairs": data.pairs,
     "cifar10": data.cifar10,
+    "cifar100": data.cifar100,
     "huggingface": data.huggingface,
     "tfds": data.tfds,
 }

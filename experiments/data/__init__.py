@@ -13,10 +13,11 @@ from experiments.data.base import (
     check,
     split,
 )
-from experiments.data.cifar import cifar10
+from experiments.data.cifar import cifar10, cifar100
 from experiments.data.hub import huggingface, tfds
 from experiments.data.image_folder import folder
-from experiments.data.npz_files import latents, npz
+from experiments.data.latents import latents
+from experiments.data.npz_files import npz
 from experiments.data.pairs import pairs
 from experiments.data.sklearn_images import digits, patches
 from experiments.data.toy2d import checkerboard, mixture, mixture_means, moons
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "checkerboard",
     "cifar10",
+    "cifar100",
     "digits",
     "folder",
     "huggingface",

@@ -1,12 +1,18 @@
 """The arrays of an `.npz` file, found by name and checked."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import pathlib
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.base import Examples, check_labels
+from experiments.data.array_checks import finite
+from experiments.data.base import Examples
+from experiments.data.image_check import say
+from experiments.data.regular_file import check_regular
 from experiments.runtime.errors import UsageError
 
 Arrays = Mapping[str, np.ndarray]
@@ -27,6 +33,7 @@ class Names(NamedTuple):
 
 
 DEFAULTS = Names()
+LABELS = re.compile(r"y(_.*)?|.*(label|class|target|categor).*", re.IGNORECASE)
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
@@ -36,28 +43,48 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
       ValueError: if the file is missing or corrupted.
     """
     try:
+        check_regular(path)
+        if not zipfile.is_zipfile(path):
+            one = "one array alone, not " if pathlib.Path(path).suffix == ".npy" else ""
+            raise ValueError(f"{one}an archive of arrays, as numpy.savez writes it")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: _read(file, name) for name in file.files}
     except Exception as error:  # whatever a corrupted archive raises
         raise ValueError(f"{path}: no readable .npz file: {error}") from error
+
+
+def _read(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """An array; an empty one of objects for what only pickle could read."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        return np.empty(0, object)
 
 
 def array(arrays: Arrays, *names: str) -> np.ndarray:
     """Returns the one array of `names` that there is.
 
     Raises:
-      ValueError: if there is none, or more than one.
+      ValueError: if there is none, or more than one, or it holds Python objects.
     """
     found = [name for name in names if name in arrays]
     if len(found) != 1:
         listed = " or ".join(map(repr, names))
         has = "more than one array" if found else "no array"
         raise ValueError(f"{has} {listed}; it has {', '.join(arrays)}")
-    return arrays[found[0]]
+    chosen = arrays[found[0]]
+    if chosen.dtype.kind == "O":
+        raise ValueError(
+            f"{found[0]!r} holds Python objects, which are not read: save it as an "
+            "array of numbers or words"
+        )
+    return chosen
 
 
 def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
-    """The examples of a file, whose `labels` are None where it has none.
+    """The examples of a file, whose `labels` are as they are, and None for none.
 
     Args:
       arrays: of the file.
@@ -71,8 +98,10 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
     found = conditions(arrays, names.conditions)
     if found is not None and len(found) != count:
         raise ValueError(f"{len(found)} conditions for {count} examples")
-    labels = _labels(arrays, names.labels, count)
-    return Examples(values, labels, found, _mask(arrays, names.mask, values.shape))
+    mask = _mask(arrays, names.mask, values.shape)
+    taken = {*_listed(names.conditions), names.mask}
+    labels = _labels(arrays, names.labels, count, taken)
+    return Examples(values, labels, found, mask)
 
 
 def conditions(arrays: Arrays, names: str | tuple[str, ...]) -> np.ndarray | None:
@@ -114,10 +143,7 @@ def vectors(arrays: Arrays, name: str) -> np.ndarray:
             f"{name!r} of shape {found.shape} and type {found.dtype}: conditions must "
             "be [n, k] or [n] numbers"
         )
-    found = found.astype(np.float32).reshape(len(found), -1)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name!r}: conditions must be finite in float32")
-    return found
+    return finite(f"conditions {name!r}", found).reshape(len(found), -1)
 
 
 def check_alike(train: Examples, test: Examples) -> None:
@@ -139,6 +165,14 @@ def check_alike(train: Examples, test: Examples) -> None:
         )
 
 
+def say_unused(path: str, arrays: Arrays, names: Names, *values: str) -> None:
+    """Says which arrays of a file are not read; `values` are those of the examples."""
+    used = {names.labels, *_listed(names.conditions), names.mask, *values}
+    left = [name for name in arrays if name not in used]
+    if left:
+        say(f"note: {path}: not read: {', '.join(left)}")
+
+
 @contextlib.contextmanager
 def naming_file(path: str) -> Iterator[None]:
     """Begins the message of a ValueError inside with the path of the file."""
@@ -157,15 +191,34 @@ def _optional(arrays: Arrays, name: str, default: str) -> np.ndarray | None:
     return array(arrays, name)
 
 
-def _labels(arrays: Arrays, name: str, count: int) -> np.ndarray | None:
-    """The labels [count], int32, or None."""
+def _labels(
+    arrays: Arrays, name: str, count: int, taken: Collection[str]
+) -> np.ndarray | None:
+    """The labels [count, ...], or None.
+
+    Args:
+      arrays: of the file.
+      name: of the labels.
+      count: of the examples.
+      taken: names of other entries.
+
+    Raises:
+      ValueError: there is another count of them, or none by the default name, and an
+        array that has the name of labels instead.
+    """
     found = _optional(arrays, name, DEFAULTS.labels)
-    if found is None:
-        return None
-    found = check_labels(found)
-    if len(found) != count:
-        raise ValueError(f"{len(found)} labels for {count} examples")
-    return found
+    if found is not None:
+        if not found.ndim or len(found) != count:
+            raise ValueError(f"{len(np.atleast_1d(found))} labels for {count} examples")
+        return found
+    for other in arrays.keys() - taken if name else ():
+        found = arrays[other]
+        if LABELS.fullmatch(other) and len(found) == found.size == count:
+            raise ValueError(
+                f"no array {name!r}, but {other!r}: labels={other!r} reads it as the "
+                "classes, labels='' goes without"
+            )
+    return None
 
 
 def _mask(arrays: Arrays, name: str, shape: tuple[int, ...]) -> np.ndarray | None:

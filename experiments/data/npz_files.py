@@ -1,4 +1,4 @@
-"""Arrays of an `.npz` as data of any shape, or latents of an autoencoder.
+"""Arrays of an `.npz` as data of any shape.
 
 What a file may hold, by the names of its arrays, n examples each:
 
@@ -11,8 +11,12 @@ What a file may hold, by the names of its arrays, n examples each:
 
 An event has any number of axes: [height, width, channels] is an image, [length,
 channels] a series, [frames, height, width, channels] a video, [features] a vector; a
-number alone is [1]. Arrays of other names are left alone. Each entry may have another
-name, which is then an argument, and must be there; an empty one leaves the entry out.
+number alone is [1]. Channels come last: an event whose first axis is 1, 3 or 4 and
+whose last one is not is refused, unless `channels_first` moves it or `channels_last`
+says that it is right. Arrays of other names are left alone, which is said. Labels of
+other integers, or of words, become classes with `map_labels`. Each entry may have
+another name, which is then an argument, and must be there; an empty one leaves the
+entry out.
 Conditions may be several arrays [n] or [n, k_i], `conditions=("text", "pose")`, which
 become one vector side by side; zero is the null vector, that of a dropped condition.
 A mask may leave out axes at the end, or have 1 along an axis, where it is the same:
@@ -27,18 +31,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data import npz_entries
+from experiments.data import array_checks, class_labels, npz_entries
 from experiments.data.base import (
     DataSet,
     DataTransform,
     DrawFn,
     Examples,
-    check_labels,
     flip,
     split,
 )
 from experiments.data.fingerprint import file_digest
-from experiments.data.npz_entries import DEFAULTS, Names, naming_file
+from experiments.data.npz_entries import Names, naming_file
+
+FILLED = 0.01  # of a declared range, at least, by values that differ
 
 
 def npz(
@@ -49,15 +54,20 @@ def npz(
     labels: str = "labels",
     conditions: str | tuple[str, ...] = "conditions",
     mask: str = "mask",
+    map_labels: bool = False,
+    levels: int | None = None,
     low: float | None = None,
     high: float | None = None,
+    unscaled: bool = False,
+    channels_first: bool = False,
+    channels_last: bool = False,
     flips: bool = False,
 ) -> DataSet:
     """Arrays [n, *event] of an `.npz`, whose entries this module lists.
 
-    Values of uint8 have 256 levels. Floats in [low, high] become [-1, 1]; of images
-    [height, width, channels] the range must be declared, other floats pass as they are
-    where it is not. `low=-inf, high=inf` lets those of images pass too.
+    Values of uint8 have 256 levels, or `levels`. Floats in [low, high] become [-1, 1];
+    of images [height, width, channels] the range must be declared, other floats pass as
+    they are where it is not; `unscaled` lets those of images pass too.
 
     Args:
       path: of the file.
@@ -67,8 +77,13 @@ def npz(
       labels: name of the array of labels.
       conditions: name, or names, of the vectors.
       mask: name of the mask.
+      map_labels: makes classes of whatever labels there are; see `class_labels`.
+      levels: of uint8, which are 0..levels - 1 then; 2 to 256.
       low: of the range of floats.
       high: of the range of floats.
+      unscaled: takes floats as they are.
+      channels_first: moves the first axis of an event to its end.
+      channels_last: says that the last axis is that of the channels.
       flips: mirrors training images, and their masks, half of the time.
 
     Raises:
@@ -80,12 +95,21 @@ def npz(
     """
     known = ("values", "images") if values is None else (values,)
     names = Names(labels, conditions, mask)
+    axes = dict(first=channels_first, last=channels_last)
 
     def read(path: str) -> Examples:
         with naming_file(path):
             arrays = npz_entries.read_npz(path)
-            stored = _stored(npz_entries.array(arrays, *known), low, high)
-            return npz_entries.examples(arrays, names, stored)
+            stored = npz_entries.array(arrays, *known)
+            _check_values(stored)
+            found = npz_entries.examples(arrays, names, stored)
+            moved = array_checks.channels_last("values", stored, **axes)
+            stored = _stored(moved, levels, low, high, unscaled)
+        npz_entries.say_unused(path, arrays, names, *known)
+        found_mask = found.mask
+        if found_mask is not None and channels_first:
+            found_mask = np.moveaxis(found_mask, 1, -1)
+        return found._replace(values=stored, mask=found_mask)
 
     found = read(path)
     if flips and found.values.ndim != 4:
@@ -93,93 +117,65 @@ def npz(
             f"flips=True: {path} has events of shape {list(found.values.shape[1:])}, "
             "and images are [height, width, channels]"
         )
-    levels = 256 if found.values.dtype == np.uint8 else None
     draw_fn = flip if flips else None
-    return _data_set(found, path, test_path, read, levels=levels, draw_fn=draw_fn)
+    made = data_set(found, path, test_path, read, draw_fn, map_labels)
+    whole = found.values.dtype == np.uint8
+    return made._replace(transform=DataTransform((levels or 256) if whole else None))
 
 
-def latents(
-    *,
-    path: str,
-    test_path: str | None = None,
-    labels: str = "labels",
-    conditions: str | tuple[str, ...] = "conditions",
-    scale: float = 1.0,
-) -> DataSet:
-    """Latents of an autoencoder, from an `.npz` of their moments [n, *event].
-
-    z = scale (mean + std eps), with eps fresh for each (seed, epoch, example) in
-    training and fixed for a held-out example. The file has `mean`, and `std` or
-    `logvar` = 2 log std, in the place of `values`; labels and conditions are those of
-    `npz`, and a mask is refused.
-
-    Args:
-      path: of the file.
-      test_path: of another one with the held-out examples.
-      labels: name of the array of labels.
-      conditions: name, or names, of the vectors.
-      scale: positive; the usual choice gives z a standard deviation of 1.
-
-    Raises:
-      ValueError: if a file is missing or broken, or a value is out of bounds.
-    """
-    if not scale > 0:
-        raise ValueError(f"scale={scale}: must be positive")
-    names = Names(labels, conditions, mask="")
-
-    def read(path: str) -> Examples:
-        with naming_file(path):
-            arrays = npz_entries.read_npz(path)
-            if DEFAULTS.mask in arrays:
-                raise ValueError("latents take no mask; remove this entry")
-            return npz_entries.examples(arrays, names, _moments(arrays, scale))
-
-    parts = _data_set(
-        read(path), path, test_path, read, levels=None, draw_fn=_draw_latent
-    )
-    fixed = [
-        _draw_latent(np.random.RandomState([number]), row)
-        for number, row in enumerate(parts.test.values)
-    ]
-    return parts._replace(test=parts.test._replace(values=np.stack(fixed)))
-
-
-def _data_set(
+def data_set(
     train: Examples,
     path: str,
     test_path: str | None,
     read: Any,
-    *,
-    levels: int | None,
     draw_fn: DrawFn | None,
+    map_labels: bool,
 ) -> DataSet:
-    """Examples with their own held-out part, or with that of another file."""
-    if test_path is None:
+    """A data set of floats with their own held-out part, or with another file's.
+
+    Args:
+      train: examples of the file.
+      path: of the file.
+      test_path: of the held-out examples, or None.
+      read: `path -> examples` of such a file, whose labels are as they are there.
+      draw_fn: of the data set.
+      map_labels: makes classes of whatever labels there are.
+    """
+    test = None if test_path is None else read(test_path)
+    if test is not None:
+        with naming_file(str(test_path)):
+            npz_entries.check_alike(train, test)
+    names: tuple[str, ...] = ()
+    num_classes = 0
+    if train.labels is not None:
         with naming_file(path):
-            made = split(
-                train.values,
+            found = class_labels.classes(
                 train.labels,
-                levels,
-                conditions=train.conditions,
-                mask=train.mask,
-                draw_fn=draw_fn,
+                None if test is None else test.labels,
+                map_labels=map_labels,
+                test_name=str(test_path),
             )
-        return made._replace(digest=file_digest(path))
-    test = read(test_path)
-    num_classes = 0 if train.labels is None else int(train.labels.max()) + 1
-    with naming_file(test_path):
-        npz_entries.check_alike(train, test)
-        if num_classes:
-            check_labels(test.labels, num_classes)
-    train, test = map(_labelled, (train, test))
-    return DataSet(
-        train,
-        test,
-        DataTransform(levels),
-        num_classes,
-        draw_fn,
-        digest=file_digest(path, test_path),
-    )
+        train, num_classes = train._replace(labels=found.train), found.num_classes
+        names = found.names
+        test = None if test is None else test._replace(labels=found.test)
+    elif map_labels:
+        raise ValueError(f"{path}: map_labels=True, and it has no labels")
+    if test is not None:
+        train, test = map(_labelled, (train, test))
+        digest = file_digest(path, str(test_path))
+        made = DataSet(train, test, DataTransform(), num_classes, draw_fn, digest)
+        return made._replace(class_names=names)
+    with naming_file(path):
+        made = split(
+            train.values,
+            train.labels,
+            None,
+            conditions=train.conditions,
+            mask=train.mask,
+            num_classes=num_classes or None,
+            draw_fn=draw_fn,
+        )
+    return made._replace(digest=file_digest(path), class_names=names)
 
 
 def _labelled(found: Examples) -> Examples:
@@ -189,63 +185,82 @@ def _labelled(found: Examples) -> Examples:
     return found._replace(labels=np.zeros(len(found.values), np.int32))
 
 
-def _stored(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """uint8 as they are, or floats as float32, scaled to [-1, 1] from their range."""
+def _check_values(values: np.ndarray) -> None:
+    """Raises a ValueError unless values are numbers of examples."""
     if values.ndim < 2 or not values.size:
         raise ValueError(
             f"values of shape {values.shape}: must be [n, *event], such as [n, height, "
             "width, channels], [n, length, channels] or [n, features]"
         )
+    if values.dtype == np.uint8 or values.dtype.kind == "f":
+        return
+    out = ""
+    if values.dtype.kind == "b":
+        out = "; save them .astype(numpy.uint8) and set levels=2"
+    elif values.dtype.kind in "iu":
+        low, high = values.min(), values.max()
+        out = f"; these from {low} to {high} are floats of a range, low and high"
+        if low >= 0 and high <= 255:
+            out = f"; these from {low} to {high} fit in numpy.uint8"
+    raise ValueError(f"values of type {values.dtype}: must be uint8 or float{out}")
+
+
+def _stored(
+    values: np.ndarray,
+    levels: int | None,
+    low: float | None,
+    high: float | None,
+    unscaled: bool,
+) -> np.ndarray:
+    """uint8 as they are, or floats as float32, scaled to [-1, 1] from their range."""
     declared = low is not None or high is not None
+    if unscaled and (declared or levels is not None):
+        raise ValueError(f"unscaled=True: not with {levels=}, {low=}, {high=}")
     if values.dtype == np.uint8:
-        if declared:
-            raise ValueError(f"low={low}, high={high}: uint8 has the range 0..255")
+        if declared or unscaled:
+            raise ValueError(
+                f"{low=}, {high=}, {unscaled=}: of floats; uint8 has the range 0..255"
+            )
+        top = int(values.max())
+        if levels is None and top <= 1:
+            raise ValueError(
+                f"values from {values.min()} to {top} of type uint8, nearly black as "
+                "levels 0..255: levels=2 says that these are all there are, levels=256 "
+                "takes them as they are; or floats were cut off, which are to be saved "
+                "as floats"
+            )
+        if levels is not None and top >= levels:
+            raise ValueError(f"levels={levels}: values up to {top}, must be below it")
         return values
-    if values.dtype.kind != "f":
-        raise ValueError(f"values of type {values.dtype}: must be uint8 or float")
-    if not np.isfinite(values).all():
-        raise ValueError("values that are not finite: NaN or infinity among them")
-    if declared or values.ndim == 4:
+    if levels is not None:
+        raise ValueError(f"levels={levels}: of uint8, and values are {values.dtype}")
+    if declared or (values.ndim == 4 and not unscaled):
         return _scaled(values, low, high)
-    return values.astype(np.float32)
+    return array_checks.finite("values", values)
 
 
 def _scaled(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """Floats of [low, high] as float32 in [-1, 1]; of all numbers, unchanged."""
+    """Floats of [low, high] as float32 in [-1, 1]."""
+    values = array_checks.finite("values", values, np.float64)
     if low is None or high is None or not low < high:
         raise ValueError(
             f"values of type {values.dtype}, and low={low}, high={high}: floats need "
-            "their range declared, such as low=0.0, high=1.0"
+            "their range declared, such as low=0.0, high=1.0; unscaled=True takes them "
+            "as they are"
         )
-    if not ((values >= low) & (values <= high)).all():
+    if not np.isfinite([low, high, high - low]).all():
         raise ValueError(
-            f"values from {values.min()} to {values.max()}: must be in [low, high] = "
-            f"[{low}, {high}]"
+            f"low={low}, high={high}: must be finite; unscaled=True takes values as "
+            "they are"
         )
-    if np.isinf(low) and np.isinf(high):
-        return values.astype(np.float32)
-    if np.isinf(low) or np.isinf(high):
-        raise ValueError(f"low={low}, high={high}: must both be finite, or neither")
-    return (2 * ((values.astype(np.float64) - low) / (high - low)) - 1).astype("f4")
-
-
-def _moments(arrays: npz_entries.Arrays, scale: float) -> np.ndarray:
-    """Means and deviations, float32 [n, 2, *event]."""
-    if ("std" in arrays) == ("logvar" in arrays):
-        raise ValueError("must have 'mean', and either 'std' or 'logvar'")
-    mean = npz_entries.array(arrays, "mean").astype(np.float32)
-    std = arrays["std"] if "std" in arrays else np.exp(arrays["logvar"] / 2)
-    if mean.ndim < 2 or mean.shape != std.shape:
+    least, most = float(values.min()), float(values.max())
+    if not low <= least <= most <= high:
         raise ValueError(
-            f"mean has shape {mean.shape}, its deviation {std.shape}: both must be "
-            "[n, *event], such as [n, height, width, channels]"
+            f"values from {least} to {most}: must be in [low, high] = [{low}, {high}]"
         )
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
-        raise ValueError("moments must be finite, deviations not negative")
-    return np.stack([mean, std.astype(np.float32)], axis=1) * np.float32(scale)
-
-
-def _draw_latent(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
-    """A latent [*event], from its mean and deviation [2, *event]."""
-    noise = rng.standard_normal(values[0].shape).astype(np.float32)
-    return values[0] + values[1] * noise
+    if 0 < most - least < FILLED * (high - low):
+        raise ValueError(
+            f"values from {least:g} to {most:g}: less than a hundredth of [low, high] "
+            f"= [{low}, {high}]; declare the range that they have"
+        )
+    return (2 * ((values - low) / (high - low)) - 1).astype(np.float32)

@@ -1,0 +1,126 @@
+"""Latents of an autoencoder, from the moments in an `.npz`.
+
+The file has `mean`, and `std` or `logvar` = 2 log std, [n, *event] each, in the place
+of the values of `npz_files`; its other entries are those, but for a mask. A latent is
+z = scale (mean + std eps - shift), as the VAE of diffusers has it with its
+`scaling_factor` and `shift_factor`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.data import array_checks, npz_entries
+from experiments.data.base import DataSet, Examples
+from experiments.data.npz_entries import DEFAULTS, Names, naming_file
+from experiments.data.npz_files import data_set
+
+Scales = float | tuple[float, ...]
+
+
+def latents(
+    *,
+    path: str,
+    test_path: str | None = None,
+    labels: str = "labels",
+    conditions: str | tuple[str, ...] = "conditions",
+    map_labels: bool = False,
+    scale: Scales = 1.0,
+    shift: Scales = 0.0,
+    channels_first: bool = False,
+    channels_last: bool = False,
+) -> DataSet:
+    """Latents of an autoencoder, from an `.npz` of their moments [n, *event].
+
+    z = scale (mean + std eps - shift), with eps fresh for each (seed, epoch, example)
+    in training and fixed for a held-out example.
+
+    Args:
+      path: of the file.
+      test_path: of another one with the held-out examples.
+      labels: name of the array of labels.
+      conditions: name, or names, of the vectors.
+      map_labels: makes classes of whatever labels there are; see `class_labels`.
+      scale: positive, one number or one for each channel; the usual choice gives z a
+        standard deviation of 1.
+      shift: one number or one for each channel; the usual choice gives z a mean of 0.
+      channels_first: moves the first axis of an event to its end.
+      channels_last: says that the last axis is that of the channels.
+
+    Raises:
+      ValueError: if a file is missing or broken, or a value is out of bounds.
+    """
+    scales, shifts = _numbers("scale", scale), _numbers("shift", shift)
+    if (scales <= 0).any():
+        raise ValueError(f"scale={scale}: must be positive")
+    names = Names(labels, conditions, mask="")
+    axes = dict(first=channels_first, last=channels_last)
+
+    def read(path: str) -> Examples:
+        with naming_file(path):
+            arrays = npz_entries.read_npz(path)
+            if DEFAULTS.mask in arrays:
+                raise ValueError("latents take no mask; remove this entry")
+            mean, std = (
+                array_checks.channels_last(name, moments, **axes)
+                for name, moments in _moments(arrays).items()
+            )
+            for name, numbers in (("scale", scales), ("shift", shifts)):
+                if len(numbers) not in (1, mean.shape[-1]):
+                    raise ValueError(
+                        f"{name} of {len(numbers)} numbers: must be one, or "
+                        f"{mean.shape[-1]}, one for each channel"
+                    )
+            with np.errstate(over="ignore"):
+                scaled = np.stack([mean - shifts, std], axis=1) * scales
+            stored = array_checks.finite("scaled moments", scaled)
+            found = npz_entries.examples(arrays, names, stored)
+        npz_entries.say_unused(path, arrays, names, "mean", "std", "logvar")
+        return found
+
+    parts = data_set(read(path), path, test_path, read, _draw_latent, map_labels)
+    fixed = [
+        _draw_latent(np.random.RandomState([number]), row)
+        for number, row in enumerate(parts.test.values)
+    ]
+    return parts._replace(test=parts.test._replace(values=np.stack(fixed)))
+
+
+def _numbers(name: str, value: Scales) -> np.ndarray:
+    """One finite number or several, float32 [k]."""
+    several = value if isinstance(value, Sequence) else (value,)
+    good = [isinstance(each, (int, float)) for each in several]
+    if isinstance(value, str) or not several or not all(good):
+        raise ValueError(f"{name}={value!r}: must be a number, or one for each channel")
+    return array_checks.finite(name, np.array(several))
+
+
+def _moments(arrays: npz_entries.Arrays) -> dict[str, np.ndarray]:
+    """Means and deviations, float32 [n, *event], by the names of their arrays."""
+    if ("std" in arrays) == ("logvar" in arrays):
+        raise ValueError("must have 'mean', and either 'std' or 'logvar'")
+    spread = "std" if "std" in arrays else "logvar"
+    found = {}
+    for name in ("mean", spread):
+        values = npz_entries.array(arrays, name)
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"{name} of type {values.dtype}: must be floats")
+        found[name] = array_checks.finite(name, values)
+    mean, std = found.values()
+    if mean.ndim < 2 or not mean.size or mean.shape != std.shape:
+        raise ValueError(
+            f"mean has shape {mean.shape}, its deviation {std.shape}: both must be "
+            "[n, *event], such as [n, height, width, channels]"
+        )
+    if spread == "logvar":
+        with np.errstate(over="ignore"):
+            found[spread] = array_checks.finite("exp(logvar / 2)", np.exp(std / 2))
+    elif (std < 0).any():
+        raise ValueError(f"std: {int((std < 0).sum()):,} values are negative")
+    return found
+
+
+def _draw_latent(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
+    """A latent [*event], from its mean and deviation [2, *event]."""
+    noise = rng.standard_normal(values[0].shape).astype(np.float32)
+    return values[0] + values[1] * noise
