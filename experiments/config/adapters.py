@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments import data
+from experiments.data import array_checks
 from experiments.runtime.errors import UsageError, naming
 
 RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random numbers
@@ -241,7 +242,9 @@ def as_dataset(where: str, found: Any) -> data.DataSet:
             "floats [n, *event], alone or with integer labels [n], or an "
             "experiments.data.DataSet"
         )
-    if not np.isfinite(values).all():
-        raise UsageError(f"{where}: values that are not finite")
-    labels = None if labels is None else np.asarray(labels)
-    return data.split(values.astype(np.float32), labels, None)
+    with naming(where):
+        out = "return numpy.moveaxis(values, 1, -1), or a DataSet to keep all as it is"
+        array_checks.check_channels("values", values, out)
+        found = array_checks.finite("values", values)
+        labels = None if labels is None else np.asarray(labels)
+        return data.split(found, labels, None)

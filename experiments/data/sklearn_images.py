@@ -27,7 +27,8 @@ def patches(*, size: int = 16, stride: int = 4, flips: bool = False) -> DataSet:
 
     Args:
       size: side of a square in pixels, 1 to 80.
-      stride: pixels between the corners of training squares, at least 1.
+      stride: pixels between the corners of training squares, at least 1 and at most the
+        width.
       flips: mirrors training squares half of the time.
 
     Raises:
@@ -40,8 +41,8 @@ def patches(*, size: int = 16, stride: int = 4, flips: bool = False) -> DataSet:
     largest = min(min(i.shape[0], i.shape[1] - border) for i in photographs)
     if not 1 <= size <= largest:
         raise ValueError(f"size={size}: must be in 1..{largest}, the held-out width")
-    if stride < 1:
-        raise ValueError(f"stride={stride}: must be at least 1")
+    if not 1 <= stride <= border:
+        raise ValueError(f"stride={stride}: must be in 1..{border}")
     return DataSet(
         _squares([image[:, :border] for image in photographs], size, stride),
         _squares([image[:, border:] for image in photographs], size, size),

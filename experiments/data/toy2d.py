@@ -4,6 +4,9 @@ import numpy as np
 
 from experiments.data.base import HOLD_OUT, DataSet, split
 
+MOST = 10_000_000  # points, which take 80 MB
+NOISIEST = 1_000
+
 
 def moons(*, size: int = 20_000, seed: int = 0, noise: float = 0.08) -> DataSet:
     """Two interleaved half circles, float32 [size, 2]; the label is the half circle.
@@ -11,10 +14,16 @@ def moons(*, size: int = 20_000, seed: int = 0, noise: float = 0.08) -> DataSet:
     Centred, and scaled so that the mean variance of the two coordinates is 1.
 
     Args:
-      size: number of points, train and test together; at least 18.
-      seed: of the points; training has a seed of its own.
-      noise: standard deviation of the noise around circles of radius 1.
+      size: number of points, train and test together; 18 to 10,000,000.
+      seed: of the points, in [0, 2^32); training has a seed of its own.
+      noise: standard deviation of the noise around circles of radius 1, 0 to
+        1,000.
+
+    Raises:
+      ValueError: if an argument is out of range.
     """
+    if not 0 <= noise <= NOISIEST:
+        raise ValueError(f"noise={noise}: must be in 0..{NOISIEST}")
     rng, labels = _generator(size, seed, num_classes=2)
     angle = np.pi * rng.random_sample(size)
     sign = 1 - 2 * labels
@@ -33,8 +42,11 @@ def checkerboard(*, size: int = 20_000, seed: int = 0) -> DataSet:
     label is the square.
 
     Args:
-      size: number of points, train and test together; at least 72.
-      seed: of the points; training has a seed of its own.
+      size: number of points, train and test together; 72 to 10,000,000.
+      seed: of the points, in [0, 2^32); training has a seed of its own.
+
+    Raises:
+      ValueError: if an argument is out of range.
     """
     rng, labels = _generator(size, seed, num_classes=8)
     row = labels // 2
@@ -53,8 +65,9 @@ def mixture(
     label is the Gaussian.
 
     Args:
-      size: number of points, train and test together; at least 9 * num_modes.
-      seed: of the points; training has a seed of its own.
+      size: number of points, train and test together; from 9 * num_modes to
+        10,000,000.
+      seed: of the points, in [0, 2^32); training has a seed of its own.
       num_modes: number of Gaussians, at least 3: fewer do not fill the plane.
       std: standard deviation of each, in (0, 1).
 
@@ -93,4 +106,8 @@ def _generator(
             f"size={size} leaves a class without a test example: every "
             f"{HOLD_OUT}th is held out, so {num_classes} classes need at least {least}"
         )
+    if size > MOST:
+        raise ValueError(f"size={size}: must be at most {MOST}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: must be in 0..{2**32 - 1}")
     return np.random.RandomState(seed), np.arange(size) % num_classes

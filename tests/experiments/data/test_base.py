@@ -110,3 +110,38 @@ def test_impossible_point_sets_are_refused():
         data.mixture(std=1.0)
     with pytest.raises(ValueError, match="num_modes=2"):
         data.mixture(num_modes=2)
+
+
+@pytest.mark.parametrize("make", POINT_SETS)
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"size": 10**12}, "size=1000000000000: must be at most 10000000"),
+        ({"size": 10_000_001}, "must be at most 10000000"),
+        ({"seed": -1}, "seed=-1: must be in 0..4294967295"),
+        ({"seed": 2**32}, "seed=4294967296: must be in"),
+    ],
+)
+def test_point_sets_without_bounds_are_refused_at_once(make, section, said):
+    with pytest.raises(ValueError, match=said):
+        make(**section)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf"), 1e200])
+def test_impossible_noise_is_refused(noise):
+    with pytest.raises(ValueError, match="noise=.*: must be in 0..1000"):
+        data.moons(noise=noise)
+
+
+@pytest.mark.parametrize("num_modes", [10**6, 10**12])
+def test_too_many_modes_are_refused_at_once(num_modes):
+    with pytest.raises(ValueError, match="size=20000 leaves a class without"):
+        data.mixture(num_modes=num_modes)
+    with pytest.raises(ValueError, match="must be at most 10000000"):
+        data.mixture(num_modes=num_modes * 10, size=num_modes * 90)
+
+
+@pytest.mark.parametrize("stride", [0, 561, 10**30])
+def test_impossible_strides_are_refused(stride):
+    with pytest.raises(ValueError, match=f"stride={stride}: must be in 1..560"):
+        data.patches(stride=stride)

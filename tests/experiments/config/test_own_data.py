@@ -1,0 +1,43 @@
+"""Arrays of a function of one's own as data: `adapters.as_dataset`."""
+
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.config import adapters
+from experiments.runtime.errors import UsageError
+
+VALUES = np.random.RandomState(0).standard_normal((18, 6, 2))
+
+
+def with_value(value):
+    found = VALUES.copy()
+    found[3, 1, 0] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (with_value(np.nan), r"1 of 216 values are not finite .* nan at \[3, 1, 0\]"),
+        (with_value(1e300), "1 of 216 values are not finite in float32, the first 1e"),
+        (np.zeros((18, 4, 8, 8)), r"shape \[4, 8, 8\]: are the 4 .*numpy.moveaxis"),
+        ((VALUES, np.arange(18) % 2 + 1), "from 1 to 2, none of class 0"),
+        ((VALUES, np.arange(18) // 17 * 10**9), "none of class 1: must be 0..1"),
+        ((VALUES, np.arange(18) // 17 * 2**32), "none of class 1: must be 0..1"),
+        ((VALUES, np.arange(18) % 2 - 1), "labels from -1 to 0: must be in 0.."),
+        ((VALUES, np.arange(18) % 2 * 1.0), "type float64: must be .n. integers"),
+        (VALUES.astype(np.int64), "type int64: must be floats"),
+    ],
+)
+def test_arrays_that_are_no_data_are_refused_in_one_line(found, said):
+    with pytest.raises(UsageError, match=f"data.name: own: .*{said}") as caught:
+        adapters.as_dataset("data.name: own", found)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_may_have_its_channels_anywhere():
+    made = data.split(np.zeros((18, 4, 8, 8), np.float32), None, None)
+    assert adapters.as_dataset("data", made).event_shape == (4, 8, 8)
+    found = adapters.as_dataset("data", (VALUES, np.arange(18) % 2))
+    assert (found.num_classes, found.train.values.dtype) == (2, np.float32)
