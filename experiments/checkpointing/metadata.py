@@ -42,6 +42,9 @@ ADDED = {"network.max_frequency": 1000.0, "network.two_times": False}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"
+# Counts where both have it; checkpoints from before have none.
+NAMES = "examples.class_names"
+LONGEST = 20  # items of a list in a message
 
 
 def make(
@@ -116,11 +119,14 @@ def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     if constant and not current.get("config.distillation.method"):
         free.add("config.num_steps")  # then only the end of the run depends on it
     free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
+    if NAMES not in saved or NAMES not in current:
+        free.add(NAMES)
     lines = []
     for name in sorted(saved.keys() | current.keys()):
         there, here = (side.get(name, _default(name)) for side in (saved, current))
         if there != here and not any(_within(name, prefix) for prefix in free):
-            lines.append(f"{name}: {there!r} in the checkpoint, {here!r} now")
+            there, here = map(_shown, (there, here))
+            lines.append(f"{name}: {there} in the checkpoint, {here} now")
     return lines
 
 
@@ -132,6 +138,13 @@ def _default(name: str) -> Any:
     if entry is None or entry.default is schema.REQUIRED:
         return "nothing"
     return json.loads(json.dumps(entry.default))  # tuples as lists
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; the names of many classes by their count and ends."""
+    if not isinstance(value, list) or len(value) <= LONGEST:
+        return repr(value)
+    return f"[{value[0]!r}, {value[1]!r}, ... {value[-1]!r}] ({len(value):,})"
 
 
 def check_compatible(

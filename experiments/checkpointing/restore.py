@@ -124,10 +124,11 @@ def load_each(
 def check_data(loaded: Loaded, dataset: DataSet) -> None:
     """Raises a `UsageError` unless these are the data that a run was trained on."""
     there, here = loaded.identity["examples"], dataset.identity()
-    if metadata.diff({"examples": there}, {"examples": here}):
+    changed = metadata.diff({"examples": there}, {"examples": here})
+    if changed:
         raise UsageError(
-            f"the run was trained on {there}, and the data are {here} now: their "
-            "held-out examples are other ones"
+            f"the run was trained on other data ({'; '.join(changed)}): their held-out "
+            "examples are other ones"
         )
 
 
