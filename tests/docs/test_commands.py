@@ -126,6 +126,24 @@ def test_every_part_of_ones_own_is_accepted(own):
     assert build.objective(config.objective).kind.plane(0.5, schedule=None)
 
 
+def test_files_of_the_page_of_data_are_read(tmp_path, monkeypatch):
+    """Those that its blocks write, with the arguments of its commands."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "howto" / "data.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec("\n".join(blocks), {})
+    found = {}
+    for name, (words,) in commands().items():
+        if name.startswith("data.md") and words[0] == "train":
+            section = configured(words).data
+            if section.name != "folder":
+                found[section.path] = build.dataset(section)
+    assert {*found} == {path.name for path in tmp_path.glob("*.npz")}
+    assert found["shapes.npz"].num_classes == 2
+    assert found["words.npz"].class_names == ("circle", "square")
+    assert found["latents.npz"].event_shape == (8, 8, 4)
+
+
 def test_names_of_shipped_configs_are_in_the_page_and_there():
     text = (DOCS / "howto" / "train.md").read_text()
     (table,) = re.findall(r"\n## Shipped configs\n(.*?)\n## ", text, re.S)
