@@ -5,29 +5,27 @@ All of them are decoded once before the first step. A missing or broken file is 
 """
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from experiments.data import image_check
 from experiments.data.base import DataSet, DataTransform, Examples, Lazy, flip, split
-from experiments.data.class_labels import natural
 from experiments.data.fingerprint import SAMPLED, digest_of, file_digest, sampled
 from experiments.data.image_check import Fault
 from experiments.data.image_format import ImageFormat
+from experiments.data.image_listing import (
+    FILES_ALONE,
+    Labelled,
+    check_filled,
+    classes,
+    listed,
+)
 from experiments.runtime.errors import UsageError
 
-SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
-NEVER_READ = (".heic", ".heif", ".jxl")  # images, but not of Pillow by itself
-NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # formats that Pillow knows, too
 SMALL = 2**26  # bytes of files that all go into the digest, however many they are
-FILES_ALONE = ["."]  # the names of the classes, where there are no subfolders
-
-Labelled = list[tuple[pathlib.Path, int]]  # files, each with the number of its class
 
 
 class Part(NamedTuple):
@@ -79,10 +77,14 @@ def folder(
     """
     pixels = ImageFormat(size, channels, bits)
     with _reporting(path):
-        names = _classes(path)
+        names = classes(path)
         train = _checked(path, names, pixels, skip_broken)
         test = None
         if test_path is not None:
+            if classes(test_path) != names:
+                raise ValueError(
+                    f"{test_path}: its classes must be those of training: {names}"
+                )
             test = _checked(test_path, names, pixels, skip_broken)
         parts = [train] if test is None else [train, test]
         pixels = ImageFormat(size or _common_size(parts), channels, bits)
@@ -125,10 +127,12 @@ def _checked(
     Raises:
       ValueError: some have faults and may not be left out, or a class has no other.
     """
-    found, root = _listed(path, names), pathlib.Path(path)
+    found, root = listed(path, names), pathlib.Path(path)
+    alone = names == FILES_ALONE
+    shown = [file.name if alone else f"{names[n]}/{file.name}" for file, n in found]
     checked = image_check.check(
-        [str(file.relative_to(root)) for file, _ in found],
-        [_key(file, root) for file, _ in found],
+        shown,
+        [_key(file, name) for (file, _), name in zip(found, shown, strict=True)],
         lambda number: pixels.check(found[number][0]),
         settings=("folder", str(root.absolute()), pixels),
     )
@@ -139,17 +143,17 @@ def _checked(
         if shape is not None
     ]
     files = [each for each, _ in kept]
-    _check_filled(path, names, files)
+    check_filled(path, names, files)
     return Part(files, [shape for _, shape in kept], checked.faults)
 
 
-def _key(file: pathlib.Path, root: pathlib.Path) -> str:
+def _key(file: pathlib.Path, name: str) -> str:
     """Changes with a file; empty where it cannot be asked."""
     try:
         found = file.stat()
     except OSError:
         return ""
-    return f"{file.relative_to(root)}|{found.st_size}|{found.st_mtime_ns}"
+    return f"{name}|{found.st_size}|{found.st_mtime_ns}"
 
 
 def _examples(found: Labelled, pixels: ImageFormat) -> Examples:
@@ -187,76 +191,6 @@ def _digests(*parts: Labelled) -> tuple[str, str]:
 def _seen(found: Labelled) -> list[tuple[str, int, int]]:
     """Name, size and label of files, by which others are noticed unread."""
     return [(file.name, file.stat().st_size, label) for file, label in found]
-
-
-def _classes(path: str) -> list[str]:
-    """Names of the subfolders, hidden ones aside, in order; `FILES_ALONE` if none."""
-    if not pathlib.Path(path).is_dir():
-        raise ValueError(f"path={path!r}: no such folder")
-    images, names = [], []
-    for entry in pathlib.Path(path).iterdir():
-        if _is_image(entry.name):  # a folder of such a name, too
-            images.append(entry)
-        elif entry.is_dir() and not entry.name.startswith("."):
-            names.append(entry.name)
-    if names and images:
-        raise ValueError(f"{images[0]}: an image beside the folders of the classes")
-    return sorted(names, key=natural) or FILES_ALONE
-
-
-def _listed(path: str, names: list[str]) -> Labelled:
-    """The image files of each class, sorted, with the number of the class."""
-    if _classes(path) != names:
-        raise ValueError(f"{path}: its classes must be those of training: {names}")
-    found, left_out = [], []
-    for label, name in enumerate(names):
-        for entry in sorted((pathlib.Path(path) / name).iterdir()):
-            read = entry.suffix.lower() in SUFFIXES
-            if not read or (entry.is_dir() and _images(entry)):
-                left_out += _images(entry)
-            elif not entry.name.startswith("."):
-                found.append((entry, label))
-    if left_out:
-        raise ValueError(
-            f"{path}: {len(left_out):,} images would be left out, such as "
-            f"{left_out[0].relative_to(path)}: what is read is {', '.join(SUFFIXES)} "
-            "directly in the folder of a class; convert or move them"
-        )
-    _check_filled(path, names, found)
-    return found
-
-
-def _check_filled(path: str, names: list[str], found: Labelled) -> None:
-    """Raises a ValueError if a class has no file."""
-    empty = {*range(len(names))} - {label for _, label in found}
-    if empty:
-        where = pathlib.Path(path) / names[min(empty)]
-        raise ValueError(f"{where}: no image in it; known: {', '.join(SUFFIXES)}")
-
-
-def _images(entry: pathlib.Path) -> list[pathlib.Path]:
-    """What is an image by its name, at or below an entry of a folder."""
-    if entry.name.startswith("."):
-        return []
-    if not entry.is_dir():
-        return [entry] if _is_image(entry.name) else []
-    found = []
-    for root, folders, names in os.walk(entry, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [pathlib.Path(root) / name for name in names if _is_image(name)]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix, and not hidden."""
-    known, suffix = Image.registered_extensions(), pathlib.Path(name).suffix.lower()
-    if name.startswith("."):
-        return False
-    return suffix in NEVER_READ or known.get(suffix, NO_IMAGES[0]) not in NO_IMAGES
 
 
 def _common_size(parts: list[Part]) -> tuple[int, int]:
