@@ -29,7 +29,11 @@ def identity_of(**examples):
         (identity_of(), identity_of(digest="b"), "digest"),
         (identity_of(), identity_of(), None),
         (identity_of(), identity_of(class_names=["a", "b"]), None),
-        (identity_of(class_names=["a", "b"]), identity_of(class_names=["b", "a"]), "class_names"),
+        (
+            identity_of(class_names=["a", "b"]),
+            identity_of(class_names=["b", "a"]),
+            "class_names",
+        ),
         (identity_of(), identity_of(skipped={"count": 1}), "skipped.count"),
     ],
 )
@@ -44,7 +48,9 @@ def test_examples_are_compared_by_what_both_sides_know(saved, current, entry):
 
 def test_the_names_of_many_classes_are_shown_in_short():
     one, other = ([f"{more}{n}" for n in range(1000)] for more in ("a", "b"))
-    (line,) = metadata.diff(identity_of(class_names=one), identity_of(class_names=other))
+    (line,) = metadata.diff(
+        identity_of(class_names=one), identity_of(class_names=other)
+    )
     assert line == (
         "examples.class_names: ['a0', 'a1', ... 'a999'] (1,000) in the checkpoint, "
         "['b0', 'b1', ... 'b999'] (1,000) now"
