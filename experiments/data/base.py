@@ -10,13 +10,14 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from experiments.data import array_checks
 
 HOLD_OUT = 9  # every 9th example of each class is a test example
 NUM_THREADS = min(16, os.cpu_count() or 1)  # that read the files of a batch
@@ -146,7 +147,7 @@ class DataSet(NamedTuple):
       original: where the examples are samples of a model, the data set that they stand
         for: its section of a config, `data`, and its identity, `examples`; else None.
       class_names: of label 0, 1, ...; empty where they have none.
-      skipped: which files were left out, as plain JSON values; empty for none.
+      skipped: which files were left out, as plain JSON values; None for none.
     """
 
     train: Examples
@@ -158,7 +159,7 @@ class DataSet(NamedTuple):
     contents: str = ""
     original: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
-    skipped: Mapping[str, Any] = MappingProxyType({})
+    skipped: Mapping[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Identifies the examples, as plain JSON values."""
@@ -166,7 +167,7 @@ class DataSet(NamedTuple):
             "contents": self.contents,
             "original": self.original,
             "class_names": [*self.class_names],
-            "skipped": dict(self.skipped),
+            "skipped": self.skipped,
         }
         return {
             "num_train": len(self.train.labels),
@@ -259,13 +260,20 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 
 
 def check(dataset: DataSet) -> None:
-    """Checks what training reads of a data set besides its labels.
+    """Checks what training reads of a data set.
 
     Raises:
-      ValueError: noise does not fit its examples, or something is drawn of these, which
-        the noise would not follow; or values of levels are floats without noise.
+      ValueError: labels are no classes of it, or values are not finite; noise does not
+        fit its examples, or something is drawn of these, which the noise would not
+        follow; or values of levels are floats without noise.
     """
     levels = dataset.transform.levels
+    if len(dataset.class_names) not in (0, dataset.num_classes):
+        raise ValueError(
+            f"{len(dataset.class_names)} class_names for {dataset.num_classes} classes"
+        )
+    for name, part in (("train", dataset.train), ("test", dataset.test)):
+        _check_arrays(name, part, dataset.num_classes, levels)
     for part in (dataset.train, dataset.test):
         shape, dtype = part.values.shape, np.dtype(part.values.dtype)
         if part.noise is None:
@@ -284,6 +292,27 @@ def check(dataset: DataSet) -> None:
             "pairs of noise and example with a draw_fn, such as flips: the noise would "
             "not follow what it draws; leave it out"
         )
+
+
+def _check_arrays(
+    name: str, part: Examples, num_classes: int, levels: int | None
+) -> None:
+    """Raises a ValueError unless the arrays of a part are labels and finite numbers."""
+    values = part.values
+    if len(part.labels) != len(values):
+        raise ValueError(f"{name}: {len(part.labels)} labels for {len(values)} values")
+    try:
+        check_labels(part.labels, max(1, num_classes))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if part.conditions is not None:
+        array_checks.finite(f"{name}.conditions", part.conditions)
+    if not isinstance(values, np.ndarray):  # read later
+        return
+    if values.dtype.kind == "f":
+        array_checks.finite(f"{name}.values", values)
+    elif levels is not None and values.max() >= levels:
+        raise ValueError(f"{name}: values up to {values.max()} with levels={levels}")
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

@@ -187,7 +187,7 @@ def _known(path: pathlib.Path) -> Mapping[str, Shape]:
             str(key): (int(height), int(width))
             for key, (height, width) in check_shapes.items()
         }
-    except Exception:  # a cache is of no importance, however it is damaged
+    except Exception:  # a cache is of no importance, however it is corrupted
         return {}
 
 

@@ -94,7 +94,7 @@ def _of_file(source: pathlib.Path | bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _too_large("too many pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError("no image, or its beginning is damaged") from error
+        raise ValueError("no image, or its beginning is corrupted") from error
 
 
 def _too_large(count: str) -> UnfitError:
@@ -174,7 +174,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # whatever damaged EXIF data raise
+    except Exception:  # whatever corrupted EXIF data raise
         return None
 
 

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.data import npz_entries
+from experiments.data import array_checks, npz_entries
 from experiments.data.base import DataSet, split
 from experiments.data.npz_entries import Arrays, naming_file
 
@@ -90,10 +90,9 @@ def _check(arrays: Arrays) -> None:
             f"{len(arrays['labels'])} labels: must be [n, *event] twice and [n]"
         )
     for name in ("samples", "noise"):
-        if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
-            raise ValueError(
-                f"{name} of type {arrays[name].dtype}: must be float32, finite"
-            )
+        if arrays[name].dtype != np.float32:
+            raise ValueError(f"{name} of type {arrays[name].dtype}: must be float32")
+        array_checks.finite(name, arrays[name])
     if "conditions" in arrays and len(arrays["conditions"]) != len(samples):
         raise ValueError(
             f"{len(arrays['conditions'])} conditions for {len(samples)} pairs"

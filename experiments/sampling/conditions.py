@@ -13,6 +13,7 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded
 from experiments.config.model import Model
 from experiments.data import Examples, npz_entries
+from experiments.data.regular_file import check_regular
 from experiments.runtime.errors import UsageError, naming, require
 
 
@@ -134,6 +135,10 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
 
 def _npy(path: str) -> dict[str, np.ndarray]:
     try:
-        return {"array": np.load(path, allow_pickle=False)}
+        check_regular(path)
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it holds several arrays: name it .npz")
+        return {"array": found}
     except Exception as error:  # whatever a corrupted file raises
         raise ValueError(f"no readable .npy file: {error}") from error

@@ -138,7 +138,7 @@ def test_every_weighting_of_the_library_passes(name):
         (Constant(), "the factor has the shape of t"),
         (Unregistered(), "Unregistered is registered"),
     ],
-    ids=str,
+    ids=["kind", "negative", "infinite", "sum", "closed form", "shape", "unregistered"],
 )
 def test_a_wrong_weighting_is_refused(weighting, message):
     testing.check_weighting(Weight())

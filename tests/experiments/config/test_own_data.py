@@ -41,3 +41,35 @@ def test_a_data_set_may_have_its_channels_anywhere():
     assert adapters.as_dataset("data", made).event_shape == (4, 8, 8)
     found = adapters.as_dataset("data", (VALUES, np.arange(18) % 2))
     assert (found.num_classes, found.train.values.dtype) == (2, np.float32)
+
+
+def own_set(**parts):
+    made = data.split(np.zeros((18, 2), np.float32), np.arange(18) % 2, None)
+    train = made.train._replace(
+        **{key: parts.pop(key) for key in parts.keys() & {"values", "labels"}}
+    )
+    return made._replace(train=train, **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (dict(labels=np.arange(16)), "train: labels from 0 to 15: must be in 0..1"),
+        (dict(labels=np.arange(16) % 2 - 1), "train: labels from -1 to 0: must be"),
+        (dict(labels=np.zeros(9, int)), "train: 9 labels for 16 values"),
+        (dict(num_classes=0), "labels from 0 to 1: must be in 0..0"),
+        (
+            dict(values=np.full((16, 2), np.nan)),
+            "train.values: 32 of 32 values are not",
+        ),
+        (dict(class_names=("a",)), "1 class_names for 2 classes"),
+        (
+            dict(values=np.full((16, 2), 9, np.uint8), transform=data.DataTransform(9)),
+            "train: values up to 9 with levels=9",
+        ),
+    ],
+)
+def test_a_data_set_of_ones_own_that_cannot_be_is_refused(parts, said):
+    assert adapters.as_dataset("data", own_set()).num_classes == 2
+    with pytest.raises(UsageError, match=said):
+        adapters.as_dataset("data", own_set(**parts))

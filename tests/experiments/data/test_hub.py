@@ -126,7 +126,7 @@ def test_a_named_set_has_its_images_labels_and_parts(package, request):
             "mode RGBA, transparent: put it on a background",
         ),
         (png16(IMAGES[1].astype(np.uint16)), "mode RGB, 16 bits in the file"),
-        (b"GIF", "no image, or its beginning is damaged"),
+        (b"GIF", "no image, or its beginning is corrupted"),
         (b"", "empty"),
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else "",

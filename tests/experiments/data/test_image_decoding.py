@@ -257,7 +257,9 @@ def test_16_bits_are_scaled_without_rounding():
     found = read(png16(smooth.repeat(8, 0)), (4, 32), channels=1, bits=16)
     steps = np.diff(found[2, 4:-4, 0])
     np.testing.assert_allclose(steps, 2 * 2 / 63, rtol=1e-3)
-    assert found.min() >= -1 and found.max() <= 1
+    edge = np.repeat([0, 65535], 8).astype(np.uint16).reshape(1, 16, 1).repeat(16, 0)
+    found = read(png16(edge), (64, 64), channels=1, bits=16)  # it would overshoot
+    assert (found.min(), found.max()) == (-1, 1)
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff"])
@@ -344,16 +346,19 @@ def test_what_is_no_file_of_an_image_is_said(tmp_path, make, said):
         read(path)
 
 
-def test_no_file_is_left_open(tmp_path):
+def test_no_file_is_left_open(tmp_path, monkeypatch):
     path = tmp_path / "0.png"
     path.write_bytes(png16(DEEP))
-    descriptors = lambda: len(os.listdir("/proc/self/fd"))
-    before = descriptors()
-    for bits in (8, 16):
-        for _ in range(3):
-            with contextlib.suppress(UnfitError):
-                read(path, bits=bits)
-    assert descriptors() == before
+    found, opened = [], Image.open
+    monkeypatch.setattr(
+        Image, "open", lambda source: found.append(opened(source)) or found[-1]
+    )
+    for bits, count in ((8, 1), (16, 3)):
+        with contextlib.suppress(UnfitError):
+            read(path, bits=bits)
+        assert len(found) == count
+    for image in found:
+        assert image.fp is None or image.fp.closed
 
 
 def test_every_other_mode_of_pillow_is_refused_by_name():

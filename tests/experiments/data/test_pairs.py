@@ -109,7 +109,7 @@ def test_what_is_no_file_of_pairs_is_refused(tmp_path):
         "samples of shape (18, 3, 2), noise of (17, 3, 2)": dict(noise=NOISE[:17]),
         "17 labels": dict(labels=ARRAYS["labels"][:17]),
         "noise of type float64: must be float32": dict(noise=NOISE.astype(float)),
-        "samples of type float32: must be float32, finite": dict(
+        "samples: 108 of 108 values are not finite in float32": dict(
             samples=np.full_like(SAMPLES, np.nan)
         ),
         "3 conditions for 18 pairs": dict(conditions=np.zeros((3, 1), np.float32)),
