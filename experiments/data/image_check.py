@@ -103,7 +103,7 @@ def _outcome(
 def in_words(error: Exception) -> str:
     """The reason for a fault in one line."""
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-    plain = type(error) in (ValueError, UnfitError) or isinstance(error, OSError)
+    plain = isinstance(error, (ValueError, SyntaxError, OSError))
     return reason if plain and reason else f"{type(error).__name__}: {reason}"
 
 

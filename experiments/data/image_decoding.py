@@ -43,8 +43,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 Source = pathlib.Path | bytes | Image.Image | np.ndarray
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # they mean nothing
+warnings.filterwarnings("ignore", module="PIL")  # what matters is refused
 
 
 class UnfitError(ValueError):

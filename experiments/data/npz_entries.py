@@ -37,7 +37,7 @@ LABELS = re.compile(r"y(_.*)?|.*(label|class|target|categor).*", re.IGNORECASE)
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
-    """Reads all arrays of an `.npz`.
+    """Reads all arrays of an `.npz`, whose path an error does not name.
 
     Raises:
       ValueError: if the file is missing or corrupted.
@@ -50,7 +50,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: _read(file, name) for name in file.files}
     except Exception as error:  # whatever a corrupted archive raises
-        raise ValueError(f"{path}: no readable .npz file: {error}") from error
+        raise ValueError(f"no readable .npz file: {error}") from error
 
 
 def _read(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:

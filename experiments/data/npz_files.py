@@ -222,7 +222,7 @@ def _stored(
                 f"{low=}, {high=}, {unscaled=}: of floats; uint8 has the range 0..255"
             )
         top = int(values.max())
-        if levels is None and top <= 1:
+        if levels is None and top == 1:
             raise ValueError(
                 f"values from {values.min()} to {top} of type uint8, nearly black as "
                 "levels 0..255: levels=2 says that these are all there are, levels=256 "

@@ -10,6 +10,7 @@ from PIL import Image
 
 from experiments import data
 from experiments.config import build
+from experiments.data.image_format import ImageFormat
 from experiments.data.loader import Batches, iterate
 from experiments.runtime.errors import UsageError
 from tests.helpers.pictures import png16
@@ -404,3 +405,63 @@ def test_a_class_of_which_there_is_no_row_is_named(monkeypatch, map_labels):
     else:
         with pytest.raises(UsageError, match="no example, the first 'cat'; map_labels"):
             load("huggingface")
+
+
+@PACKAGES
+def test_labels_are_looked_at_before_the_images(package, request, images, labels):
+    request.getfixturevalue(package)
+    images[1], labels[0] = None, 9
+    with pytest.raises(UsageError, match="of 10 classes 7 have no example"):
+        load(package)
+
+
+def test_tfds_hands_over_the_files_as_they_are(monkeypatch, tmp_path):
+    """Its own decoding would lose the second 8 bits, and the orientation."""
+    deep = np.random.RandomState(1).randint(0, 65536, (4, 6, 3)).astype(np.uint16)
+
+    def as_data_source(split, decoders=None):
+        image = png16(deep) if decoders == {"image": "skip"} else IMAGES[0]
+        return [{"image": image, "label": np.int64(n)} for n in range(2)]
+
+    builder = types.SimpleNamespace(
+        as_data_source=as_data_source,
+        data_path=tmp_path,
+        info=types.SimpleNamespace(
+            features={"image": Feature(), "label": Feature(names=["cat", "dog"])}
+        ),
+    )
+    decode = types.SimpleNamespace(SkipDecoding=lambda: "skip")
+    module = types.SimpleNamespace(builder=lambda *_, **__: builder, decode=decode)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    with pytest.raises(UsageError, match="2 of 2: row 0 .*16 bits in the file"):
+        load("tfds")
+    found = load("tfds", bits=16)
+    assert found.class_names == ("cat", "dog")
+    expected = deep / 65535 * 2 - 1
+    np.testing.assert_allclose(found.train.values.row(1), expected, atol=1e-6)
+
+
+def test_rows_that_are_known_are_not_decoded_again(monkeypatch, tmp_path):
+    """By the files that `datasets` has them in; without these always."""
+    (tmp_path / "train.arrow").write_bytes(b"rows")
+    seen, files = [], [{"filename": str(tmp_path / "train.arrow")}]
+    check = ImageFormat.check
+    counted = lambda self, source: seen.append(1) or check(self, source)
+    monkeypatch.setattr(ImageFormat, "check", counted)
+
+    class Filed(Table):
+        cache_files = files
+
+    rows = [{"image": Image.fromarray(GREY), "label": n} for n in range(2)]
+    module = types.SimpleNamespace(load_dataset=lambda path, split: Filed(rows))
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    for count in (4, 4):
+        load("huggingface")
+        assert len(seen) == count
+    (tmp_path / "train.arrow").write_bytes(b"other rows")
+    load("huggingface")
+    assert len(seen) == 8
+    files.clear()
+    load("huggingface")
+    load("huggingface")
+    assert len(seen) == 16
