@@ -93,7 +93,7 @@ def modules(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     for name in ENTRIES:
         found: Any = config
         for key in name.split("."):
-            found = found.get(key, "")
+            found = found.get(key, {})
         values = found.values() if hasattr(found, "values") else (found,)
         for value in values:
             texts += [value] if isinstance(value, str) else list(value or ())

@@ -47,7 +47,7 @@ def hermite(count=8):
 
 
 def test_every_slip_has_a_row():
-    expected = {"B": 15, "A": 6, "L": 6, "P": 1}
+    expected = {"B": 15, "A": 6, "L": 6, "P": 8}
     names = [f"{kind}{i + 1}" for kind, count in expected.items() for i in range(count)]
     assert [name for name, _ in ROWS] == names
 

@@ -18,6 +18,7 @@ def config(**overrides):
         proposal="",
         coupling="",
     )
+    config.distillation = dict(method="", teacher="", weights="ema", guidance=1.0)
     config.sigma_data = 1.0
     config.label_dropout = 0.1
     config.network = dict(name="residual_mlp", features=16, num_blocks=1, dropout=0.1)

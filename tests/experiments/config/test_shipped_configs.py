@@ -18,11 +18,13 @@ from diffusionflow.networks.embedding import Conditioning
 from experiments.config import build, model, schema
 from experiments.data import cifar
 from experiments.runtime import sharding
+from experiments.sampling import pairs
 from experiments.training import console, loop
 from tests.helpers.networks import directions
 
 ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+BROUGHT = {"cifar10", "imagenet64", "digits_reflow"}  # their data are brought along
 SHORT = {
     "num_steps": 2,
     "batch_size": 8,
@@ -96,12 +98,22 @@ def with_data(name, folder):
                     file = folder / part / label / f"{number}.png"
                     PIL.Image.fromarray(pixels).save(file)
             config.data[entry] = str(folder / part)
+    if config.get("distillation", {}).get("teacher"):
+        teacher = short("digits", folder)
+        with jax.numpy_dtype_promotion("standard"):
+            loop.train_and_evaluate(teacher, folder / "teacher")
+        config.distillation.teacher = str(folder / "teacher")
+    if config.data.name == "pairs":
+        request = pairs.Request(num_samples=90, sampler=dict(num_steps=1))
+        config.data.path = str(pairs.draw_pairs(folder / "teacher", request))
     return config
 
 
 def short(name, folder):
     config = with_data(name, folder)
     config.update_from_flattened_dict(SHORT | SMALL[config.network.name])
+    if "progressive" in config.get("distillation", {}).get("method", ""):
+        config.num_steps = 5  # a step for each stage
     return config
 
 
@@ -140,8 +152,12 @@ def test_judging_a_config_compiles_nothing(name, compiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
-    """32 directions or more, of 1 % of the largest, over 101 times."""
+    """32 directions or more, of 1 % of the largest, over 101 times.
+
+    Fewer where the network is differentiated in its times.
+    """
     config = with_data(name, tmp_path)
+    least = 32 if config.network.get("max_frequency", 1000.0) > 64 else 6
     built = model.from_config(config, build.dataset(config.data))
     time = jax.numpy.linspace(0, 1, 101)
     read = lambda module, _: isinstance(module, Conditioning)
@@ -156,10 +172,10 @@ def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
 
     found = jax.tree.leaves(vectors(jax.random.key(0)))
     assert [leaf.shape[0] for leaf in found] == [101]
-    assert directions(found[0]) >= 32
+    assert directions(found[0]) >= least
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"cifar10", "imagenet64"}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - BROUGHT))
 def test_sigma_data_is_that_of_the_data(name):
     """To the 20 % at which a run warns; the others' data are not here."""
     config = importlib.import_module(f"configs.{name}").get_config()
@@ -203,7 +219,7 @@ def test_it_trains_and_every_entry_is_read(
     monkeypatch.setattr(sharding, "compiler_options", lambda: quick)
     workdir = tmp_path / "run"
     state = loop.train_and_evaluate(recorder, workdir)
-    assert int(state.step) == 2
+    assert int(state.step) == config.num_steps
     at_start = {"cpu_devices"}  # by cli.start_jax
     assert entries(config) - recorder.read == at_start
     pictures = 2 if config.samples.every else 0

@@ -507,7 +507,9 @@ def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, ca
 def test_other_data_are_refused(workdir, monkeypatch):
     other = build.dataset(tiny.config(data__size=660).data)
     monkeypatch.setattr(evaluate.build, "dataset", lambda section: other)
-    with pytest.raises(UsageError, match="trained on .*294.*the data are .*588"):
+    with pytest.raises(
+        UsageError, match="trained on other data .*294 in the .*588 now"
+    ):
         evaluate_run(workdir, REQUEST)
 
 

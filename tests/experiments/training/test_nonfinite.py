@@ -153,14 +153,18 @@ def test_leaves_that_are_not_finite_are_named_by_their_paths():
 
 
 def poison(monkeypatch, rows):
-    """Makes training examples NaN, those at `rows` of the first epoch."""
+    """Makes training examples NaN when they are drawn, those at `rows` of an epoch."""
 
     @functools.wraps(data.moons)
     def moons(**arguments):
         found = data.moons(**arguments)
         order = np.random.RandomState([0, 0]).permutation(len(found.train.labels))
-        found.train.values[order[rows]] = np.nan
-        return found
+        bad = {values.tobytes() for values in found.train.values[order[rows]]}
+
+        def draw(rng, values):
+            return values * np.nan if values.tobytes() in bad else values
+
+        return found._replace(draw_fn=draw)
 
     monkeypatch.setitem(registry.DATASETS, "moons", moons)
 
