@@ -77,9 +77,11 @@ def eps_errors(groups: Sequence[Group], key: jax.Array) -> list[Comparison]:
     """Compares the eps-MSE: the mean over log-SNRs first, then at each of them."""
 
     def take(level: int | None, run: RunRecord) -> Measurement | None:
-        if run.evaluation is None or run.evaluation["eps_mse"] is None:
+        if run.evaluation is None:
             return None
         weights = run.evaluation["settings"]["weights"]
+        if f"eps_mse_{weights}" not in run.arrays:  # left out
+            return None
         every = run.arrays[f"eps_mse_{weights}"].astype(np.float64)
         recipe = {"examples": run.examples, "weights": weights}
         value = every.mean(1) if level is None else every[:, level]
