@@ -19,7 +19,7 @@ import resource
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,11 +27,12 @@ from ml_collections import ConfigDict
 from diffusionflow import metrics
 from experiments import data
 from experiments.checkpointing import restore
-from experiments.config import distilled, overrides
+from experiments.config import distilled, overrides, schema
 from experiments.evaluation import features
 from experiments.sampling import compiled_sampler, conditions
 from experiments.sampling import pairs as pair_files
 from experiments.training import loop
+from experiments.visualization import sample_images
 
 Score = Callable[[np.ndarray], dict[str, float]]
 Rows = dict[str, list[float]]
@@ -85,7 +86,6 @@ class Runs:
         with timer("teacher"):
             config = quiet(teacher, teacher.num_steps, seed)
             loop.train_and_evaluate(config, folder / "teacher")
-            (folder / "teacher").mkdir(exist_ok=True)
 
     def distil(
         self, method: str, num_steps: int, *, pairs: pathlib.Path | None = None
@@ -117,12 +117,10 @@ class Runs:
         """The averaged weights of a run, of one of its checkpoints."""
         return restore.load(self._folder / name, restore.Request(step=step))
 
-    def samples(
-        self, name: str, sampler: str, calls: int, count: int, step: int | None = None
-    ) -> np.ndarray:
+    def samples(self, name: str, draw: "Draw", count: int) -> np.ndarray:
         """Samples of a run, classes in turn, as stored values."""
-        loaded = self.load(name, step)
-        section = dict(name=sampler, num_steps=calls, grid="uniform")
+        loaded = self.load(name, draw.step)
+        section = dict(name=draw.sampler, num_steps=draw.calls, grid="uniform")
         draw_fn = compiled_sampler.make_draw_fn(
             loaded.model, section, guidance=1.0, batch_size=count, most=count
         )
@@ -146,58 +144,98 @@ class Runs:
 HEUN = {"name": "heun(variable='u')", "num_steps": 50, "grid": "uniform"}
 
 
-def moons(runs: Runs, score: Score) -> Rows:
-    """Every method on moons: energy distances, and straightness."""
+class Draw(NamedTuple):
+    """Samples that are measured: sampler, network calls, checkpoint if not the last."""
+
+    sampler: str
+    calls: int
+    step: int | None = None
+
+
+class Student(NamedTuple):
+    """A student that is trained, and what is drawn from it."""
+
+    method: str
+    num_steps: int
+    draws: tuple[Draw, ...]
+    pairs: bool = False
+
+
+class Case(NamedTuple):
+    """A data set: samples of each draw, those of the teacher, and its students."""
+
+    num_samples: int
+    teacher: tuple[Draw, ...]
+    students: tuple[Student, ...]
+    num_pairs: int = 0
+
+
+JUMPS = Draw("flow_map", 1), Draw("flow_map", 2)
+CASES = {
+    "moons": Case(
+        num_samples=2_000,
+        teacher=(Draw("ddim", 1), Draw("ddim", 4), Draw("ddim", 64)),
+        students=(
+            Student("progressive(first=64)", 6 * 500, JUMPS[:1]),
+            Student("reflow", 2_000, (Draw("ddim", 1),), pairs=True),
+            Student("one_step", 2_000, JUMPS[:1], pairs=True),
+            Student("meanflow", 4_000, JUMPS),
+            Student("lagrangian", 2_000, JUMPS),
+        ),
+        num_pairs=20_000,
+    ),
+    "digits": Case(
+        num_samples=1_000,
+        teacher=(Draw("ddim", 1), Draw("ddim", 8), Draw("ddim", 40)),
+        students=(
+            Student(
+                "progressive(first=32)",
+                5 * 100,
+                (JUMPS[0], Draw("flow_map", 2, 400), Draw("flow_map", 4, 300)),
+            ),
+            Student("meanflow", 800, (*JUMPS, Draw("flow_map", 4))),
+        ),
+    ),
+}
+
+
+def measure(runs: Runs, case: Case, score: Score) -> Rows:
+    """Trains the students of a case, and measures them and the teacher."""
     rows: Rows = {}
 
-    def add(row: str, name: str, sampler: str, calls: int, step: Any = None) -> None:
-        for metric, value in score(
-            runs.samples(name, sampler, calls, 2_000, step)
-        ).items():
-            rows.setdefault(f"{row}, {calls} calls: {metric}", []).append(value)
+    def draw(name: str, draws: tuple[Draw, ...]) -> None:
+        for each in draws:
+            x = runs.samples(name, each, case.num_samples)
+            for metric, value in score(x).items():
+                row = f"{name}, {each.calls} calls: {metric}"
+                rows.setdefault(row, []).append(value)
 
-    for calls in (1, 4, 64):
-        add("teacher, Euler", "teacher", "ddim", calls)
-    name = runs.distil("progressive(first=64)", 6 * 500)
-    add(name, name, "flow_map", 1)
-    pairs = runs.pairs(20_000)
-    name = runs.distil("reflow", 2_000, pairs=pairs)
-    add(name, name, "ddim", 1)
-    for each in ("teacher", name):
-        rows[f"{each}: straightness"] = [runs.straightness(each)]
-    name = runs.distil("one_step", 2_000, pairs=pairs)
-    add(name, name, "flow_map", 1)
-    for method, steps in (("meanflow", 4_000), ("lagrangian", 2_000)):
-        name = runs.distil(method, steps)
-        for calls in (1, 2):
-            add(name, name, "flow_map", calls)
+    draw("teacher", case.teacher)
+    pairs = runs.pairs(case.num_pairs) if case.num_pairs else None
+    for student in case.students:
+        given = pairs if student.pairs else None
+        name = runs.distil(student.method, student.num_steps, pairs=given)
+        draw(name, student.draws)
+        if name == "reflow":
+            for each in ("teacher", name):
+                rows[f"{each}: straightness"] = [runs.straightness(each)]
     return rows
 
 
-def digits(runs: Runs, score: Score) -> Rows:
-    """Progressive distillation and MeanFlow on digits: Frechet distances."""
-    rows: Rows = {}
-
-    def add(row: str, name: str, sampler: str, calls: int, step: Any = None) -> None:
-        for metric, value in score(
-            runs.samples(name, sampler, calls, 1_000, step)
-        ).items():
-            rows.setdefault(f"{row}, {calls} calls: {metric}", []).append(value)
-
-    for calls in (1, 8, 40):
-        add("teacher, Euler", "teacher", "ddim", calls)
-    name = runs.distil("progressive(first=32)", 5 * 100)
-    add(name, name, "flow_map", 1)
-    add(name, name, "flow_map", 2, 400)
-    name = runs.distil("meanflow", 800)
-    for calls in (1, 2):
-        add(name, name, "flow_map", calls)
-    return rows
+def picture(runs: Runs, case: Case, path: pathlib.Path) -> None:
+    """Writes rows of one noise and one label a column: the teacher, then students."""
+    draws = [("teacher", case.teacher[-1])]
+    for student in case.students:
+        draws += [(student.method.partition("(")[0], each) for each in student.draws]
+    rows = [runs.samples(name, each, 20)[:10] for name, each in draws]
+    for name, each in draws:
+        print(f"  a row: {name}, {each.calls} calls")
+    levels = runs.load("teacher").model.transform.levels
+    sample_images.grid(np.concatenate(rows), levels, 10).save(path)
 
 
-def moons_score(seed: int) -> Score:
+def moons_score() -> Score:
     """Energy distance to the test points."""
-    del seed
     test = data.moons(size=20_000, seed=0).test
     points = np.asarray(test.values[np.arange(len(test.labels))], np.float64)
     metric = metrics.energy(unbiased=False)
@@ -208,11 +246,11 @@ def moons_score(seed: int) -> Score:
     return score
 
 
-def digits_score(seed: int) -> Score:
+def digits_score() -> Score:
     """Frechet distances to the training examples."""
     digits = data.digits()
     maps = {
-        "classifier": features.classifier(digits, seed=seed).features_fn,
+        "classifier": features.classifier(digits).features_fn,
         "pixels": features.pixels().features_fn,
     }
     to_float = lambda stored: np.asarray(digits.transform.to_float(stored))
@@ -230,8 +268,6 @@ def digits_score(seed: int) -> Score:
 def teacher_config(name: str) -> ConfigDict:
     """The teacher of the measurements: small, and of low frequencies in time."""
     config = overrides.load_config("toy2d" if name == "moons" else "digits")
-    from experiments.config import schema
-
     schema.settle(config)
     if name == "moons":
         config.num_steps, config.network.max_frequency = 3_000, 8.0
@@ -243,20 +279,22 @@ def teacher_config(name: str) -> ConfigDict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("moons", "digits"), default="moons")
+    parser.add_argument("--data", choices=CASES, default="moons")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--picture", type=pathlib.Path, help="PNG of digits, seed 0")
     args = parser.parse_args()
-    measure, score = (
-        (moons, moons_score) if args.data == "moons" else (digits, digits_score)
-    )
-    score_fn, timer, table = score(0), Timer(), defaultdict(list)
+    case = CASES[args.data]
+    score = moons_score() if args.data == "moons" else digits_score()
+    timer, table = Timer(), defaultdict(list)
     for seed in range(args.seeds):
         print(f"seed {seed}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(pathlib.Path(folder), teacher_config(args.data), seed, timer)
-            for row, values in measure(runs, score_fn).items():
+            for row, values in measure(runs, case, score).items():
                 table[row] += values
                 print(f"  {row} {values[0]:.5f}", flush=True)
+            if args.picture is not None and seed == 0:
+                picture(runs, case, args.picture)
     print(f"mean and standard deviation of {args.seeds} seeds")
     for row, values in table.items():
         spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")

@@ -206,6 +206,13 @@ def check_method(
     given = built.needs_teacher <= bool(teacher)
     bound = f"the directory of a trained run with distillation.method={name}"
     require("distillation.teacher", teacher, given, bound)
+    guidance = section["guidance"]
+    guided = built.takes_guidance and bool(teacher)
+    bound = (
+        f"1 with distillation.method={name}, which asks no guided teacher; pairs are "
+        "guided by experiments.pairs --guidance"
+    )
+    require("distillation.guidance", guidance, guidance == 1 or guided, bound)
     if config["num_steps"] % built.num_stages:
         raise UsageError(
             f"num_steps={config['num_steps']}: must be a multiple of "

@@ -69,11 +69,6 @@ def student(
         how = "needs --pairs=FILE, which experiments.pairs writes"
         wrong = f"--pairs={pairs}: --method={method} learns from the data themselves"
         raise UsageError(f"--method={method}: {how}" if pairs is None else wrong)
-    if guidance != 1 and not built.needs_teacher:
-        raise UsageError(
-            f"--guidance={guidance:g}: --method={method} does not ask its teacher; "
-            "with pairs, give the guidance to experiments.pairs"
-        )
     steps = config.num_steps // built.num_stages
     with config.unlocked():
         config.distillation = section

@@ -76,7 +76,11 @@ class Method:
     """Base class of training methods: subclasses give `terms`.
 
     Attributes:
-      needs_teacher: whether a trained network is learned from.
+      needs_teacher: whether it cannot be trained without a teacher.
+      takes_teacher: whether it learns from a teacher where there is one; else a teacher
+        gives its first weights alone.
+      takes_guidance: whether the teacher may be guided: all that is learned is then
+        learned from it.
       needs_noise: whether the data must be pairs of noise and sample.
       two_times: whether the network is given s; else t implies it.
       diagonal: whether the network at s = t is an ordinary one-time prediction, so that
@@ -85,6 +89,8 @@ class Method:
     """
 
     needs_teacher = False
+    takes_teacher = True
+    takes_guidance = True
     needs_noise = False
     two_times = True
     diagonal = True
@@ -191,6 +197,7 @@ class Lagrangian(Method):
 
     share: float = 0.5
     times: Any = times.Uniform()
+    takes_guidance = False  # the diagonal learns from the data
     forward_mode = True
 
     def __post_init__(self) -> None:
@@ -229,6 +236,8 @@ class Shortcut(Method):
 
     share: float = 0.5
     times: Any = times.Uniform()
+    takes_teacher = False
+    takes_guidance = False
 
     def __post_init__(self) -> None:
         _check("share", self.share, 0 < self.share < 1, "in (0, 1)")
@@ -357,6 +366,8 @@ class Reflow(Method):
     Source: Liu et al. 2022, arXiv 2209.03003.
     """
 
+    takes_teacher = False
+    takes_guidance = False
     needs_noise = True
     two_times = False
 
@@ -379,6 +390,8 @@ class OneStep(Method):
     Source: Luhman and Luhman 2021, arXiv 2101.02388.
     """
 
+    takes_teacher = False
+    takes_guidance = False
     needs_noise = True
     two_times = False
     diagonal = False

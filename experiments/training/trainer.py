@@ -61,7 +61,7 @@ class Trainer:
             placement=self._placement(),
             gammas=build.profiles(config.ema),
             num_steps=config.num_steps,
-            has_teacher=bool(few_step and config.distillation.teacher),
+            has_teacher=self._has_teacher(),
             teacher_guidance=config.distillation.guidance,
             coupled=self._coupled(self.dataset.train),
         )
@@ -124,6 +124,12 @@ class Trainer:
         """The state before the first step."""
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
+
+    def _has_teacher(self) -> bool:
+        """Whether the method learns from a teacher, whose weights the state then has."""
+        method = self.model.method
+        named = bool(self.config.distillation.teacher)
+        return method is not None and method.takes_teacher and named
 
     def _placement(self) -> sharding.FSDPSharding | None:
         section = self.config.sharding

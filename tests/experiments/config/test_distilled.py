@@ -66,7 +66,6 @@ WRONG = {
     "method": (dict(method="meanflo"), "unknown name 'meanflo'; did you mean 'meanf"),
     "no pairs": (dict(method="reflow", pairs=None), "needs --pairs=FILE, which exp"),
     "pairs": (dict(method="meanflow", pairs="a.npz"), "learns from the data themsel"),
-    "guidance": (dict(method="meanflow", guidance=2.0), "does not ask its teacher"),
     "empty": (dict(method=""), "--method: is empty; such as progressive"),
     "argument": (dict(method="progressive(first=12)"), "first=12.*must be last=1 t"),
 }
@@ -82,6 +81,10 @@ def test_a_mistake_is_named_with_the_way_out(name):
 ENTRIES = {
     "proposal": (dict(objective__proposal="uniform"), "objective.proposal: must be"),
     "teacher": (dict(distillation__teacher=""), "distillation.teacher=''.*must be the"),
+    "guidance": (
+        dict(distillation__method="lagrangian", distillation__guidance=2.0),
+        "distillation.guidance=2.0: must be 1 with .*experiments.pairs --guidance",
+    ),
     "stages": (dict(num_steps=7), "num_steps=7: must be a multiple of 5, the stages"),
     "one time": (
         dict(distillation__method="lagrangian", network__two_times=False),
