@@ -126,7 +126,7 @@ class Trainer:
         return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
 
     def _has_teacher(self) -> bool:
-        """Whether the method learns from a teacher, whose weights the state then has."""
+        """Whether the state has the weights of a teacher that is learned from."""
         method = self.model.method
         named = bool(self.config.distillation.teacher)
         return method is not None and method.takes_teacher and named
