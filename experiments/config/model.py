@@ -166,7 +166,7 @@ def from_identity(identity: Mapping[str, Any]) -> Model:
     """
     facts = identity["data"]
     return _make(
-        identity["config"],
+        {"distillation": {"method": ""}} | identity["config"],
         tuple(facts["event_shape"]),
         facts["num_classes"],
         facts["levels"],
@@ -189,5 +189,5 @@ def _make(
         num_classes=num_classes,
         sigma_data=config["sigma_data"],
         vector_features=vector_features,
-        method=build.method(config.get("distillation", {"method": ""})),
+        method=build.method(config["distillation"]),
     )
