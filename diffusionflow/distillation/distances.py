@@ -80,7 +80,7 @@ class PseudoHuber:
 class Adaptive:
     """Squared error with the weight `1 / (|D|^2 + c)^power`, which is not trained.
 
-    |D|^2 is the sum over the event, of each example alone: the mean of a batch would
+    The sum |D|^2 is over the event, of each example alone: the mean of a batch would
     weigh all examples the same. Not for data of few dimensions; see the module.
 
     Args:

@@ -42,20 +42,18 @@ def matching_loss(
 ) -> Array:
     """Computes a loss whose gradient moves a generator's law towards that of the data.
 
-    Of |.|^2 and products, means over the event:
+    With squares and products as means over the event:
 
-    | kind         | loss                                                        |
-    |--------------|-------------------------------------------------------------|
-    | "dmd"        | `k / 2 |x - stop(x - (x_fake - x_real))|^2` of constants    |
-    | a divergence | the same, with k times `h(ratio)`                           |
-    | "sid"        | `k ((x_real - x_fake)(x_real - x) - alpha |x_real - x_fake|^2)` |
+    - "dmd": `k / 2 (x - stop(x - (x_fake - x_real)))^2`;
+    - a divergence: the same, with k times `h(ratio)`;
+    - "sid": `k ((x_real - x_fake) (x_real - x) - alpha (x_real - x_fake)^2)`.
 
-    "dmd" takes `k = 1 / mean |x - x_real|` of each example, which changes the way there
-    and not where it ends. The divergences are those of `DIVERGENCES`; "reverse_kl" is
-    the gradient of the KL itself. "sid" needs the gradients of x_real and x_fake with
-    respect to z, with their parameters constant; its alpha = 1/2 is the gradient of the
-    Fisher divergence, and the published 1 and 1.2 are 0.907 and 0.870 of it in one
-    dimension, where only the length differs.
+    "dmd" takes 1 over the mean of `abs(x - x_real)` as the k of each example, which
+    changes the way there and not where it ends. The divergences are those of
+    `DIVERGENCES`; "reverse_kl" is the gradient of the KL itself. "sid" needs the
+    gradients of x_real and x_fake with respect to z, with their parameters constant;
+    its alpha = 1/2 is the gradient of the Fisher divergence, and the published 1 and
+    1.2 are 0.907 and 0.870 of it in one dimension, where only the length differs.
 
     Args:
       x: generated, `[*batch, *event]`.
