@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -27,9 +28,16 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
             f"--{flag}={workdir}: no config of a run in {path}: {error}; give the "
             "workdir of a trained run"
         ) from error
-    config = ConfigDict(found)
+    config = ConfigDict(_with_tuples(found))
     schema.settle(config)
     return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """Values of JSON with tuples for lists, as a config file has them."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def student(

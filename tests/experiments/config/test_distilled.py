@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from ml_collections import FrozenConfigDict
 
 from experiments.config import build, distilled, external, registry, schema
 from experiments.config.methods import Method
@@ -55,9 +56,15 @@ def test_the_student_of_every_stage_is_kept():
 
 
 def test_a_run_has_its_config(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(teacher().to_dict()))
+    """With the tuples that JSON has as lists, which a frozen config refuses."""
+    config = teacher()
+    config.network = dict(name="unet", multipliers=(1, 2), attention_resolutions=())
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     found = distilled.read_config(tmp_path, "teacher")
-    assert found.to_dict() == teacher().to_dict()
+    assert found.to_dict() == config.to_dict()
+    made = distilled.student(found, method="progressive", teacher="runs/t")
+    assert made.network.multipliers == (1, 2)
+    FrozenConfigDict(made)
     with pytest.raises(UsageError, match="--teacher=.*no config of a run.*workdir of"):
         distilled.read_config(tmp_path / "none", "teacher")
 
