@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from diffusionflow import metrics
 from experiments import data
 from experiments.checkpointing import restore
-from experiments.config import distilled, overrides, schema
+from experiments.config import build, distilled, overrides, schema
 from experiments.evaluation import features
 from experiments.sampling import compiled_sampler, conditions
 from experiments.sampling import pairs as pair_files
@@ -60,12 +60,11 @@ class Timer:
 
 def quiet(config: ConfigDict, num_steps: int, seed: int) -> ConfigDict:
     """The config with training alone: a checkpoint at the end, or of each stage."""
-    stages = max(1, config.num_steps // config.checkpoint.every)
-    staged = "progressive" in config.distillation.method
+    method = build.method(config.distillation)
+    stages = 1 if method is None else method.num_stages
     config.seed, config.num_steps, config.log.every = seed, num_steps, num_steps
     config.eval.every = config.samples.every = 0
-    every = num_steps // stages if staged else num_steps
-    config.checkpoint.update(every=every, keep_best=0)
+    config.checkpoint.update(every=num_steps // stages, keep_best=0)
     return config
 
 

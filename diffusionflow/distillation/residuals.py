@@ -199,8 +199,8 @@ def _forward(fn: Callable[..., Array], primals: Any, tangents: Any) -> Any:
             raise TypeError("no forward-mode derivative of a jax.custom_vjp")
         return push(primals, tangents)
     except (TypeError, NotImplementedError) as error:
-        told = str(error).lower()
-        if not any(word in told for word in ("forward-mode", "jvp", "differentiation")):
+        text = str(error).lower()
+        if not any(word in text for word in ("forward-mode", "jvp", "differentiation")):
             raise
         raise ValueError(
             "E and L differentiate the network in forward mode, which a part of it "

@@ -223,7 +223,7 @@ def check_method(
     if built.two_times and not getattr(net, "two_times", False):
         raise UsageError(
             f"network.two_times=False: must be True with distillation.method={name}, "
-            "whose network is told where to jump"
+            "whose network is given the time that it jumps to"
         )
     highest = getattr(net, "max_frequency", 0)
     if built.forward_mode and highest > HIGHEST_FREQUENCY:

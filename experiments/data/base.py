@@ -112,7 +112,7 @@ class Examples(NamedTuple):
       mask: bool [n, *event], with axes of 1 where it is the same along them: the values
         that count in the loss; None for all.
       noise: float32 [n, *event], the eps that each example is paired with; None where
-        it is drawn anew in every step.
+        every step draws its own.
     """
 
     values: Any

@@ -93,6 +93,10 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
 
     Yields:
       Whether the result is missing.
+
+    Raises:
+      UsageError: jumps of a two-time network would be guided, or another process
+        draws this.
     """
     request = loaded.request
     compiled_sampler.check_guidance(loaded.model, request.sampler, request.guidance)

@@ -12,6 +12,7 @@ from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.sampling import generate
 from experiments.training import loop, metrics_log
+from experiments.training.resume import Source
 from tests.helpers import tiny
 from tests.helpers.trees import same
 
@@ -163,8 +164,6 @@ def test_a_teacher_of_another_kind_is_refused(teacher, tmp_path):
 
 
 def test_a_teacher_and_another_start_exclude_one_another(teacher, tmp_path):
-    from experiments.training.resume import Source
-
     config = student(teacher, "progressive(first=4)")
     with pytest.raises(UsageError, match="--init_from with distillation.teacher"):
         loop.train_and_evaluate(config, tmp_path, source=Source(teacher[0]))
