@@ -157,6 +157,7 @@ def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     Fewer where the network is differentiated in its times.
     """
     config = with_data(name, tmp_path)
+    schema.add_defaults(config)
     least = 32 if config.network.get("max_frequency", 1000.0) > 64 else 6
     built = model.from_config(config, build.dataset(config.data))
     time = jax.numpy.linspace(0, 1, 101)
