@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import _xp as xp
@@ -79,6 +80,8 @@ class EDM:
         gamma = xp.asarray(self.s_churn, t.dtype) / t.shape[0]
         gamma = xp.where(inside, xp.minimum(gamma, math.sqrt(2.0) - 1), 0)
         room = xp.where(some & bounded, top / xp.where(inside, rho, 1) - 1, xp.inf)
+        # of t = 1 it is a rounding, whose square root would be noise
+        room = xp.where(room > 8 * jnp.finfo(room.dtype).eps, room, 0)
         beyond = gamma >= room
         gamma = xp.where(beyond, room, gamma)
         grown = gamma > 0

@@ -262,6 +262,21 @@ def test_grad_in_a_learned_schedule_that_ends_short_of_the_data(name):
     difference_quotient_agrees(name, "truncated")
 
 
+def test_no_level_is_raised_by_a_rounding_where_the_schedule_ends():
+    """At t = 1 there is no room to raise: 0, and so is its derivative, compiled too."""
+    sampler, schedule = samplers.EDM(s_churn=40.0), SCHEDULES["truncated"]
+
+    def raised(change):
+        changed = jax.tree.map(lambda leaf: leaf * change, schedule)
+        rows = samplers.plan(sampler, grids.uniform(6), schedule=changed)
+        return rows["raise_noise"][0], rows["raise_z"][0]
+
+    with jax.enable_x64(True):
+        for change in (0.9, 1.0, 1.1):
+            value, slope = jax.jit(lambda c: jax.jvp(raised, (c,), (1.0,)))(change)
+            assert (*value, *slope) == (0.0, 1.0, 0.0, 0.0)
+
+
 def difference_quotient_agrees(name, on):
     """From pure noise to the data: finite, and a difference quotient agrees."""
     sampler, schedule = SAMPLERS[name].sampler, SCHEDULES[on]
