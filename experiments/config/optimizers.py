@@ -124,7 +124,7 @@ def decayed(params: Any) -> Any:
 
 
 def optimizer(
-    section: Mapping[str, Any], num_steps: int
+    section: Mapping[str, Any], num_steps: int, rate: "optax.Schedule"
 ) -> "optax.GradientTransformation":
     """Clipping by the global norm, then the optimizer `section["name"]`.
 
@@ -132,9 +132,9 @@ def optimizer(
 
     Args:
       section: `name`, such as "adamw(b2=0.99, weight_decay=0.01)", "muon" or
-        "module:function"; `clip_norm` (0 for no clipping), and what `learning_rate`
-        reads.
+        "module:function"; and `clip_norm` (0 for no clipping).
       num_steps: of the whole run.
+      rate: of `learning_rate`.
 
     Raises:
       UsageError: the name or an argument is unknown, or it is no optimizer whose update
@@ -142,7 +142,6 @@ def optimizer(
     """
     import optax
 
-    rate = learning_rate(section, num_steps)
     filled = dict(learning_rate=rate, **dict.fromkeys(MASKS, decayed))
     filled["num_steps"] = num_steps
     where = "optimizer.name"

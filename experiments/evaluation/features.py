@@ -19,7 +19,7 @@ import optax
 from diffusionflow.networks.inception import Inception, inception_params, resized
 from diffusionflow.networks.layers import Conv3x3
 from experiments.config import build, external
-from experiments.data import DataSet
+from experiments.data.base import DataSet
 from experiments.runtime.errors import UsageError
 
 BATCH = 100

@@ -16,7 +16,7 @@ import numpy as np
 from diffusionflow import losses, random
 from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
-from experiments.data import Examples
+from experiments.data.base import Examples
 from experiments.data.coupled import Coupled
 
 LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs

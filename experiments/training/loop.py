@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
 from experiments.config import external
+from experiments.config.experiment import Experiment
+from experiments.data.base import Examples
 from experiments.runtime import distributed, environment, files, progress
 from experiments.runtime.signals import noting
 from experiments.training import (
@@ -35,20 +36,21 @@ from experiments.visualization import sample_images
 
 __all__ = ["TrainState", "Trainer", "train_and_evaluate", "train_step"]
 
-Hook = Callable[[int, data.Examples, TrainState], None]
+Hook = Callable[[int, Examples, TrainState], None]
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict,
+    described: ConfigDict | Experiment,
     workdir: str | pathlib.Path,
     *,
     hook: Hook | None = None,
     source: resume.Source | None = None,
 ) -> TrainState:
-    """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if any.
+    """Trains to `num_steps`, from the newest checkpoint in `workdir` if any.
 
     Args:
-      config: of the experiment.
+      described: the config of the experiment, or what `experiment.from_config` made of
+        it.
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
       source: the run from whose weights a new one starts.
@@ -69,7 +71,8 @@ def train_and_evaluate(
         stop = stack.enter_context(noting())
         external.search(workdir)
         with progress.announced("reading the data"):
-            trainer = Trainer(config)
+            trainer = Trainer(described)
+        config = trainer.config
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))

@@ -76,24 +76,11 @@ def begin(
     metadata.check_compatible(found, trainer.identity, newest)
     origin = found.get("init_from")
     _check_source(source, origin)
-    restored = saved.restore(newest, items(trainer.abstract_state))
+    restored = saved.restore(newest, trainer.abstract_state.checkpoint_items())
     state = TrainState(
         params=restored["params"], ema=restored["ema"], **restored["train"]
     )
     return state, trainer.identity | ({"init_from": origin} if origin else {})
-
-
-def items(state: TrainState) -> dict[str, Any]:
-    """The state as the items of a checkpoint."""
-    names = ("step", "opt_state", "sums", "faults")
-    train = {name: getattr(state, name) for name in names}
-    if state.moments is not None:
-        train["moments"] = state.moments
-    if state.profiles:
-        train["profiles"] = state.profiles
-    if state.teacher is not None:
-        train["teacher"] = state.teacher
-    return {"params": state.params, "ema": state.ema, "train": train}
 
 
 def _afresh(

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from diffusionflow import ema, losses, objectives, random, times
 from experiments.config import methods
 from experiments.config.model import Model
-from experiments.data import DataSet, Examples
+from experiments.data.base import DataSet, Examples
 from experiments.data.coupled import Coupled
 from experiments.runtime.errors import UsageError
 from experiments.runtime.sharding import FSDPSharding, replicated

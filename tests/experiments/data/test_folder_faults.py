@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
 from experiments.config import build
-from experiments.data import image_check, image_decoding, image_listing
+from experiments.data import image_check, image_decoding, image_folder, image_listing
 from experiments.data.image_format import ImageFormat
 from experiments.runtime.errors import UsageError
 from tests.helpers.pictures import png16
@@ -226,7 +225,7 @@ def test_what_was_decoded_is_kept_where_it_is_interrupted(tmp_path, monkeypatch)
     monkeypatch.setattr(image_check, "CHUNK", 4)
     monkeypatch.setattr(ImageFormat, "check", stopped)
     with pytest.raises(KeyboardInterrupt):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
     seen = []
     monkeypatch.setattr(
         ImageFormat,

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing.restore import Request
+from experiments.checkpointing.loaded import Request
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler
-from experiments.sampling.generate import sample_run
+from experiments.sampling.sample_run import sample_run
 from experiments.sampling.shards import Shards, quarantine
 from experiments.training import loop
 from tests.helpers import commands, tiny
