@@ -84,7 +84,7 @@ def _open(
                 restored = saved.restore(number, targets) if items else {}
             except Exception:
                 if number in saved.steps():
-                    raise  # or a training beside removed it, and has a newer one
+                    raise  # or a training that goes on removed it for a newer one
             else:
                 return number, found, built, [restored[item] for item in items]
 

@@ -174,4 +174,6 @@ def _check(where: str, name: str, found: Any) -> None:
             ) from error
     structures: list[Any] = [jax.tree.structure(each) for each in (shapes, params)]
     if structures[0] != structures[1]:
-        raise UsageError(f"{where}: {name}: its updates are unlike the parameters")
+        raise UsageError(
+            f"{where}: {name}: its updates differ from the parameters in their tree"
+        )

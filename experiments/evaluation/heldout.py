@@ -71,9 +71,6 @@ def eval_step(
     An example that has noise of its own is seen with that in every draw, as in
     training; only its times are drawn.
 
-    An example that has noise of its own is seen with that in every draw, as in
-    training; only its times are drawn.
-
     Args:
       params: raw or averaged.
       batch: stored examples [batch, ...].

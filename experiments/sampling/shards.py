@@ -140,7 +140,7 @@ class Shards:
         return np.concatenate(parts)[:count]
 
     def conclude(self, **entries: Any) -> int:
-        """Writes the result, with `entries` beside the arrays; removes the shards.
+        """Writes the result, with `entries` next to the arrays; removes the shards.
 
         Returns:
           How many values were clamped.

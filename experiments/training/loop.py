@@ -59,7 +59,7 @@ def train_and_evaluate(
       The state at the end.
 
     Raises:
-      UsageError: if the config is wrong, or `workdir` holds another run or no whole
+      UsageError: if the config is wrong, or `workdir` holds another run or no intact
         checkpoint.
       Diverged: after `optimizer.nonfinite_limit` steps in a row that were not finite,
         or if the state to be saved is not.
@@ -96,13 +96,14 @@ def train_and_evaluate(
             _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
         quiet = None if log else Console(quiet=True)
-        meter = progress.TrainingProgress(
+        progress_bar = progress.TrainingProgress(
             first, config.num_steps, config.batch_size, quiet
         )
-        stack.enter_context(contextlib.closing(meter))
+        stack.enter_context(contextlib.closing(progress_bar))
         stored = stack.enter_context(posthoc_ema.opened(workdir, config.ema, meaning))
-        books = Sinks(saved, stored, log, meter, reference_curves.watch(meaning))
-        run = TrainLoop(trainer, workdir, books, meaning, stop)
+        watch = reference_curves.watch(meaning)
+        sinks = Sinks(saved, stored, log, progress_bar, watch)
+        run = TrainLoop(trainer, workdir, sinks, meaning, stop)
         run.run_missed_actions(first, state)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
@@ -165,7 +166,7 @@ def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
         more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""
         print(
             f"warning: {path} lacks the row of step {listed}{more}: lost with the "
-            "machine, or removed; the run itself is whole",
+            "machine, or removed; the run itself is complete",
             flush=True,
         )
 

@@ -58,11 +58,11 @@ def begin(
 
     Args:
       trainer: of the run.
-      saved: its checkpoints; the newest whole one goes before `source`.
+      saved: its checkpoints; the newest intact one goes before `source`.
       source: the run from whose weights a new run starts.
 
     Raises:
-      UsageError: no checkpoint is whole, it belongs to another run or to one of
+      UsageError: no checkpoint is intact, it belongs to another run or to one of
         another source, or the weights of `source` do not fit.
     """
     newest = saved.newest()
@@ -109,7 +109,7 @@ def _afresh(
         fresh = _new_intervals(saved.abstract(step, item), target)
         if section.teacher:
             _check_teacher(found, trainer.identity, saved.directory)
-        _tell_differences(found, trainer.identity, saved.directory, fresh)
+        _report_differences(found, trainer.identity, saved.directory, fresh)
         params = saved.restore(step, {item: _without(target, fresh)})[item]
         params = _completed(params, state.params, fresh)
     state = state._replace(
@@ -186,7 +186,7 @@ def _completed(params: Any, fresh: Any, paths: Sequence[str]) -> Any:
     return traverse_util.unflatten_dict(flat | added, sep="/")
 
 
-def _tell_differences(
+def _report_differences(
     there: Mapping[str, Any],
     here: Mapping[str, Any],
     directory: pathlib.Path,

@@ -196,13 +196,13 @@ class Trainer:
           check_fn: called before each batch; it may raise to end the evaluation.
         """
         params = self.gather(params)
-        told = heldout.reached(self.model.objective.schedule)
-        tally = heldout.EvalAccumulator(self.config.eval.draws, told)
+        included = heldout.reached(self.model.objective.schedule)
+        total = heldout.EvalAccumulator(self.config.eval.draws, included)
         count = len(self.dataset.test.labels)
         for number, mask in loader.padded(count, self.config.batch_size):
             check_fn()
-            tally.add(self._evaluated(params, number, mask), number, mask)
-        return tally.row()
+            total.add(self._evaluated(params, number, mask), number, mask)
+        return total.row()
 
     def condition_effects(self, params: Any) -> dict[str, float]:
         """How much losses change with what the data condition on, by its name.

@@ -128,8 +128,8 @@ class NetOfTwo(nnx.Module):
         self.map = nnx.Linear(size + 1, size, rngs=rngs)
 
     def __call__(self, z, time, second_time):
-        told = (time - second_time)[:, None]
-        return self.map(jnp.concatenate([z, told], axis=-1))
+        interval = (time - second_time)[:, None]
+        return self.map(jnp.concatenate([z, interval], axis=-1))
 
 
 class EqxOfTwo(eqx.Module):

@@ -1,6 +1,6 @@
 """Every shipped config builds, trains and samples, and all its entries are read.
 
-Data that must be brought along are made up, a few examples of each class.
+Data that users bring are replaced by a few generated examples of each class.
 """
 
 import functools

@@ -91,7 +91,7 @@ def test_an_archive_and_a_folder_above_are_said(folder, tmp_path):
     assert "data_batch_1.bin: No such file" in refusal(tmp_path / "x", "cifar10")
 
 
-def test_a_damaged_file_is_named(folder):
+def test_a_corrupted_file_is_named(folder):
     rows = np.fromfile(folder / "test.bin", np.uint8).reshape(-1, 3074)
     for place, label, said in ((0, 20, "must be in 0..19"), (1, 100, "in 0..99")):
         wrong = rows.copy()

@@ -161,7 +161,7 @@ def test_latents_are_drawn_from_their_moments(tmp_path):
         np.testing.assert_allclose(drawn.mean(), 0.6, atol=5 * error)
         np.testing.assert_allclose(drawn.std(), 0.1, atol=5 * error)
     rows = [set(map(tuple, part.reshape(-1, 2))) for part in (first, second)]
-    assert not rows[0] & rows[1]  # each epoch draws anew
+    assert not rows[0] & rows[1]  # each epoch draws again
     np.testing.assert_array_equal(batches[1].values, second)
     again = latents.latents(path=path, scale=0.2, channels_last=True).test.values
     np.testing.assert_array_equal(found.test.values, again)
@@ -204,8 +204,8 @@ def test_other_pixels_have_another_digest(tmp_path, monkeypatch):
             cifar.cifar10(path=str(tmp_path)),
             latents.latents(path=str(tmp_path / "l.npz")),
         ]
-        told = [dataset.identity() for dataset in found]
-        return [each.get("contents", each["digest"]) for each in told]
+        identities = [dataset.identity() for dataset in found]
+        return [each.get("contents", each["digest"]) for each in identities]
 
     images = stored(18, 4, 4, 3)
     write_images(tmp_path / "images", images, suffix="bmp")
@@ -281,7 +281,7 @@ def test_what_is_no_class_is_told_from_one(tmp_path):
     for suffix in ("png", "tif"):
         write_images(tmp_path, stored(1, 4, 4, 3), suffix)
         name = f"000.{suffix}"
-        with pytest.raises(ValueError, match=f"{name}: an image beside the folders"):
+        with pytest.raises(ValueError, match=f"{name}: an image next to the folders"):
             image_folder.folder(path=str(tmp_path))
         (tmp_path / name).unlink()
 

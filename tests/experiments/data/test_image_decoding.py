@@ -89,7 +89,7 @@ def test_an_orientation_that_there_is_not_means_nothing(value):
     np.testing.assert_array_equal(read(oriented(value, "png")), COLOUR)
 
 
-def test_damaged_exif_data_mean_nothing():
+def test_corrupted_exif_data_are_ignored():
     broken = saved(
         Image.fromarray(COLOUR), "png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
     )
