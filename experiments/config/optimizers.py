@@ -175,5 +175,5 @@ def _check(where: str, name: str, found: Any) -> None:
     structures: list[Any] = [jax.tree.structure(each) for each in (shapes, params)]
     if structures[0] != structures[1]:
         raise UsageError(
-            f"{where}: {name}: its updates differ from the parameters in their tree"
+            f"{where}: {name}: its updates are no tree like the parameters"
         )

@@ -153,7 +153,7 @@ def check_alike(train: Examples, test: Examples) -> None:
         if (one is None) != (other is None):
             which = "no" if other is None else "these"
             raise ValueError(
-                f"{which} {name}, in contrast to the file of training examples"
+                f"{which} {name}, but the file of training examples differs"
             )
         if one is not None and one.shape[1:] != other.shape[1:]:
             raise ValueError(

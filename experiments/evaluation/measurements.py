@@ -95,6 +95,7 @@ def measure(
     arrays = {f"eps_mse_{name}": value for name, value in eps_mse.items()}
     results = {
         "identity": loaded.identity,
+        "weights": {name: each.digest for name, each in weights.items()},
         "environment": environment.environment(),
         "left_out": dict(left_out),
         "eps_mse": per_example.summary(eps_mse) if eps_mse else None,

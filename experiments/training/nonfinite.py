@@ -74,7 +74,7 @@ class Faults(NamedTuple):
           finite: whether its loss and its gradient are.
           terms: of its examples.
           gradients: pytree like the parameters.
-          resets: whether the step before was a logged one, so that `recent` begins again.
+          resets: whether `recent` begins again: the step before was a logged one.
           limit: steps in a row that stop the run; after them nothing changes.
         """
         recent = jnp.where(resets, 0, self.recent)

@@ -108,7 +108,7 @@ def test_a_validation_file_is_the_held_out_part(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        (dict(values=floats(3, 5)), "no labels, in contrast to the file of training"),
+        (dict(values=floats(3, 5)), "no labels, but the file of training"),
         (
             dict(values=floats(3, 4), labels=np.arange(3)),
             "of shape [4] each, and those",
