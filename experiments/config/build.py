@@ -7,7 +7,7 @@ checked by the protocol that they must keep.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,6 +106,18 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
             "must be at least two times that fall from at most 1 to at least 0"
         )
     return times
+
+
+class Sampling(NamedTuple):
+    """A sampler and the times of its steps, float64 [num_steps + 1]."""
+
+    sampler: Any
+    times: np.ndarray
+
+
+def sampling(section: Mapping[str, Any], schedule: schedules.Schedule) -> Sampling:
+    """The sampler and its times, of a section `name, num_steps, grid`."""
+    return Sampling(sampler(section), grid(section, schedule))
 
 
 def check_start(objective: objectives.Objective, times: np.ndarray) -> None:

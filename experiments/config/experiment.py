@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from diffusionflow import ema, objectives, predictions
@@ -32,8 +31,7 @@ class Experiment(NamedTuple):
       config: complete.
       objective: what is learned.
       coupling: of noise and data, before it is fitted; None for independent noise.
-      sampler: of the pictures.
-      times: sampling times, float64 [num_steps + 1].
+      sampling: sampler and times of the pictures.
       method: by which a few-step model is trained; None for the objective alone.
       learning_rate: `step -> learning rate`, of a stage of the method.
       optimizer: of the same length.
@@ -44,8 +42,7 @@ class Experiment(NamedTuple):
     config: FrozenConfigDict
     objective: objectives.Objective
     coupling: Any
-    sampler: Any
-    times: np.ndarray
+    sampling: build.Sampling
     method: methods.Method | None
     learning_rate: "optax.Schedule"
     optimizer: "optax.GradientTransformation"
@@ -87,12 +84,11 @@ def from_config(config: ConfigDict) -> Experiment:
     coupling = build.coupling(config["objective"]["coupling"])
     if coupling is not None:
         coupled.check(coupling, config["batch_size"])
-    sampler = build.sampler(config["sampler"])
-    times = build.grid(config["sampler"], objective.schedule)
-    build.check_start(objective, times)
+    sampling = build.sampling(config["sampler"], objective.schedule)
+    build.check_start(objective, sampling.times)
     if external.references(config["sampler"]["name"]):
         where = f"sampler.name: {config['sampler']['name']}"
-        protocols.check_sampler(where, sampler, times, objective.schedule)
+        protocols.check_sampler(where, *sampling, objective.schedule)
     method = build.method(config["distillation"])
     check_method(config, method)
     length = config["num_steps"] // (method.num_stages if method else 1)
@@ -101,8 +97,7 @@ def from_config(config: ConfigDict) -> Experiment:
         config=FrozenConfigDict(config),
         objective=objective,
         coupling=coupling,
-        sampler=sampler,
-        times=times,
+        sampling=sampling,
         method=method,
         learning_rate=rate,
         optimizer=optimizers.optimizer(config["optimizer"], length, rate),

@@ -112,7 +112,7 @@ class Trainer:
         count = len(self.pictured.labels)
         self.draw_fn = compiled_sampler.make_draw_fn(
             self.model,
-            config.sampler,
+            self.experiment.sampling,
             guidance=config.guidance,
             batch_size=min(count, LARGEST_DRAW),
             most=count,

@@ -165,7 +165,7 @@ def test_an_addition_is_one_file_and_one_line(tmp_path, monkeypatch):
     built = experiment.from_config(config)
     model = built.model(build.dataset(config.data))
     assert model.objective.schedule == schedules.Cosine(logsnr_min=-9.0)
-    assert built.sampler == samplers.Heun("v")
+    assert built.sampling.sampler == samplers.Heun("v")
     assert model.event_shape == (3,) and type(model.net).__name__ == "Linear"
 
 

@@ -1,11 +1,25 @@
 """What a config describes, but for data and network: `config/experiment.py`."""
 
+import functools
+
 import pytest
 
 from configs import digits
-from experiments.config import experiment
+from experiments.config import experiment, optimizers, registry
 from experiments.runtime.errors import UsageError
+from experiments.training.trainer import Trainer
+from tests.helpers import tiny
 
+BUILT = {
+    "flow_matching": registry.SCHEDULES,
+    "mse": registry.WEIGHTINGS,
+    "logit_normal": registry.TIMES,
+    "ddim": registry.SAMPLERS,
+    "quadratic": registry.GRIDS,
+    "moons": registry.DATASETS,
+    "residual_mlp": registry.NETWORKS,
+    "assignment": registry.COUPLINGS,
+}
 SECTION = {"store_every": 1, "limit": 0.999, "warmup": 10.0}
 
 
@@ -59,3 +73,27 @@ def test_a_config_is_checked_before_data_are_read(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UsageError, match=message):
         experiment.from_config(config)
+
+
+def test_each_object_is_built_once(monkeypatch):
+    calls = []
+    for name, known in BUILT.items():
+        monkeypatch.setitem(known, name, counted(known[name], name, calls))
+    rate = counted(optimizers.learning_rate, "rate", calls)
+    monkeypatch.setattr(optimizers, "learning_rate", rate)
+    config = tiny.config(
+        objective__coupling="assignment(group=2)",
+        objective__times="logit_normal",
+        sampler__grid="quadratic",
+    )
+    Trainer(experiment.from_config(config))
+    assert sorted(calls) == sorted([*BUILT, "rate"])
+
+
+def counted(fn, name, calls):
+    @functools.wraps(fn)
+    def wrapped(*args, **settings):
+        calls.append(name)
+        return fn(*args, **settings)
+
+    return wrapped
