@@ -74,7 +74,7 @@ def check_data(loaded: Loaded, dataset: DataSet) -> None:
     if changed:
         raise UsageError(
             f"the run was trained on other data ({'; '.join(changed)}): their held-out "
-            "examples are other ones"
+            "examples differ"
         )
 
 

@@ -37,7 +37,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
       The path of the result.
 
     Raises:
-      UsageError: if there is no such checkpoint, the data are other ones than it was
+      UsageError: if there is no such checkpoint, the data differ from those it was
         trained on, a setting does not fit, the result is that of other settings, or
         another process evaluates the run.
       Stopped: at SIGTERM or Ctrl-C.

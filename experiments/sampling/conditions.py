@@ -25,7 +25,7 @@ class Conditions(NamedTuple):
         return Conditions(*(None if one is None else one[start:stop] for one in self))
 
     def settings(self) -> dict[str, str]:
-        """The digest of the vectors, by which other ones are noticed."""
+        """The digest of the vectors, by which different ones are noticed."""
         if self.vectors is None:
             return {}
         digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())

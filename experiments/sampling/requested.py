@@ -26,7 +26,7 @@ def of_samples(loaded: Loaded, held_out: Examples | None = None) -> Conditions:
 
     Raises:
       UsageError: the data have no vectors and some are given, those given do not fit,
-        or the data are not there, or other ones.
+        or the data are missing or different.
     """
     request, model, count = loaded.request, loaded.model, loaded.request.num_samples
     labels = conditions.labels_in_turn(count, model.num_classes)

@@ -1,4 +1,4 @@
-"""How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
+"""Starts a run: fresh, at its newest checkpoint, or from the weights of another run."""
 
 import contextlib
 import pathlib
@@ -45,8 +45,8 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
             taken = not files.acquire_lock(stack, workdir / ".lock")
         if distributed.from_first(taken):
             raise UsageError(
-                f"another process trains in {workdir}: wait until it has ended, or "
-                "choose another --workdir"
+                f"another process is training in {workdir}: wait until it has "
+                "ended, or choose another --workdir"
             )
         yield
 

@@ -238,7 +238,7 @@ def loss_and_gradients(
 
     With `recipe.accumulate` the batch is computed in parts, one after another: the same
     times, noise and labels, so the same gradient to rounding, in less memory. Masks of
-    dropout are other ones, of the same law.
+    dropout differ, with the same law.
     """
     model = recipe.model
     proposal = times.with_moments(model.objective.proposal, state.moments)
