@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs import digits  # noqa: E402
 from diffusionflow import times  # noqa: E402
-from experiments.config import build  # noqa: E402
+from experiments.config import experiment  # noqa: E402
 from experiments.runtime import sharding  # noqa: E402
 from experiments.training import step  # noqa: E402
 from experiments.training.state import TrainState  # noqa: E402
@@ -117,7 +117,7 @@ def main() -> None:
     """Prints the table."""
     settings = parse()
     sharding.split_cpu(digits.get_config().cpu_devices)
-    build.check(digits.get_config())
+    experiment.from_config(digits.get_config())
     trainer, state = trained(settings)
     print(f"{'proposal':20s} {'loss':>8s} {'gradient':>8s}  (variance over uniform's)")
     base = None

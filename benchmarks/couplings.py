@@ -1,4 +1,4 @@
-"""Seconds of a coupling of one group, beside SciPy's assignment alone.
+"""Seconds of a coupling of one group, next to SciPy's assignment alone.
 
     python -m benchmarks.couplings
 

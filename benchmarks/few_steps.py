@@ -25,9 +25,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusionflow import metrics
-from experiments import data
 from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, distilled, overrides, schema
+from experiments.data import sklearn_images, toy2d
 from experiments.evaluation import features
 from experiments.sampling import compiled_sampler, conditions
 from experiments.sampling import pairs as pair_files
@@ -112,9 +113,9 @@ class Runs:
             )
             return pair_files.draw_pairs(self._folder / "teacher", request)
 
-    def load(self, name: str, step: int | None = None) -> restore.Loaded:
+    def load(self, name: str, step: int | None = None) -> Loaded:
         """The averaged weights of a run, of one of its checkpoints."""
-        return restore.load(self._folder / name, restore.Request(step=step))
+        return restore.load(self._folder / name, Request(step=step))
 
     def samples(self, name: str, draw: "Draw", count: int) -> np.ndarray:
         """Samples of a run, classes in turn, as stored values."""
@@ -235,7 +236,7 @@ def picture(runs: Runs, case: Case, path: pathlib.Path) -> None:
 
 def moons_score() -> Score:
     """Energy distance to the test points."""
-    test = data.moons(size=20_000, seed=0).test
+    test = toy2d.moons(size=20_000, seed=0).test
     points = np.asarray(test.values[np.arange(len(test.labels))], np.float64)
     metric = metrics.energy(unbiased=False)
 
@@ -247,7 +248,7 @@ def moons_score() -> Score:
 
 def digits_score() -> Score:
     """Frechet distances to the training examples."""
-    digits = data.digits()
+    digits = sklearn_images.digits()
     maps = {
         "classifier": features.classifier(digits).features_fn,
         "pixels": features.pixels().features_fn,

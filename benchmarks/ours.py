@@ -50,9 +50,10 @@ def make_recipe(case: dict[str, Any], dtype: str) -> step.StepConfig:
         num_classes=CLASSES,
         sigma_data=1.0,
     )
+    rate = optimizers.learning_rate(OPTIMIZER, 10_000)
     return step.StepConfig(
         model=model,
-        optimizer=optimizers.optimizer(OPTIMIZER, 10_000),
+        optimizer=optimizers.optimizer(OPTIMIZER, 10_000, rate),
         label_dropout=0.1,
         ema_limit=0.999,
         ema_warmup=10.0,

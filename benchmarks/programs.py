@@ -143,11 +143,11 @@ def all_grids() -> Iterator[str]:
 def config_check() -> Iterator[str]:
     """Checks a config."""
     from configs import digits
-    from experiments.config import build
+    from experiments.config import experiment
 
     config = digits.get_config()
     yield "imports, config"
-    build.check(config)
+    experiment.from_config(config)
     yield "check of configs/digits.py"
 
 

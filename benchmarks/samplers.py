@@ -47,6 +47,7 @@ from diffusionflow import (  # noqa: E402
 from experiments.analysis import sampler_error  # noqa: E402
 from experiments.analysis.sampler_error import NUM_STARTS, NUM_STEPS, Point  # noqa: E402
 from experiments.checkpointing import restore  # noqa: E402
+from experiments.checkpointing.loaded import Request  # noqa: E402
 from experiments.config import parsing, registry  # noqa: E402
 from experiments.runtime import sharding  # noqa: E402
 from experiments.sampling import conditions  # noqa: E402
@@ -123,7 +124,7 @@ class Trained:
     """
 
     def __init__(self, workdir: str, count: int):
-        loaded = restore.load(pathlib.Path(workdir), restore.Request())
+        loaded = restore.load(pathlib.Path(workdir), Request())
         self.model, self.params = loaded.model, loaded.params
         self.schedule = self.model.objective.schedule
         self.labels = conditions.labels_in_turn(count, self.model.num_classes)

@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = dict(
         every=500,
         keep=3,  # of the newest
-        keep_best=1,  # of those with the lowest metric, beside them
+        keep_best=1,  # of those with the lowest metric, as well
         metric="test_loss_ema",  # or "test_loss_raw", "loss"
     )
     return config

@@ -7,7 +7,7 @@ trains, evaluates and compares all of them with five seeds each. One alone:
     python -m experiments.train --config=configs/study.py:edm --workdir=runs/study_edm
 
 The network is small and the same for all, as are optimizer, steps, and the sampler and
-its noise levels, by which the samples are judged; only the objective differs.
+its noise levels, by which the samples are compared; only the objective differs.
 What was measured is in `docs/study.md`.
 """
 

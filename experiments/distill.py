@@ -63,15 +63,15 @@ distributed.define_flags()
 
 
 def main() -> None:
-    from experiments.config import build  # slow to import
+    from experiments.config import experiment  # slow to import
 
-    build.check(CONFIG.value)  # a mistake is answered before the rest is imported
+    described = experiment.from_config(CONFIG.value)  # a mistake is reported first
     if distributed.is_first():
         print(f"diffusionflow: distilling into {WORKDIR.value}", flush=True)
     from experiments.training import loop
 
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
-        loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
+        loop.train_and_evaluate(described, WORKDIR.value)
 
 
 if __name__ == "__main__":

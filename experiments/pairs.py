@@ -37,13 +37,14 @@ flags.DEFINE_string("sampler.grid", None, "By default the config's.")
 
 
 def main() -> None:
-    from experiments.sampling import pairs  # slow to import
+    from experiments.checkpointing.loaded import Request  # slow to import
+    from experiments.sampling import pairs
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}
-    plain = {key: values[key] for key in pairs.Request._fields if key in values}
-    request = pairs.Request(**plain, num_samples=COUNT.value, sampler=given)
+    plain = {key: values[key] for key in Request._fields if key in values}
+    request = Request(**plain, num_samples=COUNT.value, sampler=given)
     with reporting_path_errors("workdir", WORKDIR.value):
         pairs.draw_pairs(WORKDIR.value, request)
 

@@ -50,16 +50,16 @@ flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
 
 def main() -> None:
     # slow to import, and not needed for a wrong flag
-    from experiments.checkpointing import restore
-    from experiments.sampling import generate
+    from experiments.checkpointing.loaded import Request
+    from experiments.sampling import sample_run
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}
-    plain = {key: values[key] for key in restore.Request._fields if key in values}
-    request = restore.Request(**plain, sampler=given)
+    plain = {key: values[key] for key in Request._fields if key in values}
+    request = Request(**plain, sampler=given)
     with reporting_path_errors("workdir", WORKDIR.value):
-        generate.sample_run(WORKDIR.value, request)
+        sample_run.sample_run(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ distributed.define_flags()
 
 
 def main() -> None:
-    from experiments.config import build  # slow to import
+    from experiments.config import experiment  # slow to import
 
-    build.check(CONFIG.value)  # reports a mistake before the rest is imported
+    described = experiment.from_config(CONFIG.value)  # a mistake is reported first
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
     from experiments.training import loop
@@ -38,7 +38,7 @@ def main() -> None:
     origin = INIT_FROM.value
     source = None if origin is None else Source(origin, INIT_WEIGHTS.value)
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
-        loop.train_and_evaluate(CONFIG.value, WORKDIR.value, source=source)
+        loop.train_and_evaluate(described, WORKDIR.value, source=source)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def lagrangian_loss(
 
     With a teacher it is 0 at the flow map of the teacher. From data alone,
     `denoise_fn` is the network's own diagonal (or its EMA's), which needs its own loss
-    beside this one, such as `losses.kind_loss`.
+    besides this one, such as `losses.kind_loss`.
 
     Args:
       predict_fn: `(z, t, s) -> prediction` of `kind`; differentiated in forward mode
@@ -192,7 +192,7 @@ def semigroup_loss(
 
     `metric(P(z, t, s), stop_gradient(target))` with the target of `compose_jumps`: the
     weighted mean of two average velocities where the kind is u. The diagonal needs its
-    own loss beside this one. With a finest step 1/M the optimum is M steps of DDIM.
+    own loss besides this one. With a finest step 1/M the optimum is M steps of DDIM.
 
     Args:
       predict_fn: `(z, t, s) -> prediction` of `kind`.

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from diffusionflow import objectives
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
-from experiments.config import build, registry, schema
+from experiments.config import build, schema
 from experiments.config.parsing import parse
 from experiments.runtime.errors import UsageError
 
+RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
 RANGE = (-10.0, 10.0)  # of the log-SNR, as far as the schedules reach
 NUM_POINTS = 2_001
 VARIANTS = (  # of recipes, besides those without arguments
@@ -81,7 +82,7 @@ def from_recipe(text: str) -> Named:
     Raises:
       UsageError: there is no such recipe.
     """
-    built = parse("--against", text, registry.RECIPES)
+    built = parse("--against", text, RECIPES)
     try:
         in_float64(objectives.total_weight, built, np.zeros(1))
     except (TypeError, ValueError) as error:
@@ -187,8 +188,8 @@ def _table(own: Named) -> str:
 def _recipes(own: Named) -> str:
     """Lists the recipes that the objective equals, each with range and constant."""
     lines = []
-    for name in (*registry.RECIPES, *VARIANTS):
-        recipe = parse("recipe", name, registry.RECIPES)
+    for name in (*RECIPES, *VARIANTS):
+        recipe = parse("recipe", name, RECIPES)
         equal = stretch(own.objective, recipe)
         if equal is not None:
             lines.append(
@@ -240,4 +241,4 @@ def check_path(path: str | pathlib.Path) -> None:
 
 def recipe_weights(logsnr: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the total weights of the recipes `SHOWN`, each like `logsnr`."""
-    return {name: weights(registry.RECIPES[name](), logsnr) for name in SHOWN}
+    return {name: weights(RECIPES[name](), logsnr) for name in SHOWN}

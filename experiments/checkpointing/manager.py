@@ -1,7 +1,8 @@
 """Saves and restores checkpoints; the only module that knows Orbax.
 
 A checkpoint is one directory per step with five items: `params`, `ema`, `train` (step,
-optimizer, running sums), `identity` (JSON: what the numbers mean) and `scores` (JSON).
+optimizer, running sums), `identity` (JSON: what the numbers mean) and `scores` (JSON:
+numbers that rank it, and digests of the weights, which what is made from them carries).
 Sampling reads `identity` and one of the first two, and needs neither optimizer nor data
 set. The step is the position in the data, so nothing of the reader is saved.
 
@@ -29,6 +30,7 @@ ARRAY_ITEMS = ("params", "ema", "train")
 JSON_ITEMS = ("identity", "scores")
 WEIGHTS = {"ema": "ema", "raw": "params"}  # items, by what they are called outside
 DIRECTORY = "checkpoints"
+DIGESTS = "digests"  # entry of `scores`: of the weights, by their items
 _PlainPath: Any = ocp.path.atomicity.AtomicRenameTemporaryPath
 
 
@@ -192,7 +194,12 @@ class Checkpoints:
         self._retain()
         arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
-        arguments["scores"] = ocp.args.JsonSave(dict(scores or {}))
+        digests = {
+            item: pytrees.digest(items[item])
+            for item in WEIGHTS.values()
+            if item in self._items
+        }
+        arguments["scores"] = ocp.args.JsonSave({**(scores or {}), DIGESTS: digests})
         # threads of the save log what `wait` raises, whenever that comes
         logging.get_absl_logger().addFilter(self._others_fn)
         with self._failing():
@@ -251,12 +258,15 @@ class Checkpoints:
         return self._manager.restore(step, args=arguments)["scores"]
 
     def digest(self, step: int, item: str) -> str:
-        """Computes the digest of an item of `step`, as `pytrees.digest` of it restored.
+        """Reads the digest of weights, `pytrees.digest`; of older steps, computes it.
 
         Args:
           step: one of `steps()`.
           item: such as `WEIGHTS["ema"]`.
         """
+        saved = self.scores(step).get(DIGESTS, {})
+        if item in saved:
+            return saved[item]
         targets = {item: self.abstract(step, item)}
         return pytrees.digest(self.restore(step, targets)[item])
 

@@ -1,26 +1,18 @@
-"""The identity of a run: what the numbers of its checkpoints mean.
+"""Reads and compares the identities of runs: what the numbers of checkpoints mean.
 
 Every checkpoint carries it, so that sampling needs nothing else and a resume with other
-settings is noticed instead of being carried out.
+settings is noticed instead of being carried out. `identity.make` makes it; nothing here
+needs more than its plain values.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config import external, schema
-from experiments.config.model import Model
-from experiments.runtime import environment
+from experiments.config import schema
 from experiments.runtime.errors import UsageError
 
 FORMAT = 2
-CONVENTIONS = {
-    "time": "t = 0 is data, t = 1 is noise; z_t = alpha_t x + sigma_t eps",
-    "network_input": "z / sqrt(sigma_data^2 alpha^2 + sigma^2)",
-    "network_time": "sigma / (alpha + sigma)",
-    "null_label": "num_classes",
-}
 # May change on a resume besides the entries that the schema calls resumable: the
 # trained numbers do not depend on them, but for the last bits on `remat`.
 FREE = (
@@ -45,57 +37,6 @@ CONTENTS, OLDER = "examples.contents", "examples.digest"
 # Counts where both have it; checkpoints from before have none.
 NAMES = "examples.class_names"
 LONGEST = 20  # items of a list in a message
-
-
-def make(
-    config: Mapping[str, Any], model: Model, examples: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The identity of a run, as plain JSON values.
-
-    Args:
-      config: of the run, as plain values.
-      model: built from it.
-      examples: identity of the data set.
-    """
-    objective, vectors = model.objective, model.vector_features
-    found = {
-        "format": FORMAT,
-        "conventions": CONVENTIONS,
-        "objective": {
-            "schedule": repr(objective.schedule),
-            "kind": str(objective.kind),
-            "weighting": repr(objective.weighting),
-            "times": repr(objective.times),
-            "proposal": repr(objective.proposal),
-        },
-        "data": {
-            "event_shape": list(model.event_shape),
-            "levels": model.transform.levels,
-            "num_classes": model.num_classes,
-            **({"vector_features": vectors} if vectors else {}),
-        },
-        "examples": examples,
-        "network": _described(model.net),
-        "config": config,
-        "modules": external.modules(config),
-        "versions": environment.versions(),
-    }
-    return json.loads(json.dumps(found, default=_named))  # tuples as lists
-
-
-def _described(net: Any) -> dict[str, Any]:
-    """Class and settings of a network."""
-    if hasattr(net, "describe"):
-        return net.describe()
-    fields = dataclasses.fields(net) if dataclasses.is_dataclass(net) else ()
-    names = [field.name for field in fields if field.name not in ("parent", "name")]
-    settings = {name: getattr(net, name) for name in names}
-    return {"class": type(net).__name__, **settings}
-
-
-def _named(value: Any) -> str:
-    """For what JSON has not, such as an activation function: its name or class."""
-    return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
 def check_format(identity: Mapping[str, Any]) -> None:

@@ -2,73 +2,16 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from experiments.checkpointing import manager, metadata, posthoc_ema
-from experiments.config import build, external, model
+from experiments.checkpointing import identity, manager, metadata, posthoc_ema
+from experiments.checkpointing.loaded import Loaded, Request
+from experiments.config import build, external
 from experiments.config.model import Model
-from experiments.data import DataSet
 from experiments.runtime import pytrees, sharding
 from experiments.runtime.errors import UsageError, require
-
-
-class Request(NamedTuple):
-    """What to draw from a run; None means what the run's config says.
-
-    Fields:
-      num_samples: how many.
-      label: of all samples, or None for all classes in turn.
-      conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
-        None for those of the held-out examples.
-      seed: of the samples.
-      batch_size: see `drawing.make_draw_fn`.
-      shard_size: samples after which a draw can go on.
-      guidance: scale, or None.
-      weights: "ema" or "raw".
-      sigma_rel: width of the average, reconstructed from what the run stored; None for
-        the one that it tracks.
-      step: of the checkpoint, or None for the newest.
-      out: path of the files without suffix, or None for one in the workdir.
-      sampler: entries of the section `sampler` that differ from the config.
-    """
-
-    num_samples: int = 100
-    label: int | None = None
-    conditions: str | None = None
-    seed: int = 0
-    batch_size: int = 128
-    shard_size: int = 1024
-    guidance: float | None = None
-    weights: str = "ema"
-    sigma_rel: float | None = None
-    step: int | None = None
-    out: str | None = None
-    sampler: Mapping[str, Any] = {}
-
-
-class Loaded(NamedTuple):
-    """What a checkpoint gives to draw from.
-
-    Fields:
-      request: completed by the run's config.
-      identity: of the run.
-      model: of the run.
-      params: the weights that are asked for.
-      digest: of them.
-    """
-
-    request: Request
-    identity: Mapping[str, Any]
-    model: Model
-    params: Any
-    digest: str
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the run."""
-        return self.identity["config"]
 
 
 def load(workdir: pathlib.Path, request: Request) -> Loaded:
@@ -121,37 +64,6 @@ def load_each(
     ]
 
 
-def check_data(loaded: Loaded, dataset: DataSet) -> None:
-    """Raises a `UsageError` unless these are the data that a run was trained on."""
-    there, here = loaded.identity["examples"], dataset.identity()
-    changed = metadata.diff({"examples": there}, {"examples": here})
-    if changed:
-        raise UsageError(
-            f"the run was trained on other data ({'; '.join(changed)}): their held-out "
-            "examples are other ones"
-        )
-
-
-def real_data(loaded: Loaded) -> DataSet:
-    """The data set that a run's samples stand for: its own, or its first teacher's.
-
-    Raises:
-      UsageError: it cannot be read, or has other examples than it had.
-    """
-    dataset = build.dataset(loaded.config["data"])
-    check_data(loaded, dataset)
-    if dataset.original is None:
-        return dataset
-    found = build.dataset(dataset.original["data"])
-    there, here = dataset.original["examples"], found.identity()
-    if metadata.diff({"examples": there}, {"examples": here}):
-        raise UsageError(
-            f"the pairs are of a model of {there}, and {dataset.original['data']} is "
-            f"{here} now; config.data.original names another place of the same"
-        )
-    return found
-
-
 def _open(
     workdir: pathlib.Path, step: int | None, weights: Sequence[str]
 ) -> tuple[int, Mapping[str, Any], Model, list[Any]]:
@@ -163,8 +75,8 @@ def _open(
                 found = saved.identity(number)
                 metadata.check_format(found)
                 external.find_again(found["modules"], workdir)
-                built = model.from_identity(found)
-                rebuilt = metadata.make(found["config"], built, found["examples"])
+                built = build.model_of(found)
+                rebuilt = identity.make(found["config"], built, found["examples"])
                 rebuilt["modules"] = found["modules"]  # a change was printed
                 metadata.check_compatible(found, rebuilt, number)
                 items = [manager.WEIGHTS[name] for name in weights]
@@ -172,7 +84,7 @@ def _open(
                 restored = saved.restore(number, targets) if items else {}
             except Exception:
                 if number in saved.steps():
-                    raise  # or a training beside removed it, and has a newer one
+                    raise  # or a training that goes on removed it for a newer one
             else:
                 return number, found, built, [restored[item] for item in items]
 

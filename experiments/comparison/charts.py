@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Comparison
 from experiments.comparison.quantities import Samples
+from experiments.comparison.run_record import Group
 from experiments.visualization.blocks import MARKERS, Chart, Trace, axis
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 METRIC = "test_eps_mse_ema"
-MOST_POINTS = 1_000
 
 
 def _line(
@@ -211,21 +210,3 @@ def _baseline(baseline: Mapping[str, Any], ticks: Sequence[int]) -> Trace:
         "line": {"dash": "dash", "width": 1.5},
         "meta": {"group": -1},
     }
-
-
-def points(samples: np.ndarray, *, group: int, name: str, reach: float) -> Chart:
-    """Draws points in the plane, of which those of one index start from one noise."""
-    shown = np.round(samples[:MOST_POINTS, :2].astype(np.float64), 4)
-    trace = _line(*shown.T.tolist(), group=group, name=name, mode="markers")
-    trace["marker"] |= {"size": 4, "opacity": 0.6}
-    ends = [-reach, reach]
-    return Chart(
-        name,
-        f"{len(shown):,} samples",
-        [trace],
-        {
-            "xaxis": axis("", range=ends, constrain="domain"),
-            "yaxis": axis("", range=ends, scaleanchor="x"),
-            "showlegend": False,
-        },
-    )

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.comparison import grouping, quantities, report, tables
+from experiments.comparison.run_record import Group
 from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.visualization import html_page
@@ -64,7 +65,7 @@ def _check_path(out: str) -> None:
         raise UsageError(f"--out={out!r}: must be a .html in a directory")
 
 
-def _print(gathered: Sequence[grouping.Group], compared: quantities.Quantities) -> None:
+def _print(gathered: Sequence[Group], compared: quantities.Quantities) -> None:
     """Prints the summary section to the terminal."""
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:

@@ -9,30 +9,13 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from experiments.checkpointing import metadata
-from experiments.comparison.run_record import RunRecord, read
+from experiments.comparison.read_run import read
+from experiments.comparison.run_record import Group, RunRecord
 from experiments.runtime.errors import UsageError
 
 MAX_GROUPS = 7  # groups, as many as there are distinguishable colours
-
-
-class Group(NamedTuple):
-    """A recipe's name and its runs, which differ in their seed alone."""
-
-    name: str
-    runs: tuple[RunRecord, ...]
-
-    @property
-    def first(self) -> RunRecord:
-        """The run that stands for the recipe, the first."""
-        return self.runs[0]
-
-    @property
-    def evaluated(self) -> tuple[RunRecord, ...]:
-        """Selects the runs that have an evaluation."""
-        return tuple(run for run in self.runs if run.evaluation is not None)
 
 
 def gather(arguments: Sequence[str]) -> list[Group]:

@@ -1,20 +1,10 @@
-"""Reports where the probability-flow ODE was truncated and its solver error."""
+"""Reports the solver errors of likelihoods by the probability-flow ODE."""
 
 from collections.abc import Sequence
 
-from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Comparison
-from experiments.comparison.run_record import RunRecord
-from experiments.evaluation import bits_per_dim
-
-
-def ends(run: RunRecord) -> dict[str, str]:
-    """Describes where the ODE of a run ends, at the "data" and at the "noise"."""
-    ends = run.likelihood["ode_ends"] if run.likelihood is not None else {}
-    return {
-        name: "that of the schedule" if end is None else f"log-SNR {end:.6g}"
-        for name, end in ends.items()
-    }
+from experiments.comparison.run_record import Group
+from experiments.evaluation import results
 
 
 def within(group: Group) -> float | None:
@@ -23,7 +13,7 @@ def within(group: Group) -> float | None:
     errors = [run.likelihood["solver_error"] for run in runs]
     if not errors or None in errors:
         return None
-    return max(map(bits_per_dim.solver_bound, errors))
+    return max(map(results.solver_bound, errors))
 
 
 def notes(groups: Sequence[Group], likelihoods: Comparison) -> list[str]:

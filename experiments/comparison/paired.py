@@ -15,8 +15,7 @@ import numpy as np
 
 from diffusionflow import metrics
 from diffusionflow.metrics import Estimate
-from experiments.comparison.grouping import Group
-from experiments.comparison.run_record import RunRecord
+from experiments.comparison.run_record import Group, RunRecord
 
 
 class Measurement(NamedTuple):

@@ -8,10 +8,8 @@ import jax
 import numpy as np
 
 from diffusionflow.metrics import Estimate
-from experiments.comparison import ode_accuracy
-from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Comparison, Measurement, compare
-from experiments.comparison.run_record import RunRecord
+from experiments.comparison.run_record import Group, RunRecord, sampler_key
 from experiments.evaluation import heldout
 
 LIKELIHOODS = {"bound": "variational bound on -log p", "ode": "-log p by the ODE"}
@@ -55,7 +53,7 @@ def likelihoods(groups: Sequence[Group], key: jax.Array) -> list[Comparison]:
             "count": count,
         }
         if name == "ode":
-            recipe["end_of_the_ode"] = ode_accuracy.ends(run)
+            recipe["end_of_the_ode"] = run.ode_ends
         return Measurement(run.arrays[name], recipe, count)
 
     runs = [run for group in groups for run in group.runs]
@@ -146,11 +144,6 @@ def _feature_name(recipe: Mapping[str, Any]) -> str:
     return recipe["features"].partition("(")[0]
 
 
-def section_of(row: Mapping[str, Any]) -> str:
-    """Returns a key by which two evaluations identify the same sampler."""
-    return repr((sorted(row["sampler"].items()), row["guidance"]))
-
-
 def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     """Lists metric, features and sampler of all rows, each once, by NFE."""
     kinds: dict[tuple[str, str, str], int] = {}
@@ -161,7 +154,7 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
                     kind = (
                         one["metric"],
                         _feature_name(one["recipe"]),
-                        section_of(row),
+                        sampler_key(row),
                     )
                     kinds.setdefault(kind, row["nfe"])
     return sorted(kinds, key=lambda kind: (kind[1], kind[0], kinds[kind]))
@@ -170,7 +163,7 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
 def _row(run: RunRecord, section: str) -> tuple[int, Mapping[str, Any] | None]:
     if run.evaluation is not None:
         for number, row in enumerate(run.evaluation["samples"]):
-            if section_of(row) == section:
+            if sampler_key(row) == section:
                 return number, row
     return 0, None
 

@@ -7,9 +7,9 @@ from diffusionflow import metrics
 from experiments.analysis import objective_report
 from experiments.analysis.objective_report import Named
 from experiments.comparison import charts, ode_accuracy, sample_gallery, tables
-from experiments.comparison.grouping import Group
 from experiments.comparison.quantities import Quantities
-from experiments.config.model import from_identity
+from experiments.comparison.run_record import Group
+from experiments.config import build
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
 from experiments.visualization.blocks import Block, Lines, Row, Section
@@ -70,7 +70,7 @@ def objectives(groups: Sequence[Group]) -> Lines:
     named = [
         Named(
             group.name,
-            from_identity(group.first.identity).objective,
+            build.model_of(group.first.identity).objective,
             objective_report.coupling_of(group.first.config),
         )
         for group in groups

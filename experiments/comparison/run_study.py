@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.comparison import compare_runs, grouping
-from experiments.config import build, overrides
+from experiments.config import experiment, overrides
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.training import loop
@@ -59,7 +59,7 @@ def load(path: str) -> Study:
             f"to {grouping.MAX_GROUPS} recipes are compared, with a seed at least"
         )
     for config in configs.values():
-        build.check(config)
+        experiment.from_config(config)
         sample_quality.sampler_sections(request.samples, config["sampler"])
     return Study(configs, seeds, request)
 

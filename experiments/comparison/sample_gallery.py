@@ -7,15 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.comparison import charts
-from experiments.comparison.grouping import Group
-from experiments.comparison.quantities import section_of
-from experiments.comparison.run_record import RunRecord
+from experiments.comparison.run_record import Group, RunRecord, sampler_key
 from experiments.visualization import sample_images
-from experiments.visualization.blocks import Lines, Row, Section, Strip
+from experiments.visualization.blocks import (
+    MARKERS,
+    Chart,
+    Lines,
+    Row,
+    Section,
+    Strip,
+    axis,
+)
 
 SHOWN = 20
 A_ROW = 10
+MOST_POINTS = 1_000
 PAIRED = (
     "weights",
     "seed",
@@ -83,7 +89,7 @@ def _chosen(groups: Sequence[Group]) -> Choice:
     for number, group in enumerate(groups):
         for run in group.evaluated[:1]:
             for row in run.evaluation["samples"]:
-                key = (section_of(row), run.evaluation["settings"]["samples"]["seed"])
+                key = (sampler_key(row), run.evaluation["settings"]["samples"]["seed"])
                 rows.setdefault(key, {})[number] = (run, row)
     rank = lambda at: (len(at), next(iter(at.values()))[1]["nfe"])
     return max(rows.values(), key=rank, default={})
@@ -151,7 +157,7 @@ def _pictures(groups: Sequence[Group], sample_sets: dict[int, SampleSet]) -> lis
             float(np.abs(one.samples[:, :2]).max()) for one in sample_sets.values()
         )
         each = [
-            charts.points(one.samples, group=number, name=one.name, reach=1.1 * reach)
+            _points(one.samples, group=number, name=one.name, reach=1.1 * reach)
             for number, one in sample_sets.items()
         ]
         return [Row(each, narrow=True)]
@@ -167,3 +173,29 @@ def _pictures(groups: Sequence[Group], sample_sets: dict[int, SampleSet]) -> lis
         )
         for first in range(0, min(SHOWN, len(some)), A_ROW)
     ]
+
+
+def _points(samples: np.ndarray, *, group: int, name: str, reach: float) -> Chart:
+    """Draws points in the plane, of which those of one index start from one noise."""
+    shown = np.round(samples[:MOST_POINTS, :2].astype(np.float64), 4)
+    x, y = shown.T.tolist()
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": x,
+        "y": y,
+        "name": name,
+        "marker": {"symbol": MARKERS[group], "size": 4, "opacity": 0.6},
+        "meta": {"group": group},
+    }
+    ends = [-reach, reach]
+    return Chart(
+        name,
+        f"{len(shown):,} samples",
+        [trace],
+        {
+            "xaxis": axis("", range=ends, constrain="domain"),
+            "yaxis": axis("", range=ends, scaleanchor="x"),
+            "showlegend": False,
+        },
+    )

@@ -7,10 +7,9 @@ import numpy as np
 
 from experiments.checkpointing import metadata
 from experiments.comparison import ode_accuracy
-from experiments.comparison.grouping import Group
 from experiments.comparison.paired import Comparison
 from experiments.comparison.quantities import LIKELIHOODS, Quantities
-from experiments.comparison.run_record import UNKNOWN, RunRecord
+from experiments.comparison.run_record import UNKNOWN, Group, RunRecord
 from experiments.visualization.blocks import Table
 
 
@@ -43,10 +42,7 @@ def _solver_rows(groups: Sequence[Group], unit: str) -> list[list[str]]:
     cells = ["-" if error is None else f"{error:.2g}" for error in errors]
     known = any(error is not None for error in errors)
     rows = [[f"error of the ODE solver, at most{unit}", *cells]] if known else []
-    ends = [
-        ode_accuracy.ends(group.evaluated[0]) if group.evaluated else {}
-        for group in groups
-    ]
+    ends = [group.evaluated[0].ode_ends if group.evaluated else {} for group in groups]
     for name in ("data", "noise"):
         each = [of_group.get(name, "-") for of_group in ends]
         if len(set(each) - {"-"}) > 1:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import data
-from experiments.data import array_checks
+from experiments.data import array_checks, base
+from experiments.data.base import DataSet
 from experiments.runtime.errors import UsageError, naming
 
 RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random numbers
@@ -213,7 +213,7 @@ def as_network(where: str, built: Any) -> Any:
     )
 
 
-def as_dataset(where: str, found: Any) -> data.DataSet:
+def as_dataset(where: str, found: Any) -> DataSet:
     """A data set from what a user's function returned.
 
     Args:
@@ -224,9 +224,9 @@ def as_dataset(where: str, found: Any) -> data.DataSet:
     Raises:
       UsageError: it is none of these, or a data set that does not fit itself.
     """
-    if isinstance(found, data.DataSet):
+    if isinstance(found, DataSet):
         with naming(where):
-            data.check(found)
+            base.check(found)
         return found
     values, labels = found if isinstance(found, tuple) else (found, None)
     if not hasattr(values, "dtype"):
@@ -247,4 +247,4 @@ def as_dataset(where: str, found: Any) -> data.DataSet:
         array_checks.check_channels("values", values, out)
         found = array_checks.finite("values", values)
         labels = None if labels is None else np.asarray(labels)
-        return data.split(found, labels, None)
+        return base.split(found, labels, None)

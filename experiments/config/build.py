@@ -7,36 +7,16 @@ checked by the protocol that they must keep.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffusionflow import (
-    ema,
-    objectives,
-    predictions,
-    samplers,
-    schedules,
-)
-from experiments import data
-from experiments.config import (
-    adapters,
-    external,
-    methods,
-    optimizers,
-    protocols,
-    registry,
-    schema,
-)
+from diffusionflow import objectives, predictions, samplers, schedules
+from experiments.config import adapters, external, methods, protocols, registry
+from experiments.config.model import Model
 from experiments.config.parsing import from_section, parse
-from experiments.data import coupled
-from experiments.runtime import sharding
+from experiments.data.base import DataSet, DataTransform
 from experiments.runtime.errors import UsageError, naming, require
-
-HIGHEST_FREQUENCY = 64.0  # in radians, of networks that are differentiated in time
 
 
 def objective(section: Mapping[str, Any]) -> objectives.Objective:
@@ -128,6 +108,18 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
     return times
 
 
+class Sampling(NamedTuple):
+    """A sampler and the times of its steps, float64 [num_steps + 1]."""
+
+    sampler: Any
+    times: np.ndarray
+
+
+def sampling(section: Mapping[str, Any], schedule: schedules.Schedule) -> Sampling:
+    """The sampler and its times, of a section `name, num_steps, grid`."""
+    return Sampling(sampler(section), grid(section, schedule))
+
+
 def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
     """Raises a `UsageError` if the network's output is of no use on a sampling grid."""
     with naming("sampler.grid"):
@@ -136,7 +128,7 @@ def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
         )
 
 
-def dataset(section: Mapping[str, Any]) -> data.DataSet:
+def dataset(section: Mapping[str, Any]) -> DataSet:
     """The data set of a section `name` and arguments."""
     found = from_section("data", section, registry.DATASETS)
     return adapters.as_dataset(f"data.name: {section['name']}", found)
@@ -184,56 +176,6 @@ def method(section: Mapping[str, Any]) -> methods.Method | None:
     return built
 
 
-def check_method(
-    config: Mapping[str, Any], built: methods.Method | None, net: Any = None
-) -> None:
-    """Checks the method against the rest of a config, and its network if it is given.
-
-    Raises:
-      UsageError: the method cannot be trained with it.
-    """
-    section = config["distillation"]
-    teacher = section["teacher"]
-    if built is None:
-        require("distillation.teacher", teacher, not teacher, "empty without a method")
-        return
-    name = section["method"]
-    if config["objective"]["proposal"]:
-        raise UsageError(
-            f"objective.proposal: must be empty with distillation.method={name}, which "
-            "draws times of its own"
-        )
-    given = built.needs_teacher <= bool(teacher)
-    bound = f"the directory of a trained run with distillation.method={name}"
-    require("distillation.teacher", teacher, given, bound)
-    guidance = section["guidance"]
-    guided = built.takes_guidance and bool(teacher)
-    bound = (
-        f"1 with distillation.method={name}, which asks no guided teacher; pairs are "
-        "guided by experiments.pairs --guidance"
-    )
-    require("distillation.guidance", guidance, guidance == 1 or guided, bound)
-    if config["num_steps"] % built.num_stages:
-        raise UsageError(
-            f"num_steps={config['num_steps']}: must be a multiple of "
-            f"{built.num_stages}, the stages of distillation.method={name}"
-        )
-    if net is None:
-        return
-    if built.two_times and not getattr(net, "two_times", False):
-        raise UsageError(
-            f"network.two_times=False: must be True with distillation.method={name}, "
-            "whose network is given the time that it jumps to"
-        )
-    highest = getattr(net, "max_frequency", 0)
-    if built.forward_mode and highest > HIGHEST_FREQUENCY:
-        raise UsageError(
-            f"network.max_frequency={highest:g}: must be at most "
-            f"{HIGHEST_FREQUENCY:g} with distillation.method={name}, which "
-            "differentiates the network in its times; 8 to 16 do well"
-        )
-
-
 def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:
     """The functions `(step, row)` that are called with every row of metrics.
 
@@ -267,61 +209,50 @@ def function(where: str, text: str) -> Callable[..., Any]:
     return found
 
 
-def profiles(section: Mapping[str, Any]) -> tuple[float, ...]:
-    """The powers gamma of the averages of section `ema` that are tracked and stored.
+def model(
+    config: Mapping[str, Any],
+    built: objectives.Objective,
+    few_step: methods.Method | None,
+    *,
+    event_shape: tuple[int, ...],
+    num_classes: int,
+    levels: int | None,
+    vector_features: int,
+) -> Model:
+    """The model of a run, whose network is built here.
 
-    Raises:
-      UsageError: a width is out of bounds or there twice, or none would be stored.
+    Args:
+      config: with the section `network` and the value `sigma_data`.
+      built: its objective.
+      few_step: its method, or None.
+      event_shape: of the data.
+      num_classes: of the data.
+      levels: of the data, or None.
+      vector_features: of the conditions of the data; 0 for none.
     """
-    widths, every = tuple(section["sigma_rel"]), section["store_every"]
-    require("ema.sigma_rel", widths, len(set(widths)) == len(widths), "distinct")
-    stored = bool(widths) == bool(every)
-    bound = f"positive if there are widths, else 0: ema.sigma_rel={widths}"
-    require("ema.store_every", every, stored, bound)
-    with naming("ema"):
-        return tuple(map(ema.gamma_of, widths))
+    return Model(
+        net=network(config["network"], num_classes, vector_features),
+        objective=built,
+        transform=DataTransform(levels),
+        event_shape=event_shape,
+        num_classes=num_classes,
+        sigma_data=config["sigma_data"],
+        vector_features=vector_features,
+        method=few_step,
+    )
 
 
-def check(config: ConfigDict) -> None:
-    """Checks every value of a config that can be judged without data and network.
+def model_of(identity: Mapping[str, Any]) -> Model:
+    """The model of a checkpoint, without its data set.
 
-    Compiles nothing.
-
-    Raises:
-      UsageError: a name is unknown or missing, or a value of another type, which
-        `schema.settle` cannot convert, or out of bounds.
+    Args:
+      identity: as the checkpoint carries it.
     """
-    schema.settle(config)
-    schema.check_complete(config)
-    schema.check_bounds(config)
-    dropout = config["network"].get("dropout", 0)
-    dropout = schema.typed("network.dropout", dropout, float)
-    require("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-    low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
-    require("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
-    parts = config["optimizer"]["accumulate"]
-    sharding.check_batch("batch_size", config["batch_size"], parts)
-    sharding.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
-    built = objective(config["objective"])
-    schedule = built.schedule
-    if (pairs := coupling(config["objective"]["coupling"])) is not None:
-        coupled.check(pairs, config["batch_size"])
-    chosen, times = sampler(config["sampler"]), grid(config["sampler"], schedule)
-    check_start(built, times)
-    if external.references(config["sampler"]["name"]):
-        where = f"sampler.name: {config['sampler']['name']}"
-        protocols.check_sampler(where, chosen, times, schedule)
-    few_step = method(config["distillation"])
-    check_method(config, few_step)
-    stages = few_step.num_stages if few_step else 1
-    optimizers.optimizer(config["optimizer"], config["num_steps"] // stages)
-    average = config["ema"]
-    with naming("ema"):
-        settings = dict(limit=average["limit"], warmup=average["warmup"])
-        jax.eval_shape(lambda: ema.decay(0, **settings))  # traced, not compiled
-    profiles(average)
-    callbacks(config["callbacks"])
-    with naming("sigma_data"):
-        predictions.precondition(
-            jnp.zeros_like, schedule=schedule, sigma_data=config["sigma_data"]
-        )
+    facts = {"vector_features": 0} | identity["data"]
+    config = {"distillation": {"method": ""}} | identity["config"]
+    return model(
+        config,
+        objective(config["objective"]),
+        method(config["distillation"]),
+        **facts | {"event_shape": tuple(facts["event_shape"])},
+    )

@@ -1,14 +1,14 @@
 """What is trained and sampled: network, objective and data transform of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffusionflow import distillation, guidance, objectives, predictions
-from experiments.config import build, methods
-from experiments.data import DataSet, DataTransform
+from experiments.config import methods
+from experiments.data.base import DataTransform
 from experiments.runtime.errors import UsageError
 
 Params = Any
@@ -140,54 +140,3 @@ class Model(NamedTuple):
         if isinstance(scale, (int, float)) and scale in (0, 1):
             return denoise(*(own if scale else null))
         return guidance.classifier_free(denoise(*own), denoise(*null), scale=scale)
-
-
-def from_config(config: Mapping[str, Any], dataset: DataSet) -> Model:
-    """The model of a run.
-
-    Args:
-      config: with sections `network`, `objective` and the value `sigma_data`.
-      dataset: gives shape, classes and transform.
-    """
-    return _make(
-        config,
-        dataset.event_shape,
-        dataset.num_classes,
-        dataset.transform.levels,
-        dataset.vector_features,
-    )
-
-
-def from_identity(identity: Mapping[str, Any]) -> Model:
-    """The model of a checkpoint, without its data set.
-
-    Args:
-      identity: as the checkpoint carries it.
-    """
-    facts = identity["data"]
-    return _make(
-        {"distillation": {"method": ""}} | identity["config"],
-        tuple(facts["event_shape"]),
-        facts["num_classes"],
-        facts["levels"],
-        facts.get("vector_features", 0),
-    )
-
-
-def _make(
-    config: Mapping[str, Any],
-    event_shape: tuple[int, ...],
-    num_classes: int,
-    levels: int | None,
-    vector_features: int,
-) -> Model:
-    return Model(
-        net=build.network(config["network"], num_classes, vector_features),
-        objective=build.objective(config["objective"]),
-        transform=DataTransform(levels),
-        event_shape=event_shape,
-        num_classes=num_classes,
-        sigma_data=config["sigma_data"],
-        vector_features=vector_features,
-        method=build.method(config["distillation"]),
-    )

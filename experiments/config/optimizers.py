@@ -124,7 +124,7 @@ def decayed(params: Any) -> Any:
 
 
 def optimizer(
-    section: Mapping[str, Any], num_steps: int
+    section: Mapping[str, Any], num_steps: int, rate: "optax.Schedule"
 ) -> "optax.GradientTransformation":
     """Clipping by the global norm, then the optimizer `section["name"]`.
 
@@ -132,9 +132,9 @@ def optimizer(
 
     Args:
       section: `name`, such as "adamw(b2=0.99, weight_decay=0.01)", "muon" or
-        "module:function"; `clip_norm` (0 for no clipping), and what `learning_rate`
-        reads.
+        "module:function"; and `clip_norm` (0 for no clipping).
       num_steps: of the whole run.
+      rate: of `learning_rate`.
 
     Raises:
       UsageError: the name or an argument is unknown, or it is no optimizer whose update
@@ -142,7 +142,6 @@ def optimizer(
     """
     import optax
 
-    rate = learning_rate(section, num_steps)
     filled = dict(learning_rate=rate, **dict.fromkeys(MASKS, decayed))
     filled["num_steps"] = num_steps
     where = "optimizer.name"
@@ -175,4 +174,6 @@ def _check(where: str, name: str, found: Any) -> None:
             ) from error
     structures: list[Any] = [jax.tree.structure(each) for each in (shapes, params)]
     if structures[0] != structures[1]:
-        raise UsageError(f"{where}: {name}: its updates are unlike the parameters")
+        raise UsageError(
+            f"{where}: {name}: its updates are no tree like the parameters"
+        )

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 import experiments
-from experiments.config import schema
+from experiments.config import parsing, registry, schema
 from experiments.runtime.errors import UsageError, check_name, nearest
 
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
@@ -188,8 +188,6 @@ def _replace_section(config: ConfigDict, name: str, text: str) -> None:
 
 def _check_known(section: str, text: str) -> None:
     """Refuses an unknown name before it replaces a section."""
-    from experiments.config import parsing, registry  # slow to import
-
     known = dict(network=registry.NETWORKS, data=registry.DATASETS)[section]
     parsing.takes(f"{section}.name", text, known)
 

@@ -1,141 +1,204 @@
 """The names that a config may use: of schedules, samplers, networks, data and others.
 
-One line here makes one more; a user's own are named `module:Name` and need none.
+One line here makes one more, written as a user's own part is in a config: what it names
+is imported when it is asked for, so that a run loads what it uses and no more.
 """
 
-from collections.abc import Callable
+import importlib
+import operator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from diffusionflow import (
-    couplings,
-    grids,
-    networks,
-    objectives,
-    predictions,
-    samplers,
-    schedules,
-    times,
-    weightings,
+Entry = str | Callable[..., Any]
+
+
+class Registry(MutableMapping[str, Callable[..., Any]]):
+    """Maps names to constructors, importing each when it is looked up.
+
+    Args:
+      home: the module of entries that name none.
+      entries: `attribute` or `module:attribute`, or the constructor itself, by name.
+    """
+
+    def __init__(self, home: str, entries: Mapping[str, Entry]):
+        self._home, self._entries = home, dict(entries)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        entry = self._entries[name]
+        if not isinstance(entry, str):
+            return entry
+        module, _, attribute = entry.rpartition(":")
+        found = importlib.import_module(module or self._home)
+        return operator.attrgetter(attribute)(found)
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without an import
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _kind(name: str) -> Callable[..., Any]:
+    """The constructor, without arguments, of a prediction type."""
+
+    def make() -> Any:
+        from diffusionflow import predictions  # when it is asked for
+
+        return predictions.Kind(name)
+
+    return make
+
+
+SCHEDULES = Registry(
+    "diffusionflow.schedules",
+    {
+        "flow_matching": "FlowMatching",
+        "cosine": "Cosine",
+        "linear_beta": "LinearBeta",
+        "sub_vp": "SubVP",
+        "ve": "VE",
+        "edm": "EDM",
+        "iddpm_cosine": "IDDPMCosine",
+        "linear_logsnr": "LinearLogSNR",
+        "sigmoid": "Sigmoid",
+        "laplace": "Laplace",
+        "cauchy": "Cauchy",
+        "linear_betas": "Discrete.linear_betas",
+        "shifted": "Shifted",
+    },
 )
-from experiments import data
-from experiments.config import methods
-from experiments.data import coupled
-
-Callables = dict[str, Callable[..., Any]]
-
-SCHEDULES: Callables = {
-    "flow_matching": schedules.FlowMatching,
-    "cosine": schedules.Cosine,
-    "linear_beta": schedules.LinearBeta,
-    "sub_vp": schedules.SubVP,
-    "ve": schedules.VE,
-    "edm": schedules.EDM,
-    "iddpm_cosine": schedules.IDDPMCosine,
-    "linear_logsnr": schedules.LinearLogSNR,
-    "sigmoid": schedules.Sigmoid,
-    "laplace": schedules.Laplace,
-    "cauchy": schedules.Cauchy,
-    "linear_betas": schedules.Discrete.linear_betas,
-    "shifted": schedules.Shifted,
-}
-WEIGHTINGS: Callables = {
-    "mse": weightings.Mse,
-    "elbo": weightings.ELBO,
-    "likelihood": weightings.Likelihood,
-    "sigmoid": weightings.Sigmoid,
-    "edm": weightings.EDM,
-    "p2": weightings.P2,
-    "min_snr": weightings.MinSNR,
-    "soft_min_snr": weightings.SoftMinSNR,
-    "truncated_snr": weightings.TruncatedSNR,
-    "monotone": weightings.Monotone,
-}
-TIMES: Callables = {
-    "uniform": times.Uniform,
-    "logit_normal": times.LogitNormal,
-    "mode": times.Mode,
-    "cosmap": times.CosMap,
-    "log_normal_sigma": times.LogNormalSigma,
-    "uniform_logsnr": times.UniformLogSNR,
-    "uniform_on": times.UniformOn,
-    "truncated": times.Truncated,
-    "stratified": times.Stratified,
-    "adaptive": times.AdaptiveTimes,
-}
-KINDS: Callables = {
-    name: lambda name=name: predictions.Kind(name) for name in predictions.NAMES
-}
-KINDS["edm_f"] = predictions.edm_f
+WEIGHTINGS = Registry(
+    "diffusionflow.weightings",
+    {
+        "mse": "Mse",
+        "elbo": "ELBO",
+        "likelihood": "Likelihood",
+        "sigmoid": "Sigmoid",
+        "edm": "EDM",
+        "p2": "P2",
+        "min_snr": "MinSNR",
+        "soft_min_snr": "SoftMinSNR",
+        "truncated_snr": "TruncatedSNR",
+        "monotone": "Monotone",
+    },
+)
+TIMES = Registry(
+    "diffusionflow.times",
+    {
+        "uniform": "Uniform",
+        "logit_normal": "LogitNormal",
+        "mode": "Mode",
+        "cosmap": "CosMap",
+        "log_normal_sigma": "LogNormalSigma",
+        "uniform_logsnr": "UniformLogSNR",
+        "uniform_on": "UniformOn",
+        "truncated": "Truncated",
+        "stratified": "Stratified",
+        "adaptive": "AdaptiveTimes",
+    },
+)
+KINDS = Registry(
+    "",
+    {
+        **{name: _kind(name) for name in ("x", "eps", "v", "u", "dz_dt", "score")},
+        "edm_f": "diffusionflow.predictions:edm_f",
+    },
+)
 PARTS = {"kind": KINDS, "times": TIMES, "other": SCHEDULES}  # by parameter
-RECIPES = {recipe.__name__: recipe for recipe in objectives.RECIPES}
-GRIDS: Callables = {
-    "uniform": grids.uniform,
-    "quadratic": grids.quadratic,
-    "cosine": grids.cosine,
-    "shifted": grids.shifted,
-    "logsnr_uniform": grids.logsnr_uniform,
-    "karras": grids.karras,
-    "discrete": grids.discrete,
-}
-SAMPLERS: Callables = {
-    "ddim": samplers.ddim,
-    "ddpm": samplers.ddpm,
-    "churn": samplers.Churn,
-    "ddim_eta": samplers.DDIMEta,
-    "edm": samplers.EDM,
-    "sde_dpm_solver": samplers.SDEDPMSolver,
-    "euler_maruyama": samplers.EulerMaruyama,
-    "stochastic_heun": samplers.StochasticHeun,
-    "euler": samplers.Euler,
-    "midpoint": samplers.Midpoint,
-    "heun": samplers.Heun,
-    "rk4": samplers.RK4,
-    "adams_bashforth": samplers.AdamsBashforth,
-    "dpm_solver": samplers.DPMSolver,
-    "dpm_solver_2s": samplers.DPMSolver2S,
-    "unipc": samplers.UniPC,
-    "flow_map": samplers.FlowMap,
-}
-DIFFUSIONS: Callables = {
-    "eta": samplers.diffusions.Eta,
-    "sigma": samplers.diffusions.Sigma,
-    "linear": samplers.diffusions.Linear,
-    "constant": samplers.diffusions.Constant,
-    "decreasing": samplers.diffusions.Decreasing,
-    "increasing_decreasing": samplers.diffusions.IncreasingDecreasing,
-}
-COUPLINGS: Callables = {
-    "independent": couplings.Independent,
-    "assignment": couplings.Assignment,
-    "sinkhorn": couplings.Sinkhorn,
-    "semidiscrete": coupled.Semidiscrete,
-}
-DATASETS: Callables = {
-    "digits": data.digits,
-    "moons": data.moons,
-    "checkerboard": data.checkerboard,
-    "mixture": data.mixture,
-    "patches": data.patches,
-    "npz": data.npz,
-    "folder": data.folder,
-    "latents": data.latents,
-    "pairs": data.pairs,
-    "cifar10": data.cifar10,
-    "cifar100": data.cifar100,
-    "huggingface": data.huggingface,
-    "tfds": data.tfds,
-}
-METHODS: Callables = {
-    "meanflow": methods.MeanFlow,
-    "lagrangian": methods.Lagrangian,
-    "shortcut": methods.Shortcut,
-    "consistency": methods.Consistency,
-    "progressive": methods.Progressive,
-    "reflow": methods.Reflow,
-    "one_step": methods.OneStep,
-}
-NETWORKS: Callables = {
-    "unet": networks.UNet,
-    "dit": networks.DiT,
-    "residual_mlp": networks.ResidualMLP,
-}
+GRIDS = Registry(
+    "diffusionflow.grids",
+    {
+        "uniform": "uniform",
+        "quadratic": "quadratic",
+        "cosine": "cosine",
+        "shifted": "shifted",
+        "logsnr_uniform": "logsnr_uniform",
+        "karras": "karras",
+        "discrete": "discrete",
+    },
+)
+SAMPLERS = Registry(
+    "diffusionflow.samplers",
+    {
+        "ddim": "ddim",
+        "ddpm": "ddpm",
+        "churn": "Churn",
+        "ddim_eta": "DDIMEta",
+        "edm": "EDM",
+        "sde_dpm_solver": "SDEDPMSolver",
+        "euler_maruyama": "EulerMaruyama",
+        "stochastic_heun": "StochasticHeun",
+        "euler": "Euler",
+        "midpoint": "Midpoint",
+        "heun": "Heun",
+        "rk4": "RK4",
+        "adams_bashforth": "AdamsBashforth",
+        "dpm_solver": "DPMSolver",
+        "dpm_solver_2s": "DPMSolver2S",
+        "unipc": "UniPC",
+        "flow_map": "FlowMap",
+    },
+)
+DIFFUSIONS = Registry(
+    "diffusionflow.samplers.diffusions",
+    {
+        "eta": "Eta",
+        "sigma": "Sigma",
+        "linear": "Linear",
+        "constant": "Constant",
+        "decreasing": "Decreasing",
+        "increasing_decreasing": "IncreasingDecreasing",
+    },
+)
+COUPLINGS = Registry(
+    "diffusionflow.couplings",
+    {
+        "independent": "Independent",
+        "assignment": "Assignment",
+        "sinkhorn": "Sinkhorn",
+        "semidiscrete": "experiments.data.coupled:Semidiscrete",
+    },
+)
+DATASETS = Registry(
+    "",
+    {
+        "digits": "experiments.data.sklearn_images:digits",
+        "moons": "experiments.data.toy2d:moons",
+        "checkerboard": "experiments.data.toy2d:checkerboard",
+        "mixture": "experiments.data.toy2d:mixture",
+        "patches": "experiments.data.sklearn_images:patches",
+        "npz": "experiments.data.npz_files:npz",
+        "folder": "experiments.data.image_folder:folder",
+        "latents": "experiments.data.latents:latents",
+        "pairs": "experiments.data.pairs:pairs",
+        "cifar10": "experiments.data.cifar:cifar10",
+        "cifar100": "experiments.data.cifar:cifar100",
+        "huggingface": "experiments.data.hub:huggingface",
+        "tfds": "experiments.data.hub:tfds",
+    },
+)
+METHODS = Registry(
+    "experiments.config.methods",
+    {
+        "meanflow": "MeanFlow",
+        "lagrangian": "Lagrangian",
+        "shortcut": "Shortcut",
+        "consistency": "Consistency",
+        "progressive": "Progressive",
+        "reflow": "Reflow",
+        "one_step": "OneStep",
+    },
+)
+NETWORKS = Registry(
+    "diffusionflow.networks",
+    {"unet": "UNet", "dit": "DiT", "residual_mlp": "ResidualMLP"},
+)

@@ -59,7 +59,7 @@ class DataTransform:
         """Floats [...] as the nearest stored values; the inverse of `to_float`.
 
         Floats outside [-1, 1] become the end levels: this is the only place where
-        anything is clamped, and `clamped_fraction` tells how much it was.
+        anything is clamped, and `clamped_fraction` says how much it was.
         """
         x = np.asarray(x, np.float32)
         if self.levels is None:

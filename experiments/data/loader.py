@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from experiments.data import DrawFn, Examples
+from experiments.data.base import DrawFn, Examples
 
 
 class Batches:

@@ -152,7 +152,9 @@ def check_alike(train: Examples, test: Examples) -> None:
     for name, one, other in pairs:
         if (one is None) != (other is None):
             which = "no" if other is None else "these"
-            raise ValueError(f"{which} {name}, unlike the file of training examples")
+            raise ValueError(
+                f"{which} {name}, but the file of training examples differs"
+            )
         if one is not None and one.shape[1:] != other.shape[1:]:
             raise ValueError(
                 f"{name} of shape {list(other.shape[1:])} each, and those of training "

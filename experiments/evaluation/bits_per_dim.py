@@ -90,11 +90,6 @@ def _solver_error(
     }
 
 
-def solver_bound(error: Mapping[str, Any]) -> float:
-    """Bounds the solver's error: its mean and two standard errors."""
-    return abs(error["mean"]) + 2 * error["stderr"]
-
-
 def _monte_carlo_error(stderr: np.ndarray, dim: int, levels: Any) -> float:
     """Computes the part of a mean's error that more draws or probes would reduce.
 

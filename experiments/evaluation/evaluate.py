@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from experiments.checkpointing import restore
-from experiments.checkpointing.restore import Loaded
+from experiments.checkpointing.loaded import Loaded, real_data
+from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
 from experiments.evaluation import measurements, results, sample_quality
 from experiments.evaluation.measurements import FOLDER, Request
@@ -36,7 +37,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
       The path of the result.
 
     Raises:
-      UsageError: if there is no such checkpoint, the data are other ones than it was
+      UsageError: if there is no such checkpoint, the data differ from those it was
         trained on, a setting does not fit, the result is that of other settings, or
         another process evaluates the run.
       Stopped: at SIGTERM or Ctrl-C.
@@ -48,7 +49,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
             weights = _load(workdir, request)
         loaded = weights[request.weights]
         with progress.announced("loading the data"):
-            dataset = restore.real_data(loaded)
+            dataset = real_data(loaded)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded)
         settings = _settings(request, loaded)
@@ -83,7 +84,7 @@ def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:
 
     A training that goes on removes checkpoints when there are newer ones.
     """
-    asked = restore.Request(
+    asked = LoadRequest(
         step=request.step, weights=request.weights, guidance=request.guidance
     )
     names = ("raw", "ema")

@@ -4,7 +4,6 @@ A network is a classifier trained here, Inception for FID, or the user's own. It
 which goes into the recipe of a metric, has a digest of its weights.
 """
 
-import hashlib
 import importlib
 import pathlib
 from collections.abc import Callable
@@ -19,7 +18,8 @@ import optax
 from diffusionflow.networks.inception import Inception, inception_params, resized
 from diffusionflow.networks.layers import Conv3x3
 from experiments.config import build, external
-from experiments.data import DataSet
+from experiments.data.base import DataSet
+from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
 
 BATCH = 100
@@ -116,7 +116,7 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
     logits_fn = _in_batches(jax.jit(lambda x: net.apply(params, x)[0]), BATCH)
     test = np.asarray(data.transform.to_float(_all(data.test.values)))
     right = logits_fn(test).argmax(1) == data.test.labels
-    name = f"classifier(seed={seed}, epochs={epochs}, weights={_digest(params)})"
+    name = f"classifier(seed={seed}, epochs={epochs}, weights={pytrees.digest(params)})"
     return Features(name, features_fn, float(right.mean()))
 
 
@@ -142,7 +142,7 @@ def inception(path: str | pathlib.Path) -> Features:
         channels = (*x.shape[:-1], 3)
         return _in_batches(apply, INCEPTION_BATCH)(np.broadcast_to(x, channels))
 
-    return Features(f"inception(weights={_digest(params)})", features_fn)
+    return Features(f"inception(weights={pytrees.digest(params)})", features_fn)
 
 
 def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -227,10 +227,3 @@ def _in_batches(
 def _all(values: Any) -> np.ndarray:
     """Reads all rows, which may be lazy."""
     return np.asarray(values[np.arange(len(values))])
-
-
-def _digest(params: Any) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:12]

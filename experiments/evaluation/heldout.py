@@ -16,7 +16,7 @@ import numpy as np
 from diffusionflow import losses, random
 from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
-from experiments.data import Examples
+from experiments.data.base import Examples
 from experiments.data.coupled import Coupled
 
 LEVELS = np.arange(-4.0, 7.0, 2.0)  # log-SNRs
@@ -67,9 +67,6 @@ def eval_step(
     counts: jax.Array | None = None,
 ) -> Evaluation:
     """Computes loss and eps-MSE of each example, at times and noise that never change.
-
-    An example that has noise of its own is seen with that in every draw, as in
-    training; only its times are drawn.
 
     An example that has noise of its own is seen with that in every draw, as in
     training; only its times are drawn.

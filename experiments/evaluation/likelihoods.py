@@ -17,7 +17,8 @@ import numpy as np
 from diffusionflow import likelihood, predictions, random, times
 from diffusionflow.schedules import Schedule
 from experiments.config.model import Model
-from experiments.data import DataTransform, Examples, loader
+from experiments.data import loader
+from experiments.data.base import DataTransform, Examples
 from experiments.evaluation.result_cache import Arrays, Chunks
 from experiments.runtime import progress, rng, sharding
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.checkpointing.restore import Loaded
-from experiments.data import DataSet
+from experiments.checkpointing.loaded import Loaded
+from experiments.data.base import DataSet
 from experiments.evaluation import (
     bits_per_dim,
     likelihoods,
@@ -16,8 +16,9 @@ from experiments.evaluation import (
     sample_quality,
 )
 from experiments.evaluation.result_cache import Chunks, ResultCache
-from experiments.runtime import environment
-from experiments.sampling import generate, shards
+from experiments.evaluation.results import solver_bound
+from experiments.runtime import environment, progress
+from experiments.sampling import generate, requested, shards
 
 FOLDER = "evaluation"  # of the cache, in the workdir
 MASKED = {  # what is left out of data with a mask, and why
@@ -94,6 +95,7 @@ def measure(
     arrays = {f"eps_mse_{name}": value for name, value in eps_mse.items()}
     results = {
         "identity": loaded.identity,
+        "weights": {name: each.digest for name, each in weights.items()},
         "environment": environment.environment(),
         "left_out": dict(left_out),
         "eps_mse": per_example.summary(eps_mse) if eps_mse else None,
@@ -158,8 +160,13 @@ def _sample_quality(
     rows, arrays = [], {}
     for number, section in enumerate(sections):
         to_sample = _to_sample(workdir, request, loaded, section)
-        row, resamples = sample_quality.evaluate_samples(workdir, evaluator, to_sample)
-        rows.append(row)
+        path = _sampled(workdir, to_sample, dataset)
+        with np.load(path) as file:
+            stored = file["samples"]
+        row, resamples = sample_quality.evaluate_samples(
+            evaluator, to_sample.request, stored
+        )
+        rows.append({"file": path.relative_to(workdir).as_posix(), **row})
         arrays[f"samples_{number}"] = resamples
     baseline = evaluator.held_out_baseline()
     accuracy = evaluator.accuracy()
@@ -222,6 +229,14 @@ def _to_sample(
             flush=True,
         )
     return loaded._replace(request=asked)
+
+
+def _sampled(workdir: pathlib.Path, loaded: Loaded, dataset: DataSet) -> pathlib.Path:
+    """Samples by one sampler, unless its samples exist; returns their path."""
+    text = sample_quality.sampler_text(loaded.request.sampler)
+    with progress.PartProgress(f"sample quality, samples of {text}", bar=False):
+        given = requested.of_samples(loaded, dataset.test)
+        return generate.write_samples(workdir, loaded, given)
 
 
 def rows(workdir: pathlib.Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -329,7 +344,7 @@ def _likelihood_lines(likelihood: Mapping[str, Any] | None) -> list[str]:
         for name in ("bound", "ode")
     ]
     if (error := likelihood["solver_error"]) is not None:
-        bound = bits_per_dim.solver_bound(error)
+        bound = solver_bound(error)
         lines.append(
             f"ode: the solver's error is within {bound:.2g}, by "
             f"{error['steps']} steps for {error['count']} of the examples"

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from experiments.config.model import Model
-from experiments.data import Examples, loader
+from experiments.data import loader
+from experiments.data.base import Examples
 from experiments.evaluation import heldout
 from experiments.evaluation.result_cache import Chunks
 from experiments.runtime import progress, rng, sharding

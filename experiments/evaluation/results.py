@@ -167,6 +167,11 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
         return values, {name: file[name] for name in file.files}
 
 
+def solver_bound(error: Mapping[str, Any]) -> float:
+    """Bounds the ODE solver's error of `eval.json`: mean and two standard errors."""
+    return abs(error["mean"]) + 2 * error["stderr"]
+
+
 def _newer(path: pathlib.Path, there: int) -> NewerError:
     return NewerError(
         f"{path} has format {there}, which a newer version wrote; this one writes "

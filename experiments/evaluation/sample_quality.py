@@ -1,6 +1,5 @@
 """Measures sample quality against NFE, with the held-out set as baseline."""
 
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +10,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from diffusionflow import metrics, predictions, samplers
-from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request
 from experiments.config import build
 from experiments.config.model import Model
-from experiments.data import DataSet, Examples
+from experiments.data.base import DataSet, Examples
 from experiments.evaluation import features
 from experiments.runtime import progress
 from experiments.runtime.errors import UsageError
-from experiments.sampling import generate
 
 METRICS = {
     "frechet": metrics.Frechet(allow_singular=True),
@@ -92,7 +90,7 @@ class SampleEvaluator:
     def __init__(self, model: Model, dataset: DataSet, settings: Settings):
         self._model, self._settings = model, settings
         self._maps = feature_maps(dataset, settings)
-        self._digest, self.held_out = dataset.identity(), dataset.test
+        self._digest = dataset.identity()
         self._train = self._features(dataset.train, "training examples")
         self._held_out = self._features(dataset.test, "held-out examples")
 
@@ -168,7 +166,7 @@ class SampleEvaluator:
         first = {kind: values[:count] for kind, values in by_name.items()}
         return self.measure(first, f"the first {count:,} {what}")[0]
 
-    def nfe(self, request: restore.Request) -> int:
+    def nfe(self, request: Request) -> int:
         """Counts the function evaluations of the network for a sample."""
         objective = self._model.objective
         zero_fn = predictions.denoiser(
@@ -209,28 +207,22 @@ def _threads(features: int) -> int | None:
 
 
 def evaluate_samples(
-    workdir: pathlib.Path, evaluator: SampleEvaluator, loaded: restore.Loaded
+    evaluator: SampleEvaluator, request: Request, stored: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Samples by one sampler, unless its samples exist, and measures their quality.
+    """Measures the quality of the samples of one sampler.
 
     Args:
-      workdir: of the run.
-      evaluator: of its data.
-      loaded: the weights, with a complete request.
+      evaluator: of the run's data.
+      request: by which they were sampled, complete.
+      stored: stored values `[n, *event]`.
 
     Returns:
       The results as plain values, and the resamples of its metrics.
     """
-    request = loaded.request
     what = f"samples of {sampler_text(request.sampler)}"
-    with progress.PartProgress(f"sample quality, {what}", bar=False):
-        path = generate.drawn(workdir, loaded, evaluator.held_out)
-    with np.load(path) as file:
-        stored = file["samples"]
     by_name = evaluator.features(stored, what)
     rows, resamples = evaluator.measure(by_name, what)
     row = {
-        "file": path.relative_to(workdir).as_posix(),
         "sampler": dict(request.sampler),
         "guidance": request.guidance,
         "nfe": evaluator.nfe(request),

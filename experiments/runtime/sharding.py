@@ -100,11 +100,11 @@ class FSDPSharding(NamedTuple):
         """Returns the shardings of the leaves of a pytree."""
         return jax.tree.map(self.sharding, tree)
 
-    def cut(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """Shards the leaves, inside a program."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
-    def whole(self, tree: Any) -> Any:
+    def gather(self, tree: Any) -> Any:
         """Gathers the leaves on every device, inside a program."""
         return jax.lax.with_sharding_constraint(tree, replicated(self.mesh))
 

@@ -35,14 +35,18 @@ def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
 
 def check_guidance(model: Model, section: Mapping[str, Any], guidance: float) -> None:
     """Raises a `UsageError` where jumps of a two-time network would be guided."""
-    if model.two_times and isinstance(build.sampler(section), samplers.FlowMap):
+    _check_guidance(model, build.sampler(section), guidance)
+
+
+def _check_guidance(model: Model, sampler: Any, guidance: float) -> None:
+    if model.two_times and isinstance(sampler, samplers.FlowMap):
         bound = "0 or 1 with flow_map: the jumps were trained without guidance"
         require("guidance", guidance, guidance in (0, 1), bound)
 
 
 def make_draw_fn(
     model: Model,
-    section: Mapping[str, Any],
+    section: Mapping[str, Any] | build.Sampling,
     *,
     guidance: float,
     batch_size: int,
@@ -55,7 +59,8 @@ def make_draw_fn(
 
     Args:
       model: of the run.
-      section: `name`, `num_steps` and `grid` of the sampler.
+      section: `name`, `num_steps` and `grid` of the sampler, or what `build.sampling`
+        made of it.
       guidance: scale of classifier-free guidance; 1 conditional, 0 unconditional.
       batch_size: samples that a device draws at once, where it is not a CPU.
       most: samples wanted in one call, at most; devices beyond what that takes are
@@ -74,10 +79,11 @@ def make_draw_fn(
       UsageError: if sampler or grid are unknown.
     """
     schedule = model.objective.schedule
-    sampler = build.sampler(section)
-    times = build.grid(section, schedule)
+    if not isinstance(section, build.Sampling):
+        section = build.sampling(section, schedule)
+    sampler, times = section
     build.check_start(model.objective, times)
-    check_guidance(model, section, guidance)
+    _check_guidance(model, sampler, guidance)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)

@@ -1,4 +1,4 @@
-"""Samples of a run, from one of its checkpoints into files (`drawing.py` draws)."""
+"""Writes samples of loaded weights into files, shard by shard."""
 
 import contextlib
 import pathlib
@@ -10,58 +10,33 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.checkpointing.restore import Loaded, Request, load
+from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config.model import Model
-from experiments.data import Examples
 from experiments.runtime import progress
-from experiments.runtime.signals import Stopped, stopping
+from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler
-from experiments.sampling.conditions import Conditions, of_samples
+from experiments.sampling.conditions import Conditions
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
 NAMES = {"samples": "drawn", "pairs": "pairs"}  # of files, by what they hold
 
 
-def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
-    """Draws from a run's checkpoint and writes an `.npz` and, if it can, a picture.
-
-    The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
-    floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
-    drawn.
-    They are drawn in shards, which are kept when the process is stopped or killed: the
-    same call goes on with the next one. A result that is there already is left as it
-    is.
-
-    Args:
-      workdir: of the run.
-      request: what to draw.
-
-    Returns:
-      The path of the `.npz`.
-
-    Raises:
-      UsageError: if there is no such checkpoint, a setting does not fit it, or the
-        files are those of other settings.
-      Stopped: at SIGTERM or Ctrl-C.
-    """
-    workdir = pathlib.Path(workdir)
-    with stopping():
-        return drawn(workdir, load(workdir, request))
-
-
-def drawn(
-    workdir: pathlib.Path, loaded: Loaded, held_out: Examples | None = None
+def write_samples(
+    workdir: pathlib.Path, loaded: Loaded, given: Conditions
 ) -> pathlib.Path:
-    """`sample_run` of weights that are loaded, whatever became of the checkpoint.
+    """Samples weights that are loaded and writes the files: see `sample_run`.
 
     Args:
       workdir: of the run.
       loaded: with a complete request.
-      held_out: examples of the run, if they are known.
+      given: conditions of all samples.
+
+    Returns:
+      The path of the `.npz`.
     """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path, given = output_path(workdir, request), of_samples(loaded, held_out)
+    path = output_path(workdir, request)
     shards = Shards(
         path,
         settings(request, loaded.digest) | given.settings(),
@@ -107,7 +82,7 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
             # another process may have drawn it until this one held the lock
             complete = shards.complete()
             if complete:
-                print(f"drawn already: {shards.result}", flush=True)
+                print(f"sampled already: {shards.result}", flush=True)
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
             yield not complete

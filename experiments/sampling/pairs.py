@@ -32,12 +32,14 @@ import numpy as np
 
 from diffusionflow import metrics, samplers
 from diffusionflow.schedules import Schedule
-from experiments.checkpointing.restore import Loaded, Request, load
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build
 from experiments.runtime import rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
-from experiments.sampling.conditions import Conditions, of_samples
+from experiments.sampling.conditions import Conditions
+from experiments.sampling.requested import of_samples
 from experiments.sampling.shards import Shards
 
 SAMPLER = {"name": "heun(variable='u')", "num_steps": 50}  # where none is named
@@ -45,7 +47,7 @@ NUM_PATHS = 1024  # at most, of which the straightness is measured
 
 
 def draw_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
-    """Draws from a run's checkpoint and writes an `.npz` that `data.pairs` reads.
+    """Draws from a run's checkpoint; writes the `.npz` of the data source `pairs`.
 
     The pairs are drawn in shards, which are kept when the process is stopped or killed:
     the same call goes on with the next one. A result that is there already is left as
@@ -67,7 +69,7 @@ def draw_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     with stopping():
         asked = request._replace(sampler=SAMPLER | dict(request.sampler))
-        loaded = load(workdir, asked)
+        loaded = restore.load(workdir, asked)
         request, given = loaded.request, of_samples(loaded)
         shards = Shards(
             generate.output_path(workdir, request, "pairs"),

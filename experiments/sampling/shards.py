@@ -140,7 +140,7 @@ class Shards:
         return np.concatenate(parts)[:count]
 
     def conclude(self, **entries: Any) -> int:
-        """Writes the result, with `entries` beside the arrays; removes the shards.
+        """Writes the result, with `entries` next to the arrays; removes the shards.
 
         Returns:
           How many values were clamped.
@@ -158,7 +158,7 @@ class Shards:
             for name, value in entries.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asarray(value))
-        shutil.rmtree(self.folder, ignore_errors=True)  # a second finder does it too
+        shutil.rmtree(self.folder, ignore_errors=True)  # another process may do it too
         return outside
 
     def _join(self, file: zipfile.ZipFile, name: str, first: np.ndarray) -> None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.data.base import Examples
 from experiments.runtime import distributed, environment, files, progress, sharding
 from experiments.runtime.errors import Diverged
 from experiments.runtime.signals import Stop, Stopped
@@ -20,7 +20,6 @@ from experiments.training import (
     metrics_log,
     nonfinite,
     reference_curves,
-    resume,
     running_metrics,
 )
 from experiments.training.state import TrainState
@@ -48,7 +47,7 @@ class Sinks(NamedTuple):
 
 def _check_finite(number: int, state: TrainState) -> None:
     """Raises `Diverged` where the state after step `number` is not finite."""
-    bad = nonfinite.not_finite(resume.items(state))
+    bad = nonfinite.not_finite(state.checkpoint_items())
     if bad:
         raise Diverged(
             f"step {number:,} left values that are not finite in {', '.join(bad)}: "
@@ -102,7 +101,7 @@ class TrainLoop:
             stopped.kept = self._kept(number)
             raise
 
-    def step(self, number: int, batch: data.Examples, state: TrainState) -> TrainState:
+    def step(self, number: int, batch: Examples, state: TrainState) -> TrainState:
         """Makes update `number` and runs the actions that are due after it.
 
         Raises:
@@ -198,7 +197,7 @@ class TrainLoop:
         if skipped:
             self._sinks.progress_bar.say(nonfinite.warning(skipped, count))
         made = (number - 1 - count) % self._trainer.recipe.stage_steps
-        row["learning_rate"] = float(self._trainer.learning_rate(made))
+        row["learning_rate"] = float(self._trainer.experiment.learning_rate(made))
         return row | skipped
 
     def _test_row(self, number: int, state: TrainState) -> dict[str, Any]:
@@ -220,7 +219,7 @@ class TrainLoop:
     ) -> None:
         if row and self._sinks.log is not None:
             self._sinks.log.write(number, row, wall_clock or {})
-            for callback in self._trainer.callbacks:
+            for callback in self._trainer.experiment.callbacks:
                 callback(number, row)
             if note := self._sinks.watch.note(number, row):
                 self._sinks.progress_bar.say(note)
@@ -264,7 +263,7 @@ class TrainLoop:
         if self._sinks.log is not None:
             self._sinks.log.sync()
         ranking = retention.ranking({k: files.plain(v) for k, v in row.items()})
-        self._sinks.saved.save(number, resume.items(state), self._meaning, ranking)
+        self._sinks.saved.save(number, state.checkpoint_items(), self._meaning, ranking)
 
     def _check_going(self, number: int, state: TrainState) -> None:
         """Raises `Diverged` where too many steps in a row made no update."""

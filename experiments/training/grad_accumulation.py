@@ -1,4 +1,12 @@
-"""The gradient of a batch as the mean of those of its parts, in the memory of one."""
+"""The gradient of a batch as the mean of those of its chunks, in the memory of one.
+
+`optax.microbatching` has the same mean, and the same concatenation of what each example
+gives. It loops by `lax.fori_loop` alone, and inside a loop of XLA a CPU runs on one
+thread: 18 times the time of a step (docs/performance.md), which unrolling avoids. Nor
+does it say to the function which chunk it is given, as the masks of dropout need.
+`optax.MultiSteps` accumulates over steps, each of which would be a batch, log row and
+random stream of its own here.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +37,7 @@ def mean_of_parts(
     def part(leaf: jax.Array) -> jax.Array:
         return leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1)
 
-    def whole(leaf: jax.Array) -> jax.Array:
+    def joined(leaf: jax.Array) -> jax.Array:
         return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
 
     def add(total: Any, numbered: Any) -> tuple[Any, Any]:
@@ -46,4 +54,4 @@ def mean_of_parts(
     unroll = count if jax.default_backend() == "cpu" else 1
     total, terms = jax.lax.scan(add, zeros, parts, unroll=unroll)
     value, gradients = jax.tree.map(lambda leaf: leaf / count, total)
-    return (value, jax.tree.map(whole, terms)), gradients
+    return (value, jax.tree.map(joined, terms)), gradients

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import data
 from experiments.checkpointing import manager, posthoc_ema, retention
 from experiments.config import external
+from experiments.config.experiment import Experiment
+from experiments.data.base import Examples
 from experiments.runtime import distributed, environment, files, progress
 from experiments.runtime.signals import noting
 from experiments.training import (
@@ -35,20 +36,21 @@ from experiments.visualization import sample_images
 
 __all__ = ["TrainState", "Trainer", "train_and_evaluate", "train_step"]
 
-Hook = Callable[[int, data.Examples, TrainState], None]
+Hook = Callable[[int, Examples, TrainState], None]
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict,
+    described: ConfigDict | Experiment,
     workdir: str | pathlib.Path,
     *,
     hook: Hook | None = None,
     source: resume.Source | None = None,
 ) -> TrainState:
-    """Trains to `config.num_steps`, from the newest checkpoint in `workdir` if any.
+    """Trains to `num_steps`, from the newest checkpoint in `workdir` if any.
 
     Args:
-      config: of the experiment.
+      described: the config of the experiment, or what `experiment.from_config` made of
+        it.
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
       source: the run from whose weights a new one starts.
@@ -57,7 +59,7 @@ def train_and_evaluate(
       The state at the end.
 
     Raises:
-      UsageError: if the config is wrong, or `workdir` holds another run or no whole
+      UsageError: if the config is wrong, or `workdir` holds another run or no intact
         checkpoint.
       Diverged: after `optimizer.nonfinite_limit` steps in a row that were not finite,
         or if the state to be saved is not.
@@ -69,7 +71,8 @@ def train_and_evaluate(
         stop = stack.enter_context(noting())
         external.search(workdir)
         with progress.announced("reading the data"):
-            trainer = Trainer(config)
+            trainer = Trainer(described)
+        config = trainer.config
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
         stack.enter_context(jax.default_matmul_precision(config.matmul_precision))
@@ -93,13 +96,14 @@ def train_and_evaluate(
             _warn_of_gaps(log.path, config.log.every, first)
             stack.enter_context(contextlib.closing(log))
         quiet = None if log else Console(quiet=True)
-        meter = progress.TrainingProgress(
+        progress_bar = progress.TrainingProgress(
             first, config.num_steps, config.batch_size, quiet
         )
-        stack.enter_context(contextlib.closing(meter))
+        stack.enter_context(contextlib.closing(progress_bar))
         stored = stack.enter_context(posthoc_ema.opened(workdir, config.ema, meaning))
-        books = Sinks(saved, stored, log, meter, reference_curves.watch(meaning))
-        run = TrainLoop(trainer, workdir, books, meaning, stop)
+        watch = reference_curves.watch(meaning)
+        sinks = Sinks(saved, stored, log, progress_bar, watch)
+        run = TrainLoop(trainer, workdir, sinks, meaning, stop)
         run.run_missed_actions(first, state)
         numbers = range(first + 1, config.num_steps + 1)
         for number, batch in zip(numbers, trainer.batches(first), strict=False):
@@ -162,7 +166,7 @@ def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
         more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""
         print(
             f"warning: {path} lacks the row of step {listed}{more}: lost with the "
-            "machine, or removed; the run itself is whole",
+            "machine, or removed; the run itself is complete",
             flush=True,
         )
 

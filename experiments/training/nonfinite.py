@@ -64,7 +64,7 @@ class Faults(NamedTuple):
         terms: losses.Terms,
         gradients: Any,
         *,
-        anew: jax.Array,
+        resets: jax.Array,
         limit: int,
     ) -> "Faults":
         """Updates the counts after step `number`, which is `finite` or not.
@@ -74,10 +74,10 @@ class Faults(NamedTuple):
           finite: whether its loss and its gradient are.
           terms: of its examples.
           gradients: pytree like the parameters.
-          anew: whether the step before was a logged one.
+          resets: whether `recent` begins again: the step before was a logged one.
           limit: steps in a row that stop the run; after them nothing changes.
         """
-        recent = jnp.where(anew, 0, self.recent)
+        recent = jnp.where(resets, 0, self.recent)
         fault = (~finite).astype(jnp.int32)
         new = ~finite & (recent == 0)
         bad = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)]

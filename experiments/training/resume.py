@@ -1,4 +1,4 @@
-"""How a run begins: afresh, at its newest checkpoint, or from another run's weights."""
+"""Starts a run: fresh, at its newest checkpoint, or from the weights of another run."""
 
 import contextlib
 import pathlib
@@ -45,8 +45,8 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
             taken = not files.acquire_lock(stack, workdir / ".lock")
         if distributed.from_first(taken):
             raise UsageError(
-                f"another process trains in {workdir}: wait until it has ended, or "
-                "choose another --workdir"
+                f"another process is training in {workdir}: wait until it has "
+                "ended, or choose another --workdir"
             )
         yield
 
@@ -58,11 +58,11 @@ def begin(
 
     Args:
       trainer: of the run.
-      saved: its checkpoints; the newest whole one goes before `source`.
+      saved: its checkpoints; the newest intact one goes before `source`.
       source: the run from whose weights a new run starts.
 
     Raises:
-      UsageError: no checkpoint is whole, it belongs to another run or to one of
+      UsageError: no checkpoint is intact, it belongs to another run or to one of
         another source, or the weights of `source` do not fit.
     """
     newest = saved.newest()
@@ -76,24 +76,11 @@ def begin(
     metadata.check_compatible(found, trainer.identity, newest)
     origin = found.get("init_from")
     _check_source(source, origin)
-    restored = saved.restore(newest, items(trainer.abstract_state))
+    restored = saved.restore(newest, trainer.abstract_state.checkpoint_items())
     state = TrainState(
         params=restored["params"], ema=restored["ema"], **restored["train"]
     )
     return state, trainer.identity | ({"init_from": origin} if origin else {})
-
-
-def items(state: TrainState) -> dict[str, Any]:
-    """The state as the items of a checkpoint."""
-    names = ("step", "opt_state", "sums", "faults")
-    train = {name: getattr(state, name) for name in names}
-    if state.moments is not None:
-        train["moments"] = state.moments
-    if state.profiles:
-        train["profiles"] = state.profiles
-    if state.teacher is not None:
-        train["teacher"] = state.teacher
-    return {"params": state.params, "ema": state.ema, "train": train}
 
 
 def _afresh(
@@ -122,7 +109,7 @@ def _afresh(
         fresh = _new_intervals(saved.abstract(step, item), target)
         if section.teacher:
             _check_teacher(found, trainer.identity, saved.directory)
-        _tell_differences(found, trainer.identity, saved.directory, fresh)
+        _report_differences(found, trainer.identity, saved.directory, fresh)
         params = saved.restore(step, {item: _without(target, fresh)})[item]
         params = _completed(params, state.params, fresh)
     state = state._replace(
@@ -199,7 +186,7 @@ def _completed(params: Any, fresh: Any, paths: Sequence[str]) -> Any:
     return traverse_util.unflatten_dict(flat | added, sep="/")
 
 
-def _tell_differences(
+def _report_differences(
     there: Mapping[str, Any],
     here: Mapping[str, Any],
     directory: pathlib.Path,

@@ -33,3 +33,15 @@ class TrainState(NamedTuple):
     moments: times.LossMoments | None = None
     profiles: tuple[Any, ...] = ()
     teacher: Any = None
+
+    def checkpoint_items(self) -> dict[str, Any]:
+        """The state as the items of a checkpoint."""
+        names = ("step", "opt_state", "sums", "faults")
+        train = {name: getattr(self, name) for name in names}
+        if self.moments is not None:
+            train["moments"] = self.moments
+        if self.profiles:
+            train["profiles"] = self.profiles
+        if self.teacher is not None:
+            train["teacher"] = self.teacher
+        return {"params": self.params, "ema": self.ema, "train": train}

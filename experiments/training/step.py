@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from diffusionflow import ema, losses, objectives, random, times
 from experiments.config import methods
 from experiments.config.model import Model
-from experiments.data import DataSet, Examples
+from experiments.data.base import DataSet, Examples
 from experiments.data.coupled import Coupled
 from experiments.runtime.errors import UsageError
 from experiments.runtime.sharding import FSDPSharding, replicated
@@ -149,9 +149,9 @@ def train_step(
     Returns:
       The state after, and the mean loss of the batch.
     """
-    anew = state.step % recipe.log_every == 0
+    resets = state.step % recipe.log_every == 0
     sums = jax.tree.map(
-        lambda value: jnp.where(anew, jnp.zeros_like(value), value), state.sums
+        lambda value: jnp.where(resets, jnp.zeros_like(value), value), state.sums
     )
     state = state._replace(sums=sums)
     (loss, terms), gradients = loss_and_gradients(state, batch, key, recipe=recipe)
@@ -162,7 +162,7 @@ def train_step(
     counts = finite & ~state.faults.stopped(limit)
     kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), updated, state)
     faults = state.faults.after(
-        number, finite, terms, gradients, anew=anew, limit=limit
+        number, finite, terms, gradients, resets=resets, limit=limit
     )
     return kept._replace(step=number, faults=faults), loss
 
@@ -189,7 +189,7 @@ def _updated(
         opt_state=opt_state,
         ema=ema.update(state.ema, params, decay),
         sums=state.sums.add(loss, norm, terms, recipe.bins),
-        moments=_learned(state.moments, terms, recipe.model.objective),
+        moments=_updated_moments(state.moments, terms, recipe.model.objective),
         profiles=tuple(
             ema.power_update(average, params, made, gamma=gamma)
             for average, gamma in zip(state.profiles, recipe.gammas, strict=True)
@@ -197,7 +197,7 @@ def _updated(
     )
 
 
-def _learned(
+def _updated_moments(
     moments: times.LossMoments | None,
     terms: losses.Terms,
     objective: objectives.Objective,
@@ -209,7 +209,7 @@ def _learned(
     return adaptive.update(moments, terms, schedule=objective.schedule)
 
 
-class Drawn(NamedTuple):
+class TrainBatch(NamedTuple):
     """What each example of a batch is trained on, `[batch, ...]`.
 
     Fields:
@@ -238,7 +238,7 @@ def loss_and_gradients(
 
     With `recipe.accumulate` the batch is computed in parts, one after another: the same
     times, noise and labels, so the same gradient to rounding, in less memory. Masks of
-    dropout are other ones, of the same law.
+    dropout differ, with the same law.
     """
     model = recipe.model
     proposal = times.with_moments(model.objective.proposal, state.moments)
@@ -247,10 +247,10 @@ def loss_and_gradients(
     drawn = _draw(batch, example_key, objective, recipe)
     placement, params = recipe.placement, state.params
     if placement is not None:
-        params = placement.whole(params)
+        params = placement.gather(params)
 
     def mean_loss(
-        params: Any, drawn: Drawn, dropout_key: jax.Array
+        params: Any, drawn: TrainBatch, dropout_key: jax.Array
     ) -> tuple[jax.Array, losses.Terms]:
         if model.method is not None:
             terms = _few_step_terms(params, dropout_key, drawn, state, recipe)
@@ -280,7 +280,7 @@ def loss_and_gradients(
             recipe.accumulate,
         )
     if placement is not None:
-        gradients = placement.cut(placement.whole(gradients))  # summed, then cut
+        gradients = placement.shard(placement.gather(gradients))  # summed before
     return terms, gradients
 
 
@@ -289,7 +289,7 @@ def _draw(
     key: jax.Array,
     objective: objectives.Objective,
     recipe: StepConfig,
-) -> Drawn:
+) -> TrainBatch:
     """Conditions, times and keys of a batch, each example by the key of its place."""
     number = jnp.arange(batch.labels.shape[0])
     loss_keys, label_keys = random.split(random.example_keys(key, number))
@@ -307,13 +307,13 @@ def _draw(
         x = recipe.model.transform.to_float(values)
         classes = batch.labels if recipe.model.num_classes else None
         values, eps, *_ = recipe.coupled(loss_keys, x, classes)
-    return Drawn(values, labels, vectors, batch.mask, loss_keys, t, eps)
+    return TrainBatch(values, labels, vectors, batch.mask, loss_keys, t, eps)
 
 
 def _few_step_terms(
     params: Any,
     dropout_key: jax.Array,
-    drawn: Drawn,
+    drawn: TrainBatch,
     state: TrainState,
     recipe: StepConfig,
 ) -> losses.Terms:
@@ -325,7 +325,7 @@ def _few_step_terms(
     stage = state.step // recipe.stage_steps
     fixed = state.ema, state.teacher
     if recipe.placement is not None:
-        fixed = recipe.placement.whole(fixed)
+        fixed = recipe.placement.gather(fixed)
     average, teacher = jax.lax.stop_gradient(fixed)
 
     def networks_at(place: Any) -> methods.Networks:

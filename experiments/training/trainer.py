@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from experiments import data
-from experiments.checkpointing import metadata
-from experiments.config import build, external, model, optimizers, protocols
+from experiments.checkpointing import identity
+from experiments.config import build, experiment, external, protocols
+from experiments.config.experiment import Experiment
 from experiments.data import coupled, loader
+from experiments.data.base import Examples
 from experiments.evaluation import heldout
 from experiments.runtime import progress, rng, sharding
 from experiments.runtime.errors import naming
@@ -26,28 +27,25 @@ class Trainer:
     """Everything that a config determines, built and compiled on use.
 
     Args:
-      config: of the experiment.
+      described: the config of the experiment, or what `experiment.from_config` made of
+        it.
 
     Raises:
       UsageError: if a value of the config is unknown or out of bounds.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict):
-        build.check(config)
-        self.callbacks = build.callbacks(config.callbacks)
-        self.config = config = ml_collections.FrozenConfigDict(config)
+    def __init__(self, described: ConfigDict | Experiment):
+        if not isinstance(described, Experiment):
+            described = experiment.from_config(described)
+        self.experiment = described
+        self.config = config = described.config
         self.dataset = build.dataset(config.data)
-        self.model = model.from_config(config, self.dataset)
+        self.model = described.model(self.dataset)
+        step.check_examples(described.method, self.dataset)
         self.mesh = sharding.mesh(config.sharding.fsdp)
-        few_step = self.model.method
-        build.check_method(config, few_step, self.model.net)
-        step.check_examples(few_step, self.dataset)
-        stages = few_step.num_stages if few_step else 1
-        length = config.num_steps // stages
-        self.learning_rate = optimizers.learning_rate(config.optimizer, length)
         self.recipe = step.StepConfig(
             model=self.model,
-            optimizer=optimizers.optimizer(config.optimizer, length),
+            optimizer=described.optimizer,
             label_dropout=config.label_dropout,
             ema_limit=config.ema.limit,
             ema_warmup=config.ema.warmup,
@@ -59,7 +57,7 @@ class Trainer:
             accumulate=config.optimizer.accumulate,
             nonfinite_limit=config.optimizer.nonfinite_limit,
             placement=self._placement(),
-            gammas=build.profiles(config.ema),
+            gammas=described.gammas,
             num_steps=config.num_steps,
             has_teacher=self._has_teacher(),
             teacher_guidance=config.distillation.guidance,
@@ -73,7 +71,7 @@ class Trainer:
             protocols.check_network(where, self.model, shapes.params)
         self.shardings = step.shardings(shapes, self.mesh, self.recipe.placement)
         self.abstract_state = sharding.abstract(shapes, self.shardings)
-        self.identity = metadata.make(
+        self.identity = identity.make(
             config.to_dict(), self.model, self.dataset.identity()
         )
         self._compile()
@@ -114,7 +112,7 @@ class Trainer:
         count = len(self.pictured.labels)
         self.draw_fn = compiled_sampler.make_draw_fn(
             self.model,
-            config.sampler,
+            self.experiment.sampling,
             guidance=config.guidance,
             batch_size=min(count, LARGEST_DRAW),
             most=count,
@@ -137,9 +135,9 @@ class Trainer:
             return None
         return sharding.FSDPSharding(self.mesh, section.least_size)
 
-    def _coupled(self, examples: data.Examples) -> coupled.Coupled | None:
+    def _coupled(self, examples: Examples) -> coupled.Coupled | None:
         """The coupling of the config, on examples to train on or held-out ones."""
-        built = build.coupling(self.config.objective.coupling)
+        built = self.experiment.coupling
         if built is None:
             return None
         coupled.check_data(built, self.dataset)
@@ -155,7 +153,7 @@ class Trainer:
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.eval_shape(self.init_fn, key)
 
-    def batches(self, start: int) -> Iterator[data.Examples]:
+    def batches(self, start: int) -> Iterator[Examples]:
         """This process's part of the batches from number `start` on."""
         mine = loader.Batches(
             self.dataset.train,
@@ -198,13 +196,13 @@ class Trainer:
           check_fn: called before each batch; it may raise to end the evaluation.
         """
         params = self.gather(params)
-        told = heldout.reached(self.model.objective.schedule)
-        tally = heldout.EvalAccumulator(self.config.eval.draws, told)
+        included = heldout.reached(self.model.objective.schedule)
+        total = heldout.EvalAccumulator(self.config.eval.draws, included)
         count = len(self.dataset.test.labels)
         for number, mask in loader.padded(count, self.config.batch_size):
             check_fn()
-            tally.add(self._evaluated(params, number, mask), number, mask)
-        return tally.row()
+            total.add(self._evaluated(params, number, mask), number, mask)
+        return total.row()
 
     def condition_effects(self, params: Any) -> dict[str, float]:
         """How much losses change with what the data condition on, by its name.

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.data import DataTransform
+from experiments.data.base import DataTransform
 from experiments.visualization import style
 
 LOSSES = ("loss", "test_loss_raw", "test_loss_ema")

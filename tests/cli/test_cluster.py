@@ -18,7 +18,7 @@ from experiments import cli
 from experiments.checkpointing.manager import Checkpoints
 from experiments.runtime import distributed
 from experiments.runtime.errors import PeerLost, SaveError, UsageError
-from experiments.training import loop, metrics_log, resume
+from experiments.training import loop, metrics_log
 from experiments.training.trainer import Trainer
 from tests.helpers import commands, tiny
 
@@ -107,7 +107,7 @@ def newest(workdir):
         Checkpoints(workdir, read_only=True) as saved,
     ):
         assert saved.steps()[-1] == NUM_STEPS
-        targets = resume.items(Trainer(settings()).abstract_state)
+        targets = Trainer(settings()).abstract_state.checkpoint_items()
         return jax.device_get(saved.restore(NUM_STEPS, targets))
 
 

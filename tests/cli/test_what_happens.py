@@ -170,8 +170,8 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, 
         code, output, error = train(workdir, config, **cache)
         assert (code, output) == (2, f"diffusionflow: training in {workdir}\n")
         assert error == (
-            f"error: another process trains in {workdir}: wait until it has ended, or "
-            "choose another --workdir\n"
+            f"error: another process is training in {workdir}: wait until it has "
+            "ended, or choose another --workdir\n"
         )
         gate.touch()
         output, error = first.communicate(timeout=200)

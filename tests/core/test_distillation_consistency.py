@@ -310,8 +310,8 @@ def test_adaptive_weights_are_right_in_many_dimensions_alone(dim):
             assert np.abs(found - expected).min(initial=1.0 - expected) < 1.5e-3
     text = [line.split("|") for line in distillation.distances.__doc__.splitlines()]
     rows = {cells[1].strip(): cells[2:5] for cells in text if len(cells) > 4}
-    told = [float(cell.split()[0]) for cell in rows[str(dim)]]
-    np.testing.assert_allclose(told, FIXED_POINTS[dim])
+    printed = [float(cell.split()[0]) for cell in rows[str(dim)]]
+    np.testing.assert_allclose(printed, FIXED_POINTS[dim])
 
 
 def test_metrics_from_their_definitions():

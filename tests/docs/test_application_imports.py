@@ -7,6 +7,9 @@ import re
 import subprocess
 import sys
 
+from diffusionflow import samplers, schedules
+from experiments.config import build, experiment, registry
+from tests.helpers import tiny
 from tests.helpers.parametrize import check_all
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,6 +28,30 @@ ALLOWED = {
 }
 ALLOWED["training"] = {*ALLOWED, "evaluation"}
 ALLOWED["comparison"] = {*ALLOWED, "training"}
+LONGEST = 10  # modules in a chain of imports, an entry point and those in functions too
+ADDED = """
+import numpy as np
+from diffusionflow import samplers, schedules
+from flax import linen
+
+
+def schedule():
+    return schedules.Cosine(logsnr_min=-9.0)
+
+
+def sampler():
+    return samplers.Heun("v")
+
+
+def points():
+    return np.zeros((9, 3), np.float32)
+
+
+class Linear(linen.Module):
+    @linen.compact
+    def __call__(self, z, time, label, train):
+        return linen.Dense(z.shape[-1])(z)
+"""
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
         ".__init__"
@@ -98,11 +125,50 @@ def depth(module):
     return 1 + max(map(depth, sorted(imported(module))), default=0)
 
 
+def test_chains_of_imports_are_short():
+    deepest = max(FILES, key=depth)
+    assert depth(deepest) <= LONGEST, deepest
+
+
+def test_every_entry_of_a_registry_can_be_imported():
+    for known in vars(registry).values():
+        if isinstance(known, registry.Registry):
+            assert all(map(callable, known.values()))
+
+
+def run_without(others, *modules):
+    """Imports modules in a process of its own, which must not load the others."""
+    program = f"import sys, {', '.join(modules)}; print(*{others!r} & {{*sys.modules}})"
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert not run.stdout.split()
+
+
+def test_names_of_a_config_load_nothing():
+    """The registry names all sources of data and networks, and imports none of them."""
+    names = {"flax", "diffusionflow", "experiments.data", "experiments.config.methods"}
+    run_without(names, "experiments.config.registry as known")
+
+
+def test_an_addition_is_one_file_and_one_line(tmp_path, monkeypatch):
+    (tmp_path / "added.py").write_text(ADDED)
+    monkeypatch.syspath_prepend(tmp_path)
+    for known, attribute in (
+        (registry.SCHEDULES, "schedule"),
+        (registry.SAMPLERS, "sampler"),
+        (registry.DATASETS, "points"),
+        (registry.NETWORKS, "Linear"),
+    ):
+        monkeypatch.setitem(known, "mine", f"added:{attribute}")
+    config = tiny.config(objective__schedule="mine", sampler__name="mine")
+    config.data = config.network = {"name": "mine"}
+    built = experiment.from_config(config)
+    model = built.model(build.dataset(config.data))
+    assert model.objective.schedule == schedules.Cosine(logsnr_min=-9.0)
+    assert built.sampling.sampler == samplers.Heun("v")
+    assert model.event_shape == (3,) and type(model.net).__name__ == "Linear"
+
+
 def test_the_pictures_need_neither_checkpoints_nor_optimizers():
     names = [name for name in FILES if package(name) == "visualization"]
-    program = (
-        f"import sys, {', '.join(names)}; "
-        "sys.exit(str(sorted({'orbax', 'optax', 'grain'} & {*sys.modules})) "
-        "if {'orbax', 'optax', 'grain'} & {*sys.modules} else 0)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    run_without({"orbax", "optax", "grain"}, *names)

@@ -1,6 +1,6 @@
 """Witnesses of the slips that `docs/errata.md` lists, where no other test is one.
 
-The truth is a closed form each time; beside it stands what the printed formula gives.
+The truth is a closed form each time, next to what the printed formula gives.
 """
 
 import pathlib

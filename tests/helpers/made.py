@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from diffusionflow import metrics
-from experiments.checkpointing import metadata
-from experiments.config import build, model
+from experiments.checkpointing import identity
+from experiments.config import build, experiment
 from experiments.evaluation import results
 from tests.helpers import tiny
 
@@ -28,8 +28,8 @@ LEVELS = 6
 def identity_of(**overrides):
     config = tiny.config(**overrides)
     dataset = build.dataset(config.data)
-    built = model.from_config(config, dataset)
-    return metadata.make(
+    built = experiment.from_config(config).model(dataset)
+    return identity.make(
         json.loads(config.to_json_best_effort()), built, dataset.identity()
     )
 

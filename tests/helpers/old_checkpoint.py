@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.checkpointing import integrity
-from experiments.training import loop, resume
+from experiments.training import loop
 from tests.helpers import tiny
 
 STEP = 4
@@ -48,7 +48,7 @@ def described(items):
 def main(directory):
     directory = pathlib.Path(directory)
     state = loop.train_and_evaluate(config(), directory)
-    text = json.dumps(described(resume.items(state)), indent=0)
+    text = json.dumps(described(state.checkpoint_items()), indent=0)
     (directory / "arrays.json").write_text(text + "\n")
     step = directory / "checkpoints" / str(STEP)
     for path in step.rglob("commit_success.txt"):

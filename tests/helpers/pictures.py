@@ -1,4 +1,4 @@
-"""Image files that Pillow does not write: 16 bits of colour, damaged ones."""
+"""Image files that Pillow does not write: 16 bits of colour, corrupted ones."""
 
 import struct
 import zlib

@@ -91,7 +91,7 @@ def test_a_vector_for_a_network_without_is_refused(case):
     ids=["unet", "dit", "residual_mlp"],
 )
 def test_a_vector_conditions_and_zero_is_none(net, shape):
-    """Each example by its own vector, beside no label."""
+    """Each example by its own vector, without a label."""
     z, time, _ = arguments(shape)
     params = perturbed(net, z, time)
     fn = fast(lambda vector: net.apply({"params": params}, z, time, None, vector))

@@ -1,5 +1,6 @@
 """Saving and strict restoring: `checkpointing/manager.py`."""
 
+import hashlib
 import resource
 import shutil
 
@@ -59,6 +60,17 @@ def test_averaged_weights_load_alone(workdir):
         restored = saved.restore(5, {"ema": target})
     assert list(restored) == ["ema"]
     assert restored["ema"]["dense"]["kernel"][0, 0] == 5
+
+
+def test_digests_of_weights_are_saved_and_read_without_them(workdir, monkeypatch):
+    params = make_items(10.0)["params"]
+    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
+    with Checkpoints(workdir, read_only=True) as saved:
+        monkeypatch.setattr(saved, "restore", None)
+        found = {item: saved.digest(10, item) for item in ("params", "ema")}
+        assert saved.digest(5, "params") != found["params"]
+    expected = hashlib.sha256(content).hexdigest()[:16]
+    assert found == {"params": expected, "ema": expected}
 
 
 def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):

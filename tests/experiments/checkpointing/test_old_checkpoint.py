@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing import metadata
+from experiments.checkpointing.loaded import Request
 from experiments.checkpointing.manager import Checkpoints
-from experiments.checkpointing.restore import Request
-from experiments.sampling.generate import sample_run
-from experiments.training import loop, resume
+from experiments.sampling.sample_run import sample_run
+from experiments.training import loop
 from experiments.training.trainer import Trainer
 from tests.helpers import old_checkpoint
 from tests.helpers.old_checkpoint import STEP
@@ -34,7 +34,7 @@ def test_it_says_what_it_is():
 def test_every_array_is_what_it_was():
     trainer = Trainer(old_checkpoint.config())
     with Checkpoints(OLD, read_only=True) as saved:
-        found = saved.restore(STEP, resume.items(trainer.abstract_state))
+        found = saved.restore(STEP, trainer.abstract_state.checkpoint_items())
         assert metadata.diff(saved.identity(STEP), trainer.identity) == []
     expected = json.loads((OLD / "arrays.json").read_text())
     assert old_checkpoint.described(found) == expected

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from diffusionflow import ema
-from experiments.checkpointing import posthoc_ema, restore
+from experiments.checkpointing import posthoc_ema
+from experiments.checkpointing.loaded import Request
 from experiments.checkpointing.manager import Checkpoints
 from experiments.runtime.errors import UsageError
-from experiments.sampling import generate
+from experiments.sampling import sample_run
 from experiments.training import loop, resume
 from tests.helpers import oracles, tiny
 from tests.helpers.trees import same
@@ -167,8 +168,8 @@ def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
 
 
 def test_samples_of_any_width(run, tmp_path):
-    request = restore.Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
-    with np.load(generate.sample_run(run[0], request)) as drawn:
+    request = Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
+    with np.load(sample_run.sample_run(run[0], request)) as drawn:
         assert drawn["samples"].shape == (4, 2)
         assert "ema0.15 weights of step 10" in str(drawn["recipe"])
 
@@ -183,7 +184,7 @@ def test_samples_of_any_width(run, tmp_path):
 )
 def test_wrong_widths_are_refused(run, changed, words):
     with pytest.raises(UsageError, match=words):
-        generate.sample_run(run[0], restore.Request(**changed))
+        sample_run.sample_run(run[0], Request(**changed))
 
 
 def test_a_run_without_averages_says_how_to_have_some(tmp_path):

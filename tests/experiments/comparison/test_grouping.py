@@ -1,11 +1,11 @@
-"""Which runs are seeds of one recipe: `comparison/grouping.py`, `run_record.py`."""
+"""Which runs are seeds of one recipe: `comparison/grouping.py`, `read_run.py`."""
 
 import json
 import shutil
 
 import pytest
 
-from experiments.comparison import grouping, run_record
+from experiments.comparison import grouping, read_run
 from experiments.runtime.errors import UsageError
 from tests.helpers import made
 
@@ -100,7 +100,7 @@ def test_what_is_refused(runs, tmp_path):
     )
     shutil.copytree(first, tmp_path / "copy")
     refused("not even in the seed; .*label them: a=", first, tmp_path / "copy")
-    made_ = [made.run(tmp_path / f"r{n}", batch_size=n + 1) for n in range(8)]
+    made_ = [made.run(tmp_path / f"r{n}", batch_size=8 * (n + 1)) for n in range(8)]
     refused("takes 2 to 7 recipes, and the number of those given is 8", *made_)
     (tmp_path / "r0" / "metrics.jsonl").write_text('{"step\n{"step": 2}\n')
     refused("line 1 is no JSON", tmp_path / "r0", first)
@@ -113,8 +113,8 @@ def test_a_run_without_a_valid_evaluation_says_how_to_get_one(runs, tmp_path):
     path.write_text(path.read_text().replace('"format": 4', '"format": 1'))
     for where, words in ((gone, "is missing"), (tmp_path / "old", "has format 1")):
         with pytest.raises(UsageError, match="no checkpoints"):
-            run_record.read(where)
-        found = run_record._evaluation(where)
+            read_run.read(where)
+        found = read_run._evaluation(where)
         assert found[0] is None and words in found[2][0]
         assert "evaluate again: diffusionflow evaluate" in found[2][0]
-    assert f"'--workdir={gone}'" in run_record._evaluation(gone)[2][0]  # for a shell
+    assert f"'--workdir={gone}'" in read_run._evaluation(gone)[2][0]  # for a shell

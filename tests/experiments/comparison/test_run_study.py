@@ -13,7 +13,7 @@ import pytest
 from configs import study as shipped
 from diffusionflow import losses, objectives, predictions
 from experiments.comparison import run_study
-from experiments.config import build
+from experiments.config import build, experiment
 from experiments.config.model import Model
 from experiments.runtime.errors import UsageError
 from tests.helpers import in_process, tiny
@@ -138,7 +138,7 @@ def test_the_other_recipes_have_other_gradients_even_with_one_network(recipe):
 def test_a_recipe_differs_from_the_others_in_its_objective_alone(recipe):
     config, first = shipped.get_config(recipe), shipped.get_config()
     for each in (config, first):
-        build.check(each)
+        experiment.from_config(each)
     assert config.objective.to_dict() == dict(shipped.OBJECTIVES[recipe])
     with config.unlocked():
         config.objective = first.objective

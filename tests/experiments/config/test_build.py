@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from configs import digits
 from diffusionflow import predictions, samplers, schedules, times, weightings
 from experiments.config import build, parsing, registry
 from experiments.runtime.errors import UsageError
@@ -192,20 +191,6 @@ def test_sections_report_unknown_names_and_arguments():
         build.network({"name": "unet", "chanels": 3}, num_classes=10)
 
 
-@pytest.mark.parametrize(
-    ("widths", "message"),
-    [
-        ((0.1, 0.5), r"ema: sigma_rel=0.5: must be in \(0, 1 / sqrt\(12\)"),
-        ((0.1, 0.1), r"ema.sigma_rel=\(0.1, 0.1\): must be distinct"),
-    ],
-)
-def test_widths_of_averages_are_judged(widths, message):
-    with pytest.raises(UsageError, match=message):
-        build.profiles({"sigma_rel": widths, "store_every": 1})
-    gammas = build.profiles({"sigma_rel": widths[:1], "store_every": 1})
-    assert gammas == pytest.approx([6.94], abs=0.005)
-
-
 def test_a_dit_from_its_section():
     section = {"name": "dit", "features": 32, "num_heads": 2, "positions": "rotary"}
     assert build.network(section, num_classes=3).num_classes == 3
@@ -239,41 +224,3 @@ def test_a_network_has_the_vectors_of_the_data():
 def test_lists_from_json_become_tuples():
     section = {"name": "unet", "multipliers": [1, 2]}
     assert build.network(section, num_classes=3).multipliers == (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("num_steps", 0, "num_steps=0: must be at least 1"),
-        ("seed", -1, r"seed=-1: must be in \[0, 2\*\*32\)"),
-        ("batch_size", 0, "batch_size=0: must be a positive multiple of the 8 devices"),
-        ("batch_size", 12, "batch_size=12: must be a positive multiple of the 8"),
-        ("label_dropout", 1.5, r"label_dropout=1.5: must be in \[0, 1\]"),
-        ("matmul_precision", "hihgest", "did you mean 'highest'"),
-        ("sigma_data", 0.0, "sigma_data=0.0: must be positive"),
-        ("ema.limit", 1.0, r"ema: limit=1.0: must be in \[0, 1\)"),
-        ("ema.sigma_rel", (0.1,), r"store_every=0: must be positive if .*\(0.1,\)"),
-        ("ema.store_every", 5, r"store_every=5: must be positive if .*\(\)"),
-        ("ema.store_every", -1, "ema.store_every=-1: must be at least 0"),
-        (
-            "sampler.name",
-            "dimm",
-            "sampler.name: unknown name 'dimm'; did you mean 'ddim",
-        ),
-        ("sampler.grid", "unifrm", "sampler.grid: unknown name 'unifrm'; did you mean"),
-        ("sampler.num_steps", 0, "sampler.num_steps=0: must be at least 1"),
-        ("objective.times", "lognormal", "did you mean 'logit_normal'"),
-        ("optimizer.schedule", "cosin", "did you mean 'cosine'"),
-        ("checkpoint.keep", 0, "checkpoint.keep=0: must be at least 1"),
-        ("checkpoint.keep_best", -1, "checkpoint.keep_best=-1: must be at least 0"),
-        ("checkpoint.metric", "tst_loss_ema", "did you mean 'test_loss_ema'"),
-        ("eval.every", -1, "eval.every=-1: must be at least 0"),
-        ("log.every", 0, "log.every=0: must be at least 1"),
-    ],
-)
-def test_a_config_is_judged_before_anything_is_built(key, value, message):
-    config = digits.get_config()
-    build.check(config)
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(UsageError, match=message):
-        build.check(config)

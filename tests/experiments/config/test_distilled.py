@@ -6,7 +6,7 @@ import re
 import pytest
 from ml_collections import FrozenConfigDict
 
-from experiments.config import build, distilled, external, registry, schema
+from experiments.config import build, distilled, experiment, external, registry, schema
 from experiments.config.methods import Method
 from experiments.runtime.errors import UsageError
 from tests.helpers import tiny
@@ -30,7 +30,7 @@ def student(method, config=None, **settings):
 @pytest.mark.parametrize("method", registry.METHODS)
 def test_the_config_of_a_student_is_valid(method):
     config = student(method)
-    build.check(config)
+    experiment.from_config(config)
     built = build.method(config.distillation)
     assert isinstance(built, Method)
     assert config.network.get("two_times", False) == built.two_times
@@ -113,8 +113,13 @@ def test_a_method_is_checked_against_the_rest_of_the_config(name):
     flat = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict(flat)
     method, net = build.method(config.distillation), build.network(config.network, 2)
+
+    def check():
+        experiment.check_method(config, method)
+        experiment.check_network(config.distillation.method, method, net)
+
     with pytest.raises(UsageError, match=re.compile(message, re.S)):
-        build.check_method(config, method, net)
+        check()
 
 
 def test_a_method_of_ones_own(tmp_path, monkeypatch):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing import restore
-from experiments.config import build, external, schema
+from experiments.checkpointing.loaded import Request
+from experiments.config import build, experiment, external, schema
 from experiments.runtime.errors import UsageError
-from experiments.sampling import generate
+from experiments.sampling import sample_run
 from experiments.training import loop
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -127,8 +128,8 @@ class NetOfTwo(nnx.Module):
         self.map = nnx.Linear(size + 1, size, rngs=rngs)
 
     def __call__(self, z, time, second_time):
-        told = (time - second_time)[:, None]
-        return self.map(jnp.concatenate([z, told], axis=-1))
+        interval = (time - second_time)[:, None]
+        return self.map(jnp.concatenate([z, interval], axis=-1))
 
 
 class EqxOfTwo(eqx.Module):
@@ -236,10 +237,10 @@ def test_everything_may_be_the_users_own(own):
         f"{layer}.{leaf}" for layer in ("inner", "outer") for leaf in ("kernel", "bias")
     }
     assert sys.modules["own"].Log.rows[-1] == (4, True)
-    found = restore.load(workdir, restore.Request())
+    found = restore.load(workdir, Request())
     assert repr(found.model.objective.schedule) == "Power(power=3.0)"
     assert type(build.sampler(found.config["sampler"])).__name__ == "Step"
-    generate.sample_run(workdir, restore.Request(num_samples=3))
+    sample_run.sample_run(workdir, Request(num_samples=3))
     (path,) = (workdir / "samples").glob("*seed0*.npz")
     with np.load(path) as file:
         assert file["samples"].shape == (3, 6)
@@ -277,7 +278,7 @@ def test_a_run_is_understood_from_another_directory_and_a_change_is_noticed(
         )
         monkeypatch.chdir(elsewhere)
         capfd.readouterr()
-        restore.load(workdir, restore.Request())
+        restore.load(workdir, Request())
         return capfd.readouterr().err
 
     assert again() == ""
@@ -327,7 +328,7 @@ def test_a_resume_with_a_changed_module_is_refused(own):
 )
 def test_what_keeps_no_protocol_is_refused_at_once(own, entry, text, message):
     with pytest.raises(UsageError, match=message) as caught:
-        build.check(config(**{entry: text}))
+        experiment.from_config(config(**{entry: text}))
     assert "\n" not in str(caught.value)
 
 
@@ -391,8 +392,10 @@ def test_modules_are_found_in_call_strings_and_not_in_words():
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor", "sgd"])
 def test_optimizers_of_optax_by_name(name):
-    build.check(tiny.config(optimizer__name=name))
-    build.check(tiny.config(optimizer__schedule="exponential_decay(decay_rate=0.5)"))
+    experiment.from_config(tiny.config(optimizer__name=name))
+    experiment.from_config(
+        tiny.config(optimizer__schedule="exponential_decay(decay_rate=0.5)")
+    )
 
 
 def test_the_identity_of_a_run_without_modules_has_none():

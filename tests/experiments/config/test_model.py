@@ -7,7 +7,7 @@ import pytest
 
 from diffusionflow import objectives
 from diffusionflow.networks import ResidualMLP
-from experiments.config import model as models
+from experiments.config import experiment
 from experiments.data import DataSet, DataTransform, Examples
 from experiments.runtime.errors import UsageError
 from tests.helpers import arrays, tiny
@@ -32,7 +32,7 @@ def test_guidance_multiplies_what_a_vector_adds(scale):
 def test_the_network_has_the_vectors_of_the_data_set():
     examples = Examples(np.zeros((3, 2), "f4"), np.zeros(3, np.int32), VECTORS)
     dataset = DataSet(examples, examples, DataTransform(), 0)
-    built = models.from_config(tiny.config(), dataset)
+    built = experiment.from_config(tiny.config()).model(dataset)
     assert built.vector_features == built.net.vector_features == 4
 
 
@@ -87,7 +87,7 @@ def test_a_config_makes_a_network_of_two_times():
     dataset = DataSet(examples, examples, DataTransform(), 2)
     settings = tiny.config()
     settings.network.update(two_times=True, max_frequency=16)
-    model = models.from_config(settings, dataset)
+    model = experiment.from_config(settings).model(dataset)
     assert model.two_times and model.net.max_frequency == 16
     assert "interval" in model.init(jax.random.key(0))["Conditioning_0"]
     z, time, label = arguments((3, 2))

@@ -19,6 +19,11 @@ OPTIMIZER = dict(
 )
 
 
+def built(section):
+    rate = optimizers.learning_rate(section, num_steps=10)
+    return optimizers.optimizer(section, 10, rate)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_learning_rate_warms_up_to_its_peak(schedule):
     rate = optimizers.learning_rate(OPTIMIZER | {"schedule": schedule}, num_steps=10)
@@ -36,7 +41,7 @@ def test_a_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(
         UsageError, match=r"warmup_steps=4: must be in \[0, num_steps=4"
     ):
-        optimizers.optimizer(OPTIMIZER, num_steps=4)
+        optimizers.learning_rate(OPTIMIZER, num_steps=4)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +55,18 @@ def test_a_warm_up_longer_than_the_run_is_refused():
 def test_arguments_out_of_bounds_are_refused(arguments, message):
     section = OPTIMIZER | dict(name=f"adamw({arguments})")
     with pytest.raises(UsageError, match=message):
-        optimizers.optimizer(section, num_steps=10)
+        built(section)
 
 
 def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
     section = OPTIMIZER | dict(warmup_steps=0, name="adamw(b1=0.9, weight_decay=0.5)")
-    optimizer = optimizers.optimizer(section, num_steps=10)
+    optimizer = built(section)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5, rtol=1e-6)
     np.testing.assert_allclose(updates["bias"], 0)
-    clipping = optimizers.optimizer(section | {"clip_norm": 1.0}, num_steps=10)
+    clipping = built(section | {"clip_norm": 1.0})
     gradients = jax.tree.map(lambda leaf: 1e3 * jnp.ones_like(leaf), params)
     _, state = clipping.update(gradients, clipping.init(params), params)
     mean = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state[1][0].mu)])

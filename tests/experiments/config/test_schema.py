@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments.config import build, schema
+from experiments.config import build, experiment, schema
 from experiments.runtime.errors import UsageError
 from tests.helpers import tiny
 
@@ -47,7 +47,7 @@ def test_a_value_is_given_the_type_of_its_entry(name, written, meant, locked):
 
 def test_a_config_is_settled_before_a_run_has_an_identity():
     config = changed(num_steps=1e1, batch_size=16.0, guidance=2)
-    build.check(config)
+    experiment.from_config(config)
     found = config.num_steps, config.batch_size, config.guidance
     assert repr(found) == "(10, 16, 2.0)"
 
@@ -92,7 +92,7 @@ def test_a_value_of_another_type_is_named_with_what_it_should_be(name, value, me
         place[key] = value
 
     def built():
-        build.check(config)
+        experiment.from_config(config)
         build.dataset(config.data)
         build.network(config.network, 2)
 
@@ -112,7 +112,7 @@ def test_an_entry_without_a_value_says_how_to_give_one(name, nothing):
     schema.settle(config)
     flag = f"--config.{name.replace('__', '.')}=VALUE"
     with pytest.raises(UsageError, match=f"has no value: give it with {flag}"):
-        build.check(config)
+        experiment.from_config(config)
 
 
 def test_what_a_section_requires_is_asked_for_and_what_it_may_lack_is_not():

@@ -1,6 +1,6 @@
 """Every shipped config builds, trains and samples, and all its entries are read.
 
-Data that must be brought along are made up, a few examples of each class.
+Data that users bring are replaced by a few generated examples of each class.
 """
 
 import functools
@@ -15,7 +15,7 @@ import pytest
 
 from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
-from experiments.config import build, model, schema
+from experiments.config import build, experiment, schema
 from experiments.data import cifar
 from experiments.runtime import sharding
 from experiments.sampling import pairs
@@ -120,7 +120,7 @@ def short(name, folder):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
     module = importlib.import_module(f"configs.{name}")
-    build.check(module.get_config())
+    experiment.from_config(module.get_config())
     assert f"--config=configs/{name}.py" in module.__doc__
     assert f"--workdir=runs/{name}" in module.__doc__
 
@@ -143,7 +143,7 @@ def compiled():
 @pytest.mark.parametrize("name", NAMES)
 def test_judging_a_config_compiles_nothing(name, compiled):
     config = importlib.import_module(f"configs.{name}").get_config()
-    build.check(config)
+    experiment.from_config(config)
     assert compiled == []
     jax.jit(jax.numpy.sin)(1.0)
     assert len(compiled) == 1  # so they are counted
@@ -159,7 +159,7 @@ def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     config = with_data(name, tmp_path)
     schema.add_defaults(config)
     least = 32 if config.network.get("max_frequency", 1000.0) > 64 else 6
-    built = model.from_config(config, build.dataset(config.data))
+    built = experiment.from_config(config).model(build.dataset(config.data))
     time = jax.numpy.linspace(0, 1, 101)
     read = lambda module, _: isinstance(module, Conditioning)
 

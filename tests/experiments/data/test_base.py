@@ -7,8 +7,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments import data
+from experiments.data import sklearn_images, toy2d
 
-POINT_SETS = [data.moons, data.checkerboard, data.mixture]
+POINT_SETS = [toy2d.moons, toy2d.checkerboard, toy2d.mixture]
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 17, 200, 255, 256])
@@ -39,7 +40,7 @@ def test_impossible_levels_are_refused(levels):
 
 
 def test_digits():
-    digits = data.digits()
+    digits = sklearn_images.digits()
     assert digits.event_shape == (8, 8, 1)
     assert digits.num_classes == 10
     assert digits.train.values.dtype == np.uint8
@@ -55,7 +56,7 @@ def test_the_split_of_the_digits_is_counted_by_hand():
         seen[label] += 1
         if seen[label] % 9 == 0:
             held_out.append((label, image))
-    test = data.digits().test
+    test = sklearn_images.digits().test
     assert test.labels.tolist() == [label for label, _ in held_out]
     np.testing.assert_array_equal(test.values[..., 0], [image for _, image in held_out])
 
@@ -86,7 +87,7 @@ def test_point_sets_are_standardised_seeded_and_of_any_size(make):
 
 
 def test_the_checkerboard_lies_on_squares_of_one_colour():
-    points = data.checkerboard(size=5000).train
+    points = toy2d.checkerboard(size=5000).train
     cell = np.floor((points.values / np.sqrt(3) + 1) * 2).astype(int)
     assert np.all((cell >= 0) & (cell <= 3))
     assert np.all(cell.sum(1) % 2 == 0)
@@ -94,8 +95,8 @@ def test_the_checkerboard_lies_on_squares_of_one_colour():
 
 
 def test_the_mixture_has_its_means_and_deviation():
-    points = data.mixture(size=80_000, num_modes=4, std=0.2).train
-    means = data.mixture_means(num_modes=4, std=0.2)
+    points = toy2d.mixture(size=80_000, num_modes=4, std=0.2).train
+    means = toy2d.mixture_means(num_modes=4, std=0.2)
     for label in range(4):
         mine = points.values[points.labels == label]
         error = 0.2 / np.sqrt(len(mine))
@@ -105,11 +106,11 @@ def test_the_mixture_has_its_means_and_deviation():
 
 def test_impossible_point_sets_are_refused():
     with pytest.raises(ValueError, match="size=10 .* at least 18"):
-        data.moons(size=10)
+        toy2d.moons(size=10)
     with pytest.raises(ValueError, match="std=1.0"):
-        data.mixture(std=1.0)
+        toy2d.mixture(std=1.0)
     with pytest.raises(ValueError, match="num_modes=2"):
-        data.mixture(num_modes=2)
+        toy2d.mixture(num_modes=2)
 
 
 @pytest.mark.parametrize("make", POINT_SETS)
@@ -130,18 +131,18 @@ def test_point_sets_without_bounds_are_refused_at_once(make, section, said):
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf"), 1e200])
 def test_impossible_noise_is_refused(noise):
     with pytest.raises(ValueError, match="noise=.*: must be in 0..1000"):
-        data.moons(noise=noise)
+        toy2d.moons(noise=noise)
 
 
 @pytest.mark.parametrize("num_modes", [10**6, 10**12])
 def test_too_many_modes_are_refused_at_once(num_modes):
     with pytest.raises(ValueError, match="size=20000 leaves a class without"):
-        data.mixture(num_modes=num_modes)
+        toy2d.mixture(num_modes=num_modes)
     with pytest.raises(ValueError, match="must be at most 10000000"):
-        data.mixture(num_modes=num_modes * 10, size=num_modes * 90)
+        toy2d.mixture(num_modes=num_modes * 10, size=num_modes * 90)
 
 
 @pytest.mark.parametrize("stride", [0, 561, 10**30])
 def test_impossible_strides_are_refused(stride):
     with pytest.raises(ValueError, match=f"stride={stride}: must be in 1..560"):
-        data.patches(stride=stride)
+        sklearn_images.patches(stride=stride)

@@ -7,7 +7,6 @@ import tarfile
 import numpy as np
 import pytest
 
-from experiments import data
 from experiments.config import build
 from experiments.data import cifar
 from experiments.runtime.errors import UsageError
@@ -53,12 +52,12 @@ def test_cifar100_is_read_from_its_binary_files(folder, coarse):
 
 
 def test_classes_have_their_names(folder):
-    found = data.cifar10(path=str(folder))
+    found = cifar.cifar10(path=str(folder))
     assert found.class_names[0] == "airplane" and found.class_names[9] == "truck"
-    fine = data.cifar100(path=str(folder)).class_names
+    fine = cifar.cifar100(path=str(folder)).class_names
     assert (fine[0], fine[8], fine[99]) == ("apple", "bicycle", "worm")
     assert sorted(fine) == [*fine] and len({*fine}) == 100
-    coarse = data.cifar100(path=str(folder), coarse=True).class_names
+    coarse = cifar.cifar100(path=str(folder), coarse=True).class_names
     assert (coarse[0], coarse[19]) == ("aquatic_mammals", "vehicles_2")
     assert sorted(coarse) == [*coarse] and len({*coarse}) == 20
 
@@ -92,7 +91,7 @@ def test_an_archive_and_a_folder_above_are_said(folder, tmp_path):
     assert "data_batch_1.bin: No such file" in refusal(tmp_path / "x", "cifar10")
 
 
-def test_a_damaged_file_is_named(folder):
+def test_a_corrupted_file_is_named(folder):
     rows = np.fromfile(folder / "test.bin", np.uint8).reshape(-1, 3074)
     for place, label, said in ((0, 20, "must be in 0..19"), (1, 100, "in 0..99")):
         wrong = rows.copy()

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from diffusionflow import couplings, losses, random
 from experiments import data
-from experiments.config import build
+from experiments.config import experiment
 from experiments.data import Examples, coupled
 from experiments.runtime import rng, sharding
 from experiments.runtime.errors import UsageError
@@ -181,7 +181,7 @@ def test_a_semidiscrete_coupling_takes_rows_of_the_data_inside_labels(
 
 
 def check(**overrides):
-    build.check(tiny.config(batch_size=64, **overrides))
+    experiment.from_config(tiny.config(batch_size=64, **overrides))
 
 
 MISTAKES = {

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
 from experiments.config import build
-from experiments.data import cifar, image_folder
+from experiments.data import cifar, image_folder, latents, npz_files
 from experiments.data.loader import Batches, iterate
 from experiments.runtime.errors import UsageError
 
@@ -34,7 +33,7 @@ def write_cifar(path, images, labels):
 def test_an_npz_of_bytes_is_what_was_written_and_split_by_class(tmp_path):
     images, labels = stored(18, 4, 6, 3), np.arange(18) % 2
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
-    found = data.npz(path=str(tmp_path / "a.npz"))
+    found = npz_files.npz(path=str(tmp_path / "a.npz"))
     np.testing.assert_array_equal(found.test.values, images[[16, 17]])
     np.testing.assert_array_equal(found.train.values, images[:16])
     np.testing.assert_array_equal(found.train.labels, labels[:16])
@@ -46,13 +45,13 @@ def test_floats_of_a_declared_range_become_minus_one_to_one(tmp_path):
     path = str(tmp_path / "a.npz")
     images = np.linspace(10, 30, 9 * 4).reshape(9, 2, 2, 1)
     np.savez(path, pictures=images)
-    found = data.npz(path=path, values="pictures", low=10, high=30)
+    found = npz_files.npz(path=path, values="pictures", low=10, high=30)
     together = np.concatenate([found.train.values, found.test.values])
     np.testing.assert_allclose(together.ravel(), np.linspace(-1, 1, 36), atol=1e-6)
     assert (found.transform.levels, found.num_classes) == (None, 0)
     for bounds in ({}, {"low": 0, "high": 29}, {"low": 30, "high": 10}):
         with pytest.raises(ValueError, match="declared|must be in"):
-            data.npz(path=path, values="pictures", **bounds)
+            npz_files.npz(path=path, values="pictures", **bounds)
 
 
 def test_a_wrong_npz_is_one_line_that_names_it(tmp_path):
@@ -81,44 +80,46 @@ def test_a_folder_is_read_in_sorted_order_by_class(tmp_path):
     write_images(tmp_path / "cats", cats)
     write_images(tmp_path / "dogs", dogs)
     (tmp_path / "dogs" / "notes.txt").write_text("no image")
-    found = data.folder(path=str(tmp_path))
+    found = image_folder.folder(path=str(tmp_path))
     assert (found.event_shape, found.num_classes) == ((4, 6, 3), 2)
     batch = found.test.gather(np.array([1, 0]))
     np.testing.assert_array_equal(batch.values, [dogs[8], cats[8]])
     assert batch.labels.tolist() == [1, 0]
     train = found.train.gather(np.arange(17))
     np.testing.assert_array_equal(train.values, [*cats[:8], *dogs[:8], dogs[9]])
-    apart = data.folder(path=str(tmp_path), test_path=str(tmp_path))
+    apart = image_folder.folder(path=str(tmp_path), test_path=str(tmp_path))
     assert len(apart.train.labels) == len(apart.test.labels) == 19
-    assert data.folder(path=str(tmp_path / "cats")).num_classes == 0
+    assert image_folder.folder(path=str(tmp_path / "cats")).num_classes == 0
 
 
 def test_images_are_cropped_at_the_centre(tmp_path):
     wide = np.zeros((4, 10, 3), np.uint8)
     wide[:, 3:7] = stored(4, 4, 3)
     write_images(tmp_path, [wide] * 9)
-    crop = data.folder(path=str(tmp_path), size=(4, 4)).test.gather(np.array([0]))
+    crop = image_folder.folder(path=str(tmp_path), size=(4, 4)).test.gather(
+        np.array([0])
+    )
     np.testing.assert_array_equal(crop.values[0], wide[:, 3:7])
-    grey = data.folder(path=str(tmp_path), size=(3, 5), channels=1)
+    grey = image_folder.folder(path=str(tmp_path), size=(3, 5), channels=1)
     assert grey.test.gather(np.array([0])).values.shape == (1, 3, 5, 1)
 
 
 def test_a_wrong_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
-        data.folder(path=str(tmp_path / "none"))
+        image_folder.folder(path=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="no image in it"):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
     write_images(tmp_path, [*stored(9, 4, 4, 3), np.zeros((5, 4, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"\(4, 4\).*009.png \(5, 4\): set size="):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
     (tmp_path / "009.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="no readable image: 1 of 10: 009.png"):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
 
 
 def test_a_file_that_breaks_later_is_named_through_the_reader(tmp_path):
     write_images(tmp_path, stored(9, 32, 32, 3))
-    found = data.folder(path=str(tmp_path))
+    found = image_folder.folder(path=str(tmp_path))
     file = tmp_path / "003.png"
     file.write_bytes(file.read_bytes()[:200])
     batches = Batches(found.train, seed=0, batch_size=8)
@@ -134,16 +135,16 @@ def test_cifar10_is_read_from_its_binary_files(tmp_path, monkeypatch):
         file = tmp_path / f"data_batch_{number + 1}.bin"
         write_cifar(file, images[part], labels[part])
     with pytest.raises(ValueError, match="test_batch.bin: No such file"):
-        data.cifar10(path=str(tmp_path))
+        cifar.cifar10(path=str(tmp_path))
     write_cifar(tmp_path / "test_batch.bin", images[10:], labels[10:])
-    found = data.cifar10(path=str(tmp_path))
+    found = cifar.cifar10(path=str(tmp_path))
     np.testing.assert_array_equal(found.train.values, images[:10])
     np.testing.assert_array_equal(found.test.values, images[10:])
     np.testing.assert_array_equal(found.train.labels, labels[:10])
     assert (found.event_shape, found.num_classes) == ((32, 32, 3), 10)
     write_cifar(tmp_path / "data_batch_3.bin", images[:1], labels[:1])  # cut short
     with pytest.raises(ValueError, match="_3.bin: 3073 bytes: must be 2 records of 3"):
-        data.cifar10(path=str(tmp_path))
+        cifar.cifar10(path=str(tmp_path))
 
 
 @pytest.mark.slow
@@ -151,7 +152,7 @@ def test_latents_are_drawn_from_their_moments(tmp_path):
     path = str(tmp_path / "a.npz")
     mean = np.full((9000, 1, 1, 2), 3.0)
     np.savez(path, mean=mean, logvar=np.full_like(mean, 2 * np.log(0.5)))
-    found = data.latents(path=path, scale=0.2, channels_last=True)
+    found = latents.latents(path=path, scale=0.2, channels_last=True)
     assert found.event_shape == (1, 1, 2)
     batches = Batches(found.train, seed=1, batch_size=8000, draw_fn=found.draw_fn)
     first, second = batches[0].values, batches[1].values
@@ -160,9 +161,9 @@ def test_latents_are_drawn_from_their_moments(tmp_path):
         np.testing.assert_allclose(drawn.mean(), 0.6, atol=5 * error)
         np.testing.assert_allclose(drawn.std(), 0.1, atol=5 * error)
     rows = [set(map(tuple, part.reshape(-1, 2))) for part in (first, second)]
-    assert not rows[0] & rows[1]  # each epoch draws anew
+    assert not rows[0] & rows[1]  # each epoch draws again
     np.testing.assert_array_equal(batches[1].values, second)
-    again = data.latents(path=path, scale=0.2, channels_last=True).test.values
+    again = latents.latents(path=path, scale=0.2, channels_last=True).test.values
     np.testing.assert_array_equal(found.test.values, again)
 
 
@@ -170,7 +171,7 @@ def test_latents_without_spread_are_their_means(tmp_path):
     path = str(tmp_path / "a.npz")
     mean = RNG.standard_normal((9, 2, 2, 3)).astype(np.float32)
     np.savez(path, mean=mean, std=np.zeros_like(mean))
-    found = data.latents(path=path, scale=2.0)
+    found = latents.latents(path=path, scale=2.0)
     batch = Batches(found.train, seed=0, batch_size=8, draw_fn=found.draw_fn)[0]
     order = np.argsort(batch.values[:, 0, 0, 0])
     expected = 2 * mean[:8][np.argsort(mean[:8, 0, 0, 0])]
@@ -189,7 +190,7 @@ def test_latents_without_spread_are_their_means(tmp_path):
 def test_wrong_latents_are_refused(tmp_path, arrays, said):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=said):
-        data.latents(path=str(tmp_path / "a.npz"))
+        latents.latents(path=str(tmp_path / "a.npz"))
 
 
 def test_other_pixels_have_another_digest(tmp_path, monkeypatch):
@@ -198,13 +199,13 @@ def test_other_pixels_have_another_digest(tmp_path, monkeypatch):
 
     def digests():
         found = [
-            data.folder(path=str(tmp_path / "images"), size=(4, 4)),
-            data.npz(path=str(tmp_path / "a.npz")),
-            data.cifar10(path=str(tmp_path)),
-            data.latents(path=str(tmp_path / "l.npz")),
+            image_folder.folder(path=str(tmp_path / "images"), size=(4, 4)),
+            npz_files.npz(path=str(tmp_path / "a.npz")),
+            cifar.cifar10(path=str(tmp_path)),
+            latents.latents(path=str(tmp_path / "l.npz")),
         ]
-        told = [dataset.identity() for dataset in found]
-        return [each.get("contents", each["digest"]) for each in told]
+        identities = [dataset.identity() for dataset in found]
+        return [each.get("contents", each["digest"]) for each in identities]
 
     images = stored(18, 4, 4, 3)
     write_images(tmp_path / "images", images, suffix="bmp")
@@ -230,7 +231,7 @@ def test_of_a_large_folder_some_files_are_in_the_digest_and_all_sizes(
     write_images(tmp_path, images, suffix="bmp")
     monkeypatch.setattr(image_folder, "SMALL", 0)
     monkeypatch.setattr(image_folder, "SAMPLED", 10)
-    identity = lambda: data.folder(path=str(tmp_path)).identity()
+    identity = lambda: image_folder.folder(path=str(tmp_path)).identity()
     first, seen = identity(), []
     for number in range(40):
         file = tmp_path / f"{number:03d}.bmp"
@@ -249,9 +250,9 @@ def test_of_a_large_folder_some_files_are_in_the_digest_and_all_sizes(
 
 def test_a_moved_folder_is_the_same(tmp_path):
     write_images(tmp_path / "here", stored(9, 4, 4, 3))
-    first = data.folder(path=str(tmp_path / "here")).identity()
+    first = image_folder.folder(path=str(tmp_path / "here")).identity()
     (tmp_path / "here").rename(tmp_path / "there")
-    assert data.folder(path=str(tmp_path / "there")).identity() == first
+    assert image_folder.folder(path=str(tmp_path / "there")).identity() == first
 
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
@@ -265,23 +266,23 @@ def test_images_that_would_lose_something_are_refused(tmp_path):
             shutil.copy(tmp_path / name / "0.png", tmp_path / name / f"{_ + 1}.png")
         said = r"9 of 9: 0.png \(mode .* convert it to 8 bits"
         with pytest.raises(UsageError, match=said):
-            data.folder(path=str(tmp_path / name), skip_broken=True)
+            image_folder.folder(path=str(tmp_path / name), skip_broken=True)
 
 
 def test_what_is_no_class_is_told_from_one(tmp_path):
     for name in ("cats", "dogs"):
         write_images(tmp_path / name, stored(9, 4, 4, 3))
     (tmp_path / ".hidden").mkdir()
-    assert data.folder(path=str(tmp_path)).num_classes == 2
+    assert image_folder.folder(path=str(tmp_path)).num_classes == 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no image in it"):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
     (tmp_path / "empty").rmdir()
     for suffix in ("png", "tif"):
         write_images(tmp_path, stored(1, 4, 4, 3), suffix)
         name = f"000.{suffix}"
-        with pytest.raises(ValueError, match=f"{name}: an image beside the folders"):
-            data.folder(path=str(tmp_path))
+        with pytest.raises(ValueError, match=f"{name}: an image next to the folders"):
+            image_folder.folder(path=str(tmp_path))
         (tmp_path / name).unlink()
 
 
@@ -291,7 +292,7 @@ def test_no_image_is_left_out_in_silence(tmp_path):
     (cats / "notes").mkdir()
     for name in (".000.png", ".hidden.gif", "a.txt", "labels.h5", "notes/b.json"):
         (cats / name).write_bytes(b"no image")
-    found = data.folder(path=str(tmp_path))
+    found = image_folder.folder(path=str(tmp_path))
     assert len(found.train.labels) + len(found.test.labels) == 9
     for name in ("9.tif", "9.GIF", "9.avif", "9.heic", "notes/9.png", "a/b/9.gif"):
         for number in (1, 2):
@@ -310,11 +311,11 @@ def test_no_image_is_left_out_in_silence(tmp_path):
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPEG"])
 def test_all_names_of_jpeg_are_read(tmp_path, suffix):
     write_images(tmp_path, stored(9, 4, 4, 3), suffix)
-    assert len(data.folder(path=str(tmp_path)).test.labels) == 1
+    assert len(image_folder.folder(path=str(tmp_path)).test.labels) == 1
 
 
 def test_a_link_to_nowhere_is_one_line(tmp_path):
     write_images(tmp_path, stored(9, 4, 4, 3))
     (tmp_path / "009.png").symlink_to(tmp_path / "gone")
     with pytest.raises(UsageError, match=r"no readable.*009.png \(a link to nothing"):
-        data.folder(path=str(tmp_path), size=(4, 4))
+        image_folder.folder(path=str(tmp_path), size=(4, 4))

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
 from experiments.config import build
-from experiments.data import image_check, image_decoding, image_listing
+from experiments.data import image_check, image_decoding, image_folder, image_listing
 from experiments.data.image_format import ImageFormat
 from experiments.runtime.errors import UsageError
 from tests.helpers.pictures import png16
@@ -192,7 +191,7 @@ def test_a_broken_file_is_looked_at_again(tmp_path, decoded):
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[1]", b'{"a": 1}', b"\xff"])
-def test_a_damaged_cache_means_nothing(tmp_path, own_cache, decoded, content):
+def test_a_corrupted_cache_is_ignored(tmp_path, own_cache, decoded, content):
     write(tmp_path)
     load(tmp_path)
     (file,) = own_cache.rglob("*.json")
@@ -226,7 +225,7 @@ def test_what_was_decoded_is_kept_where_it_is_interrupted(tmp_path, monkeypatch)
     monkeypatch.setattr(image_check, "CHUNK", 4)
     monkeypatch.setattr(ImageFormat, "check", stopped)
     with pytest.raises(KeyboardInterrupt):
-        data.folder(path=str(tmp_path))
+        image_folder.folder(path=str(tmp_path))
     seen = []
     monkeypatch.setattr(
         ImageFormat,
@@ -312,7 +311,7 @@ def test_images_in_a_folder_with_the_name_of_an_image_are_not_left_out(tmp_path)
 def test_a_link_beside_the_classes_is_an_image_beside_them(tmp_path):
     write(tmp_path / "cats", 9)
     (tmp_path / "0.png").symlink_to("gone")
-    assert "0.png: an image beside the folders of the classes" in refusal(tmp_path)
+    assert "0.png: an image next to the folders of the classes" in refusal(tmp_path)
 
 
 def test_faults_of_the_held_out_folder_are_named_too(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
 from experiments.config import build
+from experiments.data import hub
 from experiments.data.image_format import ImageFormat
 from experiments.data.loader import Batches, iterate
 from experiments.runtime.errors import UsageError
@@ -276,10 +276,10 @@ def test_a_wrong_argument_is_one_line(package, wrong, words, request):
 @pytest.mark.parametrize(
     ("module", "load_fn", "packages"),
     [
-        ("datasets", lambda: data.huggingface(path="a", size=(4, 4)), "datasets"),
+        ("datasets", lambda: hub.huggingface(path="a", size=(4, 4)), "datasets"),
         (
             "tensorflow_datasets",
-            lambda: data.tfds(dataset="a", size=(4, 4)),
+            lambda: hub.tfds(dataset="a", size=(4, 4)),
             "tensorflow-datasets array_record",
         ),
     ],

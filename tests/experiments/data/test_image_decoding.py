@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
-from experiments.data import image_decoding
+from experiments.data import image_decoding, image_folder
 from experiments.data.image_decoding import UnfitError
 from experiments.data.image_format import ImageFormat
 from tests.helpers.pictures import chunk, png16
@@ -68,10 +67,10 @@ def test_photographs_of_a_folder_are_turned(tmp_path, orientation):
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(oriented(orientation, "jpeg", stored))
     expected = SHOWN[orientation](stored)
-    found = data.folder(path=str(tmp_path))
+    found = image_folder.folder(path=str(tmp_path))
     assert found.event_shape == expected.shape
     np.testing.assert_array_equal(found.test.values[np.array([0])][0], expected)
-    sized = data.folder(path=str(tmp_path), size=expected.shape[:2])
+    sized = image_folder.folder(path=str(tmp_path), size=expected.shape[:2])
     np.testing.assert_array_equal(sized.test.values[np.array([0])][0], expected)
 
 
@@ -90,7 +89,7 @@ def test_an_orientation_that_there_is_not_means_nothing(value):
     np.testing.assert_array_equal(read(oriented(value, "png")), COLOUR)
 
 
-def test_damaged_exif_data_mean_nothing():
+def test_corrupted_exif_data_are_ignored():
     broken = saved(
         Image.fromarray(COLOUR), "png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
     )

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments import data
 from experiments.config import build
+from experiments.data import latents, npz_files
 from experiments.runtime.errors import UsageError
 
 RNG = np.random.RandomState(0)
@@ -36,28 +36,28 @@ def refusal(**section):
 def test_events_of_any_rank_are_what_was_written(tmp_path, shape):
     """Bytes as they are; floats too, but for images, whose range must be declared."""
     stored = RNG.randint(0, 256, (18, *shape), np.uint8)
-    found = data.npz(path=written(tmp_path / "a.npz", values=stored))
+    found = npz_files.npz(path=written(tmp_path / "a.npz", values=stored))
     np.testing.assert_array_equal(found.test.values, stored[[8, 17]])
     assert (found.event_shape, found.transform.levels) == (shape, 256)
     assert found.num_classes == 0 and not found.train.labels.any()
     values = floats(18, *shape)
     path = written(tmp_path / "b.npz", values=values.astype(np.float64))
     wide = dict(unscaled=True) if len(shape) == 3 else {}
-    found = data.npz(path=path, **wide)
+    found = npz_files.npz(path=path, **wide)
     np.testing.assert_array_equal(found.test.values, values[[8, 17]])
     assert found.transform.levels is None
     if wide:
         assert "floats need their range declared" in refusal(path=path)
     half = 2 * np.abs(values).max()
-    found = data.npz(path=path, low=-half, high=half)
+    found = npz_files.npz(path=path, low=-half, high=half)
     np.testing.assert_allclose(found.test.values, values[[8, 17]] / half, atol=1e-7)
 
 
 def test_an_entry_left_out_by_an_empty_name_is_not_read(tmp_path):
     path = written(tmp_path / "a.npz", values=floats(9, 2), labels=np.arange(9) % 2)
-    assert data.npz(path=path, labels="").num_classes == 0
+    assert npz_files.npz(path=path, labels="").num_classes == 0
     with pytest.raises(ValueError, match="class needs 9"):
-        data.npz(path=path)
+        npz_files.npz(path=path)
     assert "no array 'kinds'; it has values, labels" in refusal(
         path=path, labels="kinds"
     )
@@ -93,7 +93,7 @@ def test_a_validation_file_is_the_held_out_part(tmp_path):
     test = dict(values=floats(3, 6, 2), labels=np.array([1, 1, 0]))
     path = written(tmp_path / "a.npz", **train)
     test_path = written(tmp_path / "b.npz", **test)
-    found = data.npz(path=path, test_path=test_path)
+    found = npz_files.npz(path=path, test_path=test_path)
     for part, arrays in ((found.train, train), (found.test, test)):
         np.testing.assert_array_equal(part.values, arrays["values"])
         np.testing.assert_array_equal(part.labels, arrays["labels"])
@@ -101,14 +101,14 @@ def test_a_validation_file_is_the_held_out_part(tmp_path):
     assert found.num_classes == 3
     first = found.identity()
     written(tmp_path / "b.npz", values=test["values"] + 1, labels=test["labels"])
-    other = data.npz(path=path, test_path=test_path).identity()
+    other = npz_files.npz(path=path, test_path=test_path).identity()
     assert other.pop("digest") != first.pop("digest") and other == first
 
 
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        (dict(values=floats(3, 5)), "no labels, unlike the file of training examples"),
+        (dict(values=floats(3, 5)), "no labels, but the file of training"),
         (
             dict(values=floats(3, 4), labels=np.arange(3)),
             "of shape [4] each, and those",
@@ -135,9 +135,9 @@ def test_a_validation_file_that_does_not_fit_is_refused_and_named(
 def test_conditions_are_the_arrays_side_by_side(tmp_path):
     arrays = dict(values=floats(18, 3), text=floats(18, 4), pose=np.arange(18))
     path = written(tmp_path / "a.npz", **arrays)
-    assert data.npz(path=path).test.conditions is None
-    assert data.npz(path=path).vector_features == 0
-    found = data.npz(path=path, conditions=("pose", "text"))
+    assert npz_files.npz(path=path).test.conditions is None
+    assert npz_files.npz(path=path).vector_features == 0
+    found = npz_files.npz(path=path, conditions=("pose", "text"))
     expected = np.concatenate([arrays["pose"][:, None], arrays["text"]], axis=1)
     together = np.concatenate([found.train.conditions, found.test.conditions])
     order = np.argsort(together[:, 0])
@@ -146,10 +146,10 @@ def test_conditions_are_the_arrays_side_by_side(tmp_path):
     np.testing.assert_array_equal(found.test.values, arrays["values"][[8, 17]])
     assert together.dtype == np.float32 and found.vector_features == 5
     named = written(tmp_path / "b.npz", values=arrays["values"], conditions=expected)
-    by_default = data.npz(path=named)
+    by_default = npz_files.npz(path=named)
     np.testing.assert_array_equal(by_default.train.conditions, found.train.conditions)
     for none in ("", ()):
-        assert data.npz(path=named, conditions=none).train.conditions is None
+        assert npz_files.npz(path=named, conditions=none).train.conditions is None
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_a_mask_has_the_rank_of_the_values(tmp_path, shape):
     mask = RNG.randint(0, 2, (18, *shape))
     mask.reshape(18, -1)[:, 0] = 1
     stored = dict(values=floats(18, 6, 2), mask=mask)
-    found = data.npz(path=written(tmp_path / "a.npz", **stored))
+    found = npz_files.npz(path=written(tmp_path / "a.npz", **stored))
     full = found.test.mask
     assert full.dtype == bool and full.ndim == 3
     whole = np.zeros((18, 6, 2)) + mask.reshape(18, *shape, *(1,) * (2 - len(shape)))
     expected = whole[[8, 17]].astype(bool)
     np.testing.assert_array_equal(np.broadcast_to(full, (2, 6, 2)), expected)
-    assert data.npz(path=str(tmp_path / "a.npz"), mask="").test.mask is None
+    assert npz_files.npz(path=str(tmp_path / "a.npz"), mask="").test.mask is None
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_latents_of_a_validation_file_are_drawn_once(tmp_path):
     path = written(tmp_path / "a.npz", mean=mean, std=std, conditions=text)
     held_out = dict(mean=mean[:2] + 1, std=0 * std[:2], conditions=text[:2])
     test_path = written(tmp_path / "b.npz", **held_out)
-    found = data.latents(path=path, test_path=test_path)
+    found = latents.latents(path=path, test_path=test_path)
     np.testing.assert_array_equal(found.test.values, mean[:2] + 1)
     np.testing.assert_array_equal(found.train.values, np.stack([mean, std], axis=1))
     np.testing.assert_array_equal(found.test.conditions, text[:2])
@@ -244,7 +244,7 @@ IMAGES = RNG.randint(0, 256, (18, 4, 6, 3), np.uint8)
 def test_labels_that_are_no_classes_are_refused_in_one_line(tmp_path, labels, said):
     path = written(tmp_path / "a.npz", images=IMAGES, labels=labels)
     assert said in refusal(path=path)
-    assert data.npz(path=path, labels="").num_classes == 0
+    assert npz_files.npz(path=path, labels="").num_classes == 0
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -255,7 +255,7 @@ def test_labels_are_mapped_on_request(tmp_path, held_out):
     if held_out:
         other = dict(images=images[:2], labels=np.array(["c", "a"]))
         more = dict(test_path=written(tmp_path / "b.npz", **other))
-    found = data.npz(path=path, map_labels=True, **more)
+    found = npz_files.npz(path=path, map_labels=True, **more)
     assert found.class_names == ("a", "b", "c") and found.num_classes == 3
     assert found.identity()["class_names"] == ["a", "b", "c"]
     if held_out:
@@ -274,20 +274,20 @@ def test_labels_under_another_name_are_noticed(tmp_path, name):
     assert f"no array 'labels', but '{name}': labels='{name}' reads" in refusal(
         path=path
     )
-    assert data.npz(path=path, labels=name).num_classes == 2
-    assert data.npz(path=path, labels="").num_classes == 0
-    assert data.npz(path=path, conditions=name).num_classes == 0
+    assert npz_files.npz(path=path, labels=name).num_classes == 2
+    assert npz_files.npz(path=path, labels="").num_classes == 0
+    assert npz_files.npz(path=path, conditions=name).num_classes == 0
 
 
 def test_arrays_that_are_not_read_are_named(tmp_path, capsys):
     more = dict(yaw=np.zeros((18, 2)), meta=np.array([{}]), labels=np.arange(18) % 2)
     path = written(tmp_path / "a.npz", images=IMAGES, **more)
-    data.npz(path=path)
+    npz_files.npz(path=path)
     assert f"note: {path}: not read: yaw, meta" in capsys.readouterr().out
-    data.npz(path=path, conditions="yaw", labels="")
+    npz_files.npz(path=path, conditions="yaw", labels="")
     assert "not read: meta, labels" in capsys.readouterr().out
     path = written(tmp_path / "b.npz", images=IMAGES, labels=np.arange(18) % 2)
-    data.npz(path=path)
+    npz_files.npz(path=path)
     assert not capsys.readouterr().out
 
 
@@ -346,11 +346,11 @@ def test_a_mask_moves_with_the_channels(tmp_path):
     mask[:, 1, 2, 3] = False
     images = np.moveaxis(IMAGES, -1, 1)
     path = written(tmp_path / "a.npz", images=images, mask=mask)
-    found = data.npz(path=path, channels_first=True)
+    found = npz_files.npz(path=path, channels_first=True)
     np.testing.assert_array_equal(found.test.values, IMAGES[[8, 17]])
     np.testing.assert_array_equal(found.test.mask, np.moveaxis(mask, 1, -1)[[8, 17]])
     path = written(tmp_path / "b.npz", images=images, mask=mask[:, :, 0, 0])
-    assert data.npz(path=path, channels_first=True).test.mask.shape == (2, 1, 1, 3)
+    assert npz_files.npz(path=path, channels_first=True).test.mask.shape == (2, 1, 1, 3)
 
 
 def test_values_that_are_not_finite_are_counted_with_their_place(tmp_path):
@@ -418,7 +418,7 @@ def test_integers_of_fewer_levels_are_said(tmp_path):
     bits = IMAGES // 200
     path = written(tmp_path / "a.npz", images=bits)
     for levels in (2, 17, 256):
-        found = data.npz(path=path, levels=levels)
+        found = npz_files.npz(path=path, levels=levels)
         assert found.transform.levels == levels
         np.testing.assert_array_equal(found.test.values, bits[[8, 17]])
 
@@ -439,7 +439,7 @@ def test_latents_have_a_shift_and_a_scale_for_each_channel(tmp_path, scale, shif
         )
         np.testing.assert_allclose(moments[:, 1], s * std[:8, ..., channel], rtol=1e-6)
     still = written(tmp_path / "b.npz", mean=mean, std=0 * std)
-    found = data.latents(path=still, scale=scale, shift=shift)
+    found = latents.latents(path=still, scale=scale, shift=shift)
     expected = np.array(scale) * (mean[8:] - np.array(shift))
     np.testing.assert_allclose(found.test.values, expected, rtol=1e-5, atol=1e-6)
 

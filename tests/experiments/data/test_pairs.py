@@ -8,6 +8,7 @@ import pytest
 
 from experiments import data
 from experiments.config import adapters, build
+from experiments.data import pairs
 from experiments.data.base import flip
 from experiments.runtime.errors import UsageError
 
@@ -39,7 +40,7 @@ def refusal(path, **section):
 
 def test_noise_and_conditions_go_with_their_samples(tmp_path):
     conditions = np.arange(36, dtype=np.float32).reshape(18, 2)
-    found = data.pairs(path=written(tmp_path / "a.npz", conditions=conditions))
+    found = pairs.pairs(path=written(tmp_path / "a.npz", conditions=conditions))
     test, train = [16, 17], np.arange(16)
     for part, index in ((found.train, train), (found.test, test)):
         np.testing.assert_array_equal(part.values, SAMPLES[index])
@@ -69,9 +70,9 @@ def test_levels_are_those_of_the_file_and_samples_stay_floats(tmp_path):
 
 def test_classes_without_a_pair_count(tmp_path):
     labels = np.full(18, 3, np.int32)
-    found = data.pairs(path=written(tmp_path / "a.npz", labels=labels, num_classes=10))
+    found = pairs.pairs(path=written(tmp_path / "a.npz", labels=labels, num_classes=10))
     assert found.num_classes == 10 and set(found.train.labels) == {3}
-    found = data.pairs(
+    found = pairs.pairs(
         path=written(tmp_path / "b.npz", labels=0 * labels, num_classes=0)
     )
     assert found.num_classes == 0 and not found.train.labels.any()
@@ -79,7 +80,7 @@ def test_classes_without_a_pair_count(tmp_path):
 
 def test_the_digest_is_of_the_arrays_alone(tmp_path):
     digest = lambda name, **changes: (
-        data.pairs(path=written(tmp_path / name, **changes)).digest
+        pairs.pairs(path=written(tmp_path / name, **changes)).digest
     )
     first = digest("a.npz")
     assert digest("b.npz") == first == digest("c.npz", recipe="said otherwise")

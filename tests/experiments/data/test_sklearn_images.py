@@ -5,11 +5,12 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from experiments import data
+from experiments.data import sklearn_images
 from experiments.data.loader import Batches
 
 
 def test_patches_are_pieces_of_the_photographs_and_none_is_shared():
-    found = data.patches(size=20, stride=9)
+    found = sklearn_images.patches(size=20, stride=9)
     photographs = load_sample_images().images
     assert (found.event_shape, found.num_classes) == ((20, 20, 3), 2)
     for label, image in enumerate(photographs):
@@ -34,11 +35,11 @@ def test_patches_are_pieces_of_the_photographs_and_none_is_shared():
 @pytest.mark.parametrize(("size", "stride"), [(0, 1), (81, 1), (8, 0)])
 def test_impossible_patches_are_refused(size, stride):
     with pytest.raises(ValueError, match="size=|stride="):
-        data.patches(size=size, stride=stride)
+        sklearn_images.patches(size=size, stride=stride)
 
 
 def test_half_are_flipped_by_epoch_and_index_and_no_test_example():
-    found, plain = data.patches(flips=True), data.patches()
+    found, plain = sklearn_images.patches(flips=True), sklearn_images.patches()
     np.testing.assert_array_equal(found.test.values, plain.test.values)
     images = data.Examples(plain.train.values[:400], np.arange(400))
     flipped = []
@@ -59,7 +60,7 @@ def test_half_are_flipped_by_epoch_and_index_and_no_test_example():
 
 
 def test_flips_do_not_depend_on_how_batches_are_cut_or_shared():
-    flip = data.patches(flips=True).draw_fn
+    flip = sklearn_images.patches(flips=True).draw_fn
     images = data.Examples(np.arange(2 * 24).reshape(24, 1, 2, 1), np.arange(24))
     whole = Batches(images, seed=3, batch_size=24, draw_fn=flip)[0].values
     parts = Batches(images, seed=3, batch_size=6, draw_fn=flip)

@@ -15,7 +15,7 @@ import pytest
 
 from diffusionflow import metrics
 from experiments.checkpointing import manager
-from experiments.comparison import run_record
+from experiments.comparison import read_run
 from experiments.config import build
 from experiments.evaluation import (
     evaluate,
@@ -385,11 +385,11 @@ def test_a_result_of_other_weights_is_refused_and_not_compared(
     words = "is of other ema weights of step 10: the run was trained again since"
     with pytest.raises(UsageError, match=f"eval.json {words}; move it away"):
         evaluate_run(tmp_path, REQUEST)
-    run = run_record.read(tmp_path)
+    run = read_run.read(tmp_path)
     assert run.evaluation is None and not run.arrays
     (note,) = run.notes
     assert note.startswith(f"{tmp_path / 'eval.json'} is left out: it {words}; move")
-    assert run_record.read(workdir).evaluation == evaluated
+    assert read_run.read(workdir).evaluation == evaluated
 
 
 def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
@@ -405,7 +405,7 @@ def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
         return digest(saved, step, item)
 
     monkeypatch.setattr(manager.Checkpoints, "digest", removed)
-    run = run_record.read(tmp_path)
+    run = read_run.read(tmp_path)
     assert run.evaluation is None and "or a training removed it now" in run.notes[0]
 
 
@@ -416,7 +416,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
         {**evaluated, "settings": evaluated["settings"] | {"step": 5}},
         results.read(workdir / "eval.json")[1],
     )
-    run = run_record.read(tmp_path)
+    run = read_run.read(tmp_path)
     assert run.evaluation is None and run.step == 10
     (note,) = run.notes
     assert "is left out: it is of step 5, and the run is at step 10; move" in note
@@ -454,9 +454,9 @@ def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path
     for other in (1, 2, 3, 5):
         text = json.dumps({**evaluated, "format": other})
         (tmp_path / "eval.json").write_text(text)
-        assert run_record.read(tmp_path).evaluation is None
+        assert read_run.read(tmp_path).evaluation is None
     (tmp_path / "eval.json").write_text(json.dumps(evaluated))
-    assert run_record.read(tmp_path).evaluation == evaluated
+    assert read_run.read(tmp_path).evaluation == evaluated
 
 
 def test_cached_results_of_another_version_are_not_used(evaluated, tmp_path):

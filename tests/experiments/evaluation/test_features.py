@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from diffusionflow import metrics
-from experiments import data
+from experiments.data import sklearn_images, toy2d
 from experiments.evaluation import features
 
-DIGITS = data.digits()
+DIGITS = sklearn_images.digits()
 IMAGES = np.asarray(DIGITS.transform.to_float(DIGITS.train.values))
 
 
@@ -59,7 +59,7 @@ def test_too_little_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="epochs=0"):
         features.classifier(DIGITS, epochs=0)
     with pytest.raises(ValueError, match="must be images"):
-        features.classifier(data.moons(size=200))
+        features.classifier(toy2d.moons(size=200))
 
 
 def test_weights_are_read_from_files_that_are_there(tmp_path):

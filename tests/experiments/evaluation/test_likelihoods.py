@@ -9,7 +9,7 @@ import pytest
 
 from diffusionflow import random
 from experiments.data import DataTransform, Examples
-from experiments.evaluation import bits_per_dim, likelihoods
+from experiments.evaluation import bits_per_dim, likelihoods, results
 from experiments.evaluation.likelihoods import Settings
 from experiments.evaluation.result_cache import Chunks, ResultCache
 from experiments.runtime import rng
@@ -218,7 +218,7 @@ def test_the_error_of_the_solver_is_that_from_the_closed_form(levels, tmp_path):
     spread = error[:18].std(ddof=1) / np.sqrt(18) * 15 / 16
     assert measured["stderr"] == pytest.approx(spread, rel=0.2, abs=1e-5)
     bound = abs(measured["mean"]) + 2 * measured["stderr"]
-    assert bits_per_dim.solver_bound(measured) == bound
+    assert results.solver_bound(measured) == bound
     found["ode"][3] = np.nan  # of a network that has diverged
     assert bits_per_dim.summary(found, model, few)["solver_error"] is None
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments.data import npz_files
 from experiments.runtime.errors import UsageError, reporting_path_errors
 from experiments.runtime.signals import Stopped, noting, stopping
 
@@ -48,7 +48,7 @@ def test_a_signal_while_data_are_read_is_no_fault_of_the_file(tmp_path, monkeypa
 
     monkeypatch.setattr(np, "load", load)
     with pytest.raises(Stopped), stopping():
-        data.npz(path=str(path))
+        npz_files.npz(path=str(path))
 
 
 def test_other_threads_are_left_alone():

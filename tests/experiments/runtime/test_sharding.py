@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from experiments.checkpointing.manager import Checkpoints
 from experiments.runtime import rng, sharding
 from experiments.runtime.errors import UsageError
-from experiments.training import loop, resume, step
+from experiments.training import loop, step
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
@@ -148,7 +148,7 @@ def test_cut_parameters_optimizer_and_average_stay_cut(runs):
 def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
     """From four of eight to one, and from there to two of four."""
     state, _ = runs["cut"]
-    here = resume.items(state)
+    here = state.checkpoint_items()
     for number, mesh in enumerate((grid(1, 1), grid(4, 2), grid(8, 8)), start=1):
         placement = sharding.FSDPSharding(mesh, LEAST)
         where = jax.tree.map(placement.sharding, here)
@@ -157,7 +157,7 @@ def test_checkpoints_move_between_numbers_of_devices(runs, tmp_path):
             saved.wait()
             here = saved.restore(number, sharding.abstract(here, where))
         for leaf, wanted, first in zip(
-            *map(jax.tree.leaves, (here, where, resume.items(state))), strict=True
+            *map(jax.tree.leaves, (here, where, state.checkpoint_items())), strict=True
         ):
             assert leaf.sharding == wanted
             np.testing.assert_array_equal(leaf, first)

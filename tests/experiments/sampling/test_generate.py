@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.checkpointing import integrity, restore
-from experiments.checkpointing.restore import Request
+from experiments.checkpointing.loaded import Request
 from experiments.config import build, registry
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler, conditions, generate
-from experiments.sampling.generate import sample_run
+from experiments.sampling.sample_run import sample_run
 from experiments.training import loop
 from tests.helpers import tiny
 

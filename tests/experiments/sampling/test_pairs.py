@@ -9,13 +9,13 @@ import pytest
 
 from diffusionflow import analytic, metrics, random, samplers, schedules
 from experiments.checkpointing import restore
-from experiments.checkpointing.restore import Request
+from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build
 from experiments.runtime import rng
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler, pairs
-from experiments.sampling.generate import sample_run
 from experiments.sampling.pairs import draw_pairs
+from experiments.sampling.sample_run import sample_run
 from experiments.training import loop
 from tests.helpers import tiny
 from tests.helpers.exact_model import STD, model_of
@@ -151,7 +151,7 @@ def exact(model, **settings):
     """The straightness that is measured of a model, with Heun's method."""
     sampler = {"name": "heun(variable='u')", "num_steps": 100, "grid": "uniform"}
     request = Request(guidance=1.0, sampler=sampler | settings, num_samples=800)
-    loaded = restore.Loaded(request, {}, model, {}, "")
+    loaded = Loaded(request, {}, model, {}, "")
     given = pairs.Conditions(np.zeros(800, np.int32))
     return pairs.path_straightness(loaded, given)
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing.restore import Request
+from experiments.checkpointing.loaded import Request
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler
-from experiments.sampling.generate import sample_run
+from experiments.sampling.sample_run import sample_run
 from experiments.sampling.shards import Shards, quarantine
 from experiments.training import loop
 from tests.helpers import commands, tiny
@@ -215,7 +215,7 @@ def test_what_is_there_is_not_drawn_again(workdir, tmp_path, monkeypatch, capsys
     assert drawn == [0, 16, 32, 32]
     assert "drew 8 samples" in capsys.readouterr().out
     assert sample_run(workdir, request) == path
-    assert len(drawn) == 4 and "drawn already" in capsys.readouterr().out
+    assert len(drawn) == 4 and "sampled already" in capsys.readouterr().out
     expected = sample_run(workdir, request._replace(out=str(tmp_path / "b")))
     np.testing.assert_array_equal(samples(path), samples(expected))
 
@@ -285,4 +285,4 @@ def test_a_killed_draw_goes_on_and_is_the_same(workdir, tmp_path):
     )
     assert not (tmp_path / "killed.shards").exists()
     code, output, _ = commands.run(*arguments)
-    assert code == 0 and "drawn already" in output
+    assert code == 0 and "sampled already" in output

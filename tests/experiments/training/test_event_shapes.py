@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing.restore import Request
-from experiments.comparison import run_record
+from experiments.checkpointing.loaded import Request
+from experiments.comparison import read_run
 from experiments.config import registry
 from experiments.evaluation import evaluate, likelihoods, results, sample_quality
 from experiments.runtime.errors import UsageError
-from experiments.sampling.generate import sample_run
+from experiments.sampling.sample_run import sample_run
 from experiments.training import loop
 from experiments.training.trainer import Trainer
 from tests.helpers import arrays
@@ -150,7 +150,7 @@ def check_masked_evaluations(*workdirs):
         found.append(arrays)
         rows = (workdir / "results.csv").read_text().splitlines()[1:]
         assert len(rows) == 12 and all("eps-MSE" in row for row in rows)
-        notes = run_record.read(workdir).notes
+        notes = read_run.read(workdir).notes
         assert [note.split(":")[1].split(" is ")[0] for note in notes] == [
             " likelihood",
             " sample quality",

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request
 from experiments.config import distilled, schema
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.runtime.errors import UsageError
-from experiments.sampling import generate
+from experiments.sampling import sample_run
 from experiments.training import loop, metrics_log
 from experiments.training.resume import Source
 from tests.helpers import tiny
@@ -135,12 +135,12 @@ def test_a_network_of_two_times_has_held_out_losses(meanflow):
 
 def test_jumps_take_no_guidance_and_the_diagonal_does(meanflow, tmp_path):
     workdir, _ = meanflow
-    ask = lambda **settings: restore.Request(
+    ask = lambda **settings: Request(
         num_samples=4, out=str(tmp_path / "out"), **settings
     )
     with pytest.raises(UsageError, match="guidance=2.*must be 0 or 1 with flow_map"):
-        generate.sample_run(workdir, ask(guidance=2.0))
-    path = generate.sample_run(
+        sample_run.sample_run(workdir, ask(guidance=2.0))
+    path = sample_run.sample_run(
         workdir, ask(guidance=2.0, sampler=dict(name="ddim", num_steps=2))
     )
     with np.load(path) as file:

@@ -10,9 +10,9 @@ import signal
 import jax
 import pytest
 
-from experiments import data
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.config import registry
+from experiments.data import toy2d
 from experiments.runtime import environment
 from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import Stopped
@@ -294,7 +294,9 @@ def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeyp
 def test_two_runs_do_not_share_a_workdir(tmp_path):
     def again(number, *unused):
         if number == 3:
-            with pytest.raises(UsageError, match="another process trains in .*other"):
+            with pytest.raises(
+                UsageError, match="is training in .*choose another"
+            ):
                 loop.train_and_evaluate(tiny.config(), tmp_path)
 
     config = tiny.config(num_steps=4, eval__every=0, samples__every=0)
@@ -303,9 +305,9 @@ def test_two_runs_do_not_share_a_workdir(tmp_path):
 
 
 def test_other_examples_are_refused(straight, monkeypatch):
-    @functools.wraps(data.moons)
+    @functools.wraps(toy2d.moons)
     def moons(**arguments):
-        return data.moons(**arguments)._replace(digest="0123")
+        return toy2d.moons(**arguments)._replace(digest="0123")
 
     monkeypatch.setitem(registry.DATASETS, "moons", moons)
     with pytest.raises(UsageError, match="examples.digest: '' in the .*, '0123' now"):

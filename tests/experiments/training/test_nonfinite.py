@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, data
+from experiments import cli
 from experiments.checkpointing.manager import Checkpoints
 from experiments.config import registry
-from experiments.data import Examples
+from experiments.data import Examples, toy2d
 from experiments.runtime import rng
 from experiments.runtime.errors import Diverged
 from experiments.training import loop, metrics_log, nonfinite, running_metrics, step
@@ -155,9 +155,9 @@ def test_leaves_that_are_not_finite_are_named_by_their_paths():
 def poison(monkeypatch, rows):
     """Makes training examples NaN when they are drawn, those at `rows` of an epoch."""
 
-    @functools.wraps(data.moons)
+    @functools.wraps(toy2d.moons)
     def moons(**arguments):
-        found = data.moons(**arguments)
+        found = toy2d.moons(**arguments)
         order = np.random.RandomState([0, 0]).permutation(len(found.train.labels))
         bad = {values.tobytes() for values in found.train.values[order[rows]]}
 

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing.restore import Request
-from experiments.comparison import run_record
+from experiments.checkpointing.loaded import Request
+from experiments.comparison import read_run
 from experiments.config import build
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.evaluation.evaluate import evaluate_run
 from experiments.runtime.errors import UsageError
-from experiments.sampling.generate import sample_run
 from experiments.sampling.pairs import draw_pairs
+from experiments.sampling.sample_run import sample_run
 from experiments.training import loop, resume
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -98,7 +98,7 @@ def test_both_are_compared_with_the_data_of_the_teacher(teacher, student):
             "'num_train': 162" in found["held_out_baseline"][0]["recipe"]["reference"]
         )
     assert here["held_out_baseline"] == there["held_out_baseline"]
-    records = run_record.read(teacher), run_record.read(student)
+    records = read_run.read(teacher), read_run.read(student)
     assert records[0].examples == records[1].examples
     assert records[1].identity["examples"]["num_train"] == 81
 

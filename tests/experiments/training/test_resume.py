@@ -8,7 +8,6 @@ import pytest
 from experiments.checkpointing import metadata
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.runtime.errors import UsageError
-from experiments.training import resume
 from experiments.training.resume import Source, begin
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
@@ -45,7 +44,7 @@ def state(trainer):
 def source(trainer, state, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("source")
     with Checkpoints(workdir) as saved:
-        saved.save(6, resume.items(state), trainer.identity)
+        saved.save(6, state.checkpoint_items(), trainer.identity)
     return workdir
 
 
@@ -83,7 +82,7 @@ def test_a_run_remembers_its_source_and_refuses_another(
 ):
     with Checkpoints(tmp_path) as saved:
         begun, meaning = begin(trainer, saved, Source(source, "raw"))
-        saved.save(1, resume.items(begun), meaning)
+        saved.save(1, begun.checkpoint_items(), meaning)
         saved.wait()
         for given in (None, Source(source, "raw")):
             resumed, again = begin(trainer, saved, given)
@@ -150,7 +149,7 @@ def test_weights_of_two_times_begin_a_run_of_two_with_their_map(
     state = of_two.init()
     state = state._replace(params=jax.tree.map(fill, state.params))
     with Checkpoints(tmp_path / "source") as saved:
-        saved.save(6, resume.items(state), of_two.identity)
+        saved.save(6, state.checkpoint_items(), of_two.identity)
     with Checkpoints(tmp_path / "run") as saved:
         begun, _ = begin(of_two, saved, Source(tmp_path / "source", "raw"))
     same(begun.params, state.params)

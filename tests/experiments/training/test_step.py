@@ -231,7 +231,7 @@ def test_a_step_updates_everything_once(trainer, batch, standard_promotion):
     adam = after.opt_state[1][0]
     assert int(adam.count) == 5
     assert any(np.any(leaf) for leaf in jax.tree.leaves(adam.nu))
-    assert int(after.sums.steps) == 1  # anew after step 4, a multiple of log.every
+    assert int(after.sums.steps) == 1  # reset after step 4, a multiple of log.every
     np.testing.assert_allclose(after.sums.loss, losses_seen[-1], rtol=1e-6)
 
 

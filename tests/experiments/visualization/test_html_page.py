@@ -20,6 +20,7 @@ from experiments.comparison import (
     sample_gallery,
     tables,
 )
+from experiments.comparison.run_record import Group
 from experiments.evaluation import heldout
 from experiments.runtime.errors import UsageError
 from experiments.visualization import blocks, html_page
@@ -306,7 +307,7 @@ def test_curves_are_in_common_units_and_by_examples_where_batches_differ(gathere
     band, line = charts.curves(gathered).data[1:]
     assert line["x"] == [5 * 32, 10 * 32] and line["y"] == pytest.approx([0.23, 0.13])
     assert band["meta"]["band"] and len(band["x"]) == 4
-    alone = [grouping.Group("b", gathered[1].runs)] * 2
+    alone = [Group("b", gathered[1].runs)] * 2
     chart = charts.curves(alone)
     assert chart.data[1]["x"] == [5, 10]
     assert chart.layout["xaxis"]["title"]["text"] == "step"

@@ -1,0 +1,98 @@
+"""What is sampled from a run, what its checkpoint gives for that, and its data."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.checkpointing import metadata
+from experiments.config import build
+from experiments.config.model import Model
+from experiments.data.base import DataSet
+from experiments.runtime.errors import UsageError
+
+
+class Request(NamedTuple):
+    """What to draw from a run; None means what the run's config says.
+
+    Fields:
+      num_samples: how many.
+      label: of all samples, or None for all classes in turn.
+      conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
+        None for those of the held-out examples.
+      seed: of the samples.
+      batch_size: see `compiled_sampler.make_draw_fn`.
+      shard_size: samples after which a draw can go on.
+      guidance: scale, or None.
+      weights: "ema" or "raw".
+      sigma_rel: width of the average, reconstructed from what the run stored; None for
+        the one that it tracks.
+      step: of the checkpoint, or None for the newest.
+      out: path of the files without suffix, or None for one in the workdir.
+      sampler: entries of the section `sampler` that differ from the config.
+    """
+
+    num_samples: int = 100
+    label: int | None = None
+    conditions: str | None = None
+    seed: int = 0
+    batch_size: int = 128
+    shard_size: int = 1024
+    guidance: float | None = None
+    weights: str = "ema"
+    sigma_rel: float | None = None
+    step: int | None = None
+    out: str | None = None
+    sampler: Mapping[str, Any] = {}
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint gives to draw from.
+
+    Fields:
+      request: completed by the run's config.
+      identity: of the run.
+      model: of the run.
+      params: the weights that are asked for.
+      digest: of them.
+    """
+
+    request: Request
+    identity: Mapping[str, Any]
+    model: Model
+    params: Any
+    digest: str
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the run."""
+        return self.identity["config"]
+
+
+def check_data(loaded: Loaded, dataset: DataSet) -> None:
+    """Raises a `UsageError` unless these are the data that a run was trained on."""
+    there, here = loaded.identity["examples"], dataset.identity()
+    changed = metadata.diff({"examples": there}, {"examples": here})
+    if changed:
+        raise UsageError(
+            f"the run was trained on other data ({'; '.join(changed)}): their held-out "
+            "examples differ"
+        )
+
+
+def real_data(loaded: Loaded) -> DataSet:
+    """The data set that a run's samples stand for: its own, or its first teacher's.
+
+    Raises:
+      UsageError: it cannot be read, or has other examples than it had.
+    """
+    dataset = build.dataset(loaded.config["data"])
+    check_data(loaded, dataset)
+    if dataset.original is None:
+        return dataset
+    found = build.dataset(dataset.original["data"])
+    there, here = dataset.original["examples"], found.identity()
+    if metadata.diff({"examples": there}, {"examples": here}):
+        raise UsageError(
+            f"the pairs are of a model of {there}, and {dataset.original['data']} is "
+            f"{here} now; config.data.original names another place of the same"
+        )
+    return found

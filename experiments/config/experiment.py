@@ -1,0 +1,205 @@
+"""Builds and checks everything that a config describes, but for data and network."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from diffusionflow import ema, objectives, predictions
+from experiments.config import build, external, methods, optimizers, protocols, schema
+from experiments.config.model import Model
+from experiments.data import coupled
+from experiments.data.base import DataSet
+from experiments.runtime import sharding
+from experiments.runtime.errors import UsageError, naming, require
+
+if TYPE_CHECKING:
+    import optax
+
+HIGHEST_FREQUENCY = 64.0  # in radians, of networks that are differentiated in time
+
+
+class Experiment(NamedTuple):
+    """A valid config and what it describes, each object built once.
+
+    Data and network come last, and only where they are needed: `build.dataset` and
+    `model`.
+
+    Fields:
+      config: complete.
+      objective: what is learned.
+      coupling: of noise and data, before it is fitted; None for independent noise.
+      sampling: sampler and times of the pictures.
+      method: by which a few-step model is trained; None for the objective alone.
+      learning_rate: `step -> learning rate`, of a stage of the method.
+      optimizer: of the same length.
+      gammas: powers of the averages that are tracked besides the usual one.
+      callbacks: called as `(step, row)` with every row of metrics.
+    """
+
+    config: FrozenConfigDict
+    objective: objectives.Objective
+    coupling: Any
+    sampling: build.Sampling
+    method: methods.Method | None
+    learning_rate: "optax.Schedule"
+    optimizer: "optax.GradientTransformation"
+    gammas: tuple[float, ...]
+    callbacks: list[Callable[[int, Mapping[str, Any]], None]]
+
+    def model(self, dataset: DataSet) -> Model:
+        """The model of a run on a data set; its network is built here.
+
+        Raises:
+          UsageError: the network is none, or does not fit data or method.
+        """
+        built = build.model(
+            self.config,
+            self.objective,
+            self.method,
+            event_shape=dataset.event_shape,
+            num_classes=dataset.num_classes,
+            levels=dataset.transform.levels,
+            vector_features=dataset.vector_features,
+        )
+        if self.method is not None:
+            check_network(self.config["distillation"]["method"], self.method, built.net)
+        return built
+
+
+def from_config(config: ConfigDict) -> Experiment:
+    """Builds what a config describes, after a check of its values; compiles nothing.
+
+    Args:
+      config: completed in place, see `schema.settle`.
+
+    Raises:
+      UsageError: a name is unknown or missing, or a value of another type, which
+        `schema.settle` cannot convert, or out of bounds.
+    """
+    _check_values(config)
+    objective = build.objective(config["objective"])
+    coupling = build.coupling(config["objective"]["coupling"])
+    if coupling is not None:
+        coupled.check(coupling, config["batch_size"])
+    sampling = build.sampling(config["sampler"], objective.schedule)
+    build.check_start(objective, sampling.times)
+    if external.references(config["sampler"]["name"]):
+        where = f"sampler.name: {config['sampler']['name']}"
+        protocols.check_sampler(where, *sampling, objective.schedule)
+    method = build.method(config["distillation"])
+    check_method(config, method)
+    length = config["num_steps"] // (method.num_stages if method else 1)
+    rate = optimizers.learning_rate(config["optimizer"], length)
+    found = Experiment(
+        config=FrozenConfigDict(config),
+        objective=objective,
+        coupling=coupling,
+        sampling=sampling,
+        method=method,
+        learning_rate=rate,
+        optimizer=optimizers.optimizer(config["optimizer"], length, rate),
+        gammas=gammas(config["ema"]),
+        callbacks=build.callbacks(config["callbacks"]),
+    )
+    with naming("sigma_data"):
+        predictions.precondition(
+            jnp.zeros_like,
+            schedule=objective.schedule,
+            sigma_data=config["sigma_data"],
+        )
+    return found
+
+
+def _check_values(config: ConfigDict) -> None:
+    """Completes a config, and checks its values one by one and against each other."""
+    schema.settle(config)
+    schema.check_complete(config)
+    schema.check_bounds(config)
+    dropout = config["network"].get("dropout", 0)
+    dropout = schema.typed("network.dropout", dropout, float)
+    require("network.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+    low, high = config["log"]["logsnr_min"], config["log"]["logsnr_max"]
+    require("log.logsnr_min", low, low < high, f"below log.logsnr_max={high}")
+    chunks = config["optimizer"]["accumulate"]
+    sharding.check_batch("batch_size", config["batch_size"], chunks)
+    sharding.check_fsdp("sharding.fsdp", config["sharding"]["fsdp"])
+
+
+def gammas(section: Mapping[str, Any]) -> tuple[float, ...]:
+    """The powers gamma of the averages of section `ema` that are tracked and stored.
+
+    Raises:
+      UsageError: a width is out of bounds or there twice, or none would be stored.
+    """
+    widths, every = tuple(section["sigma_rel"]), section["store_every"]
+    require("ema.sigma_rel", widths, len(set(widths)) == len(widths), "distinct")
+    stored = bool(widths) == bool(every)
+    bound = f"positive if there are widths, else 0: ema.sigma_rel={widths}"
+    require("ema.store_every", every, stored, bound)
+    with naming("ema"):
+        settings = dict(limit=section["limit"], warmup=section["warmup"])
+        jax.eval_shape(lambda: ema.decay(0, **settings))  # traced, not compiled
+        return tuple(map(ema.gamma_of, widths))
+
+
+def check_method(config: Mapping[str, Any], built: methods.Method | None) -> None:
+    """Checks the method against the rest of a config.
+
+    Raises:
+      UsageError: the method cannot be trained with it.
+    """
+    section = config["distillation"]
+    teacher = section["teacher"]
+    if built is None:
+        require("distillation.teacher", teacher, not teacher, "empty without a method")
+        return
+    name = section["method"]
+    if config["objective"]["proposal"]:
+        raise UsageError(
+            f"objective.proposal: must be empty with distillation.method={name}, which "
+            "draws times of its own"
+        )
+    given = built.needs_teacher <= bool(teacher)
+    bound = f"the directory of a trained run with distillation.method={name}"
+    require("distillation.teacher", teacher, given, bound)
+    guidance = section["guidance"]
+    guided = built.takes_guidance and bool(teacher)
+    bound = (
+        f"1 with distillation.method={name}, which asks no guided teacher; pairs are "
+        "guided by experiments.pairs --guidance"
+    )
+    require("distillation.guidance", guidance, guidance == 1 or guided, bound)
+    if config["num_steps"] % built.num_stages:
+        raise UsageError(
+            f"num_steps={config['num_steps']}: must be a multiple of "
+            f"{built.num_stages}, the stages of distillation.method={name}"
+        )
+
+
+def check_network(name: str, built: methods.Method, net: Any) -> None:
+    """Checks that a method can train a network.
+
+    Args:
+      name: of the method, for errors.
+      built: the method.
+      net: the network.
+
+    Raises:
+      UsageError: it takes one time where the method needs two, or its frequencies are
+        too high to be differentiated.
+    """
+    if built.two_times and not getattr(net, "two_times", False):
+        raise UsageError(
+            f"network.two_times=False: must be True with distillation.method={name}, "
+            "whose network is given the time that it jumps to"
+        )
+    highest = getattr(net, "max_frequency", 0)
+    if built.forward_mode and highest > HIGHEST_FREQUENCY:
+        raise UsageError(
+            f"network.max_frequency={highest:g}: must be at most "
+            f"{HIGHEST_FREQUENCY:g} with distillation.method={name}, which "
+            "differentiates the network in its times; 8 to 16 do well"
+        )

@@ -1,0 +1,36 @@
+"""Samples a run: from one of its checkpoints to files."""
+
+import pathlib
+
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request
+from experiments.runtime.signals import stopping
+from experiments.sampling import generate, requested
+
+
+def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
+    """Samples from a run's checkpoint; writes an `.npz` and, if it can, a picture.
+
+    The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
+    floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
+    sampled.
+    They are sampled in shards, which are kept when the process is stopped or killed:
+    the same call goes on with the next one. A result that is there already is left as
+    it is.
+
+    Args:
+      workdir: of the run.
+      request: what to sample.
+
+    Returns:
+      The path of the `.npz`.
+
+    Raises:
+      UsageError: if there is no such checkpoint, a setting does not fit it, or the
+        files are those of other settings.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    with stopping():
+        loaded = restore.load(workdir, request)
+        return generate.write_samples(workdir, loaded, requested.of_samples(loaded))
