@@ -57,7 +57,13 @@ def _config() -> ConfigDict:
     )
 
 
-CONFIG = cli.define_config(_config)
+def _complete(config: ConfigDict, given: set[str]) -> None:
+    from experiments.config import distilled
+
+    distilled.fit_stages(config, given)
+
+
+CONFIG = cli.define_config(_config, _complete)
 cli.require_unless_printed("workdir")
 distributed.define_flags()
 

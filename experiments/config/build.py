@@ -152,17 +152,22 @@ def network(
       num_classes: of the data.
       vector_features: of the conditions of the data; 0 for none.
     """
+    built = _network(section, num_classes, vector_features)
+    vectors = getattr(built, "vector_features", 0)
+    bound = f"{vector_features}, the number of features of the data's conditions"
+    require("network.vector_features", vectors, vectors == vector_features, bound)
+    return built
+
+
+def _network(section: Mapping[str, Any], num_classes: int, vector_features: int) -> Any:
+    """`network`, whatever number of features it has itself."""
     known = dict(num_classes=num_classes)
     if "vector_features" not in section and "vector_features=" not in section["name"]:
         known["vector_features"] = vector_features
     built = from_section(
         "network", section, registry.NETWORKS, adapt_fn=adapters.constructor, **known
     )
-    built = adapters.as_network(f"network.name: {section['name']}", built)
-    vectors = getattr(built, "vector_features", 0)
-    bound = f"{vector_features}, the number of features of the data's conditions"
-    require("network.vector_features", vectors, vectors == vector_features, bound)
-    return built
+    return adapters.as_network(f"network.name: {section['name']}", built)
 
 
 def method(section: Mapping[str, Any]) -> methods.Method | None:
@@ -206,20 +211,57 @@ def check_method(
     given = built.needs_teacher <= bool(teacher)
     bound = f"the directory of a trained run with distillation.method={name}"
     require("distillation.teacher", teacher, given, bound)
-    guidance = section["guidance"]
-    guided = built.takes_guidance and bool(teacher)
+    _check_learned_guidance(config, built)
+    _check_stages(config, built)
+    if net is not None:
+        _check_few_step_network(section, built, net)
+
+
+def _check_learned_guidance(config: Mapping[str, Any], built: methods.Method) -> None:
+    """Checks `distillation.guidance`, which is that of a teacher or of the network."""
+    section = config["distillation"]
+    guidance, name = section["guidance"], section["method"]
+    if guidance == 1:
+        return
+    taught = built.takes_guidance and bool(section["teacher"])
     bound = (
         f"1 with distillation.method={name}, which asks no guided teacher; pairs are "
         "guided by experiments.pairs --guidance"
     )
-    require("distillation.guidance", guidance, guidance == 1 or guided, bound)
-    if config["num_steps"] % built.num_stages:
+    guided = taught or (built.guides_itself and not section["teacher"])
+    require("distillation.guidance", guidance, guided, bound)
+    bound = (
+        f"positive with distillation.guidance={guidance:g} and no teacher: guidance is "
+        "learned from the network's own predictions without labels, which are trained "
+        "where labels are dropped"
+    )
+    dropped = config["label_dropout"]
+    require("label_dropout", dropped, taught or dropped > 0, bound)
+
+
+def _check_stages(config: Mapping[str, Any], built: methods.Method) -> None:
+    """Checks that stages are as long as they are said to be, and end at checkpoints."""
+    total, every = config["num_steps"], config["checkpoint"]["every"]
+    name, count = config["distillation"]["method"], built.num_stages
+    if total % count:
         raise UsageError(
-            f"num_steps={config['num_steps']}: must be a multiple of "
-            f"{built.num_stages}, the stages of distillation.method={name}"
+            f"num_steps={total}: must be a multiple of {count}, the stages of "
+            f"distillation.method={name}"
         )
-    if net is None:
-        return
+    stage = total // count
+    if count > 1 and every % stage and stage % every:
+        raise UsageError(
+            f"checkpoint.every={every}: must divide {stage}, the steps of each of the "
+            f"{count} stages of distillation.method={name} with num_steps={total}, or "
+            f"be a multiple: the student of a stage is its last checkpoint"
+        )
+
+
+def _check_few_step_network(
+    section: Mapping[str, Any], built: methods.Method, net: Any
+) -> None:
+    """Checks the network of a method, of a section `distillation`."""
+    name, guidance = section["method"], section["guidance"]
     if built.two_times and not getattr(net, "two_times", False):
         raise UsageError(
             f"network.two_times=False: must be True with distillation.method={name}, "
@@ -230,8 +272,28 @@ def check_method(
         raise UsageError(
             f"network.max_frequency={highest:g}: must be at most "
             f"{HIGHEST_FREQUENCY:g} with distillation.method={name}, which "
-            "differentiates the network in its times; 8 to 16 do well"
+            "differentiates the network in its times; 8 to 16 do well: train with "
+            "--config.network.max_frequency=16, a teacher too"
         )
+    conditions = ("num_classes", "vector_features")
+    known = any(getattr(net, each, 1) for each in conditions)
+    bound = "1: the data have neither classes nor condition vectors to guide by"
+    require("distillation.guidance", guidance, guidance == 1 or known, bound)
+
+
+def check_guidance(net: Any, section: Mapping[str, Any], guidance: float) -> None:
+    """Raises a `UsageError` where jumps of a two-time network would be guided.
+
+    Args:
+      net: of the run.
+      section: of the sampler.
+      guidance: scale.
+    """
+    if not getattr(net, "two_times", False):
+        return
+    if isinstance(sampler(section), samplers.FlowMap):
+        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
+        require("guidance", guidance, guidance in (0, 1), bound)
 
 
 def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:
@@ -312,7 +374,11 @@ def check(config: ConfigDict) -> None:
         where = f"sampler.name: {config['sampler']['name']}"
         protocols.check_sampler(where, chosen, times, schedule)
     few_step = method(config["distillation"])
-    check_method(config, few_step)
+    net = None
+    if few_step and not external.references(config["network"]["name"]):
+        net = _network(config["network"], num_classes=1, vector_features=0)
+        check_guidance(net, config["sampler"], config["guidance"])
+    check_method(config, few_step, net)
     stages = few_step.num_stages if few_step else 1
     optimizers.optimizer(config["optimizer"], config["num_steps"] // stages)
     average = config["ema"]

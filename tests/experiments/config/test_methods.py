@@ -19,6 +19,7 @@ from diffusionflow import (
     weightings,
 )
 from experiments.config import methods
+from experiments.config.methods import flow_maps
 from tests.helpers.fewstep import exact_predict_fn, gaussian_map
 
 COUNT, MEAN, VARIANCE = 64, 0.4, 0.37
@@ -103,13 +104,9 @@ def test_half_of_a_batch_is_the_objective_and_half_is_0_at_the_flow_map(method, 
 
 @pytest.mark.parametrize(("share", "on"), [(0.25, [3, 7]), (0.5, [1, 3, 5, 7])])
 def test_the_diagonals_share_is_spread_over_the_batch(share, on):
-    mark = lambda networks, batch: losses.Terms(*[jnp.zeros(len(batch.x))] * 5)
-    batch = methods.Batch(KEYS[:8], X[:8], EPS[:8], jnp.int32(0), jnp.float32(0))
-    with jax.disable_jit():
-        found = methods._with_diagonal(
-            mark, share, networks("flow"), batch, OBJECTIVES["flow"]
-        )
-    assert np.flatnonzero(found.importance).tolist() == on
+    places, others = flow_maps.spread(8, share)
+    assert places.tolist() == on
+    assert sorted([*places, *others]) == [*range(8)]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -190,7 +187,45 @@ def test_a_consistency_model_is_distilled_where_steps_are_short():
     assert errors[1] < 1e-6
 
 
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_meanflow_learns_guidance_of_its_own_predictions(kappa):
+    """Trained on targets that are right in the mean, at the map of the guided velocity.
+
+    With s = t throughout the target is `guided_source`. It is regressed on pairs, whose
+    mean given z is the conditional velocity; here each pair is that mean itself.
+    """
+    flow, scale = OBJECTIVES["flow"], 2.0
+    settings = dict(kind="u", schedule=flow.schedule)
+    with_label = DATA.denoise_fn(schedule=flow.schedule)
+    without = analytic.gaussian(jnp.zeros(3), 1.0).denoise_fn(schedule=flow.schedule)
+    predict = lambda fn, z, t: predictions.from_denoised(fn(z, t), t=t, **settings)
+    both = lambda z, t: (predict(with_label, z, t), predict(without, z, t))
+    guided = lambda z, t: scale * both(z, t)[0] + (1 - scale) * both(z, t)[1]
+    null = lambda z, t, s: predict(without, z, t)
+    t = jnp.full(COUNT, 0.6)
+    z = 0.4 * X + 0.6 * EPS
+    mean = with_label(z, t)
+    method = methods.MeanFlow(share=0.5, kappa=kappa)
+
+    def source(student, scales):
+        given = methods.Networks(student, student, None, null)
+        batch = methods.Batch(
+            KEYS, mean.x, mean.eps, jnp.int32(0), jnp.float32(0), scales
+        )
+        found = method._source(given, batch, z, t, flow)
+        return found.eps - found.x
+
+    scales = jnp.where(jnp.arange(COUNT) % 2 == 0, scale, 1.0)
+    student = lambda z, t, s: jnp.where(
+        (scales == 1)[:, None], predict(with_label, z, t), guided(z, t)
+    )
+    found = jax.jit(source, static_argnums=0)(student, scales)
+    np.testing.assert_allclose(found, student(z, t, t), atol=2e-6)
+    assert np.abs(found - predict(with_label, z, t))[::2].max() > 0.1
+
+
 WRONG = {
+    "kappa": lambda: methods.MeanFlow(kappa=1.0),
     "share": lambda: methods.MeanFlow(share=1.0),
     "share=0": lambda: methods.Lagrangian(share=0.0),
     "share=1": lambda: methods.Shortcut(share=1),
