@@ -10,6 +10,7 @@ import pathlib
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from logging import LogRecord, getLogger
 from typing import Any, NoReturn
@@ -133,9 +134,16 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                 main()
 
     flags.FLAGS.set_gnu_getopt(takes is not None)  # flags after arguments too
+    warnings.formatwarning = _one_line
     sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     getLogger("asyncio").addFilter(_is_news)
     app.run(started, flags_parser=_parse)
+
+
+def _one_line(message: Warning | str, *place: Any, **more: Any) -> str:
+    """Formats a Python warning as the commands print theirs."""
+    del place, more
+    return f"warning: {message}\n"
 
 
 def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.config import build, schema
+from experiments.config import build, external, schema
 from experiments.runtime.errors import UsageError
 
 
@@ -39,6 +39,21 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(each) for key, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def from_teacher(workdir: str, **settings: Any) -> ConfigDict:
+    """The config of a student of a run.
+
+    Args:
+      workdir: of the teacher, where modules of its own are looked for.
+      **settings: of `student`.
+
+    Raises:
+      UsageError: there is no run, or as `student`.
+    """
+    path = pathlib.Path(workdir)
+    external.search(path)
+    return student(read_config(path, "teacher"), teacher=workdir, **settings)
 
 
 def student(
