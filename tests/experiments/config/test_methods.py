@@ -72,6 +72,7 @@ EXACT = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*below 64")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)
 def test_the_eulerian_loss_of_the_teacher_is_0_at_its_flow_map(method, name):
