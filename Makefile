@@ -10,9 +10,11 @@ BIN := $(VENV)/bin
 NAME := $(basename $(notdir $(CONFIG)))
 FAST := not slow and not nightly and not gpu
 # of the core; run in float64 too, but for tests that choose the precision themselves
-X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance losses \
-  objectives predictions processes random schedules schedules_learned \
-  schedules_transforms times times_adaptive weightings) tests/networks/test_outside.py
+X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance \
+  guidance_constraints losses losses_kl losses_limits objectives objectives_recipes \
+  predictions predictions_conversion predictions_reschedule processes random schedules \
+  schedules_learned schedules_transforms times times_adaptive weightings) \
+  tests/networks/test_outside.py
 # compiling is most of the fast tests' time: their programs are optimized less, those of
 # the other targets as always; QUICK= optimizes these too
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false

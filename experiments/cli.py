@@ -10,6 +10,7 @@ import pathlib
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from logging import LogRecord, getLogger
 from typing import Any, NoReturn
@@ -44,21 +45,28 @@ class ConfigFlag:
     Fields:
       value: the config; None until the command line is parsed.
       make_fn: gives it before the overrides, when the other flags are parsed.
+      complete_fn: `(config, names that were overridden)`, called after them.
     """
 
     value: ConfigDict | None = None
     make_fn: Callable[[], ConfigDict]
+    complete_fn: Callable[[ConfigDict, set[str]], None]
 
 
 _CONFIG = ConfigFlag()
 
 
-def define_config(make_fn: Callable[[], ConfigDict] | None = None) -> ConfigFlag:
+def define_config(
+    make_fn: Callable[[], ConfigDict] | None = None,
+    complete_fn: Callable[[ConfigDict, set[str]], None] = lambda config, given: None,
+) -> ConfigFlag:
     """Defines `--config=FILE`, `--config.a.b=value` per entry, `--print_config`.
 
     Args:
       make_fn: gives the config in the place of `--config=FILE`, which there is not
         then; called when the other flags are parsed.
+      complete_fn: `(config, names)`; sets what follows from the entries of these names,
+        which the command line overrides.
     """
     flags.DEFINE_bool(
         "print_config", False, "Print every entry as the flag that sets it, and stop."
@@ -72,7 +80,7 @@ def define_config(make_fn: Callable[[], ConfigDict] | None = None) -> ConfigFlag
             required=True,
         )
         make_fn = lambda: overrides.load_config(flags.FLAGS["config"].value)
-    _CONFIG.make_fn = make_fn
+    _CONFIG.make_fn, _CONFIG.complete_fn = make_fn, complete_fn
     return _CONFIG
 
 
@@ -126,9 +134,16 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
                 main()
 
     flags.FLAGS.set_gnu_getopt(takes is not None)  # flags after arguments too
+    warnings.formatwarning = _one_line
     sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     getLogger("asyncio").addFilter(_is_news)
     app.run(started, flags_parser=_parse)
+
+
+def _one_line(message: Warning | str, *place: Any, **more: Any) -> str:
+    """Formats a Python warning as the commands print theirs."""
+    del place, more
+    return f"warning: {message}\n"
 
 
 def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -175,6 +190,7 @@ def _parse(argv: list[str]) -> list[str]:
             _CONFIG.value = _CONFIG.make_fn()
             schema.add_defaults(_CONFIG.value)
             overrides.apply(_CONFIG.value, given)
+            _CONFIG.complete_fn(_CONFIG.value, overrides.names(given))
             schema.settle(_CONFIG.value)
     if flags.FLAGS["verbosity"].using_default_value:
         # or app.run makes it INFO

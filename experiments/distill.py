@@ -7,8 +7,6 @@ The student has the teacher's config and weights, and what the method needs;
 --config.NAME=VALUE overrides an entry, --print_config shows all.
 """
 
-import pathlib
-
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -43,21 +41,24 @@ GUIDANCE = flags.DEFINE_float(
 
 
 def _config() -> ConfigDict:
-    from experiments.config import distilled, external
+    from experiments.config import distilled
 
-    teacher = pathlib.Path(TEACHER.value)
-    external.search(teacher)
-    return distilled.student(
-        distilled.read_config(teacher, "teacher"),
+    return distilled.from_teacher(
+        TEACHER.value,
         method=METHOD.value,
-        teacher=TEACHER.value,
         weights=WEIGHTS.value,
         guidance=GUIDANCE.value,
         pairs=PAIRS.value,
     )
 
 
-CONFIG = cli.define_config(_config)
+def _complete(config: ConfigDict, given: set[str]) -> None:
+    from experiments.config import distilled
+
+    distilled.fit_stages(config, given)
+
+
+CONFIG = cli.define_config(_config, _complete)
 cli.require_unless_printed("workdir")
 distributed.define_flags()
 

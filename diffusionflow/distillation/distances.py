@@ -15,10 +15,11 @@ brackets, from a start nearer to it):
 | 8          | 0.796 (0.994)         | 0.756                   | 0.732           |
 | 64         | 0.706                 | 0.705                   | 0.703           |
 
-Tests and data of few dimensions need `squared`.
+Tests and data of few dimensions need `squared`. The others warn below 64 dimensions.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusionflow._dataclass import check_bound, check_positive, is_finite, register
+from diffusionflow._dataclass import (
+    check_bound,
+    check_positive,
+    is_finite,
+    is_traced,
+    register,
+)
+
+LEAST_DIM = 64  # of an event, from which on the metrics that are robust come close
 
 Metric = Callable[[Array, Array, int], Array]
 StepFn = Callable[[Array, int], Array]
@@ -51,7 +60,7 @@ def squared(prediction: Array, target: Array, batch_ndim: int) -> Array:
 class PseudoHuber:
     """Pseudo-Huber distance `sqrt(|D|^2 + c^2) - c`, |D|^2 the sum over the event.
 
-    Not for data of few dimensions; see the module.
+    Not for data of few dimensions, of which it warns; see the module.
 
     Args:
       c: positive; None for `0.00054 sqrt(dim)` with dim the size of an event.
@@ -70,7 +79,8 @@ class PseudoHuber:
 
     def __call__(self, prediction: Array, target: Array, batch_ndim: int) -> Array:
         difference = prediction - target
-        dim = math.prod(difference.shape[batch_ndim:])
+        dim = _size(difference, batch_ndim)
+        _warn_of_few(dim, "the pseudo-Huber distance", "distillation.squared")
         c = 0.00054 * math.sqrt(dim) if self.c is None else self.c
         total = _total(difference, batch_ndim)
         return total / (jnp.sqrt(total + c**2) + c)  # nothing cancels
@@ -81,7 +91,8 @@ class Adaptive:
     """Squared error with the weight `1 / (|D|^2 + c)^power`, which is not trained.
 
     The sum |D|^2 is over the event, of each example alone: the mean of a batch would
-    weigh all examples the same. Not for data of few dimensions; see the module.
+    weigh all examples the same. Not for data of few dimensions, of which it warns; see
+    the module.
 
     Args:
       power: at least 0; 0 is the sum of squares, 1 is "scale free".
@@ -102,7 +113,11 @@ class Adaptive:
         check_positive("c", self.c)
 
     def __call__(self, prediction: Array, target: Array, batch_ndim: int) -> Array:
-        total = _total(prediction - target, batch_ndim)
+        difference = prediction - target
+        if is_traced(self.power) or self.power != 0:
+            dim = _size(difference, batch_ndim)
+            _warn_of_few(dim, "an adaptive weight", "power=0")
+        total = _total(difference, batch_ndim)
         return jax.lax.stop_gradient((total + self.c) ** -self.power) * total
 
 
@@ -110,7 +125,7 @@ class Adaptive:
 class Normalized:
     """Step of bounded length, `g / (|g| + c)`, |g| the norm over the event.
 
-    In few dimensions it moves the optimum, as the metrics of the module do.
+    In few dimensions it moves the optimum, as the metrics of the module do, and warns.
 
     Args:
       c: positive.
@@ -127,6 +142,7 @@ class Normalized:
         check_positive("c", self.c)
 
     def __call__(self, step: Array, batch_ndim: int) -> Array:
+        _warn_of_few(_size(step, batch_ndim), "a normalized step", "the step itself")
         total = _total(step, batch_ndim)
         some = total > 0  # the root has an infinite slope at 0
         norm = jnp.where(some, jnp.sqrt(jnp.where(some, total, 1)), 0)
@@ -138,3 +154,18 @@ class Normalized:
 def _total(difference: Array, batch_ndim: int) -> Array:
     """Sum of squares over the event, `[*batch]`."""
     return jnp.sum(difference**2, axis=tuple(range(batch_ndim, difference.ndim)))
+
+
+def _size(difference: Array, batch_ndim: int) -> int:
+    """Number of values of an event."""
+    return math.prod(difference.shape[batch_ndim:])
+
+
+def _warn_of_few(dim: int, what: str, way_out: str) -> None:
+    """Warns where an event has so few values that the optimum is another one."""
+    if dim < LEAST_DIM:
+        warnings.warn(
+            f"{what} on examples of {dim} values: below {LEAST_DIM} it changes what is "
+            f"learned (diffusionflow.distillation.distances); {way_out} does not",
+            stacklevel=3,
+        )

@@ -1,7 +1,7 @@
 """Weights of a run and what they mean, from one of its checkpoints."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,43 +15,48 @@ from experiments.runtime.errors import UsageError, require
 
 
 def load(workdir: pathlib.Path, request: Request) -> Loaded:
-    """The weights of a run and what they mean.
+    """The weights of a run to sample with, and what they mean.
 
     Args:
       workdir: of the run.
       request: which of them; its sampler and guidance are completed from the config.
 
     Raises:
-      UsageError: there is no such checkpoint, or a setting does not fit it.
+      UsageError: there is no such checkpoint, or a setting does not fit it: this is
+        found before the weights are read.
     """
-    (loaded,) = load_each(workdir, request, (request.weights,))
+    (loaded,) = load_each(workdir, request, (request.weights,), check_fn=_check_jumps)
     return loaded
 
 
+def _check_jumps(request: Request, built: Model) -> None:
+    """Checks a complete request to sample."""
+    assert request.guidance is not None
+    build.check_guidance(built.net, build.sampler(request.sampler), request.guidance)
+
+
 def load_each(
-    workdir: pathlib.Path, request: Request, weights: Sequence[str]
+    workdir: pathlib.Path,
+    request: Request,
+    weights: Sequence[str],
+    check_fn: Callable[[Request, Model], None] = lambda request, built: None,
 ) -> list[Loaded]:
-    """As `load`, of several kinds of weights, all of one checkpoint."""
+    """As `load`, of several kinds of weights, all of one checkpoint.
+
+    Args:
+      workdir: of the run.
+      request: as of `load`.
+      weights: "ema", "raw".
+      check_fn: `(completed request, model)`, called before weights are read.
+    """
     names = () if request.sigma_rel is not None else tuple(weights)
-    number, found, built, every = _open(workdir, request.step, names)
-    config = found["config"]
+    number, found, built, completed, every = _open(workdir, request, names, check_fn)
     if request.sigma_rel is not None:
-        require("weights", request.weights, request.weights == "ema", "ema")
         average, error = posthoc_ema.reconstruct(
             workdir, request.sigma_rel, step=number, found=found, target=_target(built)
         )
         print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
         every = [average]
-    if request.label is not None:
-        inside = 0 <= request.label < built.num_classes
-        bound = f"in 0..{built.num_classes - 1}, the classes of the data"
-        if not built.num_classes:
-            bound = "left out: the data have no classes"
-        require("label", request.label, inside, bound)
-    guidance = config["guidance"] if request.guidance is None else request.guidance
-    completed = request._replace(
-        step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
-    )
     return [
         Loaded(
             completed._replace(weights=name),
@@ -64,13 +69,33 @@ def load_each(
     ]
 
 
+def _completed(
+    request: Request, number: int, config: Mapping[str, Any], built: Model
+) -> Request:
+    """The request for a step, with what is not given from the config; checked."""
+    if request.sigma_rel is not None:
+        require("weights", request.weights, request.weights == "ema", "ema")
+    if request.label is not None:
+        inside = 0 <= request.label < built.num_classes
+        bound = f"in 0..{built.num_classes - 1}, the classes of the data"
+        if not built.num_classes:
+            bound = "left out: the data have no classes"
+        require("label", request.label, inside, bound)
+    guidance = config["guidance"] if request.guidance is None else request.guidance
+    sampler = config["sampler"] | request.sampler
+    return request._replace(step=number, guidance=guidance, sampler=sampler)
+
+
 def _open(
-    workdir: pathlib.Path, step: int | None, weights: Sequence[str]
-) -> tuple[int, Mapping[str, Any], Model, list[Any]]:
-    """`(step, identity, model, weights)` of a checkpoint: of `step`, or the newest."""
+    workdir: pathlib.Path,
+    request: Request,
+    weights: Sequence[str],
+    check_fn: Callable[[Request, Model], None],
+) -> tuple[int, Mapping[str, Any], Model, Request, list[Any]]:
+    """`(step, identity, model, completed request, weights)` of a checkpoint."""
     with manager.Checkpoints(workdir, read_only=True) as saved:
         while True:
-            number = _existing_step(saved, step)
+            number = _existing_step(saved, request.step)
             try:
                 found = saved.identity(number)
                 metadata.check_format(found)
@@ -79,6 +104,8 @@ def _open(
                 rebuilt = identity.make(found["config"], built, found["examples"])
                 rebuilt["modules"] = found["modules"]  # a change was printed
                 metadata.check_compatible(found, rebuilt, number)
+                completed = _completed(request, number, found["config"], built)
+                check_fn(completed, built)
                 items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))
                 restored = saved.restore(number, targets) if items else {}
@@ -86,7 +113,8 @@ def _open(
                 if number in saved.steps():
                     raise  # or a training that goes on removed it for a newer one
             else:
-                return number, found, built, [restored[item] for item in items]
+                every = [restored[item] for item in items]
+                return number, found, built, completed, every
 
 
 def _target(built: Model) -> Any:

@@ -144,17 +144,24 @@ def network(
       num_classes: of the data.
       vector_features: of the conditions of the data; 0 for none.
     """
+    built = unchecked_network(section, num_classes, vector_features)
+    vectors = getattr(built, "vector_features", 0)
+    bound = f"{vector_features}, the number of features of the data's conditions"
+    require("network.vector_features", vectors, vectors == vector_features, bound)
+    return built
+
+
+def unchecked_network(
+    section: Mapping[str, Any], num_classes: int, vector_features: int
+) -> Any:
+    """As `network`, whatever number of features of vectors it has itself."""
     known = dict(num_classes=num_classes)
     if "vector_features" not in section and "vector_features=" not in section["name"]:
         known["vector_features"] = vector_features
     built = from_section(
         "network", section, registry.NETWORKS, adapt_fn=adapters.constructor, **known
     )
-    built = adapters.as_network(f"network.name: {section['name']}", built)
-    vectors = getattr(built, "vector_features", 0)
-    bound = f"{vector_features}, the number of features of the data's conditions"
-    require("network.vector_features", vectors, vectors == vector_features, bound)
-    return built
+    return adapters.as_network(f"network.name: {section['name']}", built)
 
 
 def method(section: Mapping[str, Any]) -> methods.Method | None:
@@ -174,6 +181,20 @@ def method(section: Mapping[str, Any]) -> methods.Method | None:
             "experiments.config.methods.Method"
         )
     return built
+
+
+def check_guidance(net: Any, sampler: Any, guidance: float) -> None:
+    """Raises a `UsageError` where jumps of a two-time network would be guided.
+
+    Args:
+      net: of the run.
+      sampler: with which it is sampled.
+      guidance: scale.
+    """
+    two_times = getattr(net, "two_times", False)
+    if two_times and isinstance(sampler, samplers.FlowMap):
+        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
+        require("guidance", guidance, guidance in (0, 1), bound)
 
 
 def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:

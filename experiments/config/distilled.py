@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.config import build, schema
+from experiments.config import build, external, schema
 from experiments.runtime.errors import UsageError
 
 
@@ -38,6 +39,21 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(each) for key, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def from_teacher(workdir: str, **settings: Any) -> ConfigDict:
+    """The config of a student of a run.
+
+    Args:
+      workdir: of the teacher, where modules of its own are looked for.
+      **settings: of `student`.
+
+    Raises:
+      UsageError: there is no run, or as `student`.
+    """
+    path = pathlib.Path(workdir)
+    external.search(path)
+    return student(read_config(path, "teacher"), teacher=workdir, **settings)
 
 
 def student(
@@ -77,24 +93,48 @@ def student(
         how = "needs --pairs=FILE, which experiments.pairs writes"
         wrong = f"--pairs={pairs}: --method={method} learns from the data themselves"
         raise UsageError(f"--method={method}: {how}" if pairs is None else wrong)
-    steps = config.num_steps // built.num_stages
+    steps = max(1, config.num_steps // built.num_stages)
     with config.unlocked():
         config.distillation = section
-        config.num_steps = max(1, steps) * built.num_stages
+        config.num_steps = steps * built.num_stages
         config.objective.proposal = ""
         if built.two_times:
             config.network.two_times = True
         if pairs is not None:
             config.data = dict(name="pairs", path=pairs)
     config.optimizer.learning_rate /= 2
-    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 10)
     config.sampler = dict(name="flow_map", num_steps=1, grid="uniform")
     config.guidance = 1.0
     if not built.diagonal:
         config.eval.every = 0
         config.checkpoint.keep_best = 0
-    if built.num_stages > 1:  # the students of all stages
-        config.checkpoint.every = steps
-        config.checkpoint.keep = max(config.checkpoint.keep, built.num_stages)
+    if built.num_stages > 1:
         config.sampler.num_steps = getattr(built, "last", 1)
+    fit_stages(config)
     return config
+
+
+def fit_stages(config: ConfigDict, given: Collection[str] = ()) -> None:
+    """Sets what goes with the steps of a stage: warm-up, checkpoints and rows of a log.
+
+    The students of all stages are kept, and each has a row of its own.
+
+    Args:
+      config: of a student; changed in place. A number of steps that the stages do not
+        divide is refused later, by `build.check`.
+      given: names of entries that are left as they are.
+    """
+    built = build.method(config.distillation)
+    stages = 1 if built is None else built.num_stages
+    steps = max(1, config.num_steps // stages)
+
+    def fit(name: str, value: int) -> None:
+        if name not in given:
+            config.update_from_flattened_dict({name: value})
+
+    fit("optimizer.warmup_steps", min(config.optimizer.warmup_steps, steps // 10))
+    if stages > 1:
+        fit("log.every", min(config.log.every, steps))
+        fit("checkpoint.every", steps)
+        count = -(-config.num_steps // config.checkpoint.every)
+        fit("checkpoint.keep", max(config.checkpoint.keep, count))

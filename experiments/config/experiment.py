@@ -65,7 +65,7 @@ class Experiment(NamedTuple):
             vector_features=dataset.vector_features,
         )
         if self.method is not None:
-            check_network(self.config["distillation"]["method"], self.method, built.net)
+            check_method(self.config, self.method, built.net)
         return built
 
 
@@ -90,7 +90,11 @@ def from_config(config: ConfigDict) -> Experiment:
         where = f"sampler.name: {config['sampler']['name']}"
         protocols.check_sampler(where, *sampling, objective.schedule)
     method = build.method(config["distillation"])
-    check_method(config, method)
+    net = None
+    if method is not None and not external.references(config["network"]["name"]):
+        net = build.unchecked_network(config["network"], 1, 0)
+        build.check_guidance(net, sampling.sampler, config["guidance"])
+    check_method(config, method, net)
     length = config["num_steps"] // (method.num_stages if method else 1)
     rate = optimizers.learning_rate(config["optimizer"], length)
     found = Experiment(
@@ -145,8 +149,10 @@ def gammas(section: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(map(ema.gamma_of, widths))
 
 
-def check_method(config: Mapping[str, Any], built: methods.Method | None) -> None:
-    """Checks the method against the rest of a config.
+def check_method(
+    config: Mapping[str, Any], built: methods.Method | None, net: Any = None
+) -> None:
+    """Checks the method against the rest of a config, and its network if it is given.
 
     Raises:
       UsageError: the method cannot be trained with it.
@@ -165,32 +171,57 @@ def check_method(config: Mapping[str, Any], built: methods.Method | None) -> Non
     given = built.needs_teacher <= bool(teacher)
     bound = f"the directory of a trained run with distillation.method={name}"
     require("distillation.teacher", teacher, given, bound)
-    guidance = section["guidance"]
-    guided = built.takes_guidance and bool(teacher)
+    _check_learned_guidance(config, built)
+    _check_stages(config, built)
+    if net is not None:
+        _check_few_step_network(section, built, net)
+
+
+def _check_learned_guidance(config: Mapping[str, Any], built: methods.Method) -> None:
+    """Checks `distillation.guidance`, which is that of a teacher or of the network."""
+    section = config["distillation"]
+    guidance, name = section["guidance"], section["method"]
+    if guidance == 1:
+        return
+    taught = built.takes_guidance and bool(section["teacher"])
     bound = (
         f"1 with distillation.method={name}, which asks no guided teacher; pairs are "
         "guided by experiments.pairs --guidance"
     )
-    require("distillation.guidance", guidance, guidance == 1 or guided, bound)
-    if config["num_steps"] % built.num_stages:
+    guided = taught or (built.guides_itself and not section["teacher"])
+    require("distillation.guidance", guidance, guided, bound)
+    bound = (
+        f"positive with distillation.guidance={guidance:g} and no teacher: guidance is "
+        "learned from the network's own predictions without labels, which are trained "
+        "where labels are dropped"
+    )
+    dropped = config["label_dropout"]
+    require("label_dropout", dropped, taught or dropped > 0, bound)
+
+
+def _check_stages(config: Mapping[str, Any], built: methods.Method) -> None:
+    """Checks that stages are as long as they are said to be, and end at checkpoints."""
+    total, every = config["num_steps"], config["checkpoint"]["every"]
+    name, count = config["distillation"]["method"], built.num_stages
+    if total % count:
         raise UsageError(
-            f"num_steps={config['num_steps']}: must be a multiple of "
-            f"{built.num_stages}, the stages of distillation.method={name}"
+            f"num_steps={total}: must be a multiple of {count}, the stages of "
+            f"distillation.method={name}"
+        )
+    stage = total // count
+    if count > 1 and every % stage and stage % every:
+        raise UsageError(
+            f"checkpoint.every={every}: must divide {stage}, the steps of each of the "
+            f"{count} stages of distillation.method={name} with num_steps={total}, or "
+            f"be a multiple: the student of a stage is its last checkpoint"
         )
 
 
-def check_network(name: str, built: methods.Method, net: Any) -> None:
-    """Checks that a method can train a network.
-
-    Args:
-      name: of the method, for errors.
-      built: the method.
-      net: the network.
-
-    Raises:
-      UsageError: it takes one time where the method needs two, or its frequencies are
-        too high to be differentiated.
-    """
+def _check_few_step_network(
+    section: Mapping[str, Any], built: methods.Method, net: Any
+) -> None:
+    """Checks the network of a method, of a section `distillation`."""
+    name, guidance = section["method"], section["guidance"]
     if built.two_times and not getattr(net, "two_times", False):
         raise UsageError(
             f"network.two_times=False: must be True with distillation.method={name}, "
@@ -201,5 +232,10 @@ def check_network(name: str, built: methods.Method, net: Any) -> None:
         raise UsageError(
             f"network.max_frequency={highest:g}: must be at most "
             f"{HIGHEST_FREQUENCY:g} with distillation.method={name}, which "
-            "differentiates the network in its times; 8 to 16 do well"
+            "differentiates the network in its times; 8 to 16 do well: train with "
+            "--config.network.max_frequency=16, a teacher too"
         )
+    conditions = ("num_classes", "vector_features")
+    known = any(getattr(net, each, 1) for each in conditions)
+    bound = "1: the data have neither classes nor condition vectors to guide by"
+    require("distillation.guidance", guidance, guidance == 1 or known, bound)

@@ -62,6 +62,13 @@ class Model(NamedTuple):
         second = dict(second_time=jnp.zeros(1)) if self.two_times else {}
         return self.net.init(key, z, *conditions, train=False, **second)["params"]
 
+    def without(
+        self, label: jax.Array, vector: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The null label and vector, as many as these."""
+        null = jnp.full_like(label, self.num_classes)
+        return null, None if vector is None else jnp.zeros_like(vector)
+
     def predict_fn(
         self,
         params: Params,
@@ -134,9 +141,7 @@ class Model(NamedTuple):
                 schedule=self.objective.schedule,
             )
 
-        own = label, vector
-        null_label = jnp.full_like(label, self.num_classes)
-        null = null_label, None if vector is None else jnp.zeros_like(vector)
+        own, null = (label, vector), self.without(label, vector)
         if isinstance(scale, (int, float)) and scale in (0, 1):
             return denoise(*(own if scale else null))
         return guidance.classifier_free(denoise(*own), denoise(*null), scale=scale)

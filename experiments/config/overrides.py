@@ -149,7 +149,7 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
             if flag == f"config.{section}.name" and text is not None:
                 _replace_section(config, section, text)
     for flag, text in given:
-        name = flag.removeprefix("no").removeprefix("config.")
+        name = _entry(flag)
         *sections, key = name.split(".")
         place, where = config, "--config"
         for section in sections:
@@ -167,6 +167,15 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
             if key in place:
                 del place[key]
             place[key] = value
+
+
+def names(given: list[tuple[str, str | None]]) -> set[str]:
+    """The dotted names of the entries that are overridden."""
+    return {_entry(flag) for flag, _ in given}
+
+
+def _entry(flag: str) -> str:
+    return flag.removeprefix("no").removeprefix("config.")
 
 
 def _replace_section(config: ConfigDict, name: str, text: str) -> None:

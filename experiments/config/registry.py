@@ -186,16 +186,17 @@ DATASETS = Registry(
         "tfds": "experiments.data.hub:tfds",
     },
 )
+_METHODS = "experiments.config.methods."
 METHODS = Registry(
     "experiments.config.methods",
     {
-        "meanflow": "MeanFlow",
-        "lagrangian": "Lagrangian",
-        "shortcut": "Shortcut",
-        "consistency": "Consistency",
-        "progressive": "Progressive",
-        "reflow": "Reflow",
-        "one_step": "OneStep",
+        "meanflow": _METHODS + "flow_maps:MeanFlow",
+        "lagrangian": _METHODS + "flow_maps:Lagrangian",
+        "shortcut": _METHODS + "flow_maps:Shortcut",
+        "consistency": _METHODS + "halving:Consistency",
+        "progressive": _METHODS + "halving:Progressive",
+        "reflow": _METHODS + "pairs:Reflow",
+        "one_step": _METHODS + "pairs:OneStep",
     },
 )
 NETWORKS = Registry(

@@ -124,7 +124,7 @@ TABLE = (
     Entry(
         "distillation.guidance",
         float,
-        "classifier-free guidance scale of the teacher",
+        "classifier-free guidance scale of the teacher, or without one of meanflow",
         1.0,
         FINITE,
     ),

@@ -106,6 +106,8 @@ def _completed(request: Request, loaded: Loaded) -> Request:
         asked = asked._replace(samplers=(text,))
     for section in sample_quality.sampler_sections(asked, own):
         build.grid(section, loaded.model.objective.schedule)  # refuses wrong ones
+        assert loaded.request.guidance is not None
+        build.check_guidance(loaded.model.net, section, loaded.request.guidance)
     return request._replace(step=loaded.request.step, samples=asked)
 
 

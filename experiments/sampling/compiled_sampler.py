@@ -19,7 +19,6 @@ from diffusionflow import random, samplers
 from experiments.config import build
 from experiments.config.model import Model
 from experiments.runtime import rng, sharding
-from experiments.runtime.errors import require
 from experiments.sampling.conditions import Conditions
 
 CPU_WIDTH = 16
@@ -31,17 +30,6 @@ def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
     """The samples alone: what a draw gives by default."""
     del noise
     return result.x
-
-
-def check_guidance(model: Model, section: Mapping[str, Any], guidance: float) -> None:
-    """Raises a `UsageError` where jumps of a two-time network would be guided."""
-    _check_guidance(model, build.sampler(section), guidance)
-
-
-def _check_guidance(model: Model, sampler: Any, guidance: float) -> None:
-    if model.two_times and isinstance(sampler, samplers.FlowMap):
-        bound = "0 or 1 with flow_map: the jumps were trained without guidance"
-        require("guidance", guidance, guidance in (0, 1), bound)
 
 
 def make_draw_fn(
@@ -76,14 +64,14 @@ def make_draw_fn(
       `first + 1`, ...; `advance(count)` is called as they come.
 
     Raises:
-      UsageError: if sampler or grid are unknown.
+      UsageError: if sampler or grid are unknown, or jumps would be guided.
     """
     schedule = model.objective.schedule
     if not isinstance(section, build.Sampling):
         section = build.sampling(section, schedule)
     sampler, times = section
     build.check_start(model.objective, times)
-    _check_guidance(model, sampler, guidance)
+    build.check_guidance(model.net, sampler, guidance)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)

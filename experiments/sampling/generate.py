@@ -70,11 +70,8 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
       Whether the result is missing.
 
     Raises:
-      UsageError: jumps of a two-time network would be guided, or another process
-        draws this.
+      UsageError: another process draws this.
     """
-    request = loaded.request
-    compiled_sampler.check_guidance(loaded.model, request.sampler, request.guidance)
     try:
         with contextlib.ExitStack() as stack:
             if not shards.complete():

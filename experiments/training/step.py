@@ -44,7 +44,8 @@ class StepConfig(NamedTuple):
       gammas: powers of the averages `profiles` of the state.
       num_steps: of the run; a stage of the method has equal parts of them.
       has_teacher: whether the state has the weights of a teacher.
-      teacher_guidance: scale of the guidance of the first stage's teacher.
+      guidance: scale that is learned: of the first stage's teacher, or without one of
+        the network's own predictions.
       coupled: pairs noise with the examples of a batch; None for independent noise.
     """
 
@@ -63,7 +64,7 @@ class StepConfig(NamedTuple):
     coupled: Coupled | None = None
     num_steps: int = 1
     has_teacher: bool = False
-    teacher_guidance: float = 1.0
+    guidance: float = 1.0
 
     @property
     def stage_steps(self) -> int:
@@ -216,6 +217,7 @@ class TrainBatch(NamedTuple):
       values: stored, or floats of a coupling.
       labels: the null label where it was dropped.
       vectors: zeros where the label was dropped; None where the data have none.
+      dropped: where that is.
       mask: of the values that count; None for all.
       keys: of the loss.
       t: training time; drawn for the whole batch, which may stratify it.
@@ -225,6 +227,7 @@ class TrainBatch(NamedTuple):
     values: jax.Array
     labels: jax.Array
     vectors: jax.Array | None
+    dropped: jax.Array
     mask: jax.Array | None
     keys: jax.Array
     t: jax.Array
@@ -307,7 +310,7 @@ def _draw(
         x = recipe.model.transform.to_float(values)
         classes = batch.labels if recipe.model.num_classes else None
         values, eps, *_ = recipe.coupled(loss_keys, x, classes)
-    return TrainBatch(values, labels, vectors, batch.mask, loss_keys, t, eps)
+    return TrainBatch(values, labels, vectors, dropped, batch.mask, loss_keys, t, eps)
 
 
 def _few_step_terms(
@@ -322,40 +325,61 @@ def _few_step_terms(
     x = model.transform.to_float(drawn.values)
     if eps is None:
         eps = random.normal(random.split(drawn.keys)[1], x.shape, x.dtype)
-    stage = state.step // recipe.stage_steps
-    fixed = state.ema, state.teacher
-    if recipe.placement is not None:
-        fixed = recipe.placement.gather(fixed)
-    average, teacher = jax.lax.stop_gradient(fixed)
-
-    def networks_at(place: Any) -> methods.Networks:
-        labels = drawn.labels[place]
-        vectors = None if drawn.vectors is None else drawn.vectors[place]
-        student = model.predict_fn(params, labels, dropout_key, vectors)
-        target = model.predict_fn(average, labels, vector=vectors)
-        denoise_fn = None
-        if teacher is not None:
-            scale = _teacher_guidance(stage, recipe)
-            denoise_fn = model.denoise_fn(teacher, labels, scale, vectors)
-        two = _of_two_times(student, model), _of_two_times(target, model)
-        return methods.Networks(*two, denoise_fn, networks_at)
-
-    progress = state.step / recipe.num_steps
-    batch = methods.Batch(random.split(drawn.keys)[0], x, eps, stage, progress)
-    networks = networks_at(slice(None))
+    guidance = None
+    if recipe.guidance != 1 and state.teacher is None:
+        guidance = jnp.where(drawn.dropped, 1.0, recipe.guidance)
+    batch = methods.Batch(
+        random.split(drawn.keys)[0],
+        x,
+        eps,
+        stage=state.step // recipe.stage_steps,
+        progress=state.step / recipe.num_steps,
+        guidance=guidance,
+    )
+    networks = _networks(params, dropout_key, drawn, state, recipe)
     assert model.method is not None
     return model.method.terms(networks, batch, model.objective)
 
 
+def _networks(
+    params: Any,
+    dropout_key: jax.Array,
+    drawn: TrainBatch,
+    state: TrainState,
+    recipe: StepConfig,
+) -> methods.Networks:
+    """The networks of a few-step method, with the labels of a batch."""
+    model, fixed = recipe.model, (state.ema, state.teacher)
+    if recipe.placement is not None:
+        fixed = recipe.placement.gather(fixed)
+    average, teacher = jax.lax.stop_gradient(fixed)
+    scale = _teacher_guidance(state.step // recipe.stage_steps, recipe)
+
+    def network(params: Any, key: Any, labels: Any, vectors: Any) -> methods.TwoTimeFn:
+        predict_fn = model.predict_fn(params, labels, key, vectors)
+        if model.two_times:
+            return predict_fn
+        return lambda z, t, s: predict_fn(z, t)
+
+    def networks_at(place: Any) -> methods.Networks:
+        given = jax.tree.map(lambda part: part[place], (drawn.labels, drawn.vectors))
+        denoise_fn = None
+        if teacher is not None:
+            denoise_fn = model.denoise_fn(teacher, given[0], scale, given[1])
+        return methods.Networks(
+            student=network(params, dropout_key, *given),
+            target=network(average, None, *given),
+            teacher=denoise_fn,
+            unconditional=network(params, dropout_key, *model.without(*given)),
+            at_fn=networks_at,
+        )
+
+    return networks_at(slice(None))
+
+
 def _teacher_guidance(stage: jax.Array, recipe: StepConfig) -> float | jax.Array:
     """The scale of a stage's teacher: those after the first have learned it."""
-    method, scale = recipe.model.method, recipe.teacher_guidance
+    method, scale = recipe.model.method, recipe.guidance
     if method is None or method.num_stages == 1 or scale == 1:
         return scale
     return jnp.where(stage == 0, scale, 1.0)
-
-
-def _of_two_times(predict_fn: Any, model: Model) -> methods.TwoTimeFn:
-    if model.two_times:
-        return predict_fn
-    return lambda z, t, s: predict_fn(z, t)

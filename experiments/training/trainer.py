@@ -60,7 +60,7 @@ class Trainer:
             gammas=described.gammas,
             num_steps=config.num_steps,
             has_teacher=self._has_teacher(),
-            teacher_guidance=config.distillation.guidance,
+            guidance=config.distillation.guidance,
             coupled=self._coupled(self.dataset.train),
         )
         self.init_fn = functools.partial(step.init, recipe=self.recipe)

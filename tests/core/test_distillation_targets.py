@@ -172,6 +172,7 @@ METHODS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*below 64")
 @pytest.mark.parametrize("method", METHODS)
 def test_one_program_for_every_batch(method):
     step = jax.jit(

@@ -11,6 +11,7 @@ import pathlib
 import re
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffusionflow import distillation, schedules
 from diffusionflow.predictions import per_event
@@ -24,6 +25,11 @@ SCHEDULES = {
     "edm": schedules.Interpolated(jnp.ones_like, lambda t: 80 * t),  # sigma = 80 t
 }
 TOP = {"edm": 80.0}  # times of the vectors are sigma there
+
+
+def karras(count):
+    """Levels 0.002..80 of consistency models, rising."""
+    return np.linspace(0.002 ** (1 / 7), 80 ** (1 / 7), count) ** 7
 
 
 def names(pattern):

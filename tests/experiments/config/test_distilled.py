@@ -30,6 +30,7 @@ def student(method, config=None, **settings):
 @pytest.mark.parametrize("method", registry.METHODS)
 def test_the_config_of_a_student_is_valid(method):
     config = student(method)
+    config.network.max_frequency = 16.0
     experiment.from_config(config)
     built = build.method(config.distillation)
     assert isinstance(built, Method)
@@ -53,6 +54,31 @@ def test_the_student_of_every_stage_is_kept():
     config = student("progressive(first=8)", teacher(num_steps=100))
     assert (config.num_steps, config.checkpoint.every) == (99, 33)
     assert config.checkpoint.keep >= 3
+
+
+def test_with_another_number_of_steps_the_students_of_all_stages_are_kept():
+    config = student("progressive(first=8)", teacher(num_steps=300))
+    assert (config.optimizer.warmup_steps, config.log.every) == (2, 4)
+    config.num_steps = 9
+    distilled.fit_stages(config, {"num_steps"})
+    experiment.from_config(config)
+    assert (config.checkpoint.every, config.checkpoint.keep) == (3, 3)
+    assert (config.optimizer.warmup_steps, config.log.every) == (0, 3)
+    config.update_from_flattened_dict({"num_steps": 60, "checkpoint.every": 5})
+    distilled.fit_stages(config, {"num_steps", "checkpoint.every"})
+    assert (config.checkpoint.every, config.checkpoint.keep) == (5, 12)
+    config.checkpoint.every = 8
+    with pytest.raises(UsageError, match="checkpoint.every=8: must divide 20, .*=60"):
+        experiment.from_config(config)
+
+
+def test_a_network_that_cannot_be_differentiated_is_refused_without_the_data():
+    config = student("meanflow", teacher())
+    config.data = dict(name="npz", path="none.npz")
+    config.network.max_frequency = 1000.0
+    message = "max_frequency=1000: must be at most 64.*max_frequency=16, a teacher too"
+    with pytest.raises(UsageError, match=message):
+        experiment.from_config(config)
 
 
 def test_a_run_has_its_config(tmp_path):
@@ -92,6 +118,11 @@ ENTRIES = {
         dict(distillation__method="lagrangian", distillation__guidance=2.0),
         "distillation.guidance=2.0: must be 1 with .*experiments.pairs --guidance",
     ),
+    "own guidance": (
+        dict(distillation__method="meanflow", distillation__guidance=2.0)
+        | dict(distillation__teacher="", label_dropout=0.0),
+        "label_dropout=0.0: must be positive with distillation.guidance=2 and no teac",
+    ),
     "stages": (dict(num_steps=7), "num_steps=7: must be a multiple of 5, the stages"),
     "one time": (
         dict(distillation__method="lagrangian", network__two_times=False),
@@ -113,21 +144,23 @@ def test_a_method_is_checked_against_the_rest_of_the_config(name):
     flat = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict(flat)
     method, net = build.method(config.distillation), build.network(config.network, 2)
-
-    def check():
-        experiment.check_method(config, method)
-        experiment.check_network(config.distillation.method, method, net)
-
     with pytest.raises(UsageError, match=re.compile(message, re.S)):
-        check()
+        experiment.check_method(config, method, net)
+
+
+def test_guidance_needs_labels_or_vectors():
+    config = student("progressive", guidance=2.0)
+    method, net = build.method(config.distillation), build.network(config.network, 0)
+    with pytest.raises(UsageError, match="guidance=2.0: must be 1: the data have nei"):
+        experiment.check_method(config, method, net)
 
 
 def test_a_method_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "own_method.py").write_text(
         "import diffusionflow\n"
-        "from experiments.config import methods\n\n\n"
+        "from experiments.config.methods import pairs\n\n\n"
         "@diffusionflow.register\n"
-        "class Mine(methods.Reflow):\n"
+        "class Mine(pairs.Reflow):\n"
         "    weight: float = 1.0\n\n\n"
         "class Other:\n"
         "    pass\n"

@@ -19,6 +19,7 @@ from diffusionflow import (
     weightings,
 )
 from experiments.config import methods
+from experiments.config.methods import flow_maps, halving, pairs
 from tests.helpers.fewstep import exact_predict_fn, gaussian_map
 
 COUNT, MEAN, VARIANCE = 64, 0.4, 0.37
@@ -65,12 +66,13 @@ def terms(method, name, *, teacher=True, stage=0, progress=0.0, x=X, scale=1.0):
 
 
 EXACT = {
-    "meanflow": methods.MeanFlow(share=0.25),
-    "meanflow, adaptive": methods.MeanFlow(share=0.25, power=1.0),
-    "meanflow, own tangent": methods.MeanFlow(share=0.25, tangent="own"),
+    "meanflow": flow_maps.MeanFlow(share=0.25),
+    "meanflow, adaptive": flow_maps.MeanFlow(share=0.25, power=1.0),
+    "meanflow, own tangent": flow_maps.MeanFlow(share=0.25, tangent="own"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*below 64")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)
 def test_the_eulerian_loss_of_the_teacher_is_0_at_its_flow_map(method, name):
@@ -82,9 +84,11 @@ def test_the_eulerian_loss_of_the_teacher_is_0_at_its_flow_map(method, name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("method", [methods.Lagrangian(), methods.Shortcut()], ids=str)
+@pytest.mark.parametrize(
+    "method", [flow_maps.Lagrangian(), flow_maps.Shortcut()], ids=str
+)
 def test_half_of_a_batch_is_the_objective_and_half_is_0_at_the_flow_map(method, name):
-    found = terms(method, name, teacher=isinstance(method, methods.Lagrangian))
+    found = terms(method, name, teacher=isinstance(method, flow_maps.Lagrangian))
     own, rest = np.asarray(found.loss[1::2]), np.asarray(found.loss[::2])
     assert np.sort(rest)[-3] < 1e-9
     objective, student = OBJECTIVES[name], networks(name).student
@@ -103,13 +107,9 @@ def test_half_of_a_batch_is_the_objective_and_half_is_0_at_the_flow_map(method, 
 
 @pytest.mark.parametrize(("share", "on"), [(0.25, [3, 7]), (0.5, [1, 3, 5, 7])])
 def test_the_diagonals_share_is_spread_over_the_batch(share, on):
-    mark = lambda networks, batch: losses.Terms(*[jnp.zeros(len(batch.x))] * 5)
-    batch = methods.Batch(KEYS[:8], X[:8], EPS[:8], jnp.int32(0), jnp.float32(0))
-    with jax.disable_jit():
-        found = methods._with_diagonal(
-            mark, share, networks("flow"), batch, OBJECTIVES["flow"]
-        )
-    assert np.flatnonzero(found.importance).tolist() == on
+    places, others = flow_maps.spread(8, share)
+    assert places.tolist() == on
+    assert sorted([*places, *others]) == [*range(8)]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -117,13 +117,13 @@ def test_one_step_is_0_at_the_flow_map_of_its_pairs(name):
     schedule = OBJECTIVES[name].schedule
     ones = jnp.ones(COUNT)
     x = gaussian_map(schedule, MEAN, VARIANCE)(EPS, ones, 0 * ones)
-    assert terms(methods.OneStep(), name, x=x, teacher=False).loss.max() < 1e-9
-    wrong = terms(methods.OneStep(), name, teacher=False).loss
+    assert terms(pairs.OneStep(), name, x=x, teacher=False).loss.max() < 1e-9
+    wrong = terms(pairs.OneStep(), name, teacher=False).loss
     np.testing.assert_allclose(wrong, ((x - X) ** 2).mean(1), rtol=1e-4)
 
 
 def test_reflow_is_the_objective_with_the_noise_of_the_pairs():
-    found = terms(methods.Reflow(), "flow", teacher=False)
+    found = terms(pairs.Reflow(), "flow", teacher=False)
     expected = losses.objective_terms(
         KEYS,
         lambda z, t: networks("flow").student(z, t, t),
@@ -155,7 +155,7 @@ def two_steps(name, number):
 def test_a_stage_of_progressive_distillation_is_0_at_two_steps_of_its_teacher(
     name, stage
 ):
-    method = methods.Progressive(first=16, last=1)
+    method = halving.Progressive(first=16, last=1)
     assert method.num_stages == 4
     number = 16 / 2 ** (stage + 1)
 
@@ -172,7 +172,7 @@ def test_a_stage_of_progressive_distillation_is_0_at_two_steps_of_its_teacher(
 
 
 def test_the_levels_of_a_consistency_model_double():
-    method = methods.Consistency(first=2, last=8)
+    method = halving.Consistency(first=2, last=8)
     for progress, levels in ((0.0, 2), (0.34, 4), (0.99, 8)):
         found = terms(method, "flow", teacher=False, progress=progress)
         assert set(np.round(np.asarray(found.t) * levels, 4)) == set(
@@ -183,23 +183,61 @@ def test_the_levels_of_a_consistency_model_double():
 def test_a_consistency_model_is_distilled_where_steps_are_short():
     """At the flow map what is left is the error of one DDIM step."""
     errors = [
-        float(terms(methods.Consistency(n, 2 * n), "flow").loss.mean())
+        float(terms(halving.Consistency(n, 2 * n), "flow").loss.mean())
         for n in (16, 64)
     ]
     assert errors[1] < errors[0] / 32  # of second order, squared
     assert errors[1] < 1e-6
 
 
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_meanflow_learns_guidance_of_its_own_predictions(kappa):
+    """Trained on targets that are right in the mean, at the map of the guided velocity.
+
+    With s = t throughout the target is `guided_source`. It is regressed on pairs, whose
+    mean given z is the conditional velocity; here each pair is that mean itself.
+    """
+    flow, scale = OBJECTIVES["flow"], 2.0
+    settings = dict(kind="u", schedule=flow.schedule)
+    with_label = DATA.denoise_fn(schedule=flow.schedule)
+    without = analytic.gaussian(jnp.zeros(3), 1.0).denoise_fn(schedule=flow.schedule)
+    predict = lambda fn, z, t: predictions.from_denoised(fn(z, t), t=t, **settings)
+    both = lambda z, t: (predict(with_label, z, t), predict(without, z, t))
+    guided = lambda z, t: scale * both(z, t)[0] + (1 - scale) * both(z, t)[1]
+    null = lambda z, t, s: predict(without, z, t)
+    t = jnp.full(COUNT, 0.6)
+    z = 0.4 * X + 0.6 * EPS
+    mean = with_label(z, t)
+    method = flow_maps.MeanFlow(share=0.5, kappa=kappa)
+
+    def source(student, scales):
+        given = methods.Networks(student, student, None, null)
+        batch = methods.Batch(
+            KEYS, mean.x, mean.eps, jnp.int32(0), jnp.float32(0), scales
+        )
+        found = method._source(given, batch, z, t, flow)
+        return found.eps - found.x
+
+    scales = jnp.where(jnp.arange(COUNT) % 2 == 0, scale, 1.0)
+    student = lambda z, t, s: jnp.where(
+        (scales == 1)[:, None], predict(with_label, z, t), guided(z, t)
+    )
+    found = jax.jit(source, static_argnums=0)(student, scales)
+    np.testing.assert_allclose(found, student(z, t, t), atol=2e-6)
+    assert np.abs(found - predict(with_label, z, t))[::2].max() > 0.1
+
+
 WRONG = {
-    "share": lambda: methods.MeanFlow(share=1.0),
-    "share=0": lambda: methods.Lagrangian(share=0.0),
-    "share=1": lambda: methods.Shortcut(share=1),
-    "tangent": lambda: methods.MeanFlow(tangent="both"),
-    "power": lambda: methods.MeanFlow(power=-1.0),
-    "first=12": lambda: methods.Progressive(first=12),
-    "first=1": lambda: methods.Progressive(first=1),
-    "last=0": lambda: methods.Progressive(last=0),
-    "last=24": lambda: methods.Consistency(first=8, last=24),
+    "kappa": lambda: flow_maps.MeanFlow(kappa=1.0),
+    "share": lambda: flow_maps.MeanFlow(share=1.0),
+    "share=0": lambda: flow_maps.Lagrangian(share=0.0),
+    "share=1": lambda: flow_maps.Shortcut(share=1),
+    "tangent": lambda: flow_maps.MeanFlow(tangent="both"),
+    "power": lambda: flow_maps.MeanFlow(power=-1.0),
+    "first=12": lambda: halving.Progressive(first=12),
+    "first=1": lambda: halving.Progressive(first=1),
+    "last=0": lambda: halving.Progressive(last=0),
+    "last=24": lambda: halving.Consistency(first=8, last=24),
 }
 
 

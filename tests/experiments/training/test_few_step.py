@@ -3,16 +3,21 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.checkpointing.loaded import Request
 from experiments.config import distilled, schema
+from experiments.data import Examples
 from experiments.evaluation import evaluate, likelihoods, sample_quality
+from experiments.runtime import rng
 from experiments.runtime.errors import UsageError
 from experiments.sampling import sample_run
-from experiments.training import loop, metrics_log
+from experiments.training import loop, metrics_log, step
 from experiments.training.resume import Source
+from experiments.training.state import TrainState
+from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 from tests.helpers.trees import same
 
@@ -122,9 +127,40 @@ def meanflow(teacher, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("meanflow")
     config = student(teacher, "meanflow", distillation__teacher="")
     config.eval.every = 5
+    config.distillation.guidance = 2.0
     with jax.numpy_dtype_promotion("standard"):
         loop.train_and_evaluate(config, workdir)
     return workdir, config
+
+
+class OfLabels:
+    """A two-time network whose output is a number of its label alone."""
+
+    two_times = True
+
+    def apply(self, variables, z, time, label, *, train, rngs, second_time):
+        del time, train, rngs, second_time
+        return 0 * z + variables["params"][label][:, None]
+
+
+def test_meanflow_learns_guidance_where_a_label_is_kept(meanflow):
+    """Its output does not depend on the times, so the loss is the distance of u."""
+    trainer = Trainer(meanflow[1])
+    of_label = jnp.array([0.3, -0.2, 0.7])
+    model = trainer.model._replace(net=OfLabels())
+    recipe = trainer.recipe._replace(model=model, label_dropout=0.5)
+    state = TrainState(np.int32(3), of_label, None, None, None, None)
+    x, noise = np.random.RandomState(0).standard_normal((2, 200, 2)).astype("f4")
+    batch = Examples(x, np.arange(200) % 2, noise=noise)
+    (_, terms), _ = step.loss_and_gradients(
+        state, batch, rng.stream(0, rng.TRAIN), recipe=recipe
+    )
+    u, own = noise - x, of_label[batch.labels][:, None]
+    kept = ((own - (2 * u - of_label[2])) ** 2).mean(1)
+    dropped = ((of_label[2] - u) ** 2).mean(1)
+    near = lambda expected: np.isclose(terms.loss, expected, rtol=1e-4)
+    assert (near(kept) ^ near(dropped)).all()
+    assert 70 < near(kept).sum() < 130
 
 
 def test_a_network_of_two_times_has_held_out_losses(meanflow):
