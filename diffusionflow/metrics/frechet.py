@@ -83,7 +83,8 @@ def factored(x: np.ndarray) -> FactoredMoments:
         return FactoredMoments(mean, scale * (x - mean))
     root = np.zeros((0, x.shape[1]))
     for part in _blocks(len(x), max(BLOCK, 2 * x.shape[1])):
-        root = np.linalg.qr(np.concatenate([root, x[part] - mean]), mode="r")
+        rows_left = np.concatenate([root, x[part] - mean])
+        root = np.asarray(np.linalg.qr(rows_left, mode="r"))
     return FactoredMoments(mean, scale * root)
 
 
