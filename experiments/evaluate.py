@@ -42,6 +42,22 @@ flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID
 flags.DEFINE_multi_string(
     "features", [], "Own features to compare, module:function; can be repeated."
 )
+cli.define_count(
+    "num_reference",
+    10_000,
+    "Training examples, at most, that samples are compared with.",
+    10**7,
+    least=2,
+)
+flags.DEFINE_multi_enum(
+    "leave_out",
+    [],
+    [
+        *("eps-MSE", "bound", "ode", "sample quality"),
+        *("pixels", "classifier", "frechet", "mmd", "energy"),
+    ],
+    "A part, kind of features or metric that is not computed; can be repeated.",
+)
 cli.define_count("num_resamples", 100, "Resamples of the bootstrap.", 100_000, least=39)
 cli.define_count("seed", 0, "Seed of all random numbers.", 2**32 - 1, least=0)
 
@@ -67,6 +83,7 @@ def main() -> None:
             samplers=samplers,
             features=tuple(values["features"]),
         ),
+        leave_out=tuple(values["leave_out"]),
     )
     with reporting_path_errors("workdir", WORKDIR.value):
         evaluate.evaluate_run(WORKDIR.value, request)

@@ -6,7 +6,7 @@ A metric is a value and is called with sets of samples or features, `[n, *event]
 different provenance (`same_recipe`) do not compare.
 """
 
-from diffusionflow.metrics.base import Metric
+from diffusionflow.metrics.base import Memo, Metric
 from diffusionflow.metrics.bootstrap import (
     Estimate,
     difference,
@@ -25,10 +25,9 @@ from diffusionflow.metrics.exact import (
     RMSError,
     law_moments,
 )
+from diffusionflow.metrics.extrapolation import ExtrapolatedFrechet, Fit
 from diffusionflow.metrics.frechet import (
-    ExtrapolatedFrechet,
     FeatureMoments,
-    Fit,
     Frechet,
     frechet_distance,
     moments,
@@ -50,6 +49,7 @@ __all__ = [
     "LawCDF",
     "Mean",
     "MeanError",
+    "Memo",
     "Metric",
     "NegativeDistance",
     "Polynomial",

@@ -10,6 +10,7 @@ Numbers are computed on the host in float64, `np.ndarray` in annotations. `Squar
 these are traced, the same code runs in jax, in their type.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -19,6 +20,26 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import is_traced
+
+
+class Memo:
+    """Keeps the last result of each function of arrays, such as those of real data.
+
+    `memo(name, fn, *arrays)` is `fn(*arrays)`, computed where the arrays are others
+    than those of the last call of this name.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[np.ndarray, ...], Any]] = {}
+
+    def __call__(self, name: str, fn: Callable[..., Any], *arrays: Any) -> Any:
+        if is_traced(arrays):
+            return fn(*arrays)
+        there, result = self._known.get(name, ((), None))
+        if len(there) != len(arrays) or not all(map(np.array_equal, there, arrays)):
+            result = fn(*arrays)
+            self._known[name] = arrays, result
+        return result
 
 
 class Metric:
@@ -42,7 +63,27 @@ class Metric:
         Returns:
           `[num_resamples]`.
         """
-        raise NotImplementedError
+        return self.values_known(samples, counts, Memo())
+
+    def values_known(
+        self,
+        samples: tuple[np.ndarray, ...],
+        counts: tuple[np.ndarray, ...],
+        memo: Memo,
+    ) -> np.ndarray:
+        """Computes `values`; what depends on the last set alone may be in `memo`.
+
+        A metric defines `values`, or this where several sets are compared with one.
+
+        Args:
+          samples: as in `values`.
+          counts: as in `values`.
+          memo: of this metric; the same for all sets that are compared with the last.
+        """
+        del memo
+        if type(self).values is Metric.values:
+            raise NotImplementedError(f"{type(self).__name__} defines no values")
+        return self.values(samples, counts)
 
     def __call__(self, *samples: ArrayLike) -> Any:
         """Computes the metric of `[n, *event]` each: a float, or a traced scalar."""

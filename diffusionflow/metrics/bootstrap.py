@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import random
 from diffusionflow._dataclass import check_bound
-from diffusionflow.metrics.base import Metric, shuffled
+from diffusionflow.metrics.base import Memo, Metric, shuffled
 from diffusionflow.metrics.provenance import describe
 
 
@@ -83,6 +83,7 @@ def measure_resampled(
     reference: str,
     num_resamples: int = 200,
     level: float = 0.95,
+    memo: Memo | None = None,
 ) -> tuple[Estimate, np.ndarray]:
     """Computes `measure`, and the metric of each resample, `[num_resamples]`.
 
@@ -97,6 +98,8 @@ def measure_resampled(
       reference: as in `measure`.
       num_resamples: as in `measure`.
       level: as in `measure`.
+      memo: keeps what depends on the last set alone, where several sets are measured
+        against it with one metric and key.
 
     Raises:
       ValueError: as `measure`.
@@ -106,7 +109,7 @@ def measure_resampled(
     counts = _counts(key, metric, checked, num_resamples)
     recipe = _recipe("value", metric, checked, features, reference)
     recipe["bootstrap"] = _bootstrap(key, num_resamples, level)
-    values = metric.values(checked, counts)
+    values = metric.values_known(checked, counts, memo or Memo())
     return _estimate(values, level, recipe), np.asarray(values[1:])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from diffusionflow._dataclass import register, static
-from diffusionflow.metrics.base import Metric, namespace
+from diffusionflow.metrics.base import Memo, Metric, namespace
 from diffusionflow.metrics.kernels import NegativeDistance, Polynomial
 
 BLOCK = 1024  # rows of a kernel matrix in memory at a time
@@ -30,8 +30,11 @@ class SquaredMMD(Metric):
     kernel: Any
     unbiased: bool = static(default=True)
 
-    def values(
-        self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]
+    def values_known(
+        self,
+        samples: tuple[np.ndarray, ...],
+        counts: tuple[np.ndarray, ...],
+        memo: Memo,
     ) -> np.ndarray:
         """Computes the squared MMD of every resample."""
         x, y = samples
@@ -41,7 +44,7 @@ class SquaredMMD(Metric):
         cx, cy = as_type(counts[0], x), as_type(counts[1], y)
         cross, _ = self._sum(x, y, cx, cy)
         cross = cross / (cx.sum(1) * cy.sum(1))
-        return self._within(x, cx) + self._within(y, cy) - 2 * cross
+        return self._within(x, cx) + memo("within", self._within, y, cy) - 2 * cross
 
     def _check_sizes(self, *sizes: int) -> None:
         if self.unbiased and min(sizes) < 2:
@@ -64,12 +67,14 @@ class SquaredMMD(Metric):
         diagonal: Any = 0.0
         for start in range(0, len(x), BLOCK):
             part = slice(start, start + BLOCK)
-            matrix = self.kernel(x[part], y)
-            weights = cx[:, part]
-            total = total + ((weights @ matrix) * cy).sum(1)
-            if x is y:
-                own = matrix[:, part].diagonal()
-                diagonal = diagonal + weights**2 @ own
+            first = start if x is y else 0  # the kernel is symmetric
+            for other in range(first, len(y), BLOCK):
+                columns = slice(other, other + BLOCK)
+                matrix = self.kernel(x[part], y[columns])
+                sums = ((cx[:, part] @ matrix) * cy[:, columns]).sum(1)
+                total = total + (2 if x is y and other > start else 1) * sums
+                if x is y and other == start:
+                    diagonal = diagonal + cx[:, part] ** 2 @ matrix.diagonal()
         return total, diagonal
 
 

@@ -10,6 +10,9 @@ from diffusionflow._numeric import root
 from diffusionflow.metrics.base import namespace
 
 Rows = np.ndarray | Array
+FEW = 16  # features from which products of matrices are faster
+CANCELLED = 1e-3  # share of the squares that may be left: 13 digits then
+FEW_ROWS = 1024
 
 
 @register
@@ -67,9 +70,23 @@ class NegativeDistance:
 
 
 def squared_distances(x: Rows, y: Rows) -> Any:
-    """Computes `|x_i - y_j|^2`, `[n, m]`, from differences: nothing cancels."""
-    if namespace(x, y) is np:
+    """Computes `|x_i - y_j|^2`, `[n, m]`, to rounding.
+
+    Of many features by products of matrices, and again from the differences where these
+    would cancel.
+    """
+    if namespace(x, y) is not np:
+        return ((x[:, None] - y[None]) ** 2).sum(-1)
+    if x.shape[1] <= FEW:
         from scipy.spatial.distance import cdist  # slow to import; comes with jax
 
         return cdist(x, y, "sqeuclidean")
-    return ((x[:, None] - y[None]) ** 2).sum(-1)
+    centre = x.mean(0)  # which takes a part of the squares that cancel
+    u, v = x - centre, y - centre
+    norms = (u**2).sum(1)[:, None] + (v**2).sum(1)
+    squared = norms - 2 * (u @ v.T)
+    i, j = np.nonzero(squared < CANCELLED * norms)
+    for start in range(0, len(i), FEW_ROWS):
+        part = slice(start, start + FEW_ROWS)
+        squared[i[part], j[part]] = ((x[i[part]] - y[j[part]]) ** 2).sum(1)
+    return squared

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 
 from experiments.comparison.paired import Comparison
-from experiments.comparison.run_record import Group
+from experiments.comparison.run_record import Group, RunRecord
 from experiments.evaluation import results
+
+
+def _has_ode(run: RunRecord) -> bool:
+    return run.likelihood is not None and "ode" in run.likelihood
 
 
 def within(group: Group) -> float | None:
     """Returns the largest solver error in a group; None where one is unknown."""
-    runs = [run for run in group.evaluated if run.likelihood is not None]
+    runs = [run for run in group.evaluated if _has_ode(run)]
     errors = [run.likelihood["solver_error"] for run in runs]
     if not errors or None in errors:
         return None
@@ -27,8 +31,7 @@ def notes(groups: Sequence[Group], likelihoods: Comparison) -> list[str]:
     unknown = [
         group.name
         for group in groups
-        if any(run.likelihood is not None for run in group.runs)
-        and errors[group.name] is None
+        if any(map(_has_ode, group.runs)) and errors[group.name] is None
     ]
     lines = []
     if unknown:

@@ -8,7 +8,13 @@ import numpy as np
 
 from diffusionflow import likelihood
 from experiments.config.model import Model
-from experiments.evaluation.likelihoods import Settings, levels_of, ode_ends, reach
+from experiments.evaluation.likelihoods import (
+    NAMES,
+    Settings,
+    levels_of,
+    ode_ends,
+    reach,
+)
 from experiments.runtime.files import plain
 
 TERMS = ("bound", "recon", "diffusion", "prior")
@@ -21,7 +27,9 @@ def in_units(nats: Mapping[str, np.ndarray], model: Model) -> dict[str, np.ndarr
     """
     dim, levels = _dim(model), levels_of(model.transform)
     cells = dict.fromkeys(TERMS, "discrete") | {"ode": levels}
-    values = {name: np.asarray(nats[name], np.float64) for name in cells}
+    values = {
+        name: np.asarray(nats[name], np.float64) for name in cells if name in nats
+    }
     if levels is None:
         return {name: value / dim for name, value in values.items()}
     with jax.enable_x64(True):
@@ -48,12 +56,12 @@ def summary(
         name: {"mean": float(each.mean), "stderr": float(each.stderr)}
         for name, each in means.items()
     }
-    for name in ("bound", "ode"):
+    for name in NAMES.keys() & values.keys():
         error = _monte_carlo_error(nats[f"{name}_stderr"], dim, levels)
         values[name]["stderr_draws"] = plain(error)
     return {
         "unit": "nats per dimension" if levels is None else "bits per dimension",
-        "count": len(nats["bound"]),
+        "count": len(next(iter(nats.values()))),
         "logsnr_range": reach(model, settings),
         "ode_ends": ode_ends(model, settings),
         **values,

@@ -11,7 +11,7 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
-from experiments.evaluation import measurements, results, sample_quality
+from experiments.evaluation import measurements, results, sample_quality, tables
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError, require
@@ -73,9 +73,9 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
         results.write(path, {"settings": settings, **measured}, arrays)
-        rows = measurements.rows(workdir, measured)
+        rows = tables.rows(workdir, measured)
         results.write_csv(path, rows)
-    print(measurements.text(measured), path, sep="\n", flush=True)
+    print(tables.text(measured), path, sep="\n", flush=True)
     return path
 
 
@@ -114,6 +114,7 @@ def _completed(request: Request, loaded: Loaded) -> Request:
 def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
     """Collects what the result depends on, as plain JSON values."""
     settings = request._asdict() | {
+        "leave_out": sorted(set(request.leave_out)),
         "guidance": loaded.request.guidance,
         "likelihood": request.likelihood._asdict(),
         "samples": request.samples._asdict(),

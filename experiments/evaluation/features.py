@@ -23,6 +23,7 @@ from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
 
 BATCH = 100
+MOST_SEEN = 100_000  # examples, in the training of a classifier
 INCEPTION_BATCH = 25  # 1 GB of activations
 
 
@@ -87,7 +88,21 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes)(x), x
 
 
-def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
+def epochs_of(count: int) -> int:
+    """Returns over how many epochs a classifier of `count` examples is trained.
+
+    20, and fewer of so many examples that it would see more than `MOST_SEEN`.
+    """
+    return max(1, min(20, MOST_SEEN // count))
+
+
+def classifier(
+    data: DataSet,
+    *,
+    seed: int = 0,
+    epochs: int = 20,
+    advance_fn: Callable[[], object] = lambda: None,
+) -> Features:
     """Trains a classifier of the labels and makes features of it.
 
     The same seed gives the same weights on the same machine with the same settings of
@@ -97,6 +112,7 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
       data: images [height, width, channels] with labels.
       seed: of the weights and of the order of the examples.
       epochs: passes over the training examples, at least 1.
+      advance_fn: called after each of them.
 
     Raises:
       ValueError: the data are no images, or there are fewer than 100 training examples
@@ -111,7 +127,7 @@ def classifier(data: DataSet, *, seed: int = 0, epochs: int = 20) -> Features:
             f" a classifier needs {BATCH} examples, 2 classes and an epoch at least"
         )
     net = Classifier(data.num_classes)
-    params = _trained(net, data, np.random.RandomState(seed), seed, epochs)
+    params = _trained(net, data, np.random.RandomState(seed), seed, epochs, advance_fn)
     features_fn = _in_batches(jax.jit(lambda x: net.apply(params, x)[1]), BATCH)
     logits_fn = _in_batches(jax.jit(lambda x: net.apply(params, x)[0]), BATCH)
     test = np.asarray(data.transform.to_float(_all(data.test.values)))
@@ -182,7 +198,12 @@ def _library(name: str, path: pathlib.Path) -> Any:
 
 
 def _trained(
-    net: nn.Module, data: DataSet, rng: np.random.RandomState, seed: int, epochs: int
+    net: nn.Module,
+    data: DataSet,
+    rng: np.random.RandomState,
+    seed: int,
+    epochs: int,
+    advance_fn: Callable[[], object],
 ) -> Any:
     images = data.transform.to_float(_all(data.train.values))
     labels = jnp.asarray(data.train.labels)
@@ -207,6 +228,8 @@ def _trained(
             order = rng.permutation(len(labels))[: steps * BATCH]
             for index in order.reshape(steps, BATCH).astype(np.int32):
                 params, state = step(params, state, index)
+            jax.block_until_ready(params)
+            advance_fn()
     return params
 
 

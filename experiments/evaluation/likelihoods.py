@@ -7,7 +7,7 @@ values where the data have levels.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +85,7 @@ def per_example(
     chunks_fn: ChunksFn,
     *,
     batch_size: int,
+    left_out: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Computes the nats of each example, `[n]` each, in batches that are cached.
 
@@ -95,6 +96,7 @@ def per_example(
       settings: of bound and ODE.
       chunks_fn: cache of the batches of a kind, by its settings.
       batch_size: of a batch.
+      left_out: of `NAMES`, what is not computed.
 
     Returns:
       `recon`, `diffusion`, `prior` and `bound`, their sum, with `bound_stderr` over
@@ -112,9 +114,11 @@ def per_example(
             what += f", {settings.ode_steps} steps"
         return _in_batches(fn, examples, chunks, count, batch_size, what)
 
-    nats = dict(computed("bound", settings, count, batch_size))
-    nats |= computed("ode", settings, count, batch_size)
-    if again := num_again(count):
+    nats: dict[str, np.ndarray] = {}
+    for kind in NAMES:
+        if kind not in left_out:
+            nats |= computed(kind, settings, count, batch_size)
+    if "ode" in nats and (again := num_again(count)):
         twice = settings._replace(ode_steps=2 * settings.ode_steps)
         solved = computed("ode", twice, again, min(again, batch_size))
         nats["ode_again"] = solved["ode"]

@@ -1,10 +1,12 @@
-"""Computes and formats the results of an evaluation, from weights that are loaded."""
+"""Computes the results of an evaluation, from weights that are loaded."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.checkpointing.loaded import Loaded
@@ -16,11 +18,12 @@ from experiments.evaluation import (
     sample_quality,
 )
 from experiments.evaluation.result_cache import Chunks, ResultCache
-from experiments.evaluation.results import solver_bound
 from experiments.runtime import environment, progress
 from experiments.sampling import generate, requested, shards
 
 FOLDER = "evaluation"  # of the cache, in the workdir
+LARGE = 512  # values of an example
+CPU_WIDTH = 16  # such examples at a time
 MASKED = {  # what is left out of data with a mask, and why
     "likelihood": (
         "the data have a mask: the likelihood of an example would include the values "
@@ -49,6 +52,7 @@ class Request(NamedTuple):
       guidance: of samples, or None for that of the config.
       likelihood: settings of bound and ODE.
       samples: settings of samples; without samplers, that of the config.
+      leave_out: parts, kinds of features and metrics that are not computed.
       out: path of the result, or None for `eval.json` in the workdir; the arrays are
         next to it, under the same name with `.npz`.
     """
@@ -60,6 +64,7 @@ class Request(NamedTuple):
     guidance: float | None = None
     likelihood: likelihoods.Settings = likelihoods.Settings()
     samples: sample_quality.Settings = sample_quality.Settings(())
+    leave_out: tuple[str, ...] = ()
     out: str | None = None
 
 
@@ -84,7 +89,7 @@ def measure(
     cache = ResultCache(workdir / FOLDER)
     for name, each in weights.items():
         _report_unused(workdir, cache, name, each)
-    left_out = _left_out(loaded, dataset)
+    left_out = _left_out(request, loaded, dataset)
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}", flush=True)
     eps_mse = {
@@ -113,10 +118,15 @@ def measure(
     return results, arrays
 
 
-def _left_out(loaded: Loaded, dataset: DataSet) -> dict[str, str]:
+def _left_out(request: Request, loaded: Loaded, dataset: DataSet) -> dict[str, str]:
     """Names what is not computed of a run, with the reason."""
-    jumps = {} if loaded.model.predicts_at_one_time else JUMPS
-    return (MASKED if dataset.test.mask is not None else {}) | jumps
+    asked = set(request.leave_out)
+    if asked >= likelihoods.NAMES.keys():
+        asked.add("likelihood")
+    parts = ("eps-MSE", "likelihood", "sample quality")
+    left_out = {name: "--leave_out asks for it" for name in parts if name in asked}
+    masked = MASKED if dataset.test.mask is not None else {}
+    return left_out | masked | ({} if loaded.model.predicts_at_one_time else JUMPS)
 
 
 def _likelihood(
@@ -137,11 +147,22 @@ def _likelihood(
         examples,
         request.likelihood,
         functools.partial(_chunks, cache, loaded),
-        batch_size=request.batch_size,
+        batch_size=_batch_size(request, loaded, len(examples.labels)),
+        left_out=request.leave_out,
     )
     summary = bits_per_dim.summary(nats, loaded.model, request.likelihood)
     each = bits_per_dim.in_units(nats, loaded.model)
-    return {"likelihood": summary}, {name: each[name] for name in ("bound", "ode")}
+    arrays = {name: each[name] for name in likelihoods.NAMES if name in each}
+    return {"likelihood": summary}, arrays
+
+
+def _batch_size(request: Request, loaded: Loaded, count: int) -> int:
+    """Returns the examples of a batch: no more than there are, of large ones on a CPU
+    a few, so that progress and cached results come often.
+    """
+    large = math.prod(loaded.model.event_shape) > LARGE
+    most = CPU_WIDTH if large and jax.default_backend() == "cpu" else count
+    return min(request.batch_size, most, count)
 
 
 def _sample_quality(
@@ -153,7 +174,9 @@ def _sample_quality(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Computes the quality of samples of every sampler, and that of held-out data."""
     del cache
-    evaluator = sample_quality.SampleEvaluator(loaded.model, dataset, request.samples)
+    evaluator = sample_quality.SampleEvaluator(
+        loaded.model, dataset, request.samples, request.leave_out
+    )
     sections = sample_quality.sampler_sections(
         request.samples, loaded.config["sampler"]
     )
@@ -201,12 +224,13 @@ def _report_unused(
 def _eps_mse(
     request: Request, name: str, loaded: Loaded, dataset: DataSet, cache: ResultCache
 ) -> np.ndarray:
+    batch_size = _batch_size(request, loaded, len(dataset.test.labels))
     return per_example.per_example(
         loaded.model,
         loaded.params,
         dataset.test,
-        _chunks(cache, loaded, "eps", {"batch_size": request.batch_size}),
-        batch_size=request.batch_size,
+        _chunks(cache, loaded, "eps", {"batch_size": batch_size}),
+        batch_size=batch_size,
         what=f"held-out eps-MSE, {name} weights",
     )
 
@@ -237,116 +261,3 @@ def _sampled(workdir: pathlib.Path, loaded: Loaded, dataset: DataSet) -> pathlib
     with progress.PartProgress(f"sample quality, samples of {text}", bar=False):
         given = requested.of_samples(loaded, dataset.test)
         return generate.write_samples(workdir, loaded, given)
-
-
-def rows(workdir: pathlib.Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lists every number with its error, in the columns of `results.csv`.
-
-    Likelihoods and eps-MSE have intervals of two standard errors, metrics those of the
-    bootstrap.
-    """
-    listed = [*_likelihood_rows(results["likelihood"]), *_eps_mse_rows(results)]
-    baseline = {
-        "sampler": None,
-        "nfe": None,
-        "metrics": results["held_out_baseline"],
-    }
-    for each in [baseline, *results["samples"]]:
-        sampler = "held-out examples"
-        if each["sampler"] is not None:
-            sampler = sample_quality.sampler_text(each["sampler"])
-        listed += [
-            {
-                "quantity": one["metric"],
-                "features": one["recipe"]["features"],
-                "sampler": sampler,
-                "nfe": each["nfe"],
-                **{key: one[key] for key in ("value", "standard_error", "low", "high")},
-            }
-            for one in each["metrics"]
-        ]
-    return [{"run": str(workdir), **row} for row in listed]
-
-
-def _likelihood_rows(likelihood: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    if likelihood is None:
-        return []
-    return [
-        _row(f"{name} ({likelihood['unit']})", **likelihood[name])
-        for name in ("bound", "ode")
-    ]
-
-
-def _eps_mse_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lists the eps-MSE of raw and averaged weights at each log-SNR reached."""
-    eps_mse = results["eps_mse"]
-    if eps_mse is None:
-        return []
-    return [
-        _row(f"eps-MSE ({weights}) at log-SNR {logsnr:g}", mean=mean, stderr=stderr)
-        for weights in ("raw", "ema")
-        for logsnr, mean, stderr in zip(
-            eps_mse["logsnr"],
-            eps_mse[weights]["mean"],
-            eps_mse[weights]["stderr"],
-            strict=True,
-        )
-        if mean is not None
-    ]
-
-
-def _row(quantity: str, *, mean: float, stderr: float, **unused: Any) -> dict[str, Any]:
-    """Makes a row with an interval of two standard errors."""
-    return {
-        "quantity": quantity,
-        "value": mean,
-        "standard_error": stderr,
-        "low": mean - 2 * stderr,
-        "high": mean + 2 * stderr,
-    }
-
-
-def text(results: Mapping[str, Any]) -> str:
-    """Formats the results in a few lines."""
-    lines = [f"{name}: left out" for name in results["left_out"]]
-    lines += _likelihood_lines(results["likelihood"])
-    eps_mse = results["eps_mse"]
-    shown = results["left_out"] and eps_mse is not None
-    for weights in ("raw", "ema") if shown else ():
-        means = ", ".join(
-            f"{mean:.4g} at {logsnr:g}"
-            for logsnr, mean in zip(
-                eps_mse["logsnr"], eps_mse[weights]["mean"], strict=True
-            )
-            if mean is not None
-        )
-        lines.append(f"eps-MSE by log-SNR, {weights} weights: {means}")
-    baseline = {"sampler": None, "metrics": results["held_out_baseline"]}
-    for row in [baseline, *results["samples"]]:
-        sampler = row["sampler"]
-        who = "held-out examples"
-        if sampler is not None:
-            who = f"{sampler['name']}, NFE {row['nfe']}"
-        lines += [
-            f"{who}: {one['metric']} of {one['recipe']['features'].partition('(')[0]} "
-            f"{one['value']:.4g} +- {one['standard_error']:.2g}"
-            for one in row["metrics"]
-        ]
-    return "\n".join(lines)
-
-
-def _likelihood_lines(likelihood: Mapping[str, Any] | None) -> list[str]:
-    if likelihood is None:
-        return []
-    lines = [
-        f"{name}: {likelihood[name]['mean']:.4f} +- {likelihood[name]['stderr']:.4f} "
-        f"{likelihood['unit']}, {likelihood['count']} held-out examples"
-        for name in ("bound", "ode")
-    ]
-    if (error := likelihood["solver_error"]) is not None:
-        bound = solver_bound(error)
-        lines.append(
-            f"ode: the solver's error is within {bound:.2g}, by "
-            f"{error['steps']} steps for {error['count']} of the examples"
-        )
-    return lines

@@ -22,7 +22,7 @@ from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.sampling import shards
 
-FORMAT = 4
+FORMAT = 5
 
 Arrays = dict[str, np.ndarray]
 

@@ -1,7 +1,7 @@
 """Measures sample quality against NFE, with the held-out set as baseline."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from experiments.runtime import progress
 from experiments.runtime.errors import UsageError
 
 METRICS = {
-    "frechet": metrics.Frechet(allow_singular=True),
+    "frechet": metrics.Frechet(),
     "mmd": metrics.kid(),
     "energy": metrics.energy(),
 }
@@ -35,6 +35,7 @@ class Settings(NamedTuple):
       features: users' own functions `module:name`, values [n, *event] -> [n, features].
       num_resamples: of the bootstrap.
       seed: of samples, features and bootstrap.
+      num_reference: training examples, at most, that samples are compared with.
     """
 
     samplers: tuple[str, ...]
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     features: tuple[str, ...] = ()
     num_resamples: int = 100
     seed: int = 0
+    num_reference: int = 10_000
 
 
 def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
@@ -66,13 +68,27 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
     return section
 
 
-def feature_maps(dataset: DataSet, settings: Settings) -> list[features.Features]:
+def feature_maps(
+    dataset: DataSet, settings: Settings, leave_out: Collection[str] = ()
+) -> list[features.Features]:
     """Makes the features to compare: values, for images of one or two networks too."""
-    listed = [features.pixels()]
+    listed = [] if "pixels" in leave_out else [features.pixels()]
     if len(dataset.event_shape) == 3:
-        if dataset.num_classes > 1 and len(dataset.train.labels) >= features.BATCH:
-            with progress.PartProgress("sample quality, training the classifier"):
-                listed.append(features.classifier(dataset, seed=settings.seed))
+        count = len(dataset.train.labels)
+        labelled = dataset.num_classes > 1 and count >= features.BATCH
+        if labelled and "classifier" not in leave_out:
+            epochs = features.epochs_of(count)
+            with progress.PartProgress(
+                "sample quality, training the classifier", epochs, "epochs"
+            ) as reported:
+                listed.append(
+                    features.classifier(
+                        dataset,
+                        seed=settings.seed,
+                        epochs=epochs,
+                        advance_fn=reported.advance,
+                    )
+                )
         if settings.inception:
             listed.append(features.inception(settings.inception))
     return listed + [features.own(text) for text in settings.features]
@@ -85,17 +101,36 @@ class SampleEvaluator:
       model: of the run, for the transform.
       dataset: of the run; its held-out examples are the baseline.
       settings: of the comparison.
+      leave_out: kinds of features and metrics that are not computed.
     """
 
-    def __init__(self, model: Model, dataset: DataSet, settings: Settings):
+    def __init__(
+        self,
+        model: Model,
+        dataset: DataSet,
+        settings: Settings,
+        leave_out: Collection[str] = (),
+    ):
         self._model, self._settings = model, settings
-        self._maps = feature_maps(dataset, settings)
-        self._digest = dataset.identity()
-        self._train = self._features(dataset.train, "training examples")
+        self._maps = feature_maps(dataset, settings, leave_out)
+        self._metrics = {
+            name: metric for name, metric in METRICS.items() if name not in leave_out
+        }
+        self._memos: dict[tuple[str, str], metrics.Memo] = {}
+        self._reference = f"training examples: {dataset.identity()}"
+        self._count = len(dataset.test.labels)
+        self._train = self._features(dataset.train, "training examples", all_rows=False)
         self._held_out = self._features(dataset.test, "held-out examples")
 
-    def _features(self, examples: Examples, what: str) -> dict[str, np.ndarray]:
-        return self.features(examples.values[np.arange(len(examples.labels))], what)
+    def _features(
+        self, examples: Examples, what: str, all_rows: bool = True
+    ) -> dict[str, np.ndarray]:
+        rows = np.arange(len(examples.labels))
+        if not all_rows and len(rows) > (most := self._settings.num_reference):
+            shuffled = np.random.RandomState(self._settings.seed).permutation(rows)
+            rows = np.sort(shuffled[:most])
+            self._reference += f", {most} of them, shuffled by {self._settings.seed}"
+        return self.features(examples.values[rows], what)
 
     def features(self, stored: np.ndarray, what: str) -> dict[str, np.ndarray]:
         """Computes features of stored values, `[n, features]`, by name.
@@ -119,6 +154,9 @@ class SampleEvaluator:
     ) -> tuple[list[dict[str, Any]], np.ndarray]:
         """Computes every metric of every kind of features, with errors and recipe.
 
+        The Frechet distance is left out where a covariance would have no full rank: it
+        would be mostly bias there.
+
         Args:
           by_name: the features, `[n, features]`, by their name.
           what: they are of, for the progress.
@@ -127,44 +165,61 @@ class SampleEvaluator:
           The estimates as rows, and the resamples of each, `[metrics, num_resamples]`:
           see `metrics.subtract`.
         """
-        key = jax.random.key(self._settings.seed)
-        reference = f"training examples: {self._digest}"
-        rows, every = [], []
-        total = len(by_name) * len(METRICS)
+        pairs = [
+            (name, kind)
+            for kind, values in by_name.items()
+            for name in self._metrics
+            if name != "frechet" or has_full_rank(values, self._train[kind])
+        ]
+        rows = []
+        every = np.zeros((len(pairs), self._settings.num_resamples))
         with progress.PartProgress(
-            f"sample quality, metrics of {what}", total, "metrics"
+            f"sample quality, metrics of {what}", len(pairs), "metrics"
         ) as reported:
-            for kind, values in by_name.items():
-                for name, metric in METRICS.items():
-                    with threadpool_limits(_threads(values.shape[1])):
-                        estimate, resamples = metrics.measure_resampled(
-                            key,
-                            metric,
-                            values,
-                            self._train[kind],
-                            features=kind,
-                            reference=reference,
-                            num_resamples=self._settings.num_resamples,
-                        )
-                    rows.append({"metric": name, **estimate._asdict()})
-                    every.append(resamples)
-                    reported.advance()
-        return rows, np.stack(every)
+            for number, (name, kind) in enumerate(pairs):
+                estimate, every[number] = self._measure(name, kind, by_name[kind])
+                rows.append({"metric": name, **estimate._asdict()})
+                reported.advance()
+        return rows, every
+
+    def _measure(
+        self, name: str, kind: str, values: np.ndarray
+    ) -> tuple[metrics.Estimate, np.ndarray]:
+        """Measures features of one kind; what depends on the data alone is kept."""
+        with threadpool_limits(_threads(values.shape[1])):
+            return metrics.measure_resampled(
+                jax.random.key(self._settings.seed),
+                self._metrics[name],
+                values,
+                self._train[kind],
+                features=kind,
+                reference=self._reference,
+                num_resamples=self._settings.num_resamples,
+                memo=self._memos.setdefault((name, kind), metrics.Memo()),
+            )
+
+    @property
+    def baseline_count(self) -> int:
+        """How many held-out examples compare with as many samples, the fewer of both.
+
+        Metrics of different counts do not compare: the Frechet distance depends on it.
+        """
+        return min(self._count, self._settings.num_samples)
 
     def held_out_baseline(self) -> list[dict[str, Any]]:
-        """Computes the metrics of the held-out examples."""
-        return self.measure(self._held_out, "held-out examples")[0]
+        """Computes the metrics of the first held-out examples, `baseline_count`."""
+        count, there = self.baseline_count, self._count
+        which = "held-out examples"
+        if count < there:
+            which = f"the first {count:,} {which}"
+        return self.measure(_first(self._held_out, count), which)[0]
 
     def metrics_at_baseline_size(
         self, by_name: dict[str, np.ndarray], what: str
     ) -> list[dict[str, Any]]:
-        """Computes metrics of the first n samples, n the number of held-out examples.
-
-        They compare with the held-out baseline: the Frechet distance depends on n.
-        """
-        count = len(next(iter(self._held_out.values())))
-        first = {kind: values[:count] for kind, values in by_name.items()}
-        return self.measure(first, f"the first {count:,} {what}")[0]
+        """Computes the metrics of the first samples, `baseline_count`."""
+        count = self.baseline_count
+        return self.measure(_first(by_name, count), f"the first {count:,} {what}")[0]
 
     def nfe(self, request: Request) -> int:
         """Counts the function evaluations of the network for a sample."""
@@ -196,6 +251,15 @@ class SampleEvaluator:
         return next((m.accuracy for m in self._maps if m.accuracy is not None), None)
 
 
+def has_full_rank(*samples: np.ndarray) -> bool:
+    """Whether the covariances of sets `[n, features]` can have full rank."""
+    return all(len(x) > x.shape[1] for x in samples)
+
+
+def _first(by_name: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {kind: values[:count] for kind, values in by_name.items()}
+
+
 def _zero(z: jax.Array, t: jax.Array) -> jax.Array:
     del t
     return jnp.zeros_like(z)
@@ -222,13 +286,16 @@ def evaluate_samples(
     what = f"samples of {sampler_text(request.sampler)}"
     by_name = evaluator.features(stored, what)
     rows, resamples = evaluator.measure(by_name, what)
+    at_baseline_size = rows
+    if evaluator.baseline_count < len(stored):
+        at_baseline_size = evaluator.metrics_at_baseline_size(by_name, what)
     row = {
         "sampler": dict(request.sampler),
         "guidance": request.guidance,
         "nfe": evaluator.nfe(request),
         "count": len(stored),
         "metrics": rows,
-        "metrics_at_baseline_size": evaluator.metrics_at_baseline_size(by_name, what),
+        "metrics_at_baseline_size": at_baseline_size,
     }
     return row, resamples
 

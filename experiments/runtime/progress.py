@@ -15,11 +15,13 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 from experiments.runtime import distributed
 
 SILENT = 3.0  # seconds after which something that takes long is announced
+REPEATED = 4.5  # and then again
 
 
 class TrainingProgress:
@@ -139,7 +141,8 @@ class PartProgress:
     """Shows the progress of one part of a job: a bar on a terminal, lines elsewhere.
 
     As a context. Elsewhere a line is printed at its start, at its end, and every
-    `every` seconds in between, so that a part that takes long is never silent.
+    `every` seconds in between, with the time left as soon as something is done, so that
+    a part that takes long is never silent.
 
     Args:
       what: the part, such as "likelihood, variational bound".
@@ -169,6 +172,7 @@ class PartProgress:
             MofNCompleteColumn(),
             BarColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=self._console,
             disable=not (bar and self._console.is_terminal),
         )
@@ -200,7 +204,13 @@ class PartProgress:
         """Prints how far the part is, until it ends."""
         while not self._ended.wait(self._every):
             of = f"{self._done:,}/{self._total:,}, " if self._total > 1 else ""
-            self._say(f"{self._what}: {of}{self._elapsed()} so far")
+            self._say(f"{self._what}: {of}{self._elapsed()} so far{self._left()}")
+
+    def _left(self) -> str:
+        if not 0 < self._done < self._total:
+            return ""
+        seconds = time.perf_counter() - self._begin
+        return f", {duration(seconds / self._done * (self._total - self._done))} left"
 
     def _amount(self) -> str:
         return f", {self._total:,} {self._unit}" if self._unit else ""
@@ -226,7 +236,7 @@ def duration(seconds: float) -> str:
 def announced(
     what: str, say_fn: Callable[[str], None] | None = None, after: float = SILENT
 ) -> Iterator[None]:
-    """Announces what is under way if it takes long, and then how long it took.
+    """Announces what is under way if it takes long, again, and then how long it took.
 
     Args:
       what: such as "compiling the training step".
@@ -237,14 +247,21 @@ def announced(
         say_fn = functools.partial(print, flush=True)
     if not distributed.is_first():
         say_fn = lambda text: None
-    begin = time.perf_counter()
-    timer = threading.Timer(after, lambda: say_fn(f"{what} ..."))
-    timer.daemon = True
-    timer.start()
+    begin, ended = time.perf_counter(), threading.Event()
+
+    def repeat() -> None:
+        if not ended.wait(after):
+            say_fn(f"{what} ...")
+        while not ended.wait(max(after, REPEATED)):
+            say_fn(f"{what}: {duration(time.perf_counter() - begin)} so far")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+        thread.join()
     seconds = time.perf_counter() - begin
     if seconds >= after:
         say_fn(f"{what}: {duration(seconds)}")

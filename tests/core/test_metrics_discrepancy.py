@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.stats
 from sklearn.metrics import pairwise
 
 from diffusionflow import metrics
-from diffusionflow.metrics import RBF, Polynomial, SquaredMMD, discrepancy
+from diffusionflow.metrics import RBF, Polynomial, SquaredMMD, discrepancy, kernels
 from tests.helpers import oracles
 
 RNG = np.random.RandomState(0)
@@ -108,3 +109,11 @@ def test_wrong_values_are_refused():
         Polynomial(1.5)
     with pytest.raises(ValueError, match="needs 2 of each"):
         metrics.kid()(X[:1], Y)
+
+
+def test_distances_of_many_features_are_those_of_differences():
+    """Of rows that are far from 0 and of some that are nearly or quite the same."""
+    x = 1e3 + np.random.RandomState(0).standard_normal((40, 50))
+    y = np.concatenate([x[:9], x[9:20] + 1e-7, x[20:] + 1.0])
+    expected = scipy.spatial.distance.cdist(x, y, "sqeuclidean")
+    np.testing.assert_allclose(kernels.squared_distances(x, y), expected, rtol=1e-10)

@@ -1,6 +1,7 @@
 """The Frechet distance: closed forms, other libraries, its bias and what removes it."""
 
 import pathlib
+from unittest import mock
 
 import jax
 import numpy as np
@@ -10,7 +11,12 @@ import scipy.linalg
 import scipy.stats
 
 from diffusionflow import metrics
-from diffusionflow.metrics import ExtrapolatedFrechet, FeatureMoments, Frechet
+from diffusionflow.metrics import (
+    ExtrapolatedFrechet,
+    FeatureMoments,
+    Frechet,
+    frechet,
+)
 
 RNG = np.random.RandomState(0)
 DOCUMENT = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -71,6 +77,75 @@ def test_of_samples_it_is_that_of_numpy_moments():
     np.testing.assert_allclose(Frechet()(x, y), naive(a, b), rtol=1e-9)
     np.testing.assert_allclose(Frechet(reference=b)(x), naive(a, b), rtol=1e-9)
     assert abs(Frechet()(x, x[::-1])) < 1e-12
+
+
+@pytest.mark.parametrize("n", [9, 24, 25, 60])
+@pytest.mark.parametrize("m", [12, 80])
+def test_it_is_the_formula_below_at_and_above_the_number_of_features(n, m):
+    """As pytorch-fid and clean-fid have it: of two covariances, by SciPy's root."""
+    rng = np.random.RandomState(n + m)
+    x = 0.3 + rng.standard_normal((n, 24)) @ rng.standard_normal((24, 24))
+    y = rng.standard_normal((m, 24)) * np.geomspace(0.01, 3, 24)
+    a, b = (FeatureMoments(part.mean(0), np.cov(part.T)) for part in (x, y))
+    found = Frechet(allow_singular=True)(x, y)
+    np.testing.assert_allclose(found, naive(a, b), rtol=1e-6)
+    np.testing.assert_allclose(metrics.frechet_distance(a, b), found, rtol=1e-7)
+    with mock.patch.object(frechet, "BLOCK", 7):  # of many rows, in parts
+        assert Frechet(allow_singular=True)(x, y) == pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_resamples_follow_the_derivative_by_the_counts(n):
+    """By differences of the formula, with counts that are no whole numbers."""
+    rng = np.random.RandomState(n)
+    sets = rng.standard_normal((n, 8)), 0.5 + 2 * rng.standard_normal((40, 8))
+    once = [np.ones(len(x)) for x in sets]
+    steps = [rng.standard_normal(len(x)) for x in sets]
+    steps = [1e-4 * (step - step.mean()) for step in steps]
+
+    def weighted(x, count):
+        mean = count @ x / len(x)
+        return FeatureMoments(mean, (x - mean).T * count @ (x - mean) / (len(x) - 1))
+
+    def at(sign):
+        counts = [one + sign * step for one, step in zip(once, steps, strict=True)]
+        return metrics.frechet_distance(*map(weighted, sets, counts))
+
+    counts = tuple(
+        np.stack([one, one + step]) for one, step in zip(once, steps, strict=True)
+    )
+    found = Frechet(allow_singular=True).values(sets, counts)
+    assert found[1] - found[0] == pytest.approx((at(1) - at(-1)) / 2, rel=1e-3)
+
+
+def test_the_standard_error_is_the_spread_of_repeated_sets():
+    """Where the laws differ; where they do not it is above the spread, by 1.4."""
+    rng = np.random.RandomState(7)
+    names = dict(features="points", reference="a law", num_resamples=60)
+    for shift, low, high in ((0.5, 0.75, 1.3), (0.0, 1.0, 2.0)):
+        sets = [
+            (shift + rng.standard_normal((300, 6)), rng.standard_normal((300, 6)))
+            for _ in range(60)
+        ]
+        spread = np.std([Frechet()(*each) for each in sets], ddof=1)
+        errors = [
+            metrics.measure(jax.random.key(0), Frechet(), *each, **names).standard_error
+            for each in sets[:10]
+        ]
+        assert low < np.mean(errors) / spread < high
+
+
+def test_the_second_set_is_decomposed_once():
+    x, y = RNG.standard_normal((30, 4)), RNG.standard_normal((50, 4))
+    names = dict(features="points", reference="a law", num_resamples=39)
+    memo, key = metrics.Memo(), jax.random.key(0)
+    fresh = [metrics.measure(key, Frechet(), part, y, **names) for part in (x, -x)]
+    with mock.patch.object(frechet, "factored", wraps=frechet.factored) as called:
+        again = [
+            metrics.measure_resampled(key, Frechet(), part, y, **names, memo=memo)[0]
+            for part in (x, -x)
+        ]
+    assert called.call_count == 3 and again == fresh
 
 
 def test_too_few_rows_are_refused():

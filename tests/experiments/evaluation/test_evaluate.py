@@ -187,6 +187,40 @@ def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
         own("mine:sum")
 
 
+def test_parts_are_left_out_and_frechet_needs_more_rows_than_features(
+    workdir, evaluated, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "wide.py").write_text(
+        "def fifty(x):\n    return x[:, :1] ** range(1, 51)\n"
+        "def sums(x):\n    return x.sum(1, keepdims=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    samples = SAMPLES._replace(
+        samplers=("ddim@2",), features=("wide:fifty", "wide:sums"), num_reference=60
+    )
+    left_out = ("eps-MSE", "ode", "pixels", "energy")
+    request = REQUEST._replace(
+        samples=samples, out=str(tmp_path / "eval.json"), leave_out=left_out
+    )
+    found = json.loads(evaluate_run(workdir, request).read_text())
+    assert found["left_out"] == {"eps-MSE": "--leave_out asks for it"}
+    assert found["eps_mse"] is None and "ode" not in found["likelihood"]
+    assert found["likelihood"]["bound"] == evaluated["likelihood"]["bound"]
+    (row,) = found["samples"]
+    names = [(one["metric"], one["recipe"]["features"][:9]) for one in row["metrics"]]
+    assert names == [
+        ("mmd", "wide:fift"),
+        ("frechet", "wide:sums"),
+        ("mmd", "wide:sums"),
+    ]
+    assert {tuple(one["recipe"]["counts"]) for one in row["metrics"]} == {(40, 60)}
+    at_baseline = [*row["metrics_at_baseline_size"], *found["held_out_baseline"]]
+    assert {tuple(one["recipe"]["counts"]) for one in at_baseline} == {(36, 60)}
+    said = capsys.readouterr().out
+    assert "no frechet of wide:fifty, 40 and 60 training examples: with 50 fea" in said
+    assert "at equal counts:\nheld-out examples: mmd of wide:fifty" in said
+
+
 def test_the_arrays_agree_with_the_json(workdir, evaluated):
     """And each is found again: means of examples, estimates of resamples, samples."""
     values, arrays = results.read(workdir / "eval.json")
@@ -451,7 +485,7 @@ def test_cached_results_and_samples_of_other_weights_are_not_used(
 def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path):
     copied(workdir, tmp_path, "checkpoints")
     shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")
-    for other in (1, 2, 3, 5):
+    for other in (1, 2, 3, 4, 6):
         text = json.dumps({**evaluated, "format": other})
         (tmp_path / "eval.json").write_text(text)
         assert read_run.read(tmp_path).evaluation is None

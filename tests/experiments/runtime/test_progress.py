@@ -1,6 +1,7 @@
 """What takes long is announced, and nothing else is."""
 
 import io
+import re
 import time
 
 import pytest
@@ -14,6 +15,15 @@ def test_what_takes_long_is_announced_with_its_seconds():
     with progress.announced("compiling", lines.append, after=0.05):
         time.sleep(0.2)
     assert lines == ["compiling ...", "compiling: 0 s"]
+
+
+def test_what_takes_very_long_is_announced_again(monkeypatch):
+    monkeypatch.setattr(progress, "REPEATED", 0.05)
+    lines = []
+    with progress.announced("compiling", lines.append, after=0.05):
+        time.sleep(0.3)
+    assert lines[:2] == ["compiling ...", "compiling: 0 s so far"]
+    assert lines[-1] == "compiling: 0 s"
 
 
 def test_what_is_quick_is_not_mentioned():
@@ -47,12 +57,14 @@ def test_other_processes_say_nothing(monkeypatch):
 def test_a_part_has_a_line_at_its_start_at_its_end_and_in_between():
     console = Console(file=io.StringIO(), width=80)
     with progress.PartProgress("bound", 40, "examples", console, every=0.05) as part:
+        time.sleep(0.2)
         part.advance(16)
         time.sleep(0.2)
         part.advance(24)
     first, *between, last = console.file.getvalue().splitlines()
-    assert first == "bound, 40 examples ..." and last == "bound: 0 s"
-    assert between and between[0] == "bound: 16/40, 0 s so far"
+    assert first == "bound, 40 examples ..." and last.endswith(" s")
+    assert between[0] == "bound: 0/40, 0 s so far"
+    assert re.fullmatch(r"bound: 16/40, \d s so far, \d s left", between[-1])
 
 
 def test_a_part_that_fails_has_no_line_at_its_end():
