@@ -9,7 +9,7 @@ import jax
 from experiments.checkpointing import manager, metadata, posthoc_ema
 from experiments.config import build, external, model
 from experiments.config.model import Model
-from experiments.data import DataSet
+from experiments.data import DataSet, class_labels
 from experiments.runtime import pytrees, sharding
 from experiments.runtime.errors import UsageError, require
 
@@ -19,7 +19,8 @@ class Request(NamedTuple):
 
     Fields:
       num_samples: how many.
-      label: of all samples, or None for all classes in turn.
+      label: of all samples, the number of a class or its name; None for all classes in
+        turn.
       conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
         None for those of the held-out examples.
       seed: of the samples.
@@ -32,10 +33,11 @@ class Request(NamedTuple):
       step: of the checkpoint, or None for the newest.
       out: path of the files without suffix, or None for one in the workdir.
       sampler: entries of the section `sampler` that differ from the config.
+      edit: options of `sampling.edit_options` that are given.
     """
 
     num_samples: int = 100
-    label: int | None = None
+    label: int | str | None = None
     conditions: str | None = None
     seed: int = 0
     batch_size: int = 128
@@ -46,6 +48,7 @@ class Request(NamedTuple):
     step: int | None = None
     out: str | None = None
     sampler: Mapping[str, Any] = {}
+    edit: Mapping[str, Any] = {}
 
 
 class Loaded(NamedTuple):
@@ -90,25 +93,18 @@ def load_each(
 ) -> list[Loaded]:
     """As `load`, of several kinds of weights, all of one checkpoint."""
     names = () if request.sigma_rel is not None else tuple(weights)
-    number, found, built, every = _open(workdir, request.step, names)
-    config = found["config"]
+    completed, found, built, every = _open(workdir, request, names)
     if request.sigma_rel is not None:
         require("weights", request.weights, request.weights == "ema", "ema")
         average, error = posthoc_ema.reconstruct(
-            workdir, request.sigma_rel, step=number, found=found, target=_target(built)
+            workdir,
+            request.sigma_rel,
+            step=completed.step,
+            found=found,
+            target=_target(built),
         )
         print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
         every = [average]
-    if request.label is not None:
-        inside = 0 <= request.label < built.num_classes
-        bound = f"in 0..{built.num_classes - 1}, the classes of the data"
-        if not built.num_classes:
-            bound = "left out: the data have no classes"
-        require("label", request.label, inside, bound)
-    guidance = config["guidance"] if request.guidance is None else request.guidance
-    completed = request._replace(
-        step=number, guidance=guidance, sampler=config["sampler"] | request.sampler
-    )
     return [
         Loaded(
             completed._replace(weights=name),
@@ -119,6 +115,28 @@ def load_each(
         )
         for name, params in zip(weights, every, strict=True)
     ]
+
+
+def describe(workdir: pathlib.Path, request: Request) -> Loaded:
+    """What `load` gives, read without weights: `params` None and an empty digest."""
+    completed, found, built, _ = _open(workdir, request, ())
+    return Loaded(completed, found, built, None, "")
+
+
+def _completed(
+    request: Request, step: int, found: Mapping[str, Any], built: Model
+) -> Request:
+    """A request with what the run's config says, its label a number."""
+    config, label = found["config"], request.label
+    if label is not None:
+        names = found["examples"].get("class_names", ())
+        label = class_labels.class_number(label, built.num_classes, names)
+    return request._replace(
+        step=step,
+        label=label,
+        guidance=config["guidance"] if request.guidance is None else request.guidance,
+        sampler=config["sampler"] | request.sampler,
+    )
 
 
 def check_data(loaded: Loaded, dataset: DataSet) -> None:
@@ -153,12 +171,12 @@ def real_data(loaded: Loaded) -> DataSet:
 
 
 def _open(
-    workdir: pathlib.Path, step: int | None, weights: Sequence[str]
-) -> tuple[int, Mapping[str, Any], Model, list[Any]]:
-    """`(step, identity, model, weights)` of a checkpoint: of `step`, or the newest."""
+    workdir: pathlib.Path, request: Request, weights: Sequence[str]
+) -> tuple[Request, Mapping[str, Any], Model, list[Any]]:
+    """`(completed request, identity, model, weights)` of its checkpoint."""
     with manager.Checkpoints(workdir, read_only=True) as saved:
         while True:
-            number = _existing_step(saved, step)
+            number = _existing_step(saved, request.step)
             try:
                 found = saved.identity(number)
                 metadata.check_format(found)
@@ -167,6 +185,7 @@ def _open(
                 rebuilt = metadata.make(found["config"], built, found["examples"])
                 rebuilt["modules"] = found["modules"]  # a change was printed
                 metadata.check_compatible(found, rebuilt, number)
+                completed = _completed(request, number, found, built)
                 items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))
                 restored = saved.restore(number, targets) if items else {}
@@ -174,7 +193,7 @@ def _open(
                 if number in saved.steps():
                     raise  # or a training beside removed it, and has a newer one
             else:
-                return number, found, built, [restored[item] for item in items]
+                return completed, found, built, [restored[item] for item in items]
 
 
 def _target(built: Model) -> Any:

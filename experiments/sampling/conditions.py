@@ -32,6 +32,10 @@ class Conditions(NamedTuple):
         """Those of the samples `start` to `stop - 1`."""
         return Conditions(*(None if one is None else one[start:stop] for one in self))
 
+    def at(self, number: np.ndarray) -> "Conditions":
+        """Those of the samples `number`."""
+        return Conditions(*(None if one is None else one[number] for one in self))
+
     def settings(self) -> dict[str, str]:
         """The digest of the vectors, by which other ones are noticed."""
         if self.vectors is None:
@@ -118,7 +122,7 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
     require("conditions", path, suffix in (".npy", ".npz"), "a file .npy or .npz")
     names = loaded.config["data"].get("conditions", npz_entries.DEFAULTS.conditions)
     with naming(f"conditions={path!r}"):
-        arrays = npz_entries.read_npz(path) if suffix == ".npz" else _npy(path)
+        arrays = npz_entries.read_npz(path) if suffix == ".npz" else read_npy(path)
         if suffix == ".npy":
             names = next(iter(arrays))
         found = npz_entries.conditions(arrays, names)
@@ -133,7 +137,7 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
     return found
 
 
-def _npy(path: str) -> dict[str, np.ndarray]:
+def read_npy(path: str) -> dict[str, np.ndarray]:
     try:
         check_regular(path)
         found = np.load(path, allow_pickle=False)

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from experiments.checkpointing.restore import Loaded, Request, load
-from experiments.config.model import Model
 from experiments.data import Examples
 from experiments.runtime import progress
 from experiments.runtime.signals import Stopped, stopping
-from experiments.sampling import compiled_sampler
+from experiments.sampling import compiled_sampler, sample_sheet
 from experiments.sampling.conditions import Conditions, of_samples
+from experiments.sampling.editing import Planned, planned
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
@@ -26,7 +26,8 @@ NAMES = {"samples": "drawn", "pairs": "pairs"}  # of files, by what they hold
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Draws from a run's checkpoint and writes an `.npz` and, if it can, a picture.
 
-    The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
+    Of a request with options of `edit_options` it draws what these say. The `.npz`
+    holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
     floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
     drawn.
     They are drawn in shards, which are kept when the process is stopped or killed: the
@@ -47,11 +48,15 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        return drawn(workdir, load(workdir, request))
+        plan = planned(workdir, request)
+        return drawn(workdir, load(workdir, plan.request), plan=plan)
 
 
 def drawn(
-    workdir: pathlib.Path, loaded: Loaded, held_out: Examples | None = None
+    workdir: pathlib.Path,
+    loaded: Loaded,
+    held_out: Examples | None = None,
+    plan: Planned | None = None,
 ) -> pathlib.Path:
     """`sample_run` of weights that are loaded, whatever became of the checkpoint.
 
@@ -59,27 +64,36 @@ def drawn(
       workdir: of the run.
       loaded: with a complete request.
       held_out: examples of the run, if they are known.
+      plan: of pictures or seeds; None for samples from noise.
     """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path, given = output_path(workdir, request), of_samples(loaded, held_out)
+    plan = Planned(request) if plan is None else plan
+    edit, given = plan.edit, of_samples(loaded, held_out)
+    path = output_path(workdir, request, more=plan.name)
+    if edit is not None:
+        given = given.at(edit.rows(np.arange(request.num_samples)))
     shards = Shards(
         path,
-        settings(request, loaded.digest) | given.settings(),
+        settings(request, loaded.digest) | given.settings() | dict(plan.settings),
         count=request.num_samples,
         size=request.shard_size,
     )
 
-    def write(number: int, found: np.ndarray) -> None:
-        outside = round(built.transform.clamped_fraction(found) * found.size)
-        shards.write(number, outside, samples=built.transform.to_stored(found))
+    def write(number: int, found: Any) -> None:
+        arrays = found if isinstance(found, dict) else {"samples": found}
+        x, transform = arrays["samples"], built.transform
+        outside = round(transform.clamped_fraction(x) * x.size)
+        shards.write(number, outside, **arrays | {"samples": transform.to_stored(x)})
 
     with resumed(shards, loaded) as missing:
         if missing:
+            if edit is not None:
+                edit.prepare(loaded, given)
             draw_fn = compiled_sampler.make_draw_fn(
-                built, request.sampler, **program(request)
+                built, request.sampler, **program(request), edit=edit
             )
             fill(shards, draw_fn, params, request, given, write)
-            _conclude(path, shards, built, request, given)
+            _conclude(path, shards, loaded, given, plan)
     return shards.result
 
 
@@ -163,32 +177,28 @@ def fill(
 def _conclude(
     path: pathlib.Path,
     shards: Shards,
-    built: Model,
-    request: Request,
+    loaded: Loaded,
     given: Conditions,
+    plan: Planned,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
+    request, built = loaded.request, loaded.model
+    recipe = summary(request) + plan.words
     labels, levels = given.labels, built.transform.levels
     written = f"{path}.npz\n{sample_images.no_picture(built.event_shape)}"
     if most := sample_images.num_shown(built.event_shape):
-        shown, written = shards.first(most), f"{path}.npz and {path}.png"
-        in_turn = request.label is None and built.num_classes
-        sample_images.write_samples(
-            path.with_name(path.name + ".png"),
-            shown,
-            labels[: len(shown)],
-            transform=built.transform,
-            columns=built.num_classes if in_turn else 10,
-        )
+        written = f"{path}.npz and {path}.png"
+        sample_sheet.write(path, shards, loaded, plan.edit, labels[:most])
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
         entries["conditions"] = given.vectors
-    outside = shards.conclude(labels=labels, recipe=summary(request), **entries)
+    found = None if plan.edit is None else plan.edit.findings(shards.first)
+    outside = shards.conclude(labels=labels, recipe=recipe, **entries)
     total = request.num_samples * np.prod(built.event_shape)
     if levels is not None:
         share = f"{outside / total:.2%}"
         print(f"{share} of their values lay outside [-1, 1] and were clamped")
-    print(f"{summary(request)}\n{written}")
+    print("\n".join(filter(None, [recipe, found, written])))
 
 
 def settings(request: Request, digest: str) -> dict[str, Any]:
@@ -221,7 +231,7 @@ def _weights(request: Request) -> str:
 
 
 def output_path(
-    workdir: pathlib.Path, request: Request, what: str = "samples"
+    workdir: pathlib.Path, request: Request, what: str = "samples", more: str = ""
 ) -> pathlib.Path:
     """Where the files of a complete request go, without suffix.
 
@@ -229,6 +239,7 @@ def output_path(
       workdir: of the run.
       request: complete.
       what: is drawn, of `NAMES`; the folder.
+      more: end of the name.
     """
     if request.out is not None:
         path = pathlib.Path(request.out)
@@ -242,4 +253,4 @@ def output_path(
     )
     if request.conditions is not None:
         name += f"_conditions-{pathlib.Path(request.conditions).stem}"
-    return workdir / what / re.sub(r"[^\w.=]+", "-", name)
+    return workdir / what / re.sub(r"[^\w.=]+", "-", name + more)
