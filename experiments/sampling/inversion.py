@@ -1,8 +1,8 @@
 """Pictures to noise by a deterministic sampler, and back.
 
-The grid is gone through from the data to the noise, and then as in sampling. Where it
-ends at sigma = 0, where a network cannot tell the noise from z, the way up begins at
-sigma / alpha = 1/1000 in its place.
+The grid is gone through from the data to the noise, and then as in sampling. Near
+sigma = 0 a network cannot tell the noise from z: the way up begins where
+sigma / alpha = 1/1000, or where the grid ends if that is more.
 """
 
 import math
@@ -47,17 +47,25 @@ def check_invertible(option: str, model: Model, sampler: Any, name: str) -> None
 
 
 def rising(times: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """The grid from the data to the noise; its first time has sigma > 0.
+    """The grid from the data to the noise, float64, without times of too little noise.
 
     Args:
       times: float64 [num_steps + 1], falling.
       schedule: of the model.
+
+    Raises:
+      UsageError: all of its times have too little noise.
     """
-    found = np.array(times[::-1])
-    if np.asarray(schedule.sigma(found[0])) == 0:
-        t = float(np.asarray(schedule.inverse_logsnr(-2 * math.log(RATIO))))
-        found[0] = min(t, found[1] / 2)
-    return found
+    highest = -2 * math.log(RATIO)  # log-SNR
+    noisy = np.asarray(schedule.logsnr(times)) < highest
+    if not noisy[0]:
+        raise UsageError(
+            "sampler.grid: begins with too little noise: must begin below log-SNR "
+            f"{highest:.4g} to invert"
+        )
+    found = times[noisy][::-1]
+    first = float(np.asarray(schedule.inverse_logsnr(highest)))
+    return found if noisy.all() or first >= found[0] else np.append(first, found)
 
 
 def encode(parts: Parts, denoise_fn: DenoiseFn, x: jax.Array) -> jax.Array:
