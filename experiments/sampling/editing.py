@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from diffusionflow import samplers
 from experiments.checkpointing import restore
 from experiments.checkpointing.restore import Loaded, Request
@@ -67,41 +69,44 @@ def _from_picture(
     run: Loaded, request: Request, sampler: Any, num_steps: int
 ) -> Planned:
     """Of `--init_image` with `--strength` and `--mask`."""
-    options = request.edit
-    usual = 1.0 if "mask" in options else edit_options.STRENGTH
-    strength = options.get("strength", usual)
+    options, masked = request.edit, "mask" in request.edit
+    strength = options.get("strength", 1.0 if masked else edit_options.STRENGTH)
     taken = round(strength * num_steps)
     if strength and not taken:
         raise UsageError(
             f"strength={strength} of {num_steps} steps is none: must be 0, or at least "
             f"{0.5 / num_steps:.2g}, or take more --sampler.num_steps"
         )
-    if "mask" in options and isinstance(sampler, samplers.FlowMap):
+    mask = _mask(run, options["mask"], sampler) if masked else None
+    found = _read(run, "init_image", options["init_image"], request.num_samples)
+    known = mask if masked and mask.any() else None
+    plan = Planned(
+        request,
+        FromPicture(found.values, num_steps=taken, whole=strength == 1, mask=known),
+        {"init_image": found.digest, "strength": strength},
+        f"_init-{found.digest[:8]}_strength{strength:.9g}",
+        f", from {found.name} ({found.digest[:8]}) at strength {strength:g}, "
+        f"{taken} of {num_steps} steps",
+    )
+    if masked:
+        digest, name = pictures.digest(mask), pathlib.Path(options["mask"]).name
+        plan = plan._replace(
+            settings={**plan.settings, "mask": digest},
+            name=f"{plan.name}_mask-{digest[:8]}",
+            words=f"{plan.words}, known values of {name} ({digest[:8]})",
+        )
+    plain = strength == 1 and known is None  # the very program of noise alone
+    return plan._replace(edit=None) if plain else plan
+
+
+def _mask(run: Loaded, path: str, sampler: Any) -> np.ndarray:
+    """The mask of a file, bool [*event], for a sampler that can keep what is known."""
+    if isinstance(sampler, samplers.FlowMap):
         raise UsageError(
             "--mask with --sampler.name=flow_map: its jumps leave out the times at "
             "which known values are put in; take another sampler, such as ddim"
         )
-    mask, hidden = None, ""
-    if "mask" in options:
-        mask = pictures.mask(options["mask"], run.model.event_shape)
-        hidden = pictures.digest(mask)
-    found = _read(run, "init_image", options["init_image"], request.num_samples)
-    known = mask if mask is not None and mask.any() else None
-    edit = FromPicture(found.values, num_steps=taken, whole=strength == 1, mask=known)
-    settings: dict[str, Any] = {"init_image": found.digest, "strength": strength}
-    name = f"_init-{found.digest[:8]}_strength{strength:.9g}"
-    words = (
-        f", from {found.name} ({found.digest[:8]}) at strength {strength:g}, "
-        f"{taken} of {num_steps} steps"
-    )
-    if hidden:
-        settings["mask"] = hidden
-        name += f"_mask-{hidden[:8]}"
-        words += (
-            f", known values of {pathlib.Path(options['mask']).name} ({hidden[:8]})"
-        )
-    plain = strength == 1 and known is None  # the very program of noise alone
-    return Planned(request, None if plain else edit, settings, name, words)
+    return pictures.mask(path, run.model.event_shape)
 
 
 def _round_trip(run: Loaded, request: Request, sampler: Any) -> Planned:
@@ -120,41 +125,52 @@ def _round_trip(run: Loaded, request: Request, sampler: Any) -> Planned:
 
 def _interpolation(run: Loaded, request: Request, sampler: Any) -> Planned:
     """Of `--interpolate` with `--columns`."""
-    text = request.edit["interpolate"]
     columns = request.edit.get("columns", edit_options.COLUMNS)
-    count = request.num_samples
     bound = f"at least {columns}, the columns of one row"
-    require("num_samples", count, count >= columns, bound)
-    first, last = edit_options.ends(text)
-    if isinstance(first, int) and isinstance(last, int):
-        bound = f"left out with --interpolate={text}, which names both seeds"
-        require("seed", request.seed, request.seed in (0, first), bound)
-        edit: Edit = BetweenSeeds(first, last, columns)
-        settings, name, words = (
-            text,
-            f"_seeds-{first}-{last}",
-            f", seeds {first} to {last}",
-        )
-        request = request._replace(seed=first)
-    else:
+    require("num_samples", request.num_samples, request.num_samples >= columns, bound)
+    ends = edit_options.ends(request.edit["interpolate"])
+    if isinstance(ends[0], str):
         check_invertible("interpolate", run.model, sampler, run.request.sampler["name"])
-        rows = -(-count // columns)
-        one = _read(run, "interpolate", str(first), rows)
-        other = _read(run, "interpolate", str(last), rows)
-        if len(one.values) != len(other.values):
-            raise UsageError(
-                f"interpolate={text!r}: {len(one.values)} pictures and "
-                f"{len(other.values)}: must be as many, a row for each pair"
-            )
-        edit = BetweenPictures(one.values, other.values, columns)
-        request = request._replace(num_samples=min(count, columns * len(one.values)))
-        settings = f"{one.digest},{other.digest}"
-        name = f"_from-{one.digest[:8]}-to-{other.digest[:8]}"
-        words = f", {one.name} ({one.digest[:8]}) to {other.name} ({other.digest[:8]})"
+        plan = _between_pictures(run, request, ends, columns)
+    else:
+        plan = _between_seeds(request, ends, columns)
+    return plan._replace(
+        settings={**plan.settings, "columns": columns},
+        name=f"{plan.name}_columns{columns}",
+        words=f"{plan.words} in {columns} columns",
+    )
+
+
+def _between_seeds(request: Request, ends: Any, columns: int) -> Planned:
+    """From the samples of one seed to those of another."""
+    first, last = ends
+    bound = f"left out with --interpolate={first},{last}, which names both seeds"
+    require("seed", request.seed, request.seed in (0, first), bound)
     return Planned(
-        request,
-        edit,
-        {"interpolate": settings, "columns": columns},
-        f"{name}_columns{columns}",
-        f"{words} in {columns} columns",
+        request._replace(seed=first),
+        BetweenSeeds(first, last, columns),
+        {"interpolate": f"{first},{last}"},
+        f"_seeds-{first}-{last}",
+        f", seeds {first} to {last}",
+    )
+
+
+def _between_pictures(
+    run: Loaded, request: Request, ends: Any, columns: int
+) -> Planned:
+    """From pictures to as many others."""
+    rows = -(-request.num_samples // columns)
+    one, other = (_read(run, "interpolate", path, rows) for path in ends)
+    if len(one.values) != len(other.values):
+        raise UsageError(
+            f"--interpolate: {len(one.values)} pictures in {one.name} and "
+            f"{len(other.values)} in {other.name}: must be as many, a row for each pair"
+        )
+    most = columns * len(one.values)
+    return Planned(
+        request._replace(num_samples=min(request.num_samples, most)),
+        BetweenPictures(one.values, other.values, columns),
+        {"interpolate": f"{one.digest},{other.digest}"},
+        f"_from-{one.digest[:8]}-to-{other.digest[:8]}",
+        f", {one.name} ({one.digest[:8]}) to {other.name} ({other.digest[:8]})",
     )

@@ -113,17 +113,14 @@ class BetweenSeeds(Between):
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         del keys
-        *ends, weight = inputs
-        (first, one), (last, other) = (random.split(keys) for keys in ends)
+        first, last, weight = inputs
+        (start, one), (end, other) = random.split(first), random.split(last)
         shape = (*weight.shape, *parts.event_shape)
-        noise = (random.normal(key, shape) for key in (first, last))
-        return _from_noise(
-            parts,
-            one,
-            denoise_fn,
-            spherical(*noise, weight),
-            NoiseBetween(other, weight),
+        between = spherical(
+            random.normal(start, shape), random.normal(end, shape), weight
         )
+        noise = NoiseBetween(other, weight)
+        return _from_noise(parts, one, denoise_fn, between, noise)
 
 
 class BetweenPictures(Between):

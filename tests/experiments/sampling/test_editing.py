@@ -50,6 +50,7 @@ def workdir(tmp_path_factory):
         loop.train_and_evaluate(config, path / "run")
         np.save(path / "five.npy", PICTURES)
         np.save(path / "other.npy", PICTURES[::-1])
+        np.save(path / "one.npy", PICTURES[0])
         for name, known in (("empty", 0), ("full", 1)):
             np.save(path / f"{name}.npy", np.full(EVENT, known))
         half = np.zeros((4, 4), np.uint8)
@@ -266,8 +267,8 @@ REFUSED = {
         "num_samples=20: must be at least 21, the columns of one row",
     ),
     "unlike numbers of pictures": (
-        dict(interpolate="five.npy,full.npy"),
-        "values of type int64: must be floats",
+        dict(interpolate="five.npy,one.npy"),
+        "2 pictures in five.npy and 1 in one.npy: must be as many",
     ),
     "no mask": (
         dict(init_image="five.npy", mask="five.npy"),
@@ -283,7 +284,7 @@ def test_what_does_not_fit_is_refused_before_weights_are_read(workdir, monkeypat
     monkeypatch.setattr(restore.manager.Checkpoints, "restore", read)
 
     def is_refused(edit, message):
-        sampler = HEUN if "values" in message else STOCHASTIC
+        sampler = HEUN if "as many" in message else STOCHASTIC
         with pytest.raises(UsageError, match=message):
             draw(workdir, edit, sampler=sampler)
 
