@@ -15,7 +15,9 @@ from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 COUNT = cli.define_count("num_pairs", 10_000, "How many.", 10**8)
-flags.DEFINE_integer("label", None, "Class of all pairs; by default all in turn.")
+flags.DEFINE_string(
+    "label", None, "Class of all pairs, number or name; by default all in turn."
+)
 flags.DEFINE_string(
     "conditions",
     None,

@@ -6,16 +6,26 @@ r"""Draws samples from a run's newest checkpoint: a PNG grid and an .npz.
 Reads neither optimizer nor data set, except for condition vectors that no file gives.
 Settings that are not given are those of the run's config. Stopped or killed, the same
 command resumes where it was.
+
+From pictures, and between two seeds:
+
+    diffusionflow sample --workdir=runs/digits --init_image=a.png --strength=0.5
+    diffusionflow sample --workdir=runs/digits --interpolate=3,7 --columns=12
 """
 
 from absl import flags
 
 from experiments import cli
 from experiments.runtime.errors import reporting_path_errors
+from experiments.sampling import edit_options
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 cli.define_count("num_samples", 100, "Number of samples.", 10**8)
-flags.DEFINE_integer("label", None, "Class of all samples; by default all in turn.")
+flags.DEFINE_string(
+    "label",
+    None,
+    "Class of all samples, its number or its name; by default all in turn.",
+)
 flags.DEFINE_string(
     "conditions",
     None,
@@ -46,18 +56,21 @@ flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir
 flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
 cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)
 flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
+edit_options.define_flags()
+flags.adopt_module_key_flags(edit_options)  # for --help
 
 
 def main() -> None:
+    values = flags.FLAGS.flag_values_dict()
+    edit = edit_options.given(values)
     # slow to import, and not needed for a wrong flag
     from experiments.checkpointing.loaded import Request
     from experiments.sampling import sample_run
 
-    values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}
     plain = {key: values[key] for key in Request._fields if key in values}
-    request = Request(**plain, sampler=given)
+    request = Request(**plain, sampler=given, edit=edit)
     with reporting_path_errors("workdir", WORKDIR.value):
         sample_run.sample_run(WORKDIR.value, request)
 

@@ -15,7 +15,8 @@ class Request(NamedTuple):
 
     Fields:
       num_samples: how many.
-      label: of all samples, or None for all classes in turn.
+      label: of all samples, the number of a class or its name; None for all classes in
+        turn.
       conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
         None for those of the held-out examples.
       seed: of the samples.
@@ -28,10 +29,11 @@ class Request(NamedTuple):
       step: of the checkpoint, or None for the newest.
       out: path of the files without suffix, or None for one in the workdir.
       sampler: entries of the section `sampler` that differ from the config.
+      edit: options of `sampling.edit_options` that are given.
     """
 
     num_samples: int = 100
-    label: int | None = None
+    label: int | str | None = None
     conditions: str | None = None
     seed: int = 0
     batch_size: int = 128
@@ -42,6 +44,7 @@ class Request(NamedTuple):
     step: int | None = None
     out: str | None = None
     sampler: Mapping[str, Any] = {}
+    edit: Mapping[str, Any] = {}
 
 
 class Loaded(NamedTuple):

@@ -10,6 +10,7 @@ from experiments.checkpointing import identity, manager, metadata, posthoc_ema
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, external
 from experiments.config.model import Model
+from experiments.data import class_labels
 from experiments.runtime import pytrees, sharding
 from experiments.runtime.errors import UsageError, require
 
@@ -53,7 +54,11 @@ def load_each(
     number, found, built, completed, every = _open(workdir, request, names, check_fn)
     if request.sigma_rel is not None:
         average, error = posthoc_ema.reconstruct(
-            workdir, request.sigma_rel, step=number, found=found, target=_target(built)
+            workdir,
+            request.sigma_rel,
+            step=number,
+            found=found,
+            target=_target(built),
         )
         print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
         every = [average]
@@ -69,21 +74,27 @@ def load_each(
     ]
 
 
+def describe(workdir: pathlib.Path, request: Request) -> Loaded:
+    """What `load` gives, read without weights: `params` None and an empty digest."""
+    _, found, built, completed, _ = _open(workdir, request, (), _check_jumps)
+    return Loaded(completed, found, built, None, "")
+
+
 def _completed(
-    request: Request, number: int, config: Mapping[str, Any], built: Model
+    request: Request, number: int, found: Mapping[str, Any], built: Model
 ) -> Request:
     """The request for a step, with what is not given from the config; checked."""
     if request.sigma_rel is not None:
         require("weights", request.weights, request.weights == "ema", "ema")
-    if request.label is not None:
-        inside = 0 <= request.label < built.num_classes
-        bound = f"in 0..{built.num_classes - 1}, the classes of the data"
-        if not built.num_classes:
-            bound = "left out: the data have no classes"
-        require("label", request.label, inside, bound)
+    config, label = found["config"], request.label
+    if label is not None:
+        names = found["examples"].get("class_names", ())
+        label = class_labels.class_number(label, built.num_classes, names)
     guidance = config["guidance"] if request.guidance is None else request.guidance
     sampler = config["sampler"] | request.sampler
-    return request._replace(step=number, guidance=guidance, sampler=sampler)
+    return request._replace(
+        step=number, label=label, guidance=guidance, sampler=sampler
+    )
 
 
 def _open(
@@ -104,7 +115,7 @@ def _open(
                 rebuilt = identity.make(found["config"], built, found["examples"])
                 rebuilt["modules"] = found["modules"]  # a change was printed
                 metadata.check_compatible(found, rebuilt, number)
-                completed = _completed(request, number, found["config"], built)
+                completed = _completed(request, number, found, built)
                 check_fn(completed, built)
                 items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))

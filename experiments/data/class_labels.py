@@ -5,6 +5,7 @@ Labels are the integers 0..K-1, each of which some training example has. With
 they are the names of the classes then, which a run stores.
 """
 
+import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.data.base import check_labels
+from experiments.runtime.errors import UsageError, require
 
 MOST = 100_000  # classes
 LISTED = 5  # labels in a message
+CLOSE = 3  # names in a message that may have been meant
 WAY_OUT = "map_labels=True numbers those there are and keeps them as names"
 
 
@@ -221,6 +224,38 @@ def _numbered(
             f"these, choose another part, or set {entry}='' for no labels"
         )
     return np.array(found, np.int32)
+
+
+def class_number(label: int | str, num_classes: int, names: Sequence[str]) -> int:
+    """The number of a class that is given by its number or by its name.
+
+    A whole number is the number of a class, whatever the names are.
+
+    Args:
+      label: the number, as an integer or in decimal digits, or the name.
+      num_classes: of the data; 0 for data without classes.
+      names: of the classes; empty where they have none.
+
+    Raises:
+      UsageError: the data have no such class; it names the nearest ones.
+    """
+    whole = re.fullmatch("[+-]?[0-9]{1,18}", str(label))
+    label = int(label) if whole else label
+    if not num_classes:
+        require("label", label, False, "left out: the data have no classes")
+    within = f"in 0..{num_classes - 1}, the classes of the data"
+    if isinstance(label, int):
+        require("label", label, 0 <= label < num_classes, within)
+        return label
+    require("label", label, bool(names), f"{within}, which have no names")
+    if label in names:
+        return names.index(label)
+    near = difflib.get_close_matches(label, names, n=CLOSE, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise UsageError(
+        f"label={label!r}: no class has this name; {hint}known: {_range(names)}, "
+        f"or a number in 0..{num_classes - 1}"
+    )
 
 
 def natural(name: str) -> tuple:

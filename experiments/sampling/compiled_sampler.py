@@ -20,6 +20,7 @@ from experiments.config import build
 from experiments.config.model import Model
 from experiments.runtime import rng, sharding
 from experiments.sampling.conditions import Conditions
+from experiments.sampling.edits import Edit, Parts
 
 CPU_WIDTH = 16
 
@@ -42,6 +43,7 @@ def make_draw_fn(
     output_fn: Callable[[samplers.Result, jax.Array], Any] = samples,
     trajectory: bool = False,
     purpose: int = rng.SAMPLE,
+    edit: Edit | None = None,
 ) -> DrawFn:
     """A compiled sampler.
 
@@ -57,6 +59,8 @@ def make_draw_fn(
         noise is the standard normal eps of the start, `z = sigma eps`.
       trajectory: whether the result has all states.
       purpose: of the random stream, one of `rng`.
+      edit: from what the samples are made, in place of noise alone; then the draw gives
+        what it gives, and `output_fn` and `trajectory` are not used.
 
     Returns:
       `draw_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
@@ -70,15 +74,22 @@ def make_draw_fn(
     if not isinstance(section, build.Sampling):
         section = build.sampling(section, schedule)
     sampler, times = section
+    times = times if edit is None else edit.times(times)
     build.check_start(model.objective, times)
     build.check_guidance(model.net, sampler, guidance)
     width = CPU_WIDTH if jax.default_backend() == "cpu" else batch_size
     mesh = sharding.data_mesh(-(-most // width))
     everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)
 
-    def on_device(params: Any, keys: jax.Array, given: Conditions, scale: Any) -> Any:
+    parts = Parts(sampler, schedule, times, model.event_shape)
+
+    def on_device(
+        params: Any, keys: jax.Array, given: Conditions, inputs: Any, scale: Any
+    ) -> Any:
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
+        if edit is not None:
+            return edit.draw(parts, keys, denoise_fn, inputs)
         prior_keys, noise_keys = random.split(keys)
         shape = (*given.labels.shape, *model.event_shape)
         z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
@@ -94,12 +105,14 @@ def make_draw_fn(
         return output_fn(result, random.normal(prior_keys, shape))
 
     @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
-    def program(params: Any, keys: jax.Array, given: Conditions, scale: Any) -> Any:
-        specs = (everywhere.spec, cut.spec, cut.spec, everywhere.spec)
+    def program(
+        params: Any, keys: jax.Array, given: Conditions, inputs: Any, scale: Any
+    ) -> Any:
+        specs = (everywhere.spec, cut.spec, cut.spec, cut.spec, everywhere.spec)
         each = jax.shard_map(
             on_device, mesh=mesh, in_specs=specs, out_specs=cut.spec, check_vma=False
         )
-        return each(params, keys, given, scale)
+        return each(params, keys, given, inputs, scale)
 
     def draw_fn(
         params: Any,
@@ -110,7 +123,7 @@ def make_draw_fn(
     ) -> Any:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
-        parts, stream = [], rng.stream(seed, purpose)
+        drawn, stream = [], rng.stream(seed, purpose)
         count = len(conditions.labels)
         end, together = first + count, width * mesh.size
         for start in range(first - first % width, end, together):
@@ -118,12 +131,13 @@ def make_draw_fn(
             place = np.clip(number - first, 0, count - 1)
             keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
             given = jax.tree.map(lambda array, at=place: array[at], conditions)
-            placed = jax.device_put((keys, given), cut)
+            inputs = None if edit is None else edit.inputs(number, purpose)
+            placed = jax.device_put((keys, given, inputs), cut)
             kept = (number >= first) & (number < end)
             found = jax.device_get(program(params, *placed, scale))
-            parts.append(jax.tree.map(lambda array, at=kept: array[at], found))
+            drawn.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
                 advance(int(kept.sum()))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *drawn)
 
     return draw_fn

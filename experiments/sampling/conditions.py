@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.config.model import Model
 from experiments.data.base import Examples
 
 
@@ -23,6 +22,10 @@ class Conditions(NamedTuple):
     def part(self, start: int, stop: int) -> "Conditions":
         """Those of the samples `start` to `stop - 1`."""
         return Conditions(*(None if one is None else one[start:stop] for one in self))
+
+    def at(self, number: np.ndarray) -> "Conditions":
+        """Those of the samples `number`."""
+        return Conditions(*(None if one is None else one[number] for one in self))
 
     def settings(self) -> dict[str, str]:
         """The digest of the vectors, by which different ones are noticed."""
@@ -45,16 +48,16 @@ def by_class(per_class: int, num_classes: int) -> np.ndarray:
     return np.repeat(np.arange(max(1, num_classes), dtype=np.int32), per_class)
 
 
-def of_pictures(model: Model, held_out: Examples, per_class: int) -> Conditions:
+def of_pictures(held_out: Examples, num_classes: int, per_class: int) -> Conditions:
     """What a picture while training shows: each class, or held-out examples' vectors.
 
     Args:
-      model: of the run.
-      held_out: its held-out examples.
+      held_out: examples of the run.
+      num_classes: of the data.
       per_class: samples of each class.
     """
-    labels = by_class(per_class, model.num_classes)
-    if not model.vector_features:
+    labels = by_class(per_class, num_classes)
+    if held_out.conditions is None:
         return Conditions(labels)
     return of_examples(held_out, len(labels))
 

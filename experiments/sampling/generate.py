@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config.model import Model
 from experiments.runtime import progress
 from experiments.runtime.signals import Stopped
-from experiments.sampling import compiled_sampler
+from experiments.sampling import compiled_sampler, sample_sheet
 from experiments.sampling.conditions import Conditions
+from experiments.sampling.edits import FROM_NOISE, Edit, Plan
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
@@ -23,7 +23,10 @@ NAMES = {"samples": "drawn", "pairs": "pairs"}  # of files, by what they hold
 
 
 def write_samples(
-    workdir: pathlib.Path, loaded: Loaded, given: Conditions
+    workdir: pathlib.Path,
+    loaded: Loaded,
+    given: Conditions,
+    plan: Plan = FROM_NOISE,
 ) -> pathlib.Path:
     """Samples weights that are loaded and writes the files: see `sample_run`.
 
@@ -31,30 +34,42 @@ def write_samples(
       workdir: of the run.
       loaded: with a complete request.
       given: conditions of all samples.
+      plan: of pictures or seeds; by default of noise alone.
 
     Returns:
       The path of the `.npz`.
     """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path = output_path(workdir, request)
+    path, edit = output_path(workdir, request, more=plan.name), plan.edit
+    if edit is not None:
+        given = given.at(edit.rows(np.arange(request.num_samples)))
     shards = Shards(
         path,
-        settings(request, loaded.digest) | given.settings(),
+        settings(request, loaded.digest) | given.settings() | dict(plan.settings),
         count=request.num_samples,
         size=request.shard_size,
     )
 
-    def write(number: int, found: np.ndarray) -> None:
-        outside = round(built.transform.clamped_fraction(found) * found.size)
-        shards.write(number, outside, samples=built.transform.to_stored(found))
+    def write(number: int, found: Any) -> None:
+        arrays = found if isinstance(found, dict) else {"samples": found}
+        x, transform = arrays["samples"], built.transform
+        outside = round(transform.clamped_fraction(x) * x.size)
+        shards.write(number, outside, **arrays | {"samples": transform.to_stored(x)})
+
+    def run(other: Edit, given: Conditions, advance: Callable[[int], None]) -> Any:
+        settings = program(request) | {"most": len(given.labels), "edit": other}
+        draw_fn = compiled_sampler.make_draw_fn(built, request.sampler, **settings)
+        return draw_fn(params, request.seed, given, advance=advance)
 
     with resumed(shards, loaded) as missing:
         if missing:
+            if edit is not None:
+                edit.prepare(run, given)
             draw_fn = compiled_sampler.make_draw_fn(
-                built, request.sampler, **program(request)
+                built, request.sampler, **program(request), edit=edit
             )
             fill(shards, draw_fn, params, request, given, write)
-            _conclude(path, shards, built, request, given)
+            _conclude(path, shards, loaded, given, plan)
     return shards.result
 
 
@@ -135,32 +150,31 @@ def fill(
 def _conclude(
     path: pathlib.Path,
     shards: Shards,
-    built: Model,
-    request: Request,
+    loaded: Loaded,
     given: Conditions,
+    plan: Plan,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
+    request, built = loaded.request, loaded.model
+    recipe = summary(request) + plan.words
     labels, levels = given.labels, built.transform.levels
     written = f"{path}.npz\n{sample_images.no_picture(built.event_shape)}"
     if most := sample_images.num_shown(built.event_shape):
-        shown, written = shards.first(most), f"{path}.npz and {path}.png"
-        in_turn = request.label is None and built.num_classes
-        sample_images.write_samples(
-            path.with_name(path.name + ".png"),
-            shown,
-            labels[: len(shown)],
-            transform=built.transform,
-            columns=built.num_classes if in_turn else 10,
+        written = f"{path}.npz and {path}.png"
+        classes = built.num_classes if request.label is None else 0
+        sample_sheet.write(
+            path, shards, built.transform, plan.edit, labels[:most], classes
         )
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
         entries["conditions"] = given.vectors
-    outside = shards.conclude(labels=labels, recipe=summary(request), **entries)
+    found = None if plan.edit is None else plan.edit.findings(shards.first)
+    outside = shards.conclude(labels=labels, recipe=recipe, **entries)
     total = request.num_samples * np.prod(built.event_shape)
     if levels is not None:
         share = f"{outside / total:.2%}"
         print(f"{share} of their values lay outside [-1, 1] and were clamped")
-    print(f"{summary(request)}\n{written}")
+    print("\n".join(filter(None, [recipe, found, written])))
 
 
 def settings(request: Request, digest: str) -> dict[str, Any]:
@@ -193,7 +207,7 @@ def _weights(request: Request) -> str:
 
 
 def output_path(
-    workdir: pathlib.Path, request: Request, what: str = "samples"
+    workdir: pathlib.Path, request: Request, what: str = "samples", more: str = ""
 ) -> pathlib.Path:
     """Where the files of a complete request go, without suffix.
 
@@ -201,6 +215,7 @@ def output_path(
       workdir: of the run.
       request: complete.
       what: is drawn, of `NAMES`; the folder.
+      more: end of the name.
     """
     if request.out is not None:
         path = pathlib.Path(request.out)
@@ -214,4 +229,4 @@ def output_path(
     )
     if request.conditions is not None:
         name += f"_conditions-{pathlib.Path(request.conditions).stem}"
-    return workdir / what / re.sub(r"[^\w.=]+", "-", name)
+    return workdir / what / re.sub(r"[^\w.=]+", "-", name + more)

@@ -61,7 +61,7 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
     require("conditions", path, suffix in (".npy", ".npz"), "a file .npy or .npz")
     names = loaded.config["data"].get("conditions", npz_entries.DEFAULTS.conditions)
     with naming(f"conditions={path!r}"):
-        arrays = npz_entries.read_npz(path) if suffix == ".npz" else _npy(path)
+        arrays = npz_entries.read_npz(path) if suffix == ".npz" else read_npy(path)
         if suffix == ".npy":
             names = next(iter(arrays))
         found = npz_entries.conditions(arrays, names)
@@ -76,7 +76,8 @@ def _of_file(path: str, loaded: Loaded) -> np.ndarray:
     return found
 
 
-def _npy(path: str) -> dict[str, np.ndarray]:
+def read_npy(path: str) -> dict[str, np.ndarray]:
+    """Reads the array of an `.npy` file."""
     try:
         check_regular(path)
         found = np.load(path, allow_pickle=False)

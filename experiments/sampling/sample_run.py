@@ -6,12 +6,14 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
 from experiments.runtime.signals import stopping
 from experiments.sampling import generate, requested
+from experiments.sampling.editing import planned
 
 
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Samples from a run's checkpoint; writes an `.npz` and, if it can, a picture.
 
-    The `.npz` holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
+    Of a request with options of `edit_options` it samples what these say. The `.npz`
+    holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
     floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
     sampled.
     They are sampled in shards, which are kept when the process is stopped or killed:
@@ -32,5 +34,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
+        request, plan = planned(workdir, request)
         loaded = restore.load(workdir, request)
-        return generate.write_samples(workdir, loaded, requested.of_samples(loaded))
+        given = requested.of_samples(loaded)
+        return generate.write_samples(workdir, loaded, given, plan)

@@ -107,7 +107,7 @@ class Trainer:
             compiler_options=sharding.compiler_options(),
         )
         self.pictured = conditions.of_pictures(
-            self.model, self.dataset.test, config.samples.per_class
+            self.dataset.test, self.model.num_classes, config.samples.per_class
         )
         count = len(self.pictured.labels)
         self.draw_fn = compiled_sampler.make_draw_fn(

@@ -37,6 +37,21 @@ MISTAKES = {
     "unknown weights": (["--weights=emma"], "should be one of <ema|raw>"),
     "misspelt flag": (["--guidence=2"], "'guidence'. Did you mean: guidance"),
     "stray argument": (["3"], "unexpected argument '3'"),
+    "no such class": (["--label=cat"], r"label='cat': must be in 0\.\.1, .*no names"),
+    "too strong": (
+        ["--init_image=/", "--strength=1.5"],
+        r"strength=1.5: must be in \[0, 1\]",
+    ),
+    "no strength": (["--init_image=/", "--strength=nan"], "strength=nan: must be in"),
+    "no picture": (["--init_image=gone.png"], "'gone.png': no such file or folder"),
+    "strength of nothing": (["--strength=1"], "--strength needs --init_image"),
+    "mask of nothing": (["--mask=/"], "--mask needs --init_image"),
+    "two wishes": (["--init_image=/", "--mask=/", "--invert"], "--mask does not go"),
+    "one column": (["--interpolate=1,2", "--columns=1"], "columns=1: must be in 2..1"),
+    "one end": (["--interpolate=1"], "'1': must be two seeds or two paths, such as"),
+    "one seed": (["--interpolate=1,1"], "two different seeds in 0..4294967295"),
+    "no end": (["--interpolate=1,b"], "interpolate='1': no such file or folder"),
+    "a picture for points": (["--init_image=/etc/hosts"], "have shape .2.: give an"),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
 }
 

@@ -116,7 +116,7 @@ def test_only_entry_points_import_the_command_line():
 def test_entry_points_are_thin():
     for module, path in FILES.items():
         if module.count(".") == 1 and package(module) not in {*ALLOWED, "cli"}:
-            assert len(path.read_text().splitlines()) < 80, module
+            assert len(path.read_text().splitlines()) < 100, module
 
 
 @functools.cache

@@ -45,6 +45,8 @@ def flags_of(command):
         names.add("config")
     if "distributed.define_flags()" in text:
         text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
+    if "edit_options.define_flags()" in text:
+        text += (ROOT / "experiments" / "sampling" / "edit_options.py").read_text()
     for name, number in DEFINED.findall(text):
         names.add(name or PROCESSES[int(number)])
     return names

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data.class_labels import classes, natural
+from experiments.data.class_labels import class_number, classes, natural
+from experiments.runtime.errors import UsageError
 
 WAY_OUT = "map_labels=True numbers those there are and keeps them as names"
 
@@ -138,3 +139,21 @@ def test_the_split_costs_no_more_with_many_classes():
     labels = np.arange(200_000).repeat(9)
     found = data.split(np.zeros((len(labels), 1)), labels, None)
     assert len(found.test.labels) == 200_000
+
+
+def test_a_class_is_given_by_its_number_or_its_name():
+    names = ["cat", "zebra", "7", "0"]
+    for label, number in [(1, 1), ("1", 1), ("zebra", 1), ("cat", 0), ("0", 0)]:
+        assert class_number(label, 4, names) == number
+    for label, known, said in [
+        ("zeebra", names, "label='zeebra': no class .*mean 'zebra'.*known: cat, zebra"),
+        ("dog", [f"kind {n}" for n in range(999)], "'dog'.*kind 4, ... kind 998, or"),
+        ("cat", [], r"label='cat': must be in 0\.\.3, .* which have no names"),
+        ("7", names, r"label=7: must be in 0\.\.3, the classes of the data"),
+        ("-1", names, "label=-1: must be in"),
+        ("9" * 5000, names, "no class has this name"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            class_number(label, 4, known)
+    with pytest.raises(UsageError, match="label='cat': must be left out: the data h"):
+        class_number("cat", 0, [])

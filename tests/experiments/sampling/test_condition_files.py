@@ -10,7 +10,7 @@ from experiments.sampling import requested
 
 def test_an_array_is_read(tmp_path):
     np.save(tmp_path / "a.npy", np.eye(3))
-    (found,) = requested._npy(str(tmp_path / "a.npy")).values()
+    (found,) = requested.read_npy(str(tmp_path / "a.npy")).values()
     np.testing.assert_array_equal(found, np.eye(3))
 
 
@@ -28,4 +28,4 @@ def test_what_is_no_array_is_said_and_not_waited_for(tmp_path):
         ("gone", "No such file"),
     ]:
         with pytest.raises(ValueError, match=f"no readable .npy file: .*{said}"):
-            requested._npy(str(tmp_path / f"{name}.npy"))
+            requested.read_npy(str(tmp_path / f"{name}.npy"))
