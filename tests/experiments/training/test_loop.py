@@ -294,9 +294,7 @@ def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeyp
 def test_two_runs_do_not_share_a_workdir(tmp_path):
     def again(number, *unused):
         if number == 3:
-            with pytest.raises(
-                UsageError, match="is training in .*choose another"
-            ):
+            with pytest.raises(UsageError, match="is training in .*choose another"):
                 loop.train_and_evaluate(tiny.config(), tmp_path)
 
     config = tiny.config(num_steps=4, eval__every=0, samples__every=0)
