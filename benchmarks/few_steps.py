@@ -30,7 +30,7 @@ from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, distilled, overrides, schema
 from experiments.data import sklearn_images, toy2d
 from experiments.evaluation import features
-from experiments.sampling import compiled_sampler, conditions
+from experiments.sampling import compiled_sampler, conditions, requested
 from experiments.sampling import pairs as pair_files
 from experiments.training import loop
 from experiments.visualization import sample_images
@@ -135,7 +135,7 @@ class Runs:
             num_samples=pair_files.NUM_PATHS, sampler=HEUN
         )
         loaded = loaded._replace(request=request)
-        given = conditions.of_samples(loaded)
+        given = requested.of_samples(loaded)
         found = pair_files.path_straightness(loaded, given)
         assert found is not None
         return found["mean"]

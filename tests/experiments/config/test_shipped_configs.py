@@ -15,6 +15,7 @@ import pytest
 
 from diffusionflow import objectives
 from diffusionflow.networks.embedding import Conditioning
+from experiments.checkpointing.loaded import Request
 from experiments.config import build, experiment, schema
 from experiments.data import cifar
 from experiments.runtime import sharding
@@ -104,7 +105,7 @@ def with_data(name, folder):
             loop.train_and_evaluate(teacher, folder / "teacher")
         config.distillation.teacher = str(folder / "teacher")
     if config.data.name == "pairs":
-        request = pairs.Request(num_samples=90, sampler=dict(num_steps=1))
+        request = Request(num_samples=90, sampler=dict(num_steps=1))
         config.data.path = str(pairs.draw_pairs(folder / "teacher", request))
     return config
 
@@ -118,7 +119,7 @@ def short(name, folder):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_is_judged_sound_and_tells_how_it_is_run(name):
+def test_a_config_is_valid_and_says_how_it_is_run(name):
     module = importlib.import_module(f"configs.{name}")
     experiment.from_config(module.get_config())
     assert f"--config=configs/{name}.py" in module.__doc__
