@@ -199,7 +199,7 @@ def load(
     """
     folder = _network_folder(pathlib.Path(path))
     config = read_json(folder / "config.json")
-    name = config.get("_class_name")
+    name = str(config.get("_class_name"))
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
     convention = _convention(_scheduler(folder) if scheduler is None else scheduler)

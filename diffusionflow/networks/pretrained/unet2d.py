@@ -249,7 +249,8 @@ class UNet2D(nn.Module):
             case "fourier":
                 return Fourier(features, name="time_proj")
             case "learned":
-                table = Embedding(self.num_train_timesteps, features, name="time_proj")
+                count = self.num_train_timesteps or 0
+                table = Embedding(count, features, name="time_proj")
                 return lambda time: table(jnp.round(time).astype(int))
         return lambda time: sinusoids(
             time,
