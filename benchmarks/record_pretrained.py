@@ -147,7 +147,132 @@ def unet(case, config):
     return dict(found, config=json.dumps(config), shapes=json.dumps(shapes))
 
 
-FAMILIES = dict(unet2d=(unet, UNETS))
+DITS = {
+    "dit": dict(  # facebook/DiT-XL-2-256
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+        attention_head_dim=6,
+        in_channels=4,
+        norm_elementwise_affine=False,
+        norm_type="ada_norm_zero",
+        num_attention_heads=2,
+        num_embeds_ada_norm=10,
+        num_layers=2,
+        out_channels=8,
+        patch_size=2,
+        sample_size=8,
+    ),
+    "options": dict(
+        activation_fn="gelu",
+        attention_bias=False,
+        attention_head_dim=8,
+        in_channels=3,
+        norm_elementwise_affine=True,
+        norm_eps=1e-3,
+        num_attention_heads=1,
+        num_embeds_ada_norm=10,
+        num_layers=1,
+        patch_size=4,
+        sample_size=8,
+    ),
+}
+
+
+def dit(case, config):
+    """One record of `DiTTransformer2DModel`."""
+    net = diffusers.DiTTransformer2DModel(**config)
+    shapes = filled(net)
+    config = dict(config, _class_name="DiTTransformer2DModel")
+    return dict(
+        dit_run(net, config["in_channels"], np.array([7, 981])),
+        config=json.dumps(config),
+        shapes=json.dumps(shapes),
+    )
+
+
+def dit_run(net, channels, time):
+    """Inputs and outputs of a network, one label being the null label."""
+    z, label = pretrained_weights.arrays(0, 2, channels, 8, 8), np.array([3, 10])
+    found = ran(net, z, torch.from_numpy(time), torch.from_numpy(label))
+    return dict(found, z=z, time=time, label=label)
+
+
+def authors_shapes(width, layers):
+    """Names and shapes of the checkpoints of DiT's authors."""
+    sizes = {
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+        "final_layer.linear": (4 * 8, width),
+    }
+    for i in range(layers):
+        sizes |= {
+            f"blocks.{i}.attn.qkv": (3 * width, width),
+            f"blocks.{i}.attn.proj": (width, width),
+            f"blocks.{i}.mlp.fc1": (4 * width, width),
+            f"blocks.{i}.mlp.fc2": (width, 4 * width),
+            f"blocks.{i}.adaLN_modulation.1": (6 * width, width),
+        }
+    shapes = {"y_embedder.embedding_table.weight": (11, width)}
+    sizes["x_embedder.proj"] = (width, 4, 2, 2)
+    for name, shape in sizes.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def copy_authors(net, state):
+    """Copies the authors' arrays into the network of diffusers, module by module."""
+    tensor = lambda name: torch.from_numpy(state[name])
+    pairs = {
+        net.pos_embed.proj: "x_embedder.proj",
+        net.proj_out_1: "final_layer.adaLN_modulation.1",
+        net.proj_out_2: "final_layer.linear",
+    }
+    for i, block in enumerate(net.transformer_blocks):
+        emb, attention = block.norm1.emb, block.attn1
+        emb.time_proj.downscale_freq_shift = 0
+        pairs |= {
+            emb.timestep_embedder.linear_1: "t_embedder.mlp.0",
+            emb.timestep_embedder.linear_2: "t_embedder.mlp.2",
+            block.norm1.linear: f"blocks.{i}.adaLN_modulation.1",
+            attention.to_out[0]: f"blocks.{i}.attn.proj",
+            block.ff.net[0].proj: f"blocks.{i}.mlp.fc1",
+            block.ff.net[2]: f"blocks.{i}.mlp.fc2",
+        }
+        table = emb.class_embedder.embedding_table
+        table.weight.data = tensor("y_embedder.embedding_table.weight")
+        for leaf in ("weight", "bias"):
+            parts = tensor(f"blocks.{i}.attn.qkv.{leaf}").chunk(3)
+            maps = (attention.to_q, attention.to_k, attention.to_v)
+            for module, part in zip(maps, parts, strict=True):
+                getattr(module, leaf).data = part.clone()
+    for module, name in pairs.items():
+        for leaf in ("weight", "bias"):
+            getattr(module, leaf).data = tensor(f"{name}.{leaf}")
+
+
+def authors(case, config):
+    """The network of DiT's authors by that of diffusers, given the same weights.
+
+    Theirs has one embedding for all blocks, and sinusoids without diffusers' shift.
+    """
+    net = diffusers.DiTTransformer2DModel(**config)
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    shapes = authors_shapes(width, config["num_layers"])
+    copy_authors(net, pretrained_weights.random_state(shapes))
+    time = np.array([0.25, 0.9], np.float32) if case == "sit" else np.array([7, 981])
+    return dict(
+        dit_run(net.eval(), 4, time),
+        places=net.pos_embed.pos_embed.numpy(),
+        shapes=json.dumps(shapes),
+    )
+
+
+FAMILIES = dict(
+    unet2d=(unet, UNETS),
+    dit=(dit, DITS),
+    dit_authors=(authors, dict(dit=DITS["dit"], sit=DITS["dit"])),
+)
 
 
 def pipeline(write):

@@ -11,11 +11,13 @@ it was trained on, its prediction type, which time and which scale of z it is gi
 
 and from there `predictions.reschedule` gives it any other schedule; `net_fn` is a
 function of JAX arrays. Published networks whose architecture is here are opened with
-their weights and convention by `load`, which needs flax and safetensors.
+their weights and convention by `load` and `load_dit`, which need flax and
+safetensors.
 """
 
 from diffusionflow.interop.convention import Convention, Wrapped
 from diffusionflow.interop.diffusers import from_diffusers
+from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
 from diffusionflow.interop.pretrained import Network, Prediction, Pretrained, load
 from diffusionflow.interop.sit import from_sit
@@ -32,5 +34,6 @@ __all__ = [
     "from_sit",
     "iddpm_levels",
     "load",
+    "load_dit",
     "read_weights",
 ]

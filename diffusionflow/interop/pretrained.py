@@ -203,9 +203,32 @@ def load(
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
     convention = _convention(_scheduler(folder) if scheduler is None else scheduler)
-    params = _params(module, read_weights(folder), name)
-    predict_fn = Prediction(Network(params, module), convention)
-    return Pretrained(predict_fn, convention, config)
+    state = _renamed(read_weights(folder))
+    return assembled(module, state, convention, config, name)
+
+
+def assembled(
+    module: Any,
+    state: dict[str, np.ndarray],
+    convention: Convention,
+    config: Mapping[str, Any],
+    name: str,
+) -> Pretrained:
+    """Puts a network and the arrays of its parameters together.
+
+    Args:
+      module: a Flax module of `networks.pretrained`.
+      state: arrays under the names of its parameters, joined by dots; used up.
+      convention: schedule, prediction type, time and scale of the network.
+      config: entries of the network, of which `sample_size` and `in_channels` are
+        looked at.
+      name: of the network, for messages.
+
+    Raises:
+      ValueError: the arrays are not exactly those of the network.
+    """
+    network = Network(_params(module, state, name), module)
+    return Pretrained(Prediction(network, convention), convention, config)
 
 
 def _network_folder(path: pathlib.Path) -> pathlib.Path:
@@ -251,8 +274,31 @@ def _unet2d(config: Mapping[str, Any]) -> Any:
     return UNet2D(**_entries(UNet2D, config))
 
 
+def _dit(config: Mapping[str, Any]) -> Any:
+    from diffusionflow.networks.pretrained import DiTTransformer2D
+
+    entries = {name: value for name, value in config.items() if value is not None}
+    if config["_class_name"] == "Transformer2DModel":  # of files before 2024
+        entries = {
+            name: value
+            for name, value in entries.items()
+            if TEXT_OPTIONS.get(name, ...) != value
+        }
+    return DiTTransformer2D(**_entries(DiTTransformer2D, entries))
+
+
+# entries of Transformer2DModel that are about text or discrete images, each with the
+# value of a DiT
+TEXT_OPTIONS = dict(
+    double_self_attention=False,
+    only_cross_attention=False,
+    use_linear_projection=False,
+)
+
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "UNet2DModel": _unet2d,
+    "DiTTransformer2DModel": _dit,
+    "Transformer2DModel": _dit,
 }
 
 
@@ -271,7 +317,6 @@ def _entries(network: type, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _params(module: Any, state: dict[str, np.ndarray], name: str) -> dict[str, Any]:
     """The parameters of a module from a state dict, which is used up."""
-    state = _renamed(state)
     leaves = jax.tree_util.tree_leaves_with_path(_shapes(module, name))
     paths = {".".join(key.key for key in path): path for path, _ in leaves}
     shapes = [leaf.shape for _, leaf in leaves]

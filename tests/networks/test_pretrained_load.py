@@ -16,11 +16,11 @@ import pytest
 from diffusionflow import interop, samplers
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
+from tests.helpers.pretrained_runs import WEIGHTS, close, last, write
 
 numpy = pytest.importorskip("safetensors.numpy")
 
 FOLDER = pretrained_weights.FOLDER / "pipeline"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 SAMPLES = pretrained_weights.records("pipeline_samples")["samples"]
 SAMPLERS = dict(
     DDIMScheduler=samplers.ddim(),
@@ -35,7 +35,7 @@ def model():
 
 
 def test_samples_are_those_of_the_schedulers_of_diffusers(model):
-    z, times = jnp.asarray(np.moveaxis(SAMPLES["z"], 1, -1)), model.grid(8)
+    z, times = jnp.asarray(last(SAMPLES["z"])), model.grid(8)
     assert model.shape == z.shape[1:] == (8, 8, 3) and str(model.kind) == "eps"
     for name, sampler in SAMPLERS.items():
         timesteps = model.convention.clock_fn(times[:-1])
@@ -50,9 +50,7 @@ def test_samples_are_those_of_the_schedulers_of_diffusers(model):
             schedule=model.schedule,
         )
         assert found.nfe == 8
-        exact = np.moveaxis(SAMPLES[name], 1, -1)
-        scale = np.abs(exact).max()
-        np.testing.assert_allclose(found.x / scale, exact / scale, atol=2e-5)
+        close(found.x, last(SAMPLES[name]), 2e-5)
 
 
 def test_weights_are_data_and_any_batch_goes(model):
@@ -88,19 +86,8 @@ def test_the_score_of_a_ve_network_is_called_at_sigma(tmp_path):
     model = interop.load(tmp_path)
     assert str(model.kind) == "score"
     t = model.schedule.inverse_logsnr(-2 * np.log(case["time"]))
-    z = np.moveaxis(case["z"], 1, -1)
-    found = jax.jit(lambda fn, z, t: fn(z, t))(model.predict_fn, z, t)
-    exact = np.moveaxis(case["output"], 1, -1)
-    scale = np.abs(exact).max()
-    np.testing.assert_allclose(found / scale, exact / scale, atol=1e-4)
-
-
-def write(path, config, state, scheduler=None):
-    """A folder of a network."""
-    (path / "config.json").write_text(json.dumps(config))
-    numpy.save_file(state, path / WEIGHTS)
-    if scheduler is not None:
-        (path / "scheduler_config.json").write_text(json.dumps(scheduler))
+    found = jax.jit(lambda fn, z, t: fn(z, t))(model.predict_fn, last(case["z"]), t)
+    close(found, last(case["output"]), 1e-4)
 
 
 def test_every_layout_holds_the_same_arrays(tmp_path):

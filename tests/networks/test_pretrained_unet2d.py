@@ -4,58 +4,23 @@
 (`benchmarks/record_pretrained.py`).
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from diffusionflow import interop
+from diffusionflow.networks.pretrained import UNet2D
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
+from tests.helpers.pretrained_runs import opened, reproduces
+
+pytest.importorskip("safetensors")
 
 CASES = pretrained_weights.records("unet2d")
 GRADIENTS = ("ddpm", "ncsnpp")
-CHAIN = {"_class_name": "DDPMScheduler"}
-
-
-def folder_of(case, path):
-    """Writes config and weights as diffusers does."""
-    numpy = pytest.importorskip("safetensors.numpy")
-    (path / "config.json").write_text(json.dumps(case["config"]))
-    state = pretrained_weights.random_state(case["shapes"])
-    numpy.save_file(state, path / "diffusion_pytorch_model.safetensors")
-    return path
-
-
-def last(image):
-    """Channels last."""
-    return np.moveaxis(image, -3, -1)
 
 
 def is_reproduced(case, path):
-    path.mkdir()
-    network = interop.load(folder_of(case, path), scheduler=CHAIN).network
-    label = jnp.asarray(case["label"]) if "label" in case else None
-    z, time = jnp.asarray(last(case["z"])), jnp.asarray(case["time"])
-    numbers = last(pretrained_weights.arrays(1, *case["output"].shape))
-
-    def whole(z):
-        output = network.module.apply({"params": network.params}, z, time, label)
-        return (output * numbers).sum(), output
-
-    if path.name in GRADIENTS:
-        (_, output), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(z)
-        close(gradient, last(case["gradient"]), 1e-4)
-    else:
-        output = jax.jit(whole)(z)[1]
-    close(output, last(case["output"]), 1e-5)
-
-
-def close(found, exact, tolerance):
-    scale = np.abs(exact).max()
-    np.testing.assert_allclose(found / scale, exact / scale, atol=tolerance, rtol=0)
+    reproduces(opened(case, path), case, gradient=path.name in GRADIENTS)
 
 
 def test_outputs_and_gradients_are_those_of_diffusers(tmp_path):
@@ -63,3 +28,30 @@ def test_outputs_and_gradients_are_those_of_diffusers(tmp_path):
     check_all(
         is_reproduced, {name: (each, tmp_path / name) for name, each in CASES.items()}
     )
+
+
+SMALL = dict(
+    down_block_types=("DownBlock2D",) * 2,
+    up_block_types=("UpBlock2D",) * 2,
+    block_out_channels=(4, 4),
+    layers_per_block=1,
+    norm_num_groups=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "label", "match"),
+    [
+        ({}, (1, 8, 8, 4), None, "channels last"),
+        ({}, (1, 7, 8, 3), None, "multiples of 2"),
+        ({}, (1, 8, 8, 3), 0, "a label for a network without"),
+        (dict(num_class_embeds=3), (1, 8, 8, 3), None, "give the label"),
+        (dict(norm_num_groups=None), (1, 8, 8, 3), None, "norm_num_groups=None"),
+    ],
+)
+def test_what_it_does_not_take_is_refused(settings, shape, label, match):
+    net = UNet2D(**SMALL | settings)
+    label = None if label is None else jnp.zeros(1, int)
+    arguments = jnp.zeros(shape), jnp.zeros(1), label
+    with pytest.raises(ValueError, match=match):
+        jax.eval_shape(net.init, jax.random.key(0), *arguments)

@@ -15,6 +15,7 @@ those of the files' `config.json`. `diffusionflow.interop.load` opens a folder.
     (8, 8)
 """
 
+from diffusionflow.networks.pretrained.dit import DiTTransformer2D
 from diffusionflow.networks.pretrained.unet2d import UNet2D
 
-__all__ = ["UNet2D"]
+__all__ = ["DiTTransformer2D", "UNet2D"]

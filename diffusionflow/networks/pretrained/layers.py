@@ -172,19 +172,20 @@ class Attention(nn.Module):
         return (x + y.reshape(x.shape)) / self.scale
 
 
-def self_attention(x: jax.Array, heads: int) -> jax.Array:
+def self_attention(x: jax.Array, heads: int, *, use_bias: bool = True) -> jax.Array:
     """Attention between tokens with the maps `to_q`, `to_k`, `to_v`, `to_out.0`.
 
     Args:
       x: [batch, tokens, channels].
       heads: their number; it must divide the channels.
+      use_bias: whether the maps of query, key and value have a bias.
 
     Returns:
       [batch, tokens, channels], inside the module that calls it.
     """
     batch, tokens, channels = x.shape
     query, key, value = (
-        Linear(channels, name=name)(x).reshape(batch, tokens, heads, channels // heads)
+        Linear(channels, use_bias, name=name)(x).reshape(batch, tokens, heads, -1)
         for name in ("to_q", "to_k", "to_v")
     )
     y = attend(query, key, value).reshape(x.shape)
