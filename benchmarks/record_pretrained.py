@@ -268,7 +268,61 @@ def authors(case, config):
     )
 
 
+AUTOENCODERS = {
+    "sd": dict(  # stabilityai/sd-vae-ft-ema
+        act_fn="silu",
+        block_out_channels=[4, 8],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_size=16,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+    ),
+    "sd3": dict(  # stabilityai/stable-diffusion-3-medium
+        block_out_channels=[4, 4, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        force_upcast=True,
+        in_channels=1,
+        latent_channels=6,
+        mid_block_add_attention=False,
+        norm_num_groups=4,
+        out_channels=1,
+        sample_size=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        use_post_quant_conv=False,
+        use_quant_conv=False,
+    ),
+}
+
+
+def autoencoder(case, config):
+    """One record of `AutoencoderKL`: moments, images; of sd3 both again by tiles."""
+    net = diffusers.AutoencoderKL(**config)
+    shapes = filled(net)
+    channels = config.get("in_channels", 3)
+    side = dict(sd=8, sd3=24)[case]
+    x = pretrained_weights.arrays(0, 2, channels, side, side)
+    inner = side // 2 ** (len(config["block_out_channels"]) - 1)
+    z = pretrained_weights.arrays(1, 2, config["latent_channels"], inner, inner)
+    found = dict(x=x, z=z)
+    for tiles in (False, True)[: 1 + (case == "sd3")]:
+        net.use_tiling = tiles
+        suffix = "_tiled" if tiles else ""
+        with torch.no_grad():
+            posterior = net.encode(torch.from_numpy(x)).latent_dist
+            image = net.decode(torch.from_numpy(z)).sample
+        found[f"mean{suffix}"] = posterior.mean.numpy()
+        found[f"std{suffix}"] = posterior.std.numpy()
+        found[f"image{suffix}"] = image.numpy()
+    config = dict(config, _class_name="AutoencoderKL")
+    return dict(found, config=json.dumps(config), shapes=json.dumps(shapes))
+
+
 FAMILIES = dict(
+    autoencoder=(autoencoder, AUTOENCODERS),
     unet2d=(unet, UNETS),
     dit=(dit, DITS),
     dit_authors=(authors, dict(dit=DITS["dit"], sit=DITS["dit"])),

@@ -11,10 +11,11 @@ it was trained on, its prediction type, which time and which scale of z it is gi
 
 and from there `predictions.reschedule` gives it any other schedule; `net_fn` is a
 function of JAX arrays. Published networks whose architecture is here are opened with
-their weights and convention by `load` and `load_dit`, which need flax and
-safetensors.
+their weights and convention by `load` and `load_dit`, autoencoders of latents by
+`load_autoencoder`; these need flax and safetensors.
 """
 
+from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
 from diffusionflow.interop.convention import Convention, Wrapped
 from diffusionflow.interop.diffusers import from_diffusers
 from diffusionflow.interop.dit import load_dit
@@ -24,7 +25,9 @@ from diffusionflow.interop.sit import from_sit
 from diffusionflow.interop.weights import read_weights
 
 __all__ = [
+    "Autoencoder",
     "Convention",
+    "Moments",
     "Network",
     "Prediction",
     "Pretrained",
@@ -34,6 +37,7 @@ __all__ = [
     "from_sit",
     "iddpm_levels",
     "load",
+    "load_autoencoder",
     "load_dit",
     "read_weights",
 ]

@@ -1,7 +1,6 @@
 """Published networks with their weights and conventions, opened from a folder."""
 
 import dataclasses
-import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,8 @@ from diffusionflow._dataclass import check_name, is_traced, register, static
 from diffusionflow.interop.convention import UNSCALED, Convention
 from diffusionflow.interop.diffusers import from_diffusers
 from diffusionflow.interop.edm import NoiseClock
-from diffusionflow.interop.weights import check_weights, read_json, read_weights
+from diffusionflow.interop.parameters import entries_of, params_of, with_new_names
+from diffusionflow.interop.weights import read_json, read_weights
 from diffusionflow.predictions import NetworkDenoiser
 
 # entries of config.json that say nothing of the network
@@ -203,7 +203,7 @@ def load(
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
     convention = _convention(_scheduler(folder) if scheduler is None else scheduler)
-    state = _renamed(read_weights(folder))
+    state = with_new_names(read_weights(folder))
     return assembled(module, state, convention, config, name)
 
 
@@ -227,7 +227,7 @@ def assembled(
     Raises:
       ValueError: the arrays are not exactly those of the network.
     """
-    network = Network(_params(module, state, name), module)
+    network = Network(params_of(module, state, name), module)
     return Pretrained(Prediction(network, convention), convention, config)
 
 
@@ -271,7 +271,7 @@ def _convention(config: Mapping[str, Any]) -> Convention:
 def _unet2d(config: Mapping[str, Any]) -> Any:
     from diffusionflow.networks.pretrained import UNet2D
 
-    return UNet2D(**_entries(UNet2D, config))
+    return UNet2D(**entries_of(UNet2D, config, ELSEWHERE))
 
 
 def _dit(config: Mapping[str, Any]) -> Any:
@@ -284,7 +284,7 @@ def _dit(config: Mapping[str, Any]) -> Any:
             for name, value in entries.items()
             if TEXT_OPTIONS.get(name, ...) != value
         }
-    return DiTTransformer2D(**_entries(DiTTransformer2D, entries))
+    return DiTTransformer2D(**entries_of(DiTTransformer2D, entries, ()))
 
 
 # entries of Transformer2DModel that are about text or discrete images, each with the
@@ -300,59 +300,3 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "DiTTransformer2DModel": _dit,
     "Transformer2DModel": _dit,
 }
-
-
-def _entries(network: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a network among a config's entries; lists are tuples there."""
-    fields = [*inspect.signature(network).parameters]
-    entries = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-        if not name.startswith("_") and name not in ELSEWHERE
-    }
-    for name in entries:
-        check_name(f"entry of {config['_class_name']}", name, fields)
-    return entries
-
-
-def _params(module: Any, state: dict[str, np.ndarray], name: str) -> dict[str, Any]:
-    """The parameters of a module from a state dict, which is used up."""
-    leaves = jax.tree_util.tree_leaves_with_path(_shapes(module, name))
-    paths = {".".join(key.key for key in path): path for path, _ in leaves}
-    shapes = [leaf.shape for _, leaf in leaves]
-    check_weights(state, dict(zip(paths, shapes, strict=True)), name)
-    params: dict[str, Any] = {}
-    for full, path in paths.items():
-        place = params
-        for key in path[:-1]:
-            place = place.setdefault(key.key, {})
-        place[path[-1].key] = jnp.asarray(state.pop(full), jnp.float32)
-    return params
-
-
-def _shapes(module: Any, name: str) -> Any:
-    """Shapes of a module's parameters, with its arguments checked by tracing it."""
-    try:
-        inputs = module.example_inputs()
-        return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    except Exception as error:  # entries of a config are of any type
-        detail = " ".join(str(error).split())[:300]
-        raise ValueError(f"config.json of {name}: {detail}") from error
-
-
-# names of files written before 2023
-RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-TWICE = ("time_proj.W", "time_proj.weight")
-
-
-def _renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    renamed: dict[str, np.ndarray] = {}
-    for name, array in state.items():
-        *parts, last, leaf = ("", *name.split("."))
-        if "attentions" in parts:
-            last = RENAMED.get(last, last)
-        renamed[".".join((*parts, last, leaf)).lstrip(".")] = array
-    first, second = (renamed.get(name) for name in TWICE)
-    if first is not None and second is not None and np.array_equal(first, second):
-        del renamed[TWICE[0]]
-    return renamed

@@ -36,7 +36,7 @@ def saved(case, path, **changed):
 
 
 def test_checkpoints_of_the_authors_are_at_their_own_times(tmp_path):
-    """DiT's timestep n is t = (n + 1) / 1000; SiT's time is 1 - t, with another sign."""
+    """DiT's timestep n is t = (n + 1) / 1000; SiT's time is 1 - t, of another sign."""
     for source, sign in (("dit", 1), ("sit", -1)):
         case = AUTHORS[source]
         path = saved(case, tmp_path / f"{source}.safetensors")

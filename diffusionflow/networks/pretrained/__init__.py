@@ -15,7 +15,8 @@ those of the files' `config.json`. `diffusionflow.interop.load` opens a folder.
     (8, 8)
 """
 
+from diffusionflow.networks.pretrained.autoencoder import AutoencoderKL
 from diffusionflow.networks.pretrained.dit import DiTTransformer2D
 from diffusionflow.networks.pretrained.unet2d import UNet2D
 
-__all__ = ["DiTTransformer2D", "UNet2D"]
+__all__ = ["AutoencoderKL", "DiTTransformer2D", "UNet2D"]

@@ -53,22 +53,31 @@ class Modulation(nn.Module):
     """Six vectors of a block from time and label: adaLN-Zero's `linear(silu(emb))`.
 
     Fields:
-      embedding: of time and label, with parameters of this block; None for a network
-        where all blocks share one.
+      num_classes: of the labels.
       features: of a token.
+      frequency_shift: of the sinusoids of the time.
     """
 
-    embedding: tuple[int, float] | None
+    num_classes: int
     features: int
+    frequency_shift: float
 
     @nn.compact
     def __call__(
         self, time: jax.Array, label: jax.Array, shared: jax.Array | None
     ) -> tuple[list[jax.Array], jax.Array]:
-        """Returns six arrays [batch, 1, features], and the embedding."""
-        if self.embedding is not None:
-            classes, shift = self.embedding
-            embed = TimeAndLabel(classes, self.features, shift, name="emb")
+        """Returns six arrays [batch, 1, features], and the embedding.
+
+        Args:
+          time: [batch].
+          label: int [batch].
+          shared: embedding of both, of a network where all blocks have the same; None
+            for one of this block.
+        """
+        if shared is None:
+            embed = TimeAndLabel(
+                self.num_classes, self.features, self.frequency_shift, name="emb"
+            )
             shared = embed(time, label)
         vectors = Linear(6 * self.features, name="linear")(nn.silu(shared))
         return jnp.split(vectors[:, None], 6, axis=-1), shared
@@ -131,7 +140,8 @@ class Block(nn.Module):
       heads: of the attention.
       attention_bias: whether its maps of query, key and value have a bias.
       approximate: whether the gelu is the one by tanh.
-      embedding: see `Modulation`.
+      num_classes: of the labels.
+      frequency_shift: of the sinusoids of the time.
       epsilon: of the second normalisation.
       affine: whether the second normalisation has an affine map.
     """
@@ -139,7 +149,8 @@ class Block(nn.Module):
     heads: int
     attention_bias: bool
     approximate: bool
-    embedding: tuple[int, float] | None
+    num_classes: int
+    frequency_shift: float
     epsilon: float
     affine: bool
 
@@ -152,7 +163,9 @@ class Block(nn.Module):
         shared: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns tokens [batch, places, features], and the embedding [batch, ...]."""
-        modulation = Modulation(self.embedding, tokens.shape[-1], name="norm1")
+        modulation = Modulation(
+            self.num_classes, tokens.shape[-1], self.frequency_shift, name="norm1"
+        )
         vectors, embedding = modulation(time, label, shared)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = vectors
         h = LayerNorm(ADA_EPSILON, affine=False)(tokens) * (1 + scale) + shift
@@ -302,15 +315,14 @@ class DiTTransformer2D(nn.Module):
         own = self.num_embeds_ada_norm, self.frequency_shift
         shared = first = None
         if self.shared_embedding:
-            shared = first = TimeAndLabel(own[0], self.features, own[1], name="emb")(
-                time, label
-            )
+            embed = TimeAndLabel(own[0], self.features, own[1], name="emb")
+            shared = first = embed(time, label)
         for i in range(self.num_layers):
             block = Block(
                 self.num_attention_heads,
                 self.attention_bias,
                 self.activation_fn == "gelu-approximate",
-                None if self.shared_embedding else own,
+                *own,
                 self.norm_eps,
                 self.norm_elementwise_affine,
                 name=f"transformer_blocks.{i}",

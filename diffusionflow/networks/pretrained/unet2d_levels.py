@@ -105,7 +105,7 @@ class DownLevel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, image: jax.Array, time: jax.Array, train: bool
+        self, h: jax.Array, image: jax.Array, time: jax.Array | None, train: bool
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
         """Returns the map, all maps of the level, and the image at its size."""
         shared, skip, maps = self.shared, self.level.skip, []
@@ -132,7 +132,7 @@ class DownLevel(nn.Module):
         return h, maps, image
 
     def _halved(
-        self, h: jax.Array, image: jax.Array, time: jax.Array, train: bool
+        self, h: jax.Array, image: jax.Array, time: jax.Array | None, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         shared, features = self.shared, self.features
         if self.level.skip:
