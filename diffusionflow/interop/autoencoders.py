@@ -10,7 +10,12 @@ import numpy as np
 from jax import Array
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
-from diffusionflow.interop.parameters import entries_of, params_of, with_new_names
+from diffusionflow.interop.parameters import (
+    as_parameter,
+    entries_of,
+    params_of,
+    with_new_names,
+)
 from diffusionflow.interop.weights import read_json, read_weights
 
 LOGVAR_RANGE = (-30.0, 20.0)  # to which the source clips
@@ -124,11 +129,6 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
     Raises:
       ValueError: a file is missing or corrupted, the class or an entry of the config
         is not known here, or the weights are not exactly those of the network.
-
-    Example:
-      autoencoder = interop.load_autoencoder("stabilityai/sd-vae-ft-ema")
-      latents = autoencoder.encode(images).sample(key)
-      images = autoencoder.decode(latents)
     """
     from diffusionflow.networks.pretrained import AutoencoderKL
 
@@ -140,7 +140,9 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
     check_name("_class_name of an autoencoder", name, ("AutoencoderKL",))
     module = AutoencoderKL(**entries_of(AutoencoderKL, config, ELSEWHERE))
     scale, shift = _scale_and_shift(config)
-    params = params_of(module, with_new_names(read_weights(folder)), name)
+    params = params_of(
+        module, with_new_names(read_weights(folder, put=as_parameter)), name
+    )
     size = config.get("sample_size", 32)
     size = max(size) if isinstance(size, list) else size
     return Autoencoder(params, scale, shift, module, int(size))

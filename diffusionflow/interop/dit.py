@@ -4,11 +4,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusionflow._dataclass import check_name
 from diffusionflow.interop.convention import Convention
 from diffusionflow.interop.diffusers import from_diffusers
+from diffusionflow.interop.parameters import as_parameter
 from diffusionflow.interop.pretrained import Pretrained, assembled
 from diffusionflow.interop.sit import from_sit
 from diffusionflow.interop.weights import read_weights
@@ -56,7 +59,7 @@ def load_dit(
     Source: Peebles & Xie 2022, arXiv 2212.09748; Ma et al. 2024, arXiv 2401.08740.
     """
     check_name("source", source, SOURCES)
-    state = read_weights(path)
+    state = read_weights(path, put=as_parameter)
     config = _config(state, num_heads)
     _check_places(state.pop("pos_embed"), config)
     state = _renamed(state)
@@ -72,7 +75,7 @@ def _convention(source: str) -> Convention:
     return from_diffusers({"_class_name": "DDPMScheduler"})
 
 
-def _config(state: Mapping[str, np.ndarray], num_heads: int | None) -> dict[str, Any]:
+def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]:
     """What the shapes say of the network."""
     needed = (
         "pos_embed",
@@ -106,7 +109,7 @@ def _config(state: Mapping[str, np.ndarray], num_heads: int | None) -> dict[str,
     )
 
 
-def _check_places(found: np.ndarray, config: Mapping[str, Any]) -> None:
+def _check_places(found: Array, config: Mapping[str, Any]) -> None:
     """The sinusoids of places are in the file, and computed here."""
     from diffusionflow.networks.pretrained.dit import place_sinusoids
 
@@ -120,9 +123,9 @@ def _check_places(found: np.ndarray, config: Mapping[str, Any]) -> None:
         )
 
 
-def _renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _renamed(state: Mapping[str, Array]) -> dict[str, Any]:
     """Names of diffusers; query, key and value apart."""
-    renamed = {}
+    renamed: dict[str, Any] = {}
     for name, array in state.items():
         for theirs, ours in NAMES.items():
             if name.startswith(theirs):
@@ -131,7 +134,7 @@ def _renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for theirs, ours in BLOCK_NAMES.items():
             name = name.replace(f".{theirs}", f".{ours}")
         if ".attn.qkv." in name:
-            for part, value in zip("qkv", np.split(array, 3), strict=True):
+            for part, value in zip("qkv", jnp.split(array, 3), strict=True):
                 renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = value
         else:
             renamed[name] = array

@@ -40,13 +40,12 @@ def entries_of(
     return entries
 
 
-def params_of(module: Any, state: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+def params_of(module: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns the parameters of a module, float32, from the arrays of its file.
 
     Args:
       module: a Flax module of `networks.pretrained`.
-      state: arrays under the names of its parameters, joined by dots; used up, so that
-        not both are in memory at once.
+      state: arrays under the names of its parameters, joined by dots; used up.
       name: of the network, for messages.
 
     Raises:
@@ -62,8 +61,13 @@ def params_of(module: Any, state: dict[str, np.ndarray], name: str) -> dict[str,
         place = params
         for key in path[:-1]:
             place = place.setdefault(key.key, {})
-        place[path[-1].key] = jnp.asarray(state.pop(full), jnp.float32)
+        place[path[-1].key] = as_parameter(state.pop(full))
     return params
+
+
+def as_parameter(array: Any) -> jax.Array:
+    """Returns an array as float32 on the default device."""
+    return jnp.asarray(array, jnp.float32)
 
 
 def _shapes(module: Any, name: str) -> Any:
@@ -76,13 +80,13 @@ def _shapes(module: Any, name: str) -> Any:
         raise ValueError(f"config.json of {name}: {detail}") from error
 
 
-def with_new_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_new_names(state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arrays of a file under the names that diffusers gives them today.
 
     Before 2023 the maps of an attention were query, key, value and proj_attn, and the
     frequencies of a Fourier embedding stood in the file twice.
     """
-    new: dict[str, np.ndarray] = {}
+    new: dict[str, Any] = {}
     for name, array in state.items():
         *parts, last, leaf = ("", *name.split("."))
         if "attentions" in parts:

@@ -16,7 +16,12 @@ from diffusionflow._dataclass import check_name, is_traced, register, static
 from diffusionflow.interop.convention import UNSCALED, Convention
 from diffusionflow.interop.diffusers import from_diffusers
 from diffusionflow.interop.edm import NoiseClock
-from diffusionflow.interop.parameters import entries_of, params_of, with_new_names
+from diffusionflow.interop.parameters import (
+    as_parameter,
+    entries_of,
+    params_of,
+    with_new_names,
+)
 from diffusionflow.interop.weights import read_json, read_weights
 from diffusionflow.predictions import NetworkDenoiser
 
@@ -189,13 +194,6 @@ def load(
       ValueError: a file is missing or corrupted, the class or an entry of a config is
         not known here, or the weights are not exactly those of the network; the
         message lists names.
-
-    Example:
-      model = interop.load("google/ddpm-cifar10-32")
-      z = samplers.prior(key, (16, *model.shape), schedule=model.schedule)
-      result = samplers.sample(
-          None, model.denoise_fn, z, model.grid(50),
-          sampler=samplers.ddim(), schedule=model.schedule)
     """
     folder = _network_folder(pathlib.Path(path))
     config = read_json(folder / "config.json")
@@ -203,13 +201,13 @@ def load(
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
     convention = _convention(_scheduler(folder) if scheduler is None else scheduler)
-    state = with_new_names(read_weights(folder))
+    state = with_new_names(read_weights(folder, put=as_parameter))
     return assembled(module, state, convention, config, name)
 
 
 def assembled(
     module: Any,
-    state: dict[str, np.ndarray],
+    state: dict[str, Any],
     convention: Convention,
     config: Mapping[str, Any],
     name: str,

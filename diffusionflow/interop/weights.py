@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ IN_FOLDER = (
 TORCH = (".bin", ".pt", ".pth")
 KINDS = (".safetensors", ".npz", *TORCH, ".index.json")
 MOST_NAMES = 12  # of a list in a message
+AT_ONCE = 16  # arrays that are read from an open file
+Put = Callable[[np.ndarray], Any]
 
 
-def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str, Any]:
     """Reads the arrays of a file or a folder by name, in the types they are stored in.
 
     Args:
@@ -27,6 +29,8 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         `.pth` (by torch, with `weights_only=True`), `.npz`, or the index
         `.index.json` of several; or a folder with one of the names `IN_FOLDER`, of
         which the first that exists is read.
+      put: what each array goes through as soon as it is read, such as `jnp.asarray`;
+        so a `.safetensors` file is in memory once, not as two kinds of arrays.
 
     Returns:
       `{name: array}`.
@@ -42,14 +46,14 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"no file {str(path)!r}: give a local file of weights")
     if path.name.endswith(".index.json"):
-        return _read_shards(path)
+        return _read_shards(path, put)
     if path.suffix in TORCH:
-        return _read_torch(path)
+        return _read_torch(path, put)
     match path.suffix:
         case ".safetensors":
-            return _read_safetensors(path)
+            return _read_safetensors(path, put)
         case ".npz":
-            return _reading(path, lambda: dict(np.load(path, allow_pickle=False)))
+            return _read_npz(path, put)
         case ".pkl" | ".pickle" | ".ckpt":
             raise ValueError(
                 f"{path.name}: a pickle may run code and is not opened; save the "
@@ -131,19 +135,32 @@ def _reading(path: pathlib.Path, read: Any) -> Any:
         raise ValueError(f"{path}: corrupted or no such file; {detail}") from error
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    def read() -> dict[str, np.ndarray]:
-        import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
-        from safetensors import safe_open
-
-        with safe_open(path, framework="np") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}
+def _read_npz(path: pathlib.Path, put: Put) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: put(file[name]) for name in file.files}
 
     return _reading(path, read)
 
 
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: pathlib.Path, put: Put) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
+        from safetensors import safe_open
+
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+        arrays: dict[str, Any] = {}
+        for start in range(0, len(names), AT_ONCE):  # pages of a closed file are freed
+            with safe_open(path, framework="np") as file:
+                for name in names[start : start + AT_ONCE]:
+                    arrays[name] = put(file.get_tensor(name))
+        return arrays
+
+    return _reading(path, read)
+
+
+def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
     def read() -> Any:
         import torch
 
@@ -160,7 +177,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path.name} holds {_listed(map(str, others))}: must be one state dict of "
             "arrays; save the one that you want by itself"
         )
-    return {name: _as_numpy(value) for name, value in state.items()}
+    return {name: put(_as_numpy(value)) for name, value in state.items()}
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:
@@ -170,7 +187,7 @@ def _as_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().numpy()
 
 
-def _read_shards(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_shards(path: pathlib.Path, put: Put) -> dict[str, Any]:
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise ValueError(f"{path}: an index has an entry 'weight_map'")
@@ -178,9 +195,9 @@ def _read_shards(path: pathlib.Path) -> dict[str, np.ndarray]:
     outside = [name for name in files if pathlib.Path(name).name != name]
     if outside:
         raise ValueError(f"{path}: {_listed(outside)} must be files of its folder")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for file in files:
-        part = read_weights(path.parent / file)
+        part = read_weights(path.parent / file, put=put)
         named = {name for name, place in index.items() if place == file}
         for what, names in (
             ("lacks", named - part.keys()),

@@ -152,6 +152,7 @@ class AutoencoderKL(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
+        """Makes the parts, which `encode` and `decode` share with `__call__`."""
         groups = self.norm_num_groups
         shared = Shared(groups, EPSILON, self.act_fn, False, None, 0.0, padding=0)
         both = (
