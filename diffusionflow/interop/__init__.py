@@ -9,20 +9,35 @@ it was trained on, its prediction type, which time and which scale of z it is gi
         predict_fn, kind=convention.kind, schedule=convention.schedule
     )
 
-and from there `predictions.reschedule` gives it any other schedule. Weights and
-architectures are not converted; `net_fn` is a function of JAX arrays.
+and from there `predictions.reschedule` gives it any other schedule; `net_fn` is a
+function of JAX arrays. Published networks whose architecture is here are opened with
+their weights and convention by `load` and `load_dit`, autoencoders of latents by
+`load_autoencoder`; these need flax and safetensors.
 """
 
+from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
 from diffusionflow.interop.convention import Convention, Wrapped
 from diffusionflow.interop.diffusers import from_diffusers
+from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
+from diffusionflow.interop.pretrained import Network, Prediction, Pretrained, load
 from diffusionflow.interop.sit import from_sit
+from diffusionflow.interop.weights import read_weights
 
 __all__ = [
+    "Autoencoder",
     "Convention",
+    "Moments",
+    "Network",
+    "Prediction",
+    "Pretrained",
     "Wrapped",
     "from_diffusers",
     "from_edm",
     "from_sit",
     "iddpm_levels",
+    "load",
+    "load_autoencoder",
+    "load_dit",
+    "read_weights",
 ]

@@ -1,0 +1,60 @@
+"""Published networks replayed: the recorded outputs and gradients of diffusers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow import interop
+from tests.helpers import pretrained_weights
+
+CHAIN = {"_class_name": "DDPMScheduler"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write(path, config, state, scheduler=None):
+    """Writes the folder of a network as diffusers does."""
+    from safetensors.numpy import save_file
+
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(state, path / WEIGHTS)
+    if scheduler is not None:
+        (path / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return path
+
+
+def last(image):
+    """Channels last."""
+    return np.moveaxis(image, -3, -1)
+
+
+def close(found, exact, tolerance):
+    """Equal to `tolerance` of the largest number."""
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(found / scale, exact / scale, atol=tolerance, rtol=0)
+
+
+def opened(case, path):
+    """Opens the network of a record, with its random weights in a folder."""
+    state = pretrained_weights.random_state(case["shapes"])
+    return interop.load(write(path, case["config"], state), scheduler=CHAIN).network
+
+
+def reproduces(network, case, *, gradient):
+    """Whether a network has the output of a record, 1e-5, and its gradient, 1e-4."""
+    label = jnp.asarray(case["label"]) if "label" in case else None
+    z, time = jnp.asarray(last(case["z"])), jnp.asarray(case["time"])
+    numbers = last(pretrained_weights.arrays(1, *case["output"].shape))
+
+    def whole(z):
+        output = network.module.apply({"params": network.params}, z, time, label)
+        return (output * numbers).sum(), output
+
+    if gradient:
+        (_, output), found = jax.jit(jax.value_and_grad(whole, has_aux=True))(z)
+        close(found, last(case["gradient"]), 1e-4)
+    else:
+        output = jax.jit(whole)(z)[1]
+    close(output, last(case["output"]), 1e-5)

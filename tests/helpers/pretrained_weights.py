@@ -1,0 +1,49 @@
+"""Random weights by name, and the records of networks of diffusers run on them.
+
+Of torch and jax nothing is needed: the script that records torch's outputs,
+`benchmarks/record_pretrained.py`, makes the same weights as the test that reads them.
+"""
+
+import functools
+import json
+import pathlib
+import zlib
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parents[1] / "data" / "pretrained"
+
+
+def random_state(shapes):
+    """Arrays for `{name: shape}` of a state dict, the same everywhere."""
+    return {name: _random(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def _random(name, shape):
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    values = rng.standard_normal(shape)
+    if len(shape) > 1:
+        values = values / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith("weight"):  # of a normalisation
+        values = 1 + 0.2 * values
+    else:
+        values = 0.2 * values
+    return values.astype(np.float32)
+
+
+def arrays(seed, *shape):
+    """Standard normal float32 numbers."""
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+@functools.cache
+def records(family):
+    """`{case: {array: value}}` of a file of records, with `config` and `shapes`."""
+    found = {}
+    with np.load(FOLDER / f"{family}.npz") as file:
+        for key in file.files:
+            case, _, name = key.partition("/")
+            value = file[key]
+            value = json.loads(str(value)) if name in ("config", "shapes") else value
+            found.setdefault(case, {})[name] = value
+    return found
