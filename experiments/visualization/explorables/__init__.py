@@ -5,11 +5,12 @@ from collections.abc import Callable
 from experiments.visualization.blocks import Section
 from experiments.visualization.explorables import (
     churn,
+    reflow,
     sampler_steps,
     scaling,
     weighting,
 )
 
 SECTIONS: tuple[Callable[[], Section], ...] = tuple(
-    each.section for each in (scaling, churn, weighting, sampler_steps)
+    each.section for each in (scaling, churn, weighting, reflow, sampler_steps)
 )

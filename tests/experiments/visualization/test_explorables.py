@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from diffusionflow import samplers
+from experiments.analysis import reflow as analysis_reflow
 from experiments.analysis import sampler_error, weights
 from experiments.visualization import html_page, sliders
 from experiments.visualization.blocks import Over, Section
 from experiments.visualization.explorables import (
     SECTIONS,
     churn,
+    reflow,
     sampler_steps,
     scaling,
     weighting,
@@ -178,6 +180,43 @@ def test_near_1_the_first_noise_and_the_early_predictions_are_forgotten():
     assert found.h[-1, 0] / found.h[-1].sum() < 1e-3
     late = [churn.late_half(-h) for h in found.h]
     assert late[0] == 0.5 and late[-1] < 0.35
+
+
+@pytest.fixture
+def reflowing(monkeypatch):
+    """The figure on reflow, at some of its places."""
+    monkeypatch.setattr(reflow, "PAIRS", (2, 8, None))
+    monkeypatch.setattr(reflow, "STEPS", (1, 4))
+    (block,) = reflow.section().blocks
+    return block
+
+
+def test_reflow_straightens_and_keeps_the_steps_of_its_pairs(reflowing):
+    """Paths, errors and words, from the flow of pairs of two, eight or all steps."""
+    check_every_place(reflowing)
+    moving, errors = reflowing.charts
+    first = analysis_reflow.before(sampler_error.mixture())
+    pairs = [analysis_reflow.euler(first, n)[-1] for n in (2, 8)] + [first.paths[-1]]
+    starts = np.searchsorted(analysis_reflow.noise(), reflow.STARTS)
+    for j, x in enumerate(pairs):
+        error = np.sqrt(np.mean((x - first.paths[-1]) ** 2))
+        assert (j == 2) == (error == 0)
+        for i, k in itertools.product((1, 2), (0, 1)):
+            t, z = particles(moving, "Euler's method", (i, j, k))
+            np.testing.assert_allclose(z[:, -1], x[starts], atol=1e-9)
+            line = z[:, :1] * t + z[:, -1:] * (1 - t)
+            np.testing.assert_allclose(z, line, atol=1e-9)
+            np.testing.assert_allclose(
+                at(errors.data[i]["y"], (i, j, k))[k], max(error, 1e-4), rtol=1e-6
+            )
+            said = at(reflowing.readout[0], (i, j, k))
+            assert "straightness of the paths is 0, and" in said
+            assert f"distance of {error:.4f} from" in said
+    one_step = particles(moving, "Euler's method", (0, 1, 0))[1]
+    data = sampler_error.mixture()
+    np.testing.assert_allclose(one_step[:, -1], data.weights @ data.means, atol=1e-9)
+    bent = particles(moving, "flow of the model", (0, 1, 0))[1]
+    assert bent.shape[1] > 30
 
 
 def test_no_place_is_a_number_that_rounding_made():
