@@ -11,16 +11,26 @@ it was trained on, its prediction type, which time and which scale of z it is gi
 
 and from there `predictions.reschedule` gives it any other schedule. Weights and
 architectures are not converted; `net_fn` is a function of JAX arrays.
+`DiffusersScheduler` reads the rest of a scheduler as well: its levels, its sampler and
+what it does to x_hat.
 """
 
 from diffusionflow.interop.convention import Convention, Wrapped
-from diffusionflow.interop.diffusers import from_diffusers
+from diffusionflow.interop.diffusers import (
+    DiffusersScheduler,
+    DiffusersSteps,
+    dynamic_shift,
+    from_diffusers,
+)
 from diffusionflow.interop.edm import from_edm, iddpm_levels
 from diffusionflow.interop.sit import from_sit
 
 __all__ = [
     "Convention",
+    "DiffusersScheduler",
+    "DiffusersSteps",
     "Wrapped",
+    "dynamic_shift",
     "from_diffusers",
     "from_edm",
     "from_sit",

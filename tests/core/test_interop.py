@@ -401,16 +401,15 @@ def test_the_network_of_a_chain_is_not_called_below_its_first_level():
     ("config", "message"),
     [
         ({"beta_schedul": "linear"}, "beta_schedul.*did you mean 'beta_schedule'"),
-        ({"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'"),
+        ({"beta_schedule": "laplase"}, "'laplase': did you mean 'laplace'"),
         ({"prediction_type": "velocity"}, "unknown prediction_type 'velocity'"),
         ({"use_flow_sigmas": True}, "prediction_type 'epsilon'.*flow_prediction"),
-        ({"shift": 1.0, "use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
-        ({"shift": 1.0, "shift_terminal": 0.1}, "shift_terminal=0.1"),
+        ({"shift": 1.0, "use_dynamic_shifting": True}, "mu=None, image_seq_len=None"),
+        ({"shift": 1.0, "invert_sigmas": True}, "invert_sigmas=True.*flip_time"),
         ({"shift": 1.0, "beta_start": 0.1}, "beta_start"),
         ({"shift": -1.0}, "k=-1.0"),
         ({"trained_betas": [0.1, 1.2]}, "betas="),
-        ({"use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
-        ({"shift_terminal": 0.1}, "shift_terminal=0.1"),
+        ({"use_dynamic_shifting": True}, "use_dynamic_shifting=True.*use_flow_sigmas"),
         ({"timestep_type": "continuous"}, "continuous.*'epsilon'.*v_prediction"),
         ({"timestep_type": "other"}, "unknown timestep_type 'other'"),
         (
@@ -427,14 +426,10 @@ def test_the_network_of_a_chain_is_not_called_below_its_first_level():
         ),
         ({"_class_name": "VQDiffusionScheduler"}, "'VQDiffusionScheduler'.*DDIMSch"),
         ({"_class_name": "DDIMSheduler"}, "did you mean 'DDIMScheduler'"),
-        ({"_class_name": "DDIMScheduler", "shift": 3.0}, "entry.*'shift'"),
+        ({"_class_name": "DDIMScheduler", "shift": 3.0}, "shift=3.0: DDIM.*FlowMatchEuler"),
         (
-            {"_class_name": "KDPM2DiscreteScheduler", "beta_start": 1e-4},
-            "KDPM2DiscreteScheduler without beta_end, beta_schedule",
-        ),
-        (
-            {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
-            "unknown prediction_type 'v_prediction'",
+            {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"},
+            "unknown prediction_type 'sample'",
         ),
     ],
 )

@@ -22,7 +22,7 @@ ALLOWED = {
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions", "processes"},
     "guidance": {"schedules", "predictions", "guidance"},
-    "interop": {"schedules", "predictions", "interop"},
+    "interop": {"schedules", "predictions", "guidance", "samplers", "interop"},
     "objectives": {
         "schedules",
         "predictions",
@@ -116,6 +116,7 @@ def imports_are_allowed(module, path):
     # diffrax and scipy, which jax needs itself, inside functions
     extra = {
         "couplings": {"scipy"},
+        "interop": {"scipy"},
         "networks": {"flax"},
         "samplers": {"diffrax"},
         "metrics": {"scipy"},
