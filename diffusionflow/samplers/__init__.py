@@ -6,6 +6,7 @@ Each is a table of coefficients, computed once in float64, and one scan over it.
 from diffusionflow.samplers import diffusions
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.adaptive import Solution, solve
+from diffusionflow.samplers.ancestral import Ancestral2S, SDEDPMSolver2S
 from diffusionflow.samplers.base import (
     Result,
     Sampler,
@@ -37,6 +38,7 @@ __all__ = [
     "EDM",
     "RK4",
     "AdamsBashforth",
+    "Ancestral2S",
     "Churn",
     "Coefficients",
     "DDIMEta",
@@ -50,6 +52,7 @@ __all__ = [
     "Midpoint",
     "Result",
     "SDEDPMSolver",
+    "SDEDPMSolver2S",
     "Sampler",
     "Solution",
     "StochasticHeun",

@@ -426,7 +426,10 @@ def test_the_network_of_a_chain_is_not_called_below_its_first_level():
         ),
         ({"_class_name": "VQDiffusionScheduler"}, "'VQDiffusionScheduler'.*DDIMSch"),
         ({"_class_name": "DDIMSheduler"}, "did you mean 'DDIMScheduler'"),
-        ({"_class_name": "DDIMScheduler", "shift": 3.0}, "shift=3.0: DDIM.*FlowMatchEuler"),
+        (
+            {"_class_name": "DDIMScheduler", "shift": 3.0},
+            "shift=3.0: DDIM.*FlowMatchEuler",
+        ),
         (
             {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"},
             "unknown prediction_type 'sample'",

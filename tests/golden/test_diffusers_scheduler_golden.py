@@ -163,7 +163,10 @@ def sample(case):
     kind = str(scheduler.convention.kind)
     net_fn = Exact(mixture, calls(case, scheduler), kind, std)
     signed = lambda z, time: scheduler.convention.sign * net_fn(z, time)
-    draws = random.Recorded(jnp.asarray(noise(case))) if "noise" in a else None
+    draws = None
+    if "noise" in a:
+        count = len(scheduler.steps(num_steps).t)
+        draws = random.Recorded(jnp.asarray(noise(case)[:count]))
     result = jax.jit(
         lambda z: (
             scheduler.sample(
@@ -209,8 +212,12 @@ def is_sampled(case):
     third_sde = config.get("algorithm_type") == "sde-dpmsolver++" and (
         config.get("solver_order") == 3 or config.get("final_sigmas_type")
     )
+    third_edm = config["scheduler"].startswith("EDM") and (
+        config.get("solver_order") == 3 and config["num_steps"] < 15
+    )
     return not (
-        config["scheduler"] in OTHER_SAMPLERS
+        third_edm
+        or config["scheduler"] in OTHER_SAMPLERS
         or config.get("algorithm_type") in REFUSED
         or third_sde
         or config.get("disable_corrector")
