@@ -29,6 +29,7 @@ from diffusionflow.samplers.edm import EDM
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.linear import Coefficients, coefficients
+from diffusionflow.samplers.names import Named, by_name
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
@@ -50,6 +51,7 @@ __all__ = [
     "FlowMap",
     "Heun",
     "Midpoint",
+    "Named",
     "Result",
     "SDEDPMSolver",
     "SDEDPMSolver2S",
@@ -57,6 +59,7 @@ __all__ = [
     "Solution",
     "StochasticHeun",
     "UniPC",
+    "by_name",
     "churn_to_eta",
     "coefficients",
     "ddim",

@@ -43,7 +43,7 @@ class _TwoStages:
     def _middle(
         self, t: Array, s: Array, h: Array, usable: Array, schedule: Schedule
     ) -> tuple[Array, Array]:
-        """The time a fraction r of the step h in log(alpha / sigma), and if it exists."""
+        """The time a fraction r of the step h in log(alpha / sigma), if it exists."""
         some = (t + s) / 2  # placeholder
         start = schedule.logsnr(xp.where(usable, t, some))
         level = start + 2 * xp.asarray(self.r, h.dtype) * h

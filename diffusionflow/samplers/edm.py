@@ -30,10 +30,9 @@ class EDM:
         z_r / alpha_r = z_t / alpha_t + s_noise sqrt(rho_r^2 - rho_t^2) xi,
 
     and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM);
-    with `second="midpoint"` by `DPMSolver2S("eps")`, whose second stage is at the middle
-    of the step in log rho.
-    The network is called at r. No level is raised beyond that of t = 1, where the
-    schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
+    with `second="midpoint"` by `DPMSolver2S("eps")`, its second stage in the middle of
+    log rho. The network is called at r. No level is raised beyond that of t = 1, where
+    the schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
     noise already. This is a deviation from the source, which calls its network there. N
     is the number of steps in the grid, without the step of `sample` to the data.
 

@@ -26,8 +26,6 @@ OTHER_STEPS = ("PNDMScheduler",)
 OTHER_SAMPLERS = (
     *OTHER_STEPS,
     "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DPMSolverSDEScheduler",
     "SASolverScheduler",
 )
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -178,11 +176,16 @@ def sample(case):
 
 
 def noise(case):
-    """Recorded noise, `[num_steps, 1, *z.shape]`, zero where none was drawn."""
-    count = len(case.a["alpha_eval"])
-    values = np.zeros((count, 1, *case.a["init_noise"].shape))
-    number = case.a.get("noise_step", np.arange(len(case.a["noise"])))
-    values[number, 0] = case.a["noise"]
+    """Recorded noise, `[num_steps, num_noises, *z.shape]`, zero where none was drawn."""
+    draws, count = case.a["noise"], len(case.a["alpha_eval"])
+    two = case.config["scheduler"] == "DPMSolverSDEScheduler"
+    if "is_grid" in case.a:  # a call for each stage; the last step draws none
+        count = case.config["num_steps"]
+        number = np.arange(count - 1)
+    else:
+        number = case.a.get("noise_step", np.arange(len(draws)))
+    values = np.zeros((count, 1 + two, *case.a["init_noise"].shape))
+    values[number] = draws.reshape(-1, *values.shape[1:])
     return values
 
 

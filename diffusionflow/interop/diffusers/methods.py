@@ -84,6 +84,10 @@ def sampler(
             return samplers.AdamsBashforth(4, "eps")
         case "KDPM2DiscreteScheduler":
             return samplers.DPMSolver2S("eps")
+        case "KDPM2AncestralDiscreteScheduler":
+            return samplers.Ancestral2S("eps")
+        case "DPMSolverSDEScheduler":
+            return samplers.SDEDPMSolver2S()
         case "FlowMatchEulerDiscreteScheduler":
             if settings["stochastic_sampling"]:
                 return samplers.FlowMap(1.0)
@@ -101,8 +105,6 @@ def sampler(
     ways = {
         "PNDMScheduler": "samplers.AdamsBashforth(4, 'eps') is its method on one grid",
         "DPMSolverSinglestepScheduler": "samplers.DPMSolver2S('x') is its order 2",
-        "DPMSolverSDEScheduler": "samplers.SDEDPMSolver(2, 1.0) is near to it",
-        "KDPM2AncestralDiscreteScheduler": "samplers.DDIMEta(1.0) is near to it",
         "SASolverScheduler": "samplers.SDEDPMSolver(2, 1.0) is near to it",
         "DDIMInverseScheduler": "samplers.invert goes from data to noise",
     }
