@@ -10,14 +10,20 @@ it was trained on, its prediction type, which time and which scale of z it is gi
     )
 
 and from there `predictions.reschedule` gives it any other schedule; `net_fn` is a
-function of JAX arrays. Published networks whose architecture is here are opened with
-their weights and convention by `load` and `load_dit`, autoencoders of latents by
-`load_autoencoder`; these need flax and safetensors.
+function of JAX arrays. `DiffusersScheduler` reads the rest of a scheduler as well: its
+levels, its sampler and what it does to x_hat. Published networks whose architecture is
+here are opened with their weights and convention by `load` and `load_dit`, autoencoders
+of latents by `load_autoencoder`; these need flax and safetensors.
 """
 
 from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
 from diffusionflow.interop.convention import Convention, Wrapped
-from diffusionflow.interop.diffusers import from_diffusers
+from diffusionflow.interop.diffusers import (
+    DiffusersScheduler,
+    DiffusersSteps,
+    dynamic_shift,
+    from_diffusers,
+)
 from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
 from diffusionflow.interop.pretrained import Network, Prediction, Pretrained, load
@@ -27,11 +33,14 @@ from diffusionflow.interop.weights import read_weights
 __all__ = [
     "Autoencoder",
     "Convention",
+    "DiffusersScheduler",
+    "DiffusersSteps",
     "Moments",
     "Network",
     "Prediction",
     "Pretrained",
     "Wrapped",
+    "dynamic_shift",
     "from_diffusers",
     "from_edm",
     "from_sit",

@@ -6,6 +6,7 @@ Each is a table of coefficients, computed once in float64, and one scan over it.
 from diffusionflow.samplers import diffusions
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.adaptive import Solution, solve
+from diffusionflow.samplers.ancestral import Ancestral2S, SDEDPMSolver2S
 from diffusionflow.samplers.base import (
     Result,
     Sampler,
@@ -28,6 +29,7 @@ from diffusionflow.samplers.edm import EDM
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.linear import Coefficients, coefficients
+from diffusionflow.samplers.names import Named, by_name
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
@@ -37,6 +39,7 @@ __all__ = [
     "EDM",
     "RK4",
     "AdamsBashforth",
+    "Ancestral2S",
     "Churn",
     "Coefficients",
     "DDIMEta",
@@ -48,12 +51,15 @@ __all__ = [
     "FlowMap",
     "Heun",
     "Midpoint",
+    "Named",
     "Result",
     "SDEDPMSolver",
+    "SDEDPMSolver2S",
     "Sampler",
     "Solution",
     "StochasticHeun",
     "UniPC",
+    "by_name",
     "churn_to_eta",
     "coefficients",
     "ddim",

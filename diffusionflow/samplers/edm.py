@@ -6,9 +6,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_below, check_bound, register, static
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_name,
+    register,
+    static,
+)
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers.dpm_solver import DPMSolver2S
 from diffusionflow.samplers.ode import Euler, Heun, Row
 from diffusionflow.schedules import Schedule
 
@@ -23,9 +30,10 @@ class EDM:
         rho_r = (1 + gamma) rho_t,
         z_r / alpha_r = z_t / alpha_t + s_noise sqrt(rho_r^2 - rho_t^2) xi,
 
-    and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM).
-    The network is called at r. No level is raised beyond that of t = 1, where the
-    schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
+    and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM);
+    with `second="midpoint"` by `DPMSolver2S("eps")`, its second stage in the middle of
+    log rho. The network is called at r. No level is raised beyond that of t = 1, where
+    the schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
     noise already. This is a deviation from the source, which calls its network there. N
     is the number of steps in the grid, without the step of `sample` to the data.
 
@@ -35,11 +43,13 @@ class EDM:
       s_tmax: highest rho that is raised.
       s_noise: factor of the noise; 1 keeps the law.
       stages: 2, or 1 for Euler.
+      second: where the second stage is, "heun" (at s) or "midpoint".
 
     Raises:
       ValueError: a value is out of bounds.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2, on any schedule.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2, on any schedule;
+    "midpoint" is `sample_dpm_2` of k-diffusion.
     """
 
     s_churn: float | Array = 0.0
@@ -47,6 +57,7 @@ class EDM:
     s_tmax: float | Array = float("inf")
     s_noise: float | Array = 1.0
     stages: int = static(default=2)
+    second: str = static(default="heun")
     num_noises = 1
 
     def __post_init__(self) -> None:
@@ -55,10 +66,13 @@ class EDM:
         check_bound("s_tmax", self.s_tmax, lambda x: x > 0, "positive")
         check_below("s_tmin", self.s_tmin, "s_tmax", self.s_tmax)
         check_bound("stages", self.stages, lambda count: count in (1, 2), "1 or 2")
+        check_name("second", self.second, ("heun", "midpoint"))
 
     @property
-    def _solver(self) -> Euler | Heun:
-        return Heun("eps") if self.stages == 2 else Euler("eps")
+    def _solver(self) -> Euler | Heun | DPMSolver2S:
+        if self.stages == 1:
+            return Euler("eps")
+        return Heun("eps") if self.second == "heun" else DPMSolver2S("eps")
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         gamma, raised = self._raise(t, schedule)

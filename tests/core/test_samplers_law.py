@@ -26,12 +26,22 @@ LAWS = {
     "edm": lambda path, variance: oracles.edm_law(
         path, 20.0, variance, TOP.get(path.name, np.inf)
     ),
+    "edm-midpoint": lambda path, variance: oracles.edm_law(
+        path, 20.0, variance, TOP.get(path.name, np.inf), midpoint=True
+    ),
     "sde_dpm2": lambda path, variance: oracles.sde_dpm_law(
         path, 2, 0.7, variance, midpoint=True
     ),
     "sde_dpm3": lambda path, variance: oracles.sde_dpm_law(
         path, 3, 1.0, variance, midpoint=False
     ),
+    "ancestral2s-eps": lambda path, variance: oracles.ancestral_law(
+        path, "eps", 1.0, variance
+    ),
+    "ancestral2s-x": lambda path, variance: oracles.ancestral_law(
+        path, "x", 0.6, variance
+    ),
+    "sde_dpm2s": lambda path, variance: oracles.sde_two_stages_law(path, 0.8, variance),
     "euler_maruyama": lambda path, variance: oracles.sde_law(path, variance, False),
     "stochastic_heun": lambda path, variance: oracles.sde_law(path, variance, True),
 }

@@ -19,9 +19,8 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHE
 
 def draw(sampler, schedule, times, seed=0):
     """The states, with the same noise for every sampler; in float64."""
-    noise = np.random.default_rng(seed).normal(size=(len(times) - 1, 1, 7))
-    if not sampler.num_noises:
-        noise = noise[:, :0]
+    noise = np.random.default_rng(seed).normal(size=(len(times) - 1, 2, 7))
+    noise = noise[:, : sampler.num_noises]
     with jax.enable_x64(True), jax.disable_jit():
         return np.asarray(
             samplers.run(
@@ -81,6 +80,18 @@ LIMITS = {
     "Euler-Maruyama without noise is Euler": (
         samplers.EulerMaruyama(diffusions.Constant(0.0)),
         samplers.Euler("dz_dt"),
+    ),
+    "DPM-2 ancestral without noise is DPM-Solver-2": (
+        samplers.Ancestral2S("eps", 0.0),
+        samplers.DPMSolver2S("eps"),
+    ),
+    "DPM++ 2S ancestral without noise is DPM-Solver++(2S)": (
+        samplers.Ancestral2S("x", 0.0),
+        samplers.DPMSolver2S("x"),
+    ),
+    "DPM++ SDE without noise is DPM-Solver++(2S)": (
+        samplers.SDEDPMSolver2S(0.0, 0.3),
+        samplers.DPMSolver2S("x", r=0.3),
     ),
     "EDM without churn is Heun": (samplers.EDM(), samplers.Heun("eps")),
     "EDM without churn, one stage, is DDIM": (
@@ -231,6 +242,9 @@ def test_levels_are_raised_to_the_end_of_the_schedule_at_most():
     ("make", "words"),
     [
         (lambda: samplers.EDM(-1.0), r"s_churn=-1.0: must be at least 0"),
+        (lambda: samplers.Ancestral2S("v"), "unknown variable 'v'"),
+        (lambda: samplers.Ancestral2S(eta=2.0), r"eta=2.0: must be in \[0, 1\]"),
+        (lambda: samplers.SDEDPMSolver2S(r=1.0), r"r=1.0: must be in \(0, 1\)"),
         (lambda: samplers.EDM(stages=3), "stages=3: must be 1 or 2"),
         (lambda: samplers.SDEDPMSolver(4), "order=4: must be 1, 2 or 3"),
         (lambda: samplers.SDEDPMSolver(second="heum"), "unknown second"),

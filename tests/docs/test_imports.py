@@ -22,7 +22,15 @@ ALLOWED = {
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions", "processes"},
     "guidance": {"schedules", "predictions", "guidance"},
-    "interop": {"schedules", "predictions", "grids", "networks", "interop"},
+    "interop": {
+        "schedules",
+        "predictions",
+        "grids",
+        "guidance",
+        "samplers",
+        "networks",
+        "interop",
+    },
     "objectives": {
         "schedules",
         "predictions",
@@ -117,7 +125,7 @@ def imports_are_allowed(module, path):
     # functions
     extra = {
         "couplings": {"scipy"},
-        "interop": {"ml_dtypes", "safetensors", "torch"},
+        "interop": {"ml_dtypes", "safetensors", "scipy", "torch"},
         "networks": {"flax"},
         "samplers": {"diffrax"},
         "metrics": {"scipy"},

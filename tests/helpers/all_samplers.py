@@ -56,8 +56,12 @@ STOCHASTIC = {
     "ddim_eta": Entry(samplers.DDIMEta(0.6), 1),
     "ddpm_forward": Entry(samplers.ddpm("forward"), 1),
     "edm": Entry(samplers.EDM(20.0), 2),
+    "edm-midpoint": Entry(samplers.EDM(20.0, second="midpoint"), 2),
     "sde_dpm2": Entry(samplers.SDEDPMSolver(2, 0.7), 1),
     "sde_dpm3": Entry(samplers.SDEDPMSolver(3, 1.0), 1),
+    "ancestral2s-eps": Entry(samplers.Ancestral2S("eps"), 1),
+    "ancestral2s-x": Entry(samplers.Ancestral2S("x", 0.6), 1),
+    "sde_dpm2s": Entry(samplers.SDEDPMSolver2S(0.8), 1),
     "euler_maruyama": Entry(samplers.EulerMaruyama(), 1),
     "stochastic_heun": Entry(samplers.StochasticHeun(), 1),
 }

@@ -92,15 +92,7 @@ DIFFUSERS = rules(
         TWO_STAGES,
     ),
     (dict(scheduler=SINGLE, orders=Above(2)), SINGLE_3),
-    (
-        dict(scheduler=("KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler")),
-        TWO_STAGES,
-    ),
     (dict(stochastic_sampling=True), "all noise replaced: churn = 1"),
-    (
-        dict(scheduler="DEISMultistepScheduler", orders=Above(1)),
-        "DEIS in log sigma / alpha above order 1; Adams-Bashforth in eps is near to it",
-    ),
     (dict(scheduler="SASolverScheduler"), "stochastic Adams with a corrector"),
 )
 DPM_SOLVER = rules(
@@ -121,10 +113,6 @@ KDIFFUSION = rules(
     "kdiffusion_sampler",
     (dict(function="sample_dpm_adaptive"), OWN_CONTROL),
     (dict(function="sample_dpm_fast"), "single-step orders 3, 3, ..., 2 or 1"),
-    (dict(function="sample_dpm_2", s_churn=Above(0)), TWO_STAGES),
-    (dict(function="sample_dpm_2_ancestral", eta=Other(0)), TWO_STAGES),
-    (dict(function="sample_dpmpp_2s_ancestral", eta=Other(0)), TWO_STAGES),
-    (dict(function="sample_dpmpp_sde", eta=Other(0)), TWO_STAGES),
 )
 RECTIFIED_FLOW = rules(
     "rectified_flow",

@@ -139,8 +139,11 @@ def ddpm_forward_law(path, variance):
     return _one_step(path, variance, step)
 
 
-def edm_law(path, s_churn, variance, top):
-    """The same for EDM's stochastic Heun; `top` is the highest sigma / alpha."""
+def edm_law(path, s_churn, variance, top, midpoint=False):
+    """The same for EDM's stochastic Heun; `top` is the highest sigma / alpha.
+
+    With `midpoint` for DPM-Solver-2 in its place.
+    """
     count = len(path.t) - 1
 
     def step(start, end):
@@ -152,8 +155,70 @@ def edm_law(path, s_churn, variance, top):
         slope = lambda rho: rho / (variance + rho**2)
         euler = 1 + (rho_s - raised) * slope(raised)
         heun = 1 + (rho_s - raised) * (slope(raised) + slope(rho_s) * euler) / 2
+        if midpoint:
+            middle = np.sqrt(raised * rho_s)
+            to_middle = 1 + (middle - raised) * slope(raised)
+            heun = 1 + (rho_s - raised) * slope(middle) * to_middle
         factor = (heun if sigma_s > 0 else euler) * alpha_s
         return factor / alpha, (raised**2 - rho**2) * factor**2
+
+    return _recursion(path, variance, step)
+
+
+def _ancestral(rho, rho_s, eta):
+    """k-diffusion's `(sigma_down, sigma_up)`."""
+    up = eta * rho_s * np.sqrt(1 - (rho_s / rho) ** 2)
+    return np.sqrt(rho_s**2 - up**2), up
+
+
+def _first_or_last(start, end, eta, variance):
+    """From alpha = 0 and to sigma = 0: one stage, `(factor, added variance)`."""
+    (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+    if alpha == 0:
+        return sigma_s * np.sqrt(1 - eta**2) / sigma, (sigma_s * eta) ** 2
+    return alpha_s * alpha * variance / (alpha**2 * variance + sigma**2), 0.0
+
+
+def ancestral_law(path, variable, eta, variance):
+    """The same for a step of DPM-Solver-2 in y = z / alpha, then noise."""
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        if alpha == 0 or sigma_s == 0:
+            return _first_or_last(start, end, eta, variance)
+        rho = sigma / alpha
+        down, up = _ancestral(rho, sigma_s / alpha_s, eta)
+        middle = np.sqrt(rho * down)
+        x = lambda y, rho: y * variance / (variance + rho**2)
+        eps = lambda y, rho: y * rho / (variance + rho**2)
+        if variable == "eps":
+            y = 1 + (middle - rho) * eps(1, rho)
+            y = 1 + (down - rho) * eps(y, middle)
+        else:
+            y = middle / rho + (1 - middle / rho) * x(1, rho)
+            y = down / rho + (1 - down / rho) * x(y, middle)
+        return y * alpha_s / alpha, (alpha_s * up) ** 2
+
+    return _recursion(path, variance, step)
+
+
+def sde_two_stages_law(path, eta, variance):
+    """The same for DPM++ SDE with r = 1/2, whose two noises are independent."""
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        if alpha == 0 or sigma_s == 0:
+            return _first_or_last(start, end, eta, variance)
+        rho, rho_s = sigma / alpha, sigma_s / alpha_s
+        x = lambda y, rho: y * variance / (variance + rho**2)
+        middle = np.sqrt(rho * rho_s)
+        down, noise = _ancestral(rho, middle, eta)
+        y = down / rho + (1 - down / rho) * x(1, rho)
+        down, up = _ancestral(rho, rho_s, eta)
+        share = 1 - down / rho
+        y = down / rho + share * x(y, middle)
+        noise = share * x(noise, middle)
+        return y * alpha_s / alpha, alpha_s**2 * (up**2 + noise**2)
 
     return _recursion(path, variance, step)
 

@@ -1,0 +1,193 @@
+"""Our samplers for diffusers' schedulers."""
+
+from typing import Any
+
+from jax import Array
+
+from diffusionflow import _xp as xp
+from diffusionflow import samplers
+from diffusionflow._dataclass import check_name, register
+from diffusionflow._numeric import root
+from diffusionflow.schedules import Schedule
+
+Settings = dict[str, Any]
+_FORMS = {"dpmsolver++": "x", "dpmsolver": "eps"}
+_FEW = 15  # below so many steps `lower_order_final` has an effect
+
+
+@register
+class TCD(samplers.FlowMap):
+    """Gamma-sampling with timesteps in place of levels: trajectory consistency.
+
+    From level s of T the jump goes on to the timestep `floor((1 - gamma) n_s)`, with
+    `n_s = T s - 1`, and noise brings it back to s. `samplers.FlowMap` takes its gamma
+    of the noise.
+
+    Args:
+      gamma: in [0, 1]; 0 is DDIM.
+      num_levels: T.
+
+    Source: Zheng et al. 2024, arXiv 2402.19159, strategic stochastic sampling.
+    """
+
+    num_levels: float = 1000.0
+
+    def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
+        index = xp.round(s * self.num_levels) - 1
+        kept = xp.floor((1 - xp.asarray(self.gamma, s.dtype)) * index + 1e-9)
+        toward = xp.where(index > kept, (kept + 1) / self.num_levels, s)
+        alpha = schedule.alpha(s)
+        ratio = alpha / schedule.alpha(toward)
+        return dict(
+            t=t,
+            s=toward,
+            x=alpha,
+            eps=ratio * schedule.sigma(toward),
+            noise=root((1 - ratio) * (1 + ratio)),
+        )
+
+
+def sampler(
+    name: str, settings: Settings, num_steps: int, missing: int, eta: float | None
+) -> samplers.Sampler:
+    """The sampler that takes a scheduler's steps.
+
+    Args:
+      name: class.
+      settings: of its config.
+      num_steps: N.
+      missing: steps at the end that are left to `samplers.sample` or change nothing.
+      eta: of `DDIMScheduler.step` and `TCDScheduler.step`; None for their defaults.
+
+    Raises:
+      ValueError: the method is not shipped, with the way out.
+    """
+    if eta is not None and name not in ("DDIMScheduler", "TCDScheduler"):
+        raise ValueError(f"eta={eta!r}: must be None; {name} takes none")
+    match name:
+        case "DDIMScheduler":
+            return samplers.DDIMEta(0.0 if eta is None else eta)
+        case "DDPMScheduler":
+            return _ddpm(settings)
+        case "LCMScheduler":
+            return samplers.FlowMap(1.0)
+        case "TCDScheduler":
+            count = float(settings["num_train_timesteps"])
+            return TCD(0.3 if eta is None else eta, count)
+        case "EulerAncestralDiscreteScheduler":
+            return samplers.DDIMEta(1.0)
+        case "EulerDiscreteScheduler" | "EDMEulerScheduler":
+            return samplers.Euler("eps")
+        case "HeunDiscreteScheduler":
+            return samplers.Heun("eps")
+        case "LMSDiscreteScheduler":
+            return samplers.AdamsBashforth(4, "eps")
+        case "KDPM2DiscreteScheduler":
+            return samplers.DPMSolver2S("eps")
+        case "KDPM2AncestralDiscreteScheduler":
+            return samplers.Ancestral2S("eps")
+        case "DPMSolverSDEScheduler":
+            return samplers.SDEDPMSolver2S()
+        case "FlowMatchEulerDiscreteScheduler":
+            if settings["stochastic_sampling"]:
+                return samplers.FlowMap(1.0)
+            return samplers.Euler("u")
+        case "FlowMatchHeunDiscreteScheduler":
+            return samplers.Heun("u")
+        case "DPMSolverMultistepScheduler" | "EDMDPMSolverMultistepScheduler":
+            return _multistep(settings, num_steps, missing)
+        case "DEISMultistepScheduler":
+            order = settings["solver_order"]
+            lower = _lowered(settings, order, num_steps, missing)
+            return samplers.DPMSolver(order, "eps", "taylor", lower_final=lower)
+        case "UniPCMultistepScheduler":
+            return _unipc(settings, missing)
+    ways = {
+        "PNDMScheduler": "samplers.AdamsBashforth(4, 'eps') is its method on one grid",
+        "DPMSolverSinglestepScheduler": "samplers.DPMSolver2S('x') is its order 2",
+        "SASolverScheduler": "samplers.SDEDPMSolver(2, 1.0) is near to it",
+        "DDIMInverseScheduler": "samplers.invert goes from data to noise",
+    }
+    raise ValueError(
+        f"{name}: its steps are not shipped; {ways[name]}, with the convention and the "
+        "grid of this scheduler"
+    )
+
+
+def _ddpm(settings: Settings) -> samplers.Sampler:
+    variances = {
+        "fixed_small": "posterior",
+        "fixed_small_log": "posterior",
+        "fixed_large": "forward",
+    }
+    kind = settings["variance_type"]
+    if kind not in variances:
+        raise ValueError(
+            f"variance_type={kind!r}: must be {', '.join(variances)}; of a network "
+            "that predicts its variance too, pass the mean alone and one of these"
+        )
+    return samplers.ddpm(variances[kind])
+
+
+def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sampler:
+    order, kind = settings["solver_order"], settings["algorithm_type"]
+    kind = "dpmsolver++" if kind == "deis" else kind
+    if settings.get("variance_type") is not None:
+        raise ValueError(
+            f"variance_type={settings['variance_type']!r}: must be None; of a network "
+            "that predicts its variance too, pass the mean alone and leave it out"
+        )
+    forms = {
+        **dict.fromkeys(("midpoint", "logrho", "bh1", "bh2"), "midpoint"),
+        "heun": "taylor",
+    }
+    check_name("solver_type", settings["solver_type"], forms)
+    second = forms[settings["solver_type"]]
+    lower = _lowered(settings, order, num_steps, missing)
+    if kind in _FORMS:
+        return samplers.DPMSolver(order, _FORMS[kind], second, "reference", lower)
+    if kind != "sde-dpmsolver++":
+        raise ValueError(
+            f"algorithm_type={kind!r}: not shipped; 'sde-dpmsolver++' is its form in x"
+        )
+    to_data = settings["final_sigmas_type"] == "zero"
+    if order > 2 or (lower and not to_data):
+        raise ValueError(
+            f"algorithm_type='sde-dpmsolver++' with solver_order={order}, "
+            f"final_sigmas_type={settings['final_sigmas_type']!r}: must be of order 1 "
+            "or 2 and end at 'zero'; samplers.SDEDPMSolver has an order 3 of its own"
+        )
+    return samplers.SDEDPMSolver(order, 1.0, second)
+
+
+def _lowered(settings: Settings, order: int, num_steps: int, missing: int) -> int:
+    """`lower_final` of `samplers.DPMSolver` over the steps that are not missing."""
+    lower = 1 if settings.get("euler_at_final") else 0
+    if settings["lower_order_final"] and num_steps < _FEW:
+        lower = 2
+    if lower <= missing:
+        return 0
+    if missing and order > 2:
+        raise ValueError(
+            f"solver_order={order} with {num_steps} steps: the step before the last is "
+            f"of order 2 there; take at least {_FEW} steps, or solver_order=2"
+        )
+    return 0 if missing else lower
+
+
+def _unipc(settings: Settings, missing: int) -> samplers.Sampler:
+    for name in ("disable_corrector", "solver_p"):
+        if settings[name]:
+            raise ValueError(
+                f"{name}={settings[name]!r}: has no counterpart here; leave it out"
+            )
+    if missing:
+        raise ValueError(
+            "final_sigmas_type='sigma_min' with levels of a grid: its last step "
+            "corrects the one before and goes nowhere; write final_sigmas_type='zero'"
+        )
+    order, kind = settings["solver_order"], settings["solver_type"]
+    kind = "bh2" if kind in ("midpoint", "heun", "logrho") else kind
+    lower = order if settings["lower_order_final"] else 0
+    variable = "x" if settings["predict_x0"] else "eps"
+    return samplers.UniPC(order, kind, variable, lower)

@@ -1,0 +1,78 @@
+"""`samplers.by_name` against recorded runs: the name of a record gives its sampler."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusionflow import samplers, schedules
+from tests.golden import test_samplers_golden_deterministic as deterministic
+from tests.golden import test_samplers_golden_stochastic as stochastic
+from tests.helpers import golden
+from tests.helpers.golden_samplers import is_noisy, said
+
+CASES = [
+    case
+    for case in golden.cases("sampler", "kdiffusion_sampler")
+    if "sigma_grid" in case.a
+]
+PLAIN = dict(eta=1.0, s_churn=0.0, s_noise=1.0, order=4, r=0.5, solver_type="midpoint")
+
+
+def is_plain(case):
+    """Whether a record has the settings that its function has without any."""
+    settings = said(case)
+    return all(settings.get(name, value) == value for name, value in PLAIN.items())
+
+
+def first_of_each():
+    seen = set()
+    for case in sorted(CASES, key=lambda case: len(case.a["sigma_grid"])):
+        name = case.config["function"]
+        if name not in seen and is_plain(case) and not_refused(name):
+            seen.add(name)
+            yield pytest.param(case, id=name)
+
+
+def not_refused(name):
+    try:
+        samplers.by_name(name)
+    except ValueError as error:
+        assert "not shipped" in str(error), error
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", list(first_of_each()))
+def test_the_name_of_a_record_gives_its_sampler(case):
+    sampler = samplers.by_name(case.config["function"]).sampler
+    if not is_noisy(case):
+        return deterministic.always(sampler)(case)
+    with jax.enable_x64(True), jax.disable_jit():
+        two = isinstance(sampler, samplers.Ancestral2S | samplers.SDEDPMSolver2S)
+        replay = stochastic.two_stages if two else stochastic.one_step
+        ours, theirs = replay(case, sampler)
+    np.testing.assert_allclose(ours, theirs, atol=1e-9 * max(1, np.abs(theirs).max()))
+
+
+def test_every_recorded_method_has_a_name():
+    names = {case.config["function"] for case in CASES} | {
+        case.config["scheduler"]
+        for case in golden.cases("sampler")
+        if case.of("diffusers")
+    }
+    golden.expect(len(names), 30)
+    assert sum(map(not_refused, names)) >= len(names) - 4 or golden.NAMED
+
+
+@pytest.mark.parametrize(
+    ("grid", "suffix"), [("karras", "Karras"), ("exponential", "Exponential")]
+)
+def test_the_grid_behind_a_name_is_the_recorded_one(grid, suffix):
+    found = [case for case in CASES if case.config["sigma_grid"] == grid]
+    assert found or golden.NAMED
+    for case in found[:3]:
+        sigma = case.a["sigma_grid"][:-1]
+        schedule = schedules.VE(sigma[-1], sigma[0])
+        _, grid_fn = samplers.by_name(f"DPM++ 2M {suffix}")
+        times = grid_fn(len(sigma), schedule=schedule)
+        np.testing.assert_allclose(schedule.sigma(times), sigma, rtol=1e-9)
