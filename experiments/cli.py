@@ -21,7 +21,14 @@ from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
 from experiments.runtime import distributed, sharding
-from experiments.runtime.errors import FULL, Diverged, PeerLost, SaveError, UsageError
+from experiments.runtime.errors import (
+    FULL,
+    Diverged,
+    PeerLost,
+    SaveError,
+    UsageError,
+    check_name,
+)
 from experiments.runtime.signals import Stopped
 
 _BACKEND = flags.DEFINE_enum(
@@ -97,6 +104,25 @@ def define_count(
     return flags.DEFINE_integer(
         name, default, help_text, lower_bound=least, upper_bound=most
     )
+
+
+def define_accept_change() -> Callable[[], list[str]]:
+    """Defines `--accept_change`; returns what gives its names, or a `UsageError`."""
+    known = ", ".join(schema.ACCEPTABLE)
+    flags.DEFINE_list(
+        "accept_change",
+        [],
+        "Entries that a resume takes as they are now, separated by commas, and records "
+        f"in the history of the run: {known}.",
+    )
+
+    def names() -> list[str]:
+        given = flags.FLAGS["accept_change"].value
+        for name in given:
+            check_name("--accept_change", name, schema.ACCEPTABLE)
+        return given
+
+    return names
 
 
 def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:

@@ -27,9 +27,7 @@ METHOD = flags.DEFINE_string(
     required=True,
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the student; a run that is there is resumed.",
+    "workdir", None, "Directory of the student; a run that is there is resumed."
 )
 PAIRS = flags.DEFINE_string(
     "pairs", None, "File of experiments.pairs, for reflow and one_step."
@@ -59,19 +57,21 @@ def _config() -> ConfigDict:
 
 CONFIG = cli.define_config(_config)
 cli.require_unless_printed("workdir")
+ACCEPTED = cli.define_accept_change()
 distributed.define_flags()
 
 
 def main() -> None:
     from experiments.config import build  # slow to import
 
+    accepted = ACCEPTED()
     build.check(CONFIG.value)  # a mistake is answered before the rest is imported
     if distributed.is_first():
         print(f"diffusionflow: distilling into {WORKDIR.value}", flush=True)
     from experiments.training import loop
 
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
-        loop.train_and_evaluate(CONFIG.value, WORKDIR.value)
+        loop.train_and_evaluate(CONFIG.value, WORKDIR.value, accepted=accepted)
 
 
 if __name__ == "__main__":

@@ -69,15 +69,19 @@ def missing(path: pathlib.Path, every: int, step: int) -> list[int]:
 
 def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Reads every complete line with its row."""
+    try:
+        files.check_regular(path)
+    except ValueError as error:
+        raise UsageError(f"{error}; move it away") from error
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = files.parse_json(line)
             int(row["step"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UsageError(
                 f"{path}, line {number} is no JSON with a step: {line[:40]!r}; remove "
                 "the line, or move the file away"
