@@ -45,6 +45,9 @@ _CACHE = flags.DEFINE_string(
 )
 
 
+LONGEST_FLAG = 200  # letters; absl compares an unknown one with all others
+
+
 class ConfigFlag:
     """The config of `--config`, with the entries that the command line overrides.
 
@@ -189,6 +192,7 @@ def _parse(argv: list[str]) -> list[str]:
             print(_entries_help())
         sys.exit(0)
     with usage_errors():
+        _check_words(argv[1:])
         given: list[Any] = []
         if _has_config():
             after = "config" if "config" in flags.FLAGS else None
@@ -206,6 +210,16 @@ def _parse(argv: list[str]) -> list[str]:
         # or app.run makes it INFO
         flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
     return rest
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuses words that neither the parser nor the output can take."""
+    for word in words:
+        flag = word.partition("=")[0]
+        if not word.isascii() and word.encode(errors="replace").decode() != word:
+            raise UsageError(f"{word!a}: is no UTF-8; rename what it names")
+        if flag.startswith("-") and len(flag) > LONGEST_FLAG:
+            raise UsageError(f"unknown flag {flag[:40]}...; --help lists the flags")
 
 
 def _entries_help() -> str:

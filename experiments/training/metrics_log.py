@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from experiments.checkpointing import retention
 from experiments.runtime import files
 from experiments.runtime.errors import UsageError
+from experiments.training.event_file import EventFile
 
 FILE_NAME = "metrics.jsonl"
 WALL_CLOCK = "wall_clock.jsonl"
@@ -90,23 +90,6 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     return rows
 
 
-def _summary_writer() -> type:
-    """Imports `tensorboardX.SummaryWriter` as if torch were not installed.
-
-    It imports torch where that is installed, which takes seconds, and needs nothing of
-    it for scalars.
-    """
-    absent = "torch" not in sys.modules
-    if absent:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if absent:
-            del sys.modules["torch"]
-    return SummaryWriter
-
-
 class MetricsWriter:
     """Writes one row per logged step to the files and to TensorBoard.
 
@@ -124,9 +107,7 @@ class MetricsWriter:
         self._file = self.path.open("ab")
         drop_after(workdir / WALL_CLOCK, math.inf)  # only what is torn
         self._times = (workdir / WALL_CLOCK).open("ab")
-        self._board = _summary_writer()(
-            str(workdir / "tensorboard"), purge_step=step + 1
-        )
+        self._events = EventFile(workdir / "tensorboard", step)
 
     def write(self, step: int, row: dict[str, Any], wall_clock: dict[str, Any]) -> None:
         """Adds the row of `step`.
@@ -142,11 +123,13 @@ class MetricsWriter:
                 values = {name: files.plain(value) for name, value in numbers.items()}
                 file.write(json.dumps({"step": step} | values).encode() + b"\n")
                 file.flush()
+        scalars = {}
         for name, value in (row | wall_clock).items():
             for index, item in enumerate(np.ravel(value)):
                 tag = f"{name}/{index:02d}" if np.ndim(value) else name
                 if not isinstance(item, str) and math.isfinite(item):
-                    self._board.add_scalar(tag, item, step)
+                    scalars[tag] = item
+        self._events.write(step, scalars)
 
     def sync(self) -> None:
         """Puts all rows on disk: a checkpoint of later steps must not outlast them."""
@@ -156,4 +139,4 @@ class MetricsWriter:
         """Flushes and closes all files."""
         self._file.close()
         self._times.close()
-        self._board.close()
+        self._events.close()
