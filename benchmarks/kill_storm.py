@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
 from configs import toy2d  # noqa: E402
 from experiments.checkpointing import manager, posthoc_ema, step_directories  # noqa: E402
@@ -112,10 +113,16 @@ def digest(tree: Any) -> str:
     return total.hexdigest()
 
 
-def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> None:
-    """Runs a process to its end; prints the digest of what it leaves."""
+def tiny_config(num_steps: int) -> ConfigDict:
+    """The config of the runs."""
     config = toy2d.get_config()
     config.update_from_flattened_dict(OVERRIDES | {"num_steps": num_steps})
+    return config
+
+
+def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> None:
+    """Runs a process to its end; prints the digest of what it leaves."""
+    config = tiny_config(num_steps)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     loop.Trainer = watched(board)

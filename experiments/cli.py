@@ -22,7 +22,14 @@ from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
 from experiments.runtime import distributed, sharding
-from experiments.runtime.errors import FULL, Diverged, PeerLost, SaveError, UsageError
+from experiments.runtime.errors import (
+    FULL,
+    Diverged,
+    PeerLost,
+    SaveError,
+    UsageError,
+    check_name,
+)
 from experiments.runtime.signals import Stopped
 
 _BACKEND = flags.DEFINE_enum(
@@ -37,6 +44,9 @@ _CACHE = flags.DEFINE_string(
     'Directory of compiled programs, "off" for none; by default a directory for this '
     "host in the user's cache, or JAX_COMPILATION_CACHE_DIR.",
 )
+
+
+LONGEST_FLAG = 200  # letters; absl compares an unknown one with all others
 
 
 class ConfigFlag:
@@ -105,6 +115,25 @@ def define_count(
     return flags.DEFINE_integer(
         name, default, help_text, lower_bound=least, upper_bound=most
     )
+
+
+def define_accept_change() -> Callable[[], list[str]]:
+    """Defines `--accept_change`; returns what gives its names, or a `UsageError`."""
+    known = ", ".join(schema.ACCEPTABLE)
+    flags.DEFINE_list(
+        "accept_change",
+        [],
+        "Entries that a resume takes as they are now, separated by commas, and records "
+        f"in the history of the run: {known}.",
+    )
+
+    def names() -> list[str]:
+        given = flags.FLAGS["accept_change"].value
+        for name in given:
+            check_name("--accept_change", name, schema.ACCEPTABLE)
+        return given
+
+    return names
 
 
 def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
@@ -178,6 +207,7 @@ def _parse(argv: list[str]) -> list[str]:
             print(_entries_help())
         sys.exit(0)
     with usage_errors():
+        _check_words(argv[1:])
         given: list[Any] = []
         if _has_config():
             after = "config" if "config" in flags.FLAGS else None
@@ -196,6 +226,16 @@ def _parse(argv: list[str]) -> list[str]:
         # or app.run makes it INFO
         flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
     return rest
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuses words that neither the parser nor the output can take."""
+    for word in words:
+        flag = word.partition("=")[0]
+        if not word.isascii() and word.encode(errors="replace").decode() != word:
+            raise UsageError(f"{word!a}: is no UTF-8; rename what it names")
+        if flag.startswith("-") and len(flag) > LONGEST_FLAG:
+            raise UsageError(f"unknown flag {flag[:40]}...; --help lists the flags")
 
 
 def _entries_help() -> str:

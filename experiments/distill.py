@@ -25,9 +25,7 @@ METHOD = flags.DEFINE_string(
     required=True,
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the student; a run that is there is resumed.",
+    "workdir", None, "Directory of the student; a run that is there is resumed."
 )
 PAIRS = flags.DEFINE_string(
     "pairs", None, "File of experiments.pairs, for reflow and one_step."
@@ -60,19 +58,21 @@ def _complete(config: ConfigDict, given: set[str]) -> None:
 
 CONFIG = cli.define_config(_config, _complete)
 cli.require_unless_printed("workdir")
+ACCEPTED = cli.define_accept_change()
 distributed.define_flags()
 
 
 def main() -> None:
     from experiments.config import experiment  # slow to import
 
+    accepted = ACCEPTED()
     described = experiment.from_config(CONFIG.value)  # a mistake is reported first
     if distributed.is_first():
         print(f"diffusionflow: distilling into {WORKDIR.value}", flush=True)
     from experiments.training import loop
 
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
-        loop.train_and_evaluate(described, WORKDIR.value)
+        loop.train_and_evaluate(described, WORKDIR.value, accepted=accepted)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ INIT_WEIGHTS = flags.DEFINE_enum(
     "init_weights", "ema", ["ema", "raw"], "Which of its weights --init_from takes."
 )
 
+ACCEPTED = cli.define_accept_change()
 distributed.define_flags()
 
 
 def main() -> None:
     from experiments.config import experiment  # slow to import
 
+    accepted = ACCEPTED()
     described = experiment.from_config(CONFIG.value)  # a mistake is reported first
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
@@ -38,7 +40,9 @@ def main() -> None:
     origin = INIT_FROM.value
     source = None if origin is None else Source(origin, INIT_WEIGHTS.value)
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
-        loop.train_and_evaluate(described, WORKDIR.value, source=source)
+        loop.train_and_evaluate(
+            described, WORKDIR.value, source=source, accepted=accepted
+        )
 
 
 if __name__ == "__main__":

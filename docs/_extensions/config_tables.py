@@ -31,6 +31,7 @@ def entries() -> Iterator[str]:
             kind = f"{kind}, {bound}" if bound else kind
             shown = f"default `{default}`" if default else "required"
             mark = " †" if schema.is_resumable(name) else ""
+            mark += " ‡" if schema.is_acceptable(name) else ""
             yield f"| `{name}`{mark} | {meaning} | {kind}; {shown} |"
         yield ""
 

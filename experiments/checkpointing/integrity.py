@@ -12,6 +12,8 @@ import json
 import os
 import pathlib
 
+from experiments.runtime import files
+
 FILE_NAME = "CHECKSUMS.json"
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -29,8 +31,8 @@ def write(directory: pathlib.Path, name: str) -> None:
         entries = list(
             pool.map(lambda path: _entry(directory / path, sync=True), paths)
         )
-    files = dict(zip(paths, entries, strict=True))
-    manifest = {"format": FORMAT, "name": name, "files": files}
+    listed = dict(zip(paths, entries, strict=True))
+    manifest = {"format": FORMAT, "name": name, "files": listed}
     temporary = directory / f".{FILE_NAME}.tmp"
     with temporary.open("w") as file:
         json.dump(manifest, file, indent=1)
@@ -44,7 +46,8 @@ def write(directory: pathlib.Path, name: str) -> None:
 def find_corruption(directory: pathlib.Path) -> str | None:
     """Describes how a directory differs from its manifest; None if it does not.
 
-    Files that the manifest does not list are ignored.
+    The files must be those that the manifest lists: one more could change what is
+    read, and a manifest that lists too few vouches for nothing.
     """
     try:
         name, entries = _read(directory)
@@ -54,6 +57,8 @@ def find_corruption(directory: pathlib.Path) -> str | None:
         return f"its {FILE_NAME} cannot be read ({type(error).__name__})"
     if name != directory.name:
         return f"it was saved under the name {name}"
+    if foreign := sorted(set(_files(directory)) - entries.keys()):
+        return f"it holds {foreign[0]}, which its {FILE_NAME} does not list"
     faults = (_size_fault(directory, name, entries[name]) for name in entries)
     fault = next(filter(None, faults), None)
     if fault is not None:
@@ -103,7 +108,7 @@ def sync_directory(directory: pathlib.Path) -> None:
 
 def _read(directory: pathlib.Path) -> tuple[str, dict[str, dict[str, int | str]]]:
     """Reads the directory's name and the entries of its files from the manifest."""
-    manifest = json.loads((directory / FILE_NAME).read_text())
+    manifest = files.read_json(directory / FILE_NAME)
     return manifest["name"], {
         name: {"size": entry["size"], "sha256": entry["sha256"]}
         for name, entry in manifest["files"].items()

@@ -89,7 +89,8 @@ class Checkpoints:
       items: names of the pytrees of arrays of a checkpoint.
 
     Raises:
-      UsageError: if `read_only` and there is no such directory.
+      UsageError: if `read_only` and there is no such directory; or if what is there
+        under the name of a step is no directory.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class Checkpoints:
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
                 "name the workdir of a run that has saved one"
             )
+        if not read_only:
+            distributed.on_first(self._check_names)
         handlers = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
         with _quiet(logging.ERROR):
@@ -191,6 +194,7 @@ class Checkpoints:
             later checkpoint exists.
         """
         self.wait()
+        distributed.on_first(self._check_names)
         self._retain()
         arguments = {name: ocp.args.StandardSave(items[name]) for name in self._items}
         arguments["identity"] = ocp.args.JsonSave(dict(identity))
@@ -216,6 +220,9 @@ class Checkpoints:
         with self._failing():
             self._manager.wait_until_finished()
         distributed.on_first(self._check_manifest)
+
+    def _check_names(self) -> None:
+        step_directories.check_names(self.directory)
 
     def _check_manifest(self) -> None:
         """Raises what kept the manifest of the last save from being written."""

@@ -6,8 +6,8 @@ needs more than its plain values.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from experiments.config import schema
 from experiments.runtime.errors import UsageError
@@ -24,6 +24,7 @@ FREE = (
     "config.data.test_path",
     "config.network.remat",
     "examples.original.data",
+    "history",
     "init_from",
     "network.remat",
     *(f"config.{entry.name}" for entry in schema.TABLE if entry.resumable),
@@ -37,6 +38,8 @@ CONTENTS, OLDER = "examples.contents", "examples.digest"
 # Counts where both have it; checkpoints from before have none.
 NAMES = "examples.class_names"
 LONGEST = 20  # items of a list in a message
+ACCUMULATE = "config.optimizer.accumulate"
+LOG_EVERY = "config.log.every"
 
 
 def check_format(identity: Mapping[str, Any]) -> None:
@@ -48,27 +51,70 @@ def check_format(identity: Mapping[str, Any]) -> None:
         )
 
 
+class Change(NamedTuple):
+    """A difference between two identities.
+
+    Fields:
+      name: dotted.
+      old: value before.
+      new: value after.
+      entry: what `--accept_change` calls it; empty where it cannot be accepted.
+    """
+
+    name: str
+    old: Any
+    new: Any
+    entry: str = ""
+
+    def __str__(self) -> str:
+        old, new = map(_shown, (self.old, self.new))
+        return f"{self.name}: {old} in the checkpoint, {new} now"
+
+
 def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changed since a checkpoint, a line per entry; free entries are left out.
+    """What changed since a checkpoint, a line per entry; free entries are left out."""
+    return list(map(str, changes(saved, current)))
+
+
+def changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Change]:
+    """What changed since a checkpoint; free entries are left out.
 
     An entry that one of them lacks since it is older has the value of `ADDED`, or the
     default of the config's table.
     """
     saved, current = entries(saved), entries(current)
-    free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
-    constant = current.get("config.optimizer.schedule") == "constant"
-    if constant and not current.get("config.distillation.method"):
-        free.add("config.num_steps")  # then only the end of the run depends on it
-    free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
-    if NAMES not in saved or NAMES not in current:
-        free.add(NAMES)
-    lines = []
+    free = _free(saved, current)
+    found = []
     for name in sorted(saved.keys() | current.keys()):
         there, here = (side.get(name, _default(name)) for side in (saved, current))
         if there != here and not any(_within(name, prefix) for prefix in free):
-            there, here = map(_shown, (there, here))
-            lines.append(f"{name}: {there} in the checkpoint, {here} now")
-    return lines
+            found.append(Change(name, there, here, _acceptable_as(name, current)))
+    return found
+
+
+def _acceptable_as(name: str, current: Mapping[str, Any]) -> str:
+    """The name in `schema.ACCEPTABLE` of a change, or an empty string."""
+    if name == "config.num_steps" and current.get("config.distillation.method"):
+        return ""  # its stages and its curriculum are parts of them
+    if _within(name, "examples"):
+        return "data"
+    name = name.removeprefix("config.")
+    return next((each for each in schema.ACCEPTABLE if _within(name, each)), "")
+
+
+def _free(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
+    """The entries that may differ between two identities, given as `entries`."""
+    free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
+    method = current.get("config.distillation.method")
+    constant = current.get("config.optimizer.schedule") == "constant"
+    if constant and not method:
+        free.add("config.num_steps")  # then only the end of the run depends on it
+    if current.get("network.dropout") or method:
+        free.discard(ACCUMULATE)  # masks and shares of a method are drawn by part
+    free.add(OLDER if CONTENTS in saved and CONTENTS in current else CONTENTS)
+    if NAMES not in saved or NAMES not in current:
+        free.add(NAMES)
+    return free
 
 
 def _default(name: str) -> Any:
@@ -89,21 +135,80 @@ def _shown(value: Any) -> str:
 
 
 def check_compatible(
-    saved: Mapping[str, Any], current: Mapping[str, Any], step: int
-) -> None:
-    """Refuses a resume with other settings.
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    step: int,
+    accepted: Collection[str] = (),
+) -> list[Change]:
+    """Refuses a resume with other settings, unless their change is accepted.
+
+    Args:
+      saved: identity of the checkpoint.
+      current: of the run; what its `history` says of changes after `saved` may differ.
+      step: of the checkpoint.
+      accepted: names of `schema.ACCEPTABLE`.
+
+    Returns:
+      The changes that were accepted.
 
     Raises:
-      UsageError: with the list of differences.
+      UsageError: with the list of differences, and the flag that accepts them.
     """
-    lines = diff(saved, current)
-    if lines:
-        listed = "\n  ".join(lines)
+    before, since = saved.get("history", []), current.get("history", [])
+    recorded = set()
+    if since[: len(before)] == before:
+        recorded = {row["entry"] for row in since[len(before) :]}
+    found = [each for each in changes(saved, current) if each.name not in recorded]
+    refused = [each for each in found if each.entry not in accepted]
+    if refused:
+        listed = "\n  ".join(map(str, refused))
         raise UsageError(
             f"the checkpoint of step {step} belongs to another run:\n  {listed}\n"
-            "resume with the old settings (modules as they were are in modules/ of the "
-            "run), or choose another --workdir"
+            f"{_way_out(refused, step, accepted)}"
         )
+    return found
+
+
+def _way_out(refused: list[Change], step: int, accepted: Collection[str]) -> str:
+    """What a user can do about the changes that a resume refuses."""
+    names = dict.fromkeys(each.entry for each in refused if each.entry)
+    ways = ["resume with the old settings"]
+    if any(each.name.startswith("modules.") for each in refused):
+        ways[0] += " (modules as they were are in modules/ of the run)"
+    if names:
+        flag = f"--accept_change={','.join(dict.fromkeys([*accepted, *names]))}"
+        what = "them" if all(each.entry for each in refused) else ", ".join(names)
+        ways.append(f"train on with {what} from step {step} on with {flag}")
+    if "num_steps" in names:
+        ways.append("start a new run from these weights with --init_from")
+    return f"{', '.join(ways)}, or choose another --workdir"
+
+
+def history(
+    saved: Mapping[str, Any], current: Mapping[str, Any], step: int, accepted: Any
+) -> list[dict[str, Any]]:
+    """Rows `step`, `entry`, `old`, `new` of the changes of a run, oldest first.
+
+    Args:
+      saved: identity of the checkpoint that is resumed.
+      current: of the run.
+      step: of the checkpoint.
+      accepted: what `check_compatible` returned.
+    """
+    sides = [entries(each).get(LOG_EVERY) for each in (saved, current)]
+    if None not in sides and sides[0] != sides[1]:
+        accepted = [*accepted, Change(LOG_EVERY, *sides)]
+    rows = [
+        dict(step=step, entry=each.name, old=each.old, new=each.new)
+        for each in accepted
+    ]
+    return [*saved.get("history", []), *rows]
+
+
+def trained_history(identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the history of a run on which its numbers depend."""
+    rows = identity.get("history", [])
+    return [row for row in rows if row["entry"] != LOG_EVERY]
 
 
 def is_free(name: str) -> bool:

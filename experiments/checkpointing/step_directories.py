@@ -6,7 +6,7 @@ foreign file, and unfinished ones. Anything else, links included, is left alone.
 """
 
 import errno
-import json
+import os
 import pathlib
 import re
 import shutil
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.checkpointing import integrity, retention
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 
 SUFFIX = ".orbax-checkpoint-tmp"  # Orbax takes no directory with it for a step
@@ -31,6 +32,25 @@ def steps(directory: pathlib.Path) -> list[int]:
     """Lists the steps that have a directory, rising."""
     paths = (path for path in directory.iterdir() if path.is_dir())
     return sorted(int(path.name) for path in paths if path.name.isdecimal())
+
+
+def check_names(directory: pathlib.Path) -> None:
+    """Refuses what is no directory and has the name that a step is saved under.
+
+    A save would remove it, or fail.
+
+    Raises:
+      UsageError: there is such a file, pipe or dangling link.
+    """
+    if not directory.is_dir():
+        return
+    for path in sorted(directory.iterdir()):
+        named = path.name.isdecimal() or _UNFINISHED.fullmatch(path.name)
+        if named and not path.is_dir():
+            raise UsageError(
+                f"{path} is no directory, and checkpoints are saved under such names: "
+                "move it away, then the same command goes on"
+            )
 
 
 def newest(directory: pathlib.Path, *, rename: bool) -> int | None:
@@ -134,7 +154,7 @@ def _own_steps(directory: pathlib.Path) -> list[int]:
 def _scores(path: pathlib.Path) -> dict[str, Any]:
     """Reads what a step is ranked by; nothing where that cannot be read."""
     try:
-        return dict(json.loads((path / "scores" / "metadata").read_text()))
+        return dict(files.read_json(path / "scores" / "metadata"))
     except integrity.UNREADABLE:
         return {}
 
@@ -146,7 +166,8 @@ def _warn(text: str) -> None:
 def sweep(directory: pathlib.Path) -> None:
     """Removes directories that a killed process left half written or half removed."""
     for path in directory.iterdir():
-        if _UNFINISHED.fullmatch(path.name) and not path.is_symlink():
+        unfinished = _UNFINISHED.fullmatch(path.name)
+        if unfinished and path.is_dir() and not path.is_symlink():
             _remove(path)
 
 
@@ -164,7 +185,7 @@ def _remove(path: pathlib.Path) -> None:
 def _quarantine(path: pathlib.Path) -> str:
     """Renames a corrupted directory; returns the new name."""
     target, number = path.with_name(f"corrupted-{path.name}"), 1
-    while target.exists():
+    while os.path.lexists(target):
         number += 1
         target = path.with_name(f"corrupted-{path.name}-{number}")
     path.rename(target)

@@ -96,6 +96,9 @@ def differences(a: RunRecord, b: RunRecord) -> list[str]:
     start = [run.identity.get("init_from") for run in (a, b)]
     if start[0] != start[1]:
         lines.append(f"init_from: {start[0]!r} and {start[1]!r}")
+    past = [metadata.trained_history(run.identity) for run in (a, b)]
+    if past[0] != past[1]:
+        lines.append(f"history: {past[0]!r} and {past[1]!r}")
     return lines
 
 

@@ -1,6 +1,5 @@
 """Reads the records of a run from its directory, as far as they are consistent."""
 
-import json
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 from experiments.checkpointing import manager, metadata
 from experiments.comparison.run_record import UNKNOWN, RunRecord
 from experiments.evaluation import results
-from experiments.runtime import environment
+from experiments.runtime import environment, files
 from experiments.runtime.errors import UsageError
 from experiments.training import metrics_log
 
@@ -112,6 +111,6 @@ def _machines(
     if known.keys() - {UNKNOWN}:
         return tuple(known)
     try:
-        return (environment.machine(json.loads(path.read_text())),)
+        return (environment.machine(files.read_json(path)),)
     except (OSError, ValueError, KeyError, TypeError):
         return ()

@@ -1,13 +1,12 @@
 """Shows samples of recipes side by side; a column starts from one noise and label."""
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.comparison.run_record import Group, RunRecord, sampler_key
+from experiments.runtime import files
 from experiments.visualization import sample_images
 from experiments.visualization.blocks import (
     MARKERS,
@@ -104,11 +103,11 @@ def _read(
     for number, (run, row) in chosen.items():
         name, path = groups[number].name, run.workdir / row["file"]
         try:
-            with np.load(path) as file:
-                settings = json.loads(str(file["settings"]))
-                one = SampleSet(name, file["samples"], file["labels"], settings)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            lines.append(f"the samples of {name} cannot be read: {path}: {error}")
+            file = files.read_npz(path, "settings", "samples", "labels")
+            settings = files.parse_json(str(file["settings"]))
+            one = SampleSet(name, file["samples"], file["labels"], settings)
+        except ValueError as error:
+            lines.append(f"the samples of {name} cannot be read: {error}")
             continue
         why = _stale(run, one) or next(
             (_unpaired(first, one) for first in sample_sets.values()), None

@@ -97,6 +97,7 @@ def configs(groups: Sequence[Group]) -> Table:
                 "examples": group.first.identity["examples"],
                 "versions": group.first.identity["versions"],
                 "init_from": group.first.identity.get("init_from", "nothing"),
+                "history": metadata.trained_history(group.first.identity) or "nothing",
                 "step": group.first.step,
             }
         )

@@ -1,6 +1,5 @@
 """The config of a student, from that of its teacher."""
 
-import json
 import pathlib
 from collections.abc import Collection
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.config import build, external, schema
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 
 
@@ -23,8 +23,9 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = files.read_json(path)
+        found.pop("history", None)
+    except (OSError, ValueError, AttributeError) as error:
         raise UsageError(
             f"--{flag}={workdir}: no config of a run in {path}: {error}; give the "
             "workdir of a trained run"

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.runtime import files
 from experiments.runtime.errors import UsageError, nearest
 
 REFERENCE = re.compile(r"(?<![\w.])([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)")
@@ -164,7 +165,13 @@ def search(workdir: Any) -> None:
     """Makes the modules of a run in `workdir`, if there is one, importable."""
     index = pathlib.Path(workdir) / FOLDER / "index.json"
     if os.path.exists(index):  # no error for a path that cannot be
-        _add_paths(json.loads(index.read_text()), workdir)
+        try:
+            _add_paths(files.read_json(index), workdir)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{index} is corrupted: {error!r}; restore it from a backup, or move "
+                "it away where the modules of the run can be imported"
+            ) from error
 
 
 def find_again(described: Mapping[str, Mapping[str, str]], workdir: Any) -> None:

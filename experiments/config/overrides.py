@@ -6,6 +6,8 @@ The file is run once; `--config.a.b=text` is read by the type of the entry.
 import ast
 import contextlib
 import decimal
+import glob
+import os
 import pathlib
 import re
 import runpy
@@ -20,8 +22,9 @@ from ml_collections.config_dict import RequiredValueError
 
 import experiments
 from experiments.config import parsing, registry, schema
-from experiments.runtime.errors import UsageError, check_name, nearest
+from experiments.runtime.errors import UNPARSABLE, UsageError, check_name, nearest
 
+LONGEST = 300  # digits of a whole number
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
@@ -44,7 +47,7 @@ def find_file(name: str, flag: str = "--config") -> pathlib.Path:
       UsageError: there is none.
     """
     path = pathlib.Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False too where the name is too long
         return path
     known = {each.stem: each for each in sorted(shipped().glob("*.py"))}
     if path.name == name and not path.suffix:
@@ -53,7 +56,7 @@ def find_file(name: str, flag: str = "--config") -> pathlib.Path:
         raise UsageError(
             f"{flag}: no file and no shipped config {name!r}; {nearest(name, known)}"
         )
-    there = sorted(map(str, path.parent.glob("*.py")))
+    there = sorted(glob.glob(f"{glob.escape(str(path.parent))}/*.py"))
     raise UsageError(f"{flag}: no file {name!r}; {nearest(name, there)}")
 
 
@@ -241,7 +244,7 @@ def _read(flag: str, text: str | None, wanted: Any, negative: bool) -> Any:
         return _read_tuple(flag, text, wanted)
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except UNPARSABLE:
         return text
 
 
@@ -250,7 +253,8 @@ def _number(flag: str, text: str, wanted: type) -> Any:
         exact = decimal.Decimal(text.strip())
     except decimal.InvalidOperation:
         raise UsageError(f"{flag}={text}: must be {schema.WORDS[wanted]}") from None
-    whole = exact.is_finite() and exact == exact.to_integral_value()
+    short = exact.is_finite() and exact.adjusted() < LONGEST
+    whole = short and exact == exact.to_integral_value()
     return int(exact) if wanted is int and whole else float(exact)
 
 
@@ -258,7 +262,7 @@ def _read_tuple(flag: str, text: str, wanted: Any) -> tuple:
     inner = (*get_args(wanted), None)[0]
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except UNPARSABLE:
         found = tuple(part.strip() for part in text.split(",") if part.strip())
     found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     if inner in (int, float, str):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.config import external, schema
-from experiments.runtime.errors import UsageError, check_name, naming
+from experiments.runtime.errors import UNPARSABLE, UsageError, check_name, naming
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -117,7 +117,7 @@ def _tree(
     pieces[::2] = [external.REFERENCE.sub(placeholder, piece) for piece in pieces[::2]]
     try:
         tree = ast.parse("".join(pieces), mode="eval").body
-    except SyntaxError:
+    except UNPARSABLE:
         tree = None
     if not isinstance(tree, (ast.Name, ast.Call)):
         raise UsageError(
@@ -141,11 +141,18 @@ def _named(
 def _literal(where: str, node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except UNPARSABLE:
         raise UsageError(
-            f"{where}: {ast.unparse(node)!r} is no number, string, bool, None or "
-            "tuple of them"
+            f"{where}: {_shown(node)} is no number, string, bool, None or tuple of them"
         ) from None
+
+
+def _shown(node: ast.expr) -> str:
+    """An argument as it was written."""
+    try:
+        return repr(ast.unparse(node))
+    except RecursionError:
+        return "an argument, which is nested too deeply,"
 
 
 def _evaluate(

@@ -38,7 +38,8 @@ class Entry(NamedTuple):
       default: what is meant where a config does not have it, or `REQUIRED`.
       bound: of its values, or None.
       resumable: whether it may change when a run is resumed: no trained number depends
-        on it, but for the last bits on `cpu_devices` and `sharding`.
+        on it, but for the last bits on `cpu_devices`, `sharding` and, without dropout
+        and method, `optimizer.accumulate`.
     """
 
     name: str
@@ -156,6 +157,7 @@ TABLE = (
         "parts of a batch that are computed one after another",
         1,
         _least(1),
+        resumable=True,
     ),
     Entry(
         "optimizer.nonfinite_limit",
@@ -204,7 +206,7 @@ TABLE = (
         _least(1),
         resumable=True,
     ),
-    Entry("log.every", int, "steps between rows of metrics", 100, _least(1)),
+    Entry("log.every", int, "steps between rows of metrics", 100, _least(1), True),
     Entry("log.logsnr_min", float, "lower end of the losses by log-SNR", -10.0, FINITE),
     Entry("log.logsnr_max", float, "their upper end", 10.0, FINITE),
     Entry("log.num_bins", int, "bins of the losses by log-SNR", 10, _least(1)),
@@ -276,6 +278,16 @@ BY_NAME = {entry.name: entry for entry in TABLE}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME))
 OPEN = ("data", "network")
 OPTIONAL = ("objective.proposal", "objective.coupling")
+# A resume takes another value with `--accept_change`, and records it.
+ACCEPTABLE = (
+    "data",
+    "num_steps",
+    "batch_size",
+    "optimizer.learning_rate",
+    "optimizer.warmup_steps",
+    "optimizer.schedule",
+    "optimizer.accumulate",
+)
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -353,6 +365,11 @@ def is_resumable(name: str) -> bool:
     """Whether an entry or section, by its dotted name, may change on a resume."""
     inside = [entry for entry in TABLE if f"{entry.name}.".startswith(f"{name}.")]
     return bool(inside) and all(entry.resumable for entry in inside)
+
+
+def is_acceptable(name: str) -> bool:
+    """Whether `--accept_change` names an entry, by its dotted name, or its section."""
+    return any(f"{name}.".startswith(f"{each}.") for each in ACCEPTABLE)
 
 
 def typed(name: str, value: Any, wanted: Any) -> Any:

@@ -29,7 +29,6 @@ Luhman 2021, arXiv 2101.02388 (one step).
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +36,7 @@ import numpy as np
 from experiments.data import array_checks, npz_entries
 from experiments.data.base import DataSet, split
 from experiments.data.npz_entries import Arrays, naming_file
+from experiments.runtime import files
 
 NAMES = ("samples", "noise", "labels", "conditions")  # by which a file is recognised
 
@@ -61,7 +61,7 @@ def pairs(*, path: str, original: str = "") -> DataSet:
         arrays = npz_entries.read_npz(path)
         _check(arrays)
         num_classes = int(arrays["num_classes"])
-        found = json.loads(str(arrays["original"]))
+        found = files.parse_json(str(arrays["original"]))
         made = split(
             arrays["samples"],
             arrays["labels"] if num_classes else None,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,10 +36,9 @@ class Chunks:
         path = self._folder / f"{name}.npz"
         if path.exists():
             try:
-                with np.load(path) as file:
-                    return {key: file[key] for key in file.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                print(f"computing again what is corrupted: {path}: {error}", flush=True)
+                return files.read_npz(path)
+            except ValueError as error:
+                print(f"computing again what is corrupted: {error}", flush=True)
         arrays: dict[str, Any] = {
             key: np.asarray(value) for key, value in compute().items()
         }
@@ -73,7 +71,7 @@ class ResultCache:
         reasons = {}
         for path in sorted(self._folder.glob(f"*/{SETTINGS}")):
             try:
-                there = json.loads(path.read_text())
+                there = files.read_json(path)
                 named = there["weights"], there["step"]
                 other = there["parameters"] != parameters
             except (OSError, ValueError, KeyError, TypeError):

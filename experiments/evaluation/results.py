@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,9 +130,10 @@ def _check_free(arrays_path: pathlib.Path) -> None:
     if not arrays_path.exists():
         return
     try:
-        with np.load(arrays_path) as file:
-            is_evaluation = bool({"bound", "eps_mse_raw"} & set(file.files))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        is_evaluation = bool(
+            {"bound", "eps_mse_raw"} & set(files.read_npz(arrays_path))
+        )
+    except ValueError:
         is_evaluation = False
     if not is_evaluation:
         raise UsageError(
@@ -181,7 +181,7 @@ def _newer(path: pathlib.Path, there: int) -> NewerError:
 
 def _values(path: pathlib.Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = files.read_json(path)
         values["settings"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is no evaluation; choose another --out") from error

@@ -28,6 +28,8 @@ _LOST = re.compile(
     r"|[Cc]onnection (closed|reset|refused)|[Ss]ocket closed|[Bb]roken pipe"
 )
 
+_STATUS = re.compile("[A-Z_]+: ")  # begins what is raised for XLA's status
+
 
 def define_flags() -> None:
     """Defines the flags that say which processes make up a run."""
@@ -148,7 +150,9 @@ def is_peer_lost(error: BaseException | None) -> bool:
     """Returns whether an error comes from a failed exchange with a process."""
     while error is not None:
         text = " ".join(str(error).split())
-        if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(text):
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        of_jax |= type(error) is ValueError and bool(_STATUS.match(text))
+        if of_jax and _LOST.search(text):
             return jax.process_count() > 1
         error = error.__cause__
     return False

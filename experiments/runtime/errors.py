@@ -27,6 +27,10 @@ class SaveError(RuntimeError):
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an `OSError`
 
 
+# what `ast.parse` and `ast.literal_eval` raise
+UNPARSABLE = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+
+
 class Diverged(FloatingPointError):
     """Raised if training cannot go on with non-finite numbers. The exit code is 3."""
 

@@ -83,6 +83,45 @@ def _runs(pid: int) -> bool:
     return True
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON; raises a `ValueError` where that is not possible."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a file of JSON.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no JSON, or a pipe or device, which might never end.
+    """
+    check_regular(path)
+    return parse_json(path.read_bytes())
+
+
+def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
+    """Reads arrays of an `.npz`: those of `names`, or all.
+
+    Raises:
+      ValueError: it is missing, no regular file, or corrupted.
+    """
+    check_regular(path)
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in names or file.files}
+    except Exception as error:  # many types, of zipfile, zlib and numpy
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """Raises a `ValueError` where a path that exists is no regular file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file")
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes `value` as readable JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n")

@@ -105,11 +105,7 @@ class Shards:
         """
         start, stop = self.bounds[number]
         path = self._path(number)
-        try:
-            with np.load(path) as file:
-                found = {name: file[name] for name in names or file.files}
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+        found = files.read_npz(path, *names)
         for name, array in found.items():
             if name != "outside" and len(array) != stop - start:
                 raise ValueError(f"{path}: {len(array)} {name}, not {stop - start}")
@@ -208,15 +204,22 @@ def _stored(
     if result.exists():
         return result, _settings_of(result)
     if (folder / "settings.json").exists():
-        return folder, json.loads((folder / "settings.json").read_text())
+        path = folder / "settings.json"
+        try:
+            return folder, dict(files.read_json(path))
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{path} is corrupted: {error}; choose another --out, or move the "
+                "folder away"
+            ) from error
     return None, {}
 
 
 def _settings_of(result: pathlib.Path) -> Settings:
     try:
-        with np.load(result) as file:
-            return json.loads(str(file["settings"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        stored = files.read_npz(result, "settings")["settings"]
+        return dict(files.parse_json(str(stored)))
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"{result} is no result of this command; choose another --out, or delete it"
         ) from error

@@ -8,14 +8,14 @@ The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.checkpointing import manager, posthoc_ema, retention
+from experiments.checkpointing import manager, metadata, posthoc_ema, retention
 from experiments.config import external
 from experiments.config.experiment import Experiment
 from experiments.data.base import Examples
@@ -45,6 +45,7 @@ def train_and_evaluate(
     *,
     hook: Hook | None = None,
     source: resume.Source | None = None,
+    accepted: Collection[str] = (),
 ) -> TrainState:
     """Trains to `num_steps`, from the newest checkpoint in `workdir` if any.
 
@@ -54,6 +55,7 @@ def train_and_evaluate(
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
       source: the run from whose weights a new one starts.
+      accepted: entries that may differ from the checkpoint's, of `schema.ACCEPTABLE`.
 
     Returns:
       The state at the end.
@@ -85,15 +87,15 @@ def train_and_evaluate(
             manager.Checkpoints(workdir, keep=keep, later_fn=later_fn)
         )
         with progress.announced("initializing or restoring the state"):
-            state, meaning = resume.begin(trainer, saved, source)
+            state, meaning = resume.begin(trainer, saved, source, accepted)
         first = int(state.step)
         log = None
         with progress.announced("compiling the evaluation"):
             effects = trainer.condition_effects(state.params)
         if distributed.is_first():
-            _announce(trainer, state, workdir, effects)
+            _announce(trainer, state, workdir, effects, meaning)
             log = metrics_log.MetricsWriter(workdir, first)
-            _warn_of_gaps(log.path, config.log.every, first)
+            _warn_of_gaps(log.path, config.log.every, first, meaning)
             stack.enter_context(contextlib.closing(log))
         quiet = None if log else Console(quiet=True)
         progress_bar = progress.TrainingProgress(
@@ -120,6 +122,7 @@ def _announce(
     state: TrainState,
     workdir: pathlib.Path,
     effects: dict[str, float],
+    meaning: Mapping[str, Any],
 ) -> None:
     """Prints banner and warnings; writes `config.json` and `environment.json`."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -146,7 +149,8 @@ def _announce(
     ]
     for line in filter(None, lines):
         print(line, flush=True)
-    files.write_json(workdir / "config.json", trainer.identity["config"])
+    rows = {"history": meaning["history"]} if "history" in meaning else {}
+    files.write_json(workdir / "config.json", meaning["config"] | rows)
     files.write_json(workdir / "environment.json", environment.environment())
     external.keep_copies(trainer.identity["modules"], workdir)
 
@@ -158,9 +162,14 @@ def _without_picture(trainer: Trainer) -> str | None:
     return sample_images.no_picture(shape) if asked else None
 
 
-def _warn_of_gaps(path: pathlib.Path, every: int, first: int) -> None:
-    """Says which rows of the log are lost, if any."""
+def _warn_of_gaps(
+    path: pathlib.Path, every: int, first: int, meaning: Mapping[str, Any]
+) -> None:
+    """Says which rows of the log are lost, if any, since its interval changed last."""
+    rows = meaning.get("history", [])
+    since = [row["step"] for row in rows if row["entry"] == metadata.LOG_EVERY]
     gaps = metrics_log.missing(path, every, first)
+    gaps = [step for step in gaps if step > max(since, default=0)]
     if gaps:
         listed = ", ".join(f"{step:,}" for step in gaps[:5])
         more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""

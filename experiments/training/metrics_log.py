@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from experiments.checkpointing import retention
 from experiments.runtime import files
 from experiments.runtime.errors import UsageError
+from experiments.training.event_file import EventFile
 
 FILE_NAME = "metrics.jsonl"
 WALL_CLOCK = "wall_clock.jsonl"
@@ -69,38 +69,25 @@ def missing(path: pathlib.Path, every: int, step: int) -> list[int]:
 
 def _complete_lines(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Reads every complete line with its row."""
+    try:
+        files.check_regular(path)
+    except ValueError as error:
+        raise UsageError(f"{error}; move it away") from error
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = files.parse_json(line)
             int(row["step"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UsageError(
                 f"{path}, line {number} is no JSON with a step: {line[:40]!r}; remove "
                 "the line, or move the file away"
             ) from error
         rows.append((line, row))
     return rows
-
-
-def _summary_writer() -> type:
-    """Imports `tensorboardX.SummaryWriter` as if torch were not installed.
-
-    It imports torch where that is installed, which takes seconds, and needs nothing of
-    it for scalars.
-    """
-    absent = "torch" not in sys.modules
-    if absent:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if absent:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 class MetricsWriter:
@@ -120,9 +107,7 @@ class MetricsWriter:
         self._file = self.path.open("ab")
         drop_after(workdir / WALL_CLOCK, math.inf)  # only what is torn
         self._times = (workdir / WALL_CLOCK).open("ab")
-        self._board = _summary_writer()(
-            str(workdir / "tensorboard"), purge_step=step + 1
-        )
+        self._events = EventFile(workdir / "tensorboard", step)
 
     def write(self, step: int, row: dict[str, Any], wall_clock: dict[str, Any]) -> None:
         """Adds the row of `step`.
@@ -138,11 +123,13 @@ class MetricsWriter:
                 values = {name: files.plain(value) for name, value in numbers.items()}
                 file.write(json.dumps({"step": step} | values).encode() + b"\n")
                 file.flush()
+        scalars = {}
         for name, value in (row | wall_clock).items():
             for index, item in enumerate(np.ravel(value)):
                 tag = f"{name}/{index:02d}" if np.ndim(value) else name
                 if not isinstance(item, str) and math.isfinite(item):
-                    self._board.add_scalar(tag, item, step)
+                    scalars[tag] = item
+        self._events.write(step, scalars)
 
     def sync(self) -> None:
         """Puts all rows on disk: a checkpoint of later steps must not outlast them."""
@@ -152,4 +139,4 @@ class MetricsWriter:
         """Flushes and closes all files."""
         self._file.close()
         self._times.close()
-        self._board.close()
+        self._events.close()

@@ -126,9 +126,10 @@ class Watch:
 def watch(current: Mapping[str, Any], directory: pathlib.Path = DIRECTORY) -> Watch:
     """Makes a watch with the curve of a run's identity; without one if there is none.
 
-    A run that began with another's weights is not compared: it learns differently.
+    A run that began with another's weights, or with other settings, is not compared: it
+    learns differently.
     """
-    if current.get("init_from"):
+    if current.get("init_from") or metadata.trained_history(current):
         return Watch()
     for path in sorted(directory.glob("*.json")):
         curve = json.loads(path.read_text())

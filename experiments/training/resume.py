@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from diffusionflow import ema
@@ -52,7 +53,10 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def begin(
-    trainer: Trainer, saved: Checkpoints, source: Source | None = None
+    trainer: Trainer,
+    saved: Checkpoints,
+    source: Source | None = None,
+    accepted: Collection[str] = (),
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, and the identity of what will be saved.
 
@@ -60,6 +64,7 @@ def begin(
       trainer: of the run.
       saved: its checkpoints; the newest intact one goes before `source`.
       source: the run from whose weights a new run starts.
+      accepted: entries of `schema.ACCEPTABLE` that may differ from the checkpoint's.
 
     Raises:
       UsageError: no checkpoint is intact, it belongs to another run or to one of
@@ -73,14 +78,54 @@ def begin(
     require("num_steps", trainer.config.num_steps, reachable, bound)
     found = saved.identity(newest)
     metadata.check_format(found)
-    metadata.check_compatible(found, trainer.identity, newest)
+    before = {"history": found.get("history", [])}
+    changed = metadata.check_compatible(
+        found, trainer.identity | before, newest, accepted
+    )
     origin = found.get("init_from")
     _check_source(source, origin)
-    restored = saved.restore(newest, trainer.abstract_state.checkpoint_items())
+    state = _restored(trainer, saved, newest, found["config"])
+    meaning = trainer.identity | ({"init_from": origin} if origin else {})
+    if rows := metadata.history(found, trainer.identity, newest, changed):
+        meaning["history"] = rows
+    if distributed.is_first():
+        for change in changed:
+            print(f"note: accepted after step {newest:,}: {change}", flush=True)
+    return state, meaning
+
+
+def _restored(
+    trainer: Trainer, saved: Checkpoints, step: int, before: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, for a run whose log or batch may be of other size.
+
+    Args:
+      trainer: of the run.
+      saved: its checkpoints.
+      step: of the one.
+      before: its config.
+    """
+    target, count = trainer.abstract_state, before["batch_size"]
+    resized = lambda leaf: jax.ShapeDtypeStruct(
+        (count, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding
+    )
+    faults = target.faults
+    faults = faults._replace(t=resized(faults.t), examples=resized(faults.examples))
+    restored = saved.restore(step, target._replace(faults=faults).checkpoint_items())
     state = TrainState(
         params=restored["params"], ema=restored["ema"], **restored["train"]
     )
-    return state, trainer.identity | ({"init_from": origin} if origin else {})
+    every = trainer.config.log.every
+    logged = step % before["log"]["every"] == 0 and step % every != 0
+    zeros = lambda like: jax.device_put(np.zeros(like.shape, like.dtype), like.sharding)
+    cleared: tuple[str, ...] = ()
+    if logged:  # by the old interval, and not by the new one, which would clear them
+        state = state._replace(sums=jax.tree.map(zeros, target.sums))
+        cleared = "recent", "first"
+    if count != trainer.config.batch_size:
+        cleared = "recent", "first", "t", "examples"
+    fresh = {name: zeros(getattr(target.faults, name)) for name in cleared}
+    return state._replace(faults=state.faults._replace(**fresh))
 
 
 def _afresh(

@@ -278,20 +278,22 @@ def of_two(monkeypatch):
         "DEADLINE_EXCEEDED: Barrier timed out",
         "ABORTED: The following tasks are unhealthy",
         "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer",
+        "UNKNOWN: Gloo AllGather failed: [tcp/pair.cc:598] Connection closed",
         "INTERNAL: NCCL operation failed: remote process exited or network error",
     ],
 )
-def test_a_failed_exchange_is_a_lost_peer(reason, of_two, capfd, monkeypatch):
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_a_failed_exchange_is_a_lost_peer(kind, reason, of_two, capfd, monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     with cli.usage_errors(), distributed.watching_peers():
         try:
-            raise jax.errors.JaxRuntimeError(reason)
-        except jax.errors.JaxRuntimeError as error:
+            raise kind(reason)
+        except kind as error:
             raise TimeoutError("a barrier") from error  # as Orbax has it
     assert (codes, of_two) == ([4], [14])
     with pytest.raises(PeerLost, match=re.escape(reason)), distributed.watching_peers():
-        raise jax.errors.JaxRuntimeError(reason)
+        raise kind(reason)
     assert "no answer from another process" in capfd.readouterr().err
 
 
@@ -302,6 +304,8 @@ def test_a_failed_exchange_is_a_lost_peer(reason, of_two, capfd, monkeypatch):
         jax.errors.JaxRuntimeError("INTERNAL: CUDNN_STATUS_EXECUTION_FAILED"),
         jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes differ"),
         OSError("Connection refused"),
+        ValueError("the Gloo of a user failed: connection closed"),
+        UsageError("UNAVAILABLE: what a user wrote"),
     ],
 )
 def test_any_other_error_is_nobody_elses(error, of_two, capfd):

@@ -51,6 +51,37 @@ MISTAKES = {
         "no file 'configs/digit.py'; did you mean 'configs/digits.py'?",
     ),
     "missing file, space": (["--config", "configs/digit.py"], "did you mean"),
+    "file of a long name": (
+        [f"--config={'x' * 5_000}/a.py"],
+        "no file 'xx.*known: none",
+    ),
+    "long name": ([f"--config={'x' * 5_000}"], "no file and no shipped config"),
+    "long flag": ([CONFIG, f"--{'x' * 5_000}=1"], "unknown flag --x{38}[.]{3};"),
+    "no UTF-8": ([CONFIG, "--config.data.name=\udce9"], "udce9.*: is no UTF-8"),
+    "deep brackets": (
+        [CONFIG, f"--config.sampler.name={'(' * 5_000}"],
+        "sampler.name=.*must be a name, with arguments in brackets if any",
+    ),
+    "deep signs": (
+        [CONFIG, f"--config.objective.schedule={'-' * 5_000}1"],
+        "objective.schedule=.*must be a name, with arguments",
+    ),
+    "deep argument": (
+        [CONFIG, f"--config.objective.schedule=cosine(logsnr_min={'-' * 900}1)"],
+        "objective.schedule: .* is no number, string, bool, None or tuple",
+    ),
+    "key of a dict": (
+        [CONFIG, "--config.objective.schedule=cosine(logsnr_min={[]:1})"],
+        "objective.schedule: .* is no number, string, bool, None or tuple",
+    ),
+    "deep tuple": (
+        [CONFIG, f"--config.network.multipliers={'-' * 5_000}1"],
+        "network.multipliers=.*must be a whole number",
+    ),
+    "number of many digits": (
+        [CONFIG, "--config.num_steps=1e9999999"],
+        "--config.num_steps=.*must be a whole number",
+    ),
     "no config": ([], "--config must have a value"),
     "misspelt flag": ([CONFIG, "--wrkdir=3"], "'wrkdir'. Did you mean: workdir"),
     "override too early": (["--config.seed=3", CONFIG], "before a value for --config"),

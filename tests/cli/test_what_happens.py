@@ -269,6 +269,31 @@ def test_a_changed_config_is_refused_with_the_difference(finished, cache):
     assert "choose another --workdir" in error
 
 
+def test_a_change_that_is_accepted_is_recorded_and_needs_no_flag_again(
+    finished, tmp_path, cache
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    changed = "--config.batch_size=8", "--config.num_steps=12"
+    code, _, error = train(workdir, finished[1], *changed, **cache)
+    assert code == 2 and "step 10 on with --accept_change=batch_size" in error
+    code, _, error = train(
+        workdir, finished[1], *changed, "--accept_change=batch", **cache
+    )
+    assert code == 2 and "did you mean 'batch_size'" in error
+    flag = "--accept_change=batch_size"
+    code, output, error = train(workdir, finished[1], *changed, flag, **cache)
+    assert (code, error) == (0, "")
+    assert "note: accepted after step 10: config.batch_size: 16 in" in output
+    rows = [dict(step=10, entry="config.batch_size", old=16, new=8)]
+    assert json.loads((workdir / "config.json").read_text())["history"] == rows
+    changed = changed[0], "--config.num_steps=13"
+    code, output, error = train(workdir, finished[1], *changed, **cache)
+    assert (code, error) == (0, "") and "resuming at step 12 of 13" in output
+    identity = workdir / "checkpoints" / "13" / "identity" / "metadata"
+    assert json.loads(identity.read_text())["history"] == rows
+
+
 def test_another_run_starts_from_its_weights(finished, tmp_path, cache):
     workdir, config = finished
     source = f"--init_from={workdir}"

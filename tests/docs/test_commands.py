@@ -43,6 +43,8 @@ def flags_of(command):
         names.add("print_config")
     if "define_config()" in text:
         names.add("config")
+    if "define_accept_change()" in text:
+        names.add("accept_change")
     if "distributed.define_flags()" in text:
         text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
     if "edit_options.define_flags()" in text:

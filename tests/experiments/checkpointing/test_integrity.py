@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -60,6 +61,12 @@ def replace_by_directory(path):
     path.mkdir()
 
 
+def edit(path, edit_fn):
+    manifest = json.loads(path.read_text())
+    edit_fn(manifest["files"])
+    path.write_text(json.dumps(manifest))
+
+
 CORRUPTION = {
     "one bit": (flip, "a/b/data", "a/b/data was altered"),
     "truncation": (cut, "a/b/data", "a/b/data has 2303 bytes, not 2304"),
@@ -78,6 +85,31 @@ CORRUPTION = {
         lambda p: p.write_text(""),
         "CHECKSUMS.json",
         "cannot be read",
+    ),
+    "a deep manifest": (
+        lambda p: p.write_text("[" * 200_000),
+        "CHECKSUMS.json",
+        "cannot be read",
+    ),
+    "a pipe for a manifest": (
+        lambda p: [p.unlink(), os.mkfifo(p)],
+        "CHECKSUMS.json",
+        "cannot be read",
+    ),
+    "a pipe for a file": (
+        lambda p: [p.unlink(), os.mkfifo(p)],
+        "empty",
+        "empty is missing",
+    ),
+    "a manifest of no file": (
+        lambda p: edit(p, lambda files: files.clear()),
+        "CHECKSUMS.json",
+        "holds a/b/data, which its CHECKSUMS.json does not list",
+    ),
+    "a manifest of one file less": (
+        lambda p: edit(p, lambda files: files.pop("empty")),
+        "CHECKSUMS.json",
+        "holds empty, which its CHECKSUMS.json does not list",
     ),
     "another list": (lambda p: p.write_text("[]"), "CHECKSUMS.json", "cannot be read"),
 }
@@ -123,7 +155,8 @@ def test_a_copy_under_another_name_is_not_what_it_says(directory):
     assert not integrity.has_only_listed_files(copy)
 
 
-def test_foreign_files_are_no_corruption_but_are_noticed(directory):
+def test_the_files_must_be_those_of_the_manifest(directory):
     (directory / "a" / "notes.txt").write_text("mine")
-    assert integrity.find_corruption(directory) is None
+    said = "it holds a/notes.txt, which its CHECKSUMS.json does not list"
+    assert integrity.find_corruption(directory) == said
     assert not integrity.has_only_listed_files(directory)

@@ -105,6 +105,102 @@ def test_an_entry_that_a_checkpoint_lacks_has_its_default():
     )
 
 
+RUN = {
+    "config": {
+        "num_steps": 10,
+        "batch_size": 16,
+        "data": {"name": "moons", "size": 330},
+        "network": {"features": 16},
+        "optimizer": {"schedule": "cosine", "learning_rate": 1e-3, "accumulate": 1},
+        "log": {"every": 4},
+    },
+    "examples": {"num_train": 294},
+    "network": {"dropout": 0.0},
+}
+
+
+def changed(**entries):
+    """`RUN` with other values, by dotted names with `__` for a dot."""
+    run = copy.deepcopy(RUN)
+    for name, value in entries.items():
+        *path, last = name.split("__")
+        place = run
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return run
+
+
+ACCEPTABLE = {
+    "batch_size": dict(config__batch_size=32),
+    "num_steps": dict(config__num_steps=20),
+    "data": dict(config__data__size=440, examples__num_train=392),
+    "optimizer.learning_rate": dict(config__optimizer__learning_rate=1e-4),
+    "optimizer.schedule": dict(config__optimizer__schedule="constant"),
+    "optimizer.accumulate": dict(config__optimizer__accumulate=2, network__dropout=0.1),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTABLE)
+def test_a_change_is_refused_with_the_flag_that_accepts_it(name):
+    current = changed(**ACCEPTABLE[name])
+    before = changed(network__dropout=current["network"]["dropout"])
+    with pytest.raises(UsageError) as error:
+        metadata.check_compatible(before, current, 8)
+    said = str(error.value)
+    assert f" with --accept_change={name}, " in said
+    assert ("--init_from" in said) == (name == "num_steps")
+    accepted = metadata.check_compatible(before, current, 8, [name])
+    rows = metadata.history(before, current, 8, accepted)
+    entries = metadata.entries
+    names = dict(entries(current).items() - entries(before).items())
+    assert [row["entry"] for row in rows] == sorted(names)
+    assert all(
+        (row["step"], row["old"], row["new"])
+        == (8, entries(before)[row["entry"]], entries(current)[row["entry"]])
+        for row in rows
+    )
+    # averages of before are of this run; those of a later start without the change not
+    metadata.check_compatible(before, current | {"history": rows}, 4)
+    with pytest.raises(UsageError):
+        metadata.check_compatible(current | {"history": rows}, before, 9)
+    assert metadata.trained_history({"history": rows}) == rows
+
+
+def test_flags_that_are_given_already_stay_in_the_advice():
+    current = changed(config__batch_size=32, config__num_steps=20)
+    with pytest.raises(UsageError, match="--accept_change=num_steps,batch_size"):
+        metadata.check_compatible(RUN, current, 8, ["num_steps"])
+
+
+def test_what_no_flag_accepts_is_not_advised():
+    current = changed(config__network__features=8, config__batch_size=32)
+    with pytest.raises(UsageError, match="train on with batch_size from"):
+        metadata.check_compatible(RUN, current, 8)
+    current = changed(config__network__features=8)
+    with pytest.raises(UsageError) as error:
+        metadata.check_compatible(RUN, current, 8, ["data", "batch_size"])
+    assert "--accept_change" not in str(error.value)
+    progressive = dict(config__distillation__method="progressive")
+    with pytest.raises(UsageError) as error:
+        metadata.check_compatible(
+            changed(**progressive), changed(**progressive, config__num_steps=20), 8
+        )
+    assert "--accept_change" not in str(error.value)
+
+
+def test_what_changes_no_number_may_change():
+    for entries in (
+        dict(config__log__every=5),
+        dict(config__optimizer__accumulate=2),
+    ):
+        assert metadata.check_compatible(RUN, changed(**entries), 8) == []
+    current = changed(config__log__every=5)
+    rows = metadata.history(RUN, current, 8, [])
+    assert rows == [dict(step=8, entry="config.log.every", old=4, new=5)]
+    assert metadata.trained_history({"history": rows}) == []
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_files_goes_on_if_they_moved_and_not_with_other_pixels(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (18, 4, 4, 3), np.uint8)

@@ -1,11 +1,13 @@
 """The directory of checkpoints: `checkpointing/step_directories.py`."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from experiments.checkpointing import integrity, step_directories
+from experiments.checkpointing.manager import Checkpoints
 from experiments.checkpointing.retention import Keep
 from experiments.runtime.errors import UsageError
 
@@ -40,6 +42,46 @@ def test_steps_are_numbers(directory):
     (directory / "12.unchecked.orbax-checkpoint-tmp").mkdir()
     (directory / "12-copy").mkdir()
     assert step_directories.steps(directory) == [8, 9, 10]
+
+
+@pytest.mark.parametrize("name", ["12", "12.unchecked.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize(
+    "make_fn",
+    [
+        lambda path: path.write_text("mine"),
+        lambda path: path.symlink_to("nowhere"),
+        os.mkfifo,
+    ],
+    ids=["file", "dangling link", "pipe"],
+)
+def test_what_is_no_directory_is_not_removed_and_said_before_a_save(
+    directory, name, make_fn
+):
+    """Orbax would remove the file, and wait for the pipe."""
+    make_fn(directory / name)
+    before = sorted(path.name for path in directory.iterdir())
+    with pytest.raises(UsageError, match=f"{name} is no directory.*move it") as error:
+        Checkpoints(directory.parent, directory=directory.name)
+    assert len(str(error.value).splitlines()) == 1
+    step_directories.sweep(directory)
+    assert sorted(path.name for path in directory.iterdir()) == before
+    assert step_directories.steps(directory) == [8, 9, 10]
+
+
+def test_a_file_that_comes_during_a_run_is_not_removed(tmp_path):
+    with Checkpoints(tmp_path, items=()) as saved:
+        (saved.directory / "7").write_text("mine")
+        with pytest.raises(UsageError, match="7 is no directory"):
+            saved.save(7, {}, {})
+    assert (tmp_path / "checkpoints" / "7").read_text() == "mine"
+
+
+def test_scores_that_never_end_are_not_waited_for(directory, capfd):
+    path = make(directory, 5, 0.1) / "scores" / "metadata"
+    path.unlink()
+    os.mkfifo(path)
+    step_directories.retain(directory, Keep(newest=1), {})
+    assert "5 is corrupted: scores/metadata is missing" in capfd.readouterr().err
 
 
 def test_the_newest_intact_step_is_used_silently(directory, capfd):

@@ -173,6 +173,37 @@ def test_another_leaf_that_is_lacking_is_refused_with_two_times_too(source, tmp_
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_run_goes_on_with_another_batch_and_log(trainer, state, source, capsys):
+    """Weights, optimizer and counts stay; what is of the size of a batch is cleared."""
+    other = Trainer(tiny.config(batch_size=32, log__every=5))
+    with Checkpoints(source, read_only=True) as saved:
+        with pytest.raises(UsageError, match="with --accept_change=batch_size"):
+            begin(other, saved)
+        begun, meaning = begin(other, saved, accepted=["batch_size"])
+        kept, _ = begin(Trainer(tiny.config(log__every=3)), saved)
+    same(begun[:5], state[:5])
+    assert begun.faults.count == state.faults.count
+    assert begun.faults.t.shape == begun.faults.examples.shape == (32,)
+    assert int(begun.faults.recent) == 0
+    assert meaning["history"] == [
+        dict(step=6, entry="config.batch_size", old=16, new=32),
+        dict(step=6, entry="config.log.every", old=4, new=5),
+    ]
+    said = "note: accepted after step 6: config.batch_size: 16 in the checkpoint, 32"
+    assert said in capsys.readouterr().out
+    same(kept, state)  # step 6 is none of the old log, so its sums go into the next row
+
+
+def test_a_row_of_the_log_counts_no_step_twice(trainer, state, tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(8, state.checkpoint_items(), trainer.identity)
+        saved.wait()
+        begun, _ = begin(Trainer(tiny.config(log__every=5)), saved)
+        same(begun.sums, jax.tree.map(jnp.zeros_like, state.sums))
+        begun, _ = begin(Trainer(tiny.config(log__every=2)), saved)
+        same(begun.sums, state.sums)  # cleared by the next step
+
+
 def test_a_source_without_checkpoints_is_refused(trainer, tmp_path):
     with Checkpoints(tmp_path / "run") as saved:
         with pytest.raises(UsageError, match="no checkpoints in .*nowhere"):
