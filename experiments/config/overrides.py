@@ -20,8 +20,11 @@ from ml_collections.config_dict import RequiredValueError
 
 import experiments
 from experiments.config import schema
-from experiments.runtime.errors import UsageError, check_name, nearest
+from experiments.runtime.errors import LONG, UsageError, check_name, nearest
 
+MOST_DIGITS = 18  # of a whole number
+# of `ast`: not Python, `{[]: 1}`, too deep, bytes that are no text
+NO_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
@@ -234,7 +237,7 @@ def _read(flag: str, text: str | None, wanted: Any, negative: bool) -> Any:
         return _read_tuple(flag, text, wanted)
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except NO_LITERAL:
         return text
 
 
@@ -242,7 +245,10 @@ def _number(flag: str, text: str, wanted: type) -> Any:
     try:
         exact = decimal.Decimal(text.strip())
     except decimal.InvalidOperation:
-        raise UsageError(f"{flag}={text}: must be {schema.WORDS[wanted]}") from None
+        wrong = f"{flag}={text[:LONG]}: must be {schema.WORDS[wanted]}"
+        raise UsageError(wrong) from None
+    if wanted is int and exact.is_finite() and exact.adjusted() > MOST_DIGITS:
+        raise UsageError(f"{flag}={text[:LONG]}: must be below 10**{MOST_DIGITS}")
     whole = exact.is_finite() and exact == exact.to_integral_value()
     return int(exact) if wanted is int and whole else float(exact)
 
@@ -251,7 +257,7 @@ def _read_tuple(flag: str, text: str, wanted: Any) -> tuple:
     inner = (*get_args(wanted), None)[0]
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except NO_LITERAL:
         found = tuple(part.strip() for part in text.split(",") if part.strip())
     found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     if inner in (int, float, str):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.config import external, schema
-from experiments.runtime.errors import UsageError, check_name, naming
+from experiments.config.overrides import NO_LITERAL
+from experiments.runtime.errors import UsageError, check_name, naming, shown
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -117,12 +118,12 @@ def _tree(
     pieces[::2] = [external.REFERENCE.sub(placeholder, piece) for piece in pieces[::2]]
     try:
         tree = ast.parse("".join(pieces), mode="eval").body
-    except SyntaxError:
+    except NO_LITERAL:
         tree = None
     if not isinstance(tree, (ast.Name, ast.Call)):
         raise UsageError(
-            f"{where}={text!r}: must be a name, with arguments in brackets if any, "
-            f"such as {next(iter(registry), 'module:name')!r}; known: "
+            f"{where}={shown(text)}: must be a name, with arguments in brackets if "
+            f"any, such as {next(iter(registry), 'module:name')!r}; known: "
             f"{', '.join(registry) or 'module:name'}"
         )
     return tree, outside
@@ -141,9 +142,9 @@ def _named(
 def _literal(where: str, node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except NO_LITERAL:
         raise UsageError(
-            f"{where}: {ast.unparse(node)!r} is no number, string, bool, None or "
+            f"{where}: {shown(ast.unparse(node))} is no number, string, bool, None or "
             "tuple of them"
         ) from None
 
