@@ -5,8 +5,12 @@ valid name in it, and exit code 2.
 """
 
 import contextlib
+import functools
+import inspect
+import math
 import os
 import pathlib
+import resource
 import signal
 import socket
 import sys
@@ -31,6 +35,9 @@ from experiments.runtime.errors import (
     check_name,
 )
 from experiments.runtime.signals import Stopped
+
+PATHS = ("config", "init_from", "study", "teacher", "workdir")  # flags, never empty
+FILES = 256  # open at a time: data, checkpoints and compiled programs
 
 _BACKEND = flags.DEFINE_enum(
     "require_backend",
@@ -136,6 +143,36 @@ def define_accept_change() -> Callable[[], list[str]]:
     return names
 
 
+class _Finite(flags.FloatParser):
+    """Parses a number that is finite."""
+
+    syntactic_help = "a finite number"
+
+    def convert(self, argument: Any) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+
+def define_number(name: str, default: float | None, help_text: str) -> flags.FlagHolder:
+    """Defines a flag of a finite number."""
+    return flags.DEFINE(
+        _Finite(), name, default, help_text, serializer=flags.ArgumentSerializer()
+    )
+
+
+def define_file(name: str, default: str | None, help_text: str) -> flags.FlagHolder:
+    """Defines a flag of a file that is read, which is looked for at once."""
+    holder = flags.DEFINE_string(name, default, help_text)
+    flags.register_validator(
+        name,
+        lambda path: not path or os.path.isfile(path),
+        message="there is no such file; give the path of one",
+    )
+    return holder
+
+
 def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
     """Parses the flags, starts JAX, and calls `main`; never returns.
 
@@ -166,7 +203,22 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
     warnings.formatwarning = _one_line
     sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
     getLogger("asyncio").addFilter(_is_news)
-    app.run(started, flags_parser=_parse)
+    with _closed_pipe():
+        parse = functools.partial(_parse, module=main.__module__)
+        app.run(started, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _closed_pipe() -> Iterator[None]:
+    """Ends quietly, as by SIGPIPE, where a reader such as `head` closed the output."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _one_line(message: Warning | str, *place: Any, **more: Any) -> str:
@@ -193,18 +245,17 @@ def _is_news(record: LogRecord) -> bool:
     return "exception was never retrieved" not in record.getMessage()
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], module: str) -> list[str]:
     """Parses flags and config and returns the arguments that are no flags.
 
     A mistake ends the program with one line, where absl would print the whole help.
+
+    Args:
+      argv: of the command line.
+      module: of the command; its docstring and flags are the help.
     """
     if "--help" in argv or "-h" in argv:
-        app.usage(shorthelp=True, writeto_stdout=True)
-        print(flags.FLAGS.module_help(__name__))
-        if "distributed" in flags.FLAGS:
-            print(flags.FLAGS.module_help(distributed.__name__))
-        if _has_config():
-            print(_entries_help())
+        _print_help(module)
         sys.exit(0)
     with usage_errors():
         _check_words(argv[1:])
@@ -216,6 +267,7 @@ def _parse(argv: list[str]) -> list[str]:
             rest = flags.FLAGS(argv)
         except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(" ".join(str(error).split())) from error
+        _check_paths()
         if _has_config():
             _CONFIG.value = _CONFIG.make_fn()
             schema.add_defaults(_CONFIG.value)
@@ -236,6 +288,44 @@ def _check_words(words: list[str]) -> None:
             raise UsageError(f"{word!a}: is no UTF-8; rename what it names")
         if flag.startswith("-") and len(flag) > LONGEST_FLAG:
             raise UsageError(f"unknown flag {flag[:40]}...; --help lists the flags")
+
+
+def _print_help(module: str) -> None:
+    """Prints docstring, flags, entries of a config, and names of samplers and grids."""
+    print(inspect.cleandoc(sys.modules[module].__doc__ or ""), "\n")
+    own = sys.argv[0] if module == "__main__" else module
+    for each in (own, __name__, distributed.__name__):
+        if listed := flags.FLAGS.module_help(each):
+            print(listed)
+    if _has_config():
+        print(_entries_help())
+    if _has_config() or {"sampler", "sampler.name"} & set(flags.FLAGS):
+        from experiments.config import registry  # slow to import
+
+        print(f"\nsamplers: {', '.join(registry.SAMPLERS)}")
+        print(f"grids: {', '.join(registry.GRIDS)}")
+
+
+def _check_paths() -> None:
+    """Refuses an empty path, as of a variable of the shell that is not set."""
+    for name in PATHS:
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            raise UsageError(
+                f"--{name}= is empty: give a path (is a variable of the shell unset?)"
+            )
+
+
+def _check_descriptors() -> None:
+    """Raises the number of open files to what is allowed, and refuses too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        soft = FILES if hard < 0 else min(FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if 0 <= soft < FILES:
+        raise UsageError(
+            f"only {soft} files may be open at a time: at least {FILES} are needed; "
+            f"ulimit -n {FILES} allows them"
+        )
 
 
 def _entries_help() -> str:
@@ -297,9 +387,11 @@ def _end(message: str, code: int) -> NoReturn:
 
 def start_jax() -> None:
     """Sets what must be set before the first array, and checks the backend."""
+    _check_descriptors()
     if _has_config():
         config = _CONFIG.value
         schema.check_complete(config)
+        schema.check_bounds(config)
         config.lock()
         sharding.split_cpu(config.cpu_devices)
     distributed.join()

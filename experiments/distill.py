@@ -27,13 +27,13 @@ METHOD = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the student; a run that is there is resumed."
 )
-PAIRS = flags.DEFINE_string(
+PAIRS = cli.define_file(
     "pairs", None, "File of experiments.pairs, for reflow and one_step."
 )
 WEIGHTS = flags.DEFINE_enum(
     "weights", "ema", ["ema", "raw"], "Which weights of the teacher."
 )
-GUIDANCE = flags.DEFINE_float(
+GUIDANCE = cli.define_number(
     "guidance", 1.0, "Classifier-free guidance scale of the teacher."
 )
 

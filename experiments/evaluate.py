@@ -17,28 +17,33 @@ from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
-flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
-flags.DEFINE_integer(
-    "num_examples", None, "Held-out examples of the likelihoods.", lower_bound=1
+cli.define_count(
+    "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
+)
+cli.define_count(
+    "num_examples",
+    None,
+    "Held-out examples of the likelihoods; by default all, on a CPU 16 of large ones.",
+    10**9,
 )
 cli.define_count("batch_size", 128, "Batch size of the likelihoods.", 2**16)
-flags.DEFINE_float(
+cli.define_number(
     "guidance", None, "Guidance of the samples; by default that of the config."
 )
 flags.DEFINE_string("out", None, "Path of the result; by default in the workdir.")
 cli.define_count("num_times", 32, "Times per draw of the bound.", 100_000)
 cli.define_count("num_draws", 2, "Independent draws of the bound.", 1_000)
-flags.DEFINE_float("logsnr_min", -10.0, "Log-SNR where the bound begins.")
-flags.DEFINE_float(
+cli.define_number("logsnr_min", -10.0, "Log-SNR where the bound begins.")
+cli.define_number(
     "logsnr_max", None, "Log-SNR where it ends; by default chosen for the data."
 )
 cli.define_count("ode_steps", 50, "Fourth-order steps of the ODE solver.", 100_000)
-cli.define_count("num_probes", 4, "Probes of the ODE's divergence.", 1_000)
+cli.define_count("num_probes", 2, "Probes of the ODE's divergence.", 1_000)
 flags.DEFINE_multi_string(
     "sampler", [], "Such as ddim@25 (steps) or ddim@25@cosine; can be repeated."
 )
 cli.define_count("num_samples", 2_000, "Samples of each sampler.", 10**7, least=2)
-flags.DEFINE_string("inception", "", "Local file of Inception's weights, for FID.")
+cli.define_file("inception", "", "Local file of Inception's weights, for FID.")
 flags.DEFINE_multi_string(
     "features", [], "Own features to compare, module:function; can be repeated."
 )

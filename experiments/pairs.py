@@ -18,7 +18,7 @@ COUNT = cli.define_count("num_pairs", 10_000, "How many.", 10**8)
 flags.DEFINE_string(
     "label", None, "Class of all pairs, number or name; by default all in turn."
 )
-flags.DEFINE_string(
+cli.define_file(
     "conditions",
     None,
     "File of vectors [n, k], .npy or .npz; by default those of held-out examples.",
@@ -28,10 +28,12 @@ cli.define_count(
 )
 cli.define_count("batch_size", 128, "Pairs that a device draws at once.", 2**16)
 cli.define_count("shard_size", 1024, "Pairs after which a draw can go on.", 10**8)
-flags.DEFINE_float("guidance", None, "1: conditional; by default the config's.")
+cli.define_number("guidance", None, "1: conditional; by default the config's.")
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
-flags.DEFINE_float("sigma_rel", None, "Width of the average, if the run stored any.")
-flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
+cli.define_number("sigma_rel", None, "Width of the average, if the run stored any.")
+cli.define_count(
+    "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
+)
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "By default heun(variable='u').")
 cli.define_count("sampler.num_steps", None, "Steps, by default 50.", 10**6)

@@ -26,7 +26,7 @@ flags.DEFINE_string(
     None,
     "Class of all samples, its number or its name; by default all in turn.",
 )
-flags.DEFINE_string(
+cli.define_file(
     "conditions",
     None,
     "File of vectors [n, k], .npy or .npz; by default those of held-out examples.",
@@ -44,14 +44,14 @@ cli.define_count(
 cli.define_count(
     "shard_size", 1024, "Samples per file, after which sampling can resume.", 10**8
 )
-flags.DEFINE_float(
-    "guidance", None, "1: conditional, 0: unconditional, more: stronger."
-)
+cli.define_number("guidance", None, "1: conditional, 0: unconditional, more: stronger.")
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
-flags.DEFINE_float(
+cli.define_number(
     "sigma_rel", None, "Width of the average, if the run stored any, such as 0.1."
 )
-flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the newest.")
+cli.define_count(
+    "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
+)
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
 cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)

@@ -22,9 +22,15 @@ from ml_collections.config_dict import RequiredValueError
 
 import experiments
 from experiments.config import parsing, registry, schema
-from experiments.runtime.errors import UNPARSABLE, UsageError, check_name, nearest
+from experiments.runtime.errors import (
+    LONG,
+    UNPARSABLE,
+    UsageError,
+    check_name,
+    nearest,
+)
 
-LONGEST = 300  # digits of a whole number
+MOST_DIGITS = 18  # of a whole number
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
@@ -252,9 +258,11 @@ def _number(flag: str, text: str, wanted: type) -> Any:
     try:
         exact = decimal.Decimal(text.strip())
     except decimal.InvalidOperation:
-        raise UsageError(f"{flag}={text}: must be {schema.WORDS[wanted]}") from None
-    short = exact.is_finite() and exact.adjusted() < LONGEST
-    whole = short and exact == exact.to_integral_value()
+        wrong = f"{flag}={text[:LONG]}: must be {schema.WORDS[wanted]}"
+        raise UsageError(wrong) from None
+    if wanted is int and exact.is_finite() and exact.adjusted() > MOST_DIGITS:
+        raise UsageError(f"{flag}={text[:LONG]}: must be below 10**{MOST_DIGITS}")
+    whole = exact.is_finite() and exact == exact.to_integral_value()
     return int(exact) if wanted is int and whole else float(exact)
 
 

@@ -11,7 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.config import external, schema
-from experiments.runtime.errors import UNPARSABLE, UsageError, check_name, naming
+from experiments.runtime.errors import (
+    UNPARSABLE,
+    UsageError,
+    check_name,
+    naming,
+    shown,
+)
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -121,8 +127,8 @@ def _tree(
         tree = None
     if not isinstance(tree, (ast.Name, ast.Call)):
         raise UsageError(
-            f"{where}={text!r}: must be a name, with arguments in brackets if any, "
-            f"such as {next(iter(registry), 'module:name')!r}; known: "
+            f"{where}={shown(text)}: must be a name, with arguments in brackets if "
+            f"any, such as {next(iter(registry), 'module:name')!r}; known: "
             f"{', '.join(registry) or 'module:name'}"
         )
     return tree, outside
@@ -143,7 +149,8 @@ def _literal(where: str, node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except UNPARSABLE:
         raise UsageError(
-            f"{where}: {_shown(node)} is no number, string, bool, None or tuple of them"
+            f"{where}: {shown(ast.unparse(node))} is no number, string, bool, None or "
+            "tuple of them"
         ) from None
 
 

@@ -13,7 +13,13 @@ from typing import Any, NamedTuple, get_args, get_origin
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from experiments.runtime.errors import UsageError, check_name, nearest, require
+from experiments.runtime.errors import (
+    UsageError,
+    check_name,
+    nearest,
+    require,
+    shown,
+)
 
 REQUIRED = object()
 MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "float32")
@@ -50,14 +56,24 @@ class Entry(NamedTuple):
     resumable: bool = False
 
 
-def _least(low: float) -> Bound:
-    return Bound(lambda value: value >= low, f"at least {low}")
+def _between(low: int, high: int) -> Bound:
+    """A bound that a machine could meet: what is above it was mistyped."""
+    return Bound(
+        lambda value: low <= value <= high, f"at least {low} and at most {high:,}"
+    )
+
+
+def _most(high: int) -> Bound:
+    """Where the lower bound is checked with other entries."""
+    return Bound(lambda value: value <= high, f"at most {high:,}")
 
 
 def _one_of(*names: str) -> Bound:
     return Bound(lambda value: value in names, f"one of {', '.join(names)}", names)
 
 
+STEPS = 10**9
+MOST = {"data": 2**32, "network": 2**20}  # of numbers in the open sections
 POSITIVE = Bound(lambda value: 0 < value < float("inf"), "positive and finite")
 FINITE = Bound(lambda value: abs(value) < float("inf"), "finite")
 UNIT = Bound(lambda value: 0 <= value <= 1, "in [0, 1]")
@@ -70,8 +86,14 @@ TABLE = (
         0,
         Bound(lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
     ),
-    Entry("num_steps", int, "optimizer steps in all", REQUIRED, _least(1)),
-    Entry("batch_size", int, "examples of a step, over all devices"),
+    Entry("num_steps", int, "optimizer steps in all", REQUIRED, _between(1, STEPS)),
+    Entry(
+        "batch_size",
+        int,
+        "examples of a step, over all devices",
+        REQUIRED,
+        _most(2**20),
+    ),
     Entry("data.name", str, "data set; the other entries of data are its arguments"),
     Entry("objective.schedule", str, "noise schedule"),
     Entry("objective.kind", str, "prediction type of the network"),
@@ -137,7 +159,7 @@ TABLE = (
         "adamw",
     ),
     Entry("optimizer.learning_rate", float, "its peak", REQUIRED, POSITIVE),
-    Entry("optimizer.warmup_steps", int, "steps of linear warm-up", 0),
+    Entry("optimizer.warmup_steps", int, "steps of linear warm-up", 0, _most(STEPS)),
     Entry(
         "optimizer.schedule",
         str,
@@ -156,7 +178,7 @@ TABLE = (
         int,
         "parts of a batch that are computed one after another",
         1,
-        _least(1),
+        _between(1, 2**20),
         resumable=True,
     ),
     Entry(
@@ -164,22 +186,30 @@ TABLE = (
         int,
         "steps in a row that are not finite, which end the run",
         10,
-        _least(1),
+        _between(1, STEPS),
     ),
-    Entry("ema.limit", float, "final decay of the average of the weights", 0.999),
-    Entry("ema.warmup", float, "its warm-up, see diffusionflow.ema.decay", 10.0),
+    Entry(
+        "ema.limit", float, "final decay of the average of the weights", 0.999, FINITE
+    ),
+    Entry(
+        "ema.warmup", float, "its warm-up, see diffusionflow.ema.decay", 10.0, FINITE
+    ),
     Entry(
         "ema.sigma_rel",
         tuple[float, ...],
         "relative widths of the power-function averages that are stored",
         (),
+        Bound(
+            lambda widths: all(0 < each < float("inf") for each in widths),
+            "positive and finite each",
+        ),
     ),
     Entry(
         "ema.store_every",
         int,
         "steps between stored averages; 0: never",
         0,
-        _least(0),
+        _between(0, STEPS),
         resumable=True,
     ),
     Entry(
@@ -194,28 +224,37 @@ TABLE = (
         int,
         "on a CPU: devices that share a batch",
         1,
-        _least(1),
+        _between(1, 256),
         resumable=True,
     ),
-    Entry("sharding.fsdp", int, "devices that share parameters", 1, resumable=True),
+    Entry("sharding.fsdp", int, "devices that share parameters", 1, _most(2**16), True),
     Entry(
         "sharding.least_size",
         int,
         "elements from which a leaf is sharded",
         2**14,
-        _least(1),
+        _between(1, 2**40),
         resumable=True,
     ),
-    Entry("log.every", int, "steps between rows of metrics", 100, _least(1), True),
+    Entry(
+        "log.every",
+        int,
+        "steps between rows of metrics",
+        100,
+        _between(1, STEPS),
+        resumable=True,
+    ),
     Entry("log.logsnr_min", float, "lower end of the losses by log-SNR", -10.0, FINITE),
     Entry("log.logsnr_max", float, "their upper end", 10.0, FINITE),
-    Entry("log.num_bins", int, "bins of the losses by log-SNR", 10, _least(1)),
+    Entry(
+        "log.num_bins", int, "bins of the losses by log-SNR", 10, _between(1, 10_000)
+    ),
     Entry(
         "eval.every",
         int,
         "steps between held-out losses; 0: never",
         1_000,
-        _least(0),
+        _between(0, STEPS),
         resumable=True,
     ),
     Entry(
@@ -223,11 +262,11 @@ TABLE = (
         int,
         "times and noises that each held-out example gets",
         4,
-        _least(1),
+        _between(1, 10_000),
         resumable=True,
     ),
     Entry("sampler.name", str, "sampler", "ddim", resumable=True),
-    Entry("sampler.num_steps", int, "its steps", 25, _least(1), resumable=True),
+    Entry("sampler.num_steps", int, "its steps", 25, _between(1, 10**6), True),
     Entry(
         "sampler.grid", str, "sampling grid (timestep schedule)", "uniform", None, True
     ),
@@ -237,25 +276,25 @@ TABLE = (
         int,
         "steps between pictures of samples; 0: never",
         1_000,
-        _least(0),
+        _between(0, STEPS),
         resumable=True,
     ),
-    Entry("samples.per_class", int, "samples in them", 10, _least(1), resumable=True),
+    Entry("samples.per_class", int, "samples in them", 10, _between(1, 10_000), True),
     Entry(
         "checkpoint.every",
         int,
         "steps between checkpoints; 0: at the end alone",
         1_000,
-        _least(0),
+        _between(0, STEPS),
         resumable=True,
     ),
-    Entry("checkpoint.keep", int, "newest that are kept", 3, _least(1), resumable=True),
+    Entry("checkpoint.keep", int, "newest that are kept", 3, _between(1, 10**6), True),
     Entry(
         "checkpoint.keep_best",
         int,
         "those of the lowest metric that are kept as well",
         1,
-        _least(0),
+        _between(0, 10**6),
         resumable=True,
     ),
     Entry(
@@ -308,6 +347,7 @@ def settle(config: ConfigDict) -> None:
     Raises:
       UsageError: an entry is unknown or missing, or its value is of another type.
     """
+    _check_acyclic("config", config, ())
     _check_names("config", config, SECTIONS)
     add_defaults(config)
     for section in SECTIONS:
@@ -329,6 +369,19 @@ def settle(config: ConfigDict) -> None:
                 section[key] = given
 
 
+def _check_acyclic(where: str, section: Any, above: tuple[int, ...]) -> None:
+    """Refuses a section, list or tuple that contains itself."""
+    if id(section) in above:
+        raise UsageError(f"{where}: contains itself; give the values it should have")
+    above = (*above, id(section))
+    if hasattr(section, "keys"):
+        for key in section:
+            _check_acyclic(f"{where}.{key}", value(section, key), above)
+    elif isinstance(section, (list, tuple)):
+        for each in section:
+            _check_acyclic(where, each, above)
+
+
 def check_complete(config: ConfigDict) -> None:
     """Raises a `UsageError` where an entry that needs a value has none."""
     for name, section, key, wanted in _entries(config):
@@ -346,6 +399,18 @@ def check_bounds(config: ConfigDict) -> None:
             if entry.bound.names:
                 check_name(entry.name, found, entry.bound.names)
             require(entry.name, found, entry.bound.holds(found), entry.bound.words)
+    for name, section, key, wanted in _entries(config):
+        if wanted is None:
+            _check_numbers(name, value(section, key))
+
+
+def _check_numbers(name: str, found: Any) -> None:
+    """Refuses a number of an open section that no machine could meet."""
+    most = MOST[name.partition(".")[0]]
+    for each in found if isinstance(found, (list, tuple)) else (found,):
+        number = isinstance(each, numbers.Real) and not isinstance(each, bool)
+        bound = f"finite, and at most {most:,} in size"
+        require(name, found, not number or abs(each) <= most, bound)
 
 
 def value(section: Mapping[str, Any], key: str) -> Any:
@@ -388,8 +453,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
         return value
     if get_origin(wanted) is tuple and isinstance(value, (list, tuple)):
         return tuple(typed(name, item, get_args(wanted)[0]) for item in value)
-    shown = " ".join(repr(value).split())
-    raise UsageError(f"{name}={shown}: must be {WORDS[wanted]}")
+    raise UsageError(f"{name}={shown(value)}: must be {WORDS[wanted]}")
 
 
 def described() -> list[tuple[str, str, str, str, str]]:

@@ -51,7 +51,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         with progress.announced("loading the data"):
             dataset = real_data(loaded)
         _check_count(request.num_examples, len(dataset.test.labels))
-        request = _completed(request, loaded)
+        request = _completed(request, loaded, len(dataset.test.labels))
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
         require("out", str(path), path.suffix == ".json", "a .json")
@@ -98,8 +98,8 @@ def _check_count(asked: int | None, there: int) -> None:
     require("num_examples", asked, inside, bound)
 
 
-def _completed(request: Request, loaded: Loaded) -> Request:
-    """Completes the request with a sampler and the step of the checkpoint."""
+def _completed(request: Request, loaded: Loaded, there: int) -> Request:
+    """Completes the request: sampler, step of the checkpoint, number of examples."""
     asked, own = request.samples, loaded.config["sampler"]
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
@@ -107,7 +107,16 @@ def _completed(request: Request, loaded: Loaded) -> Request:
     for section in sample_quality.sampler_sections(asked, own):
         build.grid(section, loaded.model.objective.schedule)  # refuses wrong ones
         assert loaded.request.guidance is not None
-        build.check_guidance(loaded.model.net, section, loaded.request.guidance)
+        sampler = build.sampler(section)
+        build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
+    few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
+    if request.num_examples is None and few < there:
+        print(
+            f"likelihoods of {few} of {there} held-out examples, as they are large for "
+            f"a CPU; --num_examples={there} takes all",
+            flush=True,
+        )
+        request = request._replace(num_examples=few)
     return request._replace(step=loaded.request.step, samples=asked)
 
 

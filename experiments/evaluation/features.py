@@ -23,7 +23,7 @@ from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
 
 BATCH = 100
-MOST_SEEN = 100_000  # examples, in the training of a classifier
+MOST_SEEN = 40_000  # examples, in the training of a classifier
 INCEPTION_BATCH = 25  # 1 GB of activations
 
 

@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     num_times: int = 32
     num_draws: int = 2
     ode_steps: int = 50
-    num_probes: int = 4
+    num_probes: int = 2
     seed: int = 0
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.checkpointing.loaded import Loaded
+from experiments.config.model import Model
 from experiments.data.base import DataSet
 from experiments.evaluation import (
     bits_per_dim,
@@ -160,9 +161,13 @@ def _batch_size(request: Request, loaded: Loaded, count: int) -> int:
     """Returns the examples of a batch: no more than there are, of large ones on a CPU
     a few, so that progress and cached results come often.
     """
-    large = math.prod(loaded.model.event_shape) > LARGE
-    most = CPU_WIDTH if large and jax.default_backend() == "cpu" else count
+    most = CPU_WIDTH if is_slow(loaded.model) else count
     return min(request.batch_size, most, count)
+
+
+def is_slow(model: Model) -> bool:
+    """Whether examples are so large, on a CPU, that a few of them take minutes."""
+    return math.prod(model.event_shape) > LARGE and jax.default_backend() == "cpu"
 
 
 def _sample_quality(

@@ -36,13 +36,20 @@ def define_flags() -> None:
     flags.DEFINE_string(
         NAMES[0], None, "HOST:PORT of process 0, for a run of several processes."
     )
-    flags.DEFINE_integer(NAMES[1], None, "How many processes there are.")
-    flags.DEFINE_integer(NAMES[2], None, "Which of them this one is, from 0.")
+    for name, help_text in (
+        (NAMES[1], "How many processes there are."),
+        (NAMES[2], "Which of them this one is, from 0."),
+    ):
+        flags.DEFINE_integer(name, None, help_text, lower_bound=0, upper_bound=2**16)
     flags.DEFINE_bool(
         "distributed", False, "Several processes, as SLURM or another cluster says."
     )
     flags.DEFINE_integer(
-        "peer_timeout", 60, "Seconds without a sign of life that end the run."
+        "peer_timeout",
+        60,
+        "Seconds without a sign of life that end the run.",
+        lower_bound=1,
+        upper_bound=86_400,
     )
 
 
@@ -69,6 +76,11 @@ def join() -> None:
             f"--process_id={values['process_id']}: must be in "
             f"[0, num_processes={values['num_processes']})"
         )
+    if given and not _is_address(values["coordinator"]):
+        raise UsageError(
+            f"--coordinator={values['coordinator']}: must be HOST:PORT, such as "
+            "10.0.0.1:1234, with a port in [1, 65535]"
+        )
     # its handler would swallow a SIGTERM that comes before the loop's
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -81,6 +93,11 @@ def join() -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"several processes: {reason}") from error
+
+
+def _is_address(text: str) -> bool:
+    match = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text)
+    return match is not None and 1 <= int(match[1]) < 2**16
 
 
 def is_first() -> bool:

@@ -43,16 +43,39 @@ class PeerLost(RuntimeError):
     code = 4
 
 
+LONG = 80  # characters of a value in a message
+ELSEWHERE = {  # what other libraries call our samplers
+    "dpmpp_2m": "dpm_solver",
+    "dpmpp_2m_sde": "sde_dpm_solver",
+    "dpmpp_2s": "dpm_solver_2s",
+    "dpmpp_sde": "sde_dpm_solver",
+    "dpmsolver++": "dpm_solver",
+    "ancestral": "ddpm",
+    "euler_ancestral": "ddpm",
+    "euler_a": "ddpm",
+    "plms": "adams_bashforth",
+    "pndm": "adams_bashforth",
+    "lms": "adams_bashforth",
+}
+
+
 def check_name(where: str, name: str, known: Collection[str]) -> None:
     """Raises a `UsageError` with the nearest valid name if `name` is not in `known`."""
     if name in known:
         return
-    raise UsageError(f"{where}: unknown name {name!r}; {nearest(name, known)}")
+    raise UsageError(f"{where}: unknown name {shown(name)}; {nearest(name, known)}")
+
+
+def shown(value: Any) -> str:
+    """Returns `repr` of a value on one line, the middle of a long one left out."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONG else f"{text[: LONG // 2]}...{text[-LONG // 4 :]}"
 
 
 def nearest(name: str, known: Collection[str]) -> str:
     """Suggests which known name may have been meant, and lists them all."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    near = [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else []
+    near += difflib.get_close_matches(str(name)[:LONG], list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(known) or 'none'}"
 
@@ -60,7 +83,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 def require(name: str, value: Any, holds: bool, bound: str) -> None:
     """Raises a `UsageError` naming value and bound if `holds` is False."""
     if not holds:
-        raise UsageError(f"{name}={value!r}: must be {bound}")
+        raise UsageError(f"{name}={shown(value)}: must be {bound}")
 
 
 @contextlib.contextmanager
