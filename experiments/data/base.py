@@ -278,8 +278,8 @@ def check(dataset: DataSet) -> None:
     levels = dataset.transform.levels
     if len(dataset.class_names) not in (0, dataset.num_classes):
         raise ValueError(
-            f"{len(dataset.class_names)} class_names for {dataset.num_classes} classes: "
-            "must be one for each"
+            f"{len(dataset.class_names)} class_names for {dataset.num_classes} "
+            "classes: must be one for each"
         )
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         _check_arrays(name, part, dataset.num_classes, levels)
