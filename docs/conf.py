@@ -19,6 +19,7 @@ extensions = [
     "myst_nb",
     "reference",
     "config_tables",
+    "messages",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]

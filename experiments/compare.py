@@ -12,7 +12,7 @@ from absl import flags
 from experiments import cli
 
 OUT = flags.DEFINE_string("out", "compare.html", "The page; empty for none.")
-SEED = cli.define_count("seed", 0, "Of the bootstrap.", 2**32 - 1, least=0)
+SEED = cli.define_count("seed", 0, "Seed of the bootstrap.", 2**32 - 1, least=0)
 
 
 def main(runs: list[str]) -> None:

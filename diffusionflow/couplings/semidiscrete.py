@@ -186,7 +186,10 @@ def _numbered(labels: Array | None, n: int) -> tuple[Array, int]:
     if labels is None:
         return jnp.zeros(n, jnp.int32), 1
     if is_traced(labels):
-        raise ValueError("labels of the data are traced: fit outside of jit")
+        raise ValueError(
+            "labels of the data are traced: must be an array of numbers; fit outside "
+            "of jax.jit"
+        )
     values, number = np.unique(np.asarray(labels), return_inverse=True)
     return jnp.asarray(number, jnp.int32), len(values)
 
@@ -203,4 +206,6 @@ def _check_labels(labels: Any, own: Any) -> None:
         return
     missing = np.setdiff1d(np.asarray(labels), np.asarray(own))
     if len(missing):
-        raise ValueError(f"labels {missing.tolist()} have no row in the data")
+        raise ValueError(
+            f"labels {missing.tolist()} have no row in the data: must be labels of it"
+        )

@@ -218,7 +218,9 @@ def as_mask(mask: Array | None, x: Array, batch_ndim: int) -> Array | None:
         )
     axes = tuple(range(batch_ndim, x.ndim))
     if not is_traced(mask) and not np.asarray(mask).any(axes).all():
-        raise ValueError("mask is False for a whole example, which has no mean then")
+        raise ValueError(
+            "mask is False for a whole example, which has no mean then: leave it out"
+        )
     return jnp.asarray(mask)
 
 

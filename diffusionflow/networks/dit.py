@@ -165,7 +165,8 @@ class DiT(ConditionalNetwork):
             )
         if self.features % self.num_heads:
             raise ValueError(
-                f"num_heads={self.num_heads} does not divide features={self.features}"
+                f"num_heads={self.num_heads} does not divide features={self.features}: "
+                "must be a divisor of it"
             )
 
     @property

@@ -62,7 +62,8 @@ class SelfAttention(nn.Module):
         batch, *sizes, channels = x.shape
         if channels % self.num_heads:
             raise ValueError(
-                f"num_heads={self.num_heads} does not divide {channels} channels"
+                f"num_heads={self.num_heads} does not divide {channels} channels: must "
+                "be a divisor of them"
             )
         parts = self.num_heads, channels // self.num_heads
         heads = (batch, math.prod(sizes), *parts)

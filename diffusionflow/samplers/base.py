@@ -162,7 +162,8 @@ def run(
     check_instance("noise", noise, "random.Independent()")
     if key is None and sampler.num_noises and noise is None:
         raise ValueError(
-            f"{sampler} draws noise: key=None; pass a key such as jax.random.key(0)"
+            f"key=None: {sampler} takes a random key, also where it adds no noise; "
+            "pass a key such as jax.random.key(0)"
         )
     if sampler.num_noises:
         random.check_steps(source, num_steps)

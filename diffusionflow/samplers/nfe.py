@@ -86,12 +86,17 @@ def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
 
     Evaluated at a traced time: there is no one time at which every denoiser is defined.
     """
-    calls: list[Any] = []
-    note = lambda t: calls.append(denoiser.num_network_calls(t))
+    noted: list[int | str | None] = []
+
+    def note(t: Array) -> None:  # no traced number may leave the function
+        calls = denoiser.num_network_calls(t)
+        if isinstance(calls, int | np.integer):
+            noted.append(int(calls))
+        else:
+            noted.append(None if calls is None else _VARYING)
+
     jax.eval_shape(note, jax.ShapeDtypeStruct((), dtype))
-    if isinstance(calls[0], int | np.integer):
-        return int(calls[0])
-    return None if calls[0] is None else _VARYING
+    return noted[0]
 
 
 def times_calls(denoiser: Denoiser, evaluations: Count) -> Count | None:

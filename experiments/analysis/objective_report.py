@@ -101,7 +101,10 @@ def common_range(*some: Objective) -> tuple[float, float]:
     high = min(RANGE[1], *(last for _, last in ends))
     if low >= high:
         named = " and ".join(str(objective.schedule) for objective in some)
-        raise UsageError(f"no log-SNR in {RANGE} is reached by {named}")
+        raise UsageError(
+            f"no log-SNR in {RANGE} is reached by {named}: "
+            "give objectives whose schedules overlap"
+        )
     return low, high
 
 

@@ -34,7 +34,7 @@ def gather(arguments: Sequence[str]) -> list[Group]:
     for argument in arguments:
         label, path = _split(argument)
         if os.path.realpath(path) in seen:
-            raise UsageError(f"{path} is named twice")
+            raise UsageError(f"{path} is named twice: give each run once")
         seen.add(os.path.realpath(path))
         run = read(path)
         place = next(

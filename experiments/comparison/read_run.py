@@ -24,7 +24,10 @@ def read(workdir: pathlib.Path) -> RunRecord:
         with manager.Checkpoints(workdir, read_only=True) as saved:
             step = saved.newest()
             if step is None:
-                raise UsageError(f"{saved.directory} holds no complete checkpoint yet")
+                raise UsageError(
+                    f"{saved.directory} holds no complete checkpoint yet: train the "
+                    "run until it has saved one"
+                )
             identity = saved.identity(step)
             metadata.check_format(identity)
             reason = (

@@ -60,10 +60,18 @@ class DataTransform:
 
         Floats outside [-1, 1] become the end levels: this is the only place where
         anything is clamped, and `clamped_fraction` says how much it was.
+
+        Raises:
+          ValueError: a value is not finite.
         """
         x = np.asarray(x, np.float32)
         if self.levels is None:
             return x
+        if not (finite := np.isfinite(x)).all():
+            raise ValueError(
+                f"{(~finite).sum():,} of {x.size:,} values are not finite: they have "
+                "no level; leave out the samples that hold them"
+            )
         top = self.levels - 1
         return np.clip(np.rint((x + 1) * (top / 2)), 0, top).astype(np.uint8)
 
@@ -270,7 +278,8 @@ def check(dataset: DataSet) -> None:
     levels = dataset.transform.levels
     if len(dataset.class_names) not in (0, dataset.num_classes):
         raise ValueError(
-            f"{len(dataset.class_names)} class_names for {dataset.num_classes} classes"
+            f"{len(dataset.class_names)} class_names for {dataset.num_classes} "
+            "classes: must be one for each"
         )
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         _check_arrays(name, part, dataset.num_classes, levels)

@@ -97,7 +97,9 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
     count = len(values)
     found = conditions(arrays, names.conditions)
     if found is not None and len(found) != count:
-        raise ValueError(f"{len(found)} conditions for {count} examples")
+        raise ValueError(
+            f"{len(found)} conditions for {count} examples: must be as many"
+        )
     mask = _mask(arrays, names.mask, values.shape)
     taken = {*_listed(names.conditions), names.mask}
     labels = _labels(arrays, names.labels, count, taken)
@@ -121,7 +123,9 @@ def conditions(arrays: Arrays, names: str | tuple[str, ...]) -> np.ndarray | Non
     parts = [vectors(arrays, name) for name in _listed(names)]
     if len({len(part) for part in parts}) > 1:
         counts = ", ".join(f"{len(part)}" for part in parts)
-        raise ValueError(f"conditions {', '.join(names)} of {counts} examples")
+        raise ValueError(
+            f"conditions {', '.join(names)} of {counts} examples: must be as many each"
+        )
     return np.concatenate(parts, axis=1) if parts else None
 
 
@@ -163,7 +167,7 @@ def check_alike(train: Examples, test: Examples) -> None:
     if train.values.dtype != test.values.dtype:
         raise ValueError(
             f"values of type {test.values.dtype}, and those of training are "
-            f"{train.values.dtype}"
+            f"{train.values.dtype}: must be of one type"
         )
 
 
@@ -211,7 +215,10 @@ def _labels(
     found = _optional(arrays, name, DEFAULTS.labels)
     if found is not None:
         if not found.ndim or len(found) != count:
-            raise ValueError(f"{len(np.atleast_1d(found))} labels for {count} examples")
+            raise ValueError(
+                f"{len(np.atleast_1d(found))} labels for {count} examples: must be as "
+                "many"
+            )
         return found
     for other in arrays.keys() - taken if name else ():
         found = arrays[other]

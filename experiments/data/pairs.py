@@ -95,7 +95,8 @@ def _check(arrays: Arrays) -> None:
         array_checks.finite(name, arrays[name])
     if "conditions" in arrays and len(arrays["conditions"]) != len(samples):
         raise ValueError(
-            f"{len(arrays['conditions'])} conditions for {len(samples)} pairs"
+            f"{len(arrays['conditions'])} conditions for {len(samples)} pairs: must be "
+            "as many"
         )
 
 

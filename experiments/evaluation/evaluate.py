@@ -3,9 +3,11 @@
 import contextlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
@@ -14,7 +16,7 @@ from experiments.config import build
 from experiments.evaluation import measurements, results, sample_quality, tables
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files, progress
-from experiments.runtime.errors import UsageError, require
+from experiments.runtime.errors import Diverged, UsageError, require
 from experiments.runtime.signals import Stopped, stopping
 
 __all__ = ["Request", "evaluate_run"]
@@ -72,11 +74,26 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         except Stopped as stopped:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
+        _check_finite(arrays)
         results.write(path, {"settings": settings, **measured}, arrays)
         rows = tables.rows(workdir, measured)
         results.write_csv(path, rows)
     print(tables.text(measured), path, sep="\n", flush=True)
     return path
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises `Diverged` where the numbers of an example are not finite."""
+    for name, values in arrays.items():
+        rows = values.reshape(len(values), -1)
+        reached = rows[:, ~np.isnan(rows).all(0)] if "eps_mse" in name else rows
+        bad = (~np.isfinite(reached)).any(1).sum()
+        if bad:
+            raise Diverged(
+                f"{name} of {bad:,} of {len(rows):,} rows is not finite: a mean over "
+                "them is no result, and none is written; evaluate another --step, or "
+                "--leave_out what is not finite"
+            )
 
 
 def _load(workdir: pathlib.Path, request: Request) -> dict[str, Loaded]:

@@ -153,7 +153,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
     if values.get("format", 0) > FORMAT:
         raise _newer(path, values["format"])
     if values.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {values.get('format')}, not {FORMAT}")
+        raise UsageError(
+            f"{path} has format {values.get('format')}, not {FORMAT}: evaluate again"
+        )
     arrays_path = path.with_name(values["arrays"]["file"])
     try:
         content = arrays_path.read_bytes()
@@ -162,7 +164,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
             f"{arrays_path}, which belongs to {path}, is missing"
         ) from error
     if hashlib.sha256(content).hexdigest() != values["arrays"]["sha256"]:
-        raise UsageError(f"{arrays_path} is corrupted or does not belong to {path}")
+        raise UsageError(
+            f"{arrays_path} is corrupted or does not belong to {path}: evaluate again"
+        )
     with np.load(io.BytesIO(content)) as file:
         return values, {name: file[name] for name in file.files}
 

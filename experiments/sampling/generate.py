@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.runtime import progress
+from experiments.runtime.errors import Diverged
 from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler, sample_sheet
 from experiments.sampling.conditions import Conditions
@@ -140,11 +141,31 @@ def fill(
                 meter.skip(stop - start)
                 continue
             part = given.part(start, stop)
-            write_fn(number, draw_fn(params, request.seed, part, start, meter.advance))
+            found = draw_fn(params, request.seed, part, start, meter.advance)
+            check_finite(found, request)
+            write_fn(number, found)
             drawn += stop - start
             meter.shard()
     seconds = time.perf_counter() - begin
     print(f"drew {drawn:,} samples in {seconds:.1f} s, compilation included")
+
+
+def check_finite(found: Any, request: Request) -> None:
+    """Raises `Diverged` where samples are not finite: they are no result.
+
+    Args:
+      found: arrays [n, ...], a pytree.
+      request: of the samples.
+    """
+    for array in jax.tree.leaves(found):
+        finite = np.isfinite(array.reshape(len(array), -1)).all(1)
+        if not finite.all():
+            raise Diverged(
+                f"{(~finite).sum():,} of {len(finite):,} samples are not finite, and "
+                f"none of them is written (guidance {request.guidance:g}, sampler "
+                f"{request.sampler['name']}, {request.sampler['num_steps']} steps): "
+                "take a smaller guidance, more steps, another sampler, or another step"
+            )
 
 
 def _conclude(

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.checkpointing import manager, posthoc_ema, retention
 from experiments.data.base import Examples
@@ -249,6 +250,13 @@ class TrainLoop:
                 pictured,
                 advance=lambda count: distributed.check_alone(self._stop),
             )
+            if not (finite := np.isfinite(x).reshape(len(x), -1).all(1)).all():
+                print(
+                    f"warning: no {path.name}: {(~finite).sum():,} of {len(x):,} "
+                    "samples are not finite",
+                    flush=True,
+                )
+                continue
             sample_images.write_samples(
                 path,
                 model.transform.to_stored(x),

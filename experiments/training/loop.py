@@ -8,7 +8,7 @@ The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from experiments.config import external
 from experiments.config.experiment import Experiment
 from experiments.data.base import Examples
 from experiments.runtime import distributed, environment, files, progress
+from experiments.runtime.errors import Diverged
 from experiments.runtime.signals import noting
 from experiments.training import (
     console,
@@ -184,16 +185,37 @@ def _conclude(workdir: pathlib.Path, num_steps: int) -> None:
     """Draws the loss curve; says what was reached and where the files are."""
     rows = metrics_log.read(workdir / metrics_log.FILE_NAME)
     sample_images.write_loss_curve(workdir / "loss.png", rows)
-    last: dict[str, Any] = {}
-    for row in rows:
-        last |= {name: value for name, value in row.items() if value is not None}
-    reached = [
-        f"{name.replace('_', ' ')} {last[name]:.4f}"
-        for name in sample_images.LOSSES
-        if name in last
-    ]
     print(
-        f"done: step {num_steps:,}, {', '.join(reached)}; checkpoints, metrics.jsonl, "
-        f"loss.png and samples/ are in {workdir}",
+        f"done: {summary(rows, num_steps)}; checkpoints, metrics.jsonl, loss.png and "
+        f"samples/ are in {workdir}",
         flush=True,
     )
+    if rows and rows[-1]["loss"] is None and rows[-1].get("skipped_steps"):
+        raise Diverged(
+            f"none of the last {rows[-1]['skipped_steps']:,} steps was finite, up to "
+            f"step {rows[-1]['step']:,}: the weights are those before them; reduce "
+            "optimizer.learning_rate or set optimizer.clip_norm"
+        )
+
+
+def summary(rows: Sequence[Mapping[str, Any]], num_steps: int) -> str:
+    """Says how many steps counted, and the last loss of each kind with its step.
+
+    Args:
+      rows: of the metrics.
+      num_steps: of the run.
+    """
+    text = f"step {num_steps:,}"
+    if skipped := sum(row.get("skipped_steps") or 0 for row in rows):
+        text += f", of which {num_steps - skipped:,} counted"
+    last = {}
+    for row in rows:
+        for name in sample_images.LOSSES:
+            if row.get(name) is not None:
+                last[name] = row[name], row["step"]
+    for name in sample_images.LOSSES:
+        if name in last:
+            loss, step = last[name]
+            at = "" if step == num_steps else f" at step {step:,}"
+            text += f", {name.replace('_', ' ')} {loss:.4f}{at}"
+    return text

@@ -116,3 +116,17 @@ def test_images_come_in_the_levels_of_their_data(tmp_path):
     assert re.search(r"[1-9]\d*[.]\d+% of their values lay outside", output)
     grid = Image.open(path.replace(".npz", ".png"))
     assert grid.size == (10 * 66, 3 * 66)
+
+
+def test_samples_that_are_not_finite_are_no_result(points, tmp_path):
+    out = tmp_path / "black"
+    code, _, error = in_process.run(
+        "experiments.sample",
+        f"--workdir={points}",
+        "--guidance=1e30",
+        "--num_samples=4",
+        f"--out={out}",
+    )
+    assert code == 3 and len(error.splitlines()) == 1
+    assert re.match(r"error: 4 of 4 samples are not finite.*guidance 1e\+30", error)
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.png"))

@@ -379,3 +379,24 @@ def test_what_one_network_refuses_the_wrappers_refuse(name):
     with pytest.raises(ValueError, match="eps does not determine"):
         guided.check_times(np.array([1.0, 0.5]))
     guided.check_times(np.array([0.9, 0.5]))
+
+
+def test_limited_guidance_leaks_no_tracer():
+    schedule, z = schedules.FlowMatching(), jnp.ones((2, 3))
+    denoise_fn = predictions.denoiser(lambda z, t: z, kind="x", schedule=schedule)
+    guided = guidance.limited(
+        guidance.classifier_free(denoise_fn, denoise_fn, scale=2.0),
+        schedule=schedule,
+        logsnr_min=-2.0,
+        logsnr_max=2.0,
+    )
+    run = lambda z: samplers.sample(
+        jax.random.key(0),
+        guided,
+        z,
+        grids.uniform(3),
+        sampler=samplers.ddim(),
+        schedule=schedule,
+    )
+    with jax.checking_leaks():
+        assert jax.jit(lambda z: run(z).x)(z).shape == (2, 3)

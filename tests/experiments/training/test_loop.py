@@ -14,7 +14,7 @@ from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.config import registry
 from experiments.data import toy2d
 from experiments.runtime import environment
-from experiments.runtime.errors import UsageError
+from experiments.runtime.errors import Diverged, UsageError
 from experiments.runtime.signals import Stopped
 from experiments.training import actions, loop, metrics_log, trainer
 from tests.helpers import tiny
@@ -358,3 +358,22 @@ def test_rows_that_were_lost_are_reported(straight, tmp_path, capsys):
     assert re.search("warning: .* lacks the row of step 8:", capsys.readouterr().out)
     loop.train_and_evaluate(tiny.config(), straight[0])
     assert "lacks" not in capsys.readouterr().out
+
+
+def test_the_summary_says_how_many_steps_counted_and_of_which_a_number_is():
+    rows = [
+        {"step": 4, "loss": 1.5, "test_loss_ema": None},
+        {"step": 8, "loss": None, "test_loss_ema": None, "skipped_steps": 4},
+    ]
+    assert loop.summary(rows, 8) == "step 8, of which 4 counted, loss 1.5000 at step 4"
+    rows[1] = {"step": 8, "loss": 1.25, "test_loss_ema": 2.0}
+    said = loop.summary(rows, 8)
+    assert said.startswith("step 8, loss 1.2500, test loss ema 2.0000")
+    assert " at " not in said and "counted" not in said
+
+
+def test_a_run_whose_last_steps_made_no_update_does_not_end_well(tmp_path):
+    rows = [{"step": 8, "loss": None, "skipped_steps": 3}]
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(Diverged, match="none of the last 3 steps was finite, up to"):
+        loop._conclude(tmp_path, 8)
