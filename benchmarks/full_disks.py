@@ -2,194 +2,168 @@
 
     python benchmarks/full_disks.py --sizes=32
 
-A tiny run of `kill_storm.py` (checkpoints, stored averages, evaluations, pictures, log,
-TensorBoard) is made on a tmpfs of its own, of a size from one page to what the run
-takes in all; where mounting is not permitted, under `RLIMIT_FSIZE`, which bounds each
-file. Each must end by itself, at most `LIMIT` seconds later than a run with room, with
-one line on standard error and exit code 1. Then there is room, and the same run must
-end with exit code 0 and the weights, averages, `metrics.jsonl` and pictures of a run
-with room, bit for bit. The exit code is 1 where one does not.
+A tiny run (that of `kill_storm.py`: checkpoints, stored averages, evaluations,
+pictures, log, TensorBoard) is made on a tmpfs of its own, of a size from one page to
+what the run takes in all; where mounting is not permitted, under `RLIMIT_FSIZE`, which
+bounds each file. It must end within `LIMIT` seconds with one line on standard error and
+exit code 1. Then there is room, and the same run must end with exit code 0 and the
+state, `metrics.jsonl` and pictures of a run with room, bit for bit. All runs are made
+in this process with the same compiled programs; that a process of its own ends is shown
+by `tests/cli/test_what_happens.py`. The exit code is 1 where one does not.
 """
 
 import argparse
 import contextlib
-import multiprocessing
+import logging
 import os
 import pathlib
 import resource
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-
-from benchmarks import kill_storm  # noqa: E402
+from benchmarks import disks, kill_storm  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.runtime.errors import reporting_path_errors  # noqa: E402
 from experiments.training import loop  # noqa: E402
+from experiments.training.trainer import Trainer  # noqa: E402
 
 LIMIT = 10  # seconds
-ROOM = 64 * 2**20  # bytes
-PAGE = 4_096
+ROOM = 2**26  # bytes
+
+
+class Hang(BaseException):
+    """Raised in a run that does not end."""
 
 
 class End(NamedTuple):
-    """How a process ended; `code` is None where it had to be killed."""
+    """How a run ended."""
 
-    code: int | None
+    code: int
     error: str
     seconds: float
 
 
-def _train(
-    workdir: pathlib.Path, records: pathlib.Path, num_steps: int, most: int | None
-) -> None:
-    """Trains in a process of its own, its output and digest in `records`."""
-    for name, number in (("output", 1), ("error", 2)):
-        descriptor = os.open(records / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, number)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))
+@contextlib.contextmanager
+def captured(path: pathlib.Path) -> Iterator[None]:
+    """Sends standard output and error, those of threads of C++ too, to files."""
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        for number, name in ((1, "output"), (2, "error")):
+            mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(path / name, mode), number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def bounded(most: int | None) -> Iterator[None]:
+    """Bounds every file that is written, in bytes; None for no bound."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     if most is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
-    jax.config.update("jax_compilation_cache_dir", str(records.parent / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    config = kill_storm.tiny_config(num_steps)
-    with cli.usage_errors(), reporting_path_errors("workdir", str(workdir)):
-        state = loop.train_and_evaluate(config, workdir)
-    (records / "digest.txt").write_text(kill_storm.digest(state))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def run(
     workdir: pathlib.Path,
     records: pathlib.Path,
-    num_steps: int,
-    *,
-    most: int | None = None,
-    limit: float = 300.0,
+    trainer: Trainer,
+    most: int | None,
+    limit: int = 10 * LIMIT,
 ) -> End:
-    """Runs a process to its end, or kills it after `limit` seconds.
+    """Trains to the end or to an error, as `experiments.train` does.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; its digest is written there.
       records: folder for its output.
-      num_steps: of the run.
+      trainer: with its compiled programs.
       most: bytes of a file; None for no bound.
-      limit: seconds.
+      limit: seconds after which a run is ended.
     """
-    records.mkdir(exist_ok=True)
-    arguments = (workdir, records, num_steps, most)
-    process = multiprocessing.get_context("fork").Process(target=_train, args=arguments)
-    begin = time.monotonic()
-    process.start()
-    process.join(limit)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return End(None, (records / "error").read_text(), time.monotonic() - begin)
-    error = (records / "error").read_text()
-    return End(process.exitcode, error, time.monotonic() - begin)
+
+    def late(*unused: Any) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, late)
+    begin, code = time.monotonic(), 0
+    with captured(records):
+        try:
+            signal.alarm(limit)
+            with (
+                bounded(most),
+                cli.usage_errors(),
+                reporting_path_errors("workdir", str(workdir)),
+            ):
+                state = loop.train_and_evaluate(trainer.config, workdir)
+            (workdir / "digest.txt").write_text(kill_storm.digest(state))
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except Hang:
+            code = -1
+        finally:
+            signal.alarm(0)
+    return End(code, (records / "error").read_text(), time.monotonic() - begin)
 
 
-@contextlib.contextmanager
-def disk(path: pathlib.Path, size: int | None) -> Iterator[bool]:
-    """Mounts a tmpfs of `size` bytes; gives whether that is permitted."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    mounted = (
-        size is not None and not subprocess.run(command, capture_output=True).returncode
-    )
-    try:
-        yield mounted
-    finally:
+def tried(folder: pathlib.Path, size: int, trainer: Trainer) -> tuple[str, list[str]]:
+    """How a run on a disk of `size` bytes ended, in words; and its faults."""
+    place = folder / f"disk{size}"
+    with disks.disk(place, size) as mounted:
+        workdir, found = place / "run", []
+        end = run(workdir, folder, trainer, None if mounted else size)
+        words = f"{end.seconds:.1f} s, {end.error.strip()[:150] or 'had room'}"
+        if end.code not in (0, 1) or end.seconds > LIMIT:
+            found.append(f"exit code {end.code} after {end.seconds:.1f} s")
+        if (lines := len(end.error.splitlines())) != end.code:
+            found.append(f"{lines} lines: {end.error[-3_000:]}")
         if mounted:
-            subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def make_room(path: pathlib.Path) -> None:
-    """Enlarges a mounted disk."""
-    options = f"remount,size={ROOM}"
-    subprocess.run(["mount", "-o", options, str(path)], check=True)
-
-
-def used(path: pathlib.Path) -> int:
-    """Bytes of all files below a path."""
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
-
-
-def faults_of(
-    folder: pathlib.Path,
-    size: int,
-    num_steps: int,
-    reference: pathlib.Path,
-    limit: float,
-) -> tuple[str, list[str]]:
-    """What is wrong with a run on a disk of `size` bytes; and how it ended, in words."""
-    place, records = folder / f"disk{size}", folder / f"records{size}"
-    with disk(place, size) as mounted:
-        workdir = place / "run"
-        workdir.mkdir(exist_ok=True)
-        most = None if mounted else size
-        end = run(workdir, records, num_steps, most=most, limit=limit)
-        found = []
-        if end.code == 0:
-            words = "had room"
-        else:
-            words = f"ended after {end.seconds:.1f} s: {end.error.strip()[:150]}"
-            if end.code != 1:
-                found.append(f"exit code {end.code}")
-            if len(end.error.splitlines()) != 1:
-                found.append(
-                    f"{len(end.error.splitlines())} lines: {end.error[-3_000:]}"
-                )
-        if mounted:
-            make_room(place)
-        again = run(workdir, records, num_steps)
-        if again.code != 0:
+            disks.resize(place, ROOM)
+        again = run(workdir, folder, trainer, None)
+        if again.code or again.error:
             found.append(f"with room: exit code {again.code}: {again.error[-2_000:]}")
             return words, found
-        (workdir / "digest.txt").write_text((records / "digest.txt").read_text())
-        return words, found + kill_storm.differences(workdir, reference)
+        return words, found + kill_storm.differences(workdir, folder / "undisturbed")
 
 
 def fill(folder: pathlib.Path, sizes: int, num_steps: int) -> int:
     """Runs all sizes, prints the result, returns the exit code."""
-    reference = folder / "reference"
-    reference.mkdir()
-    for name in ("compiling", "undisturbed"):  # the second has its programs compiled
-        workdir = folder / name
-        end = run(workdir, folder / "records", num_steps)
-        if end.code != 0:
-            print(f"with room: {end}")
-            return 1
+    trainer = Trainer(kill_storm.tiny_config(num_steps))
+    loop.Trainer = lambda config: trainer  # its programs are compiled once
+    sys.unraisablehook = cli._without_closed_loops(sys.unraisablehook)
+    logging.getLogger("asyncio").addFilter(cli._is_news)
     reference = folder / "undisturbed"
-    text = (folder / "records" / "digest.txt").read_text()
-    (reference / "digest.txt").write_text(text)
-    with disk(folder / "trial", PAGE) as mounted:
-        kind = "tmpfs" if mounted else "RLIMIT_FSIZE"
+    first = run(reference, folder, trainer, None, limit=1_000)  # compiles
+    print(f"with room: exit code {first.code} {first.error}".strip(), flush=True)
+    with disks.disk(folder / "trial", disks.PAGE) as mounted:
+        pass
     files = [path.stat().st_size for path in reference.rglob("*") if path.is_file()]
-    most = used(reference) if mounted else max(files)
-    print(
-        f"with room {end.seconds:.1f} s, {used(reference):,} bytes; by {kind}",
-        flush=True,
-    )
-    wrong = 0
+    most = disks.used(reference) if mounted else max(files)
+    how = "tmpfs" if mounted else "RLIMIT_FSIZE"
+    print(f"{how}, up to {most:,} bytes", flush=True)
+    wrong, ended = 0, 0
     for number in range(sizes):
         share = (number + 1) / sizes
-        size = int(most * share if mounted else most**share)
-        size = max(PAGE, size // PAGE * PAGE) if mounted else size
-        if (folder / f"disk{size}").exists():
-            size += PAGE
-        limit = end.seconds + LIMIT
-        words, found = faults_of(folder, size, num_steps, reference, limit)
+        size = int(most * share) if mounted else int(most**share) + number
+        words, found = tried(folder, size, trainer)
         wrong += bool(found)
+        ended += not words.endswith("had room")
         print(f"{size:,} bytes: {words}", *found, sep="\n  FAULT: ", flush=True)
-    print(f"{sizes} sizes, {wrong} with faults")
+    print(f"{sizes} sizes, {ended} of them too small; {wrong} with faults")
     return int(bool(wrong))
 
 

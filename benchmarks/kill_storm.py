@@ -12,6 +12,10 @@ Parameters, optimizer, averages, the one reconstructed from those that were stor
 `metrics.jsonl` and the pictures must be those of the run left alone, bit for bit, and
 nothing may have been corrupted; else, or with fewer kills than asked for, the exit code
 is 1.
+
+Where mounting is permitted a run has a tmpfs of its own, and one life in three has room
+for a part of a checkpoint only: it is killed at those moments too, or ends by itself
+with an error before, after which there is room again.
 """
 
 import argparse
@@ -36,6 +40,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
+from benchmarks import disks  # noqa: E402
 from configs import toy2d  # noqa: E402
 from experiments.checkpointing import manager, posthoc_ema, step_directories  # noqa: E402
 from experiments.training import loop, resume  # noqa: E402
@@ -61,6 +66,11 @@ OVERRIDES = {
 PHASES = ("starting", "restoring", "compiling", "stepping", "evaluating", "drawing")
 MOMENTS = ("start", "steps", "saving", "evaluating", "drawing")
 PARTS = ("checkpoints", posthoc_ema.DIRECTORY)
+ROOM = 2**26  # bytes
+
+
+class LifeError(RuntimeError):
+    """Raised if a process has failed."""
 
 
 class Board:
@@ -147,14 +157,15 @@ def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> Non
 
 
 def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int:
-    """Forks a process, its output in `log.txt`; returns its number."""
+    """Forks a process, its output next to its workdir; returns its number."""
     board.phase("starting")
     board.step(0)
     child = os.fork()
     if child:
         return child
     try:
-        log = os.open(workdir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        path = workdir.with_suffix(".log")
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         live(workdir, num_steps, cache, board)
@@ -170,11 +181,11 @@ def ended(child: int) -> bool:
     """Returns whether a process has ended by itself.
 
     Raises:
-      RuntimeError: it failed.
+      LifeError: it failed.
     """
     done, status = os.waitpid(child, os.WNOHANG)
     if done and status:
-        raise RuntimeError("a life failed: see log.txt in the directory of the run")
+        raise LifeError("a life failed: see the .log next to the directory of the run")
     return bool(done)
 
 
@@ -256,49 +267,115 @@ def differences(run: pathlib.Path, reference: pathlib.Path) -> list[str]:
     return differing + quarantined
 
 
+class Storm:
+    """Kills of the lives of runs.
+
+    Args:
+      folder: of the runs and of compiled programs.
+      num_steps: of a run.
+      seed: of all lots.
+
+    Fields:
+      fell: phases in which kills fell.
+      full: how many of them on a full disk.
+      ended: lives that a full disk ended.
+      lost: steps that each kill cost.
+    """
+
+    def __init__(self, folder: pathlib.Path, num_steps: int, seed: int):
+        self.rng, self.board = random.Random(seed), Board()
+        self.cache, self.num_steps = str(folder / "compiled"), num_steps
+        self.reference, self.begin = undisturbed(folder, num_steps, self.cache)
+        self.fell: collections.Counter = collections.Counter()
+        self.full, self.ended, self.lost = 0, 0, []
+
+    def life(self, workdir: pathlib.Path, disk: pathlib.Path | None) -> bool:
+        """Begins a process and kills it; returns whether it came to the run's end.
+
+        Args:
+          workdir: of the run.
+          disk: where it is mounted; None where it has no disk of its own.
+        """
+        rng = self.rng
+        full = disk is not None and rng.random() < 1 / 3
+        if full:
+            room = disks.used(disk) + rng.randrange(disks.PAGE, 60 * disks.PAGE)
+            disks.resize(disk, room)
+        cache = "" if rng.random() < 0.1 else self.cache
+        child = born(workdir, self.num_steps, cache, self.board)
+        try:
+            over = self._killed(child, workdir)
+        except LifeError:
+            if not full:
+                raise
+            self.ended += 1
+            over = False
+        else:
+            if not over:
+                self.full += full
+        if full:
+            disks.resize(disk, ROOM)
+        return over
+
+    def _killed(self, child: int, workdir: pathlib.Path) -> bool:
+        """Kills a process at a moment by lot; True if it ended before."""
+        moment, born_at = self.rng.choice(MOMENTS), time.monotonic()
+        if moment != "start":
+            if not lives_until(child, stepping(self.board)):
+                return True
+            self.begin = time.monotonic() - born_at
+        span = {"start": self.begin, "steps": self.begin / 8}.get(moment, 0.1)
+        for condition in (
+            reaching(moment, workdir, self.board),
+            passed(self.rng.uniform(0, span)),
+        ):
+            if not lives_until(child, condition):
+                return True
+        if not kill(child):
+            return True
+        phase, steps = where(workdir, self.board)
+        self.fell[phase] += 1
+        self.lost.append(steps)
+        return False
+
+    def run(self, workdir: pathlib.Path, done: Callable[[], bool]) -> list[str]:
+        """Kills a run until it is done, or all are; returns what of it is wrong."""
+        with disks.disk(workdir.parent / f"{workdir.name}.disk", ROOM) as mounted:
+            disk = workdir.parent / f"{workdir.name}.disk" if mounted else None
+            place = disk / workdir.name if mounted else workdir
+            place.mkdir()
+            while not done():
+                if self.life(place, disk):
+                    break
+            else:
+                child = born(place, self.num_steps, self.cache, self.board)
+                lives_until(child, lambda: False)
+            found = differences(place, self.reference)
+            return [f"{workdir.name}/{name}" for name in found]
+
+
 def storm(
     folder: pathlib.Path, kills: int, minutes: float, num_steps: int, seed: int
 ) -> int:
     """Runs and kills all processes, prints the result, returns the exit code."""
-    rng, board, cache = random.Random(seed), Board(), str(folder / "compiled")
-    reference, begin = undisturbed(folder, num_steps, cache)
-    print(f"left alone: first step after {begin:.1f} s", flush=True)
-    fell, lost, runs, wrong = collections.Counter(), [], 0, []
+    all_lives = Storm(folder, num_steps, seed)
+    print(f"left alone: first step after {all_lives.begin:.1f} s", flush=True)
+    fell, runs, wrong = all_lives.fell, 0, []
     started = time.monotonic()
     spent = lambda: (time.monotonic() - started) / 60
     done = lambda: fell.total() >= kills or spent() > minutes
     while not done():
         runs += 1
-        workdir = folder / f"killed{runs}"
-        workdir.mkdir()
-        over = False
-        while not over:
-            used = "" if rng.random() < 0.1 else cache
-            child, born_at = born(workdir, num_steps, used, board), time.monotonic()
-            if done():
-                lives_until(child, lambda: False)
-                break
-            moment, over = rng.choice(MOMENTS), False
-            if moment != "start":
-                over = not lives_until(child, stepping(board))
-                begin = time.monotonic() - born_at
-            over = over or not lives_until(child, reaching(moment, workdir, board))
-            span = {"start": begin, "steps": begin / 8}.get(moment, 0.1)
-            over = over or not lives_until(child, passed(rng.uniform(0, span)))
-            over = over or not kill(child)
-            if not over:
-                phase, steps = where(workdir, board)
-                fell[phase] += 1
-                lost.append(steps)
-                if fell.total() % 20 == 0:
-                    print(f"{fell.total()} kills", flush=True)
-        wrong += [f"{workdir.name}/{name}" for name in differences(workdir, reference)]
+        wrong += all_lives.run(folder / f"killed{runs}", done)
+        print(f"{fell.total()} kills", flush=True)
     parts = ", ".join(f"{count} {phase}" for phase, count in fell.most_common())
     total = f"{fell.total()} kills in {spent():.1f} min"
     print(f"{total}, over {runs} runs of {num_steps} steps")
     print(f"they fell while {parts}")
-    most = max(lost, default=0)
-    print(f"steps to be made again: {sum(lost)} in all, {most} after one kill")
+    print(f"on a full disk: {all_lives.full}, and {all_lives.ended} lives it ended")
+    most = max(all_lives.lost, default=0)
+    again = sum(all_lives.lost)
+    print(f"steps to be made again: {again} in all, {most} after one kill")
     print(f"different: {', '.join(wrong)}" if wrong else "no bit is different")
     return int(bool(wrong) or fell.total() < kills)
 

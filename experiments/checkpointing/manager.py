@@ -138,17 +138,15 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *unused: Any) -> None:
-        try:
-            if kind is not None:
-                with contextlib.suppress(Exception):  # the first error is to be seen
-                    self._manager.close()
-                return
-            self.wait()
-            self._manager.close()
-            if self._has_saved:
-                self._retain()
-        finally:
-            logging.get_absl_logger().removeFilter(self._others_fn)
+        if kind is not None:  # other threads may go on to log what is raised already
+            with contextlib.suppress(Exception):  # the first error is to be seen
+                self._manager.close()
+            return
+        self.wait()
+        self._manager.close()
+        if self._has_saved:
+            self._retain()
+        logging.get_absl_logger().removeFilter(self._others_fn)
 
     def steps(self) -> list[int]:
         """Lists the steps that have a checkpoint, rising."""

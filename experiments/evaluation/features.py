@@ -4,9 +4,10 @@ A network is a classifier trained here, Inception for FID, or the user's own. It
 which goes into the recipe of a metric, has a digest of its weights.
 """
 
+import contextlib
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from diffusionflow.networks.inception import Inception, inception_params, resize
 from diffusionflow.networks.layers import Conv3x3
 from experiments.config import build, external
 from experiments.data.base import DataSet
-from experiments.runtime import pytrees
+from experiments.runtime import files, pytrees
 from experiments.runtime.errors import UsageError
 
 BATCH = 100
@@ -175,15 +176,27 @@ def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
         )
     match path.suffix:
         case ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+            return files.read_npz(path)
         case ".safetensors":
-            return _library("safetensors.numpy", path).load_file(path)
+            library = _library("safetensors.numpy", path)
+            with _readable(path):
+                return library.load_file(path)
         case ".pth" | ".pt":
             torch = _library("torch", path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {name: array.numpy() for name, array in state.items()}
+            with _readable(path):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                return {name: array.numpy() for name, array in state.items()}
     raise ValueError(f"{path.name}: must end in .npz, .safetensors or .pth")
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever a library makes of a corrupted file into a `ValueError`."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be read: {reason}") from error
 
 
 def _library(name: str, path: pathlib.Path) -> Any:

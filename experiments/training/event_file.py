@@ -47,7 +47,8 @@ class EventFile:
     def __init__(self, folder: pathlib.Path, step: int):
         make, self._protocol = _tensorboard()
         folder.mkdir(parents=True, exist_ok=True)
-        begun = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        now = time.time_ns()
+        begun = f"{now // 10**9}.{socket.gethostname()}.{os.getpid()}.{now % 10**9}"
         self._records = make(str(folder / f"events.out.tfevents.{begun}"))
         start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
         self._add(file_version=VERSION)

@@ -289,3 +289,15 @@ def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog):
         logging.error("of another")
     exec(orbax, {"logging": logging})
     assert caplog.messages == ["of another", "of a thread"]
+
+
+def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, monkeypatch):
+    """They may outlive the context: a full disk is one line, not theirs as well."""
+    orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
+    absl = logging.get_absl_logger()
+    monkeypatch.setattr(absl, "filters", [*absl.filters])
+    saved = Checkpoints(tmp_path)
+    saved.save(1, make_items(), IDENTITY)
+    saved.__exit__(OSError)
+    exec(orbax, {"logging": logging})
+    assert caplog.messages == []

@@ -75,6 +75,10 @@ def test_weights_are_read_from_files_that_are_there(tmp_path):
     np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
     with pytest.raises(ValueError, match="not the weights of Inception"):
         features.inception(tmp_path / "state.npz")
+    path = tmp_path / "cut.npz"
+    path.write_bytes((tmp_path / "state.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="cut.npz: BadZipFile: File is not a zip"):
+        features.read_state(path)
 
 
 @pytest.mark.parametrize("package", ["safetensors", "torch"])
@@ -91,6 +95,9 @@ def test_files_of_other_libraries(tmp_path, package):
         library.save_file(state, path)
     found = features.read_state(path)
     np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=f"{path.name} cannot be read: "):
+        features.read_state(path)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
