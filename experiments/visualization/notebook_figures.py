@@ -173,7 +173,7 @@ def image_rows(rows: dict[str, np.ndarray]) -> Figure:
     for panel, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
         framed = np.pad(images, [(0, 0), (1, 1), (1, 1)], constant_values=1.0)
         panel.imshow(np.concatenate(list(framed), axis=1), "gray", vmin=-1, vmax=1)
-        panel.set(xticks=[], yticks=[], title=name)
-        panel.grid(False)
+        panel.set_title(name)
+        panel.set_axis_off()
     figure.set_size_inches(6.4, 0.9 * len(rows))
     return figure
