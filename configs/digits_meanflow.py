@@ -6,6 +6,11 @@
 With --config.distillation.teacher=DIRECTORY the network starts from a trained one and
 learns from its velocity; that must have been trained with the same
 `network.max_frequency`.
+
+Measured with a smaller network, 800 steps and a teacher, by
+`python -m benchmarks.few_steps --data=digits --seeds=1`: Frechet distance of 1,000
+samples to the training digits, features of a classifier / pixels, 5.87 / 0.485 in one
+call, 1.91 / 0.275 in two and 1.13 / 0.237 in four.
 """
 
 import ml_collections

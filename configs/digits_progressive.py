@@ -6,6 +6,11 @@
 
 The students of all stages are kept, as checkpoints: that of step 1,600 draws in two
 steps, with `experiments.sample --step=1600 --sampler.num_steps=2`.
+
+Measured with a smaller network and 100 steps a stage, by
+`python -m benchmarks.few_steps --data=digits --seeds=1`: Frechet distance of 1,000
+samples to the training digits, features of a classifier / pixels, 3.28 / 0.375 in one
+call and 1.78 / 0.285 in two; its teacher has 1.81 / 0.360 in 8 Euler steps.
 """
 
 import ml_collections

@@ -144,3 +144,36 @@ def errors(points: dict[str, list[sampler_error.Point]]) -> Figure:
     axes[0, 0].legend()
     axes[0, 0].set(xlabel="NFE", ylabel="Wasserstein-2 distance to the data")
     return figure
+
+
+@style.context()
+def paths(trajectories: dict[str, np.ndarray], times: np.ndarray) -> Figure:
+    """Draws paths of numbers against time, a panel for each set of them.
+
+    Args:
+      trajectories: title to states `[num_states, n]`.
+      times: of the states, `[num_states]`.
+    """
+    figure, axes = style.panels(1, len(trajectories), sharey=True)
+    for panel, (title, states) in zip(axes[0], trajectories.items(), strict=True):
+        panel.plot(times, states, color=style.COLORS["blue"], lw=0.6, alpha=0.7)
+        panel.set(title=title, xlabel="t, from noise to data", xlim=(1, 0))
+    axes[0, 0].set_ylabel("z")
+    return figure
+
+
+@style.context()
+def image_rows(rows: dict[str, np.ndarray]) -> Figure:
+    """Draws a row of grey images for each entry.
+
+    Args:
+      rows: name to images `[n, height, width]`, in [-1, 1].
+    """
+    figure, axes = style.panels(len(rows), 1, width=2.0)
+    for panel, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        framed = np.pad(images, [(0, 0), (1, 1), (1, 1)], constant_values=1.0)
+        panel.imshow(np.concatenate(list(framed), axis=1), "gray", vmin=-1, vmax=1)
+        panel.set_title(name)
+        panel.set_axis_off()
+    figure.set_size_inches(6.4, 0.9 * len(rows))
+    return figure
