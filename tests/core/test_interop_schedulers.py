@@ -25,9 +25,9 @@ def net(z, time):
 
 def sample(config, num_steps, **kwargs):
     scheduler = interop.DiffusersScheduler(config, **kwargs)
-    source = random.Recorded(jnp.asarray(DRAWS[:num_steps]))
-    draw = lambda z: scheduler.sample(None, NET, z, num_steps, draws=source).x
     with jax.enable_x64(True):
+        source = random.Recorded(jnp.asarray(DRAWS[:num_steps]))
+        draw = lambda z: scheduler.sample(None, NET, z, num_steps, draws=source).x
         return np.asarray(jax.jit(draw)(jnp.asarray(NOISE)))
 
 

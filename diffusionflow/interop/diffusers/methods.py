@@ -106,8 +106,8 @@ def sampler(
             order = settings["solver_order"]
             known = ("deis", "dpmsolver", "dpmsolver++")  # it takes all for "deis"
             check_name("algorithm_type", settings["algorithm_type"], known)
-            known = ("logrho", "midpoint", "heun", "bh1", "bh2")
-            check_name("solver_type", settings["solver_type"], known)
+            types = ("logrho", "midpoint", "heun", "bh1", "bh2")
+            check_name("solver_type", settings["solver_type"], types)
             lower = _lowered(settings, order, num_steps, missing)
             return samplers.DPMSolver(order, "eps", "taylor", lower_final=lower)
         case "UniPCMultistepScheduler":

@@ -65,7 +65,9 @@ def shift_of(
     if tokens is not None:
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         line = {name: settings[name] for name in names if name in settings}
-        mu = dynamic_shift(tokens, **line)
+        chosen = dynamic_shift(tokens, **line)
+    else:
+        chosen = float(mu)  # type: ignore[arg-type]
     kind = settings.get("time_shift_type", "exponential")
     check_name("time_shift_type", kind, ("exponential", "linear"))
-    return float(np.exp(mu)) if kind == "exponential" else float(np.asarray(mu))
+    return float(np.exp(chosen)) if kind == "exponential" else chosen
