@@ -3,8 +3,8 @@
     PATH/TO/python benchmarks/diffusers_dump.py CASES.json OUT.npz
 
 Needs torch and diffusers and nothing of this repository: `diffusers_schedulers.py`
-calls it. A case is a config with `_class_name`, `num_steps` and, where they differ from
-the defaults, `set_timesteps` and `step` with keywords of those functions. The network is
+calls it. A case is a config with `class`, `num_steps` and, where they differ from the
+defaults, `set_timesteps` and `step` with keywords of those functions. The network is
 `0.3 tanh(z) + time / 4000`.
 """
 

@@ -83,8 +83,9 @@ def _exponential(num_steps: int, *, schedule: Schedule) -> np.ndarray:
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
     """The least and the largest sigma / alpha; 0.002 and 80 where they have none."""
-    table = isinstance(schedule, Discrete)
-    first = 1 / schedule.alphas_cumprod.shape[-1] if table else 0.0
+    first = 0.0
+    if isinstance(schedule, Discrete):
+        first = 1 / schedule.alphas_cumprod.shape[-1]
     times = np.array([first, 1.0])
     logsnr = in_float64(lambda schedule, t: schedule.logsnr(t), schedule, times)
     low, high = np.exp(-np.asarray(logsnr) / 2)

@@ -176,7 +176,7 @@ def sample(case):
 
 
 def noise(case):
-    """Recorded noise, `[num_steps, num_noises, *z.shape]`, zero where none was drawn."""
+    """Recorded noise, `[num_steps, num_noises, *z.shape]`, 0 where none was drawn."""
     draws, count = case.a["noise"], len(case.a["alpha_eval"])
     two = case.config["scheduler"] == "DPMSolverSDEScheduler"
     if "is_grid" in case.a:  # a call for each stage; the last step draws none

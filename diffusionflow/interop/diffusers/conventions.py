@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import schedules
-from diffusionflow._dataclass import check_name, check_positive, is_traced, register
+from diffusionflow._dataclass import check_name, is_traced, register
 from diffusionflow.interop.convention import UNSCALED, Convention
 from diffusionflow.interop.diffusers.options import (
     CHAINS,
@@ -19,6 +19,7 @@ from diffusionflow.interop.diffusers.options import (
     own,
     read,
 )
+from diffusionflow.interop.diffusers.shifts import refuse_mu, shift_of
 from diffusionflow.interop.diffusers.tables import LIFTED, chain, check_numbers
 from diffusionflow.interop.edm import NoiseClock, from_edm
 
@@ -91,44 +92,11 @@ def from_diffusers(
     check_numbers(own(config))
     name, settings = _settings(config)
     if name in EDMS:
-        _refuse_mu(settings, mu, image_seq_len)
+        refuse_mu(mu, image_seq_len)
         return _diffusers_edm(settings)
     if name in FLOWS:
         return _diffusers_flow(settings, mu, image_seq_len)
     return _diffusers_chain(name, settings, mu, image_seq_len)
-
-
-def dynamic_shift(
-    image_seq_len: int,
-    *,
-    base_image_seq_len: int = 256,
-    max_image_seq_len: int = 4096,
-    base_shift: float = 0.5,
-    max_shift: float = 1.15,
-) -> float:
-    """Computes mu of `use_dynamic_shifting`: linear in the number of image tokens.
-
-    Args:
-      image_seq_len: tokens of the image, such as (height / 16) (width / 16).
-      base_image_seq_len: tokens at which mu is `base_shift`.
-      max_image_seq_len: tokens at which mu is `max_shift`.
-      base_shift: mu of the smaller.
-      max_shift: mu of the larger.
-
-    Returns:
-      mu; the shift of "exponential" is its exponential, that of "linear" is mu.
-
-    Source: the pipelines of diffusers that set `use_dynamic_shifting`, such as Flux's.
-
-    Example:
-      >>> dynamic_shift(4096), dynamic_shift(256)
-      (1.15, 0.5)
-    """
-    check_positive("image_seq_len", image_seq_len)
-    share = (image_seq_len - base_image_seq_len) / (
-        max_image_seq_len - base_image_seq_len
-    )
-    return base_shift + share * (max_shift - base_shift)
 
 
 def _settings(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -162,14 +130,14 @@ def _diffusers_chain(
     allowed = ("flow_prediction",) if flow else ("epsilon", "v_prediction", "sample")
     kind = _diffusers_kind(settings, allowed)
     if flow:
-        k = _shift(settings, settings["flow_shift"], mu, tokens)
+        k = shift_of(settings, settings["flow_shift"], mu, tokens)
         return _flow(k, settings["num_train_timesteps"], kind)
     if settings.get("use_dynamic_shifting"):
         raise ValueError(
             "use_dynamic_shifting=True: must be with use_flow_sigmas=True; a chain of "
             "betas has no shift"
         )
-    _refuse_mu(settings, mu, tokens)
+    refuse_mu(mu, tokens)
     time = settings.get("timestep_type", "discrete")
     check_name("timestep_type", time, ("discrete", "continuous"))
     schedule = chain(settings, lifted=name in LIFTED)
@@ -196,36 +164,6 @@ def _diffusers_continuous(
     return Convention(schedule, "v", NoiseClock(schedule, "edm"), UNSCALED)
 
 
-def _refuse_mu(settings: dict[str, Any], mu: Any, image_seq_len: Any) -> None:
-    for name, value in (("mu", mu), ("image_seq_len", image_seq_len)):
-        if value is not None:
-            raise ValueError(
-                f"{name}={value!r}: must be None without use_dynamic_shifting=True in "
-                "the config"
-            )
-
-
-def _shift(
-    settings: dict[str, Any], fixed: float, mu: float | None, tokens: int | None
-) -> float:
-    """The shift k of a flow: of the config, or by mu where it is dynamic."""
-    if not settings.get("use_dynamic_shifting"):
-        _refuse_mu(settings, mu, tokens)
-        return fixed
-    if (mu is None) == (tokens is None):
-        raise ValueError(
-            f"use_dynamic_shifting=True with mu={mu!r}, image_seq_len={tokens!r}: give "
-            "one of the two; the shift depends on the size of the image"
-        )
-    if tokens is not None:
-        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        line = {name: settings[name] for name in names if name in settings}
-        mu = dynamic_shift(tokens, **line)
-    kind = settings.get("time_shift_type", "exponential")
-    check_name("time_shift_type", kind, ("exponential", "linear"))
-    return float(np.exp(mu)) if kind == "exponential" else float(np.asarray(mu))
-
-
 def _diffusers_flow(
     settings: dict[str, Any], mu: float | None, tokens: int | None
 ) -> Convention:
@@ -234,7 +172,7 @@ def _diffusers_flow(
             "invert_sigmas=True: has no counterpart here; turn the network's time with "
             "predictions.flip_time and leave the entry out"
         )
-    k = _shift(settings, settings["shift"], mu, tokens)
+    k = shift_of(settings, settings["shift"], mu, tokens)
     return _flow(k, settings["num_train_timesteps"], "u")
 
 

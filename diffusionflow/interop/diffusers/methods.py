@@ -87,6 +87,12 @@ def sampler(
         case "KDPM2AncestralDiscreteScheduler":
             return samplers.Ancestral2S("eps")
         case "DPMSolverSDEScheduler":
+            seed = settings["noise_sampler_seed"]
+            if seed is not None:
+                raise ValueError(
+                    f"noise_sampler_seed={seed!r}: must be None; the noise comes from "
+                    "the key that is passed to sample(...)"
+                )
             return samplers.SDEDPMSolver2S()
         case "FlowMatchEulerDiscreteScheduler":
             if settings["stochastic_sampling"]:
@@ -98,6 +104,10 @@ def sampler(
             return _multistep(settings, num_steps, missing)
         case "DEISMultistepScheduler":
             order = settings["solver_order"]
+            known = ("deis", "dpmsolver", "dpmsolver++")  # it takes all for "deis"
+            check_name("algorithm_type", settings["algorithm_type"], known)
+            types = ("logrho", "midpoint", "heun", "bh1", "bh2")
+            check_name("solver_type", settings["solver_type"], types)
             lower = _lowered(settings, order, num_steps, missing)
             return samplers.DPMSolver(order, "eps", "taylor", lower_final=lower)
         case "UniPCMultistepScheduler":

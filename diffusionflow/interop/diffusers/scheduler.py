@@ -71,6 +71,9 @@ class DiffusersScheduler:
                 f"use_flow_sigmas with {spread[0]}: must be one of them; the levels of "
                 "the other are beyond those of a flow"
             )
+        end = self.settings.get("shift_terminal")
+        if end and not self._flow:
+            raise ValueError(f"shift_terminal={end!r}: must be with use_flow_sigmas")
 
     def steps(self, num_steps: int, *, sigmas: Any = None) -> DiffusersSteps:
         """Lists the steps that `set_timesteps(num_steps)` makes.

@@ -60,6 +60,7 @@ def timesteps(
     if name in SOLVERS:
         last, more = count - _clipped(settings, rho), 1
     whole = name in (*CHAIN, *SOLVERS)
+    found: np.ndarray
     match spacing:
         case "linspace":
             found = np.linspace(0, last - 1, num_steps + more)[::-1]

@@ -53,6 +53,12 @@ def chain(settings: dict[str, Any], *, lifted: bool) -> schedules.Discrete:
         return schedule
     table = schedules.zero_terminal_snr(schedule.alphas_cumprod)
     if lifted:
+        if not table[-2] > _LAST:
+            raise ValueError(
+                f"rescale_betas_zero_snr=True: alpha^2 of the level before the last, "
+                f"{table[-2]:.3g}, is below the 2^-24 that this class sets for the "
+                "last, so that its levels do not fall; use DDIMScheduler, which sets 0"
+            )
         table[-1] = _LAST
     return schedules.Discrete(table)
 
