@@ -132,6 +132,8 @@ def _reading(path: pathlib.Path, read: Any) -> Any:
         raise ValueError(
             f"{path.name} needs {package}: pip install {package}"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # each reader has errors of its own
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: corrupted or no such file; {detail}") from error
