@@ -95,11 +95,13 @@ class Pretrained:
         width, channels], t of this library.
       convention: schedule, prediction type, time and scale of the network.
       config: what `config.json` said.
+      scheduler: what `scheduler_config.json` said; None of a network without.
     """
 
     predict_fn: Prediction
     convention: Convention
     config: Mapping[str, Any]
+    scheduler: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> Any:
@@ -200,9 +202,11 @@ def load(
     name = str(config.get("_class_name"))
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
-    convention = _convention(_scheduler(folder) if scheduler is None else scheduler)
+    scheduler = _scheduler(folder) if scheduler is None else scheduler
+    convention = _convention(scheduler)
     state = with_new_names(read_weights(folder, put=as_parameter))
-    return assembled(module, state, convention, config, name)
+    model = assembled(module, state, convention, config, name)
+    return dataclasses.replace(model, scheduler=scheduler)
 
 
 def assembled(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ IN_FOLDER = (
 TORCH = (".bin", ".pt", ".pth")
 KINDS = (".safetensors", ".npz", *TORCH, ".index.json")
 MOST_NAMES = 12  # of a list in a message
+UNSAFE = object()
 AT_ONCE = 16  # arrays that are read from an open file
 Put = Callable[[np.ndarray], Any]
 
@@ -130,6 +132,8 @@ def _reading(path: pathlib.Path, read: Any) -> Any:
         raise ValueError(
             f"{path.name} needs {package}: pip install {package}"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # each reader has errors of its own
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: corrupted or no such file; {detail}") from error
@@ -164,9 +168,17 @@ def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
     def read() -> Any:
         import torch
 
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            return UNSAFE
 
     state = _reading(path, read)
+    if state is UNSAFE:
+        raise ValueError(
+            f"{path.name} is corrupted or holds more than arrays, which may run code; "
+            "save the state dict by itself where you trust the file"
+        )
     others = (
         [name for name, value in state.items() if not hasattr(value, "numpy")]
         if isinstance(state, dict)

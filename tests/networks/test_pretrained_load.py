@@ -7,6 +7,8 @@
 import json
 import shutil
 import struct
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ def model():
 
 def test_samples_are_those_of_the_schedulers_of_diffusers(model):
     z, times = jnp.asarray(last(SAMPLES["z"])), model.grid(8)
+    assert model.scheduler["timestep_spacing"] == "trailing"
     assert model.shape == z.shape[1:] == (8, 8, 3) and str(model.kind) == "eps"
     for name, sampler in SAMPLERS.items():
         timesteps = model.convention.clock_fn(times[:-1])
@@ -109,6 +112,42 @@ def test_every_layout_holds_the_same_arrays(tmp_path):
         assert all((found[name] == weights[name]).all() for name in names)
     found = interop.read_weights(tmp_path / "narrow.safetensors")
     assert all((found[name] == narrow[name]).all() for name in names)
+
+
+class Tensor:
+    """The part of a torch tensor that is looked at."""
+
+    dtype = "torch.float32"
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return self.array
+
+
+def test_files_of_torch_are_read_without_running_code(tmp_path, monkeypatch):
+    """By `weights_only=True`; what holds more than arrays is refused."""
+    path, asked = tmp_path / "net.pt", {}
+    path.write_bytes(b"any")
+    state = {"weight": Tensor(np.arange(3.0))}
+
+    def load(path, **options):
+        asked.update(options)
+        return state
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    np.testing.assert_array_equal(interop.read_weights(path)["weight"], [0, 1, 2])
+    assert asked == dict(map_location="cpu", weights_only=True)
+    state |= {"opt": {}, "args": 3}
+    with pytest.raises(ValueError, match=r"net.pt holds opt, args: must be one state"):
+        interop.read_weights(path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match="net.pt needs torch: pip install torch"):
+        interop.read_weights(path)
 
 
 def test_names_of_older_files_are_read(tmp_path):
