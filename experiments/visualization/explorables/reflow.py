@@ -1,5 +1,7 @@
 """Interactive figure: reflow of a mixture, paths and errors by Euler steps."""
 
+from typing import Any
+
 import numpy as np
 
 from experiments.analysis import reflow, sampler_error
@@ -143,7 +145,7 @@ def against_steps(errors: np.ndarray) -> Chart:
     """
     shown = np.maximum(errors, LEAST)
     looks = ("no reflow", "one reflow", "two reflows")
-    styles = ({}, {"width": 5}, {"dash": "dot"})
+    styles: tuple[dict[str, Any], ...] = ({}, {"width": 5}, {"dash": "dot"})
     data = []
     for i, (name, style) in enumerate(zip(looks, styles, strict=True)):
         y = shown[0, 0] if i == 0 else Over((PAIR,), shown[i])
