@@ -287,7 +287,7 @@ def measure_seeds(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     case = CASES[name]
     score = moons_score() if name == "moons" else digits_score()
-    timer, table = Timer(), defaultdict(list)
+    timer, table = Timer(), defaultdict[str, list[float]](list)
     for seed in range(num_seeds):
         print(f"seed {seed}", flush=True)
         runs = Runs(folder / f"seed{seed}", teacher_config(name), seed, timer)
