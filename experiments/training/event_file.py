@@ -23,7 +23,7 @@ def _tensorboard() -> tuple[Any, Any]:
     """
     absent = "torch" not in sys.modules
     if absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+        sys.modules["torch"] = None
     try:
         from tensorboardX import RecordWriter
         from tensorboardX.proto import event_pb2
