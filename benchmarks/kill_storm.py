@@ -156,15 +156,21 @@ def live(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> Non
     (workdir / "digest.txt").write_text(" ".join(digests) + "\n")
 
 
-def born(workdir: pathlib.Path, num_steps: int, cache: str, board: Board) -> int:
-    """Forks a process, its output next to its workdir; returns its number."""
+def born(
+    workdir: pathlib.Path,
+    num_steps: int,
+    cache: str,
+    board: Board,
+    folder: pathlib.Path,
+) -> int:
+    """Forks a process, its output in `folder`, which is never full; its number."""
     board.phase("starting")
     board.step(0)
     child = os.fork()
     if child:
         return child
     try:
-        path = workdir.with_suffix(".log")
+        path = folder / f"{workdir.name}.log"
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -185,7 +191,7 @@ def ended(child: int) -> bool:
     """
     done, status = os.waitpid(child, os.WNOHANG)
     if done and status:
-        raise LifeError("a life failed: see the .log next to the directory of the run")
+        raise LifeError("a life failed: see the .log of the run")
     return bool(done)
 
 
@@ -244,7 +250,7 @@ def undisturbed(
     """Runs a run without kills; returns it and the seconds to its first step."""
     workdir, board = folder / "undisturbed", Board()
     workdir.mkdir()
-    child = born(workdir, num_steps, cache, board)
+    child = born(workdir, num_steps, cache, board, folder)
     begin = time.monotonic()
     lives_until(child, stepping(board))
     seconds = time.monotonic() - begin
@@ -284,7 +290,8 @@ class Storm:
 
     def __init__(self, folder: pathlib.Path, num_steps: int, seed: int):
         self.rng, self.board = random.Random(seed), Board()
-        self.cache, self.num_steps = str(folder / "compiled"), num_steps
+        self.folder, self.num_steps = folder, num_steps
+        self.cache = str(folder / "compiled")
         self.reference, self.begin = undisturbed(folder, num_steps, self.cache)
         self.fell: collections.Counter = collections.Counter()
         self.full, self.ended, self.lost = 0, 0, []
@@ -302,7 +309,7 @@ class Storm:
             room = disks.used(disk) + rng.randrange(disks.PAGE, 60 * disks.PAGE)
             disks.resize(disk, room)
         cache = "" if rng.random() < 0.1 else self.cache
-        child = born(workdir, self.num_steps, cache, self.board)
+        child = born(workdir, self.num_steps, cache, self.board, self.folder)
         try:
             over = self._killed(child, workdir)
         except LifeError:
@@ -348,7 +355,8 @@ class Storm:
                 if self.life(place, disk):
                     break
             else:
-                child = born(place, self.num_steps, self.cache, self.board)
+                args = self.num_steps, self.cache, self.board, self.folder
+                child = born(place, *args)
                 lives_until(child, lambda: False)
             found = differences(place, self.reference)
             return [f"{workdir.name}/{name}" for name in found]

@@ -280,7 +280,13 @@ def test_an_error_inside_is_not_hidden_by_closing(tmp_path):
         assert saved.steps() == [1]
 
 
-def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog):
+@pytest.fixture
+def no_filters(monkeypatch):
+    """Filters of the log that failed saves have left are forgotten."""
+    monkeypatch.setattr(logging.get_absl_logger(), "filters", [])
+
+
+def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog, no_filters):
     """Whenever it comes: what failed is raised, and Orbax's own lines are too many."""
     orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
     with Checkpoints(tmp_path) as saved:
@@ -291,11 +297,9 @@ def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog):
     assert caplog.messages == ["of another", "of a thread"]
 
 
-def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, monkeypatch):
+def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, no_filters):
     """They may outlive the context: a full disk is one line, not theirs as well."""
     orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
-    absl = logging.get_absl_logger()
-    monkeypatch.setattr(absl, "filters", [*absl.filters])
     saved = Checkpoints(tmp_path)
     saved.save(1, make_items(), IDENTITY)
     saved.__exit__(OSError)
