@@ -79,14 +79,16 @@ def pot_pairs(x: np.ndarray, eps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def ott_pairs(relative: str | None) -> Pair:
     """OTT's loader: a Sinkhorn plan, pairs of which are drawn with replacement."""
     module = importlib.import_module("ott.neural.data.ot_dataloader")
+    loader = module.LinearOTDataloader(
+        jax.random.key(0),
+        [],
+        epsilon=0.05 if relative else None,
+        relative_epsilon=relative,
+    )
 
     def run(x: np.ndarray, eps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        loader = module.LinearOTDataloader(
-            jax.random.key(np.random.randint(2**31)),
-            [(eps, x)],
-            epsilon=0.05 if relative else None,
-            relative_epsilon=relative,
-        )
+        loader.dataset = [(eps, x)]
+        loader.rng = jax.random.key(np.random.randint(2**31))
         eps, x = next(iter(loader))
         return np.asarray(x), np.asarray(eps)
 
@@ -477,9 +479,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--group", type=int, default=128)
-    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--draws", type=int, default=50_000)
     args = parser.parse_args()
     there = installed()
     np.random.seed(0)
