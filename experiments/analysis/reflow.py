@@ -40,7 +40,7 @@ class Model(NamedTuple):
     @property
     def straightness(self) -> float:
         """Computes the mean of `metrics.straightness` over the paths."""
-        paths: Any = self.paths[..., None]
+        paths = self.paths[..., None]
         return float(np.mean(metrics.straightness(paths, self.times)))
 
 

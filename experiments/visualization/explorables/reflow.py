@@ -143,7 +143,7 @@ def against_steps(errors: np.ndarray) -> Chart:
     """
     shown = np.maximum(errors, LEAST)
     looks = ("no reflow", "one reflow", "two reflows")
-    styles: tuple[dict, ...] = ({}, {"width": 5}, {"dash": "dot"})
+    styles = ({}, {"width": 5}, {"dash": "dot"})
     data = []
     for i, (name, style) in enumerate(zip(looks, styles, strict=True)):
         y = shown[0, 0] if i == 0 else Over((PAIR,), shown[i])
