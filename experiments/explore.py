@@ -2,8 +2,9 @@
 
     diffusionflow explore --out=site/
 
-Scaling, variance of the data, churn, weightings, samplers and their steps. Everything
-is computed here by the library; the page opens from a file, without a network.
+Scaling, variance of the data, churn, weightings, reflow, samplers and their steps.
+Everything is computed here by the library; the page opens from a file, without a
+network.
 """
 
 import pathlib
