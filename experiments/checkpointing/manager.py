@@ -199,7 +199,7 @@ class Checkpoints:
         digests = {
             item: pytrees.digest(items[item])
             for item in WEIGHTS.values()
-            if item in self._items
+            if item in self._items and pytrees.is_here(items[item])
         }
         arguments["scores"] = ocp.args.JsonSave({**(scores or {}), DIGESTS: digests})
         # threads of the save log what `wait` raises, whenever that comes
@@ -263,7 +263,9 @@ class Checkpoints:
         return self._manager.restore(step, args=arguments)["scores"]
 
     def digest(self, step: int, item: str) -> str:
-        """Reads the digest of weights, `pytrees.digest`; of older steps, computes it.
+        """Reads the digest of weights, `pytrees.digest`, or computes it.
+
+        It is not saved with weights sharded over processes, nor in older checkpoints.
 
         Args:
           step: one of `steps()`.
