@@ -7,7 +7,6 @@ valid name in it, and exit code 2.
 import contextlib
 import functools
 import inspect
-import math
 import os
 import pathlib
 import resource
@@ -34,6 +33,7 @@ from experiments.runtime.errors import (
     UsageError,
     check_name,
 )
+from experiments.runtime.finite_flags import define_number as define_number
 from experiments.runtime.signals import Stopped
 
 PATHS = ("config", "init_from", "study", "teacher", "workdir")  # flags, never empty
@@ -141,25 +141,6 @@ def define_accept_change() -> Callable[[], list[str]]:
         return given
 
     return names
-
-
-class _Finite(flags.FloatParser):
-    """Parses a number that is finite."""
-
-    syntactic_help = "a finite number"
-
-    def convert(self, argument: Any) -> float:
-        value = super().convert(argument)
-        if not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
-
-
-def define_number(name: str, default: float | None, help_text: str) -> flags.FlagHolder:
-    """Defines a flag of a finite number."""
-    return flags.DEFINE(
-        _Finite(), name, default, help_text, serializer=flags.ArgumentSerializer()
-    )
 
 
 def define_file(name: str, default: str | None, help_text: str) -> flags.FlagHolder:

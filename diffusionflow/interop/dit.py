@@ -93,7 +93,7 @@ def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]
         )
     heads = HEADS[features] if num_heads is None else num_heads
     if features % heads:
-        raise ValueError(f"num_heads={heads} does not divide {features} features")
+        raise ValueError(f"num_heads={heads} must divide {features} features")
     places = state["pos_embed"].shape[1]
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     return dict(

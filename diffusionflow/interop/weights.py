@@ -71,7 +71,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       ValueError: there is no such file, it is no JSON, or no dictionary.
     """
     if not path.is_file():
-        raise ValueError(f"no file {str(path)!r}")
+        raise ValueError(f"no file {str(path)!r}: give the path of one")
     value = _reading(path, lambda: json.loads(path.read_text()))
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a dictionary, not {type(value).__name__}")

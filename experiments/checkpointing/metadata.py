@@ -164,7 +164,7 @@ def check_compatible(
         listed = "\n  ".join(map(str, refused))
         raise UsageError(
             f"the checkpoint of step {step} belongs to another run:\n  {listed}\n"
-            f"{_way_out(refused, step, accepted)}"
+            f"you may {_way_out(refused, step, accepted)}"
         )
     return found
 

@@ -149,8 +149,7 @@ def _literal(where: str, node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except UNPARSABLE:
         raise UsageError(
-            f"{where}: {shown(ast.unparse(node))} is no number, string, bool, None or "
-            "tuple of them"
+            f"{where}: {_shown(node)} is no number, string, bool, None or tuple of them"
         ) from None
 
 

@@ -88,7 +88,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("JSON that is nested too deeply") from error
+        raise ValueError("JSON must not be nested so deeply") from error
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -119,7 +119,7 @@ def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
 def check_regular(path: pathlib.Path) -> None:
     """Raises a `ValueError` where a path that exists is no regular file."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} must be a regular file")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

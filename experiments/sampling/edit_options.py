@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from experiments.runtime.errors import UsageError, require
+from experiments.runtime.finite_flags import define_number
 
 STRENGTH = 0.75  # of the steps that change a picture, where nothing else is said
 COLUMNS = 10
@@ -43,7 +44,7 @@ def define_flags() -> None:
         "Pictures that samples begin from, in turn: an image, a folder of images, or "
         "an .npy or .npz of any events, such as one that this command wrote.",
     )
-    flags.DEFINE_float(
+    define_number(
         "strength",
         None,
         "Share of the steps that change --init_image, in [0, 1]: 0 leaves it, 1 "
@@ -68,7 +69,11 @@ def define_flags() -> None:
         "one.png,other.png: samples between them, spherically between their noises.",
     )
     flags.DEFINE_integer(
-        "columns", None, f"Samples in a row of --interpolate; by default {COLUMNS}."
+        "columns",
+        None,
+        f"Samples in a row of --interpolate; by default {COLUMNS}.",
+        lower_bound=2,
+        upper_bound=LARGEST_COLUMNS,
     )
 
 

@@ -28,7 +28,8 @@ MISTAKES = {
     "class out of range": (["--label=10"], r"label=10: must be in 0\.\.1"),
     "no pairs": (["--num_pairs=0"], "--num_pairs=0"),
     "misspelt flag": (["--num_samples=2"], "Unknown command line flag 'num_samples'"),
-    "conditions": (["--conditions=a.npz"], "left out: the data have no conditions"),
+    "conditions": ([f"--conditions={__file__}"], "left out: the data have no cond"),
+    "no conditions": (["--conditions=a.npz"], "a.npz: there is no such file"),
     "no step": (["--step=2"], r"step=2: .* holds the steps \[3\]"),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
 }

@@ -11,13 +11,13 @@ import pytest
 
 from experiments.__main__ import COMMANDS
 from experiments.config import build, experiment, overrides, registry, schema
+from experiments.runtime import distributed
 from tests.helpers.parametrize import check_all
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-DEFINED = re.compile(r"(?:DEFINE_\w+|define_count)\(\s*(?:\"([\w.]+)\"|NAMES\[(\d)\])")
-PROCESSES = ("coordinator", "num_processes", "process_id")
+DEFINED = re.compile(r"(?:DEFINE_\w+|define_(?:count|number|file))\(\s*\"([\w.]+)\"")
 
 
 def commands():
@@ -47,11 +47,10 @@ def flags_of(command):
         names.add("accept_change")
     if "distributed.define_flags()" in text:
         text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
+        names.update(distributed.NAMES)
     if "edit_options.define_flags()" in text:
         text += (ROOT / "experiments" / "sampling" / "edit_options.py").read_text()
-    for name, number in DEFINED.findall(text):
-        names.add(name or PROCESSES[int(number)])
-    return names
+    return names | set(DEFINED.findall(text))
 
 
 def test_commands_and_their_flags_exist():

@@ -18,7 +18,7 @@ TERMS = re.compile(  # of the implementation
     r"|kwargs?|ConfigDict|malformed node)\b"
 )
 PLACE_OR_WAY = re.compile(
-    r"must|;|: |need|choose|takes? |give |did you|cannot|without|missing"
+    r"must|may|;|: |need|choose|takes? |give |did you|cannot|without|missing"
 )
 FRAGMENTS = {  # reasons, which the caller puts behind the name of the file
     "experiments/data/image_decoding.py",

@@ -71,7 +71,7 @@ def test_other_files_are_refused(tmp_path):
     case, path = AUTHORS["dit"], tmp_path / "dit.safetensors"
     with pytest.raises(ValueError, match="12 features is none of .*: give num_heads"):
         interop.load_dit(saved(case, path))
-    with pytest.raises(ValueError, match="does not divide 12"):
+    with pytest.raises(ValueError, match="must divide 12"):
         interop.load_dit(path, num_heads=5)
     with pytest.raises(ValueError, match="unknown source 'uvit'"):
         interop.load_dit(path, source="uvit")

@@ -252,7 +252,7 @@ REFUSED = {
     ),
     "levels": (edited("config.json", block_out_channels=[4, 8, 8]), "as many as"),
     "type of an entry": (edited("config.json", norm_num_groups="two"), "config.json"),
-    "groups": (edited("config.json", norm_num_groups=3), "3 groups do not divide"),
+    "groups": (edited("config.json", norm_num_groups=3), "3 groups must divide"),
     "scheduler": (
         edited("scheduler_config.json", beta_schedule="quadratic"),
         "unknown beta_schedule",

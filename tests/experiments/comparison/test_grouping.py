@@ -110,7 +110,7 @@ def test_a_run_without_a_valid_evaluation_says_how_to_get_one(runs, tmp_path):
     gone = made.run(tmp_path / "gone it", evaluated=False)
     shutil.copytree(runs / "fm_seed0", tmp_path / "old")
     path = tmp_path / "old" / "eval.json"
-    path.write_text(path.read_text().replace('"format": 4', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 5', '"format": 1'))
     for where, words in ((gone, "is missing"), (tmp_path / "old", "has format 1")):
         with pytest.raises(UsageError, match="no checkpoints"):
             read_run.read(where)

@@ -368,7 +368,7 @@ WRONG = {
         "--num_examples=100000",
         "num_examples=100000: must be in 1..36, the held-out examples",
     ),
-    "no examples": ("evaluate", "--num_examples=0", "--num_examples=0: .*positive"),
+    "no examples": ("evaluate", "--num_examples=0", r"--num_examples=0: .*range \[1,"),
     "large": ("evaluate", "--num_times=10000000000", r"range \[1, 100000\]"),
     "memory": ("evaluate", "--sampler=ddim@99999999999999", "reduce batch"),
     "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import model as models
+from experiments.config import experiment
 from experiments.training import label_probe, loop
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 def trainer_with(monkeypatch, **changes):
     """A trainer of the smallest config whose network differs by `changes`."""
-    original = models.from_config
+    original = experiment.Experiment.model
 
-    def changed(config, dataset):
-        built = original(config, dataset)
+    def changed(described, dataset):
+        built = original(described, dataset)
         return built._replace(net=built.net.clone(**changes))
 
-    monkeypatch.setattr(models, "from_config", changed)
+    monkeypatch.setattr(experiment.Experiment, "model", changed)
     return Trainer(tiny.config())
 
 
