@@ -21,7 +21,7 @@ import optax
 import diffusionflow as df
 from diffusionflow import distillation, samplers
 from diffusionflow.networks import ResidualMLP
-from experiments import data
+from experiments.data import sklearn_images, toy2d
 from experiments.visualization import notebook_figures
 from experiments.visualization.notebook_display import Picture, Table
 
@@ -149,7 +149,7 @@ Table({"steps of the first teacher": counts, "factor of one step": factors})
 # up to 8 radians, as the network is differentiated in t.
 
 # %%
-moons = jnp.asarray(data.moons(size=20_000).train.values)
+moons = jnp.asarray(toy2d.moons(size=20_000).train.values)
 network = ResidualMLP(features=64, num_blocks=3, two_times=True, max_frequency=8.0)
 pair_of_times = df.times.Two(df.times.Uniform(), share=0.5)
 
@@ -191,7 +191,7 @@ def fit(params, loss_fn, num_steps, rate=2e-3):
 
 zeros = jnp.zeros(2)
 params = network.init(jax.random.key(0), moons[:2], zeros, second_time=zeros)
-params = fit(params, meanflow, 1_500)
+params = fit(params, meanflow, 1_200)
 
 # %%
 flow_map_fn = distillation.flow_map(predictor(params), kind="u", schedule=flow)
@@ -232,7 +232,7 @@ Table(
 # training digits of a class, and 15 steps of Heun's method make the pairs.
 
 # %%
-digits = data.digits()
+digits = sklearn_images.digits()
 images = np.asarray(digits.transform.to_float(digits.train.values)).reshape(-1, 64)
 labels = np.asarray(digits.train.labels)
 count = min(np.bincount(labels))  # of each class: one program for all
@@ -270,7 +270,7 @@ def regression(params, key):
 
 
 params = student.init(jax.random.key(0), eps[:2], jnp.ones(2), label[:2])
-params = fit(params, regression, 1_500)
+params = fit(params, regression, 1_000)
 
 # %% [markdown]
 # New noise, 40 for each class. A column of the picture has one of them and one label.
