@@ -41,7 +41,7 @@ from absl import flags  # noqa: E402
 
 from benchmarks import fuzz_files  # noqa: E402
 from experiments import cli, train  # noqa: E402
-from experiments.config import build, overrides, schema  # noqa: E402
+from experiments.config import experiment, overrides, schema  # noqa: E402
 
 LIMIT = 20  # seconds
 SHIPPED = (
@@ -138,14 +138,14 @@ def parsed(arguments: list[str]) -> int:
         flags.FLAGS[name].unparse()
     try:
         with cli.usage_errors():
-            rest = cli._parse([train.__file__, *arguments])
+            rest = cli._parse([train.__file__, *arguments], train.__name__)
             if len(rest) > 1:
                 return 2
             train.ACCEPTED()
             config = train.CONFIG.value
             schema.check_complete(config)
             config.lock()
-            build.check(config)
+            experiment.from_config(config)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.checkpointing import manager
-from experiments.comparison import run_record
+from experiments.comparison import read_run
 from experiments.config import build, distilled, external
 from experiments.data.cifar import CIFAR_TRAIN
 from experiments.runtime.errors import UsageError
@@ -264,4 +264,4 @@ def _read_records(folder: pathlib.Path, unused: Any) -> None:
     for name in (metrics_log.FILE_NAME, metrics_log.WALL_CLOCK):
         if (folder / name).exists():
             metrics_log.read(folder / name)
-    run_record.read(folder)
+    read_run.read(folder)

@@ -1,7 +1,7 @@
 """Counts programs that JAX compiles for the work around a network, and their time.
 
     python -m benchmarks.programs
-    python -m benchmarks.programs --parts --tests="tests/test_grids.py -n 0"
+    python -m benchmarks.programs --parts --tests="tests/core/test_grids.py -n 0"
 
 Each part is a process of its own, without a compilation cache on disk:
 

@@ -44,7 +44,9 @@ class Moments(NamedTuple):
 
     def sample(self, key: Array) -> Array:
         """Samples latents, `mean + std eps`."""
-        return self.mean + self.std * jax.random.normal(key, self.mean.shape)
+        return self.mean + self.std * jax.random.normal(
+            key, self.mean.shape, self.mean.dtype
+        )
 
 
 @register
@@ -172,8 +174,8 @@ def _row(value: Any, like: Array) -> Array:
 
 def _check_tile(tile: int | None, factor: int) -> None:
     if tile is not None:
-        multiple = lambda side: side >= 4 * factor and side % factor == 0
-        bound = f"a multiple of {factor}, at least {4 * factor}"
+        multiple = lambda side: side > 0 and side % (4 * factor) == 0
+        bound = f"a positive multiple of {4 * factor}: a quarter of a tile overlaps"
         check_bound("tile", tile, multiple, bound)
 
 

@@ -115,7 +115,7 @@ def _check_places(found: Array, config: Mapping[str, Any]) -> None:
 
     side = config["sample_size"] // config["patch_size"]
     features = config["num_attention_heads"] * config["attention_head_dim"]
-    exact = place_sinusoids(side, side, features)[None]
+    exact = place_sinusoids(side, side, features, side)[None]
     if found.shape != exact.shape or np.abs(found - exact).max() > 1e-4:
         raise ValueError(
             "pos_embed: not the sinusoids of the places of a square of patches; "

@@ -202,7 +202,7 @@ def _as_numpy(tensor: Any) -> np.ndarray:
 def _read_shards(path: pathlib.Path, put: Put) -> dict[str, Any]:
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index:
-        raise ValueError(f"{path}: an index has an entry 'weight_map'")
+        raise ValueError(f"{path}: an index must have an entry 'weight_map'")
     files = sorted(set(map(str, index.values())))
     outside = [name for name in files if pathlib.Path(name).name != name]
     if outside:

@@ -25,20 +25,21 @@ from diffusionflow._dataclass import is_traced
 class Memo:
     """Keeps the last result of each function of arrays, such as those of real data.
 
-    `memo(name, fn, *arrays)` is `fn(*arrays)`, computed where the arrays are others
-    than those of the last call of this name.
+    `memo(name, fn, *arrays)` is `fn(*arrays)`, computed again where function or arrays
+    differ from those of the last call of this name.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[np.ndarray, ...], Any]] = {}
+        self._known: dict[str, tuple[Any, tuple[np.ndarray, ...], Any]] = {}
 
     def __call__(self, name: str, fn: Callable[..., Any], *arrays: Any) -> Any:
         if is_traced(arrays):
             return fn(*arrays)
-        there, result = self._known.get(name, ((), None))
-        if len(there) != len(arrays) or not all(map(np.array_equal, there, arrays)):
+        known_fn, there, result = self._known.get(name, (None, (), None))
+        same = known_fn == fn and len(there) == len(arrays)
+        if not same or not all(map(np.array_equal, there, arrays)):
             result = fn(*arrays)
-            self._known[name] = arrays, result
+            self._known[name] = fn, tuple(map(np.array, arrays)), result
         return result
 
 

@@ -67,6 +67,8 @@ class EDM:
         check_below("s_tmin", self.s_tmin, "s_tmax", self.s_tmax)
         check_bound("stages", self.stages, lambda count: count in (1, 2), "1 or 2")
         check_name("second", self.second, ("heun", "midpoint"))
+        if self.stages == 1 and self.second != "heun":
+            raise ValueError(f"second={self.second!r}: must be left out with stages=1")
 
     @property
     def _solver(self) -> Euler | Heun | DPMSolver2S:

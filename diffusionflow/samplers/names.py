@@ -40,25 +40,40 @@ class Named(NamedTuple):
 def _normal(num_steps: int, *, schedule: Schedule) -> np.ndarray:
     """N equal steps of time from t = 1, the last of a table to the data."""
     if not isinstance(schedule, Discrete) or num_steps == 1:
-        return grids.uniform(num_steps)
+        return _uniform(num_steps, schedule)
     first = 1 / schedule.alphas_cumprod.shape[-1]
     return np.append(grids.uniform(num_steps - 1, t_min=first), 0.0)
 
 
-def _spaced(spacing: str) -> GridFn:
+def _spaced(spacing: str, offset: int = 0) -> GridFn:
     def grid_fn(num_steps: int, *, schedule: Schedule) -> np.ndarray:
         if not isinstance(schedule, Discrete):
-            return grids.uniform(num_steps)
+            return _uniform(num_steps, schedule)
         count = schedule.alphas_cumprod.shape[-1]
-        return grids.discrete(num_steps, spacing, num_levels=count)
+        return grids.discrete(num_steps, spacing, num_levels=count, offset=offset)
 
     return grid_fn
+
+
+def _simple(num_steps: int, *, schedule: Schedule) -> np.ndarray:
+    """Every (T / N)-th level of a table, from the last."""
+    if not isinstance(schedule, Discrete):
+        return _uniform(num_steps, schedule)
+    count = schedule.alphas_cumprod.shape[-1]
+    levels = count - np.arange(num_steps) * count // num_steps
+    return grids.check_grid(np.append(levels / count, 0.0))
+
+
+def _uniform(num_steps: int, schedule: Schedule) -> np.ndarray:
+    """N steps in time, the one of `sample` to the data counted."""
+    ends_noisy = num_steps > 1 and float(schedule.sigma(0.0)) > 0
+    return grids.uniform(num_steps - 1 if ends_noisy else num_steps)
 
 
 def _linspace(num_steps: int, *, schedule: Schedule) -> np.ndarray:
     """N + 1 equally spaced levels of a table without the first, then the data."""
     if not isinstance(schedule, Discrete):
-        return grids.uniform(num_steps)
+        return _uniform(num_steps, schedule)
     count = schedule.alphas_cumprod.shape[-1]
     levels = 1 + np.linspace(count - 1, 0, num_steps + 1).round()[:-1]
     return grids.check_grid(np.append(levels / count, 0.0))
@@ -94,11 +109,11 @@ def _ends(schedule: Schedule) -> tuple[float, float]:
 
 GRIDS: dict[str, GridFn] = {
     "normal": _normal,
-    "simple": _normal,
+    "simple": _simple,
     "leading": _spaced("leading"),
     "trailing": _spaced("trailing"),
     "sgm uniform": _spaced("trailing"),
-    "ddim uniform": _spaced("leading"),
+    "ddim uniform": _spaced("leading", offset=1),
     "linspace": _linspace,
     "karras": _karras,
     "exponential": _exponential,

@@ -95,7 +95,7 @@ def _text(node: ast.AST) -> str:
 def lines() -> Iterator[str]:
     """Formats lines of Markdown: a heading and a list for each module."""
     for module, inside in itertools.groupby(messages(), lambda each: each.module):
-        yield from (f"### {module}", "")
+        yield from (f"## {module}", "")
         for each in sorted(inside, key=lambda each: each.line):
             shown = " ".join(each.plain.split()).replace("`", "'")
             yield f"- {each.error or each.kind}: `{shown}`"

@@ -96,8 +96,12 @@ def _acceptable_as(name: str, current: Mapping[str, Any]) -> str:
     """The name in `schema.ACCEPTABLE` of a change, or an empty string."""
     if name == "config.num_steps" and current.get("config.distillation.method"):
         return ""  # its stages and its curriculum are parts of them
+    if name == NAMES:
+        return ""  # a label would name another class
     if _within(name, "examples"):
         return "data"
+    if not name.startswith("config."):
+        return ""  # shapes, levels and classes, of which the network is made
     name = name.removeprefix("config.")
     return next((each for each in schema.ACCEPTABLE if _within(name, each)), "")
 
@@ -157,7 +161,8 @@ def check_compatible(
     before, since = saved.get("history", []), current.get("history", [])
     recorded = set()
     if since[: len(before)] == before:
-        recorded = {row["entry"] for row in since[len(before) :]}
+        rows = since[len(before) :]
+        recorded = {row["entry"] for row in rows if row["step"] >= step}
     found = [each for each in changes(saved, current) if each.name not in recorded]
     refused = [each for each in found if each.entry not in accepted]
     if refused:

@@ -122,7 +122,7 @@ def fit_stages(config: ConfigDict, given: Collection[str] = ()) -> None:
 
     Args:
       config: of a student; changed in place. A number of steps that the stages do not
-        divide is refused later, by `build.check`.
+        divide is refused later, by `experiment.from_config`.
       given: names of entries that are left as they are.
     """
     built = build.method(config.distillation)
@@ -137,5 +137,6 @@ def fit_stages(config: ConfigDict, given: Collection[str] = ()) -> None:
     if stages > 1:
         fit("log.every", min(config.log.every, steps))
         fit("checkpoint.every", steps)
-        count = -(-config.num_steps // config.checkpoint.every)
+        every = config.checkpoint.every
+        count = -(-config.num_steps // (every if every > 0 else config.num_steps))
         fit("checkpoint.keep", max(config.checkpoint.keep, count))

@@ -85,6 +85,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
 def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
     """Raises `Diverged` where the numbers of an example are not finite."""
     for name, values in arrays.items():
+        if not values.size:
+            continue  # every metric is left out
         rows = values.reshape(len(values), -1)
         reached = rows[:, ~np.isnan(rows).all(0)] if "eps_mse" in name else rows
         bad = (~np.isfinite(reached)).any(1).sum()

@@ -131,7 +131,8 @@ def _check_free(arrays_path: pathlib.Path) -> None:
         return
     try:
         is_evaluation = bool(
-            {"bound", "eps_mse_raw"} & set(files.read_npz(arrays_path))
+            {"bound", "ode", "eps_mse_raw", "samples_0"}
+            & set(files.read_npz(arrays_path))
         )
     except ValueError:
         is_evaluation = False

@@ -16,13 +16,14 @@ from experiments.config.model import Model
 from experiments.data.base import DataSet, Examples
 from experiments.evaluation import features
 from experiments.runtime import progress
-from experiments.runtime.errors import UsageError
+from experiments.runtime.errors import UsageError, require
 
 METRICS = {
     "frechet": metrics.Frechet(),
     "mmd": metrics.kid(),
     "energy": metrics.energy(),
 }
+MOST_STEPS = 10**6  # of a sampler
 
 
 class Settings(NamedTuple):
@@ -59,6 +60,8 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
             f"sampler={text!r}: write name@steps or name@steps@grid, such as ddim@25"
         )
     name, steps, grid = match.groups()
+    inside = len(steps) <= 7 and 1 <= int(steps) <= MOST_STEPS
+    require("sampler", text, inside, f"of 1 to {MOST_STEPS} steps")
     section = {
         "name": name,
         "num_steps": int(steps),

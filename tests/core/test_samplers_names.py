@@ -3,10 +3,11 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from diffusionflow import samplers, schedules
+from diffusionflow import analytic, samplers, schedules
 from diffusionflow.samplers import names
 from diffusionflow.samplers.names_elsewhere import NOT_SHIPPED, ROWS
 
@@ -102,3 +103,26 @@ def test_the_tables_of_names_in_the_docs():
 if __name__ == "__main__":
     print("\n".join(rows_of_docs()))
     print("\n".join(rows_of_refused()))
+
+
+def test_the_grids_of_the_web_interfaces_on_a_table():
+    """`simple_scheduler` and `ddim_scheduler` of ComfyUI, 4 of 1,000 levels."""
+    table = schedules.Discrete.linear_betas()
+    for name, timesteps in (
+        ("Simple", [999, 749, 499, 249]),
+        ("DDIM uniform", [751, 501, 251, 1]),
+    ):
+        grid = samplers.by_name(f"Euler {name}").grid_fn(4, schedule=table)
+        np.testing.assert_allclose(grid[:-1] * 1000 - 1, timesteps, atol=1e-9)
+
+
+def test_the_step_to_the_data_is_counted_on_a_schedule_that_ends_in_noise():
+    schedule = schedules.EDM()
+    sampler, grid_fn = samplers.by_name("Euler")
+    denoise_fn = analytic.gaussian(np.zeros(1), 0.25).denoise_fn(schedule=schedule)
+    z, times = np.ones((1, 1), np.float32), grid_fn(5, schedule=schedule)
+    key = jax.random.key(0)
+    found = samplers.sample(
+        key, denoise_fn, z, times, sampler=sampler, schedule=schedule
+    )
+    assert found.nfe == 5

@@ -94,7 +94,7 @@ def test_levels_timesteps_and_starts_are_the_recorded_ones():
 
 @register
 class Exact:
-    """The exact network of a mixture, which is told its level by its time alone.
+    """The exact network of a mixture, which is given its level by its time alone.
 
     Args:
       mixture: weights, means and variances.

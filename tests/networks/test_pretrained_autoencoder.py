@@ -83,7 +83,7 @@ def test_what_it_does_not_take_is_refused(tmp_path):
     autoencoder = opened(case, tmp_path / "sd")
     with pytest.raises(ValueError, match="must be multiples of 2"):
         autoencoder.encode(jnp.zeros((1, 7, 8, 3)))
-    with pytest.raises(ValueError, match="tile=5: must be a multiple of 2"):
+    with pytest.raises(ValueError, match="tile=5: must be a positive multiple of 8"):
         autoencoder.encode(jnp.zeros((1, 8, 8, 3)), tile=5)
     with pytest.raises(ValueError, match="4\\], channels last"):
         autoencoder.decode(jnp.zeros((1, 4, 8, 8)))

@@ -10,7 +10,7 @@ exponential, beta, flow). Three families count "N steps" differently:
 | "sigma"    | Euler, Heun, LMS, KDPM2, DPMSDE    | N numbers from T - 1 to 0        |
 | "solver"   | DPM-Solver, DEIS, UniPC, SA-Solver | N + 1 integers, without the last |
 
-Source: diffusers 0.42.1, whose lists these are; `benchmarks/diffusers_grids.py`
+Source: diffusers 0.42.1, whose lists these are; `benchmarks/diffusers_schedulers.py`
 compares them.
 """
 
@@ -192,6 +192,11 @@ def flow_sigmas(
     sigmas = shift(base)
     end = settings.get("shift_terminal")
     if end:
+        if num_steps == 1:
+            raise ValueError(
+                "num_steps=1: must be at least 2 with shift_terminal, which moves the "
+                "last level of several"
+            )
         sigmas = 1 - (1 - sigmas) * (1 - end) / (1 - sigmas[-1])
     if name == "UniPCMultistepScheduler" and abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6

@@ -122,6 +122,7 @@ class PatchEmbedding(nn.Module):
 
     patch_size: int
     features: int
+    sample_size: int
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -129,7 +130,7 @@ class PatchEmbedding(nn.Module):
         conv = Conv(self.features, size, size, (0, 0), name="proj")
         patches = conv(z)
         batch, height, width, features = patches.shape
-        places = place_sinusoids(height, width, features)
+        places = place_sinusoids(height, width, features, self.sample_size // size)
         return patches.reshape(batch, height * width, features) + places[None]
 
 
@@ -289,7 +290,9 @@ class DiTTransformer2D(nn.Module):
         time = time.astype(jnp.float32)
         if label is None:
             label = jnp.full(batch, self.null_label)
-        tokens = PatchEmbedding(self.patch_size, self.features, name="pos_embed")(z)
+        tokens = PatchEmbedding(
+            self.patch_size, self.features, self.sample_size, name="pos_embed"
+        )(z)
         tokens, embedding = self._blocks(tokens, time, label)
         vectors = Linear(2 * self.features, name="proj_out_1")(nn.silu(embedding))
         shift, scale = jnp.split(vectors[:, None], 2, axis=-1)
@@ -342,8 +345,11 @@ class DiTTransformer2D(nn.Module):
         return patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, channels)
 
 
-def place_sinusoids(height: int, width: int, features: int) -> np.ndarray:
+def place_sinusoids(height: int, width: int, features: int, side: int) -> np.ndarray:
     """Sinusoids of the places of patches, float32 [height width, features].
+
+    The places of an image of any size lie in [0, side): those of the patches of the
+    images that the network was trained on, `side` in a row, are 0, 1, 2, ...
 
     The first half of the features are of the column, the second of the row: `sin(p
     w_k)`, then `cos(p w_k)`, `w_k = 10000^(-4 k / features)`.
@@ -360,5 +366,6 @@ def place_sinusoids(height: int, width: int, features: int) -> np.ndarray:
         return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
     row, column = np.mgrid[:height, :width].astype(np.float64)
+    row, column = row * side / height, column * side / width
     places = np.concatenate([waves(column), waves(row)], axis=1)
     return places.astype(np.float32)

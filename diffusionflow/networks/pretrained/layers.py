@@ -127,6 +127,7 @@ class Embedding(nn.Module):
     def __call__(self, index: jax.Array) -> jax.Array:
         init = nn.initializers.normal(1.0)
         table = self.param("weight", init, (self.count, self.features))
+        index = jnp.where(index < 0, self.count, index)  # else counted from the end
         return jnp.take(table, index, axis=0, mode="fill")
 
 

@@ -215,8 +215,8 @@ def test_it_trains_and_every_entry_is_read(
     config = short(name, tmp_path)
     schema.add_defaults(config)
     recorder = Recorder(config)
-    monkeypatch.setattr(build, "check", lambda config: None)
-    monkeypatch.setattr("ml_collections.FrozenConfigDict", lambda config: config)
+    monkeypatch.setattr(experiment, "_check_values", lambda config: None)
+    monkeypatch.setattr(experiment, "FrozenConfigDict", lambda config: config)
     quick = {"xla_backend_optimization_level": 0}
     monkeypatch.setattr(sharding, "compiler_options", lambda: quick)
     workdir = tmp_path / "run"
