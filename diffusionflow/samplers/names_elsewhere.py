@@ -30,6 +30,10 @@ class Row(NamedTuple):
 
 
 _LOWERED = "diffusers lowers the order of its last steps below 15: `lower_final=2`"
+_FLOW = (
+    "without levels of the pipeline's own theirs end at 1 / T: "
+    "`interop.DiffusersScheduler`"
+)
 ROWS = (
     Row(
         ("Euler", "sample_euler", "EulerDiscreteScheduler", "EDMEulerScheduler"),
@@ -127,6 +131,7 @@ ROWS = (
         ("LCM", "sample_lcm", "LCMScheduler"),
         FlowMap(1.0),
         "trailing",
+        "their timesteps are some of `original_inference_steps`; "
         "the boundary condition of diffusers' LCM belongs to the network: "
         "`interop.DiffusersScheduler`",
     ),
@@ -134,11 +139,12 @@ ROWS = (
         ("TCD", "TCDScheduler"),
         FlowMap(0.3),
         "trailing",
+        "their timesteps are some of `original_inference_steps`; "
         "gamma is a part of the noise, theirs of the timestep: "
         "`interop.DiffusersScheduler` has theirs",
     ),
-    Row(("FlowMatchEulerDiscreteScheduler",), Euler("u"), "normal"),
-    Row(("FlowMatchHeunDiscreteScheduler",), Heun("u"), "normal"),
+    Row(("FlowMatchEulerDiscreteScheduler",), Euler("u"), "normal", _FLOW),
+    Row(("FlowMatchHeunDiscreteScheduler",), Heun("u"), "normal", _FLOW),
 )
 _NEAR_AB = "samplers.AdamsBashforth(4, 'eps') is near to it"
 _OTHERS = "see the table of samplers in docs/samplers.md"

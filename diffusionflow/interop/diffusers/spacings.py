@@ -83,12 +83,12 @@ def timesteps(
 
 def _consistency(settings: Settings, num_steps: int, count: int) -> np.ndarray:
     original = settings["original_inference_steps"]
-    for what, value in (("original_inference_steps", original),):
-        inside = lambda n: 1 <= n <= count
-        check_bound(what, value, inside, f"in 1..num_train_timesteps={count}")
-    inside = lambda n: n <= original
+    inside = lambda n: 1 <= n <= count
+    bound = f"in 1..num_train_timesteps={count}"
+    check_bound("original_inference_steps", original, inside, bound)
+    few = lambda n: n <= original
     bound = f"at most original_inference_steps={original}"
-    check_bound("num_steps", num_steps, inside, bound)
+    check_bound("num_steps", num_steps, few, bound)
     trained = np.arange(original, 0, -1) * (count // original) - 1
     places = np.floor(np.linspace(0, original, num_steps, endpoint=False))
     return trained[places.astype(int)].astype(np.float64)
