@@ -112,7 +112,7 @@ class Runs:
             request = pair_files.Request(
                 num_samples=count, seed=self._seed, out=str(self._folder / "pairs")
             )
-            return pair_files.draw_pairs(self._folder / "teacher", request)
+            return pair_files.write_pairs(self._folder / "teacher", request)
 
     def load(self, name: str, step: int | None = None) -> Loaded:
         """The averaged weights of a run, of one of its checkpoints."""
@@ -122,11 +122,11 @@ class Runs:
         """Samples of a run, classes in turn, as stored values."""
         loaded = self.load(name, draw.step)
         section = dict(name=draw.sampler, num_steps=draw.calls, grid="uniform")
-        draw_fn = compiled_sampler.make_draw_fn(
+        sample_fn = compiled_sampler.make_sample_fn(
             loaded.model, section, guidance=1.0, batch_size=count, most=count
         )
         labels = conditions.labels_in_turn(count, loaded.model.num_classes)
-        x = draw_fn(loaded.params, 10 + self._seed, conditions.Conditions(labels))
+        x = sample_fn(loaded.params, 10 + self._seed, conditions.Conditions(labels))
         return loaded.model.transform.to_stored(x)
 
     def straightness(self, name: str) -> float:

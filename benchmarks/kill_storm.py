@@ -110,7 +110,7 @@ def watched(board: Board) -> type[Trainer]:
             compiled = self.step_fn
             self.step_fn = lambda *args: next(calls, compiled)(*args)
             self.evaluate = during("evaluating", self.evaluate)
-            self.draw_fn = during("drawing", self.draw_fn)
+            self.sample_fn = during("drawing", self.sample_fn)
 
     return Watched
 

@@ -26,8 +26,10 @@ cli.define_file(
 cli.define_count(
     "seed", 0, "Pair i of a seed is the same for every batch.", 2**32 - 1, least=0
 )
-cli.define_count("batch_size", 128, "Pairs that a device draws at once.", 2**16)
-cli.define_count("shard_size", 1024, "Pairs after which a draw can go on.", 10**8)
+cli.define_count("batch_size", 128, "Pairs per device and batch.", 2**16)
+cli.define_count(
+    "shard_size", 1024, "Pairs per file, after which sampling can resume.", 10**8
+)
 cli.define_number("guidance", None, "1: conditional; by default the config's.")
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
 cli.define_number("sigma_rel", None, "Width of the average, if the run stored any.")
@@ -50,7 +52,7 @@ def main() -> None:
     plain = {key: values[key] for key in Request._fields if key in values}
     request = Request(**plain, num_samples=COUNT.value, sampler=given)
     with reporting_path_errors("workdir", WORKDIR.value):
-        pairs.draw_pairs(WORKDIR.value, request)
+        pairs.write_pairs(WORKDIR.value, request)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from experiments.runtime.errors import UsageError
 
 
 class Request(NamedTuple):
-    """What to draw from a run; None means what the run's config says.
+    """What to sample from a run; None means what the run's config says.
 
     Fields:
       num_samples: how many.
@@ -20,8 +20,8 @@ class Request(NamedTuple):
       conditions: path of the vectors, `.npy` or `.npz`, that the samples have in turn;
         None for those of the held-out examples.
       seed: of the samples.
-      batch_size: see `compiled_sampler.make_draw_fn`.
-      shard_size: samples after which a draw can go on.
+      batch_size: see `compiled_sampler.make_sample_fn`.
+      shard_size: samples per file, after which sampling can resume.
       guidance: scale, or None.
       weights: "ema" or "raw".
       sigma_rel: width of the average, reconstructed from what the run stored; None for
@@ -48,7 +48,7 @@ class Request(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a checkpoint gives to draw from.
+    """What a checkpoint gives to sample from.
 
     Fields:
       request: completed by the run's config.

@@ -5,9 +5,9 @@ of the seed and the step, so that a resumed run reads what it would have read.
 """
 
 from experiments.data.base import (
+    AugmentFn,
     DataSet,
     DataTransform,
-    DrawFn,
     Examples,
     Lazy,
     check,
@@ -15,9 +15,9 @@ from experiments.data.base import (
 )
 
 __all__ = [
+    "AugmentFn",
     "DataSet",
     "DataTransform",
-    "DrawFn",
     "Examples",
     "Lazy",
     "check",

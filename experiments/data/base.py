@@ -1,4 +1,4 @@
-"""Examples, their split, the transform to floats, and what is drawn while training.
+"""Defines examples, their split, the transform to floats and random augmentation.
 
 A data set keeps what its source stores (quantised grey levels as uint8, points as
 float32), in memory or read when it is asked for; `DataTransform` is the one way to
@@ -134,7 +134,7 @@ class Examples(NamedTuple):
         return Examples(*(None if part is None else part[index] for part in self))
 
 
-DrawFn = Callable[[np.random.RandomState, np.ndarray], np.ndarray]
+AugmentFn = Callable[[np.random.RandomState, np.ndarray], np.ndarray]
 
 
 class DataSet(NamedTuple):
@@ -145,9 +145,9 @@ class DataSet(NamedTuple):
       test: examples as the model sees them, but for `transform`.
       transform: between stored values and floats.
       num_classes: labels are 0..num_classes-1; 0 where the examples have no labels.
-      draw_fn: `(rng, stored values [*event]) -> values` of a training example, with a
-        generator for (seed, epoch, global index), and of its mask, with an equal one;
-        None where nothing is drawn.
+      augment_fn: random augmentation of a training example, `(rng, stored values
+        [*event]) -> values`, with a generator for (seed, epoch, global index), and of
+        its mask, with an equal one; None for none.
       digest: of the files, by which another version of them is noticed; empty where
         the arguments alone determine the examples.
       contents: digest of more than `digest` covers, which then counts for checkpoints
@@ -162,7 +162,7 @@ class DataSet(NamedTuple):
     test: Examples
     transform: DataTransform
     num_classes: int
-    draw_fn: DrawFn | None = None
+    augment_fn: AugmentFn | None = None
     digest: str = ""
     contents: str = ""
     original: Mapping[str, Any] | None = None
@@ -210,7 +210,7 @@ def split(
     mask: np.ndarray | None = None,
     noise: np.ndarray | None = None,
     num_classes: int | None = None,
-    draw_fn: DrawFn | None = None,
+    augment_fn: AugmentFn | None = None,
 ) -> DataSet:
     """Holds out every 9th example of each class, in stored order.
 
@@ -226,7 +226,7 @@ def split(
       mask: bool, of the values that count, or None.
       noise: that each example is paired with, or None.
       num_classes: by default as many as the labels name.
-      draw_fn: of the data set.
+      augment_fn: of the data set.
 
     Raises:
       ValueError: if there is nothing to hold out, or a label is out of range.
@@ -249,7 +249,7 @@ def split(
         )
     examples = Examples(values, labels, conditions, mask, noise)
     train, test = (subset(examples, chosen) for chosen in (~held_out, held_out))
-    return DataSet(train, test, DataTransform(levels), num_classes, draw_fn)
+    return DataSet(train, test, DataTransform(levels), num_classes, augment_fn)
 
 
 def subset(examples: Examples, chosen: np.ndarray) -> Examples:
@@ -296,10 +296,10 @@ def check(dataset: DataSet) -> None:
                 f"noise of shape {part.noise.shape} and type {part.noise.dtype}: must "
                 f"be float32 of the shape {shape} of the values"
             )
-    if dataset.train.noise is not None and dataset.draw_fn is not None:
+    if dataset.train.noise is not None and dataset.augment_fn is not None:
         raise ValueError(
-            "pairs of noise and example with a draw_fn, such as flips: the noise would "
-            "not follow what it draws; leave it out"
+            "pairs of noise and example with an augment_fn, such as flips: the noise "
+            "would not follow it; leave it out"
         )
 
 

@@ -92,8 +92,8 @@ def _data_set(
     files: list[pathlib.Path],
     flips: bool,
 ) -> DataSet:
-    draw_fn, digest = flip if flips else None, file_digest(*files)
-    made = DataSet(train, test, DataTransform(256), len(names), draw_fn, digest)
+    augment_fn, digest = flip if flips else None, file_digest(*files)
+    made = DataSet(train, test, DataTransform(256), len(names), augment_fn, digest)
     return made._replace(class_names=names)
 
 

@@ -122,7 +122,7 @@ def check_data(coupling: Any, dataset: DataSet) -> None:
             "or name no conditions in config.data"
         )
     moves = isinstance(coupling, (Semidiscrete, couplings.Semidiscrete))
-    if moves and (dataset.draw_fn is not None or dataset.train.mask is not None):
+    if moves and (dataset.augment_fn is not None or dataset.train.mask is not None):
         raise UsageError(
             f"{name}: semidiscrete takes other examples of the data, without their "
             "flips (or other draws) and masks; take assignment, or leave these out"

@@ -89,19 +89,23 @@ def folder(
         parts = [train] if test is None else [train, test]
         pixels = ImageFormat(size or _common_size(parts), channels, bits)
         digest, contents = _digests(*(part.files for part in parts))
-    draw_fn = flip if flips else None
+    augment_fn = flip if flips else None
     num_classes = 0 if names == FILES_ALONE else len(names)
     examples = [_examples(part.files, pixels) for part in parts]
     if test is None:
         values, labels = examples[0][:2]
         labels = labels if num_classes else None
         made = split(
-            values, labels, pixels.levels, num_classes=num_classes, draw_fn=draw_fn
+            values,
+            labels,
+            pixels.levels,
+            num_classes=num_classes,
+            augment_fn=augment_fn,
         )
     else:
         seen, held_out = examples
         transform = DataTransform(pixels.levels)
-        made = DataSet(seen, held_out, transform, num_classes, draw_fn)
+        made = DataSet(seen, held_out, transform, num_classes, augment_fn)
     return made._replace(
         digest=digest,
         contents=contents,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from experiments.data.base import DrawFn, Examples
+from experiments.data.base import AugmentFn, Examples
 
 
 class Batches:
@@ -27,7 +27,7 @@ class Batches:
         the order of the processes, as the devices do.
       process_index: this process.
       process_count: all processes.
-      draw_fn: of the data set, called for each example with a generator for (seed,
+      augment_fn: of the data set, called for each example with a generator for (seed,
         epoch, index of the example), and again for its mask.
 
     Raises:
@@ -42,10 +42,10 @@ class Batches:
         batch_size: int,
         process_index: int = 0,
         process_count: int = 1,
-        draw_fn: DrawFn | None = None,
+        augment_fn: AugmentFn | None = None,
     ):
         self._examples, self._batch_size = examples, batch_size
-        self._seed, self._draw_fn = seed, draw_fn
+        self._seed, self._augment_fn = seed, augment_fn
         self._rows = np.arange(batch_size)[
             share(batch_size, process_index, process_count)
         ]
@@ -65,7 +65,7 @@ class Batches:
         ]
         index = np.concatenate(parts)
         batch = self._examples.gather(index)
-        if self._draw_fn is None:
+        if self._augment_fn is None:
             return batch
         batch = batch._replace(values=self._drawn(epochs, index, batch.values))
         if batch.mask is None:
@@ -77,7 +77,7 @@ class Batches:
     ) -> np.ndarray:
         """Each of `values` [b, ...] as drawn by the generator of its example."""
         drawn = [
-            self._draw_fn(np.random.RandomState([self._seed, *of_example]), value)
+            self._augment_fn(np.random.RandomState([self._seed, *of_example]), value)
             for *of_example, value in zip(epochs, index, values, strict=True)
         ]
         return np.stack(drawn)

@@ -33,9 +33,9 @@ import numpy as np
 
 from experiments.data import array_checks, class_labels, npz_entries
 from experiments.data.base import (
+    AugmentFn,
     DataSet,
     DataTransform,
-    DrawFn,
     Examples,
     flip,
     split,
@@ -117,8 +117,8 @@ def npz(
             f"flips=True: {path} has events of shape {list(found.values.shape[1:])}, "
             "and images are [height, width, channels]"
         )
-    draw_fn = flip if flips else None
-    made = data_set(found, path, test_path, read, draw_fn, map_labels)
+    augment_fn = flip if flips else None
+    made = data_set(found, path, test_path, read, augment_fn, map_labels)
     whole = found.values.dtype == np.uint8
     return made._replace(transform=DataTransform((levels or 256) if whole else None))
 
@@ -128,7 +128,7 @@ def data_set(
     path: str,
     test_path: str | None,
     read: Any,
-    draw_fn: DrawFn | None,
+    augment_fn: AugmentFn | None,
     map_labels: bool,
 ) -> DataSet:
     """A data set of floats with their own held-out part, or with another file's.
@@ -138,7 +138,7 @@ def data_set(
       path: of the file.
       test_path: of the held-out examples, or None.
       read: `path -> examples` of such a file, whose labels are as they are there.
-      draw_fn: of the data set.
+      augment_fn: of the data set.
       map_labels: makes classes of whatever labels there are.
     """
     test = None if test_path is None else read(test_path)
@@ -163,7 +163,7 @@ def data_set(
     if test is not None:
         train, test = map(_labelled, (train, test))
         digest = file_digest(path, str(test_path))
-        made = DataSet(train, test, DataTransform(), num_classes, draw_fn, digest)
+        made = DataSet(train, test, DataTransform(), num_classes, augment_fn, digest)
         return made._replace(class_names=names)
     with naming_file(path):
         made = split(
@@ -173,7 +173,7 @@ def data_set(
             conditions=train.conditions,
             mask=train.mask,
             num_classes=num_classes or None,
-            draw_fn=draw_fn,
+            augment_fn=augment_fn,
         )
     return made._replace(digest=file_digest(path), class_names=names)
 

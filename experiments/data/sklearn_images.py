@@ -48,7 +48,7 @@ def patches(*, size: int = 16, stride: int = 4, flips: bool = False) -> DataSet:
         _squares([image[:, border:] for image in photographs], size, size),
         transform=DataTransform(256),
         num_classes=len(photographs),
-        draw_fn=flip if flips else None,
+        augment_fn=flip if flips else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 Sample i of seed s has keys of its own, so it is the same image whatever the batch size,
 the shards and the number of devices. On a CPU that holds bit for bit, because the
-program of a device always draws `CPU_WIDTH` samples at once, from a multiple of it on
+program of a device always makes `CPU_WIDTH` samples at once, from a multiple of it on
 (measured to be as fast as more); elsewhere a batch size of one's own changes roundings
 of floats, of the order of 1e-6.
 """
@@ -24,16 +24,16 @@ from experiments.sampling.edits import Edit, Parts
 
 CPU_WIDTH = 16
 
-DrawFn = Callable[..., Any]
+SampleFn = Callable[..., Any]
 
 
 def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
-    """The samples alone: what a draw gives by default."""
+    """The samples alone: what `sample_fn` gives by default."""
     del noise
     return result.x
 
 
-def make_draw_fn(
+def make_sample_fn(
     model: Model,
     section: Mapping[str, Any] | build.Sampling,
     *,
@@ -44,7 +44,7 @@ def make_draw_fn(
     trajectory: bool = False,
     purpose: int = rng.SAMPLE,
     edit: Edit | None = None,
-) -> DrawFn:
+) -> SampleFn:
     """A compiled sampler.
 
     Args:
@@ -52,18 +52,18 @@ def make_draw_fn(
       section: `name`, `num_steps` and `grid` of the sampler, or what `build.sampling`
         made of it.
       guidance: scale of classifier-free guidance; 1 conditional, 0 unconditional.
-      batch_size: samples that a device draws at once, where it is not a CPU.
+      batch_size: samples that a device makes at once, where it is not a CPU.
       most: samples wanted in one call, at most; devices beyond what that takes are
         not used.
-      output_fn: `(result, noise) -> arrays [n, ...]`, a pytree that the draw gives;
+      output_fn: `(result, noise) -> arrays [n, ...]`, a pytree that `sample_fn` gives;
         noise is the standard normal eps of the start, `z = sigma eps`.
       trajectory: whether the result has all states.
       purpose: of the random stream, one of `rng`.
-      edit: from what the samples are made, in place of noise alone; then the draw gives
-        what it gives, and `output_fn` and `trajectory` are not used.
+      edit: from what the samples are made, in place of noise alone; then `sample_fn`
+        gives what it gives, and `output_fn` and `trajectory` are not used.
 
     Returns:
-      `draw_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
+      `sample_fn(params, seed, conditions, first=0, advance=None) -> x`: floats [n,
       *event], or what `output_fn` gives, for n `Conditions`, the samples `first`,
       `first + 1`, ...; `advance(count)` is called as they come.
 
@@ -89,7 +89,7 @@ def make_draw_fn(
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
         if edit is not None:
-            return edit.draw(parts, keys, denoise_fn, inputs)
+            return edit.sample(parts, keys, denoise_fn, inputs)
         prior_keys, noise_keys = random.split(keys)
         shape = (*given.labels.shape, *model.event_shape)
         z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
@@ -114,7 +114,7 @@ def make_draw_fn(
         )
         return each(params, keys, given, inputs, scale)
 
-    def draw_fn(
+    def sample_fn(
         params: Any,
         seed: int,
         conditions: Conditions,
@@ -123,7 +123,7 @@ def make_draw_fn(
     ) -> Any:
         params = jax.device_put(params, everywhere)
         scale = jax.device_put(np.float32(guidance), everywhere)
-        drawn, stream = [], rng.stream(seed, purpose)
+        sampled, stream = [], rng.stream(seed, purpose)
         count = len(conditions.labels)
         end, together = first + count, width * mesh.size
         for start in range(first - first % width, end, together):
@@ -135,9 +135,9 @@ def make_draw_fn(
             placed = jax.device_put((keys, given, inputs), cut)
             kept = (number >= first) & (number < end)
             found = jax.device_get(program(params, *placed, scale))
-            drawn.append(jax.tree.map(lambda array, at=kept: array[at], found))
+            sampled.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
                 advance(int(kept.sum()))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *drawn)
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sampled)
 
-    return draw_fn
+    return sample_fn

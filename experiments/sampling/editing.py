@@ -21,7 +21,7 @@ def planned(workdir: str | pathlib.Path, request: Request) -> tuple[Request, Pla
 
     Args:
       workdir: of the run.
-      request: what to draw.
+      request: what to sample.
 
     Returns:
       The request, with as many samples as there are, and what they are made of.

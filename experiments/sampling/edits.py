@@ -1,4 +1,4 @@
-"""What a draw may begin from in place of noise alone, and samples made from pictures.
+"""Defines what sampling may begin from in place of noise, pictures among them.
 
 A picture x noised to the level of a time t within the grid is a start like any other:
 `z_t = alpha_t x + sigma_t eps` (SDEdit, Meng et al. 2021, arXiv 2108.01073). Known
@@ -21,7 +21,7 @@ RunFn = Callable[..., Any]  # (edit, conditions, advance) -> what the edit gives
 
 
 class Parts(NamedTuple):
-    """What samples are drawn with.
+    """What samples are made with.
 
     Fields:
       sampler: any.
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
 
 class Edit:
-    """Base class of what draws otherwise than from noise.
+    """Base class of what samples from other than pure noise.
 
     Fields:
       columns: samples in a row of the picture; None for the usual number.
@@ -50,7 +50,7 @@ class Edit:
         return number
 
     def prepare(self, run_fn: RunFn, given: Conditions) -> None:
-        """Computes what all samples need; called once, before the first is drawn.
+        """Computes what all samples need; called once, before the first is made.
 
         Args:
           run_fn: `(edit, conditions, advance)`, runs another edit with the weights and
@@ -71,10 +71,10 @@ class Edit:
         """
         raise NotImplementedError
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
-        """Draws samples; traced.
+        """Makes samples; traced.
 
         Args:
           parts: with the times of `self.times`.
@@ -92,7 +92,7 @@ class Edit:
 
         Args:
           count: samples that are shown.
-          first_fn: gives what was drawn.
+          first_fn: gives the samples.
         """
         del count, first_fn
         return []
@@ -101,7 +101,7 @@ class Edit:
         """Describes what was found, on one line, or None.
 
         Args:
-          first_fn: gives what was drawn.
+          first_fn: gives the samples.
         """
         del first_fn
         return None
@@ -137,7 +137,7 @@ class FromPicture(Edit):
         del purpose
         return self._pictures[number % len(self._pictures)]
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         if not self._num_steps:

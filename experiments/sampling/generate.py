@@ -20,7 +20,7 @@ from experiments.sampling.edits import FROM_NOISE, Edit, Plan
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
-NAMES = {"samples": "drawn", "pairs": "pairs"}  # of files, by what they hold
+NAMES = {"samples": "samples", "pairs": "pairs"}  # of files, by what they hold
 
 
 def write_samples(
@@ -59,40 +59,40 @@ def write_samples(
 
     def run(other: Edit, given: Conditions, advance: Callable[[int], None]) -> Any:
         settings = program(request) | {"most": len(given.labels), "edit": other}
-        draw_fn = compiled_sampler.make_draw_fn(built, request.sampler, **settings)
-        return draw_fn(params, request.seed, given, advance=advance)
+        sample_fn = compiled_sampler.make_sample_fn(built, request.sampler, **settings)
+        return sample_fn(params, request.seed, given, advance=advance)
 
     with resumed(shards, loaded) as missing:
         if missing:
             if edit is not None:
                 edit.prepare(run, given)
-            draw_fn = compiled_sampler.make_draw_fn(
+            sample_fn = compiled_sampler.make_sample_fn(
                 built, request.sampler, **program(request), edit=edit
             )
-            fill(shards, draw_fn, params, request, given, write)
+            fill(shards, sample_fn, params, request, given, write)
             _conclude(path, shards, loaded, given, plan)
     return shards.result
 
 
 @contextlib.contextmanager
 def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
-    """Holds the files of a draw; says at a stop what is kept.
+    """Locks the files of a sampling run; says at a stop what is kept.
 
     Args:
-      shards: of the draw.
+      shards: of the sampling run.
       loaded: for the precision of products.
 
     Yields:
       Whether the result is missing.
 
     Raises:
-      UsageError: another process draws this.
+      UsageError: another process samples this.
     """
     try:
         with contextlib.ExitStack() as stack:
             if not shards.complete():
                 shards.begin(stack)
-            # another process may have drawn it until this one held the lock
+            # another process may have written it until this one held the lock
             complete = shards.complete()
             if complete:
                 print(f"sampled already: {shards.result}", flush=True)
@@ -108,7 +108,7 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
 
 
 def program(request: Request) -> dict[str, Any]:
-    """The settings of a request that `compiled_sampler.make_draw_fn` takes."""
+    """The settings of a request that `compiled_sampler.make_sample_fn` takes."""
     return dict(
         guidance=request.guidance,
         batch_size=request.batch_size,
@@ -118,36 +118,36 @@ def program(request: Request) -> dict[str, Any]:
 
 def fill(
     shards: Shards,
-    draw_fn: compiled_sampler.DrawFn,
+    sample_fn: compiled_sampler.SampleFn,
     params: Any,
     request: Request,
     given: Conditions,
     write_fn: Callable[[int, Any], None],
 ) -> None:
-    """Draws the shards that are not there.
+    """Samples the shards that are missing.
 
     Args:
-      shards: of the draw.
-      draw_fn: of `compiled_sampler`.
+      shards: of the sampling run.
+      sample_fn: of `compiled_sampler`.
       params: the weights.
       request: complete.
       given: conditions of all samples.
-      write_fn: `(number, what draw_fn gave)`; writes the shard.
+      write_fn: `(number, what sample_fn gave)`; writes the shard.
     """
-    drawn, begin = 0, time.perf_counter()
+    num_sampled, begin = 0, time.perf_counter()
     with contextlib.closing(progress.SamplingProgress(request.num_samples)) as meter:
         for number, (start, stop) in enumerate(shards.bounds):
             if shards.finished(number):
                 meter.skip(stop - start)
                 continue
             part = given.part(start, stop)
-            found = draw_fn(params, request.seed, part, start, meter.advance)
+            found = sample_fn(params, request.seed, part, start, meter.advance)
             check_finite(found, request)
             write_fn(number, found)
-            drawn += stop - start
+            num_sampled += stop - start
             meter.shard()
     seconds = time.perf_counter() - begin
-    print(f"drew {drawn:,} samples in {seconds:.1f} s, compilation included")
+    print(f"{num_sampled:,} samples in {seconds:.1f} s, compilation included")
 
 
 def check_finite(found: Any, request: Request) -> None:
@@ -213,7 +213,7 @@ def settings(request: Request, digest: str) -> dict[str, Any]:
 
 
 def summary(request: Request) -> str:
-    """How the samples were drawn, on one line."""
+    """Describes how the samples were made, on one line."""
     sampler = request.sampler
     return (
         f"{_weights(request)} weights of step {request.step:,}, {sampler['name']}, "
@@ -235,7 +235,7 @@ def output_path(
     Args:
       workdir: of the run.
       request: complete.
-      what: is drawn, of `NAMES`; the folder.
+      what: of `NAMES`; the folder.
       more: end of the name.
     """
     if request.out is not None:

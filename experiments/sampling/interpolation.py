@@ -107,7 +107,7 @@ class BetweenSeeds(Between):
         )
         return *keys, self.weight(number)
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         del keys
@@ -146,7 +146,7 @@ class BetweenPictures(Between):
         rows = self.rows(number) % len(self._encodings[0])
         return *(noise[rows] for noise in self._encodings), self.weight(number)
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         first, last, weight = inputs

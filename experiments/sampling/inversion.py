@@ -102,7 +102,7 @@ class Encoding(Edit):
         del purpose
         return self._pictures[number % len(self._pictures)]
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         del keys
@@ -112,7 +112,7 @@ class Encoding(Edit):
 class RoundTrip(Encoding):
     """Pictures to noise and back: `noise`, `samples`, and their distance `rms`."""
 
-    def draw(
+    def sample(
         self, parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, inputs: Any
     ) -> Any:
         z = encode(parts, denoise_fn, inputs)

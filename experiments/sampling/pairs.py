@@ -2,7 +2,7 @@ r"""Pairs of noise and sample of a run's model, into a file that a run can train
 
 A pair is (eps, x): the sampler starts from `z = sigma_t eps` at the first time t of its
 grid and ends at x, floats as they are. Pair i of a seed is the same whatever the
-batches, shards and devices. Its noise is none that `diffusionflow sample` draws with
+batches, shards and devices. Its noise is none that `diffusionflow sample` samples with
 any seed, so a student is not measured on noise that it was trained on.
 
 A step of a student takes eps as its noise, and so sees `alpha_t x + sigma_t eps` as z.
@@ -46,17 +46,17 @@ SAMPLER = {"name": "heun(variable='u')", "num_steps": 50}  # where none is named
 NUM_PATHS = 1024  # at most, of which the straightness is measured
 
 
-def draw_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
+def write_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Draws from a run's checkpoint; writes the `.npz` of the data source `pairs`.
 
-    The pairs are drawn in shards, which are kept when the process is stopped or killed:
-    the same call goes on with the next one. A result that is there already is left as
-    it is.
+    The pairs are written in shards, which are kept when the process is stopped or
+    killed: the same call goes on with the next one. A finished result is left
+    as it is.
 
     Args:
       workdir: of the run.
-      request: what to draw; entries of its sampler that are not given are `SAMPLER`'s,
-        and then the config's.
+      request: what to sample; entries of its sampler that are not given are
+        `SAMPLER`'s, and then the config's.
 
     Returns:
       The path of the `.npz`.
@@ -79,15 +79,15 @@ def draw_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         )
         with generate.resumed(shards, loaded) as missing:
             if missing:
-                _draw(shards, loaded, given)
+                _fill(shards, loaded, given)
                 _conclude(shards, loaded, given)
     return shards.result
 
 
-def _draw(shards: Shards, loaded: Loaded, given: Conditions) -> None:
-    """Draws the shards that are not there."""
+def _fill(shards: Shards, loaded: Loaded, given: Conditions) -> None:
+    """Samples the shards that are missing."""
     request = loaded.request
-    draw_fn = compiled_sampler.make_draw_fn(
+    sample_fn = compiled_sampler.make_sample_fn(
         loaded.model,
         request.sampler,
         **generate.program(request),
@@ -95,7 +95,7 @@ def _draw(shards: Shards, loaded: Loaded, given: Conditions) -> None:
         purpose=rng.PAIRS,
     )
     write = lambda number, arrays: shards.write(number, **arrays)
-    generate.fill(shards, draw_fn, loaded.params, request, given, write)
+    generate.fill(shards, sample_fn, loaded.params, request, given, write)
 
 
 def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
@@ -143,14 +143,14 @@ def path_straightness(loaded: Loaded, given: Conditions) -> dict[str, Any] | Non
     schedule = model.objective.schedule
     times = build.grid(request.sampler, schedule)
     count = min(request.num_samples, NUM_PATHS)
-    draw_fn = compiled_sampler.make_draw_fn(
+    sample_fn = compiled_sampler.make_sample_fn(
         model,
         request.sampler,
         **generate.program(request),
         output_fn=lambda result, noise: _straightness(result, times, schedule),
         trajectory=True,
     )
-    values = draw_fn(loaded.params, request.seed, given.part(0, count)).astype(float)
+    values = sample_fn(loaded.params, request.seed, given.part(0, count)).astype(float)
     error = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
     return {
         "mean": float(values.mean()),

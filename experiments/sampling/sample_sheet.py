@@ -9,7 +9,7 @@ from experiments.sampling.edits import Edit
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
 
-COLUMNS = 10  # where classes are not drawn in turn
+COLUMNS = 10  # where classes do not come in turn
 
 
 def write(
@@ -24,7 +24,7 @@ def write(
 
     Args:
       path: of the result, without suffix.
-      shards: of the draw, all of them there.
+      shards: of the sampling run, all of them there.
       transform: of the data.
       edit: that made the samples; None for samples from noise.
       labels: of the samples that are shown, [n].

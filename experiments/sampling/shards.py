@@ -1,8 +1,8 @@
-"""A long draw in parts: files that a killed run leaves and the next one goes on from.
+"""Writes samples in shards, so that a killed sampling run resumes where it was.
 
-While a draw is under way, `NAME.shards/` holds `settings.json`, a lock, and one `.npz`
-for each finished shard, written under another name and then renamed. At the end the
-shards become `NAME.npz`, one after another, so that memory is bounded by a shard.
+While sampling is under way, `NAME.shards/` holds `settings.json`, a lock, and one
+`.npz` for each finished shard, written under another name and then renamed. At the
+end the shards become `NAME.npz`, one after another, so that memory is bounded by one.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 
 Settings = Mapping[str, Any]
-SUFFIXES = (".npz", ".shards", ".png")  # of the result, a draw under way, the picture
+SUFFIXES = (".npz", ".shards", ".png")  # of the result, samples under way, the picture
 
 
 class Shards:
-    """The files of one draw.
+    """The files of one sampling run.
 
     Args:
       path: of the result, without suffix.
@@ -33,7 +33,7 @@ class Shards:
       size: samples in a shard; the last one may have fewer.
 
     Raises:
-      UsageError: there is a result, or a draw under way, with other settings.
+      UsageError: there is a result, or an unfinished one, with other settings.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Shards:
         """Makes the folder and holds it; removes what a killed run left half written.
 
         Args:
-          stack: until it is left, no other process draws this.
+          stack: until it is left, no other process writes this.
 
         Raises:
           UsageError: another one does.
@@ -75,8 +75,8 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not files.acquire_lock(stack, self.folder / ".lock"):
             raise UsageError(
-                f"another process draws {self.result}: wait until it has ended, or "
-                "choose another --out"
+                f"another process is sampling {self.result}: wait until it has ended, "
+                "or choose another --out"
             )
         files.sweep(self.folder)
         with files.atomic_write(self.folder / "settings.json") as temporary:
@@ -118,7 +118,7 @@ class Shards:
         try:
             self.read(number)
         except ValueError as error:
-            print(f"drawing again what is corrupted: {error}", flush=True)
+            print(f"sampling again what is corrupted: {error}", flush=True)
             return False
         return True
 
@@ -173,7 +173,7 @@ class Shards:
 
 
 def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:
-    """Renames a draw and its picture if a setting has another value there.
+    """Renames a result and its picture if a setting has another value there.
 
     Args:
       path: of the result, without suffix.
@@ -191,7 +191,7 @@ def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:
     taken = lambda new: any(path.with_name(new + end).exists() for end in SUFFIXES)
     new = next(itertools.filterfalse(taken, names))
     renames = list(zip(paths, SUFFIXES, strict=True))
-    for old, suffix in renames[::-1]:  # last what says that there is a draw
+    for old, suffix in renames[::-1]:  # last the file by which a result is recognised
         if old.exists():
             old.rename(path.with_name(new + suffix))
     return new
@@ -200,7 +200,7 @@ def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:
 def _stored(
     result: pathlib.Path, folder: pathlib.Path
 ) -> tuple[pathlib.Path | None, Settings]:
-    """Where a draw is, ended or under way, and its settings; None where it is not."""
+    """Finds a result, finished or not, and its settings; None where there is none."""
     if result.exists():
         return result, _settings_of(result)
     if (folder / "settings.json").exists():

@@ -244,7 +244,7 @@ class TrainLoop:
             params = self._trainer.gather(params)
             if not distributed.is_first():
                 continue
-            x = self._trainer.draw_fn(
+            x = self._trainer.sample_fn(
                 jax.device_get(params),
                 config.seed,
                 pictured,

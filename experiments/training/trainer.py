@@ -110,7 +110,7 @@ class Trainer:
             self.dataset.test, self.model.num_classes, config.samples.per_class
         )
         count = len(self.pictured.labels)
-        self.draw_fn = compiled_sampler.make_draw_fn(
+        self.sample_fn = compiled_sampler.make_sample_fn(
             self.model,
             self.experiment.sampling,
             guidance=config.guidance,
@@ -161,7 +161,7 @@ class Trainer:
             batch_size=self.config.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            draw_fn=self.dataset.draw_fn,
+            augment_fn=self.dataset.augment_fn,
         )
         return loader.iterate(mine, start)
 

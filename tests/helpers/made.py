@@ -66,7 +66,7 @@ def evaluation(path, rng, shift, settings, meaning, levels):
     for number, sampler in enumerate(SAMPLERS):
         x = (1 + shift) * noise + 1 / sampler["num_steps"]
         rows, arrays[f"samples_{number}"] = _estimates(x, data, settings)
-        file = f"samples/drawn_{number}.npz"
+        file = f"samples/samples_{number}.npz"
         names = ("step", "weights", "parameters")
         drawn = {name: settings[name] for name in names} | settings["samples"]
         np.savez(

@@ -57,7 +57,7 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
         ("frechet", 8),
     ]
     x, y = (
-        np.load(group.first.workdir / "samples/drawn_0.npz")["samples"]
+        np.load(group.first.workdir / "samples/samples_0.npz")["samples"]
         for group in worse
     )
     common = np.random.RandomState(0)

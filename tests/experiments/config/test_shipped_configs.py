@@ -106,7 +106,7 @@ def with_data(name, folder):
         config.distillation.teacher = str(folder / "teacher")
     if config.data.name == "pairs":
         request = Request(num_samples=90, sampler=dict(num_steps=1))
-        config.data.path = str(pairs.draw_pairs(folder / "teacher", request))
+        config.data.path = str(pairs.write_pairs(folder / "teacher", request))
     return config
 
 

@@ -154,7 +154,7 @@ def test_latents_are_drawn_from_their_moments(tmp_path):
     np.savez(path, mean=mean, logvar=np.full_like(mean, 2 * np.log(0.5)))
     found = latents.latents(path=path, scale=0.2, channels_last=True)
     assert found.event_shape == (1, 1, 2)
-    batches = Batches(found.train, seed=1, batch_size=8000, draw_fn=found.draw_fn)
+    batches = Batches(found.train, seed=1, batch_size=8000, augment_fn=found.augment_fn)
     first, second = batches[0].values, batches[1].values
     for drawn in (first, second, found.test.values):
         error = 0.1 / np.sqrt(drawn.size)
@@ -172,7 +172,7 @@ def test_latents_without_spread_are_their_means(tmp_path):
     mean = RNG.standard_normal((9, 2, 2, 3)).astype(np.float32)
     np.savez(path, mean=mean, std=np.zeros_like(mean))
     found = latents.latents(path=path, scale=2.0)
-    batch = Batches(found.train, seed=0, batch_size=8, draw_fn=found.draw_fn)[0]
+    batch = Batches(found.train, seed=0, batch_size=8, augment_fn=found.augment_fn)[0]
     order = np.argsort(batch.values[:, 0, 0, 0])
     expected = 2 * mean[:8][np.argsort(mean[:8, 0, 0, 0])]
     np.testing.assert_array_equal(batch.values[order], expected)

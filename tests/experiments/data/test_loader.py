@@ -59,7 +59,7 @@ def test_what_is_drawn_of_a_mask_is_what_is_drawn_of_its_values():
     values = np.zeros((40, 3, 4, 1), np.uint8)
     values[:, :, 2:] = 200
     masked = Examples(values, np.arange(40), None, values[:, :1] > 100)
-    batches = Batches(masked, seed=0, batch_size=40, draw_fn=flip)
+    batches = Batches(masked, seed=0, batch_size=40, augment_fn=flip)
     for batch in (batches[0], batches[1]):
         np.testing.assert_array_equal(batch.values > 100, batch.mask.repeat(3, axis=1))
         assert 0 < batch.mask[:, 0, 0].mean() < 1

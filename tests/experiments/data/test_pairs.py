@@ -127,7 +127,7 @@ def test_a_data_set_whose_noise_does_not_fit_is_refused():
     assert adapters.as_dataset("data.name", made) is made
     wrong = made._replace(train=made.train._replace(noise=images[:16, :2]))
     mistakes = {
-        "noise would not follow": made._replace(draw_fn=flip),
+        "noise would not follow": made._replace(augment_fn=flip),
         "must be float32 of the shape (16, 4, 4, 1)": wrong,
         "floats have levels=None": data.split(images, None, 17),
     }

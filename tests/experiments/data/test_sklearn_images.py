@@ -45,7 +45,7 @@ def test_half_are_flipped_by_epoch_and_index_and_no_test_example():
     flipped = []
     for seed, batch_size, number in [(0, 400, 0), (0, 400, 1), (1, 400, 0)]:
         batch = Batches(
-            images, seed=seed, batch_size=batch_size, draw_fn=found.draw_fn
+            images, seed=seed, batch_size=batch_size, augment_fn=found.augment_fn
         )[number]
         original = images.values[batch.labels]
         mirrored = original[:, :, ::-1]
@@ -60,10 +60,10 @@ def test_half_are_flipped_by_epoch_and_index_and_no_test_example():
 
 
 def test_flips_do_not_depend_on_how_batches_are_cut_or_shared():
-    flip = sklearn_images.patches(flips=True).draw_fn
+    flip = sklearn_images.patches(flips=True).augment_fn
     images = data.Examples(np.arange(2 * 24).reshape(24, 1, 2, 1), np.arange(24))
-    whole = Batches(images, seed=3, batch_size=24, draw_fn=flip)[0].values
-    parts = Batches(images, seed=3, batch_size=6, draw_fn=flip)
+    whole = Batches(images, seed=3, batch_size=24, augment_fn=flip)[0].values
+    parts = Batches(images, seed=3, batch_size=6, augment_fn=flip)
     np.testing.assert_array_equal(
         np.concatenate([parts[k].values for k in range(4)]), whole
     )
@@ -74,7 +74,7 @@ def test_flips_do_not_depend_on_how_batches_are_cut_or_shared():
             batch_size=24,
             process_index=index,
             process_count=2,
-            draw_fn=flip,
+            augment_fn=flip,
         )[0].values
         for index in range(2)
     ]

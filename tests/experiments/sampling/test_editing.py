@@ -208,20 +208,20 @@ def test_a_sample_does_not_depend_on_how_many_there_are(workdir, tmp_path, monke
     load = lambda path: dict(np.load(path))
     whole, few = load(sample_run(workdir, ask("whole", 40))), ask("few", 3)
     few = load(sample_run(workdir, few))
-    make, drawn = compiled_sampler.make_draw_fn, []
+    make, drawn = compiled_sampler.make_sample_fn, []
 
     def stopping(*args, **settings):
-        draw_fn = make(*args, **settings)
+        sample_fn = make(*args, **settings)
 
         def counted(params, seed, given, first, advance):
             drawn.append(first)
             if len(drawn) == 2:
                 raise RuntimeError("the machine stops")
-            return draw_fn(params, seed, given, first, advance)
+            return sample_fn(params, seed, given, first, advance)
 
         return counted
 
-    monkeypatch.setattr(compiled_sampler, "make_draw_fn", stopping)
+    monkeypatch.setattr(compiled_sampler, "make_sample_fn", stopping)
     request = ask("stopped", 40, shard_size=16)
     with pytest.raises(RuntimeError):
         sample_run(workdir, request)

@@ -201,15 +201,15 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
 
 def test_two_draws_of_one_result_at_once_are_refused(workdir, tmp_path):
     """The second while the first one is at it; the first one ends well."""
-    out, make = str(tmp_path / "drawn"), compiled_sampler.make_draw_fn
+    out, make = str(tmp_path / "drawn"), compiled_sampler.make_sample_fn
 
     def meanwhile(*args, **settings):
-        with pytest.raises(UsageError, match="another process draws .*drawn.npz"):
+        with pytest.raises(UsageError, match="another process is sampling .*drawn.npz"):
             draw(workdir, out=out)
         return make(*args, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_sampler, "make_draw_fn", meanwhile)
+        patch.setattr(compiled_sampler, "make_sample_fn", meanwhile)
         drawn = draw(workdir, out=out)
     assert len(drawn["samples"]) == 12
     assert not (tmp_path / "drawn.shards").exists()

@@ -14,7 +14,7 @@ from experiments.config import build
 from experiments.runtime import rng
 from experiments.runtime.errors import UsageError
 from experiments.sampling import compiled_sampler, pairs
-from experiments.sampling.pairs import draw_pairs
+from experiments.sampling.pairs import write_pairs
 from experiments.sampling.sample_run import sample_run
 from experiments.training import loop
 from tests.helpers import tiny
@@ -42,7 +42,7 @@ def workdir(tmp_path_factory):
 def draw(workdir, **settings):
     """The arrays of a request."""
     request = Request(**{"num_samples": 40, "sampler": SAMPLER} | settings)
-    with np.load(draw_pairs(workdir, request)) as file:
+    with np.load(write_pairs(workdir, request)) as file:
         return dict(file)
 
 
@@ -120,20 +120,20 @@ def test_pair_i_does_not_depend_on_batches_and_shards(workdir, tmp_path):
 def test_a_stopped_draw_goes_on_with_the_next_shard(workdir, tmp_path, monkeypatch):
     """And ends with the arrays of one that was not stopped, straightness included."""
     settings = {"shard_size": 16, "out": str(tmp_path / "a")}
-    first, original = [], compiled_sampler.make_draw_fn
+    first, original = [], compiled_sampler.make_sample_fn
 
     def counting(*args, **given):
-        draw_fn = original(*args, **given)
+        sample_fn = original(*args, **given)
 
         def counted(params, seed, conditions, start=0, advance=None):
             first.append(start)
             if len(first) == 3:
                 raise RuntimeError("the machine stops")
-            return draw_fn(params, seed, conditions, start, advance)
+            return sample_fn(params, seed, conditions, start, advance)
 
         return counted
 
-    monkeypatch.setattr(compiled_sampler, "make_draw_fn", counting)
+    monkeypatch.setattr(compiled_sampler, "make_sample_fn", counting)
     with pytest.raises(RuntimeError):
         draw(workdir, **settings)
     with pytest.raises(UsageError, match="seed 0 there, 1 now"):
@@ -198,7 +198,7 @@ def test_the_noise_is_that_of_the_start_divided_by_sigma():
     """VE's start is 50 eps, and that of a grid from t = 1/2 less."""
     model = model_of("ve")
     for t_max, sigma in ((1.0, 50.0), (0.5, model.objective.schedule.sigma(0.5))):
-        draw_fn = compiled_sampler.make_draw_fn(
+        sample_fn = compiled_sampler.make_sample_fn(
             model,
             {"name": "ddim", "num_steps": 1, "grid": f"uniform(t_max={t_max})"},
             guidance=1,
@@ -208,6 +208,6 @@ def test_the_noise_is_that_of_the_start_divided_by_sigma():
             trajectory=True,
         )
         conditions = pairs.Conditions(np.zeros(16, np.int32))
-        start, noise = draw_fn({}, 0, conditions)
+        start, noise = sample_fn({}, 0, conditions)
         np.testing.assert_allclose(start, sigma * noise, rtol=1e-6)
         np.testing.assert_allclose(noise.std(), 1, atol=0.3)

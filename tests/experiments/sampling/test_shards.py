@@ -73,7 +73,7 @@ def test_finished_shards_are_checked(tmp_path, capsys):
     for corrupted in (whole[:-30], whole[:150] + b"\0" * 8 + whole[158:], b""):
         path.write_bytes(corrupted)
         assert not parts.finished(1)
-        assert "drawing again what is corrupted" in capsys.readouterr().out
+        assert "sampling again what is corrupted" in capsys.readouterr().out
     path.write_bytes((parts.folder / "000000000.npz").read_bytes())
     assert parts.finished(1)  # of the right size: names are trusted
     for short in ({"samples": X[:3]}, {"samples": X[:4], "other": X[:3]}):
@@ -195,25 +195,25 @@ def mesh_of(devices):
 
 def test_what_is_there_is_not_drawn_again(workdir, tmp_path, monkeypatch, capsys):
     request = Request(num_samples=40, shard_size=16, out=str(tmp_path / "a"))
-    drawn, original = [], compiled_sampler.make_draw_fn
+    drawn, original = [], compiled_sampler.make_sample_fn
 
     def counting(*args, **settings):
-        draw_fn = original(*args, **settings)
+        sample_fn = original(*args, **settings)
 
         def draw(params, seed, labels, first, advance):
             drawn.append(first)
             if len(drawn) == 3:
                 raise RuntimeError("the machine stops")
-            return draw_fn(params, seed, labels, first, advance)
+            return sample_fn(params, seed, labels, first, advance)
 
         return draw
 
-    monkeypatch.setattr(compiled_sampler, "make_draw_fn", counting)
+    monkeypatch.setattr(compiled_sampler, "make_sample_fn", counting)
     with pytest.raises(RuntimeError):
         sample_run(workdir, request)
     path = sample_run(workdir, request)
     assert drawn == [0, 16, 32, 32]
-    assert "drew 8 samples" in capsys.readouterr().out
+    assert "8 samples in" in capsys.readouterr().out
     assert sample_run(workdir, request) == path
     assert len(drawn) == 4 and "sampled already" in capsys.readouterr().out
     expected = sample_run(workdir, request._replace(out=str(tmp_path / "b")))
@@ -279,7 +279,7 @@ def test_a_killed_draw_goes_on_and_is_the_same(workdir, tmp_path):
         before = len(list((tmp_path / "killed.shards").glob("0*.npz")))
     code, output, error = commands.run(*arguments)
     assert code == 0, error
-    assert f"drew {160 - 16 * before} samples" in output
+    assert f"{160 - 16 * before} samples in" in output
     np.testing.assert_array_equal(
         samples(killed.with_suffix(".npz")), samples(straight.with_suffix(".npz"))
     )

@@ -204,7 +204,7 @@ class Signalled(trainer.Trainer):
 STOPS = (  # method, call, signal, step that is saved
     ("eval_fn", 4, signal.SIGTERM, 5),  # in the evaluation of the averaged weights
     ("step_fn", 2, signal.SIGINT, 7),  # in the middle of a step: it is finished
-    ("draw_fn", 2, signal.SIGTERM, 10),  # between two pictures
+    ("sample_fn", 2, signal.SIGTERM, 10),  # between two pictures
 )
 
 

@@ -164,7 +164,7 @@ def poison(monkeypatch, rows):
         def draw(rng, values):
             return values * np.nan if values.tobytes() in bad else values
 
-        return found._replace(draw_fn=draw)
+        return found._replace(augment_fn=draw)
 
     monkeypatch.setitem(registry.DATASETS, "moons", moons)
 

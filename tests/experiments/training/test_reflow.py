@@ -13,7 +13,7 @@ from experiments.config import build
 from experiments.evaluation import evaluate, likelihoods, sample_quality
 from experiments.evaluation.evaluate import evaluate_run
 from experiments.runtime.errors import UsageError
-from experiments.sampling.pairs import draw_pairs
+from experiments.sampling.pairs import write_pairs
 from experiments.sampling.sample_run import sample_run
 from experiments.training import loop, resume
 from experiments.training.trainer import Trainer
@@ -62,7 +62,7 @@ def teacher(root, bytes_of):
 @pytest.fixture(scope="module")
 def path(root, teacher):
     request = Request(num_samples=90, out=str(root / "pairs"))
-    return str(draw_pairs(teacher, request))
+    return str(write_pairs(teacher, request))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_both_are_compared_with_the_data_of_the_teacher(teacher, student):
 
 def test_pairs_of_a_student_stand_for_the_same_data(student, root, bytes_of):
     request = Request(num_samples=30, out=str(root / "again"))
-    with np.load(draw_pairs(student, request)) as file:
+    with np.load(write_pairs(student, request)) as file:
         original = json.loads(str(file["original"]))
     assert original["data"] == {"name": "npz", "path": bytes_of}
     assert original["examples"]["num_train"] == 162

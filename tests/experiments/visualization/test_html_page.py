@@ -248,7 +248,7 @@ def test_examples_per_second_of_different_machines_are_left_out(tmp_path):
 
 def altered(run, **changed):
     """The samples of the most calls with other arrays, or other settings."""
-    path = run.workdir / "samples" / "drawn_1.npz"
+    path = run.workdir / "samples" / "samples_1.npz"
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     settings = json.loads(str(arrays["settings"]))
@@ -298,7 +298,7 @@ def test_samples_of_other_weights_or_steps_are_reported(tmp_path):
         "the samples of c are not shown: they are of weights 'raw', and those of a of "
         "'ema'"
     ]
-    (paths[1] / "samples" / "drawn_1.npz").write_bytes(b"PK")
+    (paths[1] / "samples" / "samples_1.npz").write_bytes(b"PK")
     _, lines = sample_gallery.section(some).blocks
     assert "the samples of b cannot be read: " in lines.lines[0]
 
