@@ -99,7 +99,7 @@ class DPMSolverSinglestep:
         )
 
     def _places(self, usable: Array) -> tuple[Array, Array]:
-        """Number of each step in its block, from 1, and whether it is the last there."""
+        """Number of each step in its block, from 1, and whether it ends the block."""
         count = usable.shape[0]
         index = np.arange(count, dtype=np.int32) - (~usable[0]).astype(np.int32)
         place = xp.where(index < 0, 0, index % self.order) + 1

@@ -38,10 +38,11 @@ class EDM:
     with `second="midpoint"` by `DPMSolver2S("eps")`, its second stage in the middle of
     log rho. `variable="dz_dt"` and `place` make it the general sampler of the source's
     ablations, whose schedule and scaling are those of `schedule` and whose alpha is
-    `place`. The step to sigma = 0 is Euler's. The network is called at r. No level is raised beyond that of t = 1, where
-    the schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
-    noise already. This is a deviation from the source, which calls its network there. N
-    is the number of steps in the grid, without the step of `sample` to the data.
+    `place`. The step to sigma = 0 is Euler's. The network is called at r. No level is
+    raised beyond that of t = 1, where the schedule ends: gamma is then what leads
+    there, and 0 from alpha = 0, where z is noise already. This is a deviation from the
+    source, which calls its network there. N is the number of steps in the grid, without
+    the step of `sample` to the data.
 
     Args:
       s_churn: total amount of added noise, at least 0. 0 is the deterministic sampler.

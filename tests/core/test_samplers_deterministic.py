@@ -21,6 +21,9 @@ TIMES = grids.uniform(6, t_max=0.95, t_min=0.05)
             for variable in ("eps", "v", "dz_dt")
         ),
         (samplers.DPMSolver(1), samplers.ddim()),
+        (samplers.DPMSolverSinglestep(1), samplers.ddim()),
+        (samplers.RungeKutta("midpoint", "v"), samplers.Midpoint("v")),
+        (samplers.AdamsBashforth(2, polynomial="time"), samplers.AdamsBashforth(2)),
         (samplers.DPMSolver(3, "eps", lower_final=1), samplers.ddim()),  # one step
         (samplers.UniPC(3, "bh1"), samplers.ddim()),  # one step: predictor alone
     ],
@@ -29,7 +32,7 @@ TIMES = grids.uniform(6, t_max=0.95, t_min=0.05)
 def test_limits(sampler, limit):
     """A first step is of order 1; AB1 and DPM-Solver 1 are so in every step."""
     schedule = SCHEDULES["linear_beta"]
-    always = getattr(sampler, "order", 1) == 1
+    always = getattr(sampler, "order", 1) == 1 or limit == samplers.AdamsBashforth(2)
     times = TIMES if always else TIMES[:2]
     with jax.enable_x64(True):
         np.testing.assert_allclose(
@@ -144,6 +147,13 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
         lambda: samplers.DPMSolver(third="published"),
         lambda: samplers.DPMSolver(lower_final=-1),
         lambda: samplers.DPMSolver2S(r=1.0),
+        lambda: samplers.DPMSolverSinglestep(4),
+        lambda: samplers.DPMSolverSinglestep(stage="middle"),
+        lambda: samplers.PNDM(1),
+        lambda: samplers.PNDM(warm_up="rk"),
+        lambda: samplers.RungeKutta("heun4"),
+        lambda: samplers.RungeKutta(samplers.tableaus.second_order(1.2)),
+        lambda: samplers.RungeKutta(((0, 0.5), ((), (0.4,)), (0, 1))),
         lambda: samplers.UniPC(4),
         lambda: samplers.UniPC(b="bh3"),
     ],
