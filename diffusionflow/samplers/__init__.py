@@ -24,6 +24,7 @@ from diffusionflow.samplers.churn import (
     ddpm,
     eta_to_churn,
 )
+from diffusionflow.samplers.dpm_adaptive import PID, solve_dpm
 from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
@@ -42,6 +43,7 @@ from diffusionflow.samplers.unipc import UniPC
 
 __all__ = [
     "EDM",
+    "PID",
     "PNDM",
     "RK4",
     "AdamsBashforth",
@@ -83,5 +85,6 @@ __all__ = [
     "run",
     "sample",
     "solve",
+    "solve_dpm",
     "tableaus",
 ]
