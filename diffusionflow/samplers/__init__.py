@@ -34,6 +34,7 @@ from diffusionflow.samplers.langevin import Langevin
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.names import Named, by_name
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint, RungeKutta
+from diffusionflow.samplers.overshoot import Overshoot
 from diffusionflow.samplers.pndm import PNDM
 from diffusionflow.samplers.restart import Restart
 from diffusionflow.samplers.sa_solver import SASolver
@@ -62,6 +63,7 @@ __all__ = [
     "Langevin",
     "Midpoint",
     "Named",
+    "Overshoot",
     "Restart",
     "Result",
     "RungeKutta",

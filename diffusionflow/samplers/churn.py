@@ -37,8 +37,8 @@ DDPM_VARIANCES = ("posterior", "forward")
 Row = dict[str, Array]
 
 
-class _OneStep:
-    """Common step of the samplers in this file; their plans differ."""
+class OneStep:
+    """Base class of the family: a common step, and plans that differ."""
 
     num_noises = 1
 
@@ -55,7 +55,7 @@ class _OneStep:
 
 
 @register
-class Churn(_OneStep):
+class Churn(OneStep):
     """Stochastic DDIM: fresh noise undoes fraction `churn` of each denoising step.
 
     With c = churn and D the step in log-SNR, DDIM goes to `logsnr_t + D / (1 - c)` and
@@ -88,11 +88,11 @@ class Churn(_OneStep):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         churn = xp.asarray(self.churn, t.dtype)
         kept = power(step_ratio(t, s, schedule), churn / (1 - churn))
-        return _row(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
+        return row_keeping(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
 
 
 @register
-class DDIMEta(_OneStep):
+class DDIMEta(OneStep):
     """Stochastic DDIM: noise of eta times the standard deviation of the posterior.
 
     `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
@@ -117,11 +117,11 @@ class DDIMEta(_OneStep):
         fresh = (1 - q) * (1 + q)
         eta = xp.asarray(self.eta, q.dtype)
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
-        return _row(t, s, schedule, kept, eta * root(fresh))
+        return row_keeping(t, s, schedule, kept, eta * root(fresh))
 
 
 @register
-class DDPMForward(_OneStep):
+class DDPMForward(OneStep):
     """Ancestral (DDPM) sampler with the variance of the forward step, "fixedlarge".
 
     The mean of DDPM, and noise of variance
@@ -262,7 +262,10 @@ def power(ratio: Array, exponent: ArrayLike) -> Array:
     )
 
 
-def _row(t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array) -> Row:
+def row_keeping(
+    t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array
+) -> Row:
+    """Rows of a sampler whose k is `kept`, with `fresh = sqrt(1 - k^2)`."""
     sigma = schedule.sigma(s)
     return dict(t=t, x=schedule.alpha(s), eps=sigma * kept, noise=sigma * fresh)
 

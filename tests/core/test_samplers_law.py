@@ -45,6 +45,11 @@ LAWS = {
     "sde_dpm-eps": lambda path, variance: oracles.adams_law(
         path, variance, "eps", 2, 0, 1.0, lower=False
     ),
+    "overshoot": lambda path, variance: oracles.overshoot_law(
+        path,
+        levels(SCHEDULES[path.name], path.t[1:] * (1 + 0.7 * np.diff(path.t))),
+        variance,
+    ),
     "sa_solver": lambda path, variance: oracles.adams_law(
         path, variance, "x", 2, 3, 0.8
     ),

@@ -116,6 +116,7 @@ LIMITS = {
         samplers.EDM(variable="dz_dt"),
         samplers.Heun("dz_dt"),
     ),
+    "overshooting by nothing is DDIM": (samplers.Overshoot(0.0), samplers.ddim()),
     "EDM without churn is Heun": (samplers.EDM(), samplers.Heun("eps")),
     "EDM without churn, one stage, is DDIM": (
         samplers.EDM(stages=1),

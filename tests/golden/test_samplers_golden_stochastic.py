@@ -394,6 +394,12 @@ def replaced(case):
     return in_time(case, samplers.FlowMap(gamma), t[:-1], t[1:], case.a["states"])
 
 
+def overshooting(case):
+    t = 1 - case.a["t"]
+    sampler = samplers.Overshoot(case.config["c"])
+    return in_time(case, sampler, t[:-1], t[1:], case.a["states"])
+
+
 def by_eta(make):
     return lambda case: one_step(case, make(case, said(case)["eta"]))
 
@@ -463,9 +469,8 @@ REPLAYS = {
     ),
     "rectified_flow": (
         "sampler",
-        dict.fromkeys(
-            ("StochasticCurvedEulerSampler", "NoiseRefreshSampler"), replaced
-        ),
+        dict.fromkeys(("StochasticCurvedEulerSampler", "NoiseRefreshSampler"), replaced)
+        | {"OverShootingSampler": overshooting},
     ),
     "score_sde": ("predictor", {"euler_maruyama": score_sde}),
     "sit": ("kind", {"sampler": sit}),

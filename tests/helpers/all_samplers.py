@@ -82,6 +82,7 @@ STOCHASTIC = {
     "ancestral2s-x": Entry(samplers.Ancestral2S("x", 0.6), 1),
     "sde_dpm2s": Entry(samplers.SDEDPMSolver2S(0.8), 1),
     "sde_dpm-eps": Entry(samplers.SDEDPMSolver(2, 1.0, "taylor", variable="eps"), 1),
+    "overshoot": Entry(samplers.Overshoot(0.7), 1),
     "sa_solver": Entry(samplers.SASolver(2, 3, 0.8), 1),
     "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 2),
     "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),

@@ -98,10 +98,6 @@ KDIFFUSION = rules(
 )
 RECTIFIED_FLOW = rules(
     "rectified_flow",
-    (
-        dict(sampler="OverShootingSampler"),
-        "noise in proportion to the step in time",
-    ),
     (dict(sampler="SDESampler"), "noise bounded by the level, then an ODE step"),
 )
 SCORE_SDE = rules(

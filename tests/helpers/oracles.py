@@ -118,6 +118,18 @@ def churn_law(path, churn, variance):
     return _one_step(path, variance, step)
 
 
+def overshoot_law(path, beyond, variance):
+    """The same for DDIM to the levels `beyond`, `(alpha, sigma)`, and noise back."""
+    ends = iter(zip(*beyond, strict=True))
+
+    def step(start, end):
+        alpha_r, sigma_r = next(ends)
+        kept = sigma_r * end[1] / (alpha_r * end[2]) if end[2] > 0 else 0.0
+        return kept, end[2] ** 2 * (1 - kept**2)
+
+    return _one_step(path, variance, step)
+
+
 def ddim_eta_law(path, eta, variance):
     """The same for DDIM with noise `eta sqrt(c) sigma_s`, `c = 1 - exp(-step)`."""
 
