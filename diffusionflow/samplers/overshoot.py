@@ -13,9 +13,10 @@ from diffusionflow.schedules import Schedule
 class Overshoot(OneStep):
     """Stochastic DDIM that goes beyond s in proportion to the step in time.
 
-    DDIM goes to `r = max(s - c (t - s) s, 0)` with c = strength, and noise brings z back
-    to the level of s: the churn family with `k = (sigma_r alpha_s) / (alpha_r sigma_s)`.
-    0 is DDIM. On flow matching DDIM is Euler's method, as in the source.
+    DDIM goes to `r = max(s - c (t - s) s, 0)` with c = strength, and noise brings z
+    back to the level of s: the churn family with
+    `k = (sigma_r alpha_s) / (alpha_r sigma_s)`. 0 is DDIM. On flow matching DDIM is
+    Euler's method, as in the source.
 
     Args:
       strength: c, at least 0.
@@ -33,8 +34,9 @@ class Overshoot(OneStep):
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         beyond = s - xp.asarray(self.strength, s.dtype) * (t - s) * s
-        some = schedule.sigma(s) > 0  # else no noise can be added
-        start = xp.where(some, s, t)
-        kept = step_ratio(start, xp.where(some, xp.maximum(beyond, 0), t), schedule)
+        some, middle = schedule.sigma(s) > 0, (t + s) / 2  # placeholder
+        start = xp.where(some, s, middle)
+        end = xp.where(some, xp.maximum(beyond, 0), middle)
+        kept = step_ratio(start, end, schedule)
         fresh = root((1 - kept) * (1 + kept))
         return row_keeping(t, s, schedule, kept, fresh)

@@ -294,6 +294,7 @@ REPLAYS = {
                 samplers.DPMSolver(3, second="taylor", third="reference")
             ),
             "sample_dpm_fast": golden_stages.dpm_fast,
+            "sample_dpm_adaptive": golden_stages.dpm_adaptive,
         },
     ),
     "rectified_flow": (

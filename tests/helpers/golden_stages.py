@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from diffusionflow import samplers
+from diffusionflow import analytic, samplers, schedules
+from tests.helpers import golden
 from tests.helpers.golden_runs import Levels, close, on_levels, run, times
 from tests.helpers.golden_samplers import ablation_schedule, levels, said, second_order
 
@@ -53,6 +54,31 @@ def dpm_fast(case):
     orders += [rest] if rest else []
     sampler = samplers.DPMSolverSinglestep(3, "eps", "midpoint")
     blocks(case, sampler, np.ones_like(sigma), sigma, orders, states)
+
+
+def dpm_adaptive(case):
+    """k-diffusion: the whole batch is one example, so that the steps are the same."""
+    settings, a = said(case), case.a
+    data = golden.Mixture(case.meta["mixture"])
+    with jax.enable_x64(True):
+        schedule = schedules.VE(settings["sigma_min"], settings["sigma_max"])
+        mixture = analytic.Mixture(data.weights, data.means, data.stds**2)
+        found = samplers.solve_dpm(
+            mixture.denoise_fn(schedule=schedule),
+            a["init_noise"] * settings["sigma_max"],
+            1.0,
+            0.0,
+            schedule=schedule,
+            order=settings["order"],
+            rtol=settings.get("rtol", 0.05),
+            atol=settings.get("atol", 0.0078),
+            batch_ndim=0,
+        )
+        assert (int(found.steps), int(found.nfe)) == (
+            settings["steps"],
+            settings["nfe"],
+        )
+    close(found.x, a["final"])
 
 
 def blocks(case, sampler, alpha, sigma, orders, states):

@@ -90,7 +90,6 @@ DIFFUSERS = rules(
 DPM_SOLVER = rules("dpm_solver", (dict(method="adaptive"), OWN_CONTROL))
 KDIFFUSION = rules(
     "kdiffusion_sampler",
-    (dict(function="sample_dpm_adaptive"), OWN_CONTROL),
     (
         dict(function="sample_dpm_fast", eta=Above(0)),
         "single-step orders 3, 3, ..., 2 or 1 with noise",
