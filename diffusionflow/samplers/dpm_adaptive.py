@@ -218,8 +218,8 @@ def _pair(
     def moments(part: float) -> tuple[Array, Array]:
         """Weights of m_0 and m_1 of the step there."""
         _, alpha, sigma = level(part)
-        gain, values = gain_and_moments("eps", part * h, alpha, sigma, 2)
-        return gain * values[0], gain * values[1]
+        gain, values = gain_and_moments("eps", part * h[None], alpha, sigma, 2)
+        return (gain * values[0])[0], (gain * values[1])[0]
 
     first: Denoised = denoiser(z, level(0.0)[0])
     r = 0.5 if order == 2 else 1 / 3

@@ -88,8 +88,8 @@ ROWS = (
         "normal",
         "the levels of `IPNDMScheduler` are of its own",
     ),
-    Row(("tAB-DEIS", "DEIS tab"), AdamsBashforth(4, "eps", "time"), "normal"),
-    Row(("rhoAB-DEIS", "DEIS rhoab"), AdamsBashforth(4, "eps"), "normal"),
+    Row(("tAB-DEIS",), AdamsBashforth(4, "eps", "time"), "normal"),
+    Row(("rhoAB-DEIS",), AdamsBashforth(4, "eps"), "normal"),
     Row(
         ("DPM++ 2S", "DPMSolverSinglestepScheduler"),
         DPMSolverSinglestep(2, "x", "midpoint", lower_final=False),

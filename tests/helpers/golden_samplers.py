@@ -159,7 +159,11 @@ def ablation_schedule(case):
         case "linear":
             clock = (lambda t: t, lambda sigma: sigma, lambda t: 0 * t + 1)
         case "ve":
-            clock = (lambda t: t**0.5, lambda sigma: sigma**2, lambda t: 0.5 * t**-0.5)
+            clock = (
+                lambda t: t**0.5,
+                lambda sigma: sigma**2,
+                lambda t: 0.5 / jnp.sqrt(t),
+            )
         case "vp":
             clock = _vp_clock(np.log1p(sigma[0] ** 2), np.log1p(sigma[-2] ** 2))
         case _:
