@@ -21,17 +21,16 @@ class Langevin:
         z <- z + delta score + sqrt(2 delta) xi,    score = -eps_hat / sigma_t.
 
     It leaves the law of z_t as it is for a small snr alone: the law of the samples does
-    not converge to that of the data with the number of steps. The predictor may be any
-    sampler of one state; a multi-step method would remember predictions from before the
-    corrector.
+    not converge to that of the data with the number of steps.
 
     Args:
-      sampler: the predictor.
+      sampler: the predictor, one whose state is z.
       snr: signal-to-noise ratio of a step, positive; scalar or `[num_steps]`.
       steps: of the corrector at each time, at least 1.
 
     Raises:
-      ValueError: a value is out of bounds.
+      ValueError: a value is out of bounds; in `run`: the predictor is a multi-step
+        method, which would remember predictions from before the corrector.
 
     Source: Song et al. 2020, arXiv 2011.13456, algorithms 2 to 5, in the form "ald" of
     its code, whose step does not depend on the other examples of a batch. There, for
@@ -63,16 +62,20 @@ class Langevin:
             calls=self.steps + count * np.ones(t.shape, np.int32),
         )
 
-    def init(self, z: Array) -> Any:
-        return self.sampler.init(z)
+    def init(self, z: Array) -> Array:
+        state = self.sampler.init(z)
+        if isinstance(state, tuple):
+            raise ValueError(
+                f"sampler={self.sampler}: must remember nothing between steps, such as "
+                "samplers.ddpm() or samplers.EulerMaruyama()"
+            )
+        return state
 
-    def step(self, state: Any, row: dict, noise: Array, denoise_fn: DenoiseFn) -> Any:
-        z = self.sampler.output(state)
+    def step(self, z: Array, row: dict, noise: Array, denoise_fn: DenoiseFn) -> Array:
         for xi in noise[: self.steps]:
             z = z + row["eps"] * denoise_fn(z, row["t"]).eps + row["noise"] * xi
-        state = state._replace(z=z) if hasattr(state, "_replace") else z
         rest = noise[self.steps :]
-        return self.sampler.step(state, row["predictor"], rest, denoise_fn)
+        return self.sampler.step(z, row["predictor"], rest, denoise_fn)
 
-    def output(self, state: Any) -> Array:
-        return self.sampler.output(state)
+    def output(self, z: Array) -> Array:
+        return z

@@ -84,8 +84,8 @@ STOCHASTIC = {
     "sde_dpm-eps": Entry(samplers.SDEDPMSolver(2, 1.0, "taylor", variable="eps"), 1),
     "overshoot": Entry(samplers.Overshoot(0.7), 1),
     "sa_solver": Entry(samplers.SASolver(2, 3, 0.8), 1),
-    "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 2),
-    "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),
+    "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 0),  # rounds of three steps
+    "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),  # its own bias
     "euler_maruyama": Entry(samplers.EulerMaruyama(), 1),
     "stochastic_heun": Entry(samplers.StochasticHeun(), 1),
 }
