@@ -15,6 +15,7 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers.churn import power
 from diffusionflow.samplers.ode import Heun, Row
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
@@ -109,7 +110,7 @@ class Restart:
         """Times at which the steps of a round begin and end."""
         rho = schedule.sigma(s) / schedule.alpha(s)
         part = np.arange(self.num_steps) / self.num_steps
-        first, last = top ** (1 / _KARRAS), rho ** (1 / _KARRAS)
+        first, last = (power(ends, 1 / _KARRAS) for ends in (top, rho))
         levels = (first + part.astype(s.dtype) * (last - first)) ** _KARRAS
         times = schedule.inverse_logsnr(-2 * xp.log(levels))
         one = xp.ones_like(s)

@@ -253,7 +253,7 @@ def test_vmap_over_the_sampler_and_grad_through_it():
     assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
 
 
-@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=3))
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=5))
 def test_grad_in_a_learned_schedule(name):
     difference_quotient_agrees(name, "linear_beta")
 
