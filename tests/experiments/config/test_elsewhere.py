@@ -40,7 +40,7 @@ def test_a_grid_that_is_given_is_kept():
         (section("heun"), "'heun' is no name of another library"),
         (section("DPM adaptive"), "sampler.name: .*not shipped; samplers.solve_dpm"),
         (section("DPM++ 2M Beta"), "sampler.name: .*grid 'beta'"),
-        (section("DDIM", "uniform"), "sampler.name: .*did you mean 'ddim'"),
+        (section("DDIM", "uniform"), "sampler.name: unknown name 'DDIM'; known: ddim"),
         (section("DPM++ 9M", "uniform"), "sampler.name='DPM.*must be a name"),
     ],
 )
