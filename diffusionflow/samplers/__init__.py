@@ -3,7 +3,7 @@
 Each is a table of coefficients, computed once in float64, and one scan over it.
 """
 
-from diffusionflow.samplers import diffusions
+from diffusionflow.samplers import diffusions, tableaus
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.adaptive import Solution, solve
 from diffusionflow.samplers.ancestral import Ancestral2S, SDEDPMSolver2S
@@ -24,19 +24,28 @@ from diffusionflow.samplers.churn import (
     ddpm,
     eta_to_churn,
 )
+from diffusionflow.samplers.dpm_adaptive import PID, solve_dpm
+from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.inversion import invert
+from diffusionflow.samplers.langevin import Langevin
 from diffusionflow.samplers.linear import Coefficients, coefficients
 from diffusionflow.samplers.names import Named, by_name
-from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint
+from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint, RungeKutta
+from diffusionflow.samplers.overshoot import Overshoot
+from diffusionflow.samplers.pndm import PNDM
+from diffusionflow.samplers.restart import Restart
+from diffusionflow.samplers.sa_solver import SASolver
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
 from diffusionflow.samplers.unipc import UniPC
 
 __all__ = [
     "EDM",
+    "PID",
+    "PNDM",
     "RK4",
     "AdamsBashforth",
     "Ancestral2S",
@@ -46,13 +55,19 @@ __all__ = [
     "DDPMForward",
     "DPMSolver",
     "DPMSolver2S",
+    "DPMSolverSinglestep",
     "Euler",
     "EulerMaruyama",
     "FlowMap",
     "Heun",
+    "Langevin",
     "Midpoint",
     "Named",
+    "Overshoot",
+    "Restart",
     "Result",
+    "RungeKutta",
+    "SASolver",
     "SDEDPMSolver",
     "SDEDPMSolver2S",
     "Sampler",
@@ -72,4 +87,6 @@ __all__ = [
     "run",
     "sample",
     "solve",
+    "solve_dpm",
+    "tableaus",
 ]

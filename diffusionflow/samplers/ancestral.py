@@ -28,6 +28,7 @@ class _TwoStages:
 
     eta: float | Array
     r: float | Array
+    variable: str
     num_noises: int
 
     def __post_init__(self) -> None:
@@ -40,15 +41,33 @@ class _TwoStages:
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
         return kept, eta * root(fresh)
 
+    def _row(
+        self, t: Array, s: Array, h: Array, kept: Array, up: Array, schedule: Schedule
+    ) -> Row:
+        """The step of one stage, and the level a fraction r of h in half log-SNR."""
+        sigma = schedule.sigma(s)
+        between, full = self._middle(t, s, h, schedule)
+        return dict(
+            t=t,
+            x=schedule.alpha(s),
+            eps=sigma * kept,
+            noise=sigma * up,
+            full=full,
+            between=between,
+            x_between=schedule.alpha(between),
+            eps_between=schedule.sigma(between),
+            calls=1 + full.astype(np.int32),
+        )
+
     def _middle(
-        self, t: Array, s: Array, h: Array, usable: Array, schedule: Schedule
+        self, t: Array, s: Array, h: Array, schedule: Schedule
     ) -> tuple[Array, Array]:
-        """The time a fraction r of the step h in log(alpha / sigma), if it exists."""
-        some = (t + s) / 2  # placeholder
+        """The time of the second stage, and where there is one."""
+        usable, some = h < xp.inf, (t + s) / 2  # placeholder
         start = schedule.logsnr(xp.where(usable, t, some))
-        level = start + 2 * xp.asarray(self.r, h.dtype) * h
-        usable = usable & (level <= schedule.logsnr(xp.zeros_like(t)))
-        inside = xp.where(usable, level, schedule.logsnr(some))
+        ahead = 2 * xp.asarray(self.r, h.dtype) * xp.where(usable, h, 1)
+        usable = usable & (start + ahead <= schedule.logsnr(xp.zeros_like(t)))
+        inside = xp.where(usable, start + ahead, schedule.logsnr(some))
         return xp.where(usable, schedule.inverse_logsnr(inside), some), usable
 
     def init(self, z: Array) -> Array:
@@ -63,9 +82,8 @@ class _TwoStages:
             if self.num_noises == 2:
                 between = between + row["noise_between"] * noise[0]
             second = denoise_fn(between, row["between"])
-            change = second.x - first.x
-            change_eps = second.eps - first.eps
-            return single + row["dx"] * change + row["deps"] * change_eps
+            change = getattr(second, self.variable) - getattr(first, self.variable)
+            return single + row["change"] * change
 
         mean = jax.lax.cond(row["full"], corrected, lambda first: single, first)
         return mean + row["noise"] * noise[-1]
@@ -74,10 +92,10 @@ class _TwoStages:
         return z
 
 
-def _finite(q: Array) -> tuple[Array, Array]:
-    """`(-log q, usable)`, where q > 0; the placeholder is 1."""
+def _length(q: Array) -> Array:
+    """`-log q`, infinite where q = 0, with finite derivatives."""
     usable = q > 0
-    return -xp.log(xp.where(usable, q, 1 / np.e)), usable
+    return xp.where(usable, -xp.log(xp.where(usable, q, 1)), xp.inf)
 
 
 @register
@@ -114,31 +132,15 @@ class Ancestral2S(_TwoStages):
 
     @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
-        q, alpha, sigma = (
-            step_ratio(t, s, schedule),
-            schedule.alpha(s),
-            schedule.sigma(s),
-        )
+        q = step_ratio(t, s, schedule)
         kept, up = self._kept(q)
-        h, usable = _finite(q * kept)
-        between, usable = self._middle(t, s, h, usable, schedule)
-        gain, moments = gain_and_moments(self.variable, h, alpha, sigma * kept, 2)
-        weight = gain * with_slope(moments, "midpoint")[1]
-        weight = xp.where(usable, weight, 0) / xp.asarray(self.r, h.dtype)
-        zero = xp.zeros_like(weight)
-        return dict(
-            t=t,
-            x=alpha,
-            eps=sigma * kept,
-            noise=sigma * up,
-            full=usable,
-            between=between,
-            x_between=schedule.alpha(between),
-            eps_between=schedule.sigma(between),
-            dx=weight if self.variable == "x" else zero,
-            deps=weight if self.variable == "eps" else zero,
-            calls=1 + usable.astype(np.int32),
-        )
+        h = _length(q * kept)
+        row = self._row(t, s, h, kept, up, schedule)
+        h = xp.where(row["full"], h, 1)
+        gain, moments = gain_and_moments(self.variable, h, row["x"], row["eps"], 2)
+        slope = gain * with_slope(moments, "midpoint")[1]
+        change = xp.where(row["full"], slope, 0) / xp.asarray(self.r, q.dtype)
+        return dict(row, change=change)
 
 
 @register
@@ -164,33 +166,22 @@ class SDEDPMSolver2S(_TwoStages):
 
     eta: float | Array = 1.0
     r: float | Array = 0.5
+    variable = "x"
     num_noises = 2
 
     @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
-        q, alpha, sigma = (
-            step_ratio(t, s, schedule),
-            schedule.alpha(s),
-            schedule.sigma(s),
-        )
-        h, usable = _finite(q)
-        between, usable = self._middle(t, s, h, usable, schedule)
+        q, r = step_ratio(t, s, schedule), xp.asarray(self.r, t.dtype)
         kept, up = self._kept(q)
-        r = xp.asarray(self.r, q.dtype)
+        h = _length(q)
+        row = self._row(t, s, h, kept, up, schedule)
+        h = xp.where(row["full"], h, 1)
         kept_between, up_between = self._kept(xp.exp(-r * h))
-        sigma_between = schedule.sigma(between)
-        weight = alpha * (1 - q * kept) / (2 * r)
+        sigma_between = row["eps_between"]
+        change = row["x"] * (1 - q * kept) / (2 * r)
         return dict(
-            t=t,
-            x=alpha,
-            eps=sigma * kept,
-            noise=sigma * up,
-            full=usable,
-            between=between,
-            x_between=schedule.alpha(between),
+            row,
             eps_between=sigma_between * kept_between,
             noise_between=sigma_between * up_between,
-            dx=xp.where(usable, weight, 0),
-            deps=xp.zeros_like(weight),
-            calls=1 + usable.astype(np.int32),
+            change=xp.where(row["full"], change, 0),
         )

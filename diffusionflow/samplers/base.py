@@ -3,7 +3,8 @@
 A sampler has `num_noises` and four methods:
 
 - `plan(t, s, schedule)`: the steps from times `t` to `s`, `[num_steps]` each, as a
-  pytree of arrays with leading axis `num_steps`. A column `calls` counts the
+  pytree of arrays with leading axis `num_steps`, or more where the sampler takes steps
+  that are not in the grid (`Restart`). A column `calls` counts the
   evaluations of `denoise_fn` in each step; without it there is one, or NFE are not
   known. The times that
   `step` hands to `denoise_fn` are columns too, and of the evaluations that it contains

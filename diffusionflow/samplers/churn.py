@@ -15,9 +15,10 @@ and differ in k. The literature sets k by four numbers:
 | "sde" eta, SDE-DPM-Solver++        | q^eta                      | 0    | 1    |
 | "ddim" eta, Song et al. 2020       | sqrt(1 - eta^2 (1 - q^2))  | 0    | 1    |
 
-The first three are the same for every step; the last depends on the step between its
-ends. `eta_to_churn` and `churn_to_eta` are the maps. On a schedule with alpha = 1 the
-"ddim" eta is that of the ancestral samplers of k-diffusion.
+Churn 1 replaces all noise (k = 0). The first three are the same for every step; the
+last depends on the step between its ends. `eta_to_churn` and `churn_to_eta` are the
+maps. On a schedule with alpha = 1 the "ddim" eta is that of the ancestral samplers of
+k-diffusion.
 """
 
 from typing import Any
@@ -36,8 +37,8 @@ DDPM_VARIANCES = ("posterior", "forward")
 Row = dict[str, Array]
 
 
-class _OneStep:
-    """Common step of the samplers in this file; their plans differ."""
+class OneStep:
+    """Base class of the family: a common step, and plans that differ."""
 
     num_noises = 1
 
@@ -54,7 +55,7 @@ class _OneStep:
 
 
 @register
-class Churn(_OneStep):
+class Churn(OneStep):
     """Stochastic DDIM: fresh noise undoes fraction `churn` of each denoising step.
 
     With c = churn and D the step in log-SNR, DDIM goes to `logsnr_t + D / (1 - c)` and
@@ -63,10 +64,11 @@ class Churn(_OneStep):
         z_s = alpha_s x_hat + sigma_s (k eps_hat + sqrt(1 - k^2) xi),
         k = (sigma_s alpha_t / (alpha_s sigma_t))^(c / (1 - c)).
 
-    c = 0 is DDIM; c = 1/2 is the ancestral sampler of DDPM with the posterior variance.
+    c = 0 is DDIM; c = 1/2 is the ancestral sampler of DDPM with the posterior variance;
+    c = 1 replaces all noise in every step, as consistency models do.
 
     Args:
-      churn: in [0, 1).
+      churn: in [0, 1].
 
     Raises:
       ValueError: `churn` is outside.
@@ -79,16 +81,18 @@ class Churn(_OneStep):
     churn: float | Array = 0.0
 
     def __post_init__(self) -> None:
-        inside = lambda churn: 0 <= churn < 1
-        check_bound("churn", self.churn, inside, "in [0, 1)", "0 is DDIM, 0.5 is DDPM")
+        inside = lambda churn: 0 <= churn <= 1
+        check_bound("churn", self.churn, inside, "in [0, 1]", "0 is DDIM, 0.5 is DDPM")
 
+    @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
-        kept = power(step_ratio(t, s, schedule), self.churn / (1 - self.churn))
-        return _row(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
+        churn = xp.asarray(self.churn, t.dtype)
+        kept = power(step_ratio(t, s, schedule), churn / (1 - churn))
+        return row_keeping(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
 
 
 @register
-class DDIMEta(_OneStep):
+class DDIMEta(OneStep):
     """Stochastic DDIM: noise of eta times the standard deviation of the posterior.
 
     `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
@@ -113,11 +117,11 @@ class DDIMEta(_OneStep):
         fresh = (1 - q) * (1 + q)
         eta = xp.asarray(self.eta, q.dtype)
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
-        return _row(t, s, schedule, kept, eta * root(fresh))
+        return row_keeping(t, s, schedule, kept, eta * root(fresh))
 
 
 @register
-class DDPMForward(_OneStep):
+class DDPMForward(OneStep):
     """Ancestral (DDPM) sampler with the variance of the forward step, "fixedlarge".
 
     The mean of DDPM, and noise of variance
@@ -248,17 +252,20 @@ def step_ratio(t: Array, s: Array, schedule: Schedule) -> Array:
 
 
 def power(ratio: Array, exponent: ArrayLike) -> Array:
-    """`ratio ** exponent` with `0 ** 0 = 1` and finite derivatives at 0."""
+    """`ratio ** exponent` with `0 ** 0 = 1`, finite derivatives at 0, and 0 at inf."""
     exponent = xp.asarray(exponent, ratio.dtype)
-    finite = ratio > 0  # a power has no derivative at 0
+    finite = (ratio > 0) & (exponent < xp.inf)  # else a power has no derivative
     return xp.where(
         finite,
-        xp.where(finite, ratio, 1) ** exponent,
+        xp.where(finite, ratio, 1) ** xp.where(finite, exponent, 1),
         xp.where(exponent > 0, 0.0, 1.0).astype(ratio.dtype),
     )
 
 
-def _row(t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array) -> Row:
+def row_keeping(
+    t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array
+) -> Row:
+    """Rows of a sampler whose k is `kept`, with `fresh = sqrt(1 - k^2)`."""
     sigma = schedule.sigma(s)
     return dict(t=t, x=schedule.alpha(s), eps=sigma * kept, noise=sigma * fresh)
 

@@ -1,8 +1,10 @@
 """EDM's stochastic sampler: noise first, then a step of an ODE solver."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
@@ -15,8 +17,10 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
+from diffusionflow.samplers import tableaus
 from diffusionflow.samplers.dpm_solver import DPMSolver2S
-from diffusionflow.samplers.ode import Euler, Heun, Row
+from diffusionflow.samplers.ode import Euler, Row, RungeKutta
+from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
 
@@ -32,10 +36,13 @@ class EDM:
 
     and goes from r to s by `Heun("eps")` (2 stages) or `Euler("eps")` (1 stage, DDIM);
     with `second="midpoint"` by `DPMSolver2S("eps")`, its second stage in the middle of
-    log rho. The network is called at r. No level is raised beyond that of t = 1, where
-    the schedule ends: gamma is then what leads there, and 0 from alpha = 0, where z is
-    noise already. This is a deviation from the source, which calls its network there. N
-    is the number of steps in the grid, without the step of `sample` to the data.
+    log rho. `variable="dz_dt"` and `place` make it the general sampler of the source's
+    ablations, whose schedule and scaling are those of `schedule` and whose alpha is
+    `place`. The step to sigma = 0 is Euler's. The network is called at r. No level is
+    raised beyond that of t = 1, where the schedule ends: gamma is then what leads
+    there, and 0 from alpha = 0, where z is noise already. This is a deviation from the
+    source, which calls its network there. N is the number of steps in the grid, without
+    the step of `sample` to the data.
 
     Args:
       s_churn: total amount of added noise, at least 0. 0 is the deterministic sampler.
@@ -43,13 +50,15 @@ class EDM:
       s_tmax: highest rho that is raised.
       s_noise: factor of the noise; 1 keeps the law.
       stages: 2, or 1 for Euler.
-      second: where the second stage is, "heun" (at s) or "midpoint".
+      second: where the second stage is, "heun" (at `place`) or "midpoint".
+      variable: of the ODE step, one of `VARIABLES`.
+      place: of the second stage in the step, in (0, 1]; 1 is Heun's method, at s.
 
     Raises:
       ValueError: a value is out of bounds.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2, on any schedule;
-    "midpoint" is `sample_dpm_2` of k-diffusion.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2, on any schedule, and the
+    general sampler of its appendix; "midpoint" is `sample_dpm_2` of k-diffusion.
     """
 
     s_churn: float | Array = 0.0
@@ -58,6 +67,8 @@ class EDM:
     s_noise: float | Array = 1.0
     stages: int = static(default=2)
     second: str = static(default="heun")
+    variable: str = static(default="eps")
+    place: float = static(default=1.0)
     num_noises = 1
 
     def __post_init__(self) -> None:
@@ -67,14 +78,27 @@ class EDM:
         check_below("s_tmin", self.s_tmin, "s_tmax", self.s_tmax)
         check_bound("stages", self.stages, lambda count: count in (1, 2), "1 or 2")
         check_name("second", self.second, ("heun", "midpoint"))
-        if self.stages == 1 and self.second != "heun":
-            raise ValueError(f"second={self.second!r}: must be left out with stages=1")
+        check_name("variable", self.variable, VARIABLES)
+        plain = self.variable == "eps" and self.place == 1
+        if self.stages == 1 and (self.second != "heun" or self.place != 1):
+            raise ValueError(
+                f"second={self.second!r}, place={self.place!r}: must be left out with "
+                "stages=1"
+            )
+        if self.second == "midpoint" and not plain:
+            raise ValueError(
+                f"variable={self.variable!r}, place={self.place!r}: must be left out "
+                "with second='midpoint'"
+            )
+        tableaus.second_order(self.place)
 
     @property
-    def _solver(self) -> Euler | Heun | DPMSolver2S:
+    def _solver(self) -> Any:
         if self.stages == 1:
-            return Euler("eps")
-        return Heun("eps") if self.second == "heun" else DPMSolver2S("eps")
+            return Euler(self.variable)
+        if self.second == "midpoint":
+            return DPMSolver2S("eps")
+        return RungeKutta(tableaus.second_order(self.place), self.variable)
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         gamma, raised = self._raise(t, schedule)
@@ -84,6 +108,9 @@ class EDM:
         added = schedule.sigma(t) * root(gamma * (2 + gamma))
         noise = ratio * added * xp.asarray(self.s_noise, t.dtype)
         rows = self._solver.plan(raised, s, schedule)
+        if "full" in rows:
+            full = rows["full"] & (schedule.sigma(s) > 0)
+            rows = dict(rows, full=full, calls=1 + full.astype(np.int32))
         return dict(rows, raise_z=ratio, raise_noise=noise)
 
     def _raise(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:

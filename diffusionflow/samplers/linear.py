@@ -21,7 +21,8 @@ class Coefficients(NamedTuple):
     `z_end = initial z_start + sum_ij h_ij p_ij + sum_ij c_ij xi_ij`.
 
     Fields:
-      h: weights of the predictions, `[num_steps, calls]`.
+      h: weights of the predictions, `[num_steps, calls]`, with one row for each of the
+        plan.
       c: weights of the noise, `[num_steps, num_noises]`.
       initial: weight of the first z, `[]`.
     """
@@ -71,7 +72,7 @@ def _coefficients(
 ) -> Coefficients:
     rows = plan(sampler, times, schedule=schedule)
     zero = jnp.zeros((), jnp.result_type(float))
-    num_steps = times.shape[0] - 1
+    num_steps = jax.tree.leaves(rows)[0].shape[0]
 
     def end(z: Array, values: Array, noise: Array) -> Array:
         prescribed: Any = _Prescribed(sampler, kind, schedule)

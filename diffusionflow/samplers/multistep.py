@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow.predictions import DenoiseFn
+from diffusionflow.predictions import Denoised, DenoiseFn
 
 
 class State(NamedTuple):
@@ -58,7 +58,10 @@ class Multistep:
         self, state: State, row: dict, noise: Array, denoise_fn: DenoiseFn
     ) -> State:
         del noise
-        denoised = denoise_fn(state.z, row["t"])
+        return self.advance(state, row, denoise_fn(state.z, row["t"]))
+
+    def advance(self, state: State, row: dict, denoised: Denoised) -> State:
+        """Takes the step with the prediction at its start."""
         slope = row["a"] * denoised.x + row["b"] * denoised.eps
         z = row["z"] * state.z + row["x"] * denoised.x + row["eps"] * denoised.eps
         z = z + weigh(row["past"], state.past - slope[None])

@@ -96,6 +96,20 @@ def _exponential(num_steps: int, *, schedule: Schedule) -> np.ndarray:
     )
 
 
+def _dpm_fast(num_steps: int, *, schedule: Schedule) -> np.ndarray:
+    """The stages of blocks of order 3 and what is left, of equal length in log-SNR."""
+    whole, rest = divmod(num_steps, 3)
+    orders = [3] * whole + [rest] if rest else [3] * (whole - 1) + [2, 1]
+    low, high = (-2 * float(np.log(end)) for end in _ends(schedule))
+    length = (low - high) / len(orders)
+    parts = [block + np.arange(n) / n for block, n in enumerate(orders)]
+    logsnr = np.append(high + length * np.concatenate(parts), low)
+    times = in_float64(lambda schedule, x: schedule.inverse_logsnr(x), schedule, logsnr)
+    times = np.array(times)
+    times[0] = 1.0 if float(schedule.alpha(1.0)) > 0 else times[0]
+    return grids.check_grid(times)
+
+
 def _ends(schedule: Schedule) -> tuple[float, float]:
     """The least and the largest sigma / alpha; 0.002 and 80 where they have none."""
     first = 0.0
@@ -117,6 +131,7 @@ GRIDS: dict[str, GridFn] = {
     "linspace": _linspace,
     "karras": _karras,
     "exponential": _exponential,
+    "dpm fast": _dpm_fast,
 }
 
 
@@ -157,6 +172,11 @@ def by_name(name: str) -> Named:
     hint = f"did you mean {nearest}? " if close else ""
     known = ", ".join(row.names[0] for row in ROWS)
     raise ValueError(f"unknown sampler {name!r}: {hint}known: {known}")
+
+
+def with_grid(name: str) -> bool:
+    """Whether the name of a grid stands behind that of a sampler."""
+    return _split(_normalized(name))[1] is not None
 
 
 def _normalized(name: Any) -> str:

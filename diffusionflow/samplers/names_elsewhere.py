@@ -5,10 +5,14 @@ from typing import NamedTuple
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.ancestral import Ancestral2S, SDEDPMSolver2S
 from diffusionflow.samplers.base import Sampler
-from diffusionflow.samplers.churn import DDIMEta, ddim, ddpm
+from diffusionflow.samplers.churn import Churn, DDIMEta, ddim, ddpm
+from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.ode import Euler, Heun
+from diffusionflow.samplers.pndm import PNDM
+from diffusionflow.samplers.restart import Restart
+from diffusionflow.samplers.sa_solver import SASolver
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
 from diffusionflow.samplers.unipc import UniPC
 
@@ -71,10 +75,52 @@ ROWS = (
     ),
     Row(("DPM++ 2S a", "sample_dpmpp_2s_ancestral"), Ancestral2S("x"), "normal"),
     Row(
+        ("PLMS", "sample_plms", "PNDMScheduler"),
+        PNDM(4, "heun"),
+        "leading",
+        "`PNDMScheduler` is `PNDM()` unless `skip_prk_steps` is set; it aims at a "
+        "timestep less T // N on every spacing",
+    ),
+    Row(("PNDM",), PNDM(), "leading"),
+    Row(
+        ("iPNDM", "IPNDMScheduler"),
+        AdamsBashforth(4, "eps", "step"),
+        "normal",
+        "the levels of `IPNDMScheduler` are of its own",
+    ),
+    Row(("tAB-DEIS",), AdamsBashforth(4, "eps", "time"), "normal"),
+    Row(("rhoAB-DEIS",), AdamsBashforth(4, "eps"), "normal"),
+    Row(
         ("DPM++ 2S", "DPMSolverSinglestepScheduler"),
-        DPMSolver2S("x"),
+        DPMSolverSinglestep(2, "x", "midpoint", lower_final=False),
         "linspace",
-        "diffusers counts both stages as steps, and starts one of order 2 a step back",
+    ),
+    Row(
+        ("DPM++ 3S",),
+        DPMSolverSinglestep(3, "x", "midpoint"),
+        "dpm fast",
+        "in the code of its authors; `stage='midpoint'` is diffusers' singlestep",
+    ),
+    Row(
+        ("DPM fast", "DPM-Solver 3S", "sample_dpm_fast"),
+        DPMSolverSinglestep(3, "eps", "midpoint"),
+        "dpm fast",
+        "theirs ends at the first level: `samplers.sample(..., to_data=False)`; "
+        "its `eta` is not shipped",
+    ),
+    Row(
+        ("SA-Solver", "SASolverScheduler"),
+        SASolver(2, 2, t_min=0.2, t_max=0.8),
+        "linspace",
+        "steps that start at timesteps from 200 to 800 add noise; theirs ends at the "
+        "first level of its table",
+    ),
+    Row(
+        ("Restart", "restart sampler"),
+        Restart(),
+        "karras",
+        "one interval; its levels depend on the data: `samplers.Restart(rho_min, "
+        "rho_max, num_steps, repeats)`",
     ),
     Row(
         ("DPM++ 2M", "sample_dpmpp_2m"),
@@ -143,22 +189,28 @@ ROWS = (
         "gamma is a part of the noise, theirs of the timestep: "
         "`interop.DiffusersScheduler` has theirs",
     ),
-    Row(("FlowMatchEulerDiscreteScheduler",), Euler("u"), "normal", _FLOW),
+    Row(
+        ("FlowMatchEulerDiscreteScheduler",),
+        Euler("u"),
+        "normal",
+        _FLOW + "; with `stochastic_sampling`: `samplers.Churn(1.0)`",
+    ),
+    Row(
+        ("FlowMatchLCMScheduler",),
+        Churn(1.0),
+        "normal",
+        "its levels are of its own, and its `scale_factors` are not shipped",
+    ),
     Row(("FlowMatchHeunDiscreteScheduler",), Heun("u"), "normal", _FLOW),
 )
-_NEAR_AB = "samplers.AdamsBashforth(4, 'eps') is near to it"
 _OTHERS = "see the table of samplers in docs/samplers.md"
 NOT_SHIPPED = {
-    ("PLMS", "PNDM", "PNDMScheduler", "sample_plms"): _NEAR_AB,
-    ("iPNDM", "iPNDM v", "IPNDMScheduler"): _NEAR_AB,
-    ("DPM fast", "sample_dpm_fast"): "samplers.DPMSolver2S('eps') is its order 2",
-    ("DPM adaptive", "sample_dpm_adaptive"): "samplers.solve takes adaptive steps",
-    ("Restart", "restart sampler"): "samplers.EDM(s_churn=...) adds noise as well",
-    ("SA-Solver", "SASolverScheduler"): "samplers.SDEDPMSolver(3, 1.0) is near to it",
+    ("iPNDM v",): "samplers.AdamsBashforth(4, 'eps') has weights for unequal steps",
+    ("DPM adaptive", "sample_dpm_adaptive"): (
+        "samplers.solve_dpm is it: it takes no grid"
+    ),
     ("DDIMInverseScheduler",): "samplers.invert goes from data to noise",
-    ("FlowMatchLCMScheduler",): "samplers.FlowMap(1.0) is its step",
     ("Heun++ 2", "heunpp2"): _OTHERS,
-    ("DPM++ 3S", "DPM-Solver 3S"): "samplers.DPMSolver(3) is of order 3",
     ("Euler CFG++", "DDIM CFG++", "Euler a CFG++"): _OTHERS,
     ("ER SDE", "res multistep", "gradient estimation", "seeds 2"): _OTHERS,
 }

@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++: exponential multistep solvers of the eta-SDE."""
+"""SDE-DPM-Solver and SDE-DPM-Solver++: exponential multistep solvers of the eta-SDE."""
 
 from jax import Array
 
@@ -14,7 +14,7 @@ from diffusionflow.schedules import Schedule
 
 @register
 class SDEDPMSolver:
-    """Stochastic multistep solver, exact for x_hat a polynomial in the log-SNR.
+    """Stochastic multistep solver, exact for x_hat or eps_hat polynomials in log-SNR.
 
     With h = (logsnr_s - logsnr_t) / 2, H = (1 + eta) h, m_0 = x_hat at t and m_1, m_2
     those of the steps before, `d_1 = (m_0 - m_1) h / h_1`, `d_2 = (m_1 - m_2) h / h_2`:
@@ -28,10 +28,16 @@ class SDEDPMSolver:
     and E = 2 (d_1 - d_2) / (r_1 + r_2). Published implementations leave out that 2, and
     are of order 2; theirs is "reference".
 
+    With `variable="eps"` the predictions are those of eps_hat, and
+
+        z_s = alpha_s / alpha_t z + sigma_s sqrt(eta (e^(2 h) - 1)) xi
+              - (1 + eta) sigma_s ((e^h - 1) m_0 + p D + P E),
+              p = (e^h - 1) / h - 1,    P = p / h - 1/2.
+
     The order grows from 1 with the first steps, and is 1 where h is infinite: from
     alpha = 0 (which its successors leave out as well) and to sigma = 0, where the
-    result is `alpha_s x_hat`. With eta > 0 past values of x_hat carry noise, and no
-    more than order 1 of the law is claimed.
+    result is `alpha_s x_hat`; these steps are the same in both variables. With eta > 0
+    past predictions carry noise, and no more than order 1 of the law is claimed.
 
     Args:
       order: 1, 2 or 3.
@@ -40,6 +46,7 @@ class SDEDPMSolver:
       second: "midpoint" or "taylor", of the steps of second order that are not a
         warm-up of order 3, where it is "taylor".
       third: "corrected" or "reference", of the steps of third order.
+      variable: "x" for SDE-DPM-Solver++, "eps" for SDE-DPM-Solver.
 
     Raises:
       ValueError: a value is out of bounds or unknown.
@@ -52,6 +59,7 @@ class SDEDPMSolver:
     eta: float | Array = 1.0
     second: str = static(default="midpoint")
     third: str = static(default="corrected")
+    variable: str = static(default="x")
     num_noises = 1
 
     def __post_init__(self) -> None:
@@ -59,6 +67,7 @@ class SDEDPMSolver:
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
         check_name("second", self.second, SECOND)
         check_name("third", self.third, THIRD)
+        check_name("variable", self.variable, ("x", "eps"))
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         q, alpha, sigma = (
@@ -67,16 +76,30 @@ class SDEDPMSolver:
             schedule.sigma(s),
         )
         eta = xp.asarray(self.eta, q.dtype)
-        near, far = self._differences(q, 1 + eta)
         kept = power(q, eta)
-        return dict(
+        row = dict(
             t=t,
             z=sigma / schedule.sigma(t) * kept,
             x=alpha * (1 - power(q, 1 + eta)),
-            near=alpha * near,
-            far=alpha * far,
+            eps=xp.zeros_like(q),
             noise=sigma * root((1 - kept) * (1 + kept)),
         )
+        if self.variable == "x":
+            near, far = self._differences(q, 1 + eta)
+            return dict(row, near=alpha * near, far=alpha * far)
+        finite = q > 0
+        near, far = self._differences(q, -xp.ones_like(eta))
+        gain = (1 + eta) * sigma
+        less = 1 / xp.where(finite, q, 1)  # e^h
+        ratio = alpha / xp.where(finite, schedule.alpha(t), 1)
+        changed = dict(
+            z=ratio,
+            x=xp.zeros_like(q),
+            eps=-gain * (less - 1),
+            noise=sigma * root(eta * (less - 1) * (less + 1)),
+        )
+        row |= {name: xp.where(finite, changed[name], row[name]) for name in changed}
+        return dict(row, near=gain * near, far=gain * far)
 
     def _differences(self, q: Array, growth: Array) -> tuple[Array, Array]:
         """Factors of m_0 - m_1 and of m_1 - m_2."""
@@ -102,12 +125,14 @@ class SDEDPMSolver:
     def step(
         self, state: multistep.State, row: Row, noise: Array, denoise_fn: DenoiseFn
     ) -> multistep.State:
-        x = denoise_fn(state.z, row["t"]).x
-        z = row["z"] * state.z + row["x"] * x + row["noise"] * noise[0]
-        values = [x, *state.past]
+        denoised = denoise_fn(state.z, row["t"])
+        latest = getattr(denoised, self.variable)
+        z = row["z"] * state.z + row["x"] * denoised.x + row["eps"] * denoised.eps
+        z = z + row["noise"] * noise[0]
+        values = [latest, *state.past]
         for name, now, before in zip(("near", "far"), values, state.past, strict=False):
             z = z + row[name] * (now - before)
-        return state.push(z, x) if self.order > 1 else state._replace(z=z)
+        return state.push(z, latest) if self.order > 1 else state._replace(z=z)
 
     def output(self, state: multistep.State) -> Array:
         return state.z

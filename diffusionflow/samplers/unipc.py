@@ -12,8 +12,47 @@ from diffusionflow.schedules import Schedule
 B = ("bh1", "bh2")
 
 
+class PredictorCorrector:
+    """Base class of samplers that correct a step with the prediction at its end.
+
+    The correction of a step is linear in predictions, so it is a change of weights that
+    the next step adds to z, `carry` times. Columns of a row: `t`; `x`, `eps` of the
+    step of order 1; `past [order - 1]` and `correction [width]`, the weights of the
+    differences of past predictions, `width` of them, to the newest; `carry`; `noise`,
+    where the sampler draws some.
+    """
+
+    num_noises: int
+    order: int
+    variable: str
+    width: int
+
+    def init(self, z: Array) -> multistep.State:
+        return multistep.State.first(z, self.width)
+
+    def step(
+        self, state: multistep.State, row: dict, noise: Array, denoise_fn: DenoiseFn
+    ) -> multistep.State:
+        denoised = denoise_fn(state.z, row["t"])
+        prediction = getattr(denoised, self.variable)
+        differences = state.past - prediction[None]
+        correction = multistep.weigh(row["correction"], differences)
+        z = (
+            row["x"] * denoised.x
+            + row["eps"] * denoised.eps
+            + row["carry"] * correction
+        )
+        z = z + multistep.weigh(row["past"], differences[: self.order - 1])
+        if self.num_noises:
+            z = z + row["noise"] * noise[0]
+        return state.push(z, prediction)
+
+    def output(self, state: multistep.State) -> Array:
+        return state.z
+
+
 @register
-class UniPC:
+class UniPC(PredictorCorrector):
     """DPM-Solver(++) corrected by each new prediction; one network call a step.
 
     The predictor of order p puts a polynomial through the last p predictions, as
@@ -53,9 +92,13 @@ class UniPC:
         check_name("b", self.b, B)
         check_name("variable", self.variable, ("x", "eps"))
 
+    @property
+    def width(self) -> int:
+        return self.order
+
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Array]:
         # In the paper's terms: `predictor` are the weights a_m / r_m of UniP and
-        # `corrector` those of UniC less UniP's, which act on the step before, at its
+        # `correction` those of UniC less UniP's, which act on the step before, at its
         # end t; `carry` takes that change of z_t through the next step, linear in z.
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
@@ -68,8 +111,9 @@ class UniPC:
         predictor = multistep.past_weights(
             h, orders, self.order, [[moments[0], slope], moments]
         )
-        corrector = self._correction(h, orders, usable, predictor, moments, slope)
-        correction = multistep.earlier(gain[:, None] * corrector, 1, 0)
+        corrector = correction(
+            h, xp.where(usable, orders, -1), self.width, predictor, moments, slope
+        )
         # the step before made alpha_t > 0 where there is something to correct
         level_t, level_s = (
             (sigma_t, sigma_s) if self.variable == "x" else (alpha_t, alpha_s)
@@ -80,60 +124,49 @@ class UniPC:
             x=alpha_s,
             eps=sigma_s,
             past=gain[:, None] * predictor,
-            correction=correction,
+            correction=multistep.earlier(gain[:, None] * corrector, 1, 0),
             carry=xp.where(some, level_s / xp.where(some, level_t, 1), 0),
         )
 
-    def _correction(
-        self,
-        h: Array,
-        orders: Array,
-        usable: Array,
-        predictor: Array,
-        moments: list[Array],
-        slope: Array,
-    ) -> Array:
-        """Weights of UniC-p less those of UniP-p, on the last `order` predictions.
 
-        They act on differences to the newest prediction, the network's at the end of
-        the step. Both solve the paper's `R_p(h) a_p B(h) = phi_p(h)`: their weights
-        integrate Lagrange's polynomials exactly, whatever B is. Only for one unknown
-        (p = 1 here, p = 2 of the predictor) the paper takes `a_1 = 1/2` instead, and
-        there B stays in the weight (`slope`).
-        """
-        newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
-        predicted = xp.concatenate([newest[:, None], predictor], axis=-1)
-        correction = xp.zeros_like(predicted)
-        for p in range(1, self.order + 1):
-            active = (orders == p) & usable
-            nodes = multistep.nodes(h, p, active)
-            weights = multistep.integrals(
-                [xp.ones_like(h), *nodes],
-                [moments[0], slope] if p == 1 else moments,
-            )[1:]
-            weights += [xp.zeros_like(h)] * (self.order - p)
-            difference = xp.stack(weights, axis=-1) - predicted
-            correction = xp.where(active[:, None], difference, correction)
-        return correction
+def correction(
+    h: Array,
+    counts: Array,
+    width: int,
+    predictor: Array,
+    moments: list[Array],
+    slope: Array,
+) -> Array:
+    """Weights of the corrector less those of the predictor, `[num_steps, width]`.
 
-    def init(self, z: Array) -> multistep.State:
-        return multistep.State.first(z, self.order)
+    They act on differences of the last `width` predictions, those at the start of the
+    step and before it, to the newest, the network's at its end. Both correctors, UniC
+    and SA-Solver's, integrate the polynomial through the newest prediction and `count`
+    before it exactly; in UniPC's paper they solve `R_p(h) a_p B(h) = phi_p(h)`,
+    whatever B is. Only through two predictions, the papers take another weight of their
+    slope (`slope`).
 
-    def step(
-        self, state: multistep.State, row: dict, noise: Array, denoise_fn: DenoiseFn
-    ) -> multistep.State:
-        del noise
-        denoised = denoise_fn(state.z, row["t"])
-        prediction = getattr(denoised, self.variable)
-        differences = state.past - prediction[None]
-        correction = multistep.weigh(row["correction"], differences)
-        z = (
-            row["x"] * denoised.x
-            + row["eps"] * denoised.eps
-            + row["carry"] * correction
-        )
-        z = z + multistep.weigh(row["past"], differences[: self.order - 1])
-        return state.push(z, prediction)
-
-    def output(self, state: multistep.State) -> Array:
-        return state.z
+    Args:
+      h: length of every step, finite, `[num_steps]`.
+      counts: earlier predictions of the corrector, int `[num_steps]`; -1 for a step
+        that is not corrected.
+      width: at least `order` and all counts.
+      predictor: weights of the predictor, from `multistep.past_weights`.
+      moments: of the integral over a step; `width + 1` of them.
+      slope: m_1 of the corrector with one earlier prediction.
+    """
+    newest = moments[0] - xp.sum(predictor, axis=-1)  # at the start of the step
+    predicted = [newest, *(predictor[:, j] for j in range(predictor.shape[-1]))]
+    zero = xp.zeros_like(h)
+    columns = [zero] * width
+    for count in range(width + 1):
+        active = counts == count
+        nodes = [xp.ones_like(h), *multistep.nodes(h, count, active)[:count]]
+        weights = multistep.integrals(
+            nodes, [moments[0], slope] if count == 1 else moments
+        )[1:]
+        for j in range(width):
+            corrected = weights[j] if j < count else zero
+            before = predicted[j] if j < len(predicted) else zero
+            columns[j] = xp.where(active, corrected - before, columns[j])
+    return xp.stack(columns, axis=-1)

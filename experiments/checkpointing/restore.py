@@ -8,7 +8,7 @@ import jax
 
 from experiments.checkpointing import identity, manager, metadata, posthoc_ema
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, external
+from experiments.config import build, elsewhere, external
 from experiments.config.model import Model
 from experiments.data import class_labels
 from experiments.runtime import pytrees, sharding
@@ -91,7 +91,7 @@ def _completed(
         names = found["examples"].get("class_names", ())
         label = class_labels.class_number(label, built.num_classes, names)
     guidance = config["guidance"] if request.guidance is None else request.guidance
-    sampler = config["sampler"] | request.sampler
+    sampler = elsewhere.completed(config["sampler"], request.sampler)
     return request._replace(
         step=number, label=label, guidance=guidance, sampler=sampler
     )

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusionflow import objectives, predictions, samplers, schedules
-from experiments.config import adapters, external, methods, protocols, registry
+from experiments.config import (
+    adapters,
+    elsewhere,
+    external,
+    methods,
+    protocols,
+    registry,
+)
 from experiments.config.model import Model
 from experiments.config.parsing import from_section, parse
 from experiments.data.base import DataSet, DataTransform
@@ -88,6 +95,8 @@ def coupling(text: str) -> Any:
 
 def sampler(section: Mapping[str, Any]) -> Any:
     """The sampler of a section `name, num_steps, grid`."""
+    if (named := elsewhere.named(section["name"])) is not None:
+        return named.sampler
     parts = dict(diffusion_fn=registry.DIFFUSIONS)
     built = parse("sampler.name", section["name"], registry.SAMPLERS, parts=parts)
     with naming(f"sampler.name: {section['name']}"):
@@ -98,6 +107,9 @@ def sampler(section: Mapping[str, Any]) -> Any:
 def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray:
     """Sampling times, float64 [num_steps + 1], of a section `name, num_steps, grid`."""
     known = {"num_steps": section["num_steps"], "schedule": schedule}
+    if (grid_fn := elsewhere.grid_fn(section)) is not None:
+        with naming("sampler.grid"):
+            return grid_fn(**known)
     times = np.asarray(parse("sampler.grid", section["grid"], registry.GRIDS, **known))
     good = times.ndim == 1 and len(times) > 1 and (np.diff(times) < 0).all()
     if not (good and times[-1] >= 0 and times[0] <= 1):

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from diffusionflow import metrics, predictions, samplers
 from experiments.checkpointing.loaded import Request
-from experiments.config import build
+from experiments.config import build, elsewhere
 from experiments.config.model import Model
 from experiments.data.base import DataSet, Examples
 from experiments.evaluation import features
@@ -62,11 +62,9 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
     name, steps, grid = match.groups()
     inside = len(steps) <= 7 and 1 <= int(steps) <= MOST_STEPS
     require("sampler", text, inside, f"of 1 to {MOST_STEPS} steps")
-    section = {
-        "name": name,
-        "num_steps": int(steps),
-        "grid": default["grid"] if grid is None else grid,
-    }
+    given = {"name": name, "num_steps": int(steps)}
+    given |= {} if grid is None else {"grid": grid}
+    section = elsewhere.completed({"grid": default["grid"]}, given)
     build.sampler(section)
     return section
 

@@ -34,7 +34,7 @@ from diffusionflow import metrics, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build
+from experiments.config import build, elsewhere
 from experiments.runtime import rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
@@ -68,7 +68,7 @@ def write_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        asked = request._replace(sampler=SAMPLER | dict(request.sampler))
+        asked = request._replace(sampler=elsewhere.completed(SAMPLER, request.sampler))
         loaded = restore.load(workdir, asked)
         request, given = loaded.request, of_samples(loaded)
         shards = Shards(

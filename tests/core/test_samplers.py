@@ -33,11 +33,12 @@ def steps_are_finite(on, name, counts):
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     for count in counts:
         rows = samplers.plan(sampler, grids.uniform(count), schedule=schedule)
+        total = len(jax.tree.leaves(rows)[0])
         noise = np.random.default_rng(count).normal(
-            size=(count, sampler.num_noises, 3, 2)
+            size=(total, sampler.num_noises, 3, 2)
         )
         found = steps(sampler, rows, z, DATA.denoise_fn(schedule=schedule), noise)
-        assert found.dtype == z.dtype and found.shape == (count + 1, 3, 2)
+        assert found.dtype == z.dtype and found.shape == (total + 1, 3, 2)
         assert np.isfinite(found).all()
 
 
@@ -67,13 +68,13 @@ def test_sample_is_plan_and_run_and_the_step_to_the_data(sampler):
         schedule=schedule,
         trajectory=True,
     )
+    rows = samplers.plan(sampler, times, schedule=schedule)
     noise = [
         source.draw(jax.random.key(1), i, sampler.num_noises, z)
         if sampler.num_noises
         else np.zeros((0, 3, 2))
-        for i in range(5)
+        for i in range(len(jax.tree.leaves(rows)[0]))
     ]
-    rows = samplers.plan(sampler, times, schedule=schedule)
     found = steps(sampler, rows, z, denoise_fn, np.stack(noise))
     np.testing.assert_allclose(result.trajectory[:-1], found, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(result.trajectory[0], z)
@@ -93,7 +94,7 @@ def test_a_point_mass_comes_back(on, name):
     for count in (2, 20):
         rows = samplers.plan(sampler, grids.uniform(count), schedule=schedule)
         noise = np.random.default_rng(count).normal(
-            size=(count, sampler.num_noises, 4, 2)
+            size=(len(jax.tree.leaves(rows)[0]), sampler.num_noises, 4, 2)
         )
         x = steps(sampler, rows, z, data.denoise_fn(schedule=schedule), noise)[-1]
         if schedule == SCHEDULES["truncated"]:  # short of the data
@@ -134,7 +135,7 @@ def test_calls_are_counted(on, name):
                 schedule=schedule,
             )
         assert result.nfe == len(calls)
-        raises = isinstance(sampler, samplers.EDM)
+        raises = isinstance(sampler, samplers.EDM | samplers.Restart)
         assert raises or all(np.diff(calls) <= 0)
 
 
@@ -252,7 +253,7 @@ def test_vmap_over_the_sampler_and_grad_through_it():
     assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
 
 
-@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=3))
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=5))
 def test_grad_in_a_learned_schedule(name):
     difference_quotient_agrees(name, "linear_beta")
 
@@ -345,8 +346,8 @@ def test_refusals():
     rows = samplers.plan(samplers.ddpm(), grids.uniform(2), schedule=schedule)
     with pytest.raises(ValueError, match="key=None: .* takes a random key"):
         samplers.run(None, by_eps, z, rows, sampler=samplers.ddpm())
-    for churn in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=rf"churn={churn}.*\[0, 1\)"):
+    for churn in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=rf"churn={churn}.*\[0, 1\]"):
             samplers.Churn(churn)
     with pytest.raises(ValueError, match="s_tmin=50.0.*s_tmax=0.05"):
         samplers.EDM(10.0, s_tmin=50.0, s_tmax=0.05)  # would never raise a level

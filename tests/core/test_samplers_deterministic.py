@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 from diffusionflow import analytic, grids, samplers, schedules
+from diffusionflow.samplers.adams_bashforth import moments_in_time
 from tests.helpers import oracles
 from tests.helpers.all_samplers import SCHEDULES, STEEP, levels
 from tests.helpers.sampler_runs import draw, order
@@ -21,6 +23,9 @@ TIMES = grids.uniform(6, t_max=0.95, t_min=0.05)
             for variable in ("eps", "v", "dz_dt")
         ),
         (samplers.DPMSolver(1), samplers.ddim()),
+        (samplers.DPMSolverSinglestep(1), samplers.ddim()),
+        (samplers.RungeKutta("midpoint", "v"), samplers.Midpoint("v")),
+        (samplers.AdamsBashforth(2, polynomial="time"), samplers.AdamsBashforth(2)),
         (samplers.DPMSolver(3, "eps", lower_final=1), samplers.ddim()),  # one step
         (samplers.UniPC(3, "bh1"), samplers.ddim()),  # one step: predictor alone
     ],
@@ -29,7 +34,7 @@ TIMES = grids.uniform(6, t_max=0.95, t_min=0.05)
 def test_limits(sampler, limit):
     """A first step is of order 1; AB1 and DPM-Solver 1 are so in every step."""
     schedule = SCHEDULES["linear_beta"]
-    always = getattr(sampler, "order", 1) == 1
+    always = getattr(sampler, "order", 1) == 1 or limit == samplers.AdamsBashforth(2)
     times = TIMES if always else TIMES[:2]
     with jax.enable_x64(True):
         np.testing.assert_allclose(
@@ -135,6 +140,56 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
             assert same == (name == "ddim" or frame == 0)
 
 
+@pytest.mark.parametrize("variable", ["eps", "v"])
+def test_moments_in_time_are_the_integrals(variable):
+    """`int theta^k d clock` against adaptive quadrature, also close to the noise."""
+    schedule = SCHEDULES["linear_beta"]
+    t, s = np.array([0.999, 0.6, 0.1]), np.array([0.8, 0.4, 0.02])
+    found = np.stack(moments_in_time(variable, t, s, 4, schedule))
+
+    def clock(time):
+        alpha, sigma = levels(schedule, time)
+        return sigma / alpha if variable == "eps" else np.arctan2(sigma, alpha)
+
+    def moment(i, k):
+        """By parts."""
+        at = lambda part: clock(t[i] + part * (s[i] - t[i]))
+        fn = lambda part: k * part ** (k - 1) * at(part)
+        rest, _ = integrate.quad(fn, 0, 1, epsabs=1e-12)
+        return (at(1.0) - rest) / (at(1.0) - at(0.0))
+
+    expected = [[moment(i, k) for i in range(3)] for k in range(1, 4)]
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-9)
+
+
+def test_weights_by_the_number_of_the_step_are_the_textbook_ones():
+    """Adams-Bashforth's (55, -59, 37, -9) / 24 for any steps, after a warm-up."""
+    times, schedule = grids.quadratic(8, t_max=0.9, t_min=0.1), SCHEDULES["flow"]
+    textbook = np.array([55, -59, 37, -9]) / 24
+    for sampler in (samplers.AdamsBashforth(4, "eps", "step"), samplers.PNDM()):
+        rows = samplers.plan(sampler, times, schedule=schedule)
+        alpha, sigma = levels(schedule, times)
+        gain = sigma[1:] - sigma[:-1] * alpha[1:] / alpha[:-1]
+        past = rows["past"][3:] / gain[3:, None]
+        np.testing.assert_allclose(past, np.tile(textbook[1:], (5, 1)), rtol=1e-11)
+    assert rows["calls"].tolist() == [4, 4, 4, 1, 1, 1, 1, 1]
+
+
+def test_the_published_orders_of_single_steps():
+    """Lu et al. 2022: 3, ..., 3, 2, 1 for a number of calls that 3 divides."""
+    starts = {9: [0, 3, 6, 8], 10: [0, 3, 6, 9], 11: [0, 3, 6, 9]}
+    for count, expected in starts.items():
+        times = grids.uniform(count, t_max=0.9, t_min=0.1)
+        sampler = samplers.DPMSolverSinglestep(3)
+        rows = samplers.plan(sampler, times, schedule=SCHEDULES["flow"])
+        assert np.flatnonzero(rows["first"]).tolist() == expected
+        ends = grids.uniform(count)  # infinite steps are blocks of their own
+        rows = samplers.plan(sampler, ends, schedule=SCHEDULES["flow"])
+        assert (
+            rows["first"][[0, 1, -1]].all() and not rows["differences"][[0, -1]].any()
+        )
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -144,6 +199,13 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
         lambda: samplers.DPMSolver(third="published"),
         lambda: samplers.DPMSolver(lower_final=-1),
         lambda: samplers.DPMSolver2S(r=1.0),
+        lambda: samplers.DPMSolverSinglestep(4),
+        lambda: samplers.DPMSolverSinglestep(stage="middle"),
+        lambda: samplers.PNDM(1),
+        lambda: samplers.PNDM(warm_up="rk"),
+        lambda: samplers.RungeKutta("heun4"),
+        lambda: samplers.RungeKutta(samplers.tableaus.second_order(1.2)),
+        lambda: samplers.RungeKutta(((0, 0.5), ((), (0.4,)), (0, 1))),
         lambda: samplers.UniPC(4),
         lambda: samplers.UniPC(b="bh3"),
     ],

@@ -42,6 +42,23 @@ LAWS = {
         path, "x", 0.6, variance
     ),
     "sde_dpm2s": lambda path, variance: oracles.sde_two_stages_law(path, 0.8, variance),
+    "sde_dpm-eps": lambda path, variance: oracles.adams_law(
+        path, variance, "eps", 2, 0, 1.0, lower=False
+    ),
+    "overshoot": lambda path, variance: oracles.overshoot_law(
+        path,
+        levels(SCHEDULES[path.name], path.t[1:] * (1 + 0.7 * np.diff(path.t))),
+        variance,
+    ),
+    "sa_solver": lambda path, variance: oracles.adams_law(
+        path, variance, "x", 2, 3, 0.8
+    ),
+    "restart": lambda path, variance: oracles.restart_law(
+        path, 0.1, 1.0, 3, 2, variance
+    ),
+    "langevin": lambda path, variance: oracles.langevin_law(
+        path, 0.1, 1, 0.5, variance
+    ),
     "euler_maruyama": lambda path, variance: oracles.sde_law(path, variance, False),
     "stochastic_heun": lambda path, variance: oracles.sde_law(path, variance, True),
 }
@@ -68,7 +85,8 @@ def law(sampler, schedule, times):
                 noise=source,
             ).x
 
-        noise = jnp.zeros((len(times) - 1, sampler.num_noises))
+        count = len(jax.tree.leaves(rows)[0])
+        noise = jnp.zeros((count, sampler.num_noises))
         factor, spread = jax.grad(end, argnums=(0, 1))(jnp.zeros(()), noise)
         assert end(jnp.zeros(()), noise) == 0
         start = schedule.sigma(times[0]) ** 2

@@ -65,9 +65,8 @@ def test_grids_of_names_count_steps_as_their_source_does():
     [
         ("DPM++ 2N", r"did you mean .*'DPM\+\+ 2M'"),
         ("Eular a", "did you mean 'Euler a'"),
-        ("PLMS", "not shipped; samplers.AdamsBashforth"),
-        ("SASolverScheduler", "not shipped"),
-        ("DPM adaptive", "samplers.solve"),
+        ("iPNDM v", "not shipped; samplers.AdamsBashforth"),
+        ("DPM adaptive", "samplers.solve_dpm"),
         ("DPM++ 2M Beta", "grid 'beta'.*use_beta_sigmas"),
         ("zzz", "unknown sampler 'zzz': known: Euler, Euler a"),
     ],

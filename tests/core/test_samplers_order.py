@@ -1,13 +1,26 @@
 """The order of every deterministic sampler, on data whose flow is known."""
 
-from tests.helpers.all_samplers import DETERMINISTIC, SCHEDULES, pairs
+import pytest
+
+from tests.helpers.all_samplers import DETERMINISTIC, FURTHER, SCHEDULES, pairs
 from tests.helpers.sampler_runs import WARM_UP_NUM_STEPS, order
+
+EVERY = DETERMINISTIC | FURTHER
 
 
 @pairs(DETERMINISTIC)
 def test_order_of_convergence(on, name):
+    converges(EVERY[name], SCHEDULES[on])
+
+
+@pytest.mark.nightly
+@pairs(FURTHER)
+def test_order_of_convergence_of_other_settings(on, name):
+    converges(EVERY[name], SCHEDULES[on])
+
+
+def converges(entry, schedule):
     """From exact starting values, and as shipped."""
-    entry, schedule = DETERMINISTIC[name], SCHEDULES[on]
     warm = 0 if entry.shipped is None else 3
     assert order(entry.sampler, schedule, warm) >= entry.order - 0.15
     if entry.shipped is not None:
@@ -17,7 +30,7 @@ def test_order_of_convergence(on, name):
 
 def main():
     """Prints the orders as rows of a table: the least over the schedules."""
-    for name, entry in DETERMINISTIC.items():
+    for name, entry in EVERY.items():
         cells = [f"`{entry.sampler}`", str(entry.order)]
         warm = 0 if entry.shipped is None else 3
         least = lambda *args, entry=entry: min(

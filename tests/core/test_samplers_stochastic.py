@@ -19,7 +19,9 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHE
 
 def draw(sampler, schedule, times, seed=0):
     """The states, with the same noise for every sampler; in float64."""
-    noise = np.random.default_rng(seed).normal(size=(len(times) - 1, 2, 7))
+    rows = samplers.plan(sampler, times, schedule=schedule)
+    count = len(jax.tree.leaves(rows)[0])
+    noise = np.random.default_rng(seed).normal(size=(count, 2, 7))
     noise = noise[:, : sampler.num_noises]
     with jax.enable_x64(True), jax.disable_jit():
         return np.asarray(
@@ -27,7 +29,7 @@ def draw(sampler, schedule, times, seed=0):
                 None,
                 MIXTURE.denoise_fn(schedule=schedule),
                 np.linspace(-2.0, 2.0, 7),
-                samplers.plan(sampler, times, schedule=schedule),
+                rows,
                 sampler=sampler,
                 noise=random.Recorded(noise),
                 trajectory=True,
@@ -93,6 +95,28 @@ LIMITS = {
         samplers.SDEDPMSolver2S(0.0, 0.3),
         samplers.DPMSolver2S("x", r=0.3),
     ),
+    "churn = 1 is consistency sampling": (samplers.Churn(1.0), samplers.FlowMap(1.0)),
+    "SDE-DPM-Solver 2 without noise is DPM-Solver 2": (
+        samplers.SDEDPMSolver(2, 0.0, variable="eps"),
+        samplers.DPMSolver(2, "eps"),
+    ),
+    "SA-Solver without noise is UniPC": (
+        samplers.SASolver(2, 3, 0.0),
+        samplers.UniPC(2, "bh1", lower_final=2),
+    ),
+    "SA-Solver's predictor with noise is SDE-DPM-Solver++": (
+        samplers.SASolver(1, 0, 1.0),
+        samplers.SDEDPMSolver(1, 1.0),
+    ),
+    "Restart without rounds is Heun": (
+        samplers.Restart(0.1, repeats=0),
+        samplers.Heun("eps"),
+    ),
+    "EDM without churn, in time, is a Runge-Kutta method": (
+        samplers.EDM(variable="dz_dt"),
+        samplers.Heun("dz_dt"),
+    ),
+    "overshooting by nothing is DDIM": (samplers.Overshoot(0.0), samplers.ddim()),
     "EDM without churn is Heun": (samplers.EDM(), samplers.Heun("eps")),
     "EDM without churn, one stage, is DDIM": (
         samplers.EDM(stages=1),

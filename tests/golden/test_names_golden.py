@@ -96,3 +96,19 @@ def test_the_grid_behind_a_name_is_the_recorded_one(grid, suffix):
         _, grid_fn = samplers.by_name(f"DPM++ 2M {suffix}")
         times = grid_fn(len(sigma), schedule=schedule)
         np.testing.assert_allclose(schedule.sigma(times), sigma, rtol=1e-9)
+
+
+def test_the_grid_of_dpm_fast_is_the_recorded_one():
+    found = [
+        case
+        for case in golden.cases("sampler", "kdiffusion_sampler")
+        if case.config["function"] == "sample_dpm_fast" and said(case)["eta"] == 0
+    ]
+    assert found or golden.NAMED
+    for case in found:
+        low, high = case.config["sigma_min"], case.config["sigma_max"]
+        schedule = schedules.VE(low, high)
+        _, grid_fn = samplers.by_name("sample_dpm_fast")
+        times = grid_fn(case.config["nfe"], schedule=schedule)
+        expected = np.append(case.a["eval_sigma"], low)
+        np.testing.assert_allclose(schedule.sigma(times), expected, rtol=1e-9)

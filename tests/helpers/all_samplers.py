@@ -48,6 +48,25 @@ DETERMINISTIC = {
     "unipc3": Entry(samplers.UniPC(3), 4),
     "flow_map": Entry(samplers.FlowMap(), 1),
     "unipc2-eps": Entry(samplers.UniPC(2, variable="eps"), 3),
+    "heun3-u": Entry(samplers.RungeKutta("heun3", "u"), 3),
+    "tab-deis3": Entry(samplers.AdamsBashforth(3, "eps", "time"), 3, 2),
+    "plms": Entry(samplers.PNDM(4, "heun"), 2),
+    "dpm++3s": Entry(samplers.DPMSolverSinglestep(3, lower_final=False), 3),
+}
+# of classes that are above: for the orders and their table alone
+FURTHER = {
+    "ralston-eps": Entry(samplers.RungeKutta("ralston", "eps"), 2),
+    "bogacki_shampine-v": Entry(samplers.RungeKutta("bogacki_shampine", "v"), 3),
+    "three_eighths-dz_dt": Entry(samplers.RungeKutta("three_eighths"), 4),
+    "dormand_prince-u": Entry(samplers.RungeKutta("dormand_prince", "u"), 5),
+    "tab-deis4-v": Entry(samplers.AdamsBashforth(4, "v", "time"), 4, 2),
+    "ipndm": Entry(samplers.AdamsBashforth(4, "eps", "step"), 2),
+    "pndm": Entry(samplers.PNDM(), 2),
+    "dpm-3s-midpoint": Entry(
+        samplers.DPMSolverSinglestep(3, "eps", "midpoint", lower_final=False), 3
+    ),
+    "dpm-fast": Entry(samplers.DPMSolverSinglestep(3, "eps", "midpoint"), 2),
+    "dpm++2s-singlestep": Entry(samplers.DPMSolverSinglestep(2, lower_final=False), 2),
 }
 STOCHASTIC = {
     "ddpm": Entry(samplers.ddpm(), 1),
@@ -62,6 +81,11 @@ STOCHASTIC = {
     "ancestral2s-eps": Entry(samplers.Ancestral2S("eps"), 1),
     "ancestral2s-x": Entry(samplers.Ancestral2S("x", 0.6), 1),
     "sde_dpm2s": Entry(samplers.SDEDPMSolver2S(0.8), 1),
+    "sde_dpm-eps": Entry(samplers.SDEDPMSolver(2, 1.0, "taylor", variable="eps"), 1),
+    "overshoot": Entry(samplers.Overshoot(0.7), 1),
+    "sa_solver": Entry(samplers.SASolver(2, 3, 0.8), 1),
+    "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 0),  # rounds of three steps
+    "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),  # its own bias
     "euler_maruyama": Entry(samplers.EulerMaruyama(), 1),
     "stochastic_heun": Entry(samplers.StochasticHeun(), 1),
 }

@@ -1,5 +1,6 @@
 """What records of samplers say, and who replays them."""
 
+import jax.numpy as jnp
 import numpy as np
 
 # of the library, where `config` is silent
@@ -103,3 +104,83 @@ def levels(case):
     for name in ("alpha", "sigma"):
         np.testing.assert_array_equal(a[f"{name}_to"][:-1], a[f"{name}_eval"][1:])
         yield np.append(a[f"{name}_eval"], a[f"{name}_to"][-1])
+
+
+class Ablation:
+    """EDM's general sampler: sigma / alpha = `level(time)`, in its time, and a scaling.
+
+    Our times are `top` times as short, so that levels may be raised.
+
+    Args:
+      level: sigma of the time.
+      inverse: time of the sigma.
+      slope: of `level`.
+      scaled: whether alpha is `1 / sqrt(1 + sigma^2)`; else it is 1.
+      top: positive.
+      variable: in which EDM's sampler takes its steps.
+    """
+
+    def __init__(self, level, inverse, slope, scaled, top, variable):
+        self.level, self.inverse, self.slope = level, inverse, slope
+        self.scaled, self.top, self.variable = scaled, top, variable
+
+    def time(self, sigma):
+        return self.inverse(sigma) / self.top
+
+    def alpha(self, t):
+        level = self.level(self.top * t)
+        return (1 + level**2) ** -0.5 if self.scaled else 0 * level + 1
+
+    def sigma(self, t):
+        return self.alpha(t) * self.level(self.top * t)
+
+    def logsnr(self, t):
+        return -2 * jnp.log(self.level(self.top * t))
+
+    def inverse_logsnr(self, logsnr):
+        return self.time(jnp.exp(-logsnr / 2))
+
+    def derivatives(self, t):
+        alpha, level = self.alpha(t), self.level(self.top * t)
+        slope = self.top * self.slope(self.top * t)
+        change = -(alpha**3) * level * slope if self.scaled else 0 * level
+        return change, change * level + alpha * slope
+
+
+def ablation_schedule(case):
+    """Of a record of EDM's samplers; VP's is fitted to the ends of its grid.
+
+    Records that name no schedule are those of `sigma = t` and alpha = 1, whose solvers
+    in time are those in "eps".
+    """
+    settings, sigma = said(case), case.a.get("sigma_grid", case.a.get("sigma_eval"))
+    scaled = case.choose("scaling", {"none": False, "vp": True}, "none")
+    match settings.get("schedule", "linear"):
+        case "linear":
+            clock = (lambda t: t, lambda sigma: sigma, lambda t: 0 * t + 1)
+        case "ve":
+            clock = (
+                lambda t: t**0.5,
+                lambda sigma: sigma**2,
+                lambda t: 0.5 / jnp.sqrt(t),
+            )
+        case "vp":
+            clock = _vp_clock(np.log1p(sigma[0] ** 2), np.log1p(sigma[-2] ** 2))
+        case _:
+            raise case.unknown(f"schedule={settings['schedule']!r}")
+    with_time = scaled or settings.get("schedule", "linear") != "linear"
+    top = 2.0 ** np.ceil(np.log2(float(clock[1](2 * sigma.max()))))
+    return Ablation(*clock, scaled, top, "dz_dt" if with_time else "eps")
+
+
+def _vp_clock(last, first, epsilon=1e-3):
+    """`log(1 + sigma^2) = beta_d t^2 / 2 + beta_min t`, by it at 1 and at epsilon."""
+    beta_d = 2 * (first / epsilon - last) / (epsilon - 1)
+    beta_min = last - beta_d / 2
+    total = lambda t: beta_d * t**2 / 2 + beta_min * t
+    level = lambda t: jnp.sqrt(jnp.expm1(total(t)))
+    inverse = lambda sigma: (
+        (jnp.sqrt(beta_min**2 + 2 * beta_d * jnp.log1p(sigma**2)) - beta_min) / beta_d
+    )
+    slope = lambda t: (beta_d * t + beta_min) * jnp.exp(total(t)) / (2 * level(t))
+    return level, inverse, slope

@@ -8,15 +8,10 @@ from typing import Any
 
 from tests.helpers.golden_samplers import library, said
 
-SINGLE_3 = "the single-step method of order 3 is not shipped"
 OWN_CONTROL = "an adaptive step size of the recorder's own"
 SOLVE = "an adaptive solver: `samplers.solve` has its own step control"
 TWO_STAGES = "a single-step SDE solver with two stages"
-CONSTANT = "replaces a share of the noise that does not depend on the step"
-CLOCK = "steps in the time of EDM's vp and ve formulations"
 ADAMS = "Adams-Bashforth of an order above 4"
-ODE_3 = "Heun's method of order 3"
-THREE_EIGHTHS = "the 3/8 rule; ours is the classical one"
 
 
 class Above:
@@ -81,54 +76,28 @@ def rules(library, *settings_and_reasons):
     return tuple(Rule(library, *each) for each in settings_and_reasons)
 
 
-SINGLE, PNDM = "DPMSolverSinglestepScheduler", "PNDMScheduler"
 DIFFUSERS = rules(
     "diffusers",
-    (dict(scheduler=PNDM, skip_prk_steps=True), "visits the second time twice"),
-    (dict(scheduler=PNDM, skip_prk_steps=False), "pseudo Runge-Kutta"),
-    (dict(algorithm_type="sde-dpmsolver"), "SDE solver on eps"),
     (
-        dict(scheduler=SINGLE, algorithm_type="sde-dpmsolver++", orders=Above(1)),
+        dict(
+            scheduler="DPMSolverSinglestepScheduler",
+            algorithm_type="sde-dpmsolver++",
+            orders=Above(1),
+        ),
         TWO_STAGES,
     ),
-    (dict(scheduler=SINGLE, orders=Above(2)), SINGLE_3),
-    (dict(stochastic_sampling=True), "all noise replaced: churn = 1"),
-    (dict(scheduler="SASolverScheduler"), "stochastic Adams with a corrector"),
 )
-DPM_SOLVER = rules(
-    "dpm_solver",
-    (dict(method="adaptive"), OWN_CONTROL),
-    (dict(method=("singlestep", "singlestep_fixed"), orders=Above(2)), SINGLE_3),
-)
-ABLATION = "ablation_sampler"
-EDM = rules(
-    "edm_sampler",
-    (dict(function=ABLATION, schedule=Other("linear")), CLOCK),
-    (
-        dict(function=ABLATION, solver="heun", alpha=Other(1)),
-        "a second stage elsewhere than at the end of the step",
-    ),
-)
+DPM_SOLVER = rules("dpm_solver", (dict(method="adaptive"), OWN_CONTROL))
 KDIFFUSION = rules(
     "kdiffusion_sampler",
-    (dict(function="sample_dpm_adaptive"), OWN_CONTROL),
-    (dict(function="sample_dpm_fast"), "single-step orders 3, 3, ..., 2 or 1"),
+    (
+        dict(function="sample_dpm_fast", eta=Above(0)),
+        "single-step orders 3, 3, ..., 2 or 1 with noise",
+    ),
 )
 RECTIFIED_FLOW = rules(
     "rectified_flow",
-    (dict(sampler="NoiseRefreshSampler"), CONSTANT),
-    (
-        dict(sampler="OverShootingSampler"),
-        "noise in proportion to the step in time",
-    ),
     (dict(sampler="SDESampler"), "noise bounded by the level, then an ODE step"),
-    (
-        dict(
-            sampler="StochasticCurvedEulerSampler",
-            noise_replacement_rate=Other("ddpm"),
-        ),
-        CONSTANT,
-    ),
 )
 SCORE_SDE = rules(
     "score_sde",
@@ -139,18 +108,11 @@ SCORE_SDE = rules(
     ),
     (dict(predictor="reverse_diffusion"), "discretised forward steps"),
     (dict(predictor="ancestral_sampling"), "levels by truncated indices"),
-    (dict(predictor="euler_maruyama", corrector=Other("none")), "Langevin corrector"),
 )
 RULES = (
     *DIFFUSERS,
     *DPM_SOLVER,
-    *EDM,
-    *rules(
-        "flow_matching",
-        (dict(kind="sampler_adaptive"), SOLVE),
-        (dict(method="heun3"), ODE_3),
-        (dict(method="rk4"), THREE_EIGHTHS),
-    ),
+    *rules("flow_matching", (dict(kind="sampler_adaptive"), SOLVE)),
     *rules(
         "hackable_diffusion",
         (
@@ -174,9 +136,14 @@ MORE = (
             "the network is called before the noise, and again after it",
         ),
     ),
-    *rules("edm_sampler", (dict(function=ABLATION, scaling=Other("none")), CLOCK)),
+    *rules(
+        "score_sde",
+        (
+            dict(corrector="langevin"),
+            "Langevin steps whose length depends on the whole batch",
+        ),
+    ),
     *rules("kdiffusion_sampler", (dict(function="sample_lms", order=Above(4)), ADAMS)),
-    *rules("sit", (dict(method="heun3"), ODE_3), (dict(method="rk4"), THREE_EIGHTHS)),
 )
 REASONS = {(rule.library, str(rule)): rule.why for rule in (*RULES, *MORE)}
 

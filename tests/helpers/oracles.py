@@ -118,6 +118,18 @@ def churn_law(path, churn, variance):
     return _one_step(path, variance, step)
 
 
+def overshoot_law(path, beyond, variance):
+    """The same for DDIM to the levels `beyond`, `(alpha, sigma)`, and noise back."""
+    ends = iter(zip(*beyond, strict=True))
+
+    def step(start, end):
+        alpha_r, sigma_r = next(ends)
+        kept = sigma_r * end[1] / (alpha_r * end[2]) if end[2] > 0 else 0.0
+        return kept, end[2] ** 2 * (1 - kept**2)
+
+    return _one_step(path, variance, step)
+
+
 def ddim_eta_law(path, eta, variance):
     """The same for DDIM with noise `eta sqrt(c) sigma_s`, `c = 1 - exp(-step)`."""
 
@@ -258,6 +270,109 @@ def sde_dpm_law(path, order, eta, variance, midpoint):
         widths.insert(0, h)
         law.append(z @ z)
     return np.array(law)
+
+
+def adams_law(path, variance, variable, order, corrector, tau, lower=True):
+    """The same for SA-Solver: z as weights of the start and of each noise.
+
+    Integrals of Lagrange's polynomials in half log-SNR by quadrature. `corrector` is
+    the number of its nodes, `lower` whether the orders fall in the last steps.
+    """
+    count, z = len(path.t) - 1, np.zeros(len(path.t))
+    z[0] = path.sigma[0]
+    with np.errstate(divide="ignore"):
+        half = np.log(path.alpha / path.sigma)
+    first, means, law, before = int(path.alpha[0] == 0), [], [z @ z], None
+
+    def step(z, noise, i, nodes, values):
+        """From time i to the next, P through `values` at the half log-SNR `nodes`."""
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = list(path.steps())[i]
+        h, rate = half[i + 1] - half[i], 1 + tau**2
+        place, share = np.polynomial.legendre.leggauss(40)
+        u = half[i] + h * (1 + place) / 2
+        kernel = np.exp(
+            rate * (u - half[i + 1]) if variable == "x" else half[i + 1] - u
+        )
+        integral = lambda f: rate * h / 2 * np.sum(share * kernel * f)
+        total = 0
+        for j, value in enumerate(values):
+            others = [node for k, node in enumerate(nodes) if k != j]
+            lagrange = np.prod([(u - o) / (nodes[j] - o) for o in others], axis=0)
+            total = total + integral(lagrange * np.ones_like(u)) * value
+        if len(nodes) == 2 and variable == "x":  # half of the weight of small steps
+            slope = (values[0] - values[1]) / (nodes[0] - nodes[1])
+            total = total + (rate * h**2 / 2 - integral(u - half[i])) * slope
+        if variable == "x":
+            kept = np.exp(-(tau**2) * h)
+            z, width = sigma_s / sigma * kept * z, np.sqrt(1 - kept**2)
+            return z + alpha_s * total + sigma_s * width * noise
+        width = tau * np.sqrt(np.expm1(2 * h))
+        return alpha_s / alpha * z - sigma_s * total + sigma_s * width * noise
+
+    for i, ((_, alpha, sigma), (_, alpha_s, sigma_s)) in enumerate(path.steps()):
+        total = alpha**2 * variance + sigma**2
+        x, eps = alpha * variance / total * z, sigma / total * z
+        means.insert(0, x if variable == "x" else eps)
+        if before is not None and corrector:
+            most = min(corrector, i - first + 1, count - i + 2 if lower else 9)
+            nodes = [half[i - k] for k in range(most)]
+            z = step(*before, i - 1, nodes, means[:most])
+        noise = np.eye(count + 1)[i + 1]
+        if alpha == 0 or sigma_s == 0:
+            kept = float(tau == 0)
+            before, z = None, alpha_s * x + sigma_s * (kept * eps + (1 - kept) * noise)
+        else:
+            most = min(order, i - first + 1, count - i if lower else 9)
+            nodes = [half[i - k] for k in range(most)]
+            before, z = (z, noise), step(z, noise, i, nodes, means[:most])
+        law.append(z @ z)
+    return np.array(law)
+
+
+def restart_law(path, rho_min, rho_max, num_steps, repeats, variance):
+    """Variance at the end for Restart: Heun in rho = sigma / alpha, and its rounds."""
+    slope = lambda rho: rho / (variance + rho**2)
+
+    def heun(rho, rho_s):
+        euler = 1 + (rho_s - rho) * slope(rho)
+        if rho_s == 0:
+            return euler
+        return 1 + (rho_s - rho) * (slope(rho) + slope(rho_s) * euler) / 2
+
+    with np.errstate(divide="ignore"):
+        rho = path.sigma / path.alpha
+    below = np.where(rho[1:] < rho_max, abs(rho[1:] - rho_min), np.inf)
+    where = np.argmin(below) + 1
+    if np.isinf(rho[0]):  # y = z / alpha after DDIM's step
+        law, start = rho[1] ** 2, 1
+    else:
+        law, start = rho[0] ** 2, 0
+    ends = rho_max ** (1 / 7), rho[where] ** (1 / 7)
+    levels = np.linspace(*ends, num_steps + 1) ** 7
+    for i in range(start, len(rho)):
+        if i > start:
+            law *= heun(rho[i - 1], rho[i]) ** 2
+        for _ in range(repeats if i == where else 0):
+            law += rho_max**2 - rho[where] ** 2
+            for pair in itertools.pairwise(levels):
+                law *= heun(*pair) ** 2
+    return np.array([law * path.alpha[-1] ** 2])
+
+
+def langevin_law(path, snr, steps, churn, variance):
+    """The same for Langevin steps of `snr` before those of the churn family."""
+
+    def step(start, end):
+        (_, alpha, sigma), (_, alpha_s, sigma_s) = start, end
+        total, kept = alpha**2 * variance + sigma**2, _kept(start, end, churn)
+        shrink, added = 1 - 2 * snr**2 * sigma**2 / total, (2 * snr * sigma) ** 2
+        factor = (alpha_s * alpha * variance + sigma_s * kept * sigma) / total
+        noise = sigma_s**2 * (1 - kept**2)
+        for k in range(steps):
+            noise += factor**2 * shrink ** (2 * k) * added
+        return factor * shrink**steps, noise
+
+    return _recursion(path, variance, step)
 
 
 def sde_law(path, variance, heun):

@@ -113,13 +113,14 @@ def sampler(
         case "UniPCMultistepScheduler":
             return _unipc(settings, missing)
     ways = {
-        "PNDMScheduler": "samplers.AdamsBashforth(4, 'eps') is its method on one grid",
-        "DPMSolverSinglestepScheduler": "samplers.DPMSolver2S('x') is its order 2",
-        "SASolverScheduler": "samplers.SDEDPMSolver(2, 1.0) is near to it",
+        "PNDMScheduler": "samplers.PNDM() is its method, PNDM(4, 'heun') with "
+        "skip_prk_steps",
+        "DPMSolverSinglestepScheduler": "samplers.DPMSolverSinglestep is its method",
+        "SASolverScheduler": "samplers.SASolver is its method",
         "DDIMInverseScheduler": "samplers.invert goes from data to noise",
     }
     raise ValueError(
-        f"{name}: its steps are not shipped; {ways[name]}, with the convention and the "
+        f"{name}: its config is not read; {ways[name]}, with the convention and the "
         "grid of this scheduler"
     )
 

@@ -140,7 +140,13 @@ def test_neither_optimizer_nor_data_set_is_needed(workdir, tmp_path, monkeypatch
     np.testing.assert_array_equal(draw(tmp_path)["samples"], expected)
 
 
-@pytest.mark.parametrize("name", registry.SAMPLERS)
+def every_third(names):
+    """All names; what is not the first of three is nightly."""
+    marks = lambda i: [pytest.mark.nightly] if i % 3 else []
+    return [pytest.param(name, marks=marks(i)) for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", ["DPM++ 3S", *every_third(registry.SAMPLERS)])
 def test_every_sampler_draws(workdir, name):
     drawn = draw(workdir, num_samples=4, sampler={"name": name, "num_steps": 3})
     assert np.all(np.isfinite(drawn["samples"]))
