@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
-STEM = "diffusion_pytorch_model"
-IN_FOLDER = (
-    f"{STEM}.safetensors",
-    f"{STEM}.safetensors.index.json",
-    f"{STEM}.bin",
-    f"{STEM}.bin.index.json",
-)
+from diffusionflow.interop.hub import IN_FOLDER, KINDS, local_path
+
 TORCH = (".bin", ".pt", ".pth")
-KINDS = (".safetensors", ".npz", *TORCH, ".index.json")
 MOST_NAMES = 12  # of a list in a message
 UNSAFE = object()
 AT_ONCE = 16  # arrays that are read from an open file
@@ -30,7 +24,8 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
       path: a file `.safetensors` (by safetensors, without torch), `.bin`, `.pt` or
         `.pth` (by torch, with `weights_only=True`), `.npz`, or the index
         `.index.json` of several; or a folder with one of the names `IN_FOLDER`, of
-        which the first that exists is read.
+        which the first that exists is read; or one of these on the hub,
+        `hf://owner/name[@revision][/path]`.
       put: what each array goes through as soon as it is read, such as `jnp.asarray`;
         so a `.safetensors` file is in memory once, not as two kinds of arrays.
 
@@ -42,7 +37,7 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
         a package that is not installed, holds other things than arrays, or an index
         and its files contradict each other.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.is_dir():
         path = _file_of(path)
     if not path.is_file():
