@@ -1,13 +1,14 @@
 """Records what diffusers draws from a small network by published schedulers' configs.
 
-Writes tests/data/pretrained/pipelines.npz, and the number of parameters of the published
-networks, tests/data/pretrained/configs/parameters.json. Needs torch and diffusers, which
-the tests do not.
+Writes tests/data/pretrained/pipelines.npz, and the number of parameters of the
+published networks, tests/data/pretrained/configs/parameters.json. Needs torch and
+diffusers, which the tests do not.
 
     python benchmarks/record_pipelines.py             # writes the records again
     python benchmarks/record_pipelines.py --compare   # runs them, writes nothing
 """
 
+import inspect
 import json
 import pathlib
 import sys
@@ -88,19 +89,13 @@ def drawn(net, made, z):
 
 def parameters():
     """`{folder of configs: number of parameters}`, without their memory."""
-    classes = {
-        "": diffusers.UNet2DModel,
-        "transformer/": diffusers.DiTTransformer2DModel,
-    }
     found = {}
     for path in sorted(CONFIGS.rglob("config.json")):
         config = json.loads(path.read_text())
         name = config["_class_name"]
-        known = (
-            diffusers.DiTTransformer2DModel.__init__.__wrapped__.__code__.co_varnames
-        )
-        if name == "Transformer2DModel":
+        if name == "Transformer2DModel":  # of files before 2024
             name = "DiTTransformer2DModel"
+            known = inspect.signature(getattr(diffusers, name)).parameters
             config = {key: value for key, value in config.items() if key in known}
         with torch.device("meta"):
             net = getattr(diffusers, name).from_config(config)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-PLACE = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+?))?/?")
+PLACE = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@([^/@]+))?(?:/(.+?))?/?")
 STEM = "diffusion_pytorch_model"
 IN_FOLDER = (  # names of weights in a folder; the first that exists is read
     f"{STEM}.safetensors",

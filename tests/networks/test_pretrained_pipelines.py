@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import interop, random, samplers
+from diffusionflow import interop, random
+from diffusionflow.networks.pretrained import UNet2D
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
 from tests.helpers.pretrained_runs import close, last, write
@@ -57,18 +58,11 @@ def test_the_grid_is_that_of_the_config(tmp_path):
         model.grid(7)
 
 
-def test_a_config_without_channels_has_those_of_the_class(tmp_path):
-    config = {k: v for k, v in NETWORK["config"].items() if k[:3] not in ("in_", "out")}
-    from diffusionflow.networks.pretrained import UNet2D
-
-    net = interop.Network({}, UNet2D(**folders_entries(config)))
-    model = interop.Pretrained(interop.Prediction(net, None), None, config)
-    assert model.shape == (4, 4, 3)
-
-
-def folders_entries(config):
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return {k: v for k, v in lists.items() if k not in ("_class_name", "sample_size")}
+def test_channels_are_those_of_the_network():
+    """Also where the config leaves them to the class."""
+    network = interop.Network({}, UNet2D())
+    prediction = interop.Prediction(network, None)
+    assert interop.Pretrained(prediction, None, dict(sample_size=4)).shape == (4, 4, 3)
 
 
 def test_what_a_scheduler_of_scores_does_not_know_is_refused(tmp_path):
@@ -80,4 +74,4 @@ def test_what_a_scheduler_of_scores_does_not_know_is_refused(tmp_path):
     assert model.schedule.sigma_max == 1348.0
     with pytest.raises(ValueError, match="use samplers.sample"):
         model.sample(None, jnp.asarray(Z), 5)
-    assert samplers.Euler is not None and model.grid(2).tolist() == [1.0, 0.5, 0.0]
+    assert model.grid(2).tolist() == [1.0, 0.5, 0.0]
