@@ -123,10 +123,11 @@ def _check_places(found: Array, config: Mapping[str, Any]) -> None:
         )
 
 
-def _renamed(state: Mapping[str, Array]) -> dict[str, Any]:
-    """Names of diffusers; query, key and value apart."""
+def _renamed(state: dict[str, Array]) -> dict[str, Any]:
+    """Names of diffusers; query, key and value apart. The arrays are used up."""
     renamed: dict[str, Any] = {}
-    for name, array in state.items():
+    for name in list(state):
+        array = state.pop(name)
         for theirs, ours in NAMES.items():
             if name.startswith(theirs):
                 name = ours + name.removeprefix(theirs)
