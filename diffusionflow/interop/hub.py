@@ -13,7 +13,7 @@ IN_FOLDER = (  # names of weights in a folder; the first that exists is read
     f"{STEM}.bin",
     f"{STEM}.bin.index.json",
 )
-KINDS = (".safetensors", ".npz", ".bin", ".pt", ".pth", ".index.json")
+FILES = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 CONFIGS = (
     "config.json",
     "scheduler_config.json",
@@ -70,7 +70,7 @@ def _fetched(hub: Any, place: Place, parts: Iterable[str]) -> pathlib.Path:
     """The folder of a snapshot with the files that are read."""
     names = dict(repo_id=place.repository, revision=place.revision)
     try:
-        if place.path.endswith(KINDS):
+        if place.path.endswith(FILES):
             folder = place.path.rpartition("/")[0]
             wanted = [place.path, f"{folder}/{CONFIGS[-1]}".lstrip("/")]
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusionflow.interop.hub import IN_FOLDER, KINDS, local_path
+from diffusionflow.interop.hub import FILES, IN_FOLDER, local_path
 
 TORCH = (".bin", ".pt", ".pth")
 MOST_NAMES = 12  # of a list in a message
@@ -56,7 +56,7 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
                 f"{path.name}: a pickle may run code and is not opened; save the "
                 "network's state dict as .safetensors where you trust it"
             )
-    raise ValueError(f"{path.name}: must end in {', '.join(KINDS)}")
+    raise ValueError(f"{path.name}: must end in {', '.join(FILES)} or .index.json")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -34,8 +34,9 @@ def is_sampled(case, path):
     model = opened(path, record["config"])
     scheduler = interop.DiffusersScheduler(record["config"])
     steps = scheduler.steps(NUM_STEPS)
+    listed = list(dict.fromkeys(record["timesteps"].tolist()))  # Heun's stand twice
     made = len(steps.timesteps)
-    np.testing.assert_allclose(steps.timesteps, record["timesteps"][:made], rtol=1e-6)
+    np.testing.assert_allclose(steps.timesteps, listed[:made], rtol=1e-6)
     draws = random.Recorded(jnp.asarray(DRAWS)) if "DDPM" in case else None
     found = model.sample(None, jnp.asarray(Z), NUM_STEPS, draws=draws)
     close(found.x, last(record["x"]), 2e-5)
