@@ -29,7 +29,7 @@ CASES = {
     "ddpmpp": dict(width=16, multiples=(1, 2), labels=5, augment=9),
     "ncsnpp": dict(width=16, multiples=(1, 2, 2), encoder="residual", noise=2),
     "skip": dict(
-        width=16, multiples=(1, 2, 2), encoder="skip", decoder="skip", noise=2
+        width=32, multiples=(1, 2, 2), encoder="skip", decoder="skip", noise=2
     ),
     "adm": dict(width=32, multiples=(1, 4), labels=5, augment=9),
 }
@@ -137,7 +137,7 @@ def as_song(net):
             if (module.up or module.down) and module.conv_shortcut is None:
                 module.conv_shortcut = torch.nn.Conv2d(channels, channels, 1)
             if module.up and fir:
-                module.upsample = lambda x: upsampling.upsample_2d(x, (1, 3, 3, 1))
+                module.upsample = upsampling.FirUpsample2D()
         if isinstance(module, attention_processor.Attention):
             module.rescale_output_factor = math.sqrt(2)
     for block in net.up_blocks:

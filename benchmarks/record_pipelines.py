@@ -76,7 +76,7 @@ def drawn(net, made, z):
     noise = iter(pretrained_weights.arrays(7, NUM_STEPS, *z.shape))
     scheduling_ddpm.randn_tensor = lambda *_, **__: torch.from_numpy(next(noise))
     made.set_timesteps(NUM_STEPS)
-    x = torch.from_numpy(z) * made.init_noise_sigma
+    x = torch.from_numpy(z) * getattr(made, "init_noise_sigma", 1.0)
     for timestep in made.timesteps:
         scaled = x
         if hasattr(made, "scale_model_input"):
