@@ -30,6 +30,7 @@ NETWORK = dict(
     down_block_types=["DownBlock2D"],
     in_channels=2,
     layers_per_block=1,
+    mid_block_type=None,
     norm_num_groups=2,
     out_channels=2,
     sample_size=4,

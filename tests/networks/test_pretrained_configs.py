@@ -24,7 +24,6 @@ PUBLISHED = {  # of the papers and the sizes of the files
     "ddpm-celebahq-256": 114e6,
     "sd-vae-ft-ema": 83.65e6,
 }
-FAST = ("ddpm-cifar10-32", "sd-vae-ft-ema")
 
 
 def config_of(path):
@@ -47,8 +46,8 @@ def is_built(place):
     assert about is None or abs(found / about - 1) < 3e-3
 
 
-def test_networks_have_the_parameters_of_the_published_ones():
-    check_all(is_built, {place: (place,) for place in FAST})
+def test_ddpm_has_the_parameters_of_the_published_network():
+    is_built("ddpm-cifar10-32")
 
 
 @pytest.mark.nightly
@@ -80,16 +79,23 @@ def test_ddpm_is_called_at_every_level_and_clips():
         exact = np.cumprod(1 - betas)[[999, 499]]
         np.testing.assert_allclose(alpha**2, exact, rtol=1e-12)
         assert found.sampler(1000) == samplers.ddpm(variance)
-        denoise_fn = found.denoise_fn(lambda z, time: z, found.steps(1000))
-        assert abs(denoise_fn(3 * jnp.ones((2, 4)), jnp.float32(0.5)).x).max() == 1
+        assert (
+            found.settings["clip_sample"] and found.settings["clip_sample_range"] == 1
+        )
+    assert largest(found) == 1
+
+
+def largest(scheduler):
+    """Of x_hat of a network that predicts no noise, where z is 3."""
+    denoise_fn = scheduler.denoise_fn(lambda z, time: 0 * z, scheduler.steps(10))
+    return denoise_fn(3 * jnp.ones((1, 2)), jnp.float32(0.5)).x.max()
 
 
 def test_dit_takes_250_leading_steps_and_does_not_clip():
     found = scheduler("DiT-XL-2-256/scheduler")
     grid = np.append((np.arange(249, -1, -1) * 4 + 1) / 1000, 0.0)
     np.testing.assert_allclose(found.grid(250), grid, rtol=1e-12)
-    denoise_fn = found.denoise_fn(lambda z, time: z, found.steps(250))
-    assert abs(denoise_fn(3 * jnp.ones((2, 4)), jnp.float32(0.5)).x).max() > 1
+    assert largest(found) > 3
 
 
 def test_stable_diffusion_3_shifts_by_3():
