@@ -75,12 +75,13 @@ def opened(path):
 
     jax.block_until_ready(jax.numpy.zeros(1))
     before, _ = resident()
-    start = time.monotonic()
+    start, busy = time.monotonic(), time.process_time()
     model = interop.load_dit(path)
     jax.block_until_ready(model.network.params)
-    seconds = time.monotonic() - start
+    seconds, busy = time.monotonic() - start, time.process_time() - busy
     after, most = resident()
-    print(json.dumps(dict(seconds=seconds, before=before, after=after, most=most)))
+    found = dict(seconds=seconds, busy=busy, before=before, after=after, most=most)
+    print(json.dumps(found))
 
 
 def main():
@@ -101,6 +102,7 @@ def main():
     found, size = json.loads(run.stdout), path.stat().st_size
     print(f"file                     {size / 1e9:.2f} GB")
     print(f"opened in                {found['seconds']:.1f} s")
+    print(f"of the processor         {found['busy']:.1f} s")
     print(f"resident before          {found['before'] / 1e9:.2f} GB")
     for name in ("after", "most"):
         share = found[name] / size

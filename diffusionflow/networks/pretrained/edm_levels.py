@@ -87,16 +87,20 @@ class EDMUNet(nn.Module):
             )
         if label is not None and not self.label_dim:
             raise ValueError("a label for a network without labels")
-        mixture = label is not None and not jnp.issubdtype(label.dtype, jnp.integer)
-        if mixture and label.shape[-1:] != (self.label_dim,):
-            raise ValueError(
-                f"label of shape {label.shape}: a mixture must be [batch, label_dim="
-                f"{self.label_dim}]"
-            )
+        self._check_mixture(label)
         if augment is not None and augment.shape[-1:] != (self.augment_dim,):
             raise ValueError(
                 f"augment of shape {augment.shape}: must be [batch, augment_dim="
                 f"{self.augment_dim}]"
+            )
+
+    def _check_mixture(self, label: jax.Array | None) -> None:
+        if label is None or jnp.issubdtype(label.dtype, jnp.integer):
+            return
+        if label.shape[-1:] != (self.label_dim,):
+            raise ValueError(
+                f"label of shape {label.shape}: a mixture must be [batch, label_dim="
+                f"{self.label_dim}]"
             )
 
     def _classes(self, label: jax.Array | None, count: int) -> jax.Array | None:
