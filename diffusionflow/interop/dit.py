@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -135,8 +134,10 @@ def _renamed(state: dict[str, Array]) -> dict[str, Any]:
         for theirs, ours in BLOCK_NAMES.items():
             name = name.replace(f".{theirs}", f".{ours}")
         if ".attn.qkv." in name:
-            for part, value in zip("qkv", jnp.split(array, 3), strict=True):
-                renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = value
+            for part, value in zip("qkv", np.split(np.asarray(array), 3), strict=True):
+                renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = as_parameter(
+                    value.copy()  # a view would keep the whole
+                )
         else:
             renamed[name] = array
     return renamed

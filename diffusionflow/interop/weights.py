@@ -13,7 +13,7 @@ from diffusionflow.interop.hub import FILES, IN_FOLDER, local_path
 TORCH = (".bin", ".pt", ".pth")
 MOST_NAMES = 12  # of a list in a message
 UNSAFE = object()
-AT_ONCE = 16  # arrays that are read from an open file
+AT_ONCE = 4  # arrays that are read from an open file
 Put = Callable[[np.ndarray], Any]
 
 
@@ -184,7 +184,8 @@ def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
             f"{path.name} holds {_listed(map(str, others))}: must be one state dict of "
             "arrays; save the one that you want by itself"
         )
-    return {name: put(_as_numpy(value)) for name, value in state.items()}
+    # one after another, so that no tensor is in memory twice
+    return {name: put(_as_numpy(state.pop(name))) for name in list(state)}
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:
