@@ -12,8 +12,8 @@ it was trained on, its prediction type, which time and which scale of z it is gi
 and from there `predictions.reschedule` gives it any other schedule; `net_fn` is a
 function of JAX arrays. `DiffusersScheduler` reads the rest of a scheduler as well: its
 levels, its sampler and what it does to x_hat. Published networks whose architecture is
-here are opened with their weights and convention by `load` and `load_dit`, autoencoders
-of latents by `load_autoencoder`; these need flax and safetensors.
+here are opened with their weights and convention by `load`, `load_dit` and `load_edm`,
+autoencoders of latents by `load_autoencoder`; these need flax and safetensors.
 """
 
 from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
@@ -26,7 +26,9 @@ from diffusionflow.interop.diffusers import (
 )
 from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
-from diffusionflow.interop.pretrained import Network, Prediction, Pretrained, load
+from diffusionflow.interop.edm_networks import load_edm
+from diffusionflow.interop.folders import load
+from diffusionflow.interop.pretrained import Network, Prediction, Pretrained
 from diffusionflow.interop.sit import from_sit
 from diffusionflow.interop.weights import read_weights
 
@@ -48,5 +50,6 @@ __all__ = [
     "load",
     "load_autoencoder",
     "load_dit",
+    "load_edm",
     "read_weights",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow.interop.hub import local_path
 from diffusionflow.interop.parameters import (
     as_parameter,
     entries_of,
@@ -123,7 +124,8 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
 
     Args:
       path: a folder in the layout of diffusers, of an `AutoencoderKL` (`config.json`
-        and its weights) or of a pipeline that has one in `vae`.
+        and its weights) or of a pipeline that has one in `vae`; or on the hub,
+        `hf://owner/name[@revision]`.
 
     Returns:
       `Autoencoder`, parameters in float32.
@@ -132,16 +134,14 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
       ValueError: a file is missing or corrupted, the class or an entry of the config
         is not known here, or the weights are not exactly those of the network.
     """
-    from diffusionflow.networks.pretrained import AutoencoderKL
-
-    folder = pathlib.Path(path)
+    folder = local_path(path, ("", "vae/"))
     if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
         folder = folder / "vae"
     config = read_json(folder / "config.json")
     name = str(config.get("_class_name"))
     check_name("_class_name of an autoencoder", name, ("AutoencoderKL",))
-    module = AutoencoderKL(**entries_of(AutoencoderKL, config, ELSEWHERE))
-    scale, shift = _scale_and_shift(config)
+    module = network_of(config)
+    scale, shift = scale_and_shift(config)
     params = params_of(
         module, with_new_names(read_weights(folder, put=as_parameter)), name
     )
@@ -150,8 +150,21 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
     return Autoencoder(params, scale, shift, module, int(size))
 
 
-def _scale_and_shift(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """One number of each, or one a channel by `latents_mean` and `latents_std`."""
+def network_of(config: Mapping[str, Any]) -> Any:
+    """Returns the Flax module of a config of an `AutoencoderKL`."""
+    from diffusionflow.networks.pretrained import AutoencoderKL
+
+    return AutoencoderKL(**entries_of(AutoencoderKL, config, ELSEWHERE))
+
+
+def scale_and_shift(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns scale and shift of the latents that a config names.
+
+    A number of each, or one a channel by `latents_mean` and `latents_std`.
+
+    Raises:
+      ValueError: both a shift and a mean of the latents are there.
+    """
     scale = config.get("scaling_factor", 0.18215)
     shift = config.get("shift_factor") or 0.0
     mean, std = config.get("latents_mean"), config.get("latents_std")

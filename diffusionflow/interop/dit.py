@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -123,10 +122,11 @@ def _check_places(found: Array, config: Mapping[str, Any]) -> None:
         )
 
 
-def _renamed(state: Mapping[str, Array]) -> dict[str, Any]:
-    """Names of diffusers; query, key and value apart."""
+def _renamed(state: dict[str, Array]) -> dict[str, Any]:
+    """Names of diffusers; query, key and value apart. The arrays are used up."""
     renamed: dict[str, Any] = {}
-    for name, array in state.items():
+    for name in list(state):
+        array = state.pop(name)
         for theirs, ours in NAMES.items():
             if name.startswith(theirs):
                 name = ours + name.removeprefix(theirs)
@@ -134,8 +134,10 @@ def _renamed(state: Mapping[str, Array]) -> dict[str, Any]:
         for theirs, ours in BLOCK_NAMES.items():
             name = name.replace(f".{theirs}", f".{ours}")
         if ".attn.qkv." in name:
-            for part, value in zip("qkv", jnp.split(array, 3), strict=True):
-                renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = value
+            for part, value in zip("qkv", np.split(np.asarray(array), 3), strict=True):
+                renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = as_parameter(
+                    value.copy()  # a view would keep the whole
+                )
         else:
             renamed[name] = array
     return renamed

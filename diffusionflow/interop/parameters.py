@@ -66,8 +66,11 @@ def params_of(module: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def as_parameter(array: Any) -> jax.Array:
-    """Returns an array as float32 on the default device."""
-    return jnp.asarray(array, jnp.float32)
+    """Returns an array as float32 on the default device, once it is there.
+
+    Waiting bounds the memory: what is copied later keeps its source until then.
+    """
+    return jnp.asarray(array, jnp.float32).block_until_ready()
 
 
 def _shapes(module: Any, name: str) -> Any:

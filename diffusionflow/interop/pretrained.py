@@ -1,8 +1,7 @@
 """Published networks with their weights and conventions, opened from a folder."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,22 +10,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import grids, predictions, schedules
-from diffusionflow._dataclass import check_name, is_traced, register, static
-from diffusionflow.interop.convention import UNSCALED, Convention
-from diffusionflow.interop.diffusers import from_diffusers
-from diffusionflow.interop.edm import NoiseClock
-from diffusionflow.interop.parameters import (
-    as_parameter,
-    entries_of,
-    params_of,
-    with_new_names,
-)
-from diffusionflow.interop.weights import read_json, read_weights
+from diffusionflow import grids, predictions, samplers, schedules
+from diffusionflow._dataclass import is_traced, register, static
+from diffusionflow.interop.convention import Convention
+from diffusionflow.interop.diffusers import DiffusersScheduler
+from diffusionflow.interop.diffusers.options import CLASSES
+from diffusionflow.interop.parameters import params_of
 from diffusionflow.predictions import NetworkDenoiser
-
-# entries of config.json that say nothing of the network
-ELSEWHERE = ("sample_size",)
 
 
 @register
@@ -134,18 +124,20 @@ class Pretrained:
         Args:
           label: int [] or [*batch]; None for a network without labels.
         """
-        if label is not None:
-            label = jnp.asarray(label)
-            self._check_label(label)
-        predict_fn = dataclasses.replace(self.predict_fn, label=label)
+        predict_fn = dataclasses.replace(self.predict_fn, label=self._checked(label))
         return predictions.denoiser(predict_fn, kind=self.kind, schedule=self.schedule)
 
-    def _check_label(self, label: Array) -> None:
+    def _checked(self, label: ArrayLike | None) -> Array | None:
+        """The label as an array, in its range as far as that can be seen."""
+        if label is None:
+            return None
+        label = jnp.asarray(label)
         count = self.network.module.num_labels
         if is_traced(label) or not jnp.issubdtype(label.dtype, jnp.integer):
-            return
+            return label
         if count is not None and not np.all((label >= 0) & (label < count)):
             raise ValueError(f"label={np.asarray(label)}: must be in 0..{count - 1}")
+        return label
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -158,55 +150,74 @@ class Pretrained:
         if size is None:
             raise ValueError("config.json has no sample_size: any size is allowed")
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        return int(height), int(width), int(self.config["in_channels"])
+        return int(height), int(width), int(self.network.module.in_channels)
+
+    @property
+    def _sampling(self) -> DiffusersScheduler | None:
+        """The scheduler of the config, if its class has steps here."""
+        known = self.scheduler and self.scheduler.get("_class_name") in CLASSES
+        return DiffusersScheduler(self.scheduler or {}) if known else None
 
     def grid(self, num_steps: int) -> np.ndarray:
         """Returns times from noise to data that the network was trained on.
 
-        Of a chain of levels those of `grids.discrete`, "trailing"; else uniform ones.
+        With a scheduler's config those of its `timestep_spacing` and further entries,
+        as `DiffusersScheduler.grid`, which may start below 1. Without one, of a chain
+        of levels those of `grids.discrete`, "trailing", else uniform ones.
 
         Args:
           num_steps: number of steps.
 
         Returns:
-          float64 `[num_steps + 1]`, from 1 to 0.
+          float64 `[num_steps + 1]`, falling; uniform ones from 1 to 0.
+
+        Raises:
+          ValueError: the scheduler's steps are no grid.
         """
+        scheduler = self._sampling
+        if scheduler is not None:
+            return scheduler.grid(num_steps)
         if isinstance(self.schedule, schedules.Discrete):
             num_levels = len(self.schedule.alphas_cumprod)
             return grids.discrete(num_steps, num_levels=num_levels)
         return grids.uniform(num_steps)
 
+    def sample(
+        self,
+        key: Array | None,
+        noise: Array,
+        num_steps: int,
+        *,
+        label: ArrayLike | None = None,
+        draws: Any = None,
+    ) -> samplers.Result:
+        """Samples as the scheduler of its config does, step for step.
 
-def load(
-    path: str | pathlib.Path, *, scheduler: Mapping[str, Any] | None = None
-) -> Pretrained:
-    """Opens a published network: architecture, weights and conventions.
+        The steps, the method and `clip_sample` or `thresholding` are those of the
+        config, see `DiffusersScheduler`.
 
-    Args:
-      path: a folder in the layout of diffusers: of a network (`config.json` and its
-        weights) or of a pipeline (`model_index.json`, the network in `unet` or
-        `transformer`, `scheduler/scheduler_config.json`).
-      scheduler: the dictionary of the scheduler's config; by default it is read from
-        `scheduler_config.json` in the folder, or in the pipeline's `scheduler`.
+        Args:
+          key: for the noise of a stochastic method; None where it draws none.
+          noise: standard normal, [*batch, height, width, channels].
+          num_steps: number of steps.
+          label: int [] or [*batch]; None for the null label, if there is one.
+          draws: `noise` of `samplers.run`.
 
-    Returns:
-      `Pretrained`, parameters in float32.
+        Returns:
+          `samplers.Result`.
 
-    Raises:
-      ValueError: a file is missing or corrupted, the class or an entry of a config is
-        not known here, or the weights are not exactly those of the network; the
-        message lists names.
-    """
-    folder = _network_folder(pathlib.Path(path))
-    config = read_json(folder / "config.json")
-    name = str(config.get("_class_name"))
-    check_name("_class_name", name, ARCHITECTURES)
-    module = ARCHITECTURES[name](config)
-    scheduler = _scheduler(folder) if scheduler is None else scheduler
-    convention = _convention(scheduler)
-    state = with_new_names(read_weights(folder, put=as_parameter))
-    model = assembled(module, state, convention, config, name)
-    return dataclasses.replace(model, scheduler=scheduler)
+        Raises:
+          ValueError: there is no scheduler's config, or its method is not shipped.
+        """
+        scheduler = self._sampling
+        if scheduler is None:
+            raise ValueError(
+                "no config of a scheduler whose steps are known: use samplers.sample "
+                "with denoiser(label) and grid(num_steps)"
+            )
+        label = self._checked(self.null_label if label is None else label)
+        net_fn = jax.tree_util.Partial(self.network, label=label)
+        return scheduler.sample(key, net_fn, noise, num_steps, draws=draws)
 
 
 def assembled(
@@ -222,8 +233,7 @@ def assembled(
       module: a Flax module of `networks.pretrained`.
       state: arrays under the names of its parameters, joined by dots; used up.
       convention: schedule, prediction type, time and scale of the network.
-      config: entries of the network, of which `sample_size` and `in_channels` are
-        looked at.
+      config: entries of the network, of which `sample_size` is looked at.
       name: of the network, for messages.
 
     Raises:
@@ -231,74 +241,3 @@ def assembled(
     """
     network = Network(params_of(module, state, name), module)
     return Pretrained(Prediction(network, convention), convention, config)
-
-
-def _network_folder(path: pathlib.Path) -> pathlib.Path:
-    if not path.is_dir():
-        raise ValueError(
-            f"no folder {str(path)!r}: nothing is downloaded; give a local folder in "
-            "the layout of diffusers"
-        )
-    if (path / "config.json").is_file():
-        return path
-    for name in ("unet", "transformer"):
-        if (path / name / "config.json").is_file():
-            return path / name
-    raise ValueError(
-        f"no network in {str(path)!r}: must hold config.json, or a folder unet or "
-        "transformer with one"
-    )
-
-
-def _scheduler(folder: pathlib.Path) -> dict[str, Any]:
-    for place in (folder, folder.parent / "scheduler"):
-        if (place / "scheduler_config.json").is_file():
-            return read_json(place / "scheduler_config.json")
-    raise ValueError(
-        f"no scheduler_config.json in {str(folder)!r}: give scheduler=, a dictionary "
-        "such as {'_class_name': 'DDPMScheduler'}; it says how the network was trained"
-    )
-
-
-def _convention(config: Mapping[str, Any]) -> Convention:
-    """That of `from_diffusers`, and of the VE scheduler, whose network is the score."""
-    if config.get("_class_name") != "ScoreSdeVeScheduler":
-        return from_diffusers(config)
-    schedule = schedules.VE(
-        config.get("sigma_min", 0.01), config.get("sigma_max", 1348.0)
-    )
-    return Convention(schedule, "score", NoiseClock(schedule, "sigma"), UNSCALED)
-
-
-def _unet2d(config: Mapping[str, Any]) -> Any:
-    from diffusionflow.networks.pretrained import UNet2D
-
-    return UNet2D(**entries_of(UNet2D, config, ELSEWHERE))
-
-
-def _dit(config: Mapping[str, Any]) -> Any:
-    from diffusionflow.networks.pretrained import DiTTransformer2D
-
-    entries = {name: value for name, value in config.items() if value is not None}
-    if config["_class_name"] == "Transformer2DModel":  # of files before 2024
-        entries = {
-            name: value
-            for name, value in entries.items()
-            if TEXT_OPTIONS.get(name, ...) != value
-        }
-    return DiTTransformer2D(**entries_of(DiTTransformer2D, entries, ()))
-
-
-# entries of Transformer2DModel that are about text or discrete images, each with the
-# value of a DiT
-TEXT_OPTIONS = dict(
-    double_self_attention=False,
-    only_cross_attention=False,
-    use_linear_projection=False,
-)
-
-ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "UNet2DModel": _unet2d,
-    "DiTTransformer2DModel": _dit,
-    "Transformer2DModel": _dit,
-}

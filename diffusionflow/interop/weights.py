@@ -8,18 +8,12 @@ from typing import Any
 
 import numpy as np
 
-STEM = "diffusion_pytorch_model"
-IN_FOLDER = (
-    f"{STEM}.safetensors",
-    f"{STEM}.safetensors.index.json",
-    f"{STEM}.bin",
-    f"{STEM}.bin.index.json",
-)
+from diffusionflow.interop.hub import FILES, IN_FOLDER, local_path
+
 TORCH = (".bin", ".pt", ".pth")
-KINDS = (".safetensors", ".npz", *TORCH, ".index.json")
 MOST_NAMES = 12  # of a list in a message
 UNSAFE = object()
-AT_ONCE = 16  # arrays that are read from an open file
+AT_ONCE = 4  # arrays that are read from an open file
 Put = Callable[[np.ndarray], Any]
 
 
@@ -30,7 +24,8 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
       path: a file `.safetensors` (by safetensors, without torch), `.bin`, `.pt` or
         `.pth` (by torch, with `weights_only=True`), `.npz`, or the index
         `.index.json` of several; or a folder with one of the names `IN_FOLDER`, of
-        which the first that exists is read.
+        which the first that exists is read; or one of these on the hub,
+        `hf://owner/name[@revision][/path]`.
       put: what each array goes through as soon as it is read, such as `jnp.asarray`;
         so a `.safetensors` file is in memory once, not as two kinds of arrays.
 
@@ -42,7 +37,7 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
         a package that is not installed, holds other things than arrays, or an index
         and its files contradict each other.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.is_dir():
         path = _file_of(path)
     if not path.is_file():
@@ -61,7 +56,7 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
                 f"{path.name}: a pickle may run code and is not opened; save the "
                 "network's state dict as .safetensors where you trust it"
             )
-    raise ValueError(f"{path.name}: must end in {', '.join(KINDS)}")
+    raise ValueError(f"{path.name}: must end in {', '.join(FILES)} or .index.json")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -189,7 +184,8 @@ def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
             f"{path.name} holds {_listed(map(str, others))}: must be one state dict of "
             "arrays; save the one that you want by itself"
         )
-    return {name: put(_as_numpy(value)) for name, value in state.items()}
+    # one after another, so that no tensor is in memory twice
+    return {name: put(_as_numpy(state.pop(name))) for name in list(state)}
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:

@@ -125,7 +125,7 @@ def imports_are_allowed(module, path):
     # functions
     extra = {
         "couplings": {"scipy"},
-        "interop": {"ml_dtypes", "safetensors", "scipy", "torch"},
+        "interop": {"huggingface_hub", "ml_dtypes", "safetensors", "scipy", "torch"},
         "networks": {"flax"},
         "samplers": {"diffrax"},
         "metrics": {"scipy"},

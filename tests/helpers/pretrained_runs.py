@@ -45,11 +45,13 @@ def opened(case, path):
 def reproduces(network, case, *, gradient):
     """Whether a network has the output of a record, 1e-5, and its gradient, 1e-4."""
     label = jnp.asarray(case["label"]) if "label" in case else None
+    more = dict(augment=case["augment"]) if "augment" in case else {}
     z, time = jnp.asarray(last(case["z"])), jnp.asarray(case["time"])
     numbers = last(pretrained_weights.arrays(1, *case["output"].shape))
 
     def whole(z):
-        output = network.module.apply({"params": network.params}, z, time, label)
+        variables = {"params": network.params}
+        output = network.module.apply(variables, z, time, label, **more)
         return (output * numbers).sum(), output
 
     if gradient:

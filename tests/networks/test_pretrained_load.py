@@ -278,8 +278,10 @@ def test_what_is_corrupted_is_refused_in_one_line(tmp_path):
         for number, (name, case) in enumerate(REFUSED.items())
     }
     check_all(is_refused, cases)
-    with pytest.raises(ValueError, match="no folder .* nothing is downloaded"):
+    with pytest.raises(ValueError, match="no folder .* or hf://owner/name"):
         interop.load(tmp_path / "nowhere")
     (tmp_path / "net.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match="is a file: load opens a folder.*load_edm"):
+        interop.load(tmp_path / "net.pkl")
     with pytest.raises(ValueError, match="may run code"):
         interop.read_weights(tmp_path / "net.pkl")

@@ -112,7 +112,7 @@ class DiffusersScheduler:
             raise ValueError(
                 f"{self.name} with timestep_spacing={spacing!r}, {num_steps} steps: a "
                 "step aims at another level than the next goes on from, so that they "
-                "are no grid; use steps(num_steps) or sample(...)"
+                "are no grid; use steps(num_steps) or sample(...), or grids.discrete"
             )
         return np.append(found.t, found.s[-1])
 

@@ -17,6 +17,13 @@ those of the files' `config.json`. `diffusionflow.interop.load` opens a folder.
 
 from diffusionflow.networks.pretrained.autoencoder import AutoencoderKL
 from diffusionflow.networks.pretrained.dit import DiTTransformer2D
+from diffusionflow.networks.pretrained.edm import DhariwalUNet, SongUNet
 from diffusionflow.networks.pretrained.unet2d import UNet2D
 
-__all__ = ["AutoencoderKL", "DiTTransformer2D", "UNet2D"]
+__all__ = [
+    "AutoencoderKL",
+    "DhariwalUNet",
+    "DiTTransformer2D",
+    "SongUNet",
+    "UNet2D",
+]

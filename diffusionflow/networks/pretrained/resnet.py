@@ -14,34 +14,55 @@ from diffusionflow.networks.pretrained.layers import (
 )
 
 FIR = (1.0, 3.0, 3.0, 1.0)
+MEAN = (1.0, 1.0)
 
 
-def fir_down(x: jax.Array) -> jax.Array:
-    """Halves an image with the separable filter (1, 3, 3, 1) / 8.
+def fir_down(
+    x: jax.Array, taps: tuple[float, ...] = FIR, padding: int | None = None
+) -> jax.Array:
+    """Halves an image with a separable filter.
+
+    Args:
+      x: [batch, height, width, channels].
+      taps: of the filter along an axis, of any sum: (1, 1) is the mean of two.
+      padding: pixels of zeros around x; None for those that halve it exactly.
 
     Source: Karras et al. 2020, arXiv 1912.04958; used by Song et al. 2021, arXiv
     2011.13456.
     """
-    return _fir(x, 1.0, stride=2, dilation=1, padding=(1, 1))
+    edge = (len(taps) - 1) // 2 if padding is None else padding
+    if taps == MEAN and not edge:
+        return average_down(x)
+    return _fir(x, taps, 1.0, stride=2, dilation=1, padding=edge)
 
 
-def fir_up(x: jax.Array) -> jax.Array:
-    """Doubles an image with the separable filter (1, 3, 3, 1) / 4, see `fir_down`."""
-    return _fir(x, 2.0, stride=1, dilation=2, padding=(2, 2))
+def fir_up(x: jax.Array, taps: tuple[float, ...] = FIR) -> jax.Array:
+    """Doubles an image with a separable filter, see `fir_down`."""
+    if taps == MEAN:
+        return upsample(x)
+    edge = len(taps) - 1 - (len(taps) - 1) // 2
+    return _fir(x, taps, 2.0, stride=1, dilation=2, padding=edge)
 
 
 def _fir(
-    x: jax.Array, gain: float, *, stride: int, dilation: int, padding: tuple[int, int]
+    x: jax.Array,
+    taps: tuple[float, ...],
+    gain: float,
+    *,
+    stride: int,
+    dilation: int,
+    padding: int,
 ) -> jax.Array:
     """Filters each channel and each axis, `gain` times the mean an axis."""
-    taps = gain * np.asarray(FIR) / sum(FIR)
-    channels = x.shape[-1]
-    kernel = np.broadcast_to(np.outer(taps, taps)[..., None, None], (4, 4, 1, channels))
+    line = gain * np.asarray(taps) / sum(taps)
+    channels, size = x.shape[-1], len(taps)
+    square = np.outer(line, line)[..., None, None]
+    kernel = np.broadcast_to(square, (size, size, 1, channels))
     return jax.lax.conv_general_dilated(
         x,
         jnp.asarray(kernel, x.dtype),
         window_strides=(stride, stride),
-        padding=(padding, padding),
+        padding=((padding, padding),) * 2,
         lhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=channels,

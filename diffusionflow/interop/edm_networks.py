@@ -1,0 +1,190 @@
+"""The networks of NVIDIA's EDM, from their state dicts."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusionflow import schedules
+from diffusionflow._dataclass import check_name
+from diffusionflow.interop.convention import Convention
+from diffusionflow.interop.edm import from_edm, iddpm_levels
+from diffusionflow.interop.hub import local_path
+from diffusionflow.interop.parameters import as_parameter
+from diffusionflow.interop.pretrained import Pretrained, assembled
+from diffusionflow.interop.weights import read_json, read_weights
+from diffusionflow.schedules import Schedule
+
+PRECONDITIONINGS = {
+    "EDMPrecond": "edm",
+    "VPPrecond": "vp",
+    "VEPrecond": "ve",
+    "iDDPMPrecond": "iddpm",
+}
+OPTIONS = "training_options.json"  # that EDM's training writes
+LEVEL = re.compile(r"enc\.(\d+)x\1_(conv|block(\d+))\.")
+
+
+def load_edm(
+    path: str | pathlib.Path,
+    *,
+    output: str | None = None,
+    sigma_data: float = 0.5,
+    schedule: Schedule | None = None,
+) -> Pretrained:
+    """Opens a network of NVIDIA's EDM: DDPM++, NCSN++ or ADM, and its preconditioning.
+
+    Its sizes follow from the names and shapes of its arrays. The files that NVIDIA
+    publishes are pickles, which are not opened; save `net.state_dict()` there.
+
+    Args:
+      path: a state dict of a network with its preconditioning, or of its `.model`, in
+        a file that `read_weights` reads.
+      output: "edm", "vp", "ve" or "iddpm", the preconditioning (EDMPrecond, ...), as
+        in `from_edm`. None for that of `training_options.json` in the same folder, or
+        for "iddpm", whose file has a table of levels.
+      sigma_data: of "edm".
+      schedule: the one to call the network on; None for its own: `schedules.EDM()`,
+        `LinearBeta(0.1, 20)` of "vp", `VE(0.02, 100)` of "ve", and for "iddpm" the
+        chain of its levels.
+
+    Returns:
+      `Pretrained`; labels are 0..label_dim - 1 and the null label is label_dim, a
+      vector of zeros, which networks trained without dropping labels never saw.
+
+    Raises:
+      ValueError: the file cannot be read or is none of such a network, or its
+        preconditioning is not known.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1.
+    """
+    if output is not None:
+        check_name("output", output, PRECONDITIONINGS.values())
+    path = local_path(path)
+    state = {
+        name.removeprefix("model."): array
+        for name, array in read_weights(path, put=as_parameter).items()
+    }
+    levels = state.pop("u", None)
+    output = _preconditioning(path, output, levels)
+    convention = _convention(output, sigma_data, schedule, levels)
+    config = _config(state)
+    from diffusionflow.networks import pretrained
+
+    name = "DhariwalUNet" if "out_norm.weight" in state else "SongUNet"
+    module = getattr(pretrained, name)(**config)
+    config = dict(config, sample_size=config["img_resolution"])
+    return assembled(module, state, convention, config, f"a {name}")
+
+
+def _preconditioning(path: pathlib.Path, output: str | None, levels: Any) -> str:
+    """The one given, that of the options of the training, or that of the levels."""
+    found = "iddpm" if levels is not None else None
+    place = path.parent / OPTIONS
+    if place.is_file():
+        options = read_json(place).get("network_kwargs")
+        named = options.get("class_name", "") if isinstance(options, dict) else ""
+        found = PRECONDITIONINGS.get(str(named).rpartition(".")[2], found)
+    if output is None and found is None:
+        raise ValueError(
+            f"{path.name} does not say its preconditioning: give output='edm' for "
+            "EDMPrecond, 'vp' for VPPrecond, 've' for VEPrecond"
+        )
+    if output is not None and found is not None and output != found:
+        raise ValueError(f"output={output!r}: the file is of {found!r}")
+    return output or str(found)
+
+
+def _convention(
+    output: str, sigma_data: float, schedule: Schedule | None, levels: Any
+) -> Convention:
+    own: dict[str, Any] = dict(
+        edm=schedules.EDM, vp=schedules.LinearBeta, ve=lambda: schedules.VE(0.02, 100.0)
+    )
+    if output != "iddpm":
+        schedule = own[output]() if schedule is None else schedule
+        return from_edm(output, sigma_data=sigma_data, schedule=schedule)
+    if levels is None:
+        raise ValueError("output='iddpm': the file has no table of levels, 'u'")
+    count = len(levels) - 1
+    exact = iddpm_levels(count)
+    if not np.allclose(levels, exact, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"u: not the levels of improved DDPM with C_1=0.001, C_2=0.008, M={count}; "
+            "others are not supported"
+        )
+    if schedule is None:  # level i of the chain is entry M - 1 - i of the table
+        squares = exact[count - 1 :: -1] ** 2
+        schedule = schedules.Discrete(1 / (1 + squares), squares / (1 + squares))
+    return from_edm("iddpm", schedule=schedule, num_levels=count)
+
+
+def _config(state: dict[str, Any]) -> dict[str, Any]:
+    """What names and shapes say of the network; takes the filters out of the arrays."""
+    needed = ("map_layer0.weight", "map_layer1.weight")
+    missing = [name for name in needed if name not in state]
+    places = [match for match in map(LEVEL.match, state) if match]
+    sides = sorted({int(match[1]) for match in places}, reverse=True)
+    if missing or not any(match[3] for match in places):
+        names = ", ".join([*missing, "enc.*_block0"][:2])
+        raise ValueError(f"no state dict of a network of EDM; missing: {names}")
+    shape = lambda name: tuple(state[name].shape) if name in state else (0, 0, 0, 0)
+    width, noise = shape("map_layer0.weight")[:2]
+    first = f"enc.{sides[0]}x{sides[0]}"
+    channels = [shape(f"enc.{side}x{side}_block0.conv0.weight")[0] for side in sides]
+    song = "out_norm.weight" not in state
+    base = shape(f"{first}_conv.weight")[0] if song else noise
+    last = f"dec.{sides[0]}x{sides[0]}_aux_conv.weight" if song else "out_conv.weight"
+    config = dict(
+        img_resolution=sides[0],
+        in_channels=shape(f"{first}_conv.weight")[1],
+        out_channels=shape(last)[0],
+        label_dim=shape("map_label.weight")[1],
+        augment_dim=shape("map_augment.weight")[1],
+        model_channels=base,
+        channel_mult=tuple(count // base for count in channels),
+        channel_mult_emb=width // base,
+        num_blocks=1 + max(int(match[3]) for match in places if match[3]),
+        attn_resolutions=tuple(
+            side for side in sides if f"enc.{side}x{side}_block0.qkv.weight" in state
+        ),
+    )
+    taps = _filter(state, len(sides) > 1)
+    if not song and taps != (1.0, 1.0):
+        raise ValueError(f"resample_filter={taps}: must be (1, 1) in a DhariwalUNet")
+    return dict(config, **_song(state, taps, noise // base)) if song else config
+
+
+def _song(state: Mapping[str, Any], taps: Any, noise: int) -> dict[str, Any]:
+    """Fields that SongUNet alone has."""
+    has = lambda part: sum(f"_aux_{part}.weight" in name for name in state)
+    encoder = "skip" if has("skip") else "residual" if has("residual") else "standard"
+    return dict(
+        embedding_type="fourier" if "map_noise.freqs" in state else "positional",
+        channel_mult_noise=noise,
+        encoder_type=encoder,
+        decoder_type="skip" if has("norm") > 1 else "standard",
+        resample_filter=taps,
+    )
+
+
+def _filter(state: dict[str, Any], resamples: bool) -> tuple[float, ...]:
+    """Taps along an axis of the filter that every resampling has; taken out."""
+    names = [name for name in state if name.endswith("resample_filter")]
+    squares = [np.asarray(state.pop(name), np.float64) for name in names]
+    if not squares:
+        if resamples:
+            raise ValueError(
+                "no resample_filter in the file: save the whole state dict, "
+                "net.state_dict(), which has it"
+            )
+        return 1.0, 1.0
+    first = squares[0].reshape(squares[0].shape[-2:])
+    line = first.sum(0)
+    separable = (line > 0).all() and np.allclose(first, np.outer(line, line))
+    same = all(np.array_equal(each.ravel(), first.ravel()) for each in squares)
+    if not (separable and same):
+        raise ValueError("resample_filter: must be one separable filter in all blocks")
+    return tuple((line / line.min()).tolist())
