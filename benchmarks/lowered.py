@@ -40,8 +40,10 @@ from diffusionflow.networks import platform
 from experiments.runtime import sharding
 from experiments.training import step
 
-# modules whose products are float32 by intent: [batch, features], small and few
+# where products are float32 by intent: modules on [batch, features], small and few, and
+# the gradient of logits where attention is not fused
 PLAIN = ("film", "dense", "time_in", "time_out", "label", "vector", "interval")
+PLAIN += ("bqhf,bkhf->bhqk",)
 HOST = ("infeed", "outfeed", "send", "recv")
 CUDNN = 91000  # a version that takes all heads; asked for when attention is traced
 TRANSFORM = re.compile(
@@ -165,10 +167,9 @@ def selected_bytes(read: list[Operation]) -> tuple[int, int]:
     )
 
 
-def collectives(recipe: step.StepConfig, count: int, fsdp: int) -> Counter[str]:
-    """Counts collectives and their result bytes of a step on a mesh of CPU devices."""
+def collectives(recipe: step.StepConfig, fsdp: int) -> Counter[str]:
+    """Counts collectives and their result bytes of a step on all CPU devices."""
     mesh = sharding.mesh(fsdp)
-    assert mesh.size == count, f"{mesh.size} devices in place of {count}"
     placement = sharding.FSDPSharding(mesh, 2**14) if fsdp > 1 else None
     recipe = recipe._replace(placement=placement, fused_attention=False)
     state, batch, key = budget.shapes(recipe)
@@ -257,7 +258,7 @@ def main() -> None:
         for device in arguments.devices:
             report(name, recipe, device)
         if arguments.mesh > 1:
-            found = collectives(recipe, arguments.mesh, arguments.fsdp)
+            found = collectives(recipe, arguments.fsdp)
             show(f"collectives on {arguments.mesh} devices", dict(found))
 
 

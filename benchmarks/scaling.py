@@ -9,11 +9,16 @@ once, and every gradient is summed over all devices before it is cut.
 
 Each device has `--batch_size` examples, and parameters, optimizer and averages are cut
 over all devices (fully sharded). Printed for each network and number of devices, in GiB
-a device: its share of parameters, optimizer and averages; parameters and gradients as
-they are while all of them are there, which XLA may avoid in part; and what the network
-stores for its backward pass. Then the bytes that it sends, and milliseconds: of the
-products at `--device`'s peak, forward three times, and of the collectives in rings at
-`--link` bytes a second inside a node of `--node` devices, `--network` between nodes.
+a device:
+
+- share: of parameters + optimizer + averages;
+- whole: parameters and gradients in one piece, where all of them are there at once,
+  which XLA avoids in part;
+- stored: what the network keeps for its backward pass, by `remat`, without parameters.
+
+Then bytes of the collectives, and milliseconds: of the products at the peak of
+`--device`, three times those of the forward pass, and of the collectives in a ring at
+`--link` bytes a second inside a node of `--node` devices, at `--network` beyond it.
 """
 
 import argparse
@@ -117,8 +122,22 @@ def _flops(jaxpr: Any) -> float:
     return total
 
 
-def rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Computes the rows of a network, by column."""
+class Costs(NamedTuple):
+    """What a network costs, whatever the number of devices.
+
+    Fields:
+      state: shapes of its training state.
+      stored: bytes for the backward pass, by policy.
+      seconds: of the products of a step, at the device's peak.
+    """
+
+    state: Any
+    stored: dict[str, int]
+    seconds: float
+
+
+def measure(name: str, arguments: argparse.Namespace) -> Costs:
+    """Traces a network with each policy."""
     recipes = {
         remat: budget.large(
             name, "bfloat16", "" if remat == "none" else remat, arguments.batch_size
@@ -126,52 +145,49 @@ def rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for remat in arguments.remat
     }
     recipe = next(iter(recipes.values()))
-    state, device = budget.shapes(recipe)[0], DEVICES[arguments.device]
+    state = budget.shapes(recipe)[0]
     whole = budget.num_bytes(state.params)
-    stored = {
-        remat: budget.stored_bytes(each) - whole for remat, each in recipes.items()
+    return Costs(
+        state,
+        {remat: budget.stored_bytes(each) - whole for remat, each in recipes.items()},
+        3 * forward_flops(recipe) / DEVICES[arguments.device].half,
+    )
+
+
+def row(costs: Costs, count: int, arguments: argparse.Namespace) -> dict[str, str]:
+    """Computes a row of a network, by column."""
+    state, cut = costs.state, placement(count)
+    moved = traffic(state.params, cut)
+    shares = [share_bytes(part, cut) for part in (state.params, state.opt_state)]
+    shares.append(share_bytes((state.ema, state.profiles), cut))
+    link = arguments.link or DEVICES[arguments.device].link
+    bandwidth = link if count <= arguments.node else arguments.network
+    return {
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}",
+        "devices": f"{count}",
+        "share": " + ".join(f"{each / GIB:.2f}" for each in shares),
+        "whole": f"{2 * budget.num_bytes(state.params) / GIB:.2f}",
+        **{f"stored, {name}": f"{n / GIB:.2f}" for name, n in costs.stored.items()},
+        "gathered + summed, GB": (
+            f"{moved.gathered / 1e9:.2f} + {moved.summed / 1e9:.2f}"
+        ),
+        "products, ms": f"{1e3 * costs.seconds:.1f}",
+        "collectives, ms": f"{1e3 * moved.seconds(count, bandwidth):.1f}",
     }
-    compute = 3 * forward_flops(recipe) / device.half
-    found = []
-    for count in arguments.devices:
-        cut = placement(count)
-        moved = traffic(state.params, cut)
-        own = [
-            share_bytes(part, cut) / GIB
-            for part in (state.params, state.opt_state, state.ema)
-        ]
-        inside = count <= arguments.node
-        bandwidth = (arguments.link or device.link) if inside else arguments.network
-        found.append(
-            {
-                "network": name,
-                "parameters": f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
-                "devices": f"{count}",
-                "own parameters / optimizer / average": " / ".join(
-                    f"{each:.2f}" for each in own
-                ),
-                "whole parameters + gradients": f"{2 * whole / GIB:.2f}",
-                **{f"stored, {each}": f"{stored[each] / GIB:.2f}" for each in recipes},
-                "gathered + summed, GB": (
-                    f"{moved.gathered / 1e9:.2f} + {moved.summed / 1e9:.2f}"
-                ),
-                "products, ms": f"{1e3 * compute:.1f}",
-                "collectives, ms": f"{1e3 * moved.seconds(count, bandwidth):.1f}",
-            }
-        )
-    return found
 
 
 def main() -> None:
     arguments = parse_arguments()
     titles = None
+    print(f"{arguments.device}, {arguments.batch_size} examples a device, GiB")
     for name in arguments.networks:
-        for row in rows(name, arguments):
+        costs = measure(name, arguments)
+        for count in arguments.devices:
+            cells = {"network": name} | row(costs, count, arguments)
             if titles is None:
-                titles = list(row)
-                print(f"{arguments.device}, {arguments.batch_size} examples a device")
+                titles = list(cells)
                 print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-            print(f"| {' | '.join(row.values())} |", flush=True)
+            print(f"| {' | '.join(cells.values())} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _is_one_flag(value: Any) -> bool:
 
 
 def _tensors(values: Any) -> list[Any]:
-    return [each for each in values if ir.RankedTensorType.isinstance(each.type)]
+    return [each for each in values if isinstance(each.type, ir.RankedTensorType)]
 
 
 def _shapes(types: list[Any]) -> str:
