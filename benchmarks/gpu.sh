@@ -5,8 +5,8 @@
 #   BACKEND=cpu CASES=digits benchmarks/gpu.sh    tries the script itself on a CPU
 #
 # Parts: parity tests marked `gpu`, training steps (with PyTorch's next to them where
-# TORCH_PYTHON names an interpreter) and their share of the peak, 512 samples, a profile
-# of ten steps, and the bound of `benchmarks.lowered`. A part that fails or takes longer
+# TORCH_PYTHON names an interpreter) and their share of the peak, 512 samples, and the
+# bound of `benchmarks.lowered`. A part that fails or takes longer
 # than its share is named on the page, and the others run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -63,7 +63,6 @@ part 60 "Training 200 steps" "$PYTHON" -m experiments.train "${short[@]}" \
   --require_backend="$BACKEND"
 part 40 "512 samples" "$PYTHON" -m experiments.sample --workdir="$run" --num_samples=512
 part 40 "Bound" "$PYTHON" -m benchmarks.lowered --cases ${CASES%% *} --devices "$DEVICE"
-part 30 "Profile" "$PYTHON" -m benchmarks.profile_step --case="${CASES%% *}"
 
 echo "$PAGE: $failed parts failed" >&2
 exit "$((failed > 0))"
