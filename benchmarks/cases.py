@@ -1,7 +1,9 @@
 """Defines the networks that are timed: event shape, batch size and entries of a config.
 
 `digits`, `cifar10` and `imagenet64` are those of the configs of that name, `dit_b` has
-the size of DiT-B/2; in float32 with nothing computed twice, unless it is asked for.
+the size of DiT-B/2 and `dit_xl` that of DiT-XL/2, `dit_3b` 3 billion parameters; in
+float32 with nothing computed twice, unless it is asked for. The blocks of the last two
+are looped over.
 """
 
 from types import ModuleType
@@ -45,6 +47,30 @@ CASES = {
         batch_size=64,
         network=dict(
             name="dit", features=768, num_blocks=12, num_heads=12, patch_size=2
+        ),
+    ),
+    "dit_xl": dict(
+        shape=[32, 32, 4],
+        batch_size=32,
+        network=dict(
+            name="dit",
+            features=1152,
+            num_blocks=28,
+            num_heads=16,
+            patch_size=2,
+            scan=True,
+        ),
+    ),
+    "dit_3b": dict(
+        shape=[32, 32, 4],
+        batch_size=32,
+        network=dict(
+            name="dit",
+            features=2048,
+            num_blocks=40,
+            num_heads=16,
+            patch_size=2,
+            scan=True,
         ),
     ),
 }

@@ -11,9 +11,9 @@ from jax.typing import DTypeLike
 
 from diffusionflow.networks import positions
 from diffusionflow.networks.embedding import ConditionalNetwork
+from diffusionflow.networks.forms import attend
 from diffusionflow.networks.layers import (
     Pointwise,
-    attend,
     check_dimensions,
     check_remat,
     rematerialized,

@@ -1,4 +1,4 @@
-"""Layers on channels-last maps that are fast on a CPU and plain on an accelerator.
+"""Layers on channels-last maps, in the forms of `forms.py`.
 
 A map is a sequence [batch, length, channels], an image [batch, height, width, channels]
 or a video [batch, frames, height, width, channels]: [batch, *sizes, channels] below.
@@ -8,14 +8,14 @@ reverse mode and higher derivatives hold. Parameters are float32; `dtype` is the
 of the products; statistics are float32 whatever `dtype` is.
 """
 
-import itertools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
+
+from diffusionflow.networks.forms import add_bias, conv3x3, group_affine, repeat_pixels
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -68,79 +68,11 @@ def check_dimensions(z: jax.Array) -> None:
         )
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Zero-padded convolution (correlation) with 3 taps on each axis, 3x3 for images.
-
-    There is one pixel of padding on each side.
-
-    Args:
-      x: [batch, *sizes, in], one to three sizes.
-      kernel: [3, .., 3, in, out], a 3 for each size.
-      stride: of the output pixels, on each axis.
-
-    Returns:
-      [batch, *ceil(sizes / stride), out].
-    """
-    sizes = x.shape[1:-1]
-    if _is_narrow(sizes):
-        return _banded(x, kernel)[:, *(slice(None, None, stride) for _ in sizes)]
-    letters = "DHW"[-len(sizes) :]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride,) * len(sizes),
-        padding=((1, 1),) * len(sizes),
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-    )
-
-
-def _is_narrow(sizes: tuple[int, ...]) -> bool:
-    """Whether XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
-
-    In three dimensions the number of pixels decides: two frames of large images would
-    make a banded matrix that is larger than they are.
-    """
-    return math.prod(sizes) < 3**3 if len(sizes) == 3 else min(sizes) < 3
-
-
-def _banded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `conv3x3` row by row, as a product with the kernel's banded matrix."""
-    batch, *lines, width, _ = x.shape
-    bands = np.stack([np.eye(width, k=1 - tap) for tap in range(3)])
-    matrix = jnp.einsum("...jcn,jio->...icon", kernel, bands.astype(kernel.dtype))
-    matrix = matrix.reshape(-1, width * kernel.shape[-1])
-    padding = ((0, 0), *((1, 1) for _ in lines), (0, 0))
-    rows = jnp.pad(x.reshape(batch, *lines, -1), padding)
-    shifted = [
-        rows[:, *(slice(i, i + n) for i, n in zip(taps, lines, strict=True))]
-        for taps in itertools.product(range(3), repeat=len(lines))
-    ]
-    rows = jnp.concatenate(shifted, axis=-1)
-    y = rows.reshape(batch * math.prod(lines), -1) @ matrix
-    return y.reshape(batch, *lines, width, -1)
-
-
 def upsample(x: jax.Array) -> jax.Array:
     """Nearest resize to twice the size on each axis between batch and channels."""
     for axis in range(1, x.ndim - 1):
         x = x.repeat(2, axis=axis)
     return x
-
-
-def repeat_rows(bias: jax.Array, like: jax.Array) -> jax.Array:
-    """Repeats [out] to the shape of `like`, [..., out].
-
-    Written as a product with ones, so that its gradient is a product too: XLA's CPU
-    reduction to [out] is up to 20 times slower.
-    """
-    ones = jnp.ones(like.size // like.shape[-1], bias.dtype)
-    return jnp.einsum("m,c->mc", ones, bias).reshape(like.shape)
-
-
-def repeat_pixels(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Repeats [batch, channels] to the shape of `like`, [batch, *sizes, channels]."""
-    ones = jnp.ones((x.shape[0], math.prod(like.shape[1:-1])), x.dtype)
-    return jnp.einsum("bp,bc->bpc", ones, x).reshape(like.shape)
 
 
 class Conv3x3(nn.Module):
@@ -157,7 +89,7 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", zeros, (self.features,))
         y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
-        return y + repeat_rows(bias.astype(self.dtype), y)
+        return add_bias(y, bias)
 
 
 class Pointwise(nn.Module):
@@ -173,27 +105,7 @@ class Pointwise(nn.Module):
         bias = self.param("bias", zeros, (self.features,))
         # one flat axis: XLA transposes and copies for a contraction over several
         y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
-        y = y + repeat_rows(bias.astype(self.dtype), y)
-        return y.reshape(*x.shape[:-1], self.features)
-
-
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention: softmax(query key^T / sqrt(features)) value, softmax in float32.
-
-    Args:
-      query: [batch, tokens, heads, features].
-      key: the same shape.
-      value: the same shape.
-
-    Returns:
-      [batch, tokens, heads, features], of the type of `value`.
-    """
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum(
-        "bqhf,bkhf->bhqk", query * scale, key, preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+        return add_bias(y, bias).reshape(*x.shape[:-1], self.features)
 
 
 def num_groups(channels: int) -> int:
@@ -207,8 +119,7 @@ class GroupNorm(nn.Module):
 
     y = x a + b with a = (1 + film_scale) gamma / std and
     b = (1 + film_scale) (beta - gamma mean / std) + film_shift, both
-    [batch, channels]. Groups are spread over channels by a product with a one-hot
-    matrix: its result is stored, where a repeat would be redone for every element.
+    [batch, channels].
 
     Source: Wu & He, Group Normalization, arXiv:1803.08494, equations 1-3.
     """
@@ -235,10 +146,7 @@ class GroupNorm(nn.Module):
         mean = grouped.mean((1, 3))
         variance = jnp.maximum((grouped * grouped).mean((1, 3)) - mean * mean, 0.0)
         inverse = jax.lax.rsqrt(variance + self.epsilon)
-        spread = jnp.repeat(jnp.eye(groups), channels // groups, axis=1) * gamma[None]
-        scale = inverse @ spread
-        terms = jnp.concatenate([-mean * inverse, jnp.ones((batch, 1))], axis=1)
-        shift = terms @ jnp.concatenate([spread, beta[None]])
+        scale, shift = group_affine(mean, inverse, gamma, beta)
         if film is not None:
             film_scale, film_shift = jnp.split(film, 2, axis=-1)
             scale = scale * (1 + film_scale)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from diffusionflow.networks.embedding import ConditionalNetwork
+from diffusionflow.networks.forms import attend
 from diffusionflow.networks.layers import (
     Conv3x3,
     GroupNorm,
     Pointwise,
-    attend,
     check_dimensions,
     fan_in,
     rematerialized,

@@ -44,8 +44,8 @@ class Entry(NamedTuple):
       default: what is meant where a config does not have it, or `REQUIRED`.
       bound: of its values, or None.
       resumable: whether it may change when a run is resumed: no trained number depends
-        on it, but for the last bits on `cpu_devices`, `sharding` and, without dropout
-        and method, `optimizer.accumulate`.
+        on it, but for the last bits on `fused_attention`, `cpu_devices`, `sharding`
+        and, without dropout and method, `optimizer.accumulate`.
     """
 
     name: str
@@ -218,6 +218,13 @@ TABLE = (
         "of products on an accelerator",
         "default",
         _one_of(*MATMUL_PRECISIONS),
+    ),
+    Entry(
+        "fused_attention",
+        bool,
+        "whether training uses cuDNN's attention, where network and device have it",
+        True,
+        resumable=True,
     ),
     Entry(
         "cpu_devices",

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from diffusionflow import ema, losses, objectives, random, times
+from diffusionflow.networks import platform
 from experiments.config import methods
 from experiments.config.model import Model
 from experiments.data.base import DataSet, Examples
@@ -46,6 +47,8 @@ class StepConfig(NamedTuple):
       has_teacher: whether the state has the weights of a teacher.
       guidance: scale that is learned: of the first stage's teacher, or without one of
         the network's own predictions.
+      fused_attention: whether a loss without a method may use cuDNN's kernels; those of
+        methods differentiate in forward mode, which these do not have.
       coupled: pairs noise with the examples of a batch; None for independent noise.
     """
 
@@ -65,6 +68,7 @@ class StepConfig(NamedTuple):
     num_steps: int = 1
     has_teacher: bool = False
     guidance: float = 1.0
+    fused_attention: bool = False
 
     @property
     def stage_steps(self) -> int:
@@ -260,15 +264,16 @@ def loss_and_gradients(
             return terms.loss.mean(), terms
         predict_fn = model.predict_fn(params, drawn.labels, dropout_key, drawn.vectors)
         x = model.transform.to_float(drawn.values)
-        terms = losses.objective_terms(
-            drawn.keys,
-            predict_fn,
-            x,
-            objective=objective,
-            t=drawn.t,
-            eps=drawn.eps,
-            mask=drawn.mask,
-        )
+        with platform.fused_attention(recipe.fused_attention):
+            terms = losses.objective_terms(
+                drawn.keys,
+                predict_fn,
+                x,
+                objective=objective,
+                t=drawn.t,
+                eps=drawn.eps,
+                mask=drawn.mask,
+            )
         return terms.loss.mean(), terms
 
     each = jax.value_and_grad(mean_loss, has_aux=True)

@@ -61,6 +61,7 @@ class Trainer:
             num_steps=config.num_steps,
             has_teacher=self._has_teacher(),
             guidance=config.distillation.guidance,
+            fused_attention=config.fused_attention,
             coupled=self._coupled(self.dataset.train),
         )
         self.init_fn = functools.partial(step.init, recipe=self.recipe)

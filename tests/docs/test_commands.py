@@ -21,10 +21,10 @@ DEFINED = re.compile(r"(?:DEFINE_\w+|define_(?:count|number|file))\(\s*\"([\w.]+
 
 
 def commands():
-    """`{page and number: words}` of every command `diffusionflow` in a shell block."""
+    """`{page and number: words}` of every command `diffusionflow` in a block."""
     found = {}
     for page in PAGES:
-        blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)
+        blocks = re.findall(r"```(?:sh|yaml)\n(.*?)```", page.read_text(), re.S)
         text = "\n".join(blocks).replace("\\\n", " ")
         lines = [line for line in text.splitlines() if "diffusionflow " in line]
         for number, line in enumerate(lines):

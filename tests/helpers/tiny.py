@@ -33,6 +33,7 @@ def config(**overrides):
     )
     config.ema = dict(limit=0.999, warmup=10.0, sigma_rel=(), store_every=0)
     config.matmul_precision = "default"
+    config.fused_attention = True
     config.cpu_devices = 1
     config.sharding = dict(fsdp=1, least_size=64)
     config.log = dict(every=4, logsnr_min=-10.0, logsnr_max=10.0, num_bins=10)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow.networks import layers
+from diffusionflow.networks import forms, layers
 from tests.helpers.networks import fast
 
 
@@ -40,7 +40,7 @@ def convolved(x, kernel, stride):
 def test_conv3x3_is_its_definition(size, stride):
     """Maps smaller than the kernel take another form."""
     x, kernel = normal(0, 2, *size, 3), normal(1, *(3 for _ in size), 3, 5)
-    out = fast(partial(layers.conv3x3, stride=stride))(x, kernel)
+    out = fast(partial(forms.conv3x3, stride=stride))(x, kernel)
     np.testing.assert_allclose(out, convolved(x, kernel, stride), atol=2e-5)
 
 
@@ -81,7 +81,7 @@ def test_attend_is_its_definition():
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum("bhqk,bkhf->bqhf", weights, v)
-    np.testing.assert_allclose(layers.attend(query, key, value), expected, atol=1e-4)
+    np.testing.assert_allclose(forms.attend(query, key, value), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(6,), (6, 5), (5, 6, 7)])
@@ -91,7 +91,7 @@ def test_convolution_moves_with_its_input(size):
     kernel = normal(1, *(3 for _ in size), 3, 5)
     padded = lambda low: jnp.pad(x, ((0, 0), *[(low, 3 - low)] * len(size), (0, 0)))
     axes = tuple(range(1, len(size) + 1))
-    conv = fast(layers.conv3x3)
+    conv = fast(forms.conv3x3)
     moved = jnp.roll(conv(padded(1), kernel), [1] * len(size), axes)
     np.testing.assert_allclose(conv(padded(2), kernel), moved, atol=2e-5)
 

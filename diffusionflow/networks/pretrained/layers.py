@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow.networks.layers import attend
+from diffusionflow.networks.forms import attend
 
 ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
 # PyTorch's default: uniform within 1 / sqrt(fan in)
