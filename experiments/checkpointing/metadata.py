@@ -158,12 +158,7 @@ def check_compatible(
     Raises:
       UsageError: with the list of differences, and the flag that accepts them.
     """
-    before, since = saved.get("history", []), current.get("history", [])
-    recorded = set()
-    if since[: len(before)] == before:
-        rows = since[len(before) :]
-        recorded = {row["entry"] for row in rows if row["step"] >= step}
-    found = [each for each in changes(saved, current) if each.name not in recorded]
+    found = unrecorded(saved, current, step)
     refused = [each for each in found if each.entry not in accepted]
     if refused:
         listed = "\n  ".join(map(str, refused))
@@ -172,6 +167,18 @@ def check_compatible(
             f"you may {_way_out(refused, step, accepted)}"
         )
     return found
+
+
+def unrecorded(
+    saved: Mapping[str, Any], current: Mapping[str, Any], step: int
+) -> list[Change]:
+    """What changed since `step`, but for what the history of the run has after it."""
+    before, since = saved.get("history", []), current.get("history", [])
+    recorded = set()
+    if since[: len(before)] == before:
+        rows = since[len(before) :]
+        recorded = {row["entry"] for row in rows if row["step"] >= step}
+    return [each for each in changes(saved, current) if each.name not in recorded]
 
 
 def _way_out(refused: list[Change], step: int, accepted: Collection[str]) -> str:
