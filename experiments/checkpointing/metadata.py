@@ -46,8 +46,9 @@ def check_format(identity: Mapping[str, Any]) -> None:
     """Raises a `UsageError` if this code cannot read the checkpoint's format."""
     if identity.get("format") != FORMAT:
         raise UsageError(
-            f"checkpoint format {identity.get('format')}: this version reads format "
-            f"{FORMAT}; the checkpoint was written by {identity.get('versions')}"
+            f"checkpoint format {identity.get('format')}: must be {FORMAT}, which this "
+            "version reads; install the version that wrote it, "
+            f"{identity.get('versions')}"
         )
 
 

@@ -56,7 +56,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         request = _completed(request, loaded, len(dataset.test.labels))
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
-        require("out", str(path), path.suffix == ".json", "a .json")
+        require("out", str(path), path.suffix == ".json", "a path that ends in .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
         if results.exists(path, settings):

@@ -119,8 +119,8 @@ def sampler(
         "DDIMInverseScheduler": "samplers.invert goes from data to noise",
     }
     raise ValueError(
-        f"{name}: its steps are not shipped; {ways[name]}, with the convention and the "
-        "grid of this scheduler"
+        f"{name}: its steps are not implemented here; {ways[name]}, to be used with "
+        "the convention and the grid of this scheduler"
     )
 
 
@@ -158,7 +158,8 @@ def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sam
         return samplers.DPMSolver(order, _FORMS[kind], second, "reference", lower)
     if kind != "sde-dpmsolver++":
         raise ValueError(
-            f"algorithm_type={kind!r}: not shipped; 'sde-dpmsolver++' is its form in x"
+            f"algorithm_type={kind!r}: not implemented; write 'sde-dpmsolver++', the "
+            "same method in terms of x"
         )
     to_data = settings["final_sigmas_type"] == "zero"
     if order > 2 or (lower and not to_data):
@@ -193,8 +194,8 @@ def _unipc(settings: Settings, missing: int) -> samplers.Sampler:
             )
     if missing:
         raise ValueError(
-            "final_sigmas_type='sigma_min' with levels of a grid: its last step "
-            "corrects the one before and goes nowhere; write final_sigmas_type='zero'"
+            "final_sigmas_type='sigma_min' with UniPC: its last step would have length "
+            "0; write final_sigmas_type='zero'"
         )
     order, kind = settings["solver_order"], settings["solver_type"]
     kind = "bh2" if kind in ("midpoint", "heun", "logrho") else kind

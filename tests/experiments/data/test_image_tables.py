@@ -35,7 +35,7 @@ from tests.helpers.pictures import png16
         ([Image.fromarray(GREY)] * 2, "2 pictures in a row: one is read"),
         (Image.fromarray(GREY.astype(np.uint16)), "mode I;16, 16 bits in the file"),
         (Image.fromarray(GREY.astype(np.float32)), "mode F: convert it to 8 bits"),
-        (None, "no picture, which is None"),
+        (None, "the picture is None, which is missing"),
         (
             Image.fromarray(np.dstack([IMAGES[1], GREY])),
             "mode RGBA, transparent: put it on a background",
@@ -81,7 +81,7 @@ def test_images_of_8_bits_and_fewer_are_read_as_they_are(package, request, image
 def test_all_rows_are_decoded_before_the_first_step(package, request, images):
     request.getfixturevalue(package)
     images[1], images[2], images[4] = None, corrupted(), corrupted()
-    said = r"split 'train', .* 2 of 3: row 1 \(no picture.*\), row 2 \(.*truncated"
+    said = r"split 'train', .* 2 of 3: row 1 \(the picture is None.*\), row 2 \(.*truncated"
     with pytest.raises(UsageError, match=said) as error:
         load(package)
     assert "leave it out with skip_broken=True" in str(error.value)
@@ -94,7 +94,7 @@ def test_broken_rows_are_left_out_on_request(package, request, images, capsys):
     whole = load(package, label="").identity()
     images[1] = None
     found = load(package, skip_broken=True, label="")
-    assert "left out 1 of 3: row 1 (no picture" in capsys.readouterr().out
+    assert "left out 1 of 3: row 1 (the picture is None" in capsys.readouterr().out
     np.testing.assert_array_equal(found.train.gather([0, 1]).values, IMAGES[[0, 2]])
     identity = found.identity()
     assert identity["num_train"] == 2 and whole["num_train"] == 3
@@ -105,7 +105,7 @@ def test_broken_rows_are_left_out_on_request(package, request, images, capsys):
     with pytest.raises(UsageError, match=said):
         load(package, skip_broken=True)
     images[0] = images[2] = None
-    with pytest.raises(UsageError, match="split 'train', .*: no row is left"):
+    with pytest.raises(UsageError, match="split 'train', .*: .* leaves out all 3 rows"):
         load(package, skip_broken=True, label="")
 
 

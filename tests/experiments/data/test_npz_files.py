@@ -229,7 +229,7 @@ def test_labels_are_mapped_on_request(tmp_path, held_out):
         assert found.train.labels.tolist() == [1, 0, 2] * 9
         assert found.test.labels.tolist() == [2, 0]
     bare = written(tmp_path / "c.npz", images=IMAGES)
-    assert "map_labels=True, and it has no labels" in refusal(
+    assert "map_labels=True, but the file has no labels" in refusal(
         path=bare, map_labels=True
     )
 
@@ -268,9 +268,9 @@ def test_a_range_is_finite(tmp_path, bound):
         (IMAGES // 200, {}, "from 0 to 1 of type uint8, nearly black"),
         (IMAGES, {"levels": 17}, "levels=17: values up to 255, must be below it"),
         (IMAGES / 255, {"levels": 17}, "levels=17: of uint8, and values are float64"),
-        (IMAGES, {"unscaled": True}, "of floats; uint8 has the range 0..255"),
+        (IMAGES, {"unscaled": True}, "must be left out of values of type uint8"),
         (IMAGES / 255, dict(low=0.0, high=255.0), "less than a hundredth of [low, hi"),
-        (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True: not with"),
+        (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True with "),
         (IMAGES * 1.0, dict(low=0.0, high=1.0), "must be in [low, high] = [0.0, 1.0]"),
         (IMAGES // 200, {"levels": 300}, "levels=300: must be in 2..256"),
     ],

@@ -44,10 +44,10 @@ def test_cached_results_and_samples_of_other_weights_are_not_used(
     found = json.loads(evaluate_run(tmp_path, REQUEST).read_text())
     text = capsys.readouterr().out
     for weights in ("raw", "ema"):
-        begin = f"left out, in {tmp_path / 'evaluation'}, of the {weights} weights of "
-        (line,) = [one for one in text.splitlines() if one.startswith(begin)]
-        assert line.endswith(", of other weights, before the run was trained again")
-    assert text.count("quarantined, in") == 2
+        own = f", of the {weights} weights of step 10, computed before the run was "
+        (line,) = [one for one in text.splitlines() if own in one]
+        assert line.startswith(f"not used, in {tmp_path / 'evaluation'}: ")
+    assert text.count("quarantined as") == 2
     assert found["likelihood"]["ode"]["mean"] != evaluated["likelihood"]["ode"]["mean"]
     fresh = copied(retrained, tmp_path / "fresh", "checkpoints")
     straight = json.loads(evaluate_run(fresh, REQUEST).read_text())
@@ -66,7 +66,7 @@ def test_cached_results_of_another_version_are_not_used(evaluated, tmp_path):
     (old / "settings.json").write_text(json.dumps(evaluated["settings"]))
     cache = result_cache.ResultCache(tmp_path / "evaluation")
     names = (evaluated["settings"][name] for name in ("weights", "step", "parameters"))
-    assert cache.unused(*names) == {old.name: "another version"}
+    assert cache.unused(*names) == {old.name: "by another version"}
 
 
 def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkeypatch):
