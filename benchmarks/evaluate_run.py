@@ -68,7 +68,7 @@ def command(name: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"experiments.{name}", *flags]
 
 
-def train(folder: pathlib.Path, workdir: pathlib.Path, cache: str) -> None:
+def train(folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Trains the network for ten steps."""
     entries = {
         "data.name": "npz",
@@ -84,8 +84,7 @@ def train(folder: pathlib.Path, workdir: pathlib.Path, cache: str) -> None:
     }
     flags = [f"--config.{name}={value}" for name, value in entries.items()]
     begin = command("train", "--config=configs/digits.py", f"--workdir={workdir}")
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-    subprocess.run([*begin, *flags], check=True, stdout=sys.stderr, env=environment)
+    subprocess.run([*begin, *flags], check=True, stdout=sys.stderr)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -118,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_images(folder / "images.npz", (height, width), arguments.images)
-        train(folder, folder / "run", f"{folder}/training")
+        train(folder, folder / "run")
         flags = [f"--workdir={folder / 'run'}", f"--num_samples={arguments.samples}"]
         flags += [f"--sampler={each}" for each in arguments.sampler or ()]
         flags += arguments.flags.split()
