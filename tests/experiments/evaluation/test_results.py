@@ -156,7 +156,7 @@ def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, ca
     with pytest.raises(UsageError, match="weights 'ema' there, 'raw' now"):
         evaluate_run(workdir, REQUEST._replace(weights="raw"))
     assert (workdir / "eval.json").read_bytes() == before
-    with pytest.raises(UsageError, match="must be a .json"):
+    with pytest.raises(UsageError, match="must be a path that ends in .json"):
         evaluate_run(workdir, REQUEST._replace(out=str(workdir / "eval.npz")))
     (workdir / "other.json").write_text("{}")
     with pytest.raises(UsageError, match="other.json is no evaluation"):
