@@ -231,7 +231,10 @@ def discrete(
     inside = lambda count: 1 <= count <= num_levels
     check_bound("num_steps", num_steps, inside, f"in 1..num_levels={num_levels}")
     if offset and spacing != "leading":
-        raise ValueError(f"offset={offset}: only the spacing 'leading' has one")
+        raise ValueError(
+            f"offset={offset}: must be 0 with spacing={spacing!r}; only 'leading' has "
+            "an offset"
+        )
     back: np.ndarray = np.arange(num_steps, 0, -1)  # N - i
     match spacing:
         case "trailing":

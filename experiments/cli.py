@@ -43,7 +43,7 @@ _BACKEND = flags.DEFINE_enum(
     "require_backend",
     None,
     ["cpu", "gpu", "tpu"],
-    "Fail if JAX runs on anything else.",
+    "Device that JAX must run on; the command ends at once if it is another one.",
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",

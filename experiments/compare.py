@@ -11,7 +11,9 @@ from absl import flags
 
 from experiments import cli
 
-OUT = flags.DEFINE_string("out", "compare.html", "The page; empty for none.")
+OUT = flags.DEFINE_string(
+    "out", "compare.html", "HTML page that is written; empty for none."
+)
 SEED = cli.define_count("seed", 0, "Seed of the bootstrap.", 2**32 - 1, least=0)
 
 

@@ -31,7 +31,7 @@ PAIRS = cli.define_file(
     "pairs", None, "File of experiments.pairs, for reflow and one_step."
 )
 WEIGHTS = flags.DEFINE_enum(
-    "weights", "ema", ["ema", "raw"], "Which weights of the teacher."
+    "weights", "ema", ["ema", "raw"], "Averaged or raw weights of the teacher."
 )
 GUIDANCE = cli.define_number(
     "guidance", 1.0, "Classifier-free guidance scale of the teacher."

@@ -17,7 +17,9 @@ AGAINST = flags.DEFINE_string(
     None,
     "Another config file, or a recipe such as edm or 'sd3(shift=3.0)'.",
 )
-OUT = flags.DEFINE_string("out", "explain.png", "The picture; empty for none.")
+OUT = flags.DEFINE_string(
+    "out", "explain.png", "Picture that is written, .png; empty for none."
+)
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from experiments import cli
 from experiments.runtime.errors import UsageError, check_name
 
 OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
-FIGURE = flags.DEFINE_multi_string("figure", None, "A figure; all of them by default.")
+FIGURE = flags.DEFINE_multi_string(
+    "figure", None, "Name of a figure; can be repeated, all of them by default."
+)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from experiments import cli
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-COUNT = cli.define_count("num_pairs", 10_000, "How many.", 10**8)
+COUNT = cli.define_count("num_pairs", 10_000, "Number of pairs.", 10**8)
 flags.DEFINE_string(
     "label", None, "Class of all pairs, number or name; by default all in turn."
 )
@@ -24,22 +24,32 @@ cli.define_file(
     "File of vectors [n, k], .npy or .npz; by default those of held-out examples.",
 )
 cli.define_count(
-    "seed", 0, "Pair i of a seed is the same for every batch.", 2**32 - 1, least=0
+    "seed",
+    0,
+    "Seed of the noise; its pair i is the same for every batch size.",
+    2**32 - 1,
+    least=0,
 )
-cli.define_count("batch_size", 128, "Pairs per device and batch.", 2**16)
 cli.define_count(
-    "shard_size", 1024, "Pairs per file, after which sampling can resume.", 10**8
+    "batch_size", 128, "Pairs per device and batch; a CPU takes 16.", 2**16
 )
-cli.define_number("guidance", None, "1: conditional; by default the config's.")
+cli.define_count(
+    "shard_size", 1024, "Pairs per file, after which the command can resume.", 10**8
+)
+cli.define_number(
+    "guidance", None, "Classifier-free guidance scale; by default that of the config."
+)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
 cli.define_number("sigma_rel", None, "Width of the average, if the run stored any.")
 cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
-flags.DEFINE_string("sampler.name", None, "By default heun(variable='u').")
-cli.define_count("sampler.num_steps", None, "Steps, by default 50.", 10**6)
-flags.DEFINE_string("sampler.grid", None, "By default the config's.")
+flags.DEFINE_string("sampler.name", None, "Sampler; by default heun(variable='u').")
+cli.define_count("sampler.num_steps", None, "Number of steps, by default 50.", 10**6)
+flags.DEFINE_string(
+    "sampler.grid", None, "Sampling grid; by default that of the config."
+)
 
 
 def main() -> None:

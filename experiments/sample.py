@@ -34,7 +34,7 @@ cli.define_file(
 cli.define_count(
     "seed",
     0,
-    "Sample i of a seed is the same for every batch size.",
+    "Seed of the noise; its sample i is the same for every batch size.",
     2**32 - 1,
     least=0,
 )
@@ -44,7 +44,11 @@ cli.define_count(
 cli.define_count(
     "shard_size", 1024, "Samples per file, after which sampling can resume.", 10**8
 )
-cli.define_number("guidance", None, "1: conditional, 0: unconditional, more: stronger.")
+cli.define_number(
+    "guidance",
+    None,
+    "Classifier-free guidance scale: 1 conditional, 0 unconditional, more is stronger.",
+)
 flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged or raw weights.")
 cli.define_number(
     "sigma_rel", None, "Width of the average, if the run stored any, such as 0.1."
@@ -53,7 +57,9 @@ cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
-flags.DEFINE_string("sampler.name", None, "Such as ddim, ddpm or heun(variable='v').")
+flags.DEFINE_string(
+    "sampler.name", None, "Sampler, such as ddim, ddpm or heun(variable='v')."
+)
 cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)
 flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
 edit_options.define_flags()

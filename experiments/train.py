@@ -20,7 +20,7 @@ INIT_FROM = flags.DEFINE_string(
     "Directory of another run: a new run starts from the weights that it saved last.",
 )
 INIT_WEIGHTS = flags.DEFINE_enum(
-    "init_weights", "ema", ["ema", "raw"], "Which of its weights --init_from takes."
+    "init_weights", "ema", ["ema", "raw"], "Averaged or raw weights for --init_from."
 )
 
 ACCEPTED = cli.define_accept_change()

@@ -113,7 +113,9 @@ def checked(
     for name, value in (("x", x), ("eps", eps)):
         predictions.as_data(value, name)
         if not np.ndim(value):
-            raise ValueError(f"{name} is one number: must be [n, *event]")
+            raise ValueError(
+                f"{name} of shape (): must be [n, *event], one row for each example"
+            )
     predictions.check_same_shape("eps", eps, "x", x)
     if key is not None and key.shape not in ((), np.shape(x)[:1]):
         raise ValueError(

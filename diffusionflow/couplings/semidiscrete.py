@@ -175,7 +175,12 @@ def _as_weights(weights: Array | None, rows: Array) -> Array:
     if weights is None:
         return jnp.ones_like(rows[:, 0])
     if not is_traced(weights) and not (np.asarray(weights) > 0).all():
-        raise ValueError("a weight is not positive: leave its row out of the data")
+        flat = np.ravel(weights)
+        row = int(np.argmin(flat > 0))
+        raise ValueError(
+            f"weights: {float(flat[row])} of row {row}: each must be "
+            "positive; leave a row without weight out of the data"
+        )
     weights = predictions.as_data(weights, "weights").astype(rows.dtype)
     predictions.check_same_shape("weights", weights, "one feature", rows[:, 0])
     return weights
@@ -187,8 +192,8 @@ def _numbered(labels: Array | None, n: int) -> tuple[Array, int]:
         return jnp.zeros(n, jnp.int32), 1
     if is_traced(labels):
         raise ValueError(
-            "labels of the data are traced: must be an array of numbers; fit outside "
-            "of jax.jit"
+            "labels of the data are known only inside jax.jit: must be an array of "
+            "numbers; fit the coupling outside of it"
         )
     values, number = np.unique(np.asarray(labels), return_inverse=True)
     return jnp.asarray(number, jnp.int32), len(values)
@@ -199,13 +204,14 @@ def _check_labels(labels: Any, own: Any) -> None:
     if (labels is None) != (own is None):
         given, fitted = ("out" if each is None else "" for each in (labels, own))
         raise ValueError(
-            f"called with{given} labels, and fitted with{fitted}: the potentials are "
-            "another problem's; give labels to both, or to none"
+            f"called with{given} labels, and fitted with{fitted}, which pairs other "
+            "examples: give labels to both calls, or to none"
         )
     if labels is None or is_traced(labels, own):
         return
     missing = np.setdiff1d(np.asarray(labels), np.asarray(own))
     if len(missing):
         raise ValueError(
-            f"labels {missing.tolist()} have no row in the data: must be labels of it"
+            f"labels {missing.tolist()}: no row of the data has them; must be among "
+            "the labels that the coupling was fitted with"
         )

@@ -69,7 +69,10 @@ class Sinkhorn(Coupling):
     ) -> Array:
         """Draws a permutation."""
         if key is None:
-            raise ValueError("key=None: Sinkhorn draws pairs, so it needs a key")
+            raise ValueError(
+                "key=None: must be a random key, as Sinkhorn draws pairs; pass one "
+                "such as jax.random.key(0)"
+            )
         size = min(len(x), self.group)
         draws = random.uniform(key, (len(x), size)).astype(x.dtype)
         noise, x, eps, labels = in_groups(self.group, draws, x, eps, labels)
@@ -171,7 +174,8 @@ def _log_marginal(name: str, marginal: Array | None, like: Array) -> Array:
         return jnp.full_like(like, -np.log(n))
     if np.shape(marginal) != (n,):
         raise ValueError(
-            f"{name} of shape {np.shape(marginal)}: must be ({n},), sums of the plan"
+            f"{name} of shape {np.shape(marginal)}: must be ({n},), a weight for each "
+            "example"
         )
     return jnp.broadcast_to(jnp.log(jnp.asarray(marginal, like.dtype)), like.shape)
 

@@ -165,7 +165,8 @@ def _warn_of_few(dim: int, what: str, way_out: str) -> None:
     """Warns where an event has so few values that the optimum is another one."""
     if dim < LEAST_DIM:
         warnings.warn(
-            f"{what} on examples of {dim} values: below {LEAST_DIM} it changes what is "
-            f"learned (diffusionflow.distillation.distances); {way_out} does not",
+            f"{what} on examples of {dim} values: with fewer than {LEAST_DIM} the "
+            "network learns a biased result (see "
+            f"diffusionflow.distillation.distances); use {way_out}",
             stacklevel=3,
         )

@@ -107,5 +107,8 @@ def _factor(
     if kind not in DIVERGENCES or kind == "reverse_kl":
         return factor
     if ratio is None:
-        raise ValueError(f"ratio=None: {kind!r} needs the ratio of densities p / q")
+        raise ValueError(
+            f"ratio=None: must be the ratio of densities p / q for kind={kind!r}, as a "
+            "discriminator estimates it; kind='reverse_kl' needs none"
+        )
     return factor * DIVERGENCES[kind](jnp.asarray(ratio, x.dtype))

@@ -203,10 +203,11 @@ def _forward(fn: Callable[..., Array], primals: Any, tangents: Any) -> Any:
         if not any(word in text for word in ("forward-mode", "jvp", "differentiation")):
             raise
         raise ValueError(
-            "E and L differentiate the network in forward mode, which a part of it "
-            "does not have (as fused attention, or any jax.custom_vjp): use its plain "
+            "this loss differentiates the network by jax.jvp, which a part of it does "
+            "not support (such as fused attention, or any jax.custom_vjp): use its "
+            "plain "
             'form, such as jax.nn.dot_product_attention(implementation="xla"), or '
-            f"train by semigroup_loss or progressive_targets, which need none: {error}"
+            f"semigroup_loss or progressive_targets, which need no jvp: {error}"
         ) from error
 
 

@@ -113,7 +113,10 @@ def progressive_times(
     grid = jnp.asarray(times, jnp.result_type(float))
     count = grid.shape[0] - 1
     if count < 2 or count % 2:
-        raise ValueError(f"times has {count} steps: a student takes two at a time")
+        raise ValueError(
+            f"times has {count} steps: must be an even number, 2 or more, as a step of "
+            "the student is two of the teacher's"
+        )
     drawn = jnp.floor(random.uniform(key, shape) * (count // 2)).astype(jnp.int32)
     return grid[2 * drawn], grid[2 * drawn + 1], grid[2 * drawn + 2]
 

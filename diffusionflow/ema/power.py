@@ -189,9 +189,9 @@ def combine(weights: ArrayLike, averages: Iterable[Any]) -> Any:
 
 def _check(stored: Sequence[Profile], wanted: Profile) -> None:
     if not stored:
-        raise ValueError("no average is stored; store some while training")
+        raise ValueError("stored=[]: must be at least one average, stored in training")
     if len(set(stored)) < len(stored):
-        raise ValueError(f"stored={list(stored)}: a profile is there twice")
+        raise ValueError(f"stored={list(stored)}: each profile must be there once")
     for profile in (*stored, wanted):
         check_positive("num_updates", profile.num_updates)
         relative_width(profile.gamma)

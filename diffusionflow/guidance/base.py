@@ -24,8 +24,9 @@ def event_axes(z: Array, batch_ndim: int) -> tuple[int, ...]:
     """
     if z.ndim <= batch_ndim:
         raise ValueError(
-            f"batch_ndim={batch_ndim}: an array of shape {z.shape} has no event axes; "
-            "it is the number of leading axes of the batch, 0 for one example"
+            f"batch_ndim={batch_ndim}: must be below {z.ndim}, the number of axes of "
+            f"an array of shape {z.shape}; it counts the leading axes that are the "
+            "batch, 0 for a single example"
         )
     return tuple(range(batch_ndim, z.ndim))
 

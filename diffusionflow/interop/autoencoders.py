@@ -170,7 +170,7 @@ def scale_and_shift(config: Mapping[str, Any]) -> tuple[Any, Any]:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is not None and shift:
         raise ValueError(
-            f"shift_factor={shift!r} and latents_mean: must be one of them"
+            f"shift_factor={shift!r} and latents_mean: give one of the two"
         )
     if mean is not None:
         shift = np.asarray(mean, np.float32).reshape(-1)

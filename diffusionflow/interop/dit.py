@@ -84,11 +84,14 @@ def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]
     )
     missing = [name for name in needed if name not in state]
     if missing:
-        raise ValueError(f"no checkpoint of a DiT; missing: {', '.join(missing)}")
+        raise ValueError(
+            f"the file holds no weights of a DiT: must have {', '.join(missing)} too"
+        )
     features, channels, _, patch_size = state["x_embedder.proj.weight"].shape
     if num_heads is None and features not in HEADS:
         raise ValueError(
-            f"a DiT of {features} features is none of {sorted(HEADS)}: give num_heads"
+            f"{features} features: the number of heads is known for {sorted(HEADS)} "
+            "only; pass num_heads"
         )
     heads = HEADS[features] if num_heads is None else num_heads
     if features % heads:
@@ -117,8 +120,8 @@ def _check_places(found: Array, config: Mapping[str, Any]) -> None:
     exact = place_sinusoids(side, side, features, side)[None]
     if found.shape != exact.shape or np.abs(found - exact).max() > 1e-4:
         raise ValueError(
-            "pos_embed: not the sinusoids of the places of a square of patches; "
-            "learned ones are not supported"
+            "pos_embed: must be the sinusoids of a square grid of patches; learned "
+            "positions are not supported"
         )
 
 

@@ -148,7 +148,10 @@ class Pretrained:
         """
         size = self.config.get("sample_size")
         if size is None:
-            raise ValueError("config.json has no sample_size: any size is allowed")
+            raise ValueError(
+                "config.json has no sample_size: choose height and width yourself, any "
+                "are allowed"
+            )
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return int(height), int(width), int(self.network.module.in_channels)
 

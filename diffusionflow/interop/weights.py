@@ -41,7 +41,10 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
     if path.is_dir():
         path = _file_of(path)
     if not path.is_file():
-        raise ValueError(f"no file {str(path)!r}: give a local file of weights")
+        raise ValueError(
+            f"no file {str(path)!r}: nothing is downloaded; give a local file of "
+            "weights"
+        )
     if path.name.endswith(".index.json"):
         return _read_shards(path, put)
     if path.suffix in TORCH:

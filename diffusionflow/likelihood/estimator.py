@@ -58,7 +58,10 @@ class BoundEstimator:
         if num_times is not None:
             check_bound("num_times", num_times, lambda n: n >= 1, "at least 1")
         if key is None and noise is None:
-            raise ValueError("key=None must be a key: a bound draws noise")
+            raise ValueError(
+                "key=None: must be a random key, as a bound draws noise; pass one such "
+                "as jax.random.key(0)"
+            )
         check_name("prior", prior, priors.PRIORS)
         self.levels, self.prior = levels, prior
         self.x, self.batch_ndim = predictions.as_data(x, "x"), batch_ndim
@@ -74,7 +77,10 @@ class BoundEstimator:
     def uniform(self, density: Any, schedule: Schedule) -> Array:
         """Samples times `[num_draws, num_times, *batch]`, stratified per example."""
         if self.time_key is None:
-            raise ValueError("key=None must be a key: times are sampled")
+            raise ValueError(
+                "key=None: must be a random key, as times are sampled; pass one such "
+                "as jax.random.key(0)"
+            )
 
         shape: Any = (self.num_times,)
 

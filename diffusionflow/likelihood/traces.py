@@ -137,7 +137,10 @@ class Hutchinson:
     def probes(self, key: Array | None, y: Array) -> Array:
         """Samples probes `[num_probes, *y.shape]`; `key` is scalar or `[*batch]`."""
         if key is None:
-            raise ValueError(f"{self} draws probes: key=None must be a key")
+            raise ValueError(
+                f"key=None: must be a random key, as {self} draws probes; pass one "
+                "such as jax.random.key(0), or trace=Exact()"
+            )
         draw = {"rademacher": _signs, "normal": random.normal}[self.law]
         keys = random.split(key, self.num_probes)
         return jnp.stack([draw(key, y.shape, y.dtype) for key in keys])

@@ -83,7 +83,9 @@ def objective_terms(
     x = predictions.as_data(x, "x")
     schedule = objective.schedule
     if key is None and (t is None or eps is None):
-        raise ValueError("key=None needs both t and eps")
+        raise ValueError(
+            "key=None: must be a random key, unless both t and eps are given"
+        )
     keys: Any = (None, None) if key is None else random.split(key)
     time_key, noise_key = keys
     if t is None:

@@ -101,10 +101,15 @@ class Metric:
         """
         checked = rows(*samples)
         if len(checked) != self.num_sets:
-            raise ValueError(f"{len(checked)} sets: {self} takes {self.num_sets}")
+            raise ValueError(
+                f"{len(checked)} sets of samples: must be {self.num_sets} for {self}"
+            )
         sizes = {len(part) for part in checked}
         if self.paired and len(sizes) > 1:
-            raise ValueError(f"sets of {sorted(sizes)} rows: {self} pairs them")
+            raise ValueError(
+                f"sets of {sorted(sizes)} rows: must have equally many for {self}, "
+                "which compares row i with row i"
+            )
         return checked
 
 

@@ -151,8 +151,8 @@ def difference(
     check_level(num_resamples, level)
     if np.shape(a) != np.shape(b):
         raise ValueError(
-            f"sets of shapes {np.shape(a)} and {np.shape(b)}: row i of both must be of "
-            "one seed"
+            f"sets of shapes {np.shape(a)} and {np.shape(b)}: must have one shape, "
+            "with row i of both sampled from the same seed"
         )
     samples = metric.checked((a, *others))
     other = metric.checked((b, *others))

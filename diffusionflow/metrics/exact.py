@@ -44,7 +44,9 @@ class LawCDF:
 
         weights, means, variances = _components(self.law)
         if means.shape[1] != 1:
-            raise ValueError(f"events of {means.shape[1]} numbers: must be of one")
+            raise ValueError(
+                f"a law of {means.shape[1]} numbers: must be one-dimensional"
+            )
         if not (variances > 0).all():
             raise ValueError(f"variances={variances[:, 0]}: must be positive")
         return ndtr((x[..., None] - means[:, 0]) / np.sqrt(variances[:, 0])) @ weights
@@ -170,4 +172,6 @@ def _weighted_mean(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _check_one_number(x: np.ndarray) -> None:
     if x.shape[1] != 1:
-        raise ValueError(f"rows of {x.shape[1]} numbers: must be of one, [n] or [n, 1]")
+        raise ValueError(
+            f"rows of {x.shape[1]} numbers: must be one number each, [n] or [n, 1]"
+        )

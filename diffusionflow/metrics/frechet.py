@@ -104,7 +104,10 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """
     shapes = [np.shape(part) for part in (*a, *b)]
     if shapes[0] != shapes[2] or set(shapes[1::2]) != {shapes[0] * 2}:
-        raise ValueError(f"means and covariances of shapes {shapes}: must be of one d")
+        raise ValueError(
+            f"means and covariances of shapes {shapes}: must be [d] and [d, d], with "
+            "one d for both sets"
+        )
     return _distance(factored_moments(a), factored_moments(b))
 
 

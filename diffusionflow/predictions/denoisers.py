@@ -136,9 +136,9 @@ class Denoiser:
         del s
         if self.has_second_time():
             raise ValueError(
-                f"{type(self).__name__} around a flow map is no flow map: what it "
-                "makes of x and eps holds at s = t alone; sample it as a denoiser, "
-                "such as by samplers.ddim(), or train the flow map with guidance inside"
+                f"{type(self).__name__} around a flow map changes what it predicts at "
+                "one time, not its jumps: sample it as a denoiser, such as by "
+                "samplers.ddim(), or train the flow map with guidance inside"
             )
         return self.denoise(z, t)
 

@@ -274,6 +274,9 @@ def _check_step(convention: str, step: ArrayLike | None) -> Any:
     check_name("convention", convention, CONVENTIONS)
     if step is None:
         if convention == "ddim":
-            raise ValueError("step=None: the eta of DDIM depends on the log-SNR step")
+            raise ValueError(
+                "step=None: must be the step in log-SNR with convention='ddim', on "
+                "which its eta depends"
+            )
         return None
     return floating(step)

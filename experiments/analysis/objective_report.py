@@ -1,13 +1,16 @@
 """Describes an objective in words and numbers, for `experiments.explain`."""
 
+import contextlib
+import dataclasses
+import inspect
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusionflow import objectives
+from diffusionflow import objectives, schedules
 from diffusionflow._numeric import in_float64
 from diffusionflow.objectives import Objective
 from experiments.config import build, schema
@@ -190,9 +193,11 @@ def _table(own: Named) -> str:
 
 def _recipes(own: Named) -> str:
     """Lists the recipes that the objective equals, each with range and constant."""
+    named = {
+        name: parse("recipe", name, RECIPES) for name in (*RECIPES, *VARIANTS)
+    } | _with_own_values(own.objective)
     lines = []
-    for name in (*RECIPES, *VARIANTS):
-        recipe = parse("recipe", name, RECIPES)
+    for name, recipe in named.items():
         equal = stretch(own.objective, recipe)
         if equal is not None:
             lines.append(
@@ -202,6 +207,43 @@ def _recipes(own: Named) -> str:
     if not lines:
         return "equals none of the named recipes on any range"
     return "\n".join(["equals, up to a constant:", *lines])
+
+
+def _with_own_values(own: Objective) -> dict[str, Objective]:
+    """Makes the recipes with the values that the objective has: `edm(sigma_data=0.85)`.
+
+    The names of their arguments are those of fields of its parts.
+    """
+    values = dict(_numbers(dataclasses.replace(own, proposal=None)))
+    low, high = common_range(own)
+    found = {}
+    if isinstance(own.schedule, schedules.Shifted):
+        values["shift"] = own.schedule.k
+    for name, recipe in RECIPES.items():
+        arguments = {
+            key: values[key]
+            for key, parameter in inspect.signature(recipe).parameters.items()
+            if key in values and values[key] != parameter.default
+        }
+        if not arguments:
+            continue
+        with contextlib.suppress(ValueError):  # a value of another part, out of bounds
+            made = recipe(**arguments)
+            first, last = made.schedule.logsnr_range()
+            if max(low, first) < min(high, last):
+                text = ", ".join(f"{key}={value:g}" for key, value in arguments.items())
+                found[f"{name}({text})"] = made
+    return found
+
+
+def _numbers(part: Any) -> Iterator[tuple[str, float]]:
+    """Yields the numbers of a dataclass and of those inside it, by their fields."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value)
+        elif isinstance(value, (int, float)):
+            yield field.name, value
 
 
 def comparison(own: Named, other: Named) -> str:

@@ -76,8 +76,8 @@ def check_data(loaded: Loaded, dataset: DataSet) -> None:
     changed = metadata.diff({"examples": there}, {"examples": here})
     if changed:
         raise UsageError(
-            f"the run was trained on other data ({'; '.join(changed)}): their held-out "
-            "examples differ"
+            f"the run was trained on other data ({'; '.join(changed)}): put back the "
+            "files that it was trained on, or evaluate a run that was trained on these"
         )
 
 
@@ -95,7 +95,8 @@ def real_data(loaded: Loaded) -> DataSet:
     there, here = dataset.original["examples"], found.identity()
     if metadata.diff({"examples": there}, {"examples": here}):
         raise UsageError(
-            f"the pairs are of a model of {there}, and {dataset.original['data']} is "
-            f"{here} now; config.data.original names another place of the same"
+            f"the pairs were drawn from a model that was trained on {there}, and "
+            f"{dataset.original['data']} is {here} now: put these data back, or name "
+            "where they are by config.data.original"
         )
     return found

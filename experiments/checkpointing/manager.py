@@ -303,7 +303,11 @@ class Checkpoints:
         for name, target in targets.items():
             difference = pytrees.first_difference(metadata[name].tree, target)
             if difference:
-                raise MismatchError(f"checkpoint of step {step}, {name}: {difference}")
+                raise MismatchError(
+                    f"the checkpoint of step {step} does not fit the network of the "
+                    f"config: {name}, {difference}; use the config and the modules "
+                    "that the run was trained with"
+                )
         arguments = {
             name: ocp.args.StandardRestore(target) for name, target in targets.items()
         }

@@ -46,8 +46,9 @@ def check_format(identity: Mapping[str, Any]) -> None:
     """Raises a `UsageError` if this code cannot read the checkpoint's format."""
     if identity.get("format") != FORMAT:
         raise UsageError(
-            f"checkpoint format {identity.get('format')}: this version reads format "
-            f"{FORMAT}; the checkpoint was written by {identity.get('versions')}"
+            f"checkpoint format {identity.get('format')}: must be {FORMAT}, which this "
+            "version reads; install the version that wrote it, "
+            f"{identity.get('versions')}"
         )
 
 
@@ -158,12 +159,7 @@ def check_compatible(
     Raises:
       UsageError: with the list of differences, and the flag that accepts them.
     """
-    before, since = saved.get("history", []), current.get("history", [])
-    recorded = set()
-    if since[: len(before)] == before:
-        rows = since[len(before) :]
-        recorded = {row["entry"] for row in rows if row["step"] >= step}
-    found = [each for each in changes(saved, current) if each.name not in recorded]
+    found = unrecorded(saved, current, step)
     refused = [each for each in found if each.entry not in accepted]
     if refused:
         listed = "\n  ".join(map(str, refused))
@@ -172,6 +168,18 @@ def check_compatible(
             f"you may {_way_out(refused, step, accepted)}"
         )
     return found
+
+
+def unrecorded(
+    saved: Mapping[str, Any], current: Mapping[str, Any], step: int
+) -> list[Change]:
+    """What changed since `step`, but for what the history of the run has after it."""
+    before, since = saved.get("history", []), current.get("history", [])
+    recorded = set()
+    if since[: len(before)] == before:
+        rows = since[len(before) :]
+        recorded = {row["entry"] for row in rows if row["step"] >= step}
+    return [each for each in changes(saved, current) if each.name not in recorded]
 
 
 def _way_out(refused: list[Change], step: int, accepted: Collection[str]) -> str:

@@ -191,7 +191,14 @@ def _check_same(
 ) -> None:
     """Refuses averages of another run, and those of another start of this one."""
     stored = saved.identity(step)
-    metadata.check_compatible(stored, current, step)
+    if changed := metadata.unrecorded(stored, current, step):
+        listed = "\n  ".join(map(str, changed))
+        raise UsageError(
+            f"the averages of step {step} in {saved.directory} are of other settings "
+            f"than the run has now:\n  {listed}\nmove {saved.directory / str(step)} "
+            "away, with those of other steps after the change, or choose another "
+            "--workdir"
+        )
     here = current.get("init_from")
     there = stored.get("init_from", here)  # absent in older ones
     if there != here:

@@ -60,7 +60,10 @@ def load_each(
             found=found,
             target=_target(built),
         )
-        print(f"average of width {request.sigma_rel:g}: profile off by {error:.1%}")
+        print(
+            f"averaged weights of width {request.sigma_rel:g}: reconstructed, with an "
+            f"error of {error:.1%} in how they weigh the steps"
+        )
         every = [average]
     return [
         Loaded(
@@ -140,9 +143,12 @@ def _existing_step(saved: manager.Checkpoints, step: int | None) -> int:
     newest = saved.newest()
     if newest is None:
         raise UsageError(
-            f"{saved.directory} holds no complete checkpoint yet; wait for the first"
+            f"{saved.directory} holds no complete checkpoint yet: wait until the "
+            "training has saved one"
         )
     if step is not None:
         steps = saved.steps()
-        raise UsageError(f"step={step}: {saved.directory} holds the steps {steps}")
+        raise UsageError(
+            f"step={step}: must be one of {steps}, the steps in {saved.directory}"
+        )
     return newest

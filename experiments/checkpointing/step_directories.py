@@ -98,8 +98,8 @@ def check(directory: pathlib.Path, step: int) -> None:
     fault = integrity.find_corruption(directory / str(step))
     if fault is not None:
         raise UsageError(
-            f"checkpoint {directory / str(step)} is corrupted: {fault}; there are the "
-            f"steps {steps(directory)}"
+            f"checkpoint {directory / str(step)} is corrupted: {fault}; choose another "
+            f"--step of {steps(directory)}"
         )
 
 

@@ -123,7 +123,8 @@ def _samples(
     if guidance != 1:
         family += f", guidance {guidance:g}"
     counts = " or ".join(map(str, sorted(set(calls.values()))))
-    which = f"{sampler['name']}, {sampler['num_steps']} steps, NFE {counts}"
+    steps = f"{sampler['num_steps']} steps, grid {sampler['grid']}"
+    which = f"{sampler['name']}, {steps}, NFE {counts}"
     title = f"{name} distance in {feature}, {which}"
     one = compare(title, groups, lambda run: _of_samples(run, *kind), key, of="samples")
     baseline = _baseline(runs, name, feature)

@@ -7,7 +7,7 @@ from diffusionflow import metrics
 from experiments.analysis import objective_report
 from experiments.analysis.objective_report import Named
 from experiments.comparison import charts, ode_accuracy, sample_gallery, tables
-from experiments.comparison.quantities import Quantities
+from experiments.comparison.quantities import Quantities, Samples
 from experiments.comparison.run_record import Group
 from experiments.config import build
 from experiments.evaluation import heldout
@@ -56,13 +56,21 @@ def notes(groups: Sequence[Group], compared: Quantities) -> Lines:
     lines += ode_accuracy.notes(groups, compared.likelihoods[-1])
     if (why := tables.different_machines(groups)) is not None:
         lines.append(why)
-    shared = any(one.comparison.differences for one in compared.samples)
-    if compared.samples and not shared:
-        lines.append(
-            "no two recipes have samples that can be compared: run evaluate with the "
-            "same --sampler flags for all"
-        )
+    if (unshared := _unshared(compared.samples)) is not None:
+        lines.append(unshared)
     return Lines(lines, "note")
+
+
+def _unshared(samples: Sequence[Samples]) -> str | None:
+    """Lists samplers of which only one recipe has samples; None if there are none."""
+    only = {one.sampler: "".join(one.calls) for one in samples if len(one.calls) == 1}
+    if not only:
+        return None
+    listed = "; ".join(f"{sampler} ({name})" for sampler, name in only.items())
+    return (
+        f"one recipe alone has samples of {listed}: run evaluate with the same "
+        "--sampler flags, name@steps@grid, for all to compare them"
+    )
 
 
 def objectives(groups: Sequence[Group]) -> Lines:

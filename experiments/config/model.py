@@ -95,8 +95,8 @@ class Model(NamedTuple):
             time, *second = (jnp.broadcast_to(time, z.shape[:1]) for time in times)
             if second and not self.two_times:
                 raise UsageError(
-                    f"a second time for the network {type(self.net).__name__}, which "
-                    "takes one: set network.two_times"
+                    f"the network {type(self.net).__name__} takes one time, and is "
+                    "given two: set network.two_times=True"
                 )
             train = dropout_key is not None
             return self.net.apply(

@@ -169,11 +169,11 @@ def _check(where: str, name: str, found: Any) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"{where}: {name}: its update must need gradients, state and "
-                f"parameters alone: {reason}"
+                f"{where}: {name}: cannot be called as update(gradients, state, "
+                f"parameters), without further arguments: {reason}"
             ) from error
     structures: list[Any] = [jax.tree.structure(each) for each in (shapes, params)]
     if structures[0] != structures[1]:
         raise UsageError(
-            f"{where}: {name}: its updates are no tree like the parameters"
+            f"{where}: {name}: its updates must have the structure of the parameters"
         )

@@ -41,6 +41,11 @@ def shipped() -> pathlib.Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def shipped_names() -> list[str]:
+    """Names of the shipped configs."""
+    return sorted(path.stem for path in shipped().glob("*.py"))
+
+
 def is_shipped(name: str) -> bool:
     """Whether `name` is that of a shipped config."""
     return (shipped() / f"{name.partition(':')[0]}.py").is_file()
@@ -122,7 +127,7 @@ def split(
             rest.append(argument)
             continue
         if not seen:
-            raise UsageError(f"{argument}: comes before a value for --{after}")
+            raise UsageError(f"{argument}: must come after --{after}=FILE")
         name, text = match.groups()
         given.append((name, text))
     return rest, given
@@ -167,15 +172,24 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
         if not (hasattr(place, "keys") and sections and sections[0] in schema.OPEN):
             _check_entry(where, place, key)
         if hasattr(schema.value(place, key) if key in place else None, "keys"):
-            raise UsageError(
-                f"--config.{name}={text}: is a section, with the entries "
-                f"{', '.join(place[key])}; override these"
-            )
+            raise UsageError(_of_section(name, text or "", list(place[key])))
         value = _read(f"--{flag}", text, _wanted(place, name, key), flag[:2] == "no")
         with place.unlocked(), place.ignore_type():
             if key in place:
                 del place[key]
             place[key] = value
+
+
+def _of_section(name: str, text: str, entries: list[str]) -> str:
+    """Says what to write where a section is given a value of its own."""
+    own = [each for each in shipped_names() if each.endswith(f"_{text}")]
+    config = f", or --config={own[0]} for a config with all of them" if own else ""
+    first, value = ("name", text) if "name" in entries else (entries[0], "VALUE")
+    return (
+        f"--config.{name}={text}: {name} is a section of a config; write "
+        f"--config.{name}.{first}={value} for an entry of it (they are "
+        f"{', '.join(entries)}){config}"
+    )
 
 
 def names(given: list[tuple[str, str | None]]) -> set[str]:

@@ -309,7 +309,10 @@ def _check_arrays(
     """Raises a ValueError unless the arrays of a part are labels and finite numbers."""
     values = part.values
     if len(part.labels) != len(values):
-        raise ValueError(f"{name}: {len(part.labels)} labels for {len(values)} values")
+        raise ValueError(
+            f"{name}: {len(part.labels)} labels for {len(values)} examples: must be "
+            "one for each"
+        )
     try:
         check_labels(part.labels, max(1, num_classes))
     except ValueError as error:
@@ -321,7 +324,9 @@ def _check_arrays(
     if values.dtype.kind == "f":
         array_checks.finite(f"{name}.values", values)
     elif levels is not None and values.max() >= levels:
-        raise ValueError(f"{name}: values up to {values.max()} with levels={levels}")
+        raise ValueError(
+            f"{name}: values up to {values.max()}: must be below levels={levels}"
+        )
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

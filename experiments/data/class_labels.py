@@ -186,7 +186,9 @@ def _all_there(labels: np.ndarray, names: Sequence[str], entry: str) -> list[int
     there = np.unique(labels)
     count = len(names) or int(there[-1]) + 1
     if names and there[-1] >= count:
-        raise ValueError(f"label {there[-1]}: only {count} classes have names")
+        raise ValueError(
+            f"label {there[-1]}: must be below {count}, the number of class names"
+        )
     if len(there) == count:
         return there.tolist()
     known = {*there.tolist()}

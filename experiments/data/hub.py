@@ -68,7 +68,10 @@ def huggingface(
         rows = _undecoded(package, source, image)
         tables.append(Table(where, rows, image, labels, files))
     if names[0] != names[1]:
-        raise ValueError(f"path={path!r}: the classes of both parts must be the same")
+        raise ValueError(
+            f"path={path!r}: train_split has {len(names[0])} class names and "
+            f"test_split {len(names[1])}: must be the same classes; choose other parts"
+        )
     return together(
         path,
         tables,
@@ -183,7 +186,7 @@ def _rows(source: Sequence[Any]) -> Iterator[Any]:
 def _check_columns(where: str, source: Any, image: str, label: str) -> None:
     """Raises a ValueError unless a part has rows with these columns."""
     if not len(source):
-        raise ValueError(f"{where}: no rows")
+        raise ValueError(f"{where}: no rows; choose a part that has some")
     columns = getattr(source, "column_names", None) or [*source[0]]
     for entry, name in (("image", image), ("label", label)):
         if name not in columns and (name or entry == "image"):

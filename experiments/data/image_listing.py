@@ -26,7 +26,10 @@ def classes(path: str) -> list[str]:
         elif entry.is_dir():
             names.append(entry.name)
     if names and images:
-        raise ValueError(f"{images[0]}: an image next to the folders of the classes")
+        raise ValueError(
+            f"{images[0]}: an image next to the folders of the classes: move it into "
+            "the one of its class"
+        )
     return sorted(names, key=natural) or FILES_ALONE
 
 

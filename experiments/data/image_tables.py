@@ -118,7 +118,10 @@ def _checked(
         image_check.refuse(where, checked.faults, count, skip_broken)
         rows = [row for row, shape in enumerate(checked.shapes) if shape is not None]
         if not rows:
-            raise UsageError(f"{where}: no row is left")
+            raise UsageError(
+                f"{where}: skip_broken=True leaves out all {count:,} rows; choose "
+                "another column"
+            )
         chosen.append(rows)
         faults += checked.faults
     return chosen, faults
@@ -161,7 +164,7 @@ def _opened(found: Any) -> Source:
         data, path = found["bytes"], found["path"]
         found = data if data is not None or path is None else pathlib.Path(path)
     if found is None:
-        raise ValueError("no picture, which is None")
+        raise ValueError("the picture is None, which is missing")
     if isinstance(found, (Image.Image, bytes, pathlib.Path)):
         return found
     if isinstance(found, str):
@@ -172,7 +175,9 @@ def _opened(found: Any) -> Source:
     if isinstance(found, (list, tuple)) and any(
         isinstance(each, (Image.Image, dict, bytes)) for each in found
     ):
-        raise UnfitError(f"{len(found)} pictures in a row: one is read")
+        raise UnfitError(
+            f"{len(found)} pictures in one row: must be one; choose another column"
+        )
     array = np.asarray(found)
     untyped = isinstance(found, list) and array.dtype.kind == "i"
     if untyped and array.size and array.min() >= 0 and array.max() <= 255:

@@ -155,19 +155,20 @@ def check_alike(train: Examples, test: Examples) -> None:
     pairs = zip(Examples._fields, train, test, strict=True)
     for name, one, other in pairs:
         if (one is None) != (other is None):
-            which = "no" if other is None else "these"
+            has, lacks = ("has no", "has") if other is None else ("has", "has none")
             raise ValueError(
-                f"{which} {name}, but the file of training examples differs"
+                f"{has} {name}, and the file of training examples {lacks}: must be "
+                "alike; add the array, or leave it out of both"
             )
         if one is not None and one.shape[1:] != other.shape[1:]:
             raise ValueError(
-                f"{name} of shape {list(other.shape[1:])} each, and those of training "
-                f"are {list(one.shape[1:])}"
+                f"{name} of shape {list(other.shape[1:])} each: must be "
+                f"{list(one.shape[1:])}, as in the file of training examples"
             )
     if train.values.dtype != test.values.dtype:
         raise ValueError(
-            f"values of type {test.values.dtype}, and those of training are "
-            f"{train.values.dtype}: must be of one type"
+            f"values of type {test.values.dtype}: must be {train.values.dtype}, as in "
+            "the file of training examples"
         )
 
 

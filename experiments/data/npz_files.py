@@ -159,7 +159,10 @@ def data_set(
         names = found.names
         test = None if test is None else test._replace(labels=found.test)
     elif map_labels:
-        raise ValueError(f"{path}: map_labels=True, and it has no labels")
+        raise ValueError(
+            f"{path}: map_labels=True, but the file has no labels; leave map_labels "
+            "out, or name the array by labels="
+        )
     if test is not None:
         train, test = map(_labelled, (train, test))
         digest = file_digest(path, str(test_path))
@@ -215,11 +218,15 @@ def _stored(
     """uint8 as they are, or floats as float32, scaled to [-1, 1] from their range."""
     declared = low is not None or high is not None
     if unscaled and (declared or levels is not None):
-        raise ValueError(f"unscaled=True: not with {levels=}, {low=}, {high=}")
+        raise ValueError(
+            f"unscaled=True with {levels=}, {low=}, {high=}: leave these out, or "
+            "unscaled"
+        )
     if values.dtype == np.uint8:
         if declared or unscaled:
             raise ValueError(
-                f"{low=}, {high=}, {unscaled=}: of floats; uint8 has the range 0..255"
+                f"{low=}, {high=}, {unscaled=}: must be left out of values of type "
+                "uint8, which have the range 0..255"
             )
         top = int(values.max())
         if levels is None and top == 1:
@@ -233,7 +240,10 @@ def _stored(
             raise ValueError(f"levels={levels}: values up to {top}, must be below it")
         return values
     if levels is not None:
-        raise ValueError(f"levels={levels}: of uint8, and values are {values.dtype}")
+        raise ValueError(
+            f"levels={levels}: must be left out of values of type {values.dtype}; only "
+            "uint8 have levels"
+        )
     if declared or (values.ndim == 4 and not unscaled):
         return _scaled(values, low, high)
     return array_checks.finite("values", values)

@@ -13,7 +13,13 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
-from experiments.evaluation import measurements, results, sample_quality, tables
+from experiments.evaluation import (
+    likelihoods,
+    measurements,
+    results,
+    sample_quality,
+    tables,
+)
 from experiments.evaluation.measurements import FOLDER, Request
 from experiments.runtime import files, progress
 from experiments.runtime.errors import Diverged, UsageError, require
@@ -56,7 +62,7 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         request = _completed(request, loaded, len(dataset.test.labels))
         settings = _settings(request, loaded)
         path = pathlib.Path(request.out or workdir / "eval.json")
-        require("out", str(path), path.suffix == ".json", "a .json")
+        require("out", str(path), path.suffix == ".json", "a path that ends in .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
         if results.exists(path, settings):
@@ -128,7 +134,12 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
-    few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
+    slow = measurements.is_slow(loaded.model)
+    if request.likelihood.ode_steps is None:
+        steps = likelihoods.FEW_STEPS if slow else likelihoods.STEPS
+        chosen = request.likelihood._replace(ode_steps=steps)
+        request = request._replace(likelihood=chosen)
+    few = measurements.CPU_WIDTH if slow else there
     if request.num_examples is None and few < there:
         print(
             f"likelihoods of {few} of {there} held-out examples, as they are large for "

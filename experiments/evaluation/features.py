@@ -4,10 +4,8 @@ A network is a classifier trained here, Inception for FID, or the user's own. It
 which goes into the recipe of a metric, has a digest of its weights.
 """
 
-import contextlib
-import importlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusionflow.interop import read_weights
 from diffusionflow.networks.inception import Inception, inception_params, resized
 from diffusionflow.networks.layers import Conv3x3
 from experiments.config import build, external
 from experiments.data.base import DataSet
-from experiments.runtime import files, pytrees
+from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
 
 BATCH = 100
@@ -144,13 +143,14 @@ def inception(path: str | pathlib.Path) -> Features:
     weights of 2015 to PyTorch.
 
     Args:
-      path: arrays under torchvision's names, `.npz`, `.safetensors` or `.pth`.
+      path: arrays under torchvision's names, in a file that `interop.read_weights`
+        reads: `.npz`, `.safetensors` or `.pth`.
 
     Raises:
-      ValueError: there is no such file, its kind is not known, or its names or shapes
-        are not those of the network, which are then listed.
+      ValueError: there is no such file, it cannot be read, or its names or shapes are
+        not those of the network, which are then listed.
     """
-    params = inception_params(read_state(pathlib.Path(path)))
+    params = inception_params(read_weights(path))
     apply = jax.jit(lambda x: Inception().apply({"params": params}, resized(x)))
 
     def features_fn(x: np.ndarray) -> np.ndarray:
@@ -160,54 +160,6 @@ def inception(path: str | pathlib.Path) -> Features:
         return _in_batches(apply, INCEPTION_BATCH)(np.broadcast_to(x, channels))
 
     return Features(f"inception(weights={pytrees.digest(params)})", features_fn)
-
-
-def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file, by name.
-
-    Raises:
-      ValueError: there is no such file, or its kind is not known.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"no file {str(path)!r}: nothing is downloaded; give a local file of "
-            "Inception's weights, .npz, .safetensors or .pth, or use pixels() or "
-            "classifier()"
-        )
-    match path.suffix:
-        case ".npz":
-            return files.read_npz(path)
-        case ".safetensors":
-            library = _library("safetensors.numpy", path)
-            with _readable(path):
-                return library.load_file(path)
-        case ".pth" | ".pt":
-            torch = _library("torch", path)
-            with _readable(path):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                return {name: array.numpy() for name, array in state.items()}
-    raise ValueError(f"{path.name}: must end in .npz, .safetensors or .pth")
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
-    """Turns whatever a library makes of a corrupted file into a `ValueError`."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-
-
-def _library(name: str, path: pathlib.Path) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = name.partition(".")[0]
-        raise ValueError(
-            f"{path.name} needs {package}: pip install {package}, or save the arrays "
-            "as .npz where it is installed"
-        ) from error
 
 
 def _trained(

@@ -7,6 +7,7 @@ log-SNR is the diffusion term of the variational bound, in nats per dimension; t
 [-5, 7] is 6 times the mean over `LEVELS`, by the midpoint rule.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -83,6 +84,47 @@ def eval_step(
       counts: bool [batch], False for examples that only fill the batch up; None if
         there are none.
     """
+    term_fn = _term_fn(
+        params, batch, number, key, model, draws, coupled, matched, counts
+    )
+    terms = jax.lax.map(term_fn, jnp.arange(2 * draws))
+    return Evaluation(terms.loss[:draws].mean(0), terms.eps_mse[draws:].T)
+
+
+def eps_mse(
+    params: Any, batch: Examples, number: jax.Array, key: jax.Array, *, model: Model
+) -> jax.Array:
+    """Computes the eps-MSE of each example at each of `LEVELS`, [batch, levels].
+
+    That of `eval_step` with as many draws as levels, without the losses of the
+    objective, which would cost as many network calls again.
+
+    Args:
+      params: raw or averaged.
+      batch: stored examples [batch, ...].
+      number: of each example in its data set, [batch].
+      key: the stream of evaluation.
+      model: network and objective.
+    """
+    draws = len(LEVELS)  # then `levels_of` has them in order
+    term_fn = _term_fn(params, batch, number, key, model, draws, None, None, None)
+    return jax.lax.map(term_fn, draws + jnp.arange(draws)).eps_mse.T
+
+
+def _term_fn(
+    params: Any,
+    batch: Examples,
+    number: jax.Array,
+    key: jax.Array,
+    model: Model,
+    draws: int,
+    coupled: Coupled | None,
+    matched: jax.Array | None,
+    counts: jax.Array | None,
+) -> Callable[[jax.Array], losses.Terms]:
+    """Returns what computes a draw: below `draws` at a time of the objective, from
+    there on at a level.
+    """
     x = model.transform.to_float(batch.values)
     keys = random.example_keys(key, number)
     predict_fn = model.predict_fn(params, batch.labels, vector=batch.conditions)
@@ -111,8 +153,7 @@ def eval_step(
             mask=batch.mask,
         )
 
-    terms = jax.lax.map(one, jnp.arange(2 * draws))
-    return Evaluation(terms.loss[:draws].mean(0), terms.eps_mse[draws:].T)
+    return one
 
 
 class EvalAccumulator:

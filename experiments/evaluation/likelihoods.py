@@ -27,6 +27,7 @@ NAMES = {  # of what is computed, for the progress
     "ode": "likelihood, probability-flow ODE",
 }
 SIGMAS = 3.5
+STEPS, FEW_STEPS = 50, 25  # of the ODE's solver; its error is measured and printed
 MAX_ACCURACY_CHECKS = 64  # examples whose ODE is also solved in twice the steps
 
 ChunksFn = Callable[[str, Mapping[str, Any]], Chunks]
@@ -41,7 +42,8 @@ class Settings(NamedTuple):
         the data.
       num_times: times of the bound in each of its draws.
       num_draws: independent draws of the bound.
-      ode_steps: of the fourth-order method.
+      ode_steps: of the fourth-order method; in a request None for `STEPS`, or for
+        `FEW_STEPS` where the examples are large for the machine.
       num_probes: for the divergence of the ODE.
       seed: of all random numbers.
     """
@@ -50,7 +52,7 @@ class Settings(NamedTuple):
     logsnr_max: float | None = None
     num_times: int = 32
     num_draws: int = 2
-    ode_steps: int = 50
+    ode_steps: int | None = STEPS
     num_probes: int = 2
     seed: int = 0
 
@@ -119,6 +121,7 @@ def per_example(
         if kind not in left_out:
             nats |= computed(kind, settings, count, batch_size)
     if "ode" in nats and (again := num_again(count)):
+        assert settings.ode_steps is not None
         twice = settings._replace(ode_steps=2 * settings.ode_steps)
         solved = computed("ode", twice, again, min(again, batch_size))
         nats["ode_again"] = solved["ode"]
@@ -209,6 +212,7 @@ def _bound(
 def _ode(
     keys: jax.Array, model: Model, denoise_fn: Any, x: jax.Array, settings: Settings
 ) -> dict[str, jax.Array]:
+    assert settings.ode_steps is not None
     schedule, levels = model.objective.schedule, levels_of(model.transform)
     noise_keys, probe_keys = random.split(keys)
     if levels is not None:

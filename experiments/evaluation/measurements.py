@@ -220,8 +220,8 @@ def _report_unused(
     for reason in sorted(set(unused.values())):
         folders = ", ".join(one for one in unused if unused[one] == reason)
         print(
-            f"left out, in {workdir / FOLDER}, of the {name} weights of step {step:,}: "
-            f"{folders}, of {reason}",
+            f"not used, in {workdir / FOLDER}: {folders}, of the {name} weights of "
+            f"step {step:,}, {reason}",
             flush=True,
         )
 
@@ -253,8 +253,8 @@ def _to_sample(
     new = shards.quarantine(path, "parameters", loaded.digest)
     if new is not None:
         print(
-            f"quarantined, in {path.parent}: {path.name} is of other weights of step "
-            f"{asked.step:,}, and is {new} now",
+            f"{path} was sampled before the run was trained again, from other weights "
+            f"of step {asked.step:,}: quarantined as {new}",
             flush=True,
         )
     return loaded._replace(request=asked)

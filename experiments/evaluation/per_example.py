@@ -61,13 +61,10 @@ def summary(by_weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _errors(
     model: Model, params: Any, examples: Examples, batch_size: int, what: str
 ) -> dict[str, np.ndarray]:
-    draws = len(heldout.LEVELS)  # then `heldout.levels_of` has them in order
     key = rng.stream(0, rng.EVALUATE)
 
     def program(params: Any, batch: Examples, number: jax.Array) -> jax.Array:
-        return heldout.eval_step(
-            params, batch, number, key, model=model, draws=draws
-        ).eps_mse
+        return heldout.eps_mse(params, batch, number, key, model=model)
 
     eval_fn = jax.jit(program, compiler_options=sharding.compiler_options())
     rows, count = [], len(examples.labels)

@@ -77,6 +77,6 @@ class ResultCache:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # not of this cache
             if named == (weights, step) and (other or there.get("format") != FORMAT):
-                why = "other weights, before the run was trained again"
-                reasons[path.parent.name] = why if other else "another version"
+                why = "computed before the run was trained again"
+                reasons[path.parent.name] = why if other else "by another version"
         return reasons

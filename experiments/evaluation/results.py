@@ -138,8 +138,8 @@ def _check_free(arrays_path: pathlib.Path) -> None:
         is_evaluation = False
     if not is_evaluation:
         raise UsageError(
-            f"{arrays_path}, where the arrays would be written, is no evaluation's; "
-            "choose another --out"
+            f"{arrays_path} exists and was not written by an evaluation: move it away, "
+            "or choose another --out"
         )
 
 
@@ -155,14 +155,15 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
         raise _newer(path, values["format"])
     if values.get("format") != FORMAT:
         raise UsageError(
-            f"{path} has format {values.get('format')}, not {FORMAT}: evaluate again"
+            f"{path} has format {values.get('format')}: must be {FORMAT}, which this "
+            "version reads; evaluate again"
         )
     arrays_path = path.with_name(values["arrays"]["file"])
     try:
         content = arrays_path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{arrays_path}, which belongs to {path}, is missing"
+            f"{arrays_path}, which belongs to {path}, is missing: evaluate again"
         ) from error
     if hashlib.sha256(content).hexdigest() != values["arrays"]["sha256"]:
         raise UsageError(

@@ -98,7 +98,7 @@ def _sample_lines(results: Mapping[str, Any]) -> list[str]:
     """Lists metrics of all samples, and those of equal counts, which compare."""
     lines, equal = [], _metric_lines("held-out examples", results["held_out_baseline"])
     for row in results["samples"]:
-        who = f"{row['sampler']['name']}, NFE {row['nfe']}"
+        who = f"{sample_quality.sampler_text(row['sampler'])}, NFE {row['nfe']}"
         equal += _metric_lines(who, row["metrics_at_baseline_size"])
         if row["metrics"] != row["metrics_at_baseline_size"]:
             lines += _metric_lines(who, row["metrics"])

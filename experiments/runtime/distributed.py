@@ -37,17 +37,19 @@ def define_flags() -> None:
         NAMES[0], None, "HOST:PORT of process 0, for a run of several processes."
     )
     for name, help_text in (
-        (NAMES[1], "How many processes there are."),
-        (NAMES[2], "Which of them this one is, from 0."),
+        (NAMES[1], "Number of processes of the run."),
+        (NAMES[2], "Number of this process, from 0."),
     ):
         flags.DEFINE_integer(name, None, help_text, lower_bound=0, upper_bound=2**16)
     flags.DEFINE_bool(
-        "distributed", False, "Several processes, as SLURM or another cluster says."
+        "distributed",
+        False,
+        "Join the processes that SLURM or another cluster manager started.",
     )
     flags.DEFINE_integer(
         "peer_timeout",
         60,
-        "Seconds without a sign of life that end the run.",
+        "Seconds after which a process that does not answer ends the run.",
         lower_bound=1,
         upper_bound=86_400,
     )

@@ -75,7 +75,7 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not files.acquire_lock(stack, self.folder / ".lock"):
             raise UsageError(
-                f"another process is sampling {self.result}: wait until it has ended, "
+                f"another process is writing {self.result}: wait until it has ended, "
                 "or choose another --out"
             )
         files.sweep(self.folder)
@@ -221,7 +221,8 @@ def _settings_of(result: pathlib.Path) -> Settings:
         return dict(files.parse_json(str(stored)))
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{result} is no result of this command; choose another --out, or delete it"
+            f"{result} was not written by this command: choose another --out, or "
+            "delete it"
         ) from error
 
 
@@ -243,6 +244,6 @@ def check_same(where: pathlib.Path, there: Settings, here: Settings) -> None:
     ]
     if differences:
         raise UsageError(
-            f"{where} belongs to other settings: {'; '.join(differences)}; give the "
+            f"{where} was made with other settings: {'; '.join(differences)}; give the "
             "same ones, choose another --out, or delete it"
         )

@@ -147,7 +147,10 @@ def _afresh(
     with Checkpoints(pathlib.Path(source.workdir), read_only=True) as saved:
         step = saved.newest()
         if step is None:
-            raise UsageError(f"--init_from: {saved.directory} holds no checkpoint yet")
+            raise UsageError(
+                f"--init_from: {saved.directory} holds no checkpoint yet: wait until "
+                "that run has saved one, or name another"
+            )
         found = saved.identity(step)
         metadata.check_format(found)
         target = trainer.abstract_state.params

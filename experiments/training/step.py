@@ -90,7 +90,8 @@ def check_examples(method: methods.Method | None, dataset: DataSet) -> None:
         )
     if dataset.train.mask is not None:
         raise UsageError(
-            f"distillation.method: {name} does not know a mask, and the data have one"
+            f"distillation.method: {name} cannot leave masked values out, and the data "
+            "have a mask; take another method, or data without a mask"
         )
 
 

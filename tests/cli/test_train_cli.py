@@ -27,7 +27,11 @@ MISTAKES = {
     "float for an int": ([CONFIG, "--config.num_steps=1.5"], "--config.num_steps=1.5"),
     "number for a section": (
         [CONFIG, "--config.optimizer=3"],
-        "is a section, with the entries .*learning_rate",
+        r"write --config.optimizer.name=3 for an entry .*learning_rate",
+    ),
+    "recipe for a section": (
+        [CONFIG, "--config.objective=edm"],
+        "--config.objective.schedule=VALUE .*, or --config=digits_edm for a config",
     ),
     "wrong type in a tuple": (
         [CONFIG, "--config.network.multipliers=a"],

@@ -142,7 +142,7 @@ MISTAKES = {
         lambda: Sinkhorn()(random.example_keys(0, np.arange(3)), ONES, ONES),
         r"keys of shape \(3,\).*each of the 4",
     ),
-    "no key": (lambda: Sinkhorn()(None, ONES, ONES), "key=None: Sinkhorn draws"),
+    "no key": (lambda: Sinkhorn()(None, ONES, ONES), "key=None: .* Sinkhorn draws"),
     "too few labels": (
         lambda: Assignment()(KEY, ONES, ONES, ZEROS[:3]),
         r"labels of shape \(3,\).*integers of shape \(4,\)",
@@ -214,7 +214,7 @@ MISTAKES = {
     ),
     "a weight of 0": (
         lambda: Semidiscrete.fit(KEY, ONES, weights=np.array([0.0, 1, 1, 1])),
-        "a weight is not positive",
+        "weights: .* of row .*: each must be",
     ),
     "a rate of 0": (lambda: Semidiscrete.fit(KEY, ONES, rate=0.0), "rate=0.0"),
     "no steps": (lambda: Semidiscrete.fit(KEY, ONES, num_steps=0), "num_steps=0"),

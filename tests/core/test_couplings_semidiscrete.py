@@ -116,5 +116,5 @@ def test_a_traced_label_of_no_row_has_no_data():
     pairs = pair(coupling, None, ONES, ONES, np.array([0, 1, 2, 0]))
     np.testing.assert_array_equal(np.isnan(pairs.x).all(1), [False, False, True, False])
     traced = jax.jit(lambda labels: Semidiscrete.fit(KEY, ONES, labels).potentials)
-    with pytest.raises(ValueError, match="traced: must be .*; fit outside of jax.jit"):
+    with pytest.raises(ValueError, match="jax.jit: must be .*; fit the coupling"):
         traced(ZEROS)

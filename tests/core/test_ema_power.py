@@ -139,10 +139,10 @@ def test_parameters_that_stand_still_come_back():
         (lambda: ema.gamma_of(0.0), r"sigma_rel=0.0: must be in \(0, 1 / sqrt"),
         (lambda: ema.gamma_of(0.3), r"sigma_rel=0.3: .*0.2887"),
         (lambda: ema.relative_width(-0.5), "gamma=-0.5: must be at least 0"),
-        (lambda: ema.combination([], Profile(1, 1.0)), "no average is stored"),
+        (lambda: ema.combination([], Profile(1, 1.0)), "at least one average"),
         (
             lambda: ema.combination([Profile(4, 2.0)] * 2, Profile(4, 1.0)),
-            "a profile is there twice",
+            "each profile must be there once",
         ),
         (
             lambda: ema.combination([Profile(4, 2.0)], Profile(5, 1.0)),

@@ -339,7 +339,7 @@ def test_it_refuses():
         likelihood.encode(None, net("u"), X, prior="normal", **settings)
     with pytest.raises(ValueError, match="0 <= t_min < t_max <= 1"):
         likelihood.encode(None, net("u"), X, t_min=1.0, t_max=0.0, **settings)
-    with pytest.raises(ValueError, match="key=None must be a key"):
+    with pytest.raises(ValueError, match="key=None: must be a random key"):
         likelihood.encode(None, net("u"), X, trace=Hutchinson(), **settings)
     for made, message in (
         (lambda: Hutchinson(0), "num_probes=0"),

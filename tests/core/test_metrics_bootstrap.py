@@ -206,5 +206,5 @@ def test_wrong_settings_are_refused():
         run(num_resamples=38, **NAMES)
     with pytest.raises(ValueError, match="level=95"):
         run(level=95, **NAMES)
-    with pytest.raises(ValueError, match="must be of one seed"):
+    with pytest.raises(ValueError, match="the same seed"):
         metrics.difference(KEY, metrics.Mean(), X[:, 0], X[:5, 0], **NAMES)

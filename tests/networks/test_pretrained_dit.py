@@ -69,14 +69,14 @@ def test_labels_of_a_denoiser(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     case, path = AUTHORS["dit"], tmp_path / "dit.safetensors"
-    with pytest.raises(ValueError, match="12 features is none of .*: give num_heads"):
+    with pytest.raises(ValueError, match="12 features: .* only; pass num_heads"):
         interop.load_dit(saved(case, path))
     with pytest.raises(ValueError, match="must divide 12"):
         interop.load_dit(path, num_heads=5)
     with pytest.raises(ValueError, match="unknown source 'uvit'"):
         interop.load_dit(path, source="uvit")
     saved(case, path, pos_embed=np.float32(1) + case["places"])
-    with pytest.raises(ValueError, match="pos_embed: not the sinusoids"):
+    with pytest.raises(ValueError, match="pos_embed: must be the sinusoids"):
         interop.load_dit(path, num_heads=2)
     saved(case, path, **{"blocks.0.attn.q_norm.weight": np.zeros(6)})
     with pytest.raises(ValueError, match="not of this network: .*attn.q_norm.weight"):

@@ -129,6 +129,16 @@ class Tensor:
         return self.array
 
 
+def test_a_file_of_torch_that_is_cut_off_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "net.pth"
+    torch.save({"a.weight": torch.ones(2, 3)}, path)
+    np.testing.assert_array_equal(interop.read_weights(path)["a.weight"], 1)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match="net.pth.* corrupted or "):
+        interop.read_weights(path)
+
+
 def test_files_of_torch_are_read_without_running_code(tmp_path, monkeypatch):
     """By `weights_only=True`; what holds more than arrays is refused."""
     path, asked = tmp_path / "net.pt", {}

@@ -112,7 +112,8 @@ def _settings(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     wrong = OF_NETWORK & given.keys() - _CHAIN_DEFAULTS.keys()
     for entry in sorted(wrong):
         raise ValueError(
-            f"{entry}={given[entry]!r}: must be left out of the config of a chain"
+            f"{entry}={given[entry]!r}: must be left out of a config with betas; add "
+            "_class_name if it is the config of another scheduler"
         )
     return name, {**_CHAIN_DEFAULTS, **given}
 
@@ -134,8 +135,8 @@ def _diffusers_chain(
         return _flow(k, settings["num_train_timesteps"], kind)
     if settings.get("use_dynamic_shifting"):
         raise ValueError(
-            "use_dynamic_shifting=True: must be with use_flow_sigmas=True; a chain of "
-            "betas has no shift"
+            "use_dynamic_shifting=True: needs use_flow_sigmas=True; levels that follow "
+            "from betas have no shift"
         )
     refuse_mu(mu, tokens)
     time = settings.get("timestep_type", "discrete")
@@ -153,7 +154,7 @@ def _diffusers_continuous(
     if settings["prediction_type"] != "v_prediction":
         raise ValueError(
             f"timestep_type='continuous' with prediction_type="
-            f"{settings['prediction_type']!r}: must be with 'v_prediction'"
+            f"{settings['prediction_type']!r}: must be 'v_prediction'"
         )
     low, high = settings["sigma_min"], settings["sigma_max"]
     if (low is None) != (high is None):

@@ -120,8 +120,8 @@ def sampler(
         "DDIMInverseScheduler": "samplers.invert goes from data to noise",
     }
     raise ValueError(
-        f"{name}: its config is not read; {ways[name]}, with the convention and the "
-        "grid of this scheduler"
+        f"{name}: its config is not read; {ways[name]}, to be used with "
+        "the convention and the grid of this scheduler"
     )
 
 
@@ -159,7 +159,8 @@ def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sam
         return samplers.DPMSolver(order, _FORMS[kind], second, "reference", lower)
     if kind != "sde-dpmsolver++":
         raise ValueError(
-            f"algorithm_type={kind!r}: not shipped; 'sde-dpmsolver++' is its form in x"
+            f"algorithm_type={kind!r}: not implemented; write 'sde-dpmsolver++', the "
+            "same method in terms of x"
         )
     to_data = settings["final_sigmas_type"] == "zero"
     if order > 2 or (lower and not to_data):
@@ -194,8 +195,8 @@ def _unipc(settings: Settings, missing: int) -> samplers.Sampler:
             )
     if missing:
         raise ValueError(
-            "final_sigmas_type='sigma_min' with levels of a grid: its last step "
-            "corrects the one before and goes nowhere; write final_sigmas_type='zero'"
+            "final_sigmas_type='sigma_min' with UniPC: its last step would have length "
+            "0; write final_sigmas_type='zero'"
         )
     order, kind = settings["solver_order"], settings["solver_type"]
     kind = "bh2" if kind in ("midpoint", "heun", "logrho") else kind

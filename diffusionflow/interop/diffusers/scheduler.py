@@ -68,12 +68,12 @@ class DiffusersScheduler:
         ]
         if spread and self._flow and self.name not in FLOWS:
             raise ValueError(
-                f"use_flow_sigmas with {spread[0]}: must be one of them; the levels of "
-                "the other are beyond those of a flow"
+                f"use_flow_sigmas with {spread[0]}: give one of the two; the levels of "
+                "the other exceed 1, the highest of a flow"
             )
         end = self.settings.get("shift_terminal")
         if end and not self._flow:
-            raise ValueError(f"shift_terminal={end!r}: must be with use_flow_sigmas")
+            raise ValueError(f"shift_terminal={end!r}: needs use_flow_sigmas=True")
 
     def steps(self, num_steps: int, *, sigmas: Any = None) -> DiffusersSteps:
         """Lists the steps that `set_timesteps(num_steps)` makes.
@@ -92,7 +92,10 @@ class DiffusersScheduler:
         """
         check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
         if sigmas is not None and not self._flow:
-            raise ValueError("sigmas: must be None; the levels of a chain are its own")
+            raise ValueError(
+                f"sigmas: must be None, as the levels of {self.name} follow from its "
+                "betas; use_flow_sigmas=True takes sigmas"
+            )
         schedule, parts = self.convention.schedule, (self.name, self.settings)
         if self.name in EDMS:
             return steps.of_edm(*parts, schedule, num_steps)
@@ -110,9 +113,9 @@ class DiffusersScheduler:
         if not np.array_equal(found.t[1:], found.s[:-1]):
             spacing = self.settings.get("timestep_spacing")
             raise ValueError(
-                f"{self.name} with timestep_spacing={spacing!r}, {num_steps} steps: a "
-                "step aims at another level than the next goes on from, so that they "
-                "are no grid; use steps(num_steps) or sample(...), or grids.discrete"
+                f"{self.name} with timestep_spacing={spacing!r}, {num_steps} steps: "
+                "they are no grid, as a step ends at another level than the next "
+                "begins at; use steps(num_steps) or sample(...), or grids.discrete"
             )
         return np.append(found.t, found.s[-1])
 

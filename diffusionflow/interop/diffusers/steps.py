@@ -41,9 +41,10 @@ def of_chain(
     """Lists the steps of a chain of betas."""
     if not isinstance(schedule, schedules.Discrete):
         raise ValueError(
-            "timestep_type='continuous' with sigma_min and sigma_max: its levels are "
-            "those of betas that its network does not follow; use grids.logsnr_uniform "
-            "or grids.karras on the schedule of interop.from_diffusers"
+            "timestep_type='continuous' with sigma_min and sigma_max: the levels of "
+            "its steps follow from betas, which the network was not trained with; use "
+            "grids.logsnr_uniform or grids.karras on the schedule of "
+            "interop.from_diffusers"
         )
     with np.errstate(divide="ignore"):
         rho = np.sqrt(schedule.complement / schedule.alphas_cumprod)
@@ -130,8 +131,8 @@ def of_flow(
     kept = name in _REPEATS or settings.get("final_sigmas_type") == "sigma_min"
     if kept and name not in (*_REPEATS, "UniPCMultistepScheduler"):
         raise ValueError(
-            "final_sigmas_type='sigma_min' with use_flow_sigmas: ends at a level of "
-            "betas that its network does not follow; write 'zero'"
+            "final_sigmas_type='sigma_min' with use_flow_sigmas: the last level would "
+            "follow from betas, which the network was not trained with; write 'zero'"
         )
     if kept and len(t) == 1:
         raise ValueError(f"num_steps=1: {name} makes no step at all; take at least 2")

@@ -93,7 +93,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(f"{self.groups} groups must divide {channels} channels")
+            raise ValueError(
+                f"norm_num_groups={self.groups}: must divide {channels} channels"
+            )
         grouped = x.reshape(x.shape[0], -1, self.groups, channels // self.groups)
         y = _standardized(grouped, (1, 3), self.epsilon).reshape(x.shape)
         weight = self.param("weight", ones, (channels,))
@@ -164,7 +166,8 @@ class Attention(nn.Module):
         batch, height, width, channels = x.shape
         if channels % self.head_features:
             raise ValueError(
-                f"heads of {self.head_features} channels must divide {channels}"
+                f"attention_head_dim={self.head_features}: must divide {channels} "
+                "channels"
             )
         y = x.reshape(batch, height * width, channels)
         if self.groups is not None:

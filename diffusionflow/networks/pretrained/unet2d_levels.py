@@ -65,7 +65,9 @@ class Shared(NamedTuple):
         """Makes a residual block, in the module that calls it."""
         if groups is None:
             raise ValueError(
-                "norm_num_groups=None: only for networks whose blocks are Skip..."
+                "norm_num_groups=None: must be a number of groups for blocks such as "
+                "DownBlock2D; only SkipDownBlock2D, SkipUpBlock2D and their kind "
+                "choose it"
             )
         return ResnetBlock(
             features,

@@ -10,6 +10,7 @@ from PIL import Image
 from diffusionflow import objectives, schedules, times, weightings
 from experiments.analysis import objective_report
 from experiments.analysis.objective_report import Named
+from experiments.config import overrides
 from experiments.runtime.errors import UsageError
 from experiments.visualization import objective_plot
 from tests.helpers import commands, in_process, tiny
@@ -65,6 +66,29 @@ def test_the_text_says_what_is_equal_and_what_is_not():
         "mine", objectives.Objective(FLOW, "u", weightings.Mse("x"), times.Mode(0.3))
     )
     assert "equals none of the named recipes" in objective_report.text(alone)
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [
+        ("digits_edm", "edm(sigma_data=0.85)"),
+        ("digits_sd3", "sd3"),
+        ("digits_vdm", "vdm"),
+    ],
+)
+def test_shipped_configs_are_recognised_by_name(config, recipe):
+    """With the config's own values, such as the sigma_data of the digits."""
+    named = objective_report.from_config(config, overrides.load_config(config))
+    line = rf"{re.escape(recipe)} +on log-SNR .*: 1 times its W"
+    assert re.search(line, objective_report.text(named))
+
+
+def test_values_that_a_recipe_does_not_take_are_no_recipe():
+    """The scale of the schedule is beyond those of `times.Mode`."""
+    own = objectives.Objective(
+        schedules.Laplace(scale=5.0), "eps", weightings.ELBO(), times.Uniform()
+    )
+    assert "sd3_mode(" not in objective_report.text(Named("mine", own))
 
 
 def test_a_coupling_is_said_to_change_the_optimum():

@@ -163,8 +163,22 @@ def test_widths_that_are_almost_the_same_have_names_of_their_own():
 
 def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
     shutil.copytree(run[0] / "averages", tmp_path / "averages")
-    with pytest.raises(UsageError, match="step 10 belongs to another run:\n.*seed"):
+    with pytest.raises(UsageError, match="step 10 in .* of other settings.*:\n.*seed"):
         loop.train_and_evaluate(config(seed=1), tmp_path)
+
+
+def test_averages_from_before_a_change_are_not_blamed_on_a_flag_that_was_given(
+    run, tmp_path
+):
+    """They are of steps that the resumed run makes again, with another batch."""
+    for name in ("averages/8", "checkpoints/5"):
+        shutil.copytree(run[0] / name, tmp_path / name)
+    with pytest.raises(UsageError, match="move .*averages/8 away, with ") as refused:
+        loop.train_and_evaluate(
+            config(batch_size=8), tmp_path, accepted=("batch_size",)
+        )
+    assert "config.batch_size: 16 in the checkpoint, 8 now" in str(refused.value)
+    assert "--accept_change" not in str(refused.value)
 
 
 def test_samples_of_any_width(run, tmp_path):

@@ -164,14 +164,15 @@ def test_samplers_that_only_one_run_has_are_reported(tmp_path, monkeypatch):
         row["nfe"] += 1  # of a schedule that ends with a step to the data
     one = quantities.collect(some, 0).samples[0]
     assert one.calls == {"a": 2, "b": 3} and "b" in one.comparison.differences
-    assert "2 steps, NFE 2 or 3" in one.comparison.title
+    assert "2 steps, grid uniform, NFE 2 or 3" in one.comparison.title
     for row in some[1].first.evaluation["samples"]:
-        row["sampler"] = row["sampler"] | {"num_steps": 100 * row["nfe"]}
+        row["sampler"] = row["sampler"] | {"grid": "cosine"}
     found = quantities.collect(some, 0)
     assert not any(one.comparison.differences for one in found.samples)
-    assert any(
-        "same --sampler flags" in line for line in report.notes(some, found).lines
-    )
+    (line,) = (line for line in report.notes(some, found).lines if "alone" in line)
+    assert "ddim, 2 steps, grid uniform, NFE 2 (a); " in line
+    assert "ddim, 2 steps, grid cosine, NFE 3 (b); " in line
+    assert "same --sampler flags" in line
 
 
 def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):

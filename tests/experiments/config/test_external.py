@@ -320,7 +320,7 @@ def test_a_resume_with_a_changed_module_is_refused(own):
         ("sampler__grid", "own:waves", "sampler.grid: own:waves gives"),
         ("optimizer__name", "own:waves", "must be an optax.GradientTransformation"),
         ("optimizer__name", "adamv", "unknown name 'adamv'; did you mean 'adam"),
-        ("optimizer__name", "lbfgs", "must need gradients, state and parameters alone"),
+        ("optimizer__name", "lbfgs", "cannot be called as update"),
         ("optimizer__schedule", "own:chain", "optimizer.schedule"),
         ("callbacks", ("own:value",), "own:value gives 3: must be callable"),
         ("callbacks", ("own:lag",), "has no 'lag'"),

@@ -1,35 +1,14 @@
 """Arrays of any shape and their own validation file: `data/npz_files.py`."""
 
-import os
-import pathlib
 import re
 
 import numpy as np
 import pytest
 
-from experiments.config import build
-from experiments.data import latents, npz_files
-from experiments.runtime.errors import UsageError
+from experiments.data import npz_files
+from tests.helpers.npz import RNG, floats, refusal, written
 
-RNG = np.random.RandomState(0)
 SHAPES = [(3,), (6, 2), (4, 5, 1), (2, 3, 4, 1), (2, 1, 2, 1, 2)]
-
-
-def written(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def floats(count, *shape):
-    return RNG.standard_normal((count, *shape)).astype(np.float32)
-
-
-def refusal(**section):
-    """The one line in which a config refuses a data set."""
-    with pytest.raises(UsageError) as caught:
-        build.dataset({"name": "npz"} | section)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=len)
@@ -211,18 +190,6 @@ def test_a_mask_that_cannot_be_is_refused_in_one_line(tmp_path, mask, said):
     assert "latents take no mask" in line
 
 
-def test_latents_of_a_validation_file_are_drawn_once(tmp_path):
-    mean, std, text = floats(4, 6, 2), np.abs(floats(4, 6, 2)), floats(4, 3)
-    path = written(tmp_path / "a.npz", mean=mean, std=std, conditions=text)
-    held_out = dict(mean=mean[:2] + 1, std=0 * std[:2], conditions=text[:2])
-    test_path = written(tmp_path / "b.npz", **held_out)
-    found = latents.latents(path=path, test_path=test_path)
-    np.testing.assert_array_equal(found.test.values, mean[:2] + 1)
-    np.testing.assert_array_equal(found.train.values, np.stack([mean, std], axis=1))
-    np.testing.assert_array_equal(found.test.conditions, text[:2])
-    assert (found.event_shape, found.vector_features) == ((6, 2), 3)
-
-
 IMAGES = RNG.randint(0, 256, (18, 4, 6, 3), np.uint8)
 
 
@@ -262,7 +229,7 @@ def test_labels_are_mapped_on_request(tmp_path, held_out):
         assert found.train.labels.tolist() == [1, 0, 2] * 9
         assert found.test.labels.tolist() == [2, 0]
     bare = written(tmp_path / "c.npz", images=IMAGES)
-    assert "map_labels=True, and it has no labels" in refusal(
+    assert "map_labels=True, but the file has no labels" in refusal(
         path=bare, map_labels=True
     )
 
@@ -277,105 +244,6 @@ def test_labels_under_another_name_are_noticed(tmp_path, name):
     assert npz_files.npz(path=path, labels=name).num_classes == 2
     assert npz_files.npz(path=path, labels="").num_classes == 0
     assert npz_files.npz(path=path, conditions=name).num_classes == 0
-
-
-def test_arrays_that_are_not_read_are_named(tmp_path, capsys):
-    more = dict(yaw=np.zeros((18, 2)), meta=np.array([{}]), labels=np.arange(18) % 2)
-    path = written(tmp_path / "a.npz", images=IMAGES, **more)
-    npz_files.npz(path=path)
-    assert f"note: {path}: not read: yaw, meta" in capsys.readouterr().out
-    npz_files.npz(path=path, conditions="yaw", labels="")
-    assert "not read: meta, labels" in capsys.readouterr().out
-    path = written(tmp_path / "b.npz", images=IMAGES, labels=np.arange(18) % 2)
-    npz_files.npz(path=path)
-    assert not capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("shape", "refused"),
-    [
-        ((4, 8, 8), True),
-        ((3, 8, 8), True),
-        ((1, 8, 8), True),
-        ((3, 100), True),
-        ((3, 2, 8, 8), True),
-        ((8, 8, 4), False),
-        ((8, 8, 8), False),
-        ((4, 8, 4), False),
-        ((3, 3, 3), False),
-        ((4,), False),
-        ((2, 8, 8), False),
-    ],
-)
-def test_channels_that_come_first_are_refused(tmp_path, shape, refused):
-    values = floats(36, *shape)
-    mean = written(tmp_path / "l.npz", mean=values, std=np.abs(values))
-    path = written(tmp_path / "a.npz", values=values)
-    for name, found in (("latents", mean), ("npz", path)):
-        more = {"unscaled": True} if name == "npz" else {}
-        section = dict(name=name, path=found) | more
-        if not refused:
-            assert build.dataset(section).event_shape == shape
-            continue
-        line = refusal(**section)
-        assert f"events of shape {[*shape]}: are the {shape[0]} along" in line
-        assert "channels_first=True moves" in line and "channels_last=True" in line
-        kept = build.dataset(section | {"channels_last": True})
-        assert kept.event_shape == shape
-        moved = build.dataset(section | {"channels_first": True})
-        assert moved.event_shape == (*shape[1:], shape[0])
-        if name == "npz":
-            expected = np.moveaxis(values, 1, -1)[[8, 17, 26, 35]]
-            np.testing.assert_array_equal(moved.test.values, expected)
-        else:
-            expected = np.moveaxis(values, 1, -1)[:8]
-            np.testing.assert_array_equal(moved.train.values[:8, 0], expected)
-
-
-def test_axes_that_cannot_be_moved_are_refused(tmp_path):
-    path = written(tmp_path / "a.npz", values=floats(9, 3))
-    assert "channels_first=True: values has events of shape [3]" in refusal(
-        path=path, channels_first=True
-    )
-    both = dict(channels_first=True, channels_last=True)
-    assert "must be one of them" in refusal(path=path, **both)
-
-
-def test_a_mask_moves_with_the_channels(tmp_path):
-    mask = np.ones((18, 3, 4, 6), bool)
-    mask[:, 1, 2, 3] = False
-    images = np.moveaxis(IMAGES, -1, 1)
-    path = written(tmp_path / "a.npz", images=images, mask=mask)
-    found = npz_files.npz(path=path, channels_first=True)
-    np.testing.assert_array_equal(found.test.values, IMAGES[[8, 17]])
-    np.testing.assert_array_equal(found.test.mask, np.moveaxis(mask, 1, -1)[[8, 17]])
-    path = written(tmp_path / "b.npz", images=images, mask=mask[:, :, 0, 0])
-    assert npz_files.npz(path=path, channels_first=True).test.mask.shape == (2, 1, 1, 3)
-
-
-def test_values_that_are_not_finite_are_counted_with_their_place(tmp_path):
-    values = floats(18, 5, 2).astype(np.float64)
-    values[7, 3, 1], values[9, 0, 0] = np.nan, -np.inf
-    said = "2 of 180 values are not finite in float32, the first nan at [7, 3, 1]"
-    path = written(tmp_path / "a.npz", values=values)
-    assert f"values: {said}" in refusal(path=path)
-    assert "2 of 180 values are not finite in float64" in refusal(
-        path=path, low=-9.0, high=9.0
-    )
-    values[9, 0, 0], values[7, 3, 1] = 1e300, 0  # finite, but not in float32
-    path = written(tmp_path / "b.npz", values=values)
-    assert "1 of 180 values are not finite in float32, the first 1e+300" in refusal(
-        path=path
-    )
-    path = written(tmp_path / "c.npz", values=floats(18, 2), conditions=values)
-    assert "shape (18, 5, 2)" in refusal(path=path)
-    path = written(tmp_path / "d.npz", values=floats(18, 2), pose=values[:, 0])
-    assert "conditions 'pose'" not in refusal(path=path, values="pose")
-    path = written(tmp_path / "e.npz", values=floats(18, 2), conditions=values[:, 0])
-    assert (
-        "conditions 'conditions': 1 of 36 values are not finite in float32, the first "
-        "1e+300 at [9, 0]" in refusal(path=path)
-    )
 
 
 @pytest.mark.parametrize("bound", [np.nan, np.inf, -np.inf])
@@ -400,9 +268,9 @@ def test_a_range_is_finite(tmp_path, bound):
         (IMAGES // 200, {}, "from 0 to 1 of type uint8, nearly black"),
         (IMAGES, {"levels": 17}, "levels=17: values up to 255, must be below it"),
         (IMAGES / 255, {"levels": 17}, "levels=17: of uint8, and values are float64"),
-        (IMAGES, {"unscaled": True}, "of floats; uint8 has the range 0..255"),
+        (IMAGES, {"unscaled": True}, "must be left out of values of type uint8"),
         (IMAGES / 255, dict(low=0.0, high=255.0), "less than a hundredth of [low, hi"),
-        (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True: not with"),
+        (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True with "),
         (IMAGES * 1.0, dict(low=0.0, high=1.0), "must be in [low, high] = [0.0, 1.0]"),
         (IMAGES // 200, {"levels": 300}, "levels=300: must be in 2..256"),
     ],
@@ -421,98 +289,3 @@ def test_integers_of_fewer_levels_are_said(tmp_path):
         found = npz_files.npz(path=path, levels=levels)
         assert found.transform.levels == levels
         np.testing.assert_array_equal(found.test.values, bits[[8, 17]])
-
-
-@pytest.mark.parametrize(
-    ("scale", "shift"),
-    [(0.5, 2.0), ((0.5, 2.0, 1.0), (1.0, 0.0, -1.0)), (2, (1, 2, 3))],
-)
-def test_latents_have_a_shift_and_a_scale_for_each_channel(tmp_path, scale, shift):
-    mean, std = floats(9, 4, 5, 3), np.abs(floats(9, 4, 5, 3))
-    path = written(tmp_path / "a.npz", mean=mean, std=std)
-    found = build.dataset(dict(name="latents", path=path, scale=scale, shift=shift))
-    for channel in range(3):
-        s, m = (np.broadcast_to(each, 3)[channel] for each in (scale, shift))
-        moments = found.train.values[..., channel]
-        np.testing.assert_allclose(
-            moments[:, 0], s * (mean[:8, ..., channel] - m), rtol=1e-5, atol=1e-6
-        )
-        np.testing.assert_allclose(moments[:, 1], s * std[:8, ..., channel], rtol=1e-6)
-    still = written(tmp_path / "b.npz", mean=mean, std=0 * std)
-    found = latents.latents(path=still, scale=scale, shift=shift)
-    expected = np.array(scale) * (mean[8:] - np.array(shift))
-    np.testing.assert_allclose(found.test.values, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("section", "said"),
-    [
-        ({"scale": np.inf}, "scale: 1 of 1 values are not finite"),
-        ({"scale": np.nan}, "scale: 1 of 1 values are not finite"),
-        ({"scale": 0.0}, "scale=0.0: must be positive"),
-        ({"scale": (1.0, -1.0, 1.0)}, "must be positive"),
-        ({"scale": (1.0, 1.0)}, "scale of 2 numbers: must be one, or 3, one for each"),
-        ({"scale": "one"}, "scale='one': must be a number, or one for each channel"),
-        ({"scale": ()}, "scale=(): must be a number"),
-        ({"shift": np.nan}, "shift: 1 of 1 values are not finite"),
-        ({"shift": (0.0, np.inf, 0.0)}, "shift: 1 of 3 values are not finite"),
-        ({"shift": (0.0,) * 4}, "shift of 4 numbers"),
-        ({"scale": 3e38}, "scaled moments: "),
-    ],
-)
-def test_wrong_scales_of_latents_are_refused(tmp_path, section, said):
-    mean = 9 + floats(9, 4, 5, 3)
-    path = written(tmp_path / "a.npz", mean=mean, std=np.ones_like(mean))
-    assert said in refusal(name="latents", path=path, **section)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "said"),
-    [
-        (dict(std=np.full((9, 5, 2), -0.1)), "std: 90 values are negative"),
-        (dict(std=np.full((9, 5, 2), 1e300)), "std: 90 of 90 values are not finite"),
-        (dict(logvar=np.full((9, 5, 2), 1e3)), "exp(logvar / 2): 90 of 90"),
-        (dict(std=np.ones((9, 5, 2), complex)), "std of type complex128"),
-        (dict(std=np.ones((9, 5, 2), str)), "std of type <U1"),
-        (dict(std=np.array([None])), "'std' holds Python objects"),
-    ],
-)
-def test_wrong_deviations_of_latents_are_refused(tmp_path, arrays, said):
-    path = written(tmp_path / "a.npz", mean=floats(9, 5, 2), **arrays)
-    assert said in refusal(name="latents", path=path)
-
-
-@pytest.mark.parametrize("source", ["npz", "latents"])
-def test_what_is_no_archive_is_said_and_not_waited_for(tmp_path, source):
-    np.save(tmp_path / "a.npy", floats(9, 2))
-    (tmp_path / "a.pkl").write_bytes(b"\x80\x04.")
-    (tmp_path / "empty.npz").touch()
-    (tmp_path / "folder.npz").mkdir()
-    os.mkfifo(tmp_path / "pipe.npz")
-    (tmp_path / "link.npz").symlink_to("gone")
-    for name, said in [
-        ("a.npy", "one array alone, not an archive of arrays"),
-        ("a.pkl", "an archive of arrays, as numpy.savez writes it"),
-        ("empty.npz", "an empty file"),
-        ("folder.npz", "a folder, not a file"),
-        ("pipe.npz", "a pipe or device, not a file"),
-        ("link.npz", "a link to nothing"),
-        ("gone.npz", "No such file"),
-    ]:
-        line = refusal(name=source, path=str(tmp_path / name))
-        assert said in line and line.count(name) == 1
-
-
-@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
-def test_an_archive_cut_short_is_one_line(tmp_path, keep):
-    path = pathlib.Path(written(tmp_path / "a.npz", images=IMAGES))
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    assert "no readable .npz file" in refusal(path=str(path))
-
-
-def test_one_flipped_bit_of_an_array_is_noticed(tmp_path):
-    path = pathlib.Path(written(tmp_path / "a.npz", images=IMAGES))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-    assert "no readable .npz file" in refusal(path=str(path))

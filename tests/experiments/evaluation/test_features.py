@@ -1,7 +1,5 @@
 """Features for sample metrics, and the baseline of the real digits."""
 
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -66,43 +64,11 @@ def test_weights_are_read_from_files_that_are_there(tmp_path):
     with pytest.raises(ValueError, match=r"no file .*nothing is downloaded"):
         features.inception(tmp_path / "inception.pth")
     (tmp_path / "inception.h5").touch()
-    with pytest.raises(ValueError, match=r"must end in .npz, .safetensors or .pth"):
+    with pytest.raises(ValueError, match=r"must end in .safetensors, .npz, "):
         features.inception(tmp_path / "inception.h5")
-    state = {"a.conv.weight": np.ones((2, 3), np.float32), "b": np.arange(4)}
-    np.savez(tmp_path / "state.npz", **state)
-    found = features.read_state(tmp_path / "state.npz")
-    assert found.keys() == state.keys()
-    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
+    np.savez(tmp_path / "state.npz", a=np.ones((2, 3), np.float32))
     with pytest.raises(ValueError, match="not the weights of Inception"):
         features.inception(tmp_path / "state.npz")
-    path = tmp_path / "cut.npz"
-    path.write_bytes((tmp_path / "state.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="cut.npz: BadZipFile: File is not a zip"):
-        features.read_state(path)
-
-
-@pytest.mark.parametrize("package", ["safetensors", "torch"])
-def test_files_of_other_libraries(tmp_path, package):
-    library = pytest.importorskip(
-        "safetensors.numpy" if package == "safetensors" else "torch"
-    )
-    state = {"a.conv.weight": np.ones((2, 3), np.float32)}
-    if package == "torch":
-        path = tmp_path / "state.pth"
-        library.save({name: library.from_numpy(a) for name, a in state.items()}, path)
-    else:
-        path = tmp_path / "state.safetensors"
-        library.save_file(state, path)
-    found = features.read_state(path)
-    np.testing.assert_array_equal(found["a.conv.weight"], state["a.conv.weight"])
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=f"{path.name} cannot be read: "):
-        features.read_state(path)
-
-
-def test_a_missing_library_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "state.safetensors"
-    path.touch()
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ValueError, match="pip install safetensors"):
-        features.read_state(path)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "state.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="cut.npz: corrupted or no such file"):
+        features.inception(tmp_path / "cut.npz")

@@ -151,7 +151,9 @@ def test_other_settings_are_refused_in_one_line(tmp_path, done):
 
 def test_a_file_of_something_else_is_not_overwritten(tmp_path):
     np.savez(tmp_path / "a.npz", samples=X)
-    with pytest.raises(UsageError, match="no result of this command; choose another"):
+    with pytest.raises(
+        UsageError, match="was not written by this command: choose another"
+    ):
         shards(tmp_path / "a")
 
 

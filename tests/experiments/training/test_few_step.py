@@ -118,8 +118,8 @@ def test_a_student_is_sampled_and_evaluated_without_what_it_has_not(
     said = capsys.readouterr().out
     assert "likelihood: left out" in said
     assert "eps-MSE: left out" in said
-    assert "flow_map, NFE 1: frechet" in said
-    assert "flow_map, NFE 2: energy" in said
+    assert "flow_map@1@uniform, NFE 1: frechet" in said
+    assert "flow_map@2@uniform, NFE 2: energy" in said
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_data_that_moved_are_named_and_other_data_are_refused(
         assert evaluated(moved_run)["likelihood"]["count"] == 18
         values = np.random.RandomState(1).randint(0, 256, (180, 3)).astype(np.uint8)
         np.savez(moved, values=values, labels=np.arange(180) % 3)
-        with pytest.raises(UsageError, match="config.data.original names another"):
+        with pytest.raises(UsageError, match="by config.data.original"):
             evaluate_run(moved_run, EVALUATION._replace(num_examples=5))
     finally:
         shutil.move(moved, bytes_of)
