@@ -14,7 +14,6 @@ by `tests/cli/test_what_happens.py`. The exit code is 1 where one does not.
 
 import argparse
 import contextlib
-import logging
 import os
 import pathlib
 import resource
@@ -29,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import disks, kill_storm  # noqa: E402
-from experiments import cli  # noqa: E402
+from experiments.runtime import exit_codes  # noqa: E402
 from experiments.runtime.errors import reporting_path_errors  # noqa: E402
 from experiments.training import loop  # noqa: E402
 from experiments.training.trainer import Trainer  # noqa: E402
@@ -106,7 +105,7 @@ def run(
             signal.alarm(limit)
             with (
                 bounded(most),
-                cli.usage_errors(),
+                exit_codes.usage_errors(),
                 reporting_path_errors("workdir", str(workdir)),
             ):
                 state = loop.train_and_evaluate(trainer.config, workdir)
@@ -144,8 +143,7 @@ def fill(folder: pathlib.Path, sizes: int, num_steps: int) -> int:
     """Runs all sizes, prints the result, returns the exit code."""
     trainer = Trainer(kill_storm.tiny_config(num_steps))
     loop.Trainer = lambda config: trainer  # its programs are compiled once
-    sys.unraisablehook = cli._without_closed_loops(sys.unraisablehook)
-    logging.getLogger("asyncio").addFilter(cli._is_news)
+    exit_codes.hide_failed_writes()
     reference = folder / "undisturbed"
     first = run(reference, folder, trainer, None, limit=1_000)  # compiles
     print(f"with room: exit code {first.code} {first.error}".strip(), flush=True)

@@ -42,6 +42,7 @@ from absl import flags  # noqa: E402
 from benchmarks import fuzz_files  # noqa: E402
 from experiments import cli, train  # noqa: E402
 from experiments.config import experiment, overrides, schema  # noqa: E402
+from experiments.runtime import exit_codes  # noqa: E402
 
 LIMIT = 20  # seconds
 SHIPPED = (
@@ -137,7 +138,7 @@ def parsed(arguments: list[str]) -> int:
     for name in list(flags.FLAGS):
         flags.FLAGS[name].unparse()
     try:
-        with cli.usage_errors():
+        with exit_codes.usage_errors():
             rest = cli._parse([train.__file__, *arguments], train.__name__)
             if len(rest) > 1:
                 return 2

@@ -1,21 +1,18 @@
-"""Shared by the commands: flags, start-up of JAX, and errors of one line.
+"""Parses the flags of a command and starts JAX.
 
 A mistake of the user ends the program with one line on standard error, the nearest
 valid name in it, and exit code 2.
 """
 
-import contextlib
 import functools
 import inspect
 import os
 import pathlib
 import resource
-import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from logging import LogRecord, getLogger
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -24,17 +21,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
-from experiments.runtime import distributed, sharding
-from experiments.runtime.errors import (
-    FULL,
-    Diverged,
-    PeerLost,
-    SaveError,
-    UsageError,
-    check_name,
-)
+from experiments.runtime import distributed, exit_codes, sharding
+from experiments.runtime.errors import UsageError, check_name
 from experiments.runtime.finite_flags import define_number as define_number
-from experiments.runtime.signals import Stopped
 
 PATHS = ("config", "init_from", "study", "teacher", "workdir")  # flags, never empty
 FILES = 256  # open at a time: data, checkpoints and compiled programs
@@ -163,7 +152,7 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
     """
 
     def started(argv: list[str]) -> None:
-        with usage_errors():
+        with exit_codes.usage_errors():
             if takes is not None and len(argv) < 2:
                 raise UsageError(f"{takes} are missing; --help shows an example")
             if takes is None and len(argv) > 1:
@@ -182,48 +171,16 @@ def run(main: Callable[..., None], *, takes: str | None = None) -> NoReturn:
 
     flags.FLAGS.set_gnu_getopt(takes is not None)  # flags after arguments too
     warnings.formatwarning = _one_line
-    sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
-    getLogger("asyncio").addFilter(_is_news)
-    with _closed_pipe():
+    exit_codes.hide_failed_writes()
+    with exit_codes.closed_pipe():
         parse = functools.partial(_parse, module=main.__module__)
         app.run(started, flags_parser=parse)
-
-
-@contextlib.contextmanager
-def _closed_pipe() -> Iterator[None]:
-    """Ends quietly, as by SIGPIPE, where a reader such as `head` closed the output."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
 
 
 def _one_line(message: Warning | str, *place: Any, **more: Any) -> str:
     """Formats a Python warning as the commands print theirs."""
     del place, more
     return f"warning: {message}\n"
-
-
-def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Filters what unfinished writes report after a save that failed.
-
-    TensorStore reports from its threads that the event loop of the save is gone.
-    """
-
-    def filtered(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    return filtered
-
-
-def _is_news(record: LogRecord) -> bool:
-    """Drops messages of other writes of a save whose failure was reported already."""
-    return "exception was never retrieved" not in record.getMessage()
 
 
 def _parse(argv: list[str], module: str) -> list[str]:
@@ -238,7 +195,7 @@ def _parse(argv: list[str], module: str) -> list[str]:
     if "--help" in argv or "-h" in argv:
         _print_help(module)
         sys.exit(0)
-    with usage_errors():
+    with exit_codes.usage_errors():
         _check_words(argv[1:])
         given: list[Any] = []
         if _has_config():
@@ -317,53 +274,6 @@ def _entries_help() -> str:
         facts += [f"default {default}"] if default else []
         lines.append(f"  {name}: {meaning} ({'; '.join(facts)})")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turns a `UsageError` inside into a message on standard error and exit code 2.
-
-    Also `Stopped` into what was kept, with the exit code of the signal; `SaveError` and
-    a full disk, `Diverged` and `PeerLost` into their message, with exit codes 1, 3 and
-    4. One of several processes does not wait for ever for others that have no error.
-    """
-    try:
-        yield
-    except (UsageError, SaveError, Diverged) as error:
-        _end(f"error: {error}", error.code)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        _end(f"error: {error}; free disk space or fix the disk", SaveError.code)
-    except PeerLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(error.code)  # the usual way out waits for all processes
-    except Stopped as stopped:
-        _end(f"{stopped}: {stopped.kept}", stopped.code)
-    except KeyboardInterrupt:
-        interrupted = Stopped(signal.SIGINT)
-        _end(str(interrupted), interrupted.code)
-    except Exception as error:
-        if _is_out_of_memory(error):
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            way = (
-                "reduce batch_size, or to train set optimizer.accumulate, network.remat"
-            )
-            _end(f"error: out of memory ({reason}): {way}", 1)
-        distributed.leave(1)
-        raise
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    of_device = isinstance(error, jax.errors.JaxRuntimeError)
-    exhausted = of_device and str(error).startswith("RESOURCE_EXHAUSTED")
-    return exhausted or isinstance(error, MemoryError)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr, flush=True)
-    distributed.leave(code)
-    sys.exit(code)
 
 
 def start_jax() -> None:

@@ -14,9 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli
 from experiments.checkpointing.manager import Checkpoints
-from experiments.runtime import distributed
+from experiments.runtime import distributed, exit_codes
 from experiments.runtime.errors import PeerLost, SaveError, UsageError
 from experiments.training import loop, metrics_log
 from experiments.training.trainer import Trainer
@@ -286,7 +285,7 @@ def of_two(monkeypatch):
 def test_a_failed_exchange_is_a_lost_peer(kind, reason, of_two, capfd, monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    with cli.usage_errors(), distributed.watching_peers():
+    with exit_codes.usage_errors(), distributed.watching_peers():
         try:
             raise kind(reason)
         except kind as error:

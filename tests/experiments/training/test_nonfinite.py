@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli
 from experiments.checkpointing.manager import Checkpoints
 from experiments.config import registry
 from experiments.data import Examples, toy2d
-from experiments.runtime import rng
+from experiments.runtime import exit_codes, rng
 from experiments.runtime.errors import Diverged
 from experiments.training import loop, metrics_log, nonfinite, running_metrics, step
 from experiments.training.trainer import Trainer
@@ -205,7 +204,7 @@ def test_a_run_goes_on_and_reports(monkeypatch, tmp_path, capsys):
 
 def test_too_many_in_a_row_end_the_run(monkeypatch, tmp_path, capsys):
     poison(monkeypatch, slice(None))
-    with pytest.raises(SystemExit) as ended, cli.usage_errors():
+    with pytest.raises(SystemExit) as ended, exit_codes.usage_errors():
         loop.train_and_evaluate(tiny.config(eval__every=0), tmp_path)
     assert ended.value.code == Diverged.code == 3
     error = capsys.readouterr().err
