@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusionflow.networks.layers import attend
+from diffusionflow.networks.forms import attend
 from diffusionflow.networks.pretrained.layers import Conv, GroupNorm, Linear
 from diffusionflow.networks.pretrained.resnet import MEAN, fir_down, fir_up
 
