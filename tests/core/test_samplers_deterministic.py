@@ -140,6 +140,45 @@ def test_scaling_a_schedule_as_in_the_published_figure(frame):
             assert same == (name == "ddim" or frame == 0)
 
 
+ORDERS = {
+    "euler": 1,
+    "midpoint": 2,
+    "ralston": 2,
+    "heun": 2,
+    "heun3": 3,
+    "bogacki_shampine": 3,
+    "rk4": 4,
+    "three_eighths": 4,
+    "dormand_prince": 5,
+}
+
+
+def test_the_named_tableaus_meet_the_order_conditions():
+    """Of all rooted trees of up to five vertices, and none of one order more."""
+    assert ORDERS.keys() == samplers.tableaus.NAMED.keys()
+    for name, tableau in samplers.tableaus.NAMED.items():
+        b, c = np.array(tableau.b), np.array(tableau.c)
+        a = np.zeros((len(b), len(b)))
+        for i, row in enumerate(tableau.a):
+            a[i, :i] = row
+        ac, acc = a @ c, a @ c**2
+        trees = [
+            (1, b.sum(), 1),
+            (2, b @ c, 2),
+            *((3, b @ c**2, 3), (3, b @ ac, 6)),
+            *((4, b @ c**3, 4), (4, b @ (c * ac), 8), (4, b @ acc, 12)),
+            *((4, b @ a @ ac, 24), (5, b @ c**4, 5), (5, b @ (c**2 * ac), 10)),
+            *((5, b @ (c * acc), 15), (5, b @ ac**2, 20), (5, b @ a @ c**3, 20)),
+            *((5, b @ (c * (a @ ac)), 30), (5, b @ a @ (c * ac), 40)),
+            *((5, b @ a @ acc, 60), (5, b @ a @ a @ ac, 120)),
+        ]
+        errors = {n: [] for n in range(1, 6)}
+        for order_of_tree, weight, density in trees:
+            errors[order_of_tree].append(abs(weight - 1 / density))
+        for n, found in errors.items():
+            assert (max(found) < 1e-13) == (n <= ORDERS[name]), (name, n)
+
+
 @pytest.mark.parametrize("variable", ["eps", "v"])
 def test_moments_in_time_are_the_integrals(variable):
     """`int theta^k d clock` against adaptive quadrature, also close to the noise."""

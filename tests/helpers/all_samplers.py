@@ -58,7 +58,7 @@ FURTHER = {
     "ralston-eps": Entry(samplers.RungeKutta("ralston", "eps"), 2),
     "bogacki_shampine-v": Entry(samplers.RungeKutta("bogacki_shampine", "v"), 3),
     "three_eighths-dz_dt": Entry(samplers.RungeKutta("three_eighths"), 4),
-    "dormand_prince-u": Entry(samplers.RungeKutta("dormand_prince", "u"), 5),
+    "dormand_prince-v": Entry(samplers.RungeKutta("dormand_prince", "v"), 5),
     "tab-deis4-v": Entry(samplers.AdamsBashforth(4, "v", "time"), 4, 2),
     "ipndm": Entry(samplers.AdamsBashforth(4, "eps", "step"), 2),
     "pndm": Entry(samplers.PNDM(), 2),

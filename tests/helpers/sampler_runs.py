@@ -11,6 +11,7 @@ MIXTURE = analytic.Mixture(
     np.array([0.3, 0.5, 0.2]), np.array([-2.0, 0.5, 3.0]), np.array([0.04, 0.25, 0.01])
 )
 NUM_STEPS = (96, 192, 384)
+FEW_NUM_STEPS = (12, 24, 48)  # of orders above 4, whose errors are roundings above
 # below these the errors of warm-up and method are as large, and may have opposite signs
 WARM_UP_NUM_STEPS = (768, 1536, 3072)
 VARIANCE = 0.25
