@@ -82,8 +82,8 @@ def _fetched(hub: Any, place: Place, parts: Iterable[str]) -> pathlib.Path:
         except Exception:
             detail = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
-                f"hf://{place.repository} cannot be fetched and is not in the cache; "
-                f"give a local folder, or mend this: {detail}"
+                f"hf://{place.repository} cannot be fetched and is not in the cache: "
+                f"give a local folder; {detail}"
             ) from error
 
 

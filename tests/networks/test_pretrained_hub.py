@@ -75,7 +75,7 @@ def test_one_line_says_what_is_missing(tmp_path, monkeypatch):
     offline = Hub(tmp_path / "nothing", online=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", offline)
     for open_fn in (interop.load, interop.load_autoencoder, interop.load_edm):
-        with pytest.raises(ValueError, match="not in the cache.*: no route to host$"):
+        with pytest.raises(ValueError, match="not in the cache.*; no route to host$"):
             open_fn("hf://owner/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="pip install huggingface_hub, or give"):

@@ -127,8 +127,20 @@ class SongUNet(EDMUNet):
 class DhariwalUNet(EDMUNet):
     """ADM as EDM has it; names and fields are those of its files.
 
-    Fields are those of `SongUNet` up to `dropout`. Heads of the attention have 64
-    channels; a map of fewer has none.
+    Heads of the attention have 64 channels; a map of fewer has none.
+
+    Fields:
+      img_resolution: side of the images that it was trained on; it names the levels.
+      in_channels: of the images.
+      out_channels: of the output.
+      label_dim: classes; 0 for a network without labels.
+      augment_dim: features of the augmentation; 0 without.
+      model_channels: features of the time.
+      channel_mult: multiple of `model_channels` of each level.
+      channel_mult_emb: of the embedding of time and label.
+      num_blocks: residual blocks a level going down; one more going up.
+      attn_resolutions: sides of the maps with attention.
+      dropout: rate inside the blocks, when training.
 
     Raises:
       ValueError: at a call, sizes that cannot be halved.
