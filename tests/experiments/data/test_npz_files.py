@@ -154,7 +154,7 @@ def test_conditions_of_a_validation_file_have_as_many_features(tmp_path):
     path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=floats(9, 3))
     short = dict(values=floats(2, 2), conditions=floats(2, 4))
     line = refusal(path=path, test_path=written(tmp_path / "b.npz", **short))
-    assert "conditions of shape [4] each: must be [3], as in the file of training" in line
+    assert "conditions of shape [4] each: must be [3], as in the file of" in line
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6,), (6, 1), (1, 2), ()])
