@@ -171,7 +171,7 @@ def test_what_does_not_fit_the_run_is_refused(workdir, settings, message):
 
 def test_a_checkpoint_of_another_format_is_refused(workdir, monkeypatch):
     monkeypatch.setattr(restore.metadata, "FORMAT", 3)
-    with pytest.raises(UsageError, match="checkpoint format 2: must be 3, which this version"):
+    with pytest.raises(UsageError, match="checkpoint format 2: must be 3, which"):
         draw(workdir)
 
 
