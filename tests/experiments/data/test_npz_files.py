@@ -267,7 +267,7 @@ def test_a_range_is_finite(tmp_path, bound):
         (np.array([{}] * 9), {}, "'images' holds Python objects"),
         (IMAGES // 200, {}, "from 0 to 1 of type uint8, nearly black"),
         (IMAGES, {"levels": 17}, "levels=17: values up to 255, must be below it"),
-        (IMAGES / 255, {"levels": 17}, "levels=17: must be left out of values of type float64"),
+        (IMAGES / 255, {"levels": 17}, "levels=17: must be left out of values"),
         (IMAGES, {"unscaled": True}, "must be left out of values of type uint8"),
         (IMAGES / 255, dict(low=0.0, high=255.0), "less than a hundredth of [low, hi"),
         (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True with "),
