@@ -305,8 +305,8 @@ class Checkpoints:
             if difference:
                 raise MismatchError(
                     f"the checkpoint of step {step} does not fit the network of the "
-                    f"config: {name}, {difference}; use the config and the modules "
-                    "that the run was trained with"
+                    f"config: {name}, {difference}; choose the network that it was "
+                    "trained with"
                 )
         arguments = {
             name: ocp.args.StandardRestore(target) for name, target in targets.items()

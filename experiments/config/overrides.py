@@ -184,7 +184,9 @@ def _of_section(name: str, text: str, entries: list[str]) -> str:
     """Says what to write where a section is given a value of its own."""
     own = [each for each in shipped_names() if each.endswith(f"_{text}")]
     config = f", or --config={own[0]} for a config with all of them" if own else ""
-    first, value = ("name", text) if "name" in entries else (entries[0], "VALUE")
+    known = [each for each in ("name", "schedule") if each in entries]
+    first = (known or entries)[0]
+    value = text if first == "name" else "VALUE"
     return (
         f"--config.{name}={text}: {name} is a section of a config; write "
         f"--config.{name}.{first}={value} for an entry of it (they are "

@@ -30,7 +30,7 @@ MISTAKES = {
     "misspelt flag": (["--num_samples=2"], "Unknown command line flag 'num_samples'"),
     "conditions": ([f"--conditions={__file__}"], "left out: the data have no cond"),
     "no conditions": (["--conditions=a.npz"], "a.npz: there is no such file"),
-    "no step": (["--step=2"], r"step=2: .* holds the steps \[3\]"),
+    "no step": (["--step=2"], r"step=2: must be one of \[3\], the steps in "),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
 }
 

@@ -88,7 +88,7 @@ MISTAKES = {
     ),
     "no config": ([], "--config must have a value"),
     "misspelt flag": ([CONFIG, "--wrkdir=3"], "'wrkdir'. Did you mean: workdir"),
-    "override too early": (["--config.seed=3", CONFIG], "before a value for --config"),
+    "override too early": (["--config.seed=3", CONFIG], "must come after --config"),
     "no such backend": (
         [CONFIG, "--require_backend=gpu"],
         "--require_backend=gpu: JAX .* found only 'cpu'",

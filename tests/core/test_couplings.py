@@ -132,7 +132,7 @@ MISTAKES = {
     "a name for x": (lambda: Assignment()(KEY, "x", ONES), "x of dtype"),
     "bytes for x": (lambda: Assignment()(KEY, ZEROS, ZEROS), "x of dtype int32"),
     "integers for eps": (lambda: Sinkhorn()(KEY, ONES, ZEROS), "eps of dtype int32"),
-    "one number": (lambda: Independent()(KEY, 1.0, 1.0), "x is one number"),
+    "one number": (lambda: Independent()(KEY, 1.0, 1.0), r"x of shape \(\): must be"),
     "other shapes": (
         lambda: Independent()(KEY, ONES, ONES[:3]),
         r"eps of shape \(3, 2",
@@ -197,7 +197,7 @@ MISTAKES = {
     ),
     "a label of no row": (
         lambda: Semidiscrete(ONES, ONES[:, 0], ZEROS)(KEY, ONES, ONES, ZEROS + 7),
-        r"labels \[7\] have no row",
+        r"labels \[7\]: no row",
     ),
     "potentials of another size": (
         lambda: Semidiscrete(ONES, ONES[:3, 0])(KEY, ONES, ONES),

@@ -390,7 +390,7 @@ def is_the_flow_grid(case):
         ),
         (lambda: grids.discrete(1001), r"num_steps=1001.*in 1\.\.num_levels=1000"),
         (lambda: grids.discrete(3, "leeding"), "did you mean 'leading'"),
-        (lambda: grids.discrete(3, offset=1), "offset=1: only the spacing 'leading'"),
+        (lambda: grids.discrete(3, offset=1), "offset=1: must be 0 with spacing="),
         (
             lambda: grids.discrete(1000, "leading", offset=1),
             r"levels 1001\.\.2 must be in 1\.\.num_levels=1000",

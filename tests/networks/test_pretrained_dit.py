@@ -82,5 +82,5 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not of this network: .*attn.q_norm.weight"):
         interop.load_dit(path, num_heads=2)
     numpy.save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match="missing: pos_embed, x_embedder"):
+    with pytest.raises(ValueError, match="must have pos_embed, x_embedder"):
         interop.load_dit(path)

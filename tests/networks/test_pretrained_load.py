@@ -262,7 +262,7 @@ REFUSED = {
     ),
     "levels": (edited("config.json", block_out_channels=[4, 8, 8]), "as many as"),
     "type of an entry": (edited("config.json", norm_num_groups="two"), "config.json"),
-    "groups": (edited("config.json", norm_num_groups=3), "3 groups must divide"),
+    "groups": (edited("config.json", norm_num_groups=3), "norm_num_groups=3: must"),
     "scheduler": (
         edited("scheduler_config.json", beta_schedule="quadratic"),
         "unknown beta_schedule",

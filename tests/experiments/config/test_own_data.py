@@ -56,7 +56,7 @@ def own_set(**parts):
     [
         (dict(labels=np.arange(16)), "train: labels from 0 to 15: must be in 0..1"),
         (dict(labels=np.arange(16) % 2 - 1), "train: labels from -1 to 0: must be"),
-        (dict(labels=np.zeros(9, int)), "train: 9 labels for 16 values"),
+        (dict(labels=np.zeros(9, int)), "train: 9 labels for 16 examples"),
         (dict(num_classes=0), "labels from 0 to 1: must be in 0..0"),
         (
             dict(values=np.full((16, 2), np.nan)),
@@ -65,7 +65,7 @@ def own_set(**parts):
         (dict(class_names=("a",)), "1 class_names for 2 classes"),
         (
             dict(values=np.full((16, 2), 9, np.uint8), transform=data.DataTransform(9)),
-            "train: values up to 9 with levels=9",
+            "train: values up to 9: must be below levels=9",
         ),
     ],
 )

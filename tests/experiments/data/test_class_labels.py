@@ -105,7 +105,7 @@ def test_a_class_with_a_name_and_no_example_is_refused_by_name():
     assert classes([0, 1, 2], map_labels=False, names=names).names == names
     found = classes([2, 0], [0], map_labels=True, names=names)
     assert (found.train.tolist(), found.names) == ([1, 0], ("cat", "emu"))
-    with pytest.raises(ValueError, match="label 3: only 3 classes have names"):
+    with pytest.raises(ValueError, match="label 3: must be below 3, the number"):
         classes([0, 1, 2, 3], map_labels=False, names=names)
 
 

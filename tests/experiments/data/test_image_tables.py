@@ -32,7 +32,7 @@ from tests.helpers.pictures import png16
         ),
         (np.dstack([IMAGES[1], GREY]), "4 channels, RGBA or CMYK, which an array does"),
         ("cats/1.png", "a text, 'cats/1.png': make the column one of pictures"),
-        ([Image.fromarray(GREY)] * 2, "2 pictures in a row: one is read"),
+        ([Image.fromarray(GREY)] * 2, "2 pictures in one row: must be one"),
         (Image.fromarray(GREY.astype(np.uint16)), "mode I;16, 16 bits in the file"),
         (Image.fromarray(GREY.astype(np.float32)), "mode F: convert it to 8 bits"),
         (None, "the picture is None, which is missing"),

@@ -87,10 +87,10 @@ def test_a_validation_file_is_the_held_out_part(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        (dict(values=floats(3, 5)), "no labels, but the file of training"),
+        (dict(values=floats(3, 5)), "has no labels, and the file of training"),
         (
             dict(values=floats(3, 4), labels=np.arange(3)),
-            "of shape [4] each, and those",
+            "of shape [4] each: must be [5]",
         ),
         (
             dict(values=floats(3, 5), labels=np.array([0, 1, 3])),
@@ -98,7 +98,7 @@ def test_a_validation_file_is_the_held_out_part(tmp_path):
         ),
         (
             dict(values=np.full((3, 5), 9, "u1"), labels=np.arange(3)),
-            "of type uint8, and",
+            "of type uint8: must be float32",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_conditions_of_a_validation_file_have_as_many_features(tmp_path):
     path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=floats(9, 3))
     short = dict(values=floats(2, 2), conditions=floats(2, 4))
     line = refusal(path=path, test_path=written(tmp_path / "b.npz", **short))
-    assert "conditions of shape [4] each, and those of training are [3]" in line
+    assert "conditions of shape [4] each: must be [3], as in the file of" in line
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6,), (6, 1), (1, 2), ()])
@@ -267,7 +267,7 @@ def test_a_range_is_finite(tmp_path, bound):
         (np.array([{}] * 9), {}, "'images' holds Python objects"),
         (IMAGES // 200, {}, "from 0 to 1 of type uint8, nearly black"),
         (IMAGES, {"levels": 17}, "levels=17: values up to 255, must be below it"),
-        (IMAGES / 255, {"levels": 17}, "levels=17: of uint8, and values are float64"),
+        (IMAGES / 255, {"levels": 17}, "levels=17: must be left out of values"),
         (IMAGES, {"unscaled": True}, "must be left out of values of type uint8"),
         (IMAGES / 255, dict(low=0.0, high=255.0), "less than a hundredth of [low, hi"),
         (IMAGES / 255, dict(low=0.0, unscaled=True), "unscaled=True with "),
