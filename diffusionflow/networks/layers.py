@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-
+Sizes = tuple[int, ...]
 
 REMAT = (
     "",
