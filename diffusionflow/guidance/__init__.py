@@ -45,7 +45,7 @@ from diffusionflow.guidance.mixing import (
     from_weight,
     rescale,
 )
-from diffusionflow.guidance.projected import (
+from diffusionflow.guidance.projections import (
     Projected,
     ScaledNegative,
     projected,
