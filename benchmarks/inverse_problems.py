@@ -239,6 +239,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--calls", type=int, nargs="+", default=[20, 100], help="NFE of a method")
+    add("--cases", default="", help="those alone whose name contains this")
     add("--num_measurements", type=int, default=2, help="values of y that are averaged")
     add("--num_samples", type=int, default=1000, help="particles as well")
     add("--out", type=pathlib.Path, help="JSON file of the results")
@@ -248,7 +249,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Prints the tables."""
     args, results, start = parse(), [], time.time()
-    for case in CASES:
+    for case in (case for case in CASES if args.cases in str(case)):
         here = list(rows(case, args))
         print(table(case, here), flush=True)
         print(f"{case}: {time.time() - start:.0f} s", file=sys.stderr, flush=True)
