@@ -2,7 +2,7 @@
 
 A method is a choice of noise schedule (`schedules`), prediction type (`predictions`),
 objective (`weightings`, `times`, `objectives`, `losses`) and sampler (`samplers`,
-`grids`, `guidance`); they compose freely. `couplings` pair noise with data,
+`grids`, `guidance`, `inverse`); they compose freely. `couplings` pair noise with data,
 `distillation` makes models of few steps, `metrics` compare samples. The conventions are
 stated in `schedules`.
 
@@ -18,6 +18,7 @@ from diffusionflow import (
     grids,
     guidance,
     interop,
+    inverse,
     likelihood,
     losses,
     metrics,
@@ -40,6 +41,7 @@ __all__ = [
     "grids",
     "guidance",
     "interop",
+    "inverse",
     "likelihood",
     "losses",
     "metrics",

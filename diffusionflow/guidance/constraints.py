@@ -21,17 +21,9 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import at_least_float32
-from diffusionflow.guidance.base import Wrapper, at_positive, event_axes
+from diffusionflow.guidance.base import Wrapper, at_positive, event_axes, with_x
 from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser, per_event
 from diffusionflow.schedules import Schedule
-
-
-def _with_x(denoised: Denoised, x: Array, t: ArrayLike, schedule: Schedule) -> Denoised:
-    alpha, sigma = (
-        per_event(level(t), x) for level in (schedule.alpha, schedule.sigma)
-    )
-    gained = at_positive(alpha * (denoised.x - x), sigma)
-    return Denoised(x, denoised.eps + gained)
 
 
 @register
@@ -52,7 +44,7 @@ class StaticThreshold(Wrapper):
             at_least_float32(bound).astype(denoised.x.dtype)
             for bound in (self.low, self.high)
         )
-        return _with_x(denoised, jnp.clip(denoised.x, low, high), t, self.schedule)
+        return with_x(denoised, jnp.clip(denoised.x, low, high), t, self.schedule)
 
 
 def static_threshold(
@@ -110,7 +102,7 @@ class DynamicThreshold(Wrapper):
         bound = jnp.quantile(jnp.abs(x), quantile, axis=axes, keepdims=True)
         bound = jnp.maximum(bound, limit)
         inside = jnp.clip(x, -bound, bound) * (limit / bound)
-        return _with_x(denoised, inside, t, self.schedule)
+        return with_x(denoised, inside, t, self.schedule)
 
 
 def dynamic_threshold(

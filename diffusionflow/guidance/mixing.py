@@ -1,21 +1,23 @@
-"""Guidance from two denoisers: extrapolated, limited to an interval, rescaled."""
+"""Guidance by two denoisers: extrapolated, and rescaled."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import (
-    check_below,
-    check_bound,
-    register,
-    static,
-)
+from diffusionflow._dataclass import check_bound, register, static
 from diffusionflow._numeric import at_least_float32, root
-from diffusionflow.guidance.base import Wrapper, at_positive, event_axes
+from diffusionflow.guidance.base import (
+    Guided,
+    Wrapper,
+    at_positive,
+    event_axes,
+    weighted_scale,
+    with_change,
+)
+from diffusionflow.guidance.weights import Weighted
 from diffusionflow.predictions import (
     AnyKind,
     Denoised,
@@ -27,27 +29,25 @@ from diffusionflow.schedules import Schedule
 
 
 @register
-class Extrapolated(Wrapper):
+class Extrapolated(Guided):
     """Extrapolation `negative + scale (positive - negative)`. See `classifier_free`."""
 
     positive_fn: Any
     negative_fn: Any
     scale: Any
 
-    def mix(self, positive: Denoised, negative: Denoised) -> Denoised:
-        """Mixes the results of the two denoisers."""
-        scale = per_event(at_least_float32(self.scale), positive.x, "scale")
+    def mix(
+        self,
+        positive: Denoised,
+        negative: Denoised,
+        t: ArrayLike,
+        weight: Array | None = None,
+    ) -> Denoised:
+        del t
+        scale = weighted_scale(self.scale, weight, positive.x)
         # Equal to negative + scale (positive - negative), and exact at scale 0 and 1.
         mix = lambda toward, away: scale * toward + (1 - scale) * away
         return jax.tree.map(mix, positive, negative)
-
-    def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """Returns the guided result, and the positive one that it comes from."""
-        positive = self.positive_fn(z, t)
-        return self.mix(positive, self.negative_fn(z, t)), positive
-
-    def denoise(self, z: Array, t: Array) -> Denoised:
-        return self.both(z, t)[0]
 
 
 def classifier_free(
@@ -72,8 +72,7 @@ def classifier_free(
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from diffusionflow import schedules
+      >>>       >>> from diffusionflow import schedules
       >>> settings = dict(kind="x", schedule=schedules.FlowMatching())
       >>> cond = predictions.denoiser(lambda z, t: 0 * z + 1, **settings)
       >>> uncond = predictions.denoiser(lambda z, t: 0 * z, **settings)
@@ -116,88 +115,6 @@ def from_weight(w: ArrayLike) -> ArrayLike:
 
 
 @register
-class Limited(Wrapper):
-    """See `limited`."""
-
-    guided: Any
-    schedule: Any
-    logsnr_min: Any
-    logsnr_max: Any
-
-    def __post_init__(self) -> None:
-        check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
-
-    def _inside(self, t: ArrayLike) -> Array:
-        logsnr = at_least_float32(self.schedule.logsnr(t))
-        low, high = (
-            at_least_float32(bound).astype(logsnr.dtype)
-            for bound in (self.logsnr_min, self.logsnr_max)
-        )
-        return (low <= logsnr) & (logsnr < high)
-
-    def num_network_calls(self, t: ArrayLike) -> int | Array | None:
-        less = self.guided.positive_fn.num_network_calls(t)
-        more = self.guided.negative_fn.num_network_calls(t)
-        if less is None or more is None:
-            return None
-        return less + jnp.where(jnp.any(self._inside(t)), more, 0)
-
-    def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
-        """Returns the guided result, and the positive one that it comes from."""
-        positive, inside = self.guided.positive_fn(z, t), self._inside(t)
-
-        def guided() -> Denoised:
-            mixed = self.guided.mix(positive, self.guided.negative_fn(z, t))
-            choose = lambda a, b: jnp.where(_per_place(inside, a), a, b)
-            return jax.tree.map(choose, mixed, positive)
-
-        return jax.lax.cond(jnp.any(inside), guided, lambda: positive), positive
-
-    def denoise(self, z: Array, t: Array) -> Denoised:
-        return self.both(z, t)[0]
-
-
-def limited(
-    guided: Extrapolated,
-    *,
-    schedule: Schedule,
-    logsnr_min: ArrayLike = -jnp.inf,
-    logsnr_max: ArrayLike = jnp.inf,
-) -> Limited:
-    """Limits guidance to `logsnr_min <= logsnr_t < logsnr_max`; scale 1 elsewhere.
-
-    The same bounds mean the same interval on every schedule. Elsewhere the positive
-    denoiser is the result, bit for bit, and the other network does not run: its call is
-    a branch of `lax.cond`, and `num_network_calls(t)`, hence the `nfe` of samplers,
-    leaves it out.
-    (With times `[*batch]` it runs for all where one is inside; under `vmap` over times
-    both branches run.)
-
-    Args:
-      guided: from `classifier_free` or `autoguidance`.
-      schedule: the one that t belongs to.
-      logsnr_min: the noisy bound.
-      logsnr_max: the clean bound.
-
-    Returns:
-      A registered callable `(z, t) -> Denoised`.
-
-    Raises:
-      ValueError: `guided` is something else, or the interval is empty.
-
-    Source: Kynkaanniemi et al. 2024, arXiv 2404.07724, there an interval of sigma for
-    alpha = 1: `logsnr = -2 log(sigma)`.
-    """
-    if not isinstance(guided, Extrapolated):
-        raise ValueError(
-            "limited takes what classifier_free and autoguidance return, not "
-            f"{guided}; limit first, then wrap the result"
-        )
-    as_denoiser(guided, schedule=schedule)
-    return Limited(guided, schedule, logsnr_min, logsnr_max)
-
-
-@register
 class Rescaled(Wrapper):
     """See `rescale`."""
 
@@ -222,16 +139,11 @@ class Rescaled(Wrapper):
         spread, target = (_std(array, axes) for array in (value, wanted))
         strength = per_event(at_least_float32(self.strength), value, "strength")
         change = strength * at_positive(target - spread, spread) * value
-        # At fixed z, eps changes by alpha / D of the change of a prediction, and x by
-        # -sigma / D: exactly nothing where the two standard deviations agree.
-        det = predictions.determinant(self.kind, t, schedule=self.schedule)
-        for_x = per_event(self.schedule.sigma(t) / det, value)
-        for_eps = per_event(self.schedule.alpha(t) / det, value)
-        return Denoised(guided.x - for_x * change, guided.eps + for_eps * change)
+        return with_change(guided, change, **settings)
 
 
 def rescale(
-    guided: Extrapolated | Limited,
+    guided: Guided | Weighted,
     *,
     kind: AnyKind,
     schedule: Schedule,
@@ -246,7 +158,7 @@ def rescale(
     converted to x and eps at the same z. It costs no NFE beyond those of `guided`.
 
     Args:
-      guided: from `classifier_free`, `autoguidance` or `limited`.
+      guided: by two denoisers, such as from `classifier_free` or `limited`.
       kind: prediction type of p and q. The source takes the output of its network,
         which is "v".
       schedule: the one that t belongs to.
@@ -271,11 +183,6 @@ def rescale(
     as_denoiser(guided, schedule=schedule)
     kind = predictions.as_kind(kind)
     return Rescaled(guided, kind, schedule, strength, batch_ndim)
-
-
-def _per_place(inside: Array, like: Array) -> Array:
-    """Booleans `()` or `[*batch]`, shaped to choose between arrays of `like`."""
-    return inside.reshape(inside.shape + (1,) * (like.ndim - inside.ndim))
 
 
 def _std(value: Array, axes: tuple[int, ...]) -> Array:

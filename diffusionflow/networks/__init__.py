@@ -16,12 +16,27 @@ one with `two_times` takes a `second_time=`.
     (1, 8, 8, 3)
     (1, 4, 8, 8, 3)
 
+`identity_attention`, `blurred_attention` and `skipped_layers` make worse ones of them,
+to guide away from.
+
 They know nothing of schedules, losses or samplers: `time` is schedule-free, and what
 the output means is chosen elsewhere.
 """
 
 from diffusionflow.networks.dit import DiT
 from diffusionflow.networks.mlp import ResidualMLP
+from diffusionflow.networks.perturbed import (
+    blurred_attention,
+    identity_attention,
+    skipped_layers,
+)
 from diffusionflow.networks.unet import UNet
 
-__all__ = ["DiT", "ResidualMLP", "UNet"]
+__all__ = [
+    "DiT",
+    "ResidualMLP",
+    "UNet",
+    "blurred_attention",
+    "identity_attention",
+    "skipped_layers",
+]

@@ -14,6 +14,7 @@ from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.forms import attend
 from diffusionflow.networks.layers import (
     Pointwise,
+    Sizes,
     check_dimensions,
     check_remat,
     rematerialized,
@@ -84,8 +85,16 @@ class TransformerBlock(nn.Module):
         query, key, value = jnp.moveaxis(y.reshape(parts), 2, 0)
         if self.rotary:
             query, key = (positions.rotate(part, places) for part in (query, key))
-        y = attend(query, key, value).reshape(x.shape)
+        sizes = tuple(int(size) for size in places.max(axis=0) + 1)
+        y = self.attend(query, key, value, sizes).reshape(x.shape)
         return Pointwise(features, self.dtype, glorot, name="attention_out")(y)
+
+    def attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, sizes: Sizes
+    ) -> jax.Array:
+        """Calls `forms.attend`; a method, so that `perturbed` finds it."""
+        del sizes
+        return attend(query, key, value)
 
     def _mlp(self, x: jax.Array, places: np.ndarray) -> jax.Array:
         del places

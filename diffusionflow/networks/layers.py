@@ -19,7 +19,7 @@ from diffusionflow.networks.forms import add_bias, conv3x3, group_affine, repeat
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-
+Sizes = tuple[int, ...]
 
 REMAT = (
     "",

@@ -25,11 +25,20 @@ def combinations(conditional, unconditional, schedule=SCHEDULE, scale=2.5):
     )
     shape = dict(schedule=schedule, batch_ndim=1)
     known = np.array([0.4, 0.0, 0.0]), np.array([True, False, False])
+    both = conditional, unconditional
+    bands = guidance.frequency_decoupled(*both, scales=(1.5, 3.0), batch_ndim=0)
     return {
         "classifier-free": plain,
         "limited": interval,
         "rescaled": guidance.rescale(plain, kind="v", **shape),
         "rescaled limited": guidance.rescale(interval, kind="x", **shape),
+        "projected": guidance.projected(
+            *both, scale=scale, parallel=0.3, norm_limit=1.0, **shape
+        ),
+        "zero star": guidance.zero_star(*both, scale=scale, **shape),
+        "weighted bands": guidance.weighted(
+            bands, schedule=schedule, weight_fn=jax.nn.sigmoid
+        ),
         "static": guidance.static_threshold(
             interval, schedule=schedule, low=-0.9, high=1.1
         ),
@@ -168,7 +177,7 @@ def test_calls_are_counted(name):
     result = jax.block_until_ready(jax.jit(sample)(z))
     jax.effects_barrier()
     assert result.nfe == len(calls)
-    limited = "limited" in name or name in ("static", "dynamic")
+    limited = "limited" in name or name in ("static", "dynamic", "weighted bands")
     assert (len(calls) < 2 * 19) == limited
 
 
@@ -341,7 +350,7 @@ def test_refusals():
         ),
         (
             lambda: guidance.limited(conditional, schedule=SCHEDULE),
-            "limited takes what classifier_free and autoguidance return",
+            "limited takes guidance by two denoisers, such as classifier_free",
         ),
         (
             lambda: guidance.rescale(conditional, kind="v", **shape),

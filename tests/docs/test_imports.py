@@ -22,6 +22,16 @@ ALLOWED = {
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions", "processes"},
     "guidance": {"schedules", "predictions", "guidance"},
+    "inverse": {
+        "random",
+        "schedules",
+        "predictions",
+        "analytic",
+        "grids",
+        "guidance",
+        "samplers",
+        "inverse",
+    },
     "interop": {
         "schedules",
         "predictions",
