@@ -36,7 +36,9 @@ from experiments.runtime.errors import (
 from experiments.runtime.finite_flags import define_number as define_number
 from experiments.runtime.signals import Stopped
 
-PATHS = ("config", "init_from", "study", "teacher", "workdir")  # flags, never empty
+PATHS = (  # flags, never empty
+    *("autoencoder", "config", "data", "init_from", "study", "teacher", "workdir"),
+)
 FILES = 256  # open at a time: data, checkpoints and compiled programs
 
 _BACKEND = flags.DEFINE_enum(

@@ -55,7 +55,7 @@ def train_and_evaluate(
         it.
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
-      source: the run from whose weights a new one starts.
+      source: the weights from which a new run starts.
       accepted: entries that may differ from the checkpoint's, of `schema.ACCEPTABLE`.
 
     Returns:

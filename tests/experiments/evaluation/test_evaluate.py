@@ -29,7 +29,7 @@ from experiments.evaluation.evaluate import Request, evaluate_run
 from experiments.runtime import files
 from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import Stopped
-from experiments.training import loop, resume
+from experiments.training import initial_weights, loop, resume
 from tests.helpers import commands, in_process, tiny
 
 SAMPLES = sample_quality.Settings(
@@ -62,7 +62,7 @@ def retrained(workdir, tmp_path_factory):
     other = tmp_path_factory.mktemp("retrained")
     config = tiny.config(eval__every=0, samples__every=0, checkpoint__every=10)
     with jax.numpy_dtype_promotion("standard"):
-        loop.train_and_evaluate(config, other, source=resume.Source(workdir))
+        loop.train_and_evaluate(config, other, source=initial_weights.Source(workdir))
     return other
 
 

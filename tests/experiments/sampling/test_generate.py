@@ -204,7 +204,7 @@ def test_two_draws_of_one_result_at_once_are_refused(workdir, tmp_path):
     out, make = str(tmp_path / "drawn"), compiled_sampler.make_draw_fn
 
     def meanwhile(*args, **settings):
-        with pytest.raises(UsageError, match="another process draws .*drawn.npz"):
+        with pytest.raises(UsageError, match="another process writes .*drawn.shards"):
             draw(workdir, out=out)
         return make(*args, **settings)
 
