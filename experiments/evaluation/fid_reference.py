@@ -20,7 +20,7 @@ from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError, naming, require
 from experiments.sampling import autoencoder
 
-BATCH = 50  # pictures at a time
+BATCH = 25  # pictures at a time: 1 GB of activations
 FEATURES = 2048
 FeaturesFn = Callable[[np.ndarray], np.ndarray]
 

@@ -86,7 +86,10 @@ def decoder(path: str, event_shape: tuple[int, ...]) -> Decoder:
     mesh = sharding.data_mesh()
     along = sharding.along_batch(mesh)
     placed = jax.device_put(autoencoder, sharding.replicated(mesh))
-    program = jax.jit(lambda autoencoder, z: autoencoder.decode(z))
+    program = jax.jit(
+        lambda autoencoder, z: autoencoder.decode(z),
+        compiler_options=sharding.compiler_options(),
+    )
     height, width = (size * module.factor for size in event_shape[:2])
     return Decoder(
         lambda z: program(placed, jax.device_put(np.asarray(z, np.float32), along)),

@@ -12,6 +12,7 @@ same for any size of batch and shard, up to rounding.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -190,7 +191,7 @@ def _encode_fn(
     along = sharding.along_batch(mesh)
     placed = jax.device_put(autoencoder, sharding.replicated(mesh))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
     def program(autoencoder: interop.Autoencoder, stored: jax.Array) -> Any:
         x = transform.to_float(stored)
         views = {"": x} | ({"_flipped": x[:, :, ::-1]} if flip else {})

@@ -83,7 +83,7 @@ def test_flags_arrive(run, tmp_path):
         "experiments.export", f"--workdir={run}", *flags
     )
     assert (code, error) == (0, "")
-    assert re.match(r"raw weights of step 4, weights [0-9a-f]{16}\n", output)
+    assert re.search(r"^raw weights of step 4, weights [0-9a-f]{16}$", output, re.M)
     said = json.loads((out / "config.json").read_text())["exported"]
     assert (said["step"], said["weights"]) == (4, "raw weights of step 4")
     assert sorted(path.name for path in pathlib.Path(out).iterdir()) == [
