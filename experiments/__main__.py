@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "trains a model, or resumes its training",
     "distill": "distils a run into a model of few steps",
     "sample": "draws samples from a run",
+    "encode": "encodes a data set into latents of an autoencoder, to train on",
+    "export": "writes the weights of a run as safetensors, for readers elsewhere",
     "pairs": "draws pairs of noise and sample to train on: reflow, one step",
     "evaluate": "evaluates a run: held-out loss, likelihood, sample quality",
     "compare": "compares evaluated runs, with intervals, as a page",

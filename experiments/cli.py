@@ -25,7 +25,9 @@ from experiments.runtime import distributed, exit_codes, sharding
 from experiments.runtime.errors import UsageError, check_name
 from experiments.runtime.finite_flags import define_number as define_number
 
-PATHS = ("config", "init_from", "study", "teacher", "workdir")  # flags, never empty
+PATHS = (  # flags, never empty
+    *("autoencoder", "config", "data", "init_from", "study", "teacher", "workdir"),
+)
 FILES = 256  # open at a time: data, checkpoints and compiled programs
 
 _BACKEND = flags.DEFINE_enum(

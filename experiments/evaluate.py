@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
+from experiments.evaluation import fid_flags
 from experiments.runtime import progress
 from experiments.runtime.errors import reporting_path_errors
 
@@ -75,21 +76,26 @@ flags.DEFINE_multi_enum(
     "leave_out",
     [],
     [
-        *("eps-MSE", "bound", "ode", "sample quality"),
-        *("pixels", "classifier", "frechet", "mmd", "energy"),
+        *("eps-MSE", "bound", "ode", "sample quality", "pixels"),
+        *("classifier", "frechet", "mmd", "energy"),
     ],
     "A part, kind of features or metric that is not computed; can be repeated.",
 )
 cli.define_count("num_resamples", 100, "Resamples of the bootstrap.", 100_000, least=39)
 cli.define_count("seed", 0, "Seed of all random numbers.", 2**32 - 1, least=0)
+fid_flags.define_flags()
+flags.adopt_module_key_flags(fid_flags)  # for --help
 
 
 def main() -> None:
+    values = flags.FLAGS.flag_values_dict()
+    if values["protocol"]:
+        fid_flags.evaluate(WORKDIR.value, values)
+        return
+    fid_flags.check_alone(values)
     print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
     with progress.announced("importing"):
         from experiments.evaluation import evaluate, likelihoods, sample_quality
-
-    values = flags.FLAGS.flag_values_dict()
 
     def from_flags(settings: Any, **known: Any) -> Any:
         return settings(

@@ -62,6 +62,9 @@ flags.DEFINE_string(
 )
 cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)
 flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
+flags.DEFINE_string(
+    "autoencoder", None, "Folder of the one that decodes latents into pictures."
+)
 edit_options.define_flags()
 flags.adopt_module_key_flags(edit_options)  # for --help
 

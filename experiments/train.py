@@ -17,10 +17,14 @@ cli.require_unless_printed("workdir")
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
-    "Directory of another run: a new run starts from the weights that it saved last.",
+    "Weights that a new run starts from: directory of a run, or of one of its "
+    "checkpoints, folder of diffusionflow export or of diffusers, file of weights.",
 )
 INIT_WEIGHTS = flags.DEFINE_enum(
-    "init_weights", "ema", ["ema", "raw"], "Averaged or raw weights for --init_from."
+    "init_weights",
+    "ema",
+    ["ema", "raw"],
+    "Averaged or raw weights of the run of --init_from.",
 )
 
 ACCEPTED = cli.define_accept_change()
@@ -34,11 +38,12 @@ def main() -> None:
     described = experiment.from_config(CONFIG.value)  # a mistake is reported first
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
-    from experiments.training import loop
-    from experiments.training.resume import Source
+    from experiments.training import initial_weights, loop
 
-    origin = INIT_FROM.value
-    source = None if origin is None else Source(origin, INIT_WEIGHTS.value)
+    source = None
+    if INIT_FROM.value is not None:
+        source = initial_weights.Source(INIT_FROM.value, INIT_WEIGHTS.value)
+        initial_weights.check(source, WORKDIR.value)  # before the data are read
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
         loop.train_and_evaluate(
             described, WORKDIR.value, source=source, accepted=accepted

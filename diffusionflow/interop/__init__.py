@@ -13,10 +13,12 @@ and from there `predictions.reschedule` gives it any other schedule; `net_fn` is
 function of JAX arrays. `DiffusersScheduler` reads the rest of a scheduler as well: its
 levels, its sampler and what it does to x_hat. Published networks whose architecture is
 here are opened with their weights and convention by `load`, `load_dit` and `load_edm`,
-autoencoders of latents by `load_autoencoder`; these need flax and safetensors.
+autoencoders of latents by `load_autoencoder`; `save` writes a network of this library
+for `load`. These need flax and safetensors.
 """
 
 from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
+from diffusionflow.interop.by_schedule import from_schedule
 from diffusionflow.interop.convention import Convention, Wrapped
 from diffusionflow.interop.diffusers import (
     DiffusersScheduler,
@@ -28,6 +30,7 @@ from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
 from diffusionflow.interop.edm_networks import load_edm
 from diffusionflow.interop.folders import load
+from diffusionflow.interop.own import save
 from diffusionflow.interop.pretrained import Network, Prediction, Pretrained
 from diffusionflow.interop.sit import from_sit
 from diffusionflow.interop.weights import read_weights
@@ -45,6 +48,7 @@ __all__ = [
     "dynamic_shift",
     "from_diffusers",
     "from_edm",
+    "from_schedule",
     "from_sit",
     "iddpm_levels",
     "load",
@@ -52,4 +56,5 @@ __all__ = [
     "load_dit",
     "load_edm",
     "read_weights",
+    "save",
 ]

@@ -35,10 +35,10 @@ def load(
     """Opens a published network: architecture, weights and conventions.
 
     Args:
-      path: a folder in the layout of diffusers: of a network (`config.json` and its
-        weights) or of a pipeline (`model_index.json`, the network in `unet` or
-        `transformer`, `scheduler/scheduler_config.json`); or the same on the hub,
-        `hf://owner/name[@revision]`, by huggingface_hub.
+      path: a folder that `save` wrote, or one in the layout of diffusers: of a network
+        (`config.json` and its weights) or of a pipeline (`model_index.json`, the
+        network in `unet` or `transformer`, `scheduler/scheduler_config.json`); or the
+        same on the hub, `hf://owner/name[@revision]`, by huggingface_hub.
       scheduler: the dictionary of the scheduler's config; by default it is read from
         `scheduler_config.json` in the folder, or in the pipeline's `scheduler`.
 
@@ -53,6 +53,10 @@ def load(
     folder = _network_folder(local_path(path, PARTS))
     config = read_json(folder / "config.json")
     name = str(config.get("_class_name"))
+    if name == "diffusionflow":
+        from diffusionflow.interop.own import open_own
+
+        return open_own(folder, config)
     check_name("_class_name", name, ARCHITECTURES)
     module = ARCHITECTURES[name](config)
     scheduler = _scheduler(folder) if scheduler is None else scheduler

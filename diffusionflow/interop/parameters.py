@@ -52,7 +52,21 @@ def params_of(module: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
       ValueError: the arrays are not exactly those of the network, or its fields do not
         fit together.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(_shapes(module, name))
+    return filled(_shapes(module, name), state, name)
+
+
+def filled(shapes: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns nested dictionaries of the shapes given, float32, from a file's arrays.
+
+    Args:
+      shapes: nested dictionaries with leaves that have a shape.
+      state: arrays under their names, joined by dots; used up.
+      name: of the network, for messages.
+
+    Raises:
+      ValueError: the arrays are not exactly those.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
     paths = {".".join(key.key for key in path): path for path, _ in leaves}
     shapes = [leaf.shape for _, leaf in leaves]
     check_weights(state, dict(zip(paths, shapes, strict=True)), name)

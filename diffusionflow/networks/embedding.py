@@ -210,6 +210,11 @@ class ConditionalNetwork(nn.Module, kw_only=True):
         return self.num_classes
 
     @property
+    def num_labels(self) -> int | None:
+        """Number of labels, with the null label; None of an unconditional network."""
+        return self.num_classes + 1 if self.num_classes else None
+
+    @property
     def conditioning_features(self) -> int:
         """Number of features of the conditioning vector."""
         raise NotImplementedError

@@ -30,6 +30,7 @@ class Request(NamedTuple):
       out: path of the files without suffix, or None for one in the workdir.
       sampler: entries of the section `sampler` that differ from the config.
       edit: options of `sampling.edit_options` that are given.
+      autoencoder: folder of the one that decodes samples into pictures, or None.
     """
 
     num_samples: int = 100
@@ -45,6 +46,7 @@ class Request(NamedTuple):
     out: str | None = None
     sampler: Mapping[str, Any] = {}
     edit: Mapping[str, Any] = {}
+    autoencoder: str | None = None
 
 
 class Loaded(NamedTuple):

@@ -13,15 +13,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.config import published
 from experiments.data import array_checks, base
 from experiments.data.base import DataSet
 from experiments.runtime.errors import UsageError, naming
 
+PUBLISHED = "diffusionflow.networks.pretrained."
 RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random numbers
 
 
 def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What `network.name` calls: for classes of NNX and Equinox, an adapter of them."""
+    """What `network.name` calls.
+
+    For classes of NNX, Equinox and `networks.pretrained` it is an adapter of them.
+    """
+    if isinstance(fn, type) and fn.__module__.startswith(PUBLISHED):
+        return published.constructor(fn)
     for library, argument in RANDOM.items():
         base = getattr(sys.modules.get(library), "Module", None)
         if base is not None and isinstance(fn, type) and issubclass(fn, base):

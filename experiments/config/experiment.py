@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from diffusionflow import ema, objectives, predictions
-from experiments.config import build, external, methods, optimizers, protocols, schema
+from experiments.config import (
+    build,
+    external,
+    methods,
+    optimizers,
+    protocols,
+    published,
+    schema,
+)
 from experiments.config.model import Model
 from experiments.data import coupled
 from experiments.data.base import DataSet
@@ -64,6 +72,7 @@ class Experiment(NamedTuple):
             levels=dataset.transform.levels,
             vector_features=dataset.vector_features,
         )
+        published.check(built.net, self.objective, self.method)
         if self.method is not None:
             check_method(self.config, self.method, built.net)
         return built

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffusionflow import distillation, guidance, objectives, predictions
 from experiments.config import methods
+from experiments.config.published import PublishedNetwork
 from experiments.data.base import DataTransform
 from experiments.runtime.errors import UsageError
 
@@ -109,6 +110,8 @@ class Model(NamedTuple):
                 **({"second_time": second[0]} if second else {}),
             )
 
+        if isinstance(self.net, PublishedNetwork):
+            return self.net.calling(self.objective).predict_fn(net_fn)
         return predictions.precondition(
             net_fn, schedule=self.objective.schedule, sigma_data=self.sigma_data
         )

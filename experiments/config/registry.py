@@ -210,5 +210,11 @@ METHODS = Registry(
 )
 NETWORKS = Registry(
     "diffusionflow.networks",
-    {"unet": "UNet", "dit": "DiT", "residual_mlp": "ResidualMLP"},
+    {
+        "unet": "UNet",
+        "dit": "DiT",
+        "residual_mlp": "ResidualMLP",
+        "unet2d": "diffusionflow.networks.pretrained:UNet2D",
+        "dit_transformer2d": "diffusionflow.networks.pretrained:DiTTransformer2D",
+    },
 )

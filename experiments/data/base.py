@@ -184,6 +184,21 @@ class DataSet(NamedTuple):
             **{name: value for name, value in more.items() if value},
         }
 
+    def training_values(self, index: np.ndarray) -> np.ndarray:
+        """Stored values [b, *event] of training examples, as they are compared.
+
+        Those of moments are sampled once each, by `augment_fn`; flips are not drawn.
+
+        Args:
+          index: of the examples, [b].
+        """
+        values = self.train.values[index]
+        if self.augment_fn is None or values.shape[1:] == self.event_shape:
+            return values
+        rng = np.random.RandomState
+        drawn = zip(index, values, strict=True)
+        return np.stack([self.augment_fn(rng([number]), row) for number, row in drawn])
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one example, such as [height, width, channels] or [features]."""

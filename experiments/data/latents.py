@@ -1,16 +1,21 @@
-"""Latents of an autoencoder, from the moments in an `.npz`.
+"""Latents of an autoencoder, from moments in a folder or in an `.npz`.
 
-The file has `mean`, and `std` or `logvar` = 2 log std, [n, *event] each, in the place
-of the values of `npz_files`; its other entries are those, but for a mask. A latent is
+A folder is one that `diffusionflow encode` wrote, see `latent_folder`. An `.npz` has
+`mean`, and `std` or `logvar` = 2 log std, [n, *event] each, in the place of the values
+of `npz_files`; its other entries are those, but for a mask. A latent is
 z = scale (mean + std eps - shift), as the VAE of diffusers has it with its
 `scaling_factor` and `shift_factor`.
 """
 
+import functools
+import inspect
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from experiments.data import array_checks, npz_entries
+from experiments.data import array_checks, latent_folder, npz_entries
 from experiments.data.base import DataSet, Examples
 from experiments.data.npz_entries import DEFAULTS, Names, naming_file
 from experiments.data.npz_files import data_set
@@ -29,14 +34,16 @@ def latents(
     shift: Scales = 0.0,
     channels_first: bool = False,
     channels_last: bool = False,
+    mean_only: bool = False,
 ) -> DataSet:
-    """Latents of an autoencoder, from an `.npz` of their moments [n, *event].
+    """Latents of an autoencoder, from a folder or `.npz` of their moments [n, *event].
 
     z = scale (mean + std eps - shift), with eps fresh for each (seed, epoch, example)
     in training and fixed for a held-out example.
 
     Args:
-      path: of the file.
+      path: of the folder of `diffusionflow encode`, which knows all else but
+        `mean_only`, or of the file.
       test_path: of another one with the held-out examples.
       labels: name of the array of labels.
       conditions: name, or names, of the vectors.
@@ -46,10 +53,17 @@ def latents(
       shift: one number or one for each channel; the usual choice gives z a mean of 0.
       channels_first: moves the first axis of an event to its end.
       channels_last: says that the last axis is that of the channels.
+      mean_only: takes the mean in place of a sample, eps = 0.
 
     Raises:
       ValueError: if a file is missing or broken, or a value is out of bounds.
     """
+    if pathlib.Path(path).is_dir():
+        own = dict(test_path=test_path, labels=labels, conditions=conditions)
+        own |= dict(map_labels=map_labels, scale=scale, shift=shift)
+        own |= dict(channels_first=channels_first, channels_last=channels_last)
+        _check_left_out(path, own)
+        return latent_folder.read(pathlib.Path(path), mean_only=mean_only)
     scales, shifts = _numbers("scale", scale), _numbers("shift", shift)
     if (scales <= 0).any():
         raise ValueError(f"scale={scale}: must be positive")
@@ -78,12 +92,24 @@ def latents(
         npz_entries.say_unused(path, arrays, names, "mean", "std", "logvar")
         return found
 
-    parts = data_set(read(path), path, test_path, read, _draw_latent, map_labels)
+    augment_fn = functools.partial(latent_folder.drawn, mean_only=mean_only)
+    parts = data_set(read(path), path, test_path, read, augment_fn, map_labels)
     fixed = [
-        _draw_latent(np.random.RandomState([number]), row)
+        augment_fn(np.random.RandomState([number]), row)
         for number, row in enumerate(parts.test.values)
     ]
     return parts._replace(test=parts.test._replace(values=np.stack(fixed)))
+
+
+def _check_left_out(path: str, given: dict[str, Any]) -> None:
+    """Raises a ValueError unless arguments of a folder have their defaults."""
+    parameters = inspect.signature(latents).parameters
+    wrong = [name for name in given if given[name] != parameters[name].default]
+    if wrong:
+        raise ValueError(
+            f"{path} is a folder of diffusionflow encode, which has its own "
+            f"{', '.join(wrong)}; leave that out"
+        )
 
 
 def _numbers(name: str, value: Scales) -> np.ndarray:
@@ -118,9 +144,3 @@ def _moments(arrays: npz_entries.Arrays) -> dict[str, np.ndarray]:
     elif (std < 0).any():
         raise ValueError(f"std: {int((std < 0).sum()):,} values are negative")
     return found
-
-
-def _draw_latent(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
-    """A latent [*event], from its mean and deviation [2, *event]."""
-    noise = rng.standard_normal(values[0].shape).astype(np.float32)
-    return values[0] + values[1] * noise

@@ -170,7 +170,8 @@ def _trained(
     epochs: int,
     advance_fn: Callable[[], object],
 ) -> Any:
-    images = data.transform.to_float(_all(data.train.values))
+    every = np.arange(len(data.train.labels))
+    images = data.transform.to_float(data.training_values(every))
     labels = jnp.asarray(data.train.labels)
     steps = len(labels) // BATCH
     params = jax.jit(net.init)(jax.random.key(seed), images[:1])

@@ -120,18 +120,19 @@ class SampleEvaluator:
         self._memos: dict[tuple[str, str], metrics.Memo] = {}
         self._reference = f"training examples: {dataset.identity()}"
         self._count = len(dataset.test.labels)
-        self._train = self._features(dataset.train, "training examples", all_rows=False)
-        self._held_out = self._features(dataset.test, "held-out examples")
+        values = dataset.training_values(self._reference_rows(dataset.train))
+        self._train = self.features(values, "training examples")
+        held_out = dataset.test.values[np.arange(self._count)]
+        self._held_out = self.features(held_out, "held-out examples")
 
-    def _features(
-        self, examples: Examples, what: str, all_rows: bool = True
-    ) -> dict[str, np.ndarray]:
+    def _reference_rows(self, examples: Examples) -> np.ndarray:
+        """The training examples that samples are compared with."""
         rows = np.arange(len(examples.labels))
-        if not all_rows and len(rows) > (most := self._settings.num_reference):
+        if len(rows) > (most := self._settings.num_reference):
             shuffled = np.random.RandomState(self._settings.seed).permutation(rows)
             rows = np.sort(shuffled[:most])
             self._reference += f", {most} of them, shuffled by {self._settings.seed}"
-        return self.features(examples.values[rows], what)
+        return rows
 
     def features(self, stored: np.ndarray, what: str) -> dict[str, np.ndarray]:
         """Computes features of stored values, `[n, features]`, by name.

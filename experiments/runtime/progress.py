@@ -93,14 +93,18 @@ class SamplingProgress:
     Args:
       count: samples in all.
       console: where to write; standard output by default.
+      unit: what is counted.
     """
 
-    def __init__(self, count: int, console: Console | None = None):
+    def __init__(
+        self, count: int, console: Console | None = None, unit: str = "sample"
+    ):
+        self._unit = unit
         self._console = console or Console(file=sys.stdout, soft_wrap=True)
         self._count, self._done, self._sampled = count, 0, 0
         self._begin = time.perf_counter()
         self._bar = Progress(
-            TextColumn("sample"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
@@ -124,13 +128,13 @@ class SamplingProgress:
     def shard(self) -> None:
         """Reports that a shard is finished."""
         if self._bar.disable and self._done < self._count:
-            line = f"sample {self._done:,}/{self._count:,}  {self._text()}"
+            line = f"{self._unit} {self._done:,}/{self._count:,}  {self._text()}"
             self._console.print(line, markup=False, highlight=False)
 
     def _text(self) -> str:
         rate = self._sampled / max(time.perf_counter() - self._begin, 1e-9)
         left = duration((self._count - self._done) / rate)
-        return f"{rate:,.0f} samples/s, compilation included  {left} left"
+        return f"{rate:,.0f} {self._unit}s/s, compilation included  {left} left"
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -5,16 +5,19 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.checkpointing.loaded import Loaded, Request
+from experiments.config.model import Model
+from experiments.data.base import DataTransform
 from experiments.runtime import progress
 from experiments.runtime.errors import Diverged
 from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler, sample_sheet
+from experiments.sampling.autoencoder import PICTURES, Decoder
 from experiments.sampling.conditions import Conditions
 from experiments.sampling.edits import FROM_NOISE, Edit, Plan
 from experiments.sampling.shards import Shards
@@ -23,11 +26,31 @@ from experiments.visualization import sample_images
 NAMES = {"samples": "samples", "pairs": "pairs"}  # of files, by what they hold
 
 
+class Stored(NamedTuple):
+    """What the samples of a draw are as they are stored.
+
+    Fields:
+      transform: from floats to stored values.
+      event_shape: of one.
+    """
+
+    transform: DataTransform
+    event_shape: tuple[int, ...]
+
+
+def stored(model: Model, decoder: Decoder | None) -> Stored:
+    """What the samples of a model are, decoded if there is a decoder."""
+    if decoder is not None:
+        return Stored(PICTURES, decoder.event_shape)
+    return Stored(model.transform, model.event_shape)
+
+
 def write_samples(
     workdir: pathlib.Path,
     loaded: Loaded,
     given: Conditions,
     plan: Plan = FROM_NOISE,
+    decoder: Decoder | None = None,
 ) -> pathlib.Path:
     """Samples weights that are loaded and writes the files: see `sample_run`.
 
@@ -36,6 +59,7 @@ def write_samples(
       loaded: with a complete request.
       given: conditions of all samples.
       plan: of pictures or seeds; by default of noise alone.
+      decoder: of latents; None to write samples as they are.
 
     Returns:
       The path of the `.npz`.
@@ -44,16 +68,23 @@ def write_samples(
     path, edit = output_path(workdir, request, more=plan.name), plan.edit
     if edit is not None:
         given = given.at(edit.rows(np.arange(request.num_samples)))
+    decoded = {} if decoder is None else {"autoencoder": decoder.digest}
+    of_draw = given.settings() | dict(plan.settings) | decoded
     shards = Shards(
         path,
-        settings(request, loaded.digest) | given.settings() | dict(plan.settings),
+        settings(request, loaded.digest) | of_draw,
         count=request.num_samples,
         size=request.shard_size,
     )
+    kept = stored(built, decoder)
+    transform = kept.transform
 
     def write(number: int, found: Any) -> None:
         arrays = found if isinstance(found, dict) else {"samples": found}
-        x, transform = arrays["samples"], built.transform
+        x = arrays["samples"]
+        if decoder is not None:
+            with progress.announced("decoding"):
+                x = decoder.images(x)
         outside = round(transform.clamped_fraction(x) * x.size)
         shards.write(number, outside, **arrays | {"samples": transform.to_stored(x)})
 
@@ -70,7 +101,7 @@ def write_samples(
                 built, request.sampler, **program(request), edit=edit
             )
             fill(shards, sample_fn, params, request, given, write)
-            _conclude(path, shards, loaded, given, plan)
+            _conclude(path, shards, loaded, given, plan, kept)
     return shards.result
 
 
@@ -136,10 +167,7 @@ def fill(
     """
     num_sampled, begin = 0, time.perf_counter()
     with contextlib.closing(progress.SamplingProgress(request.num_samples)) as meter:
-        for number, (start, stop) in enumerate(shards.bounds):
-            if shards.finished(number):
-                meter.skip(stop - start)
-                continue
+        for number, start, stop in shards.missing(meter.skip):
             part = given.part(start, stop)
             found = sample_fn(params, request.seed, part, start, meter.advance)
             check_finite(found, request)
@@ -174,24 +202,25 @@ def _conclude(
     loaded: Loaded,
     given: Conditions,
     plan: Plan,
+    kept: Stored,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
     request, built = loaded.request, loaded.model
     recipe = summary(request) + plan.words
-    labels, levels = given.labels, built.transform.levels
-    written = f"{path}.npz\n{sample_images.no_picture(built.event_shape)}"
-    if most := sample_images.num_shown(built.event_shape):
+    labels, levels = given.labels, kept.transform.levels
+    written = f"{path}.npz\n{sample_images.no_picture(kept.event_shape)}"
+    if most := sample_images.num_shown(kept.event_shape):
         written = f"{path}.npz and {path}.png"
         classes = built.num_classes if request.label is None else 0
         sample_sheet.write(
-            path, shards, built.transform, plan.edit, labels[:most], classes
+            path, shards, kept.transform, plan.edit, labels[:most], classes
         )
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
         entries["conditions"] = given.vectors
     found = None if plan.edit is None else plan.edit.findings(shards.first)
     outside = shards.conclude(labels=labels, recipe=recipe, **entries)
-    total = request.num_samples * np.prod(built.event_shape)
+    total = request.num_samples * np.prod(kept.event_shape)
     if levels is not None:
         share = f"{outside / total:.2%}"
         print(f"{share} of their values lay outside [-1, 1] and were clamped")
@@ -248,6 +277,8 @@ def output_path(
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
+    if request.autoencoder is not None:
+        name += "_decoded"
     if request.conditions is not None:
         name += f"_conditions-{pathlib.Path(request.conditions).stem}"
     return workdir / what / re.sub(r"[^\w.=]+", "-", name + more)

@@ -4,14 +4,16 @@ import pathlib
 
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
+from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import stopping
-from experiments.sampling import generate, requested
+from experiments.sampling import autoencoder, generate, requested
 from experiments.sampling.editing import planned
 
 
 def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Samples from a run's checkpoint; writes an `.npz` and, if it can, a picture.
 
+    Of a request with an autoencoder the samples are latents, which it decodes.
     Of a request with options of `edit_options` it samples what these say. The `.npz`
     holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
     floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
@@ -34,7 +36,22 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
+        decoder = _decoder(workdir, request)
         request, plan = planned(workdir, request)
         loaded = restore.load(workdir, request)
         given = requested.of_samples(loaded)
-        return generate.write_samples(workdir, loaded, given, plan)
+        return generate.write_samples(workdir, loaded, given, plan, decoder)
+
+
+def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | None:
+    """What decodes the samples of a request; checked before weights are read."""
+    if request.autoencoder is None:
+        return None
+    if request.edit:
+        raise UsageError(
+            f"--autoencoder with --{next(iter(request.edit))}: a run on latents starts "
+            "from latents in an .npz, and gives latents; decode them by "
+            "interop.load_autoencoder, or leave one of both out"
+        )
+    shape = restore.describe(workdir, request).model.event_shape
+    return autoencoder.decoder(request.autoencoder, shape)

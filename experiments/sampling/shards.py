@@ -11,7 +11,7 @@ import json
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not files.acquire_lock(stack, self.folder / ".lock"):
             raise UsageError(
-                f"another process is writing {self.result}: wait until it has ended, "
+                f"another process is writing {self.folder}: wait until it has ended, "
                 "or choose another --out"
             )
         files.sweep(self.folder)
@@ -91,7 +91,7 @@ class Shards:
           **arrays: by name, the same in every shard, with a row for each sample.
         """
         with (
-            files.atomic_write(self._path(number)) as temporary,
+            files.atomic_write(self.path(number)) as temporary,
             temporary.open("wb") as file,
         ):
             entries: dict[str, Any] = {**arrays, "outside": np.int64(outside)}
@@ -104,7 +104,7 @@ class Shards:
           ValueError: it is missing or corrupted: zip files carry checksums.
         """
         start, stop = self.bounds[number]
-        path = self._path(number)
+        path = self.path(number)
         found = files.read_npz(path, *names)
         for name, array in found.items():
             if name != "outside" and len(array) != stop - start:
@@ -113,18 +113,30 @@ class Shards:
 
     def finished(self, number: int) -> bool:
         """Whether shard `number` is there and whole; a corrupted one is reported."""
-        if not self._path(number).exists():
+        if not self.path(number).exists():
             return False
         try:
             self.read(number)
         except ValueError as error:
-            print(f"sampling again what is corrupted: {error}", flush=True)
+            print(f"made again, as it is corrupted: {error}", flush=True)
             return False
         return True
 
+    def missing(self, skip_fn: Callable[[int], Any]) -> Iterator[tuple[int, int, int]]:
+        """The shards that are not there, `(number, start, stop)`, in order.
+
+        Args:
+          skip_fn: called with the number of rows of each shard that is.
+        """
+        for number, (start, stop) in enumerate(self.bounds):
+            if self.finished(number):
+                skip_fn(stop - start)
+            else:
+                yield number, start, stop
+
     def num_finished(self) -> int:
         """How many shards there are."""
-        return sum(self._path(number).exists() for number in range(len(self.bounds)))
+        return sum(self.path(number).exists() for number in range(len(self.bounds)))
 
     def first(self, count: int, name: str = "samples") -> np.ndarray:
         """The first rows of an array, `count` of them or all."""
@@ -168,7 +180,8 @@ class Shards:
                 part = self.read(number, name)[name]
                 entry.write(np.ascontiguousarray(part).tobytes())
 
-    def _path(self, number: int) -> pathlib.Path:
+    def path(self, number: int) -> pathlib.Path:
+        """Where shard `number` is."""
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
 
 

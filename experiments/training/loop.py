@@ -24,6 +24,7 @@ from experiments.runtime.errors import Diverged
 from experiments.runtime.signals import noting
 from experiments.training import (
     console,
+    initial_weights,
     label_probe,
     metrics_log,
     reference_curves,
@@ -45,7 +46,7 @@ def train_and_evaluate(
     workdir: str | pathlib.Path,
     *,
     hook: Hook | None = None,
-    source: resume.Source | None = None,
+    source: initial_weights.Source | None = None,
     accepted: Collection[str] = (),
 ) -> TrainState:
     """Trains to `num_steps`, from the newest checkpoint in `workdir` if any.
@@ -55,7 +56,7 @@ def train_and_evaluate(
         it.
       workdir: where everything is written.
       hook: called after each step with its number, its batch, and the state.
-      source: the run from whose weights a new one starts.
+      source: the weights from which a new run starts.
       accepted: entries that may differ from the checkpoint's, of `schema.ACCEPTABLE`.
 
     Returns:

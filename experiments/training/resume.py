@@ -1,34 +1,22 @@
-"""Starts a run: fresh, at its newest checkpoint, or from the weights of another run."""
+"""Starts a run: fresh, at its newest checkpoint, or from weights that there are."""
 
 import contextlib
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from diffusionflow import ema
-from diffusionflow.networks.embedding import INTERVAL
 from experiments.checkpointing import metadata
-from experiments.checkpointing.manager import WEIGHTS, Checkpoints
-from experiments.runtime import distributed, files, pytrees
+from experiments.checkpointing.manager import Checkpoints
+from experiments.runtime import distributed, files
 from experiments.runtime.errors import UsageError, require
+from experiments.training import initial_weights
+from experiments.training.initial_weights import Source
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
-
-
-class Source(NamedTuple):
-    """The weights from which a new run starts.
-
-    Fields:
-      workdir: of the run that has them.
-      weights: "ema" or "raw".
-    """
-
-    workdir: str | pathlib.Path
-    weights: str = "ema"
 
 
 @contextlib.contextmanager
@@ -63,7 +51,7 @@ def begin(
     Args:
       trainer: of the run.
       saved: its checkpoints; the newest intact one goes before `source`.
-      source: the run from whose weights a new run starts.
+      source: the weights from which a new run starts.
       accepted: entries of `schema.ACCEPTABLE` that may differ from the checkpoint's.
 
     Raises:
@@ -143,23 +131,9 @@ def _afresh(
         source = Source(section.teacher, section.weights)
     if source is None:
         return state, trainer.identity
-    item = WEIGHTS[source.weights]
-    with Checkpoints(pathlib.Path(source.workdir), read_only=True) as saved:
-        step = saved.newest()
-        if step is None:
-            raise UsageError(
-                f"--init_from: {saved.directory} holds no checkpoint yet: wait until "
-                "that run has saved one, or name another"
-            )
-        found = saved.identity(step)
-        metadata.check_format(found)
-        target = trainer.abstract_state.params
-        fresh = _new_intervals(saved.abstract(step, item), target)
-        if section.teacher:
-            _check_teacher(found, trainer.identity, saved.directory)
-        _report_differences(found, trainer.identity, saved.directory, fresh)
-        params = saved.restore(step, {item: _without(target, fresh)})[item]
-        params = _completed(params, state.params, fresh)
+    target = trainer.abstract_state.params
+    new = initial_weights.NewRun(trainer.model, trainer.identity, target, state.params)
+    params, origin = initial_weights.read(new, source)
     state = state._replace(
         params=params,
         ema=ema.init(params),
@@ -168,106 +142,14 @@ def _afresh(
     )
     place = lambda leaf, like: jax.device_put(leaf, like.sharding)
     state = jax.tree.map(place, state, trainer.abstract_state)
-    return state, trainer.identity | {"init_from": _origin(source) | {"step": step}}
-
-
-# in what a student may differ from its teacher; its other weights mean the same
-STUDENTS = (
-    "objective.weighting",
-    "objective.times",
-    "objective.proposal",
-    "network.two_times",
-    "network.dropout",
-    "network.dtype",
-)
-
-
-def _check_teacher(
-    there: Mapping[str, Any], here: Mapping[str, Any], directory: pathlib.Path
-) -> None:
-    """Refuses a teacher whose predictions are of another kind than the student's."""
-    lines = _differences(there, here)
-    wrong = [line for line in lines if line.partition(":")[0] not in STUDENTS]
-    if wrong:
-        listed = "\n  ".join(wrong)
-        raise UsageError(
-            f"distillation.teacher: the network in {directory} is of another kind than "
-            f"the student's:\n  {listed}\nchoose the student's as the teacher's, as "
-            "experiments.distill does"
-        )
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what the meaning of weights differs, a line per entry."""
-    names = ("conventions", "objective", "network", "data")
-    one, other = ({name: found[name] for name in names} for found in (there, here))
-    one["sigma_data"] = there["config"]["sigma_data"]
-    other["sigma_data"] = here["config"]["sigma_data"]
-    return metadata.diff(one, other)
-
-
-def _new_intervals(there: Any, here: Any) -> list[str]:
-    """Paths of the maps of a second time in `here`, where `there` is of one time.
-
-    They add nothing at equal times, which is all that `there` was trained on.
-    """
-    lacking = pytrees.named_leaves(here).keys() - pytrees.named_leaves(there).keys()
-    return sorted(path for path in lacking if INTERVAL in path.split("/"))
-
-
-def _without(params: Any, paths: Sequence[str]) -> Any:
-    """Parameters, nested dicts, without the leaves of `paths`."""
-    if not paths:
-        return params
-    flat = traverse_util.flatten_dict(params, sep="/")
-    kept = {path: leaf for path, leaf in flat.items() if path not in paths}
-    return traverse_util.unflatten_dict(kept, sep="/")
-
-
-def _completed(params: Any, fresh: Any, paths: Sequence[str]) -> Any:
-    """`params` with the leaves of `paths` of `fresh`."""
-    if not paths:
-        return params
-    flat = traverse_util.flatten_dict(params, sep="/")
-    other = traverse_util.flatten_dict(fresh, sep="/")
-    added = {path: other[path] for path in paths}
-    return traverse_util.unflatten_dict(flat | added, sep="/")
-
-
-def _report_differences(
-    there: Mapping[str, Any],
-    here: Mapping[str, Any],
-    directory: pathlib.Path,
-    fresh: Sequence[str],
-) -> None:
-    """Prints in what the weights' meaning differs, and refuses other conventions.
-
-    Args:
-      there: identity of the run that has the weights.
-      here: identity of the new run.
-      directory: where the weights are.
-      fresh: paths of the leaves that they lack.
-    """
-    lines = _differences(there, here)
-    if any(line.startswith("conventions") for line in lines):
-        raise UsageError("\n  ".join([f"--init_from: {directory}:", *lines]))
-    lines += [f"no {path}, which keeps its fresh value" for path in fresh]
-    if lines and distributed.is_first():
-        listed = "\n  ".join(lines)
-        print(f"note: the weights of {directory} had\n  {listed}", flush=True)
-
-
-def _origin(source: Source) -> dict[str, Any]:
-    """What is recorded of a source."""
-    path = pathlib.Path(source.workdir).absolute()
-    return {"workdir": str(path), "weights": source.weights}
+    return state, trainer.identity | {"init_from": origin}
 
 
 def _check_source(source: Source | None, origin: dict[str, Any] | None) -> None:
     """Refuses to resume a run that did not start from `source`."""
     if source is None:
         return
-    wanted = _origin(source)
+    wanted = initial_weights.origin(source)
     if origin is None or any(origin.get(name) != wanted[name] for name in wanted):
         there = "fresh weights" if origin is None else f"{origin}"
         raise UsageError(

@@ -48,8 +48,9 @@ def flags_of(command):
     if "distributed.define_flags()" in text:
         text += (ROOT / "experiments" / "runtime" / "distributed.py").read_text()
         names.update(distributed.NAMES)
-    if "edit_options.define_flags()" in text:
-        text += (ROOT / "experiments" / "sampling" / "edit_options.py").read_text()
+    for module in ("sampling/edit_options", "evaluation/fid_flags"):
+        if f"{module.rpartition('/')[2]}.define_flags()" in text:
+            text += (ROOT / "experiments" / f"{module}.py").read_text()
     return names | set(DEFINED.findall(text))
 
 

@@ -12,7 +12,7 @@ from experiments.checkpointing.loaded import Request
 from experiments.checkpointing.manager import Checkpoints
 from experiments.runtime.errors import UsageError
 from experiments.sampling import sample_run
-from experiments.training import loop, resume
+from experiments.training import initial_weights, loop
 from tests.helpers import oracles, tiny
 from tests.helpers.trees import same
 
@@ -145,7 +145,7 @@ def test_an_older_average_that_is_corrupted_is_skipped(run, tmp_path, capfd):
 @pytest.mark.slow
 def test_averages_of_another_start_are_not_used(run, tmp_path):
     """Of one that stored some, and died before its first checkpoint."""
-    source = resume.Source(str(run[0]), "ema")
+    source = initial_weights.Source(str(run[0]), "ema")
     loop.train_and_evaluate(config(), tmp_path, source=source)
     assert stored_steps(tmp_path)[-1] == 10
     shutil.rmtree(tmp_path / "checkpoints")

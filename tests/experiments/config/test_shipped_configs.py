@@ -19,13 +19,19 @@ from experiments.checkpointing.loaded import Request
 from experiments.config import build, experiment, schema
 from experiments.data import cifar
 from experiments.runtime import sharding
-from experiments.sampling import pairs
+from experiments.sampling import encoding, pairs
 from experiments.training import console, loop
 from tests.helpers.networks import directions
+from tests.helpers.tiny_autoencoder import write_autoencoder, write_images
 
 ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-BROUGHT = {"cifar10", "imagenet64", "digits_reflow"}  # their data are brought along
+BROUGHT = {
+    "cifar10",
+    "imagenet64",
+    "imagenet256_latents",
+    "digits_reflow",
+}  # their data are brought along
 SHORT = {
     "num_steps": 2,
     "batch_size": 8,
@@ -99,6 +105,11 @@ def with_data(name, folder):
                     file = folder / part / label / f"{number}.png"
                     PIL.Image.fromarray(pixels).save(file)
             config.data[entry] = str(folder / part)
+    if config.data.name == "latents":
+        images = write_images(folder / "images")
+        vae, out = write_autoencoder(folder / "vae"), folder / "latents"
+        settings = encoding.Settings(str(images), str(vae), str(out))
+        config.data.path = str(encoding.encode(settings))
     if config.get("distillation", {}).get("teacher"):
         teacher = short("digits", folder)
         with jax.numpy_dtype_promotion("standard"):
@@ -185,6 +196,17 @@ def test_sigma_data_is_that_of_the_data(name):
     x = np.asarray(dataset.transform.to_float(dataset.train.values), np.float64)
     measured = np.sqrt(np.mean(x**2))
     assert console.sigma_data_warning(config.sigma_data, measured) is None
+
+
+def test_the_transformer_on_latents_has_the_size_of_sit_xl():
+    """675 M parameters, arXiv 2401.08740, table 2 (to 1 %)."""
+    config = importlib.import_module("configs.imagenet256_latents").get_config()
+    net, of = build.network(config.network, 1_000), jax.ShapeDtypeStruct
+    z, label = of((1, 32, 32, 4), jax.numpy.float32), of((1,), jax.numpy.int32)
+    time = of((1,), jax.numpy.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), z, time, label)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert abs(count / 675e6 - 1) < 0.01
 
 
 RECIPES = {

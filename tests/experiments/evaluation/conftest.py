@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments.evaluation.evaluate import evaluate_run
-from experiments.training import loop, resume
+from experiments.training import initial_weights, loop
 from tests.helpers import tiny
 from tests.helpers.tiny_evaluation import REQUEST
 
@@ -31,5 +31,5 @@ def retrained(workdir, tmp_path_factory):
     other = tmp_path_factory.mktemp("retrained")
     config = tiny.config(eval__every=0, samples__every=0, checkpoint__every=10)
     with jax.numpy_dtype_promotion("standard"):
-        loop.train_and_evaluate(config, other, source=resume.Source(workdir))
+        loop.train_and_evaluate(config, other, source=initial_weights.Source(workdir))
     return other

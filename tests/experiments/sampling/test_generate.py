@@ -210,7 +210,7 @@ def test_two_draws_of_one_result_at_once_are_refused(workdir, tmp_path):
     out, make = str(tmp_path / "drawn"), compiled_sampler.make_sample_fn
 
     def meanwhile(*args, **settings):
-        with pytest.raises(UsageError, match="another process is writing .*drawn.npz"):
+        with pytest.raises(UsageError, match="is writing .*drawn.shards"):
             draw(workdir, out=out)
         return make(*args, **settings)
 

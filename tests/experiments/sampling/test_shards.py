@@ -73,7 +73,7 @@ def test_finished_shards_are_checked(tmp_path, capsys):
     for corrupted in (whole[:-30], whole[:150] + b"\0" * 8 + whole[158:], b""):
         path.write_bytes(corrupted)
         assert not parts.finished(1)
-        assert "sampling again what is corrupted" in capsys.readouterr().out
+        assert "made again, as it is corrupted" in capsys.readouterr().out
     path.write_bytes((parts.folder / "000000000.npz").read_bytes())
     assert parts.finished(1)  # of the right size: names are trusted
     for short in ({"samples": X[:3]}, {"samples": X[:4], "other": X[:3]}):

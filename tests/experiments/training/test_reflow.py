@@ -15,7 +15,7 @@ from experiments.evaluation.evaluate import evaluate_run
 from experiments.runtime.errors import UsageError
 from experiments.sampling.pairs import write_pairs
 from experiments.sampling.sample_run import sample_run
-from experiments.training import loop, resume
+from experiments.training import initial_weights, loop
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
 
@@ -68,7 +68,7 @@ def path(root, teacher):
 @pytest.fixture(scope="module")
 def student(root, teacher, path):
     own = config(data=dict(name="pairs", path=path), label_dropout=0.0)
-    return train(own, root / "student", source=resume.Source(teacher))
+    return train(own, root / "student", source=initial_weights.Source(teacher))
 
 
 def test_a_student_trains_on_floats_and_draws_the_levels_of_its_teacher(student, path):
@@ -124,10 +124,12 @@ def test_data_that_moved_are_named_and_other_data_are_refused(
         own = config(data=data, label_dropout=0.0, num_steps=8)
         own.optimizer.schedule = "constant"
         with pytest.raises(UsageError, match="optimizer.schedule") as caught:
-            train(own, copy, source=resume.Source(root / "teacher"))
+            train(own, copy, source=initial_weights.Source(root / "teacher"))
         assert "original" not in str(caught.value)  # it may move between two parts
         moved_run = train(
-            config(data=data), tmp_path / "b", source=resume.Source(root / "teacher")
+            config(data=data),
+            tmp_path / "b",
+            source=initial_weights.Source(root / "teacher"),
         )
         assert evaluated(moved_run)["likelihood"]["count"] == 18
         values = np.random.RandomState(1).randint(0, 256, (180, 3)).astype(np.uint8)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.checkpointing import metadata
-from experiments.checkpointing.manager import Checkpoints, MismatchError
+from experiments.checkpointing import exporting, metadata
+from experiments.checkpointing.manager import Checkpoints
+from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
-from experiments.training.resume import Source, begin
+from experiments.training.initial_weights import Source
+from experiments.training.resume import begin
 from experiments.training.state import TrainState
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -64,7 +66,29 @@ def test_a_new_run_has_the_weights_and_nothing_else(
     before = [leaf.sharding for leaf in jax.tree.leaves(fresh)]
     assert [leaf.sharding for leaf in jax.tree.leaves(begun)] == before
     recorded = {"workdir": str(source), "weights": weights, "step": 6}
+    recorded["digest"] = pytrees.digest(expected)
     assert meaning == trainer.identity | {"init_from": recorded}
+
+
+def test_a_run_begins_from_a_checkpoint_or_an_export(trainer, state, source, tmp_path):
+    """Of raw weights; a step that is not there is refused with those that are."""
+    folder = exporting.Settings(str(tmp_path / "out"), weights="raw")
+    sources = {
+        "checkpoint": Source(source / "checkpoints" / "6", "raw"),
+        "export": Source(exporting.export(source, folder)),
+    }
+    for name, each in sources.items():
+        with Checkpoints(tmp_path / name) as saved:
+            begun, meaning = begin(trainer, saved, each)
+        same(begun.params, state.params)
+        same(begun.ema, state.params)
+        assert meaning["init_from"]["digest"] == pytrees.digest(state.params)
+    other = Source(source / "checkpoints" / "5")
+    with (
+        Checkpoints(tmp_path / "no") as saved,
+        pytest.raises(UsageError, match=r"holds the steps \[6\]"),
+    ):
+        begin(trainer, saved, other)
 
 
 def test_weights_and_average_share_no_memory(trainer, source, tmp_path):
@@ -107,7 +131,9 @@ def test_weights_of_another_shape_are_refused_in_one_line(source, tmp_path):
     other = Trainer(tiny.config(network__features=8))
     with (
         Checkpoints(tmp_path) as saved,
-        pytest.raises(MismatchError, match="has shape .* in the checkpoint") as error,
+        pytest.raises(
+            UsageError, match=r"another shape: .*\(16, 16\), must be"
+        ) as error,
     ):
         begin(other, saved, Source(source))
     assert len(str(error.value).splitlines()) == 1
@@ -157,7 +183,7 @@ def test_weights_of_two_times_begin_a_run_of_two_with_their_map(
     one = Trainer(tiny.config())
     with (
         Checkpoints(tmp_path / "one") as saved,
-        pytest.raises(MismatchError, match="is in the checkpoint but not in") as error,
+        pytest.raises(UsageError, match="not of this network: .*interval") as error,
     ):
         begin(one, saved, Source(tmp_path / "source", "raw"))
     assert len(str(error.value).splitlines()) == 1
@@ -167,7 +193,7 @@ def test_another_leaf_that_is_lacking_is_refused_with_two_times_too(source, tmp_
     other = Trainer(tiny.config(network__num_blocks=2, **TWO))
     with (
         Checkpoints(tmp_path) as saved,
-        pytest.raises(MismatchError, match="block_1.* is not in the check") as error,
+        pytest.raises(UsageError, match="missing: block_1_film/bias, ") as error,
     ):
         begin(other, saved, Source(source))
     assert len(str(error.value).splitlines()) == 1

@@ -1,0 +1,94 @@
+"""Schedules, prediction types and networks of this library as plain JSON values."""
+
+import dataclasses
+import importlib
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusionflow._dataclass import check_name
+
+# modules of classes that a config may name
+HOMES = ("schedules", "predictions", "networks", "networks.pretrained")
+
+
+def described(where: str, value: Any) -> Any:
+    """A value of this library as plain JSON values; `rebuilt` makes it again.
+
+    Args:
+      where: it stands, for errors.
+      value: a schedule, kind or network, or a field of one.
+
+    Raises:
+      ValueError: its class, or that of a field, is none of this library.
+    """
+    if where.endswith(".dtype"):
+        return jnp.dtype(value).name
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return {"_float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [described(where, each) for each in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.asarray(value)
+        return {"_array": array.tolist(), "dtype": str(array.dtype)}
+    home = _home_of(value)
+    if home is None:
+        raise ValueError(
+            f"{where}: {value!r} is none of this library: its file could not be opened "
+            "elsewhere; such networks are saved by code of your own"
+        )
+    fields = [
+        each.name
+        for each in dataclasses.fields(value)
+        if each.name not in ("parent", "name") or home in ("schedules", "predictions")
+    ]
+    entries = {
+        each: described(f"{where}.{each}", getattr(value, each)) for each in fields
+    }
+    return {"_class": f"{home}.{type(value).__name__}", **entries}
+
+
+def _home_of(value: Any) -> str | None:
+    """Where the class of a value is public; None for another class."""
+    name = type(value).__name__
+    homes = (
+        each for each in HOMES if getattr(_module(each), name, None) is type(value)
+    )
+    return next(homes, None) if dataclasses.is_dataclass(value) else None
+
+
+def _module(home: str) -> Any:
+    return importlib.import_module(f"diffusionflow.{home}")  # networks need flax
+
+
+def rebuilt(where: str, value: Any) -> Any:
+    """What `described` made plain values of.
+
+    Raises:
+      ValueError: a class or a field is none of this library, or out of bounds.
+    """
+    if isinstance(value, list):
+        return tuple(rebuilt(where, each) for each in value)
+    if not isinstance(value, dict):
+        return value
+    if "_float" in value:
+        return float(value["_float"])
+    if "_array" in value:
+        return np.asarray(value["_array"], value["dtype"])
+    home, _, name = str(value.get("_class")).rpartition(".")
+    found = getattr(_module(home), name, None) if home in HOMES else None
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise ValueError(
+            f"{where}: class {value.get('_class')!r} must be of this library"
+        )
+    entries = {key: rebuilt(f"{where}.{key}", value[key]) for key in value}
+    del entries["_class"]
+    for key in entries:
+        names = [each.name for each in dataclasses.fields(found)]
+        check_name(f"field of {home}.{name}", key, names)
+    return found(**entries)

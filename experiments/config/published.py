@@ -1,0 +1,147 @@
+"""Architectures of published weights as networks of a run.
+
+They are called as their weights were trained: z unscaled, the time as their source has
+it (`interop.from_schedule`); `sigma_data` has no effect. So a run starts from published
+weights, and what it trains can be read where these came from.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusionflow import interop, objectives
+from experiments.runtime.errors import UsageError, check_name, naming
+
+CONVENTIONS = ("diffusers", "sit")
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedNetwork:
+    """A module of `networks.pretrained`, called as a run calls its network.
+
+    Args:
+      module: with `(z, time, label, train)`.
+      convention: how its source calls it, one of `CONVENTIONS`.
+      num_classes: of the data; its label of that number is the null label, which is
+        the module's own.
+
+    Raises:
+      ValueError: the module has too few labels, or too few channels in its output.
+    """
+
+    module: Any
+    convention: str = "diffusers"
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("network.convention", self.convention, CONVENTIONS)
+        module, rows = self.module, self.module.num_labels
+        if rows is not None and rows <= self.num_classes:
+            raise ValueError(
+                f"a table of {rows} labels for {self.num_classes} classes: must have "
+                f"at least {self.num_classes + 1}, one more for the null label"
+            )
+        if getattr(module, "class_embed_type", None) is not None:
+            raise ValueError(
+                f"class_embed_type={module.class_embed_type!r}: must be None, for a "
+                "table of the classes"
+            )
+        if (module.out_channels or module.in_channels) < module.in_channels:
+            raise ValueError(
+                f"out_channels={module.out_channels}: must be at least in_channels="
+                f"{module.in_channels}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Class, convention and fields, for the identity of a run."""
+        fields = dataclasses.fields(self.module)
+        names = [each.name for each in fields if each.name not in ("parent", "name")]
+        settings = {name: getattr(self.module, name) for name in names}
+        own = {"class": type(self.module).__name__, "convention": self.convention}
+        return own | settings
+
+    def calling(self, objective: objectives.Objective) -> interop.Convention:
+        """How the network is called on the schedule of an objective.
+
+        Raises:
+          UsageError: its source has no such schedule.
+        """
+        with naming(f"network.convention={self.convention}"):
+            return interop.from_schedule(
+                objective.schedule, objective.kind, source=self.convention
+            )
+
+    def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> Any:
+        """Fresh parameters, `{"params": ...}`."""
+        del settings
+        z, time, label = inputs
+        return self.module.init(key, z, time, self._label(label))
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        z: jax.Array,
+        time: jax.Array,
+        label: jax.Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """The output, cut to the channels of z: a learned variance is left out."""
+        own = self._label(label)
+        output = self.module.apply(variables, z, time, own, train=train, rngs=rngs)
+        return output[..., : z.shape[-1]]
+
+    def _label(self, label: jax.Array) -> jax.Array | None:
+        """The module's label of one of the data; None of a module without labels."""
+        rows = self.module.num_labels
+        if rows is None:
+            return None
+        null = getattr(self.module, "null_label", rows - 1)
+        return jnp.where(label == self.num_classes, null, label)
+
+
+def constructor(fn: type) -> Callable[..., PublishedNetwork]:
+    """What `network.name` calls for a class of `networks.pretrained`.
+
+    It takes the fields of the class, and `convention`.
+    """
+
+    def make(
+        *, convention: str = "diffusers", num_classes: int = 0, **fields: Any
+    ) -> PublishedNetwork:
+        return PublishedNetwork(fn(**fields), convention, num_classes)
+
+    own = inspect.signature(make).parameters
+    fields = inspect.signature(fn).parameters
+    taken = [each for name, each in fields.items() if name not in ("parent", "name")]
+    taken = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
+    taken += [own[name] for name in ("convention", "num_classes")]
+    make.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    return make
+
+
+def unwrapped(net: Any) -> tuple[Any, str]:
+    """The module of a network of a run, and the convention by which it is called.
+
+    "diffusionflow" is that of `predictions.precondition`.
+    """
+    if isinstance(net, PublishedNetwork):
+        return net.module, net.convention
+    return net, "diffusionflow"
+
+
+def check(net: Any, objective: objectives.Objective, method: Any) -> None:
+    """Raises a `UsageError` where a published network cannot be trained so."""
+    if not isinstance(net, PublishedNetwork):
+        return
+    net.calling(objective)
+    if method is not None and method.two_times:
+        raise UsageError(
+            f"network.name with distillation.method: {type(net.module).__name__} takes "
+            "one time, and this method needs two; choose unet or dit"
+        )

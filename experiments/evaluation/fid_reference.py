@@ -1,0 +1,164 @@
+"""Moments of Inception's features: of samples, and of what they are compared with."""
+
+import hashlib
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusionflow import metrics
+from diffusionflow.interop import read_weights
+from diffusionflow.networks.inception import Inception, inception_params
+from experiments.config import build
+from experiments.data.base import DataSet
+from experiments.evaluation.fid_inputs import PROTOCOLS
+from experiments.runtime import files, progress
+from experiments.runtime.errors import UsageError, naming, require
+from experiments.sampling import autoencoder
+
+BATCH = 25  # pictures at a time: 1 GB of activations
+FEATURES = 2048
+FeaturesFn = Callable[[np.ndarray], np.ndarray]
+
+
+class Reference(NamedTuple):
+    """What samples are compared with.
+
+    Fields:
+      moments: of the features.
+      words: what it is.
+      reasons: in what it differs from published references.
+    """
+
+    moments: metrics.FeatureMoments
+    words: str
+    reasons: tuple[str, ...] = ()
+
+
+def features_fn(inception: str, protocol: str) -> FeaturesFn:
+    """uint8 [n, height, width, 1 or 3] to Inception's features [n, 2048]."""
+    with naming("--inception"), progress.announced("reading Inception's weights"):
+        params = inception_params(read_weights(inception))
+    apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x))
+    input_fn = PROTOCOLS[protocol].input_fn
+
+    def run(x: np.ndarray) -> np.ndarray:
+        x = np.broadcast_to(x, (*x.shape[:-1], 3))
+        more = np.repeat(x[-1:], BATCH - len(x), axis=0)
+        inputs = input_fn(np.concatenate([x, more]))
+        return np.asarray(apply(params, inputs), np.float64)[: len(x)]
+
+    return run
+
+
+def _moments(
+    batches: Iterator[np.ndarray], features_fn: FeaturesFn, count: int, what: str
+) -> metrics.FeatureMoments:
+    """Mean and covariance of the features of `count` pictures, in float64.
+
+    Sums are of differences from the features of the first batch, so that little is lost
+    where the mean is large.
+    """
+    require("num_samples", count, count > 1, "at least 2")
+    origin, total, products = None, np.zeros(FEATURES), np.zeros((FEATURES,) * 2)
+    with progress.PartProgress(f"features of {what}", count, "pictures") as reported:
+        for batch in batches:
+            found = features_fn(batch)
+            origin = found.mean(0) if origin is None else origin
+            centred = found - origin
+            total += centred.sum(0)
+            products += centred.T @ centred
+            reported.advance(len(batch))
+    mean = total / count
+    covariance = (products - count * np.outer(mean, mean)) / (count - 1)
+    return metrics.FeatureMoments(mean + origin, covariance)
+
+
+def of_samples(path: pathlib.Path, features_fn: FeaturesFn) -> metrics.FeatureMoments:
+    """The moments of the pictures in a result of `diffusionflow sample`."""
+    count = len(files.read_npz(path, "labels")["labels"])
+    return _moments(_batches(path), features_fn, count, "samples")
+
+
+def _batches(path: pathlib.Path) -> Iterator[np.ndarray]:
+    """Pictures of 256 levels of a result, `BATCH` at a time, read as they are asked."""
+    levels = files.read_npz(path, "levels")["levels"]
+    with zipfile.ZipFile(path) as file, file.open("samples.npy") as array:
+        version = np.lib.format.read_magic(array)
+        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        (count, *event), _, dtype = read_header(array)
+        for start in range(0, count, BATCH):
+            shape = (min(BATCH, count - start), *event)
+            content = array.read(math.prod(shape) * dtype.itemsize)
+            yield _in_256(np.frombuffer(content, dtype).reshape(shape), int(levels))
+
+
+def _in_256(x: np.ndarray, levels: int) -> np.ndarray:
+    """Stored values of any number of levels as those of 256."""
+    if levels == 256:
+        return x
+    return np.rint(x * (255 / (levels - 1))).astype(np.uint8)
+
+
+def published(path: str | None) -> Reference | None:
+    """The reference in an `.npz` with `mu` and `sigma`; None of a folder or nothing."""
+    if path is None or pathlib.Path(path).is_dir():
+        return None
+    with naming("--reference"):
+        if not path.endswith(".npz") or not pathlib.Path(path).is_file():
+            raise ValueError(
+                f"{path}: must be an .npz with mu and sigma, or a folder of images"
+            )
+        found = files.read_npz(pathlib.Path(path), "mu", "sigma")
+        shapes = found["mu"].shape, found["sigma"].shape
+        if shapes != ((FEATURES,), (FEATURES, FEATURES)):
+            raise ValueError(
+                f"{path}: mu and sigma of shapes {shapes}: must be of {FEATURES} "
+                "features"
+            )
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+    moments = metrics.FeatureMoments(found["mu"], found["sigma"])
+    return Reference(moments, f"statistics of {path} ({digest})")
+
+
+def of_images(
+    path: str | None, dataset: DataSet, size: tuple[int, ...], features_fn: FeaturesFn
+) -> Reference:
+    """The reference of all images of a folder, or of the training data.
+
+    Args:
+      path: of the folder; None for the training data.
+      dataset: of the run.
+      size: (height, width) of the samples.
+      features_fn: of `features_fn`.
+
+    Raises:
+      UsageError: the images are of another size.
+    """
+    if path is not None:
+        dataset = build.dataset({"name": "folder", "path": path})
+    if dataset.event_shape[:2] != size:
+        raise UsageError(
+            f"--reference: images of {list(dataset.event_shape)}, and samples of "
+            f"{list(size)}: must be of one size, as other sizes have other statistics"
+        )
+    parts = [dataset.train, dataset.test] if path is not None else [dataset.train]
+    count = sum(len(part.labels) for part in parts)
+    levels = dataset.transform.levels or 256
+
+    def batches() -> Iterator[np.ndarray]:
+        for part in parts:
+            for start in range(0, len(part.labels), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(part.labels)))
+                values = part.values[rows]
+                if values.dtype.kind == "f":
+                    values = autoencoder.PICTURES.to_stored(values)
+                yield _in_256(values, levels)
+
+    moments = _moments(batches(), features_fn, count, "reference images")
+    few = (f"a reference of {count:,} images alone",) if count <= FEATURES else ()
+    return Reference(moments, f"{count:,} images of {path or 'the training data'}", few)

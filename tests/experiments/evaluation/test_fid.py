@@ -1,0 +1,189 @@
+"""FID by a published protocol: inputs, labels, moments, and what is said."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusionflow import metrics
+from experiments.config import build, registry
+from experiments.evaluation import fid_flags, fid_inputs, fid_protocol, fid_reference
+from experiments.runtime.errors import UsageError
+from experiments.training import loop
+from tests.helpers import arrays, in_process, tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+SIDE, FEATURES = 299, 12
+
+
+def ramp(side):
+    """Images whose value is 2 column + row, uint8 [1, side, side, 3]."""
+    rows, columns = np.mgrid[:side, :side]
+    return np.stack([2 * columns + rows] * 3, -1)[None].astype(np.uint8)
+
+
+def test_from_corners_a_ramp_is_the_ramp_at_the_corner():
+    found = np.asarray(fid_inputs.corner_bilinear(ramp(32)))
+    place = np.minimum(np.arange(SIDE) * 32 / SIDE, 31)  # the last pixel is repeated
+    exact = 2 * place[None, :] + place[:, None]
+    np.testing.assert_allclose(found[0, :, :, 1], (exact - 128) / 128, atol=1e-5)
+
+
+def test_from_centres_a_ramp_is_the_ramp_at_the_centre():
+    found = np.asarray(fid_inputs.centre_bilinear(ramp(32)))
+    place = np.clip((np.arange(SIDE) + 0.5) * 32 / SIDE - 0.5, 0, 31)
+    exact = 2 * place[None, :] + place[:, None]
+    np.testing.assert_allclose(found[0, :, :, 2], exact / 127.5 - 1, atol=1e-5)
+
+
+def test_clean_is_bicubic_with_antialiasing_and_a_cut():
+    """As jax.image has it, of larger and of smaller images."""
+    for side in (32, 400):
+        x = np.random.RandomState(0).randint(0, 256, (1, side, side, 3))
+        found = np.asarray(fid_inputs.clean_bicubic(x.astype(np.uint8)))
+        shape = (1, SIDE, SIDE, 3)
+        exact = jax.image.resize(x.astype(np.float32), shape, "cubic", antialias=True)
+        exact = (np.clip(exact, 0, 255) - 128) / 128
+        np.testing.assert_allclose(found, exact, atol=2e-4)
+        assert found.min() == -1 and found.max() == 127 / 128
+
+
+def test_labels_are_in_the_proportion_of_the_data():
+    equal = fid_protocol.labels_in_proportion(np.full(5, 7), 23)
+    np.testing.assert_array_equal(np.bincount(equal), [5, 5, 5, 4, 4])
+    turns = fid_protocol.labels_in_proportion(np.full(5, 7), 20)
+    np.testing.assert_array_equal(turns, np.arange(20) % 5)
+    found = fid_protocol.labels_in_proportion(np.array([60, 0, 30, 10]), 1000)
+    np.testing.assert_array_equal(np.bincount(found), [600, 0, 300, 100])
+    first = np.bincount(found[:100], minlength=4)  # spread evenly
+    np.testing.assert_allclose(first, [60, 0, 30, 10], atol=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three steps of a small network on the digits."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny.config(num_steps=3, eval__every=0, samples__every=0)
+    config.network = dict(name="flat")
+    config.data = dict(name="digits")
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setitem(registry.NETWORKS, "flat", arrays.Flat)
+        loop.train_and_evaluate(config, workdir)
+        yield workdir
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """A linear map of the pictures in place of Inception."""
+    monkeypatch.setattr(fid_reference, "FEATURES", FEATURES)
+    matrix = np.random.RandomState(0).standard_normal((64, FEATURES)) / 100
+
+    def features_fn(x):
+        return x[..., 0].reshape(len(x), 64) @ matrix
+
+    made = lambda inception, protocol: features_fn
+    monkeypatch.setattr(fid_reference, "features_fn", made)
+    return features_fn
+
+
+def test_the_number_is_the_distance_of_the_moments(run, network, tmp_path, capsys):
+    """Of the samples and of all training images; and why it does not compare."""
+    weights = tmp_path / "weights.npz"
+    weights.write_bytes(b"of another file")
+    settings = fid_protocol.Settings(
+        "fid50k", str(weights), num_samples=120, sampler="ddim@1"
+    )
+    path = fid_protocol.evaluate_fid(run, settings)
+    said = json.loads(path.read_text())
+    (samples,) = (run / "samples").glob("*in-proportion*.npz")
+    with np.load(samples) as file:
+        stored = file["samples"]
+    train = build.dataset(dict(name="digits")).train.values
+    a, b = (network(np.rint(x * (255 / 16)).astype(np.uint8)) for x in (stored, train))
+    exact = metrics.frechet_distance(metrics.moments(a), metrics.moments(b))
+    np.testing.assert_allclose(said["value"], exact, rtol=1e-6)
+    assert said["comparable"] is False and len(said["reasons"]) == 4
+    assert said["reference"] == f"{len(train):,} images of the training data"
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert line == (
+        "not comparable: 120 samples, not 50,000; pictures of 1 channel, not 3; "
+        "pictures of 17 levels, not 256; weights of Inception in another file than the "
+        "published pt_inception-2015-12-05-6726825d.pth"
+    )
+    moments = metrics.moments(b)
+    published = tmp_path / "published.npz"
+    np.savez(published, mu=moments.mean, sigma=moments.covariance)
+    again = settings._replace(reference=str(published), out=str(tmp_path / "a.json"))
+    said = json.loads(fid_protocol.evaluate_fid(run, again).read_text())
+    np.testing.assert_allclose(said["value"], exact, rtol=1e-6)
+
+
+def test_nothing_stands_in_the_way_of_a_number_that_compares(tmp_path, monkeypatch):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"")
+    empty = "e3b0c442"  # of its SHA-256
+    monkeypatch.setattr(fid_protocol, "PUBLISHED_WEIGHTS", empty)
+    settings = fid_protocol.Settings("fid50k", str(weights))
+    stored = fid_protocol.generate.Stored(build.DataTransform(256), (32, 32, 3))
+    assert fid_protocol._reasons(settings, stored) == []
+
+
+MISTAKES = {
+    "no weights": ([], r"--protocol=fid50k: needs --inception=FILE"),
+    "two samplers": (
+        ["--inception={file}", "--sampler=ddim@1", "--sampler=ddim@2"],
+        "2 given with --protocol, which takes one",
+    ),
+    "reference": (
+        ["--inception={file}", "--reference=nowhere.npz"],
+        "nowhere.npz: must be an .npz with mu and sigma, or a folder",
+    ),
+    "of latents": (
+        ["--inception={file}", "--autoencoder=vae"],
+        "--reference: must be given with --autoencoder",
+    ),
+    "unknown": (["--protocol=fid"], "protocol=fid"),
+    "alone": (["--protocol=", "--reference=a.npz"], "protocol|no effect"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, run, tmp_path):
+    wrong, message = MISTAKES[name]
+    file = tmp_path / "weights.npz"
+    file.write_bytes(b"")
+    given = [f"--workdir={run}", "--protocol=fid50k"]
+    given += [each.format(file=file) for each in wrong]
+    code, _, error = in_process.run("experiments.evaluate", *given)
+    assert code == 2 and len(error.splitlines()) == 1, error
+    assert re.search(message, error), error
+
+
+def test_a_reference_needs_a_protocol(run):
+    found = in_process.run(
+        "experiments.evaluate", f"--workdir={run}", "--reference=a.npz"
+    )
+    assert found[0] == 2 and "has no effect without --protocol" in found[2]
+    assert (*fid_inputs.PROTOCOLS,) == fid_flags.PROTOCOLS
+
+
+def test_statistics_of_other_features_are_refused(tmp_path):
+    path = tmp_path / "small.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UsageError, match="must be of 2048 features"):
+        fid_reference.published(str(path))
+
+
+def test_moments_of_batches_are_those_of_all(monkeypatch):
+    monkeypatch.setattr(fid_reference, "FEATURES", 3)
+    x = 100 + np.random.RandomState(0).standard_normal((130, 3))
+    found = fid_reference._moments(iter(np.split(x, [50, 100])), lambda x: x, 130, "x")
+    exact = metrics.moments(x)
+    np.testing.assert_allclose(found.mean, exact.mean, rtol=1e-12)
+    np.testing.assert_allclose(
+        found.covariance, exact.covariance, rtol=1e-9, atol=1e-12
+    )
+    assert jnp.isfinite(found.covariance).all()
