@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from experiments.config import overrides, schema
-from tests.helpers import commands, in_process, tiny
+from tests.helpers import commands, in_process, programs, tiny
 
 CONFIG = "--config=configs/digits.py"
 MISTAKES = {
@@ -408,3 +408,16 @@ def test_training_writes_to_its_directory_and_reuses_compiled_programs(
             made = compiled
     assert compiled == made
     assert "diffusionflow" in os.listdir(cache)
+
+
+def test_a_bad_warm_up_compiles_nothing(tmp_path):
+    """It took 111 small programs once."""
+    with programs.counted() as counted:
+        code, _, error = in_process.run(
+            "experiments.train",
+            CONFIG,
+            f"--workdir={tmp_path / 'run'}",
+            "--config.optimizer.warmup_steps=5000000",
+        )
+    assert (code, counted.compiled) == (2, 0)
+    assert "warmup_steps=5000000: must be in [0, num_steps=" in error
