@@ -245,6 +245,10 @@ def _inputs(module: Any, event_shape: tuple[int, ...]) -> tuple[Any, ...]:
     if hasattr(module, "example_inputs"):
         return module.example_inputs()
     of, count = jax.ShapeDtypeStruct, getattr(module, "vector_features", 0)
-    inputs = (of((1, *event_shape), jnp.float32), of((1,), jnp.float32))
-    inputs = (*inputs, of((1,), jnp.int32))
+    z, time, label = (
+        of((1, *event_shape), jnp.float32),
+        of((1,), jnp.float32),
+        of((1,), jnp.int32),
+    )
+    inputs = (z, time, label)
     return (*inputs, of((1, count), jnp.float32)) if count else inputs

@@ -218,7 +218,7 @@ def _with_own_values(own: Objective) -> dict[str, Objective]:
     low, high = common_range(own)
     found = {}
     if isinstance(own.schedule, schedules.Shifted):
-        values["shift"] = own.schedule.k
+        values["shift"] = float(own.schedule.k)
     for name, recipe in RECIPES.items():
         arguments = {
             key: values[key]

@@ -126,7 +126,7 @@ def _rows(arrays: list[list[np.ndarray]]) -> Lazy:
 
 def _mapped(path: pathlib.Path) -> list[np.ndarray]:
     """The moments of a shard, float32 [n, *event] each, mapped into memory."""
-    found = []
+    found: list[np.ndarray] = []
     try:
         with zipfile.ZipFile(path) as file, path.open("rb") as raw:
             for name in MOMENTS:

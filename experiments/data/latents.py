@@ -59,7 +59,9 @@ def latents(
       ValueError: if a file is missing or broken, or a value is out of bounds.
     """
     if pathlib.Path(path).is_dir():
-        own = dict(test_path=test_path, labels=labels, conditions=conditions)
+        own: dict[str, Any] = dict(
+            test_path=test_path, labels=labels, conditions=conditions
+        )
         own |= dict(map_labels=map_labels, scale=scale, shift=shift)
         own |= dict(channels_first=channels_first, channels_last=channels_last)
         _check_left_out(path, own)

@@ -195,7 +195,7 @@ def _encode_fn(
     def program(autoencoder: interop.Autoencoder, stored: jax.Array) -> Any:
         x = transform.to_float(stored)
         views = {"": x} | ({"_flipped": x[:, :, ::-1]} if flip else {})
-        found = {}
+        found: dict[str, Any] = {}
         for end, view in views.items():
             moments = autoencoder.encode(view, tile=settings.tile)
             found |= {f"{key}{end}": each for key, each in moments._asdict().items()}
@@ -219,10 +219,10 @@ def _fill(
         for number, start, stop in shards.missing(meter.skip):
             moments = _encoded(part, encode_fn, start, stop, width, meter.advance)
             _check_finite(name, moments, start)
-            labels = {"labels": part.labels[start:stop]}
+            arrays = {**moments, "labels": part.labels[start:stop]}
             if part.conditions is not None:
-                labels["conditions"] = part.conditions[start:stop]
-            shards.write(number, **moments, **labels)
+                arrays["conditions"] = part.conditions[start:stop]
+            shards.write(number, outside=0, **arrays)
             done += stop - start
             meter.shard()
     seconds = time.perf_counter() - begin
