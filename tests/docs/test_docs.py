@@ -12,12 +12,21 @@ import jax
 import pytest
 
 import diffusionflow
-from diffusionflow import likelihood, predictions, samplers, schedules
+from diffusionflow import (
+    guidance,
+    inverse,
+    likelihood,
+    predictions,
+    samplers,
+    schedules,
+)
 from diffusionflow.networks.embedding import ConditionalNetwork
 from tests.helpers import not_shipped
 from tests.helpers.parametrize import check_all
 
 PROTOCOLS = (
+    guidance.Guided,
+    inverse.PosteriorDenoiser,
     likelihood.Trace,
     samplers.Sampler,
     schedules.Schedule,
