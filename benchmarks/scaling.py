@@ -7,9 +7,9 @@ the two rules of `experiments/training/step.py`, which `python -m benchmarks.low
 --mesh` shows in a program that XLA has partitioned: every sharded parameter is gathered
 once, and every gradient is summed over all devices before it is cut.
 
-Each device has `--batch_size` examples, and parameters, optimizer and averages are cut
-over all devices (fully sharded). Printed for each network and number of devices, in GiB
-a device:
+Each device has `--batch_size` examples; parameters, optimizer and averages are cut over
+`--fsdp` devices, or all where they are fewer. Printed for each network and number of
+devices, in GiB a device:
 
 - share: of parameters + optimizer + averages;
 - whole: parameters and gradients in one piece, where all of them are there at once,
@@ -49,10 +49,10 @@ class Traffic(NamedTuple):
     gathered: int
     summed: int
 
-    def seconds(self, count: int, bandwidth: float) -> float:
-        """Seconds in a ring of `count` devices that send `bandwidth` bytes a second."""
-        part = (count - 1) / count
-        return part * (self.gathered + 2 * self.summed) / bandwidth
+
+def ring_seconds(num_bytes: int, count: int, bandwidth: float) -> float:
+    """Seconds to gather in a ring of `count` devices, each of `bandwidth` bytes/s."""
+    return (count - 1) / count * num_bytes / bandwidth
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -66,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--remat", nargs="+", default=["none", "nothing_saveable"])
     add("--batch_size", type=int, default=32, help="examples of a device")
     add("--device", default="h200", choices=DEVICES)
+    add("--fsdp", type=int, default=64, help="devices that share parameters, at most")
     add("--node", type=int, default=8, help="devices of a node")
     add("--link", type=float, help="bytes a second; default: the device's")
     add("--network", type=float, default=50e9, help="bytes a second, of a device")
@@ -156,12 +157,15 @@ def measure(name: str, arguments: argparse.Namespace) -> Costs:
 
 def row(costs: Costs, count: int, arguments: argparse.Namespace) -> dict[str, str]:
     """Computes a row of a network, by column."""
-    state, cut = costs.state, placement(count)
+    sharing = min(count, arguments.fsdp)
+    state, cut = costs.state, placement(sharing)
     moved = traffic(state.params, cut)
     shares = [share_bytes(part, cut) for part in (state.params, state.opt_state)]
     shares.append(share_bytes((state.ema, state.profiles), cut))
     link = arguments.link or DEVICES[arguments.device].link
-    bandwidth = link if count <= arguments.node else arguments.network
+    bandwidth = lambda n: link if n <= arguments.node else arguments.network
+    gather = ring_seconds(moved.gathered, sharing, bandwidth(sharing))
+    collect = gather + 2 * ring_seconds(moved.summed, count, bandwidth(count))
     return {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}",
         "devices": f"{count}",
@@ -172,7 +176,7 @@ def row(costs: Costs, count: int, arguments: argparse.Namespace) -> dict[str, st
             f"{moved.gathered / 1e9:.2f} + {moved.summed / 1e9:.2f}"
         ),
         "products, ms": f"{1e3 * costs.seconds:.1f}",
-        "collectives, ms": f"{1e3 * moved.seconds(count, bandwidth):.1f}",
+        "collectives, ms": f"{1e3 * collect:.1f}",
     }
 
 

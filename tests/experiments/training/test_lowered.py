@@ -121,5 +121,4 @@ def test_shares_of_devices_add_up():
     params = {"cut": jnp.zeros((64, 512)), "small": jnp.zeros(512)}
     share = scaling.share_bytes(params, scaling.placement(8))
     assert share == 4 * (64 * 512 / 8 + 512)
-    ring = scaling.Traffic(gathered=800, summed=400).seconds(8, 100.0)
-    assert math.isclose(ring, 7 / 8 * (800 + 2 * 400) / 100)
+    assert math.isclose(scaling.ring_seconds(800, 8, 100.0), 7 / 8 * 800 / 100)
