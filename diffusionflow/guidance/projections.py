@@ -111,10 +111,12 @@ def projected(
     Source: Sadat et al. 2024, arXiv 2410.02416, algorithm 1.
     """
     check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
-    pair = (
+    positive_fn, negative_fn = (
         as_denoiser(fn, schedule=schedule) for fn in (conditional_fn, unconditional_fn)
     )
-    return Projected(*pair, scale, schedule, parallel, norm_limit, batch_ndim)
+    return Projected(
+        positive_fn, negative_fn, scale, schedule, parallel, norm_limit, batch_ndim
+    )
 
 
 @register
@@ -198,11 +200,13 @@ def zero_star(
     Source: Fan et al. 2025, arXiv 2503.18886.
     """
     check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
-    pair = (
+    positive_fn, negative_fn = (
         as_denoiser(fn, schedule=schedule) for fn in (conditional_fn, unconditional_fn)
     )
     kind = predictions.as_kind(kind)
-    return ScaledNegative(*pair, scale, kind, schedule, zero_from, batch_ndim)
+    return ScaledNegative(
+        positive_fn, negative_fn, scale, kind, schedule, zero_from, batch_ndim
+    )
 
 
 def _along(value: Array, direction: Array, axes: tuple[int, ...]) -> Array:

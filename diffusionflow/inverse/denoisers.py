@@ -81,8 +81,7 @@ class PosteriorDenoiser(Wrapper):
 
     def denoise(self, z: Array, t: Array) -> Denoised:
         z = at_least_float32(z)
-        # a tuple: the noise estimate is not differentiated
-        x, vjp, eps = jax.vjp(lambda z: tuple(self.denoise_fn(z, t)), z, has_aux=True)
+        x, vjp, eps = jax.vjp(both(self.denoise_fn, t), z, has_aux=True)
         pullback = lambda v: vjp(v)[0]
         solved = self.solve(self.measurement.residual(x), pullback, t)
         gradient = pullback(self.measurement.operator.transpose(solved))
@@ -262,6 +261,16 @@ def mmps(
     check_bound("num_iterations", num_iterations, lambda n: n >= 1, "at least 1")
     denoiser = as_denoiser(denoise_fn, schedule=schedule)
     return MMPS(denoiser, measurement, schedule, num_iterations)
+
+
+def both(denoise_fn: DenoiseFn, t: Array) -> Callable[[Array], tuple[Array, Array]]:
+    """`z -> (x_hat, eps_hat)` at t, for `jax.vjp(..., has_aux=True)` of x_hat."""
+
+    def found(z: Array) -> tuple[Array, Array]:
+        denoised = denoise_fn(z, t)
+        return denoised.x, denoised.eps
+
+    return found
 
 
 def isotropic_variance(schedule: Schedule, t: ArrayLike, variance: ArrayLike) -> Array:

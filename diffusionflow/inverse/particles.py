@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import grids, random, samplers
 from diffusionflow._dataclass import check_bound, check_positive
-from diffusionflow.inverse.denoisers import isotropic_variance, solve_isotropic
+from diffusionflow.inverse.denoisers import both, isotropic_variance, solve_isotropic
 from diffusionflow.inverse.operators import Measurement
 from diffusionflow.predictions import (
     Denoised,
@@ -160,7 +161,7 @@ class _Twist(NamedTuple):
 
     def __call__(self, z: Array, t: Array) -> _Twisted:
         """Computes the prediction, `log p~(y | z)` without constants, its gradient."""
-        x, vjp, eps = jax.vjp(lambda z: tuple(self.denoiser(z, t)), z, has_aux=True)
+        x, vjp, eps = jax.vjp(both(self.denoiser, t), z, has_aux=True)
         residual = self.measurement.residual(x)
         spread = isotropic_variance(self.schedule, t, self.data_variance)
         solved = solve_isotropic(
@@ -174,7 +175,7 @@ def _to_data(
     denoiser: Denoiser, z: Array, times: ArrayLike, schedule: Schedule
 ) -> tuple[Array, int]:
     """x_hat at the last time, and its evaluations; z where that has sigma = 0."""
-    t = grids.check_grid(times)[-1]
+    t = np.asarray(grids.check_grid(times))[-1]
     if float(schedule.sigma(t)) == 0:
         return z, 0
     return denoiser(z, t).x, 1

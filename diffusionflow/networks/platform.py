@@ -45,7 +45,7 @@ def target() -> Target:
     chosen = _TARGET.get()
     if chosen is not None:
         return chosen
-    device = jax.config.jax_default_device or jax.local_devices()[0]
+    device = jax.config.read("jax_default_device") or jax.local_devices()[0]
     if isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
     return _of_device(device)

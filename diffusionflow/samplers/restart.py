@@ -1,5 +1,7 @@
 """Restart: ODE steps, with noise added at one level and taken out again, repeatedly."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -90,7 +92,7 @@ class Restart:
             raise_noise=xp.where(raised, noise, 0),
         )
 
-    def _where(self, s: Array, schedule: Schedule) -> tuple[Array, Array]:
+    def _where(self, s: Array, schedule: Schedule) -> tuple[Any, Array]:
         """The step after which the rounds are, and rho to which noise is added."""
         one = xp.ones_like(s[0])
         top = xp.minimum(

@@ -25,7 +25,11 @@ class PredictorCorrector:
     num_noises: int
     order: int
     variable: str
-    width: int
+
+    @property
+    def width(self) -> int:
+        """How many past predictions are kept."""
+        raise NotImplementedError
 
     def init(self, z: Array) -> multistep.State:
         return multistep.State.first(z, self.width)
