@@ -45,7 +45,8 @@ def target() -> Target:
     chosen = _TARGET.get()
     if chosen is not None:
         return chosen
-    device = jax.config.read("jax_default_device") or jax.local_devices()[0]
+    chosen_device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    device = chosen_device or jax.local_devices()[0]
     if isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
     return _of_device(device)
