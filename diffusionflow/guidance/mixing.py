@@ -72,7 +72,8 @@ def classifier_free(
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
 
     Example:
-      >>>       >>> from diffusionflow import schedules
+      >>> import jax.numpy as jnp
+      >>> from diffusionflow import schedules
       >>> settings = dict(kind="x", schedule=schedules.FlowMatching())
       >>> cond = predictions.denoiser(lambda z, t: 0 * z + 1, **settings)
       >>> uncond = predictions.denoiser(lambda z, t: 0 * z, **settings)

@@ -176,7 +176,8 @@ def zero_star(
 
     over each example: s n is the multiple of n that is nearest to c. The result is
     converted to x and eps at the same z. Scale 1 is the conditional denoiser, bit for
-    bit; where n is a multiple of c, so is every other.
+    bit; where n is a multiple of c, every scale gives the conditional denoiser, to
+    rounding.
 
     Args:
       conditional_fn: `(z, t) -> Denoised` given the condition.

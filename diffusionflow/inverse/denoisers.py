@@ -13,7 +13,7 @@ and differ in C:
 
 | denoiser | C                                     | exact for                     |
 |----------|---------------------------------------|-------------------------------|
-| `dps`    | 0                                     | no data; the limit sigma -> 0 |
+| `dps`    | 0                                     | none; in the limit sigma -> 0 |
 | `pigdm`  | r^2 I, that of data N(m, v I)         | such data                     |
 | `mmps`   | sigma^2 / alpha J, which C equals     | Gaussian data                 |
 """

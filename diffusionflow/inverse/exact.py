@@ -62,10 +62,11 @@ class CorrelatedMixture:
 
         def component(log_weight: Array, mean: Array, axes: Array, v: Array) -> Any:
             mean, v = lift(mean), lift(v)
-            offset, total = (flat - alpha * mean) @ axes, alpha**2 * v + sigma**2
+            offset = _product(flat - alpha * mean, axes)
+            total = alpha**2 * v + sigma**2
             log_joint = log_weight - jnp.sum(offset**2 / total + jnp.log(total), -1) / 2
-            x = mean + (alpha * v * offset / total) @ axes.T
-            return log_joint, x, (sigma * offset / total) @ axes.T
+            x = mean + _product(alpha * v * offset / total, axes.T)
+            return log_joint, x, _product(sigma * offset / total, axes.T)
 
         log_joint, *values = jax.vmap(component)(
             jnp.log(weights), means, axes, variances
@@ -97,7 +98,9 @@ class CorrelatedMixture:
         pick = jax.random.choice(pick_key, weights.shape[0], shape, p=weights)
         noise = jax.random.normal(noise_key, (*shape, means.shape[1]), means.dtype)
         scaled = jnp.sqrt(variances)[pick] * noise
-        x = means[pick] + jnp.einsum("...ij,...j->...i", axes[pick], scaled)
+        x = means[pick] + jnp.einsum(
+            "...ij,...j->...i", axes[pick], scaled, precision=jax.lax.Precision.HIGHEST
+        )
         return x.reshape(*shape, *np.shape(self.means)[1:])
 
     def _parts(self, xp: Any) -> tuple[Any, Any, Any, Any]:
@@ -105,6 +108,11 @@ class CorrelatedMixture:
         parts = (self.weights, self.means, self.axes, self.variances)
         weights, means, axes, variances = (xp.asarray(part, float) for part in parts)
         return weights, means.reshape(len(weights), -1), axes, variances
+
+
+def _product(a: Array, b: Array) -> Array:
+    """A matrix product without the rounding of accelerators."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def posterior(data: Mixture, measurement: Measurement) -> CorrelatedMixture:

@@ -115,7 +115,8 @@ class _Multiplied:
     matrix: Any
 
     def __call__(self, x: Array) -> Array:
-        return jnp.asarray(self.matrix, x.dtype) @ x.reshape(-1)
+        matrix = jnp.asarray(self.matrix, x.dtype)
+        return jnp.matmul(matrix, x.reshape(-1), precision=jax.lax.Precision.HIGHEST)
 
 
 def masking(mask: ArrayLike) -> LinearOperator:

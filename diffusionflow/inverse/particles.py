@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import grids, random, samplers
+from diffusionflow import random, samplers
 from diffusionflow._dataclass import check_bound, check_positive
 from diffusionflow.inverse.denoisers import both, isotropic_variance, solve_isotropic
 from diffusionflow.inverse.operators import Measurement
@@ -19,7 +18,9 @@ from diffusionflow.predictions import (
     as_data,
     as_denoiser,
 )
+from diffusionflow.samplers.base import step_to_data
 from diffusionflow.samplers.nfe import times_calls
+from diffusionflow.samplers.steps import as_grid, check_times
 from diffusionflow.schedules import Schedule, as_schedule
 
 
@@ -107,6 +108,7 @@ def twisted_smc(
     z = as_data(z, "z")
     denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
     twist = _Twist(denoiser, measurement, schedule, data_variance, num_iterations)
+    check_times(denoiser, as_grid(times)[:-1], z)
     plan = samplers.plan(samplers.ddpm(), times, schedule=schedule)
     rows = jax.tree.map(lambda column: jnp.asarray(column, z.dtype), plan)
     num_steps, num_particles = len(times) - 1, z.shape[0]  # type: ignore[arg-type]
@@ -131,11 +133,12 @@ def twisted_smc(
     zero = jnp.zeros(num_particles, z.dtype)
     numbered = (rows, jnp.arange(num_steps))
     state, effective = jax.lax.scan(step, _State(z, zero, zero), numbered)
-    x, more = _to_data(denoiser, state.z, times, schedule)
+    run = samplers.Result(state.z, times_calls(denoiser, 2 * num_steps), None)
+    x, nfe, _ = step_to_data(run, denoiser, as_grid(times)[-1], schedule)
+    x = denoiser.finalize(x)
     residual = measurement.residual(x)
     twist_end = -_total(residual**2) / (2 * measurement.variance(residual))
     log_weights = _normal(state.log_weights + twist_end - state.twist)
-    nfe = times_calls(denoiser, 2 * num_steps + more)
     return Particles(x, log_weights, effective, nfe)
 
 
@@ -169,16 +172,6 @@ class _Twist(NamedTuple):
         )
         (gradient,) = vjp(self.measurement.operator.transpose(solved))
         return _Twisted(Denoised(x, eps), -_total(residual * solved) / 2, gradient)
-
-
-def _to_data(
-    denoiser: Denoiser, z: Array, times: ArrayLike, schedule: Schedule
-) -> tuple[Array, int]:
-    """x_hat at the last time, and its evaluations; z where that has sigma = 0."""
-    t = np.asarray(grids.check_grid(times))[-1]
-    if float(schedule.sigma(t)) == 0:
-        return z, 0
-    return denoiser(z, t).x, 1
 
 
 def _total(value: Array) -> Array:

@@ -69,6 +69,8 @@ class RePaint:
             number = getattr(self, name)
             check_bound(name, number, lambda number: number >= 1, "at least 1")
         dtype = getattr(self.mask, "dtype", None)
+        if dtype is None and isinstance(self.mask, (list, tuple)):
+            dtype = np.asarray(self.mask).dtype
         if dtype is not None and not jnp.issubdtype(dtype, jnp.bool_):
             raise ValueError(
                 f"mask has dtype {dtype}: must be bool, True where x is known; write "
@@ -87,7 +89,9 @@ class RePaint:
         )
         jumps = back <= at
         ratio = schedule.alpha(up) / alpha
-        q_up = step_ratio(up, xp.where(jumps, s, up), schedule)
+        middle = (t + s) / 2  # placeholder where there is no jump
+        raised, end = xp.where(jumps, up, t), xp.where(jumps, s, middle)
+        q_up = step_ratio(raised, end, schedule)
         noise = schedule.sigma(up) * root((1 - q_up) * (1 + q_up))
         return dict(
             t=t,

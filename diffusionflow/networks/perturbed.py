@@ -64,8 +64,13 @@ class Perturbed:
             name = "/".join(module.path)
             if name not in known:
                 known.append(name)
-            if name not in self.layers or kwargs:
+            if name not in self.layers:
                 return next_fn(*args, **kwargs)
+            if kwargs:
+                raise ValueError(
+                    f"layers={self.layers}: {name}.{method} is called with keywords "
+                    f"({', '.join(kwargs)}): pass its arguments by position"
+                )
             return self.change(method, next_fn, args)
 
         with nn.intercept_methods(intercept):

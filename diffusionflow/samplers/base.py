@@ -249,16 +249,17 @@ def sample(
     )
     if not to_data:
         return result
-    result = _to_data(result, denoiser, times[-1], schedule)
+    result = step_to_data(result, denoiser, times[-1], schedule)
     x, states = denoiser.finalize(result.x), result.trajectory
     if states is not None and x is not result.x:
         states = states.at[-1].set(x)
     return Result(x, result.nfe, states)
 
 
-def _to_data(
+def step_to_data(
     result: Result, denoiser: Denoiser, t: ArrayLike, schedule: Schedule
 ) -> Result:
+    """Steps from the last time to x_hat, with one more evaluation, where sigma > 0."""
     sigma = in_float64(lambda schedule, t: schedule.sigma(t), schedule, t)
     level = jnp.asarray(t, result.x.dtype)
     if not is_traced(sigma) and sigma == 0:

@@ -87,7 +87,9 @@ class Churn(OneStep):
     @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         churn = xp.asarray(self.churn, t.dtype)
-        kept = power(step_ratio(t, s, schedule), churn / (1 - churn))
+        some = churn < 1
+        exponent = xp.where(some, churn / xp.where(some, 1 - churn, 1), xp.inf)
+        kept = power(step_ratio(t, s, schedule), exponent)
         return row_keeping(t, s, schedule, kept, root((1 - kept) * (1 + kept)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_positive
+from diffusionflow._dataclass import check_below, check_bound, check_positive
 from diffusionflow._numeric import root
 from diffusionflow.predictions import (
     Denoised,
@@ -122,6 +122,7 @@ def solve_dpm(
         check_unit_interval(name, t)
         check_times(denoiser, t, z)
         _check_finite(name, t, schedule)
+    check_below("t1", t1, "t0", t0)
     ends = [schedule.logsnr(jnp.asarray(t, z.dtype)) / 2 for t in (t0, t1)]
 
     settings = _Settings(order, rtol, atol, h_init, control, max_steps)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -24,7 +25,8 @@ class Langevin:
     not converge to that of the data with the number of steps.
 
     Args:
-      sampler: the predictor, one whose state is z.
+      sampler: the predictor, one whose state is z; one of your own with more than one
+        evaluation a step counts them in a column `calls` of its plan.
       snr: signal-to-noise ratio of a step, positive; scalar or `[num_steps]`.
       steps: of the corrector at each time, at least 1.
 
@@ -53,6 +55,11 @@ class Langevin:
         sigma = schedule.sigma(t)
         snr = xp.asarray(self.snr, sigma.dtype) + xp.zeros_like(sigma)
         rows = self.sampler.plan(t, s, schedule)
+        if jax.tree.leaves(rows)[0].shape[0] != t.shape[0]:
+            raise ValueError(
+                f"sampler={self.sampler}: must have one row a step, such as "
+                "samplers.ddpm() or samplers.EulerMaruyama()"
+            )
         count = rows.get("calls", 1) if isinstance(rows, dict) else 1
         return dict(
             t=t,

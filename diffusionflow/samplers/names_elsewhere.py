@@ -99,7 +99,7 @@ ROWS = (
         ("DPM++ 3S",),
         DPMSolverSinglestep(3, "x", "midpoint"),
         "dpm fast",
-        "in the code of its authors; `stage='midpoint'` is diffusers' singlestep",
+        "as in its authors' code; diffusers' singlestep is `stage='midpoint'`",
     ),
     Row(
         ("DPM fast", "DPM-Solver 3S", "sample_dpm_fast"),
@@ -211,7 +211,10 @@ NOT_SHIPPED = {
     ),
     ("DDIMInverseScheduler",): "samplers.invert goes from data to noise",
     ("Heun++ 2", "heunpp2"): _OTHERS,
-    ("Euler CFG++", "DDIM CFG++", "Euler a CFG++"): _OTHERS,
+    ("Euler CFG++", "DDIM CFG++"): (
+        "guidance.plus_plus with samplers.FlowMap() makes its steps"
+    ),
+    ("Euler a CFG++",): _OTHERS,
     ("ER SDE", "res multistep", "gradient estimation", "seeds 2"): _OTHERS,
 }
 GRIDS_NOT_SHIPPED = {

@@ -95,9 +95,9 @@ class Restart:
     def _where(self, s: Array, schedule: Schedule) -> tuple[Any, Array]:
         """The step after which the rounds are, and rho to which noise is added."""
         one = xp.ones_like(s[0])
-        top = xp.minimum(
-            xp.asarray(self.rho_max, s.dtype), schedule.sigma(one) / schedule.alpha(one)
-        )
+        end, top = schedule.alpha(one), xp.asarray(self.rho_max, s.dtype)
+        highest = schedule.sigma(one) / xp.where(end > 0, end, 1)
+        top = xp.where(end > 0, xp.minimum(top, highest), top)
         rho = schedule.sigma(s) / schedule.alpha(s)
         if not is_traced(rho, top) and not rho[-1] < top:
             raise ValueError(

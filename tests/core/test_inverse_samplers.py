@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import analytic, grids, inverse, samplers, schedules
+from diffusionflow import (
+    analytic,
+    grids,
+    inverse,
+    predictions,
+    samplers,
+    schedules,
+)
 from diffusionflow.inverse import particles, repaint
 
 FLOW = schedules.FlowMatching()
@@ -149,3 +156,48 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=words):
             build()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        samplers.Churn(1.0),
+        samplers.AdamsBashforth(2, "eps", "time"),
+        samplers.Restart(0.1, 1.0, 2, 1),
+        inverse.RePaint(jnp.zeros(2), MASK, resamplings=1),
+        inverse.RePaint(jnp.zeros(2), MASK, resamplings=2, jump=1),
+    ],
+    ids=str,
+)
+def test_a_plan_has_finite_gradients_in_its_times(sampler):
+    """Also where a step has no length, and no row before it."""
+
+    def total(times):
+        rows = samplers.plan(sampler, times, schedule=FLOW)
+        return sum(jnp.sum(jnp.asarray(row, float)) for row in jax.tree.leaves(rows))
+
+    gradient = jax.grad(total)(jnp.array([1.0, 0.7, 0.4, 0.1]))
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_churn_of_1_has_a_finite_gradient():
+    times = grids.uniform(4)
+    plan = lambda churn: samplers.plan(samplers.Churn(churn), times, schedule=FLOW)
+    assert jnp.isfinite(jax.grad(lambda c: plan(c)["eps"].sum())(1.0))
+
+
+def test_particles_take_what_a_sampler_takes():
+    """Not a network singular at t = 1; a schedule that ends in noise, one call more."""
+    operator = inverse.masking(MASK)
+    measurement = inverse.Measurement(operator, jnp.zeros(2), 0.5)
+    z, key = jnp.ones((3, 2)), jax.random.key(0)
+    singular = predictions.denoiser(lambda z, t: z, kind="eps", schedule=FLOW)
+    with pytest.raises(ValueError, match="at t=1"):
+        inverse.twisted_smc(
+            key, singular, z, grids.uniform(2), measurement, schedule=FLOW
+        )
+    ve = schedules.VE(0.1, 2.0)
+    found = inverse.twisted_smc(
+        key, PAIR.denoise_fn(schedule=ve), z, grids.uniform(2), measurement, schedule=ve
+    )
+    assert found.nfe == 5 and jnp.isfinite(found.x).all()

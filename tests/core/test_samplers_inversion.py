@@ -105,6 +105,18 @@ def test_the_adaptive_solver_refuses():
             solve(*ends)
 
 
+def test_adaptive_dpm_solver_goes_towards_the_data_alone():
+    schedule, z = SCHEDULES["flow"], Z.astype(np.float32)
+    for ends, words in (
+        ((0.1, 0.9), "t1=0.9: must be below t0=0.1"),
+        ((1.0, 0.1), "t0=1.0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            samplers.solve_dpm(
+                DATA.denoise_fn(schedule=schedule), z, *ends, schedule=schedule
+            )
+
+
 def test_the_adaptive_solver_puts_known_data_in():
     """Bit for bit at the data, and not where z has noise."""
     schedule, known = SCHEDULES["flow"], np.float32([0.37, 0.0])

@@ -101,7 +101,10 @@ def test_law_on_gaussian_data_is_the_recursion(on, name):
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+CONVERGENT = [name for name, entry in STOCHASTIC.items() if entry.order > 0]
+
+
+@pytest.mark.parametrize("name", CONVERGENT)
 def test_law_converges_to_that_of_the_data(name):
     schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
     counts, errors = (96, 192, 384), []

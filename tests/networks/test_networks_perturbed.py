@@ -106,12 +106,19 @@ def test_recomputed_blocks_are_perturbed_alike():
 
 
 def test_of_scanned_blocks_all_are_skipped():
-    """What is left is the map out of the tokens, whose blocks add nothing."""
-    net = dataclasses.replace(DIT, scan=True)
-    ours = applied(skipped_layers(net, ["blocks"]), net)
-    none = applied(skipped_layers(DIT, ["block_0", "block_1"]), DIT)
-    assert ours.shape == none.shape
-    assert np.abs(ours - applied(net.apply, net)).max() > 1e-3
+    """As the same blocks that are not scanned, each skipped by its name."""
+    inputs, net = arguments(SHAPE), dataclasses.replace(DIT, scan=True)
+    params = perturbed(DIT, *inputs)
+    blocks = [params[f"block_{i}"] for i in range(DIT.num_blocks)]
+    others = {name: params[name] for name in params if not name.startswith("block_")}
+    stacked = others | {
+        "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+    }
+    ours = skipped_layers(net, ["blocks"])({"params": stacked}, *inputs)
+    names = [f"block_{i}" for i in range(DIT.num_blocks)]
+    plain = skipped_layers(DIT, names)({"params": params}, *inputs)
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+    assert np.abs(ours - net.apply({"params": stacked}, *inputs)).max() > 1e-3
 
 
 def test_refusals():
