@@ -76,10 +76,8 @@ def rebuilt(where: str, value: Any) -> Any:
         return tuple(rebuilt(where, each) for each in value)
     if not isinstance(value, dict):
         return value
-    if "_float" in value:
-        return float(value["_float"])
-    if "_array" in value:
-        return np.asarray(value["_array"], value["dtype"])
+    if "_float" in value or "_array" in value:
+        return _numbers(where, value)
     home, _, name = str(value.get("_class")).rpartition(".")
     found = getattr(_module(home), name, None) if home in HOMES else None
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
@@ -90,5 +88,21 @@ def rebuilt(where: str, value: Any) -> Any:
     del entries["_class"]
     for key in entries:
         names = [each.name for each in dataclasses.fields(found)]
-        check_name(f"field of {home}.{name}", key, names)
-    return found(**entries)
+        check_name(f"{where}: field of {home}.{name}", key, names)
+    try:
+        return found(**entries)
+    except Exception as error:  # entries are of any type
+        detail = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where}: {home}.{name}: {detail}") from error
+
+
+def _numbers(where: str, value: dict[str, Any]) -> Any:
+    """A float that JSON has not, or an array."""
+    try:
+        if "_float" in value:
+            return float(value["_float"])
+        return np.asarray(value["_array"], np.dtype(value["dtype"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: {str(value)[:100]}: must be _float, or _array with its dtype"
+        ) from error

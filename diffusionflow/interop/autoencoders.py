@@ -142,12 +142,11 @@ def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
     check_name("_class_name of an autoencoder", name, ("AutoencoderKL",))
     module = network_of(config)
     scale, shift = scale_and_shift(config)
+    size = _side(config)
     params = params_of(
         module, with_new_names(read_weights(folder, put=as_parameter)), name
     )
-    size = config.get("sample_size", 32)
-    size = max(size) if isinstance(size, list) else size
-    return Autoencoder(params, scale, shift, module, int(size))
+    return Autoencoder(params, scale, shift, module, size)
 
 
 def network_of(config: Mapping[str, Any]) -> Any:
@@ -163,20 +162,62 @@ def scale_and_shift(config: Mapping[str, Any]) -> tuple[Any, Any]:
     A number of each, or one a channel by `latents_mean` and `latents_std`.
 
     Raises:
-      ValueError: both a shift and a mean of the latents are there.
+      ValueError: an entry is no such number or list, or both a shift and a mean of the
+        latents are there.
     """
-    scale = config.get("scaling_factor", 0.18215)
-    shift = config.get("shift_factor") or 0.0
-    mean, std = config.get("latents_mean"), config.get("latents_std")
+    given = {name: value for name, value in config.items() if value is not None}
+    scale = given.get("scaling_factor", 0.18215)
+    shift = given.get("shift_factor", 0.0)
+    if not (_is_finite(scale) and scale > 0):
+        raise ValueError(f"scaling_factor={scale!r}: must be a positive number")
+    if not _is_finite(shift):
+        raise ValueError(f"shift_factor={shift!r}: must be a finite number")
+    mean, std = (_of_channels(given, name) for name in ("latents_mean", "latents_std"))
+    if std is not None and not (std > 0).all():
+        raise ValueError(f"latents_std={std.tolist()}: must be positive")
     if mean is not None and shift:
         raise ValueError(
             f"shift_factor={shift!r} and latents_mean: give one of the two"
         )
     if mean is not None:
-        shift = np.asarray(mean, np.float32).reshape(-1)
+        shift = mean
     if std is not None:
-        scale = scale / np.asarray(std, np.float32).reshape(-1)
+        scale = scale / std
     return scale, shift
+
+
+def _of_channels(config: Mapping[str, Any], name: str) -> np.ndarray | None:
+    """The numbers of an entry, one a channel of the latents; None without."""
+    if name not in config:
+        return None
+    count = config.get("latent_channels", 4)
+    value = config[name]
+    try:
+        numbers = np.asarray(value, np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        numbers = np.zeros(0, np.float32)
+    if numbers.size != count or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"{name}={value!r}: must be {count} finite numbers, one a channel of the "
+            "latents (latent_channels)"
+        )
+    return numbers
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    """The side of the images of a config, the larger of two."""
+    size = config.get("sample_size")
+    sides = size if isinstance(size, list) else [32 if size is None else size]
+    if not sides or not all(type(each) is int and each > 0 for each in sides):
+        raise ValueError(
+            f"sample_size={size!r}: must be a positive integer, two of them, or null"
+        )
+    return max(sides)
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and bool(np.isfinite(value))
 
 
 def _row(value: Any, like: Array) -> Array:

@@ -1,5 +1,6 @@
 """The checkpoints of DiT's and SiT's authors."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -59,13 +60,35 @@ def load_dit(
     """
     check_name("source", source, SOURCES)
     state = read_weights(path, put=as_parameter)
-    config = _config(state, num_heads)
-    _check_places(state.pop("pos_embed"), config)
-    state = _renamed(state)
+    module, state = renamed_dit(state, num_heads)
+    fields = [each.name for each in dataclasses.fields(module)]
+    config = {
+        name: getattr(module, name) for name in fields if name not in ("parent", "name")
+    }
+    return assembled(module, state, _convention(source), config, "a DiT")
+
+
+def renamed_dit(
+    state: dict[str, Array], num_heads: int | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Returns the network of a state dict of DiT's authors, and its arrays.
+
+    Args:
+      state: `{name: array}` under the authors' names; used up.
+      num_heads: of the attention; None for that of the sizes S, B, L and XL.
+
+    Returns:
+      `networks.pretrained.DiTTransformer2D`, and the arrays under its names.
+
+    Raises:
+      ValueError: they are none of such a network, or its number of heads is not known.
+    """
     from diffusionflow.networks.pretrained import DiTTransformer2D
 
+    config = _config(state, num_heads)
+    _check_places(state.pop("pos_embed"), config)
     module = DiTTransformer2D(**config, shared_embedding=True, frequency_shift=0.0)
-    return assembled(module, state, _convention(source), config, "a DiT")
+    return module, _renamed(state)
 
 
 def _convention(source: str) -> Convention:
@@ -76,17 +99,21 @@ def _convention(source: str) -> Convention:
 
 def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]:
     """What the shapes say of the network."""
-    needed = (
-        "pos_embed",
-        "x_embedder.proj.weight",
-        "y_embedder.embedding_table.weight",
-        "final_layer.linear.bias",
-    )
+    needed = {  # and the number of their axes
+        "pos_embed": 3,
+        "x_embedder.proj.weight": 4,
+        "y_embedder.embedding_table.weight": 2,
+        "final_layer.linear.bias": 1,
+    }
     missing = [name for name in needed if name not in state]
     if missing:
         raise ValueError(
             f"the file holds no weights of a DiT: must have {', '.join(missing)} too"
         )
+    for name, rank in needed.items():
+        shape = tuple(state[name].shape)
+        if len(shape) != rank or 0 in shape:
+            raise ValueError(f"{name} {shape}: must have {rank} axes, none of length 0")
     features, channels, _, patch_size = state["x_embedder.proj.weight"].shape
     if num_heads is None and features not in HEADS:
         raise ValueError(
@@ -94,8 +121,10 @@ def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]
             "only; pass num_heads"
         )
     heads = HEADS[features] if num_heads is None else num_heads
-    if features % heads:
-        raise ValueError(f"num_heads={heads} must divide {features} features")
+    if heads < 1 or features % heads:
+        raise ValueError(
+            f"num_heads={heads}: must be at least 1 and must divide {features} features"
+        )
     places = state["pos_embed"].shape[1]
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     return dict(
@@ -137,6 +166,8 @@ def _renamed(state: dict[str, Array]) -> dict[str, Any]:
         for theirs, ours in BLOCK_NAMES.items():
             name = name.replace(f".{theirs}", f".{ours}")
         if ".attn.qkv." in name:
+            if not array.ndim or len(array) % 3:
+                raise ValueError(f"{name} {array.shape}: must be of three equal parts")
             for part, value in zip("qkv", np.split(np.asarray(array), 3), strict=True):
                 renamed[name.replace("attn.qkv", f"attn1.to_{part}")] = as_parameter(
                     value.copy()  # a view would keep the whole

@@ -108,6 +108,8 @@ def _convention(
         return from_edm(output, sigma_data=sigma_data, schedule=schedule)
     if levels is None:
         raise ValueError("output='iddpm': the file has no table of levels, 'u'")
+    if np.ndim(levels) != 1 or len(levels) < 2:
+        raise ValueError(f"u {np.shape(levels)}: must be a table of two levels or more")
     count = len(levels) - 1
     exact = iddpm_levels(count)
     if not np.allclose(levels, exact, rtol=1e-3, atol=1e-4):
@@ -130,8 +132,9 @@ def _config(state: dict[str, Any]) -> dict[str, Any]:
     if missing or not any(match[3] for match in places):
         names = ", ".join([*missing, "enc.*_block0"][:2])
         raise ValueError(f"no state dict of a network of EDM; missing: {names}")
-    shape = lambda name: tuple(state[name].shape) if name in state else (0, 0, 0, 0)
-    width, noise = shape("map_layer0.weight")[:2]
+    shape = lambda name, rank=4: _shape(state, name, rank)
+    columns = lambda name: shape(name, 2)[1] if name in state else 0
+    width, noise = shape("map_layer0.weight", 2)
     first = f"enc.{sides[0]}x{sides[0]}"
     channels = [shape(f"enc.{side}x{side}_block0.conv0.weight")[0] for side in sides]
     song = "out_norm.weight" not in state
@@ -141,8 +144,8 @@ def _config(state: dict[str, Any]) -> dict[str, Any]:
         img_resolution=sides[0],
         in_channels=shape(f"{first}_conv.weight")[1],
         out_channels=shape(last)[0],
-        label_dim=shape("map_label.weight")[1],
-        augment_dim=shape("map_augment.weight")[1],
+        label_dim=columns("map_label.weight"),
+        augment_dim=columns("map_augment.weight"),
         model_channels=base,
         channel_mult=tuple(count // base for count in channels),
         channel_mult_emb=width // base,
@@ -155,6 +158,16 @@ def _config(state: dict[str, Any]) -> dict[str, Any]:
     if not song and taps != (1.0, 1.0):
         raise ValueError(f"resample_filter={taps}: must be (1, 1) in a DhariwalUNet")
     return dict(config, **_song(state, taps, noise // base)) if song else config
+
+
+def _shape(state: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of an array that must be there, with so many axes."""
+    if name not in state:
+        raise ValueError(f"no state dict of a network of EDM; missing: {name}")
+    shape = tuple(state[name].shape)
+    if len(shape) != rank or 0 in shape:
+        raise ValueError(f"{name} {shape}: must have {rank} axes, none of length 0")
+    return shape
 
 
 def _song(state: Mapping[str, Any], taps: Any, noise: int) -> dict[str, Any]:
@@ -181,7 +194,11 @@ def _filter(state: dict[str, Any], resamples: bool) -> tuple[float, ...]:
                 "net.state_dict(), which has it"
             )
         return 1.0, 1.0
-    first = squares[0].reshape(squares[0].shape[-2:])
+    sides = squares[0].shape[-2:]
+    if len(sides) < 2 or squares[0].size != sides[0] ** 2 or not squares[0].size:
+        shape = squares[0].shape
+        raise ValueError(f"resample_filter {shape}: must be [1, 1, side, side]")
+    first = squares[0].reshape(sides)
     line = first.sum(0)
     separable = (line > 0).all() and np.allclose(first, np.outer(line, line))
     same = all(np.array_equal(each.ravel(), first.ravel()) for each in squares)

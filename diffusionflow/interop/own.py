@@ -6,6 +6,8 @@ scale of the data and shape of an example; `interop.load` opens the folder.
 
 import json
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ from diffusionflow.interop.weights import read_weights
 CLASS = "diffusionflow"  # entry `_class_name` of a folder of ours
 FORMAT = 1
 CONVENTIONS = (CLASS, *SOURCES)
+ENTRIES = ("network", "schedule", "kind", "sigma_data", "convention", "event_shape")
 
 
 @register
@@ -190,13 +193,25 @@ def write_folder(
         ".".join(key.key for key in name): np.ascontiguousarray(leaf, np.float32)
         for name, leaf in leaves
     }
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    save_file(state, unfinished / f"{STEM}.safetensors", metadata={"format": "pt"})
-    for name, value in {"config.json": config, **(files or {})}.items():
-        text = json.dumps(value, indent=2, allow_nan=False)
-        (unfinished / name).write_text(text + "\n")
-    unfinished.rename(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        unfinished = place / path.name  # mkdtemp's own is closed to other users
+        unfinished.mkdir()
+        save_file(state, unfinished / f"{STEM}.safetensors", metadata={"format": "pt"})
+        for name, value in {"config.json": config, **(files or {})}.items():
+            text = json.dumps(value, indent=2, allow_nan=False)
+            (unfinished / name).write_text(text + "\n")
+        try:
+            unfinished.rename(path)
+        except OSError as error:
+            if path.exists():  # since the start
+                raise ValueError(
+                    f"{path} exists: give the path of a new folder"
+                ) from error
+            raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
@@ -215,11 +230,7 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
             f"config.json of format {config.get('format')!r}: must be {FORMAT}; export "
             "the run again"
         )
-    wanted = ("network", "schedule", "kind", "sigma_data", "convention", "event_shape")
-    missing = [name for name in wanted if name not in config]
-    if missing:
-        raise ValueError(f"config.json has no {', '.join(missing)}: export again")
-    module, schedule, kind = (rebuilt(name, config[name]) for name in wanted[:3])
+    module, schedule, kind = meaning_of(config)
     event_shape = tuple(config["event_shape"])
     params = _params(module, event_shape, folder)
     network = OwnNetwork(params, module, len(event_shape))
@@ -232,10 +243,60 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     return Pretrained(OwnPrediction(network, convention), convention, config)
 
 
+def meaning_of(config: Mapping[str, Any]) -> tuple[Any, schedules.Schedule, Any]:
+    """Returns network, schedule and kind of a config that `save` wrote.
+
+    Raises:
+      ValueError: an entry is missing or none of this library.
+    """
+    import flax.linen as nn  # an extra
+
+    missing = [name for name in ENTRIES if name not in config]
+    if missing:
+        raise ValueError(f"config.json has no {', '.join(missing)}: export again")
+    module, schedule, kind = (
+        rebuilt(name, config[name]) for name in ("network", "schedule", "kind")
+    )
+    scale, shape, null = (
+        config.get(name) for name in ("sigma_data", "event_shape", "null_label")
+    )
+    sides = shape if isinstance(shape, list) else [shape]
+    positive = isinstance(scale, int | float) and 0 < scale < float("inf")
+    holds: dict[str, tuple[bool, str]] = {
+        "network": (isinstance(module, nn.Module), "a network"),
+        "schedule": (isinstance(schedule, schedules.Schedule), "a schedule"),
+        "kind": (hasattr(kind, "plane"), "a prediction type"),
+        "sigma_data": (positive, "a positive number"),
+        "event_shape": (
+            isinstance(shape, list) and all(_whole(each, 1) for each in sides),
+            "a list of positive integers",
+        ),
+        "convention": (
+            config["convention"] in CONVENTIONS,
+            f"one of {', '.join(CONVENTIONS)}",
+        ),
+        "null_label": (null is None or _whole(null, 0), "an integer from 0, or null"),
+    }
+    for name, (right, wanted) in holds.items():
+        if not right:
+            raise ValueError(
+                f"config.json: {name}={config[name]!r}: must be {wanted}; export again"
+            )
+    return module, schedule, kind
+
+
+def _whole(value: Any, low: int) -> bool:
+    return type(value) is int and value >= low
+
+
 def _params(module: Any, event_shape: tuple[int, ...], folder: pathlib.Path) -> Any:
     """The parameters of a module from the file of a folder."""
-    inputs = _inputs(module, event_shape)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    try:
+        inputs = _inputs(module, event_shape)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    except Exception as error:  # fields of a config are of any type
+        detail = " ".join(str(error).split())[:300]
+        raise ValueError(f"config.json: network: {detail}") from error
     state = read_weights(folder, put=as_parameter)
     return filled(shapes, state, type(module).__name__)
 

@@ -111,7 +111,8 @@ class Pretrained:
     @property
     def null_label(self) -> int | None:
         """Label of unconditional predictions; None if the network has none."""
-        return getattr(self.network.module, "null_label", None)
+        own = self.config.get("null_label")
+        return getattr(self.network.module, "null_label", None) if own is None else own
 
     @property
     def denoise_fn(self) -> NetworkDenoiser:
@@ -140,12 +141,14 @@ class Pretrained:
         return label
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of what it was trained on.
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example it was trained on: height, width, channels of an image.
 
         Raises:
-          ValueError: the config has no `sample_size`.
+          ValueError: the config has neither `event_shape` nor `sample_size`.
         """
+        if "event_shape" in self.config:
+            return tuple(map(int, self.config["event_shape"]))
         size = self.config.get("sample_size")
         if size is None:
             raise ValueError(

@@ -42,8 +42,8 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
         path = _file_of(path)
     if not path.is_file():
         raise ValueError(
-            f"no file {str(path)!r}: nothing is downloaded; give a local file of "
-            "weights"
+            f"no file {str(path)!r}: give a local file of weights, or "
+            "hf://owner/name/FILE of one on the hub"
         )
     if path.name.endswith(".index.json"):
         return _read_shards(path, put)

@@ -64,6 +64,8 @@ def export(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Path:
         _check_model(model)
         if settings.format == "diffusers":
             for_diffusers(model)
+        else:
+            _check_described(model)
 
     names = (settings.weights,)
     with progress.announced("loading the weights"):
@@ -89,10 +91,23 @@ def _check_model(model: Model) -> None:
         )
 
 
+def _check_described(model: Model) -> None:
+    """Raises a `UsageError` where a reader elsewhere could not build the parts."""
+    parts = {
+        "network": published.unwrapped(model.net)[0],
+        "schedule": model.objective.schedule,
+        "kind": model.objective.kind,
+    }
+    with naming("--format=safetensors"):
+        for name, part in parts.items():
+            as_json.described(name, part)
+
+
 def _save(out: pathlib.Path, loaded: Loaded) -> None:
     """Writes the folder of `interop.save`."""
     model = loaded.model
     module, convention = published.unwrapped(model.net)
+    null = getattr(model.net, "null_label", None)
     interop.save(
         out,
         module,
@@ -104,6 +119,7 @@ def _save(out: pathlib.Path, loaded: Loaded) -> None:
         convention=convention,
         facts={
             "num_classes": model.num_classes,
+            "null_label": null,
             "class_names": list(loaded.identity["examples"].get("class_names", ())),
             "levels": model.transform.levels,
             "exported": {
@@ -150,7 +166,7 @@ def for_diffusers(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"--format=diffusers: network.{name} must be {default}, as diffusers "
                 "has it; take --format=safetensors"
             )
-    return config | {**settings, "sample_size": square}, scheduler
+    return config | settings, scheduler  # of a DiT with its own sample_size
 
 
 def scheduler_config(schedule: schedules.Schedule, kind: Any) -> dict[str, Any]:

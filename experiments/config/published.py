@@ -30,7 +30,8 @@ class PublishedNetwork:
         the module's own.
 
     Raises:
-      ValueError: the module has too few labels, or too few channels in its output.
+      ValueError: the module has no or too few labels for the classes, or too few
+        channels in its output.
     """
 
     module: Any
@@ -40,6 +41,12 @@ class PublishedNetwork:
     def __post_init__(self) -> None:
         check_name("network.convention", self.convention, CONVENTIONS)
         module, rows = self.module, self.module.num_labels
+        if rows is None and self.num_classes:
+            raise ValueError(
+                f"{type(module).__name__} takes no labels, and the data have "
+                f"{self.num_classes} classes: set network.num_class_embeds="
+                f"{self.num_classes + 1}, or take data without labels"
+            )
         if rows is not None and rows <= self.num_classes:
             raise ValueError(
                 f"a table of {rows} labels for {self.num_classes} classes: must have "
@@ -55,6 +62,12 @@ class PublishedNetwork:
                 f"out_channels={module.out_channels}: must be at least in_channels="
                 f"{module.in_channels}"
             )
+
+    @property
+    def null_label(self) -> int | None:
+        """The module's label of unconditional predictions, by default its last."""
+        rows = self.module.num_labels
+        return None if rows is None else getattr(self.module, "null_label", rows - 1)
 
     def describe(self) -> dict[str, Any]:
         """Class, convention and fields, for the identity of a run."""
@@ -98,11 +111,10 @@ class PublishedNetwork:
 
     def _label(self, label: jax.Array) -> jax.Array | None:
         """The module's label of one of the data; None of a module without labels."""
-        rows = self.module.num_labels
-        if rows is None:
-            return None
-        null = getattr(self.module, "null_label", rows - 1)
-        return jnp.where(label == self.num_classes, null, label)
+        null = self.null_label
+        return (
+            None if null is None else jnp.where(label == self.num_classes, null, label)
+        )
 
 
 def constructor(fn: type) -> Callable[..., PublishedNetwork]:

@@ -1,11 +1,13 @@
 """The weights that a new run starts from: of another run, or of files."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import traverse_util
 
+from diffusionflow.interop import folders, hub
 from diffusionflow.interop.as_json import described
 from diffusionflow.interop.weights import check_weights
 from diffusionflow.networks.embedding import INTERVAL
@@ -23,7 +25,8 @@ class Source(NamedTuple):
 
     Fields:
       path: of a run, or one of its checkpoints; of a folder that `diffusionflow export`
-        wrote or in the layout of diffusers, or of a file of weights.
+        wrote or in the layout of diffusers, or of a file of weights; or
+        `hf://owner/name[@revision][/path]` of such a folder or file on the hub.
       weights: "ema" or "raw", of a run.
     """
 
@@ -78,6 +81,9 @@ def located(source: Source) -> Run | pathlib.Path:
 
 def _place(source: Source) -> Run | pathlib.Path | None:
     path = pathlib.Path(source.path)
+    if _on_hub(source):
+        with naming("--init_from"):
+            return hub.local_path(source.path, folders.PARTS)
     if path.parent.name == manager.DIRECTORY and path.name.isdecimal():
         return Run(path.parent.parent, int(path.name))
     if (path / manager.DIRECTORY).is_dir():
@@ -89,6 +95,10 @@ def _place(source: Source) -> Run | pathlib.Path | None:
     return path if of_file or (in_folder and not unsaved) else None
 
 
+def _on_hub(source: Source) -> bool:
+    return str(source.path).startswith("hf:")
+
+
 def check(source: Source, workdir: str | pathlib.Path) -> None:
     """Raises a `UsageError` where a run that is new has nothing to start from.
 
@@ -98,11 +108,20 @@ def check(source: Source, workdir: str | pathlib.Path) -> None:
         located(source)
 
 
-def origin(source: Source) -> dict[str, Any]:
-    """What a run records of its source, besides step and digest of the weights."""
+def origin(source: Source, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a run records of its source, besides step and digest of the weights.
+
+    Args:
+      source: of its weights.
+      recorded: what a run has recorded, which says whether a source that is gone was
+        one of files.
+    """
+    if _on_hub(source):
+        return {"files": str(source.path)}
     found = _place(source)
-    if isinstance(found, pathlib.Path):
-        return {"files": str(found.absolute())}
+    gone = found is None and "files" in (recorded or {})
+    if gone or isinstance(found, pathlib.Path):
+        return {"files": str(pathlib.Path(source.path).absolute())}
     run = found or Run(pathlib.Path(source.path), None)
     recorded = {"workdir": str(run.workdir.absolute()), "weights": source.weights}
     return recorded if run.step is None else recorded | {"step": run.step}
@@ -166,13 +185,12 @@ def _of_files(new: NewRun, path: pathlib.Path) -> Any:
     wanted = {".".join(name): leaf for name, leaf in flat.items()}
     where = f"--init_from={path}"
     with naming(where):
-        convention = published.unwrapped(new.model.net)[1]
-        state = weight_files.arrays(path, convention)
+        module, _ = published.unwrapped(new.model.net)
+        state, said = weight_files.read(path, module)
     added = _new_intervals(state, wanted)
     _check(state, {name: wanted[name] for name in wanted if name not in added}, where)
-    with naming(where):
-        lines = _meanings_that_differ(path, new)
-    _report(lines, path, added)
+    _check_function(said, new, where)
+    _report(_meanings_that_differ(said, new), path, added)
     own = traverse_util.flatten_dict(new.fresh)
     return traverse_util.unflatten_dict(
         {
@@ -182,24 +200,63 @@ def _of_files(new: NewRun, path: pathlib.Path) -> Any:
     )
 
 
-def _meanings_that_differ(path: pathlib.Path, new: NewRun) -> list[str]:
+# fields in which a network may differ from the one in the files: they do not change
+# what it computes, or the arrays show them
+FREE = ("dropout", "dtype", "remat", "two_times", "parent", "name")
+FREE += ("out_channels", "num_train_timesteps")
+
+
+def _check_function(said: Mapping[str, Any], new: NewRun, where: str) -> None:
+    """Refuses files whose arrays fit, and whose network computes something else."""
+    module, convention = published.unwrapped(new.model.net)
+    lines = []
+    if said.get("convention", convention) != convention:
+        lines.append(_change("convention", said["convention"], convention))
+    there, here = (_fields(each) for each in (said.get("network"), module))
+    lines += [
+        _change(name, there[name], here[name])
+        for name in there
+        if name in here and _plain(name, there[name]) != _plain(name, here[name])
+    ]
+    if lines:
+        raise UsageError(
+            f"{where}: the network of the files computes something else with these "
+            f"arrays: {'; '.join(lines)}; set config.network as in the files"
+        )
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    """The fields of a network that change what it computes; none of no dataclass."""
+    if not dataclasses.is_dataclass(module):
+        return {}
+    names = [each.name for each in dataclasses.fields(module) if each.name not in FREE]
+    return {name: getattr(module, name) for name in names}
+
+
+def _change(name: str, there: Any, here: Any) -> str:
+    return f"{name}: {there} in the files, {here} now"
+
+
+def _meanings_that_differ(said: Mapping[str, Any], new: NewRun) -> list[str]:
     """In what schedule, kind and scale of files differ from the run's, a line each."""
     objective = new.model.objective
     here = {"schedule": objective.schedule, "kind": objective.kind}
-    there = weight_files.meaning(path)
-    if "sigma_data" in there:
-        here["sigma_data"] = new.model.sigma_data
-    return [
-        f"{name}: {there[name]} in the files, {here[name]} now"
-        for name in there
-        if _plain(name, there[name]) != _plain(name, here[name])
+    here["sigma_data"] = new.model.sigma_data
+    lines = [
+        _change(name, said[name], here[name])
+        for name in here
+        if name in said and _plain(name, said[name]) != _plain(name, here[name])
     ]
+    classes = type(said.get("network")), type(published.unwrapped(new.model.net)[0])
+    if "network" in said and classes[0] is not classes[1]:  # one of a user's own
+        lines.append(_change("network", *(each.__name__ for each in classes)))
+    return lines
 
 
-def _plain(name: str, value: Any) -> str:
+def _plain(name: str, value: Any) -> Any:
     """A schedule or kind with all its numbers; one of a user's own as it shows."""
     try:
-        return str(described(name, value))
+        return described(name, value)
     except ValueError:
         return repr(value)
 

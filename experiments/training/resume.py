@@ -149,7 +149,7 @@ def _check_source(source: Source | None, origin: dict[str, Any] | None) -> None:
     """Refuses to resume a run that did not start from `source`."""
     if source is None:
         return
-    wanted = initial_weights.origin(source)
+    wanted = initial_weights.origin(source, origin)
     if origin is None or any(origin.get(name) != wanted[name] for name in wanted):
         there = "fresh weights" if origin is None else f"{origin}"
         raise UsageError(

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from diffusionflow import interop, predictions, schedules
+from diffusionflow.interop import own
 from diffusionflow.interop.as_json import described, rebuilt
 from diffusionflow.networks import DiT, ResidualMLP
 from diffusionflow.networks.pretrained import DiTTransformer2D
 from tests.helpers.all_schedules import FLOW, SCHEDULES
+from tests.helpers.parametrize import check_all
 from tests.helpers.trees import same
 
 numpy = pytest.importorskip("safetensors.numpy")
@@ -55,7 +57,7 @@ def test_what_was_saved_is_opened_bit_for_bit(name, tmp_path):
     z, params = example(net, shape)
     path = interop.save(tmp_path / "net", net, params, event_shape=shape, **meaning)
     model = interop.load(path)
-    assert same(model.network.params, params)
+    assert same(model.network.params, params) and model.shape == shape
     assert model.network.module == net and model.schedule == meaning["schedule"]
     assert str(model.kind) == str(predictions.as_kind(meaning["kind"]))
     label = jnp.array([1, 0])
@@ -170,6 +172,63 @@ def test_a_config_that_is_wrong_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         interop.load(broken(tmp_path, change))
     assert len(str(error.value).splitlines()) == 1
+
+
+SHIFTED = {"_class": "schedules.Shifted", "base": {"_class": "schedules.FlowMatching"}}
+CORRUPTED = {
+    "no fields": ("schedule", {"_class": "schedules.Shifted"}, "schedule: .*Shifted: "),
+    "array": ("schedule", SHIFTED | {"k": {"_array": [1]}}, r"schedule\.k: .*dtype"),
+    "class": ("kind", {"_class": []}, "kind: class .* must be of this library"),
+    "network": ("network", "unet", "network='unet': must be a network"),
+    "schedule": ("schedule", 3, "schedule=3: must be a schedule"),
+    "kind": ("kind", None, "kind=None: must be a prediction type"),
+    "shape": ("event_shape", 5, "event_shape=5: must be a list of positive"),
+    "scale": ("sigma_data", "1", "sigma_data='1': must be a positive number"),
+    "convention": ("convention", ["sit"], "convention=.*must be one of"),
+    "null label": ("null_label", "3", "null_label='3': must be an integer"),
+    "field": ("network", {"_class": "networks.DiT", "num_heads": "x"}, "network: "),
+}
+
+
+def test_a_config_that_is_corrupted_is_refused_with_the_place(tmp_path):
+    path = broken(tmp_path, lambda config: None)
+    config = json.loads((path / "config.json").read_text())
+
+    def is_refused(name, value, message):
+        (path / "config.json").write_text(json.dumps(config | {name: value}))
+        with pytest.raises(ValueError, match=message) as error:
+            interop.load(path)
+        assert len(str(error.value).splitlines()) == 1
+
+    check_all(is_refused, CORRUPTED)
+
+
+def test_what_is_cut_off_leaves_nothing_and_two_writers_do_not_mix(
+    tmp_path, monkeypatch
+):
+    path, write = tmp_path / "net", numpy.save_file
+
+    def fails(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(numpy, "save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        own.write_folder(path, {}, {"a": np.zeros(2)})
+    assert not [*tmp_path.iterdir()]
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(numpy, "save_file", write)
+        own.write_folder(path, {"second": 1}, {"b": np.ones(3)})
+        write(*arguments, **options)
+
+    monkeypatch.setattr(numpy, "save_file", overtaken)
+    with pytest.raises(ValueError, match="exists: give the path of a new folder"):
+        own.write_folder(path, {"first": 1}, {"a": np.zeros(2)})
+    assert [*tmp_path.iterdir()] == [path]
+    assert json.loads((path / "config.json").read_text()) == {"second": 1}
+    assert [*interop.read_weights(path)] == ["b"]
+    (tmp_path / "other").mkdir()  # open to other users as any new folder is
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_folder_that_is_there_is_not_overwritten(tmp_path):

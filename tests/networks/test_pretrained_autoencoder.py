@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import interop
+from diffusionflow.interop import autoencoders
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
 from tests.helpers.pretrained_runs import close, last, write
@@ -76,6 +77,29 @@ def test_samples_have_the_moments():
     moments = interop.Moments(jnp.full((20000, 1), 3.0), jnp.full((20000, 1), 0.5))
     found = moments.sample(jax.random.key(0))
     assert abs(found.mean() - 3) < 0.02 and abs(found.std() - 0.5) < 0.02
+
+
+ENTRIES = {
+    "zero": (dict(scaling_factor=0), "scaling_factor=0: must be a positive"),
+    "negative": (dict(scaling_factor=-0.2), "scaling_factor=-0.2: must be"),
+    "text": (dict(scaling_factor="0.2"), "scaling_factor='0.2': must be"),
+    "shift": (dict(shift_factor=[1]), r"shift_factor=\[1\]: must be a finite"),
+    "std": (dict(latents_std=[1, 0, 1, 1]), "latents_std=.*: must be positive"),
+    "length": (dict(latents_std=[1, 1]), r"latents_std=\[1, 1\]: must be 4 finite"),
+    "side": (dict(sample_size="32"), "sample_size='32': must be a positive integer"),
+}
+
+
+def test_entries_of_the_latents_are_checked_and_null_is_none():
+    def is_refused(config, message):
+        with pytest.raises(ValueError, match=message):
+            autoencoders.scale_and_shift(config), autoencoders._side(config)
+
+    check_all(is_refused, ENTRIES)
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    null = dict.fromkeys((*names, "sample_size"))
+    assert autoencoders.scale_and_shift(null) == autoencoders.scale_and_shift({})
+    assert autoencoders._side(null) == autoencoders._side({}) == 32
 
 
 def test_what_it_does_not_take_is_refused(tmp_path):

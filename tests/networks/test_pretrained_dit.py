@@ -73,6 +73,11 @@ def test_other_files_are_refused(tmp_path):
         interop.load_dit(saved(case, path))
     with pytest.raises(ValueError, match="must divide 12"):
         interop.load_dit(path, num_heads=5)
+    with pytest.raises(ValueError, match="num_heads=0: must be at least 1"):
+        interop.load_dit(path, num_heads=0)
+    saved(case, path, pos_embed=np.zeros(12, np.float32))
+    with pytest.raises(ValueError, match=r"pos_embed \(12,\): must have 3 axes"):
+        interop.load_dit(path, num_heads=2)
     with pytest.raises(ValueError, match="unknown source 'uvit'"):
         interop.load_dit(path, source="uvit")
     saved(case, path, pos_embed=np.float32(1) + case["places"])

@@ -203,8 +203,17 @@ MORE = {  # in the file, what is asked for, and the message
         r"weights of a SongUNet; of another shape: map_layer0.bias \(3,\)",
     ),
     "name": ({}, "EDMPrecond", "unknown output"),
+    "axes": ({"map_layer0.weight": np.ones(3)}, "edm", r"weight \(3,\): must have 2 "),
+    "labels": (
+        {"map_label.weight": np.ones(3)},
+        "edm",
+        "map_label.*: must have 2 axes",
+    ),
+    "filter axes": ({"enc.2x2_down.resample_filter": np.ones(2)}, "edm", "side, side"),
+    "levels axes": (dict(u=np.float32(1)), None, "must be a table of two levels"),
 }
 LESS = {
+    "conv": ("ddpmpp", "_conv.weight", r"missing: enc\.\d+x\d+_conv\.weight"),
     "filter": ("ddpmpp", "resample_filter", "save the whole state dict"),
     "block": ("ddpmpp", "_block0", "no state dict of a network of EDM"),
     "missing": ("ddpmpp", "in1.conv0.bias", "missing: dec.4x4_in1.conv0.bias"),

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,13 @@ import numpy as np
 import pytest
 
 from diffusionflow import interop, schedules
+from diffusionflow.interop import folders
+from diffusionflow.networks.pretrained import DiTTransformer2D, UNet2D
 from experiments.checkpointing import exporting, restore
 from experiments.checkpointing.loaded import Request
+from experiments.checkpointing.manager import Checkpoints
+from experiments.config.published import PublishedNetwork
+from experiments.runtime.errors import UsageError
 from experiments.training import loop
 from tests.helpers import in_process, tiny
 from tests.helpers.trees import same
@@ -109,6 +115,39 @@ def test_the_scheduler_means_the_same_schedule(name):
     np.testing.assert_allclose(found.schedule.alpha(t), schedule.alpha(t), rtol=1e-12)
     exact = interop.from_schedule(schedule, kind).clock_fn(t)
     np.testing.assert_allclose(found.clock_fn(t), exact, rtol=1e-12)
+
+
+NETWORKS = {  # on data of 8 x 8
+    "DiT": (DiTTransformer2D(in_channels=1, sample_size=16), 16),
+    "U-Net": (UNet2D(in_channels=1, out_channels=1, num_class_embeds=3), 8),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_config_for_diffusers_is_of_the_same_network(name):
+    """A DiT places its patches by its own sample_size, not by the data's."""
+    module, size = NETWORKS[name]
+    objective = types.SimpleNamespace(
+        schedule=schedules.Discrete.linear_betas(), kind="eps"
+    )
+    model = types.SimpleNamespace(
+        net=PublishedNetwork(module, "diffusers", 2),
+        objective=objective,
+        event_shape=(8, 8, 1),
+    )
+    config = json.loads(json.dumps(exporting.for_diffusers(model)[0]))
+    assert config["sample_size"] == size
+    assert folders.ARCHITECTURES[config["_class_name"]](config) == module
+
+
+def test_a_network_of_ones_own_is_refused_before_the_weights_are_read(
+    run, tmp_path, monkeypatch
+):
+    own = lambda net: (types.SimpleNamespace(depth=3), "diffusionflow")
+    monkeypatch.setattr(exporting.published, "unwrapped", own)
+    monkeypatch.setattr(Checkpoints, "restore", lambda *each: pytest.fail("was read"))
+    with pytest.raises(UsageError, match="network: .* is none of this library"):
+        exporting.export(run, exporting.Settings(str(tmp_path / "out")))
 
 
 def test_a_schedule_that_diffusers_has_not_is_refused():

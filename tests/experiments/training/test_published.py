@@ -1,28 +1,32 @@
 """Published architectures in a run: begun from files, trained, sampled, written out."""
 
+import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from diffusionflow import interop
-from diffusionflow.interop import own
+from diffusionflow.interop import hub, own
 from diffusionflow.networks.pretrained import DiTTransformer2D, UNet2D
 from experiments.checkpointing import exporting, restore
-from experiments.checkpointing.loaded import Request
+from experiments.checkpointing.loaded import Loaded, Request
 from experiments.checkpointing.manager import Checkpoints
 from experiments.config import build, registry
+from experiments.config.published import PublishedNetwork
 from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
 from experiments.sampling.sample_run import sample_run
-from experiments.training import initial_weights, loop
+from experiments.training import initial_weights, loop, resume, weight_files
 from experiments.training.initial_weights import Source
 from experiments.training.resume import begin
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
-from tests.helpers.pretrained_weights import random_state
+from tests.helpers.pretrained_weights import random_state, records
 from tests.helpers.trees import same
 
 pytest.importorskip("safetensors.numpy")
@@ -118,6 +122,7 @@ def test_it_trains_samples_and_is_written_for_diffusers(run, tmp_path):
     again = interop.load(exporting.export(workdir, own_format))
     found = jax.jit(lambda z, t: again.predict_fn(z, t, label))(z, t)
     np.testing.assert_array_equal(found, exact)
+    assert again.null_label == 10
 
 
 def test_what_is_not_the_networks_is_one_line_with_names(tmp_path):
@@ -148,6 +153,100 @@ def test_another_meaning_of_the_weights_is_said(folder, tmp_path, capsys):
     with Checkpoints(tmp_path) as saved:
         begin(Trainer(other), saved, Source(folder))
     assert "kind: eps in the files, v now" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tmp_path_factory):
+    """The network of the folder in the format of `interop.save`."""
+    with jax.numpy_dtype_promotion("standard"):
+        model, params = Trainer(config()).model, interop.load(folder).network.params
+        loaded = Loaded(Request(step=1), {"examples": {}}, model, params, "0")
+        out = tmp_path_factory.mktemp("exported") / "out"
+        exporting._save(out, loaded)
+    return out
+
+
+def test_an_export_has_the_null_label(exported):
+    assert interop.load(exported).null_label == 10
+
+
+OTHERS = {
+    "sinusoids": (dict(flip_sin_to_cos=False), "flip_sin_to_cos: True in the files, F"),
+    "shift": (dict(freq_shift=1), "freq_shift: 0 in the files, 1 now"),
+    "epsilon": (dict(norm_eps=1e-6), "norm_eps: 1e-05 in the files, 1e-06 now"),
+    "dropout": (dict(dropout=0.5), None),
+}
+
+
+@pytest.mark.parametrize("source", ["folder", "exported"])
+def test_arrays_of_a_network_that_computes_something_else_are_refused(source, request):
+    said = weight_files.meaning(request.getfixturevalue(source))
+    for change, message in OTHERS.values():
+        module = UNet2D(**(FIELDS | change))
+        refused(said, PublishedNetwork(module, "diffusers", 10), message)
+    sit = PublishedNetwork(UNet2D(**FIELDS), "sit", 10)
+    refused(said, sit, "convention: diffusers in the files, sit now")
+
+
+def refused(said, net, message):
+    model = types.SimpleNamespace(net=net)
+    new = initial_weights.NewRun(model, {}, None, None)
+    if message is None:
+        initial_weights._check_function(said, new, "--init_from=x")
+        return
+    with pytest.raises(UsageError, match=f"^--init_from=x: .*{message}") as error:
+        initial_weights._check_function(said, new, "--init_from=x")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_files_of_other_sinusoids_do_not_start_a_run(folder, tmp_path):
+    other = config()
+    other.network.freq_shift = 1
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(UsageError, match="freq_shift: 0 in the files, 1 now; set"),
+    ):
+        begin(Trainer(other), saved, Source(folder))
+
+
+def test_a_file_of_the_authors_is_of_the_runs_heads(tmp_path):
+    """The file does not say them; norm_eps and frequency_shift are the authors'."""
+    case, path = records("dit_authors")["dit"], tmp_path / "dit.npz"
+    np.savez(path, pos_embed=case["places"], **random_state(case["shapes"]))
+    exact = interop.load_dit(path, num_heads=2)
+    state, said = weight_files.read(path, exact.network.module)
+    assert said == {"network": exact.network.module}
+    flat = traverse_util.flatten_dict(exact.network.params, sep=".")
+    assert same(state, flat)
+    other = dataclasses.replace(
+        exact.network.module, norm_eps=1e-5, frequency_shift=1.0
+    )
+    message = "norm_eps: 1e-06 in the files, 1e-05 now; frequency_shift: 0.0 in the"
+    refused(said, PublishedNetwork(other, "sit", 10), message)
+
+
+def test_a_resume_needs_its_files_no_more(tmp_path):
+    gone, recorded = tmp_path / "gone", {"files": str(tmp_path / "gone"), "digest": "0"}
+    resume._check_source(Source(gone), recorded)
+    with pytest.raises(UsageError, match="leave --init_from out to resume"):
+        resume._check_source(Source(tmp_path / "other"), recorded)
+
+
+def test_a_folder_on_the_hub_is_a_source(folder, monkeypatch):
+    source = Source("hf://owner/name@v1")
+    monkeypatch.setattr(hub, "local_path", lambda path, parts: folder)
+    assert initial_weights.located(source) == folder
+    assert initial_weights.origin(source) == {"files": "hf://owner/name@v1"}
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="--init_from: .*must be hf://owner/name"):
+        initial_weights.located(Source("hf://name"))
+
+
+def test_classes_without_a_table_are_refused():
+    section = {"name": "unet2d", **FIELDS, "num_class_embeds": None}
+    with pytest.raises(UsageError, match="10 classes: set network.num_class_embeds=11"):
+        build.network(section, 10)
+    assert build.network(section, 0).null_label is None
 
 
 def test_labels_of_fewer_classes_keep_the_null_label():
