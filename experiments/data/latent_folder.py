@@ -66,11 +66,11 @@ def entry(folder: pathlib.Path, path: pathlib.Path, count: int) -> dict[str, Any
       count: of its examples.
     """
     name = path.relative_to(folder).as_posix()
-    return {"file": name, "count": count, "digest": _digest(path)}
+    return {"file": name, "count": count, "digest": archive_digest(path)}
 
 
-def _digest(path: pathlib.Path) -> str:
-    """Of the names, sizes and checksums in an archive's directory."""
+def archive_digest(path: pathlib.Path) -> str:
+    """The digest of the names, sizes and checksums in an archive's directory."""
     with zipfile.ZipFile(path) as file:
         listed = [(each.filename, each.file_size, each.CRC) for each in file.infolist()]
     return digest_of(listed)
@@ -89,7 +89,7 @@ def read(folder: pathlib.Path, *, mean_only: bool = False) -> DataSet:
     Raises:
       ValueError: the folder is not complete, or a shard is missing or another one.
     """
-    index = _index(folder)
+    index = read_index(folder)
     train, test = (_part(folder, index["shards"][name]) for name in PARTS)
     augment_fn = functools.partial(drawn, mean_only=mean_only)
     held_out = test._replace(values=_fixed(test.values, augment_fn))
@@ -104,7 +104,12 @@ def read(folder: pathlib.Path, *, mean_only: bool = False) -> DataSet:
     )
 
 
-def _index(folder: pathlib.Path) -> dict[str, Any]:
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """The index of a folder of latents.
+
+    Raises:
+      ValueError: there is none, or it is corrupted.
+    """
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(
@@ -163,7 +168,7 @@ def _part(folder: pathlib.Path, listed: list[Entry]) -> Examples:
 def _is_listed(path: pathlib.Path, digest: str) -> bool:
     """Whether a shard is there, with the checksums of the index."""
     try:
-        return path.is_file() and _digest(path) == digest
+        return path.is_file() and archive_digest(path) == digest
     except zipfile.BadZipFile:
         return False
 
