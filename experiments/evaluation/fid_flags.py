@@ -8,6 +8,11 @@ from absl import flags
 from experiments.runtime.errors import UsageError, reporting_path_errors
 
 PROTOCOLS = ("fid50k", "fid50k_pytorch", "fid50k_clean")
+WITHOUT_EFFECT = (  # flags of `evaluate`, on an FID by a protocol
+    *("num_examples", "batch_size", "num_times", "num_draws", "logsnr_min"),
+    *("logsnr_max", "ode_steps", "num_probes", "features", "num_reference"),
+    *("leave_out", "num_resamples"),
+)
 
 
 def define_flags() -> None:
@@ -40,8 +45,14 @@ def given(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
       names: of the settings.
 
     Raises:
-      UsageError: a flag is missing, or there are several samplers.
+      UsageError: a flag is missing or has no effect, or there are several samplers.
     """
+    wrong = [f"--{name}" for name in WITHOUT_EFFECT if flags.FLAGS[name].present]
+    if wrong:
+        raise UsageError(
+            f"--protocol={values['protocol']}: {', '.join(wrong)} without effect, as "
+            "the FID alone is computed; leave that out"
+        )
     if not values["inception"]:
         raise UsageError(
             f"--protocol={values['protocol']}: needs --inception=FILE, the published "

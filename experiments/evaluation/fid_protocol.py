@@ -7,6 +7,7 @@ images of a folder or of the training data.
 """
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,12 +19,13 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.data.base import DataSet
-from experiments.evaluation import fid_reference, sample_quality
-from experiments.evaluation.fid_inputs import PROTOCOLS
+from experiments.evaluation import fid_reference, fid_result, sample_quality
+from experiments.evaluation.measurements import FOLDER
+from experiments.evaluation.result_cache import ResultCache
 from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import stopping
-from experiments.sampling import autoencoder, generate
+from experiments.sampling import autoencoder, generate, shards
 from experiments.sampling.conditions import Conditions
 from experiments.sampling.edits import Plan
 
@@ -80,36 +82,99 @@ def evaluate_fid(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Pat
       Stopped: at SIGTERM or Ctrl-C; the samples that are drawn are kept.
     """
     workdir = pathlib.Path(workdir)
+    out = fid_result.checked_path(settings.out, workdir / f"{settings.protocol}.json")
     with stopping():
-        reference = fid_reference.published(settings.reference)
-        _check_reference(settings)
-        asked = _request(workdir, settings)
-        described = restore.describe(workdir, asked)
-        decoder = None
-        if settings.autoencoder is not None:
-            shape = described.model.event_shape
-            decoder = autoencoder.decoder(settings.autoencoder, shape)
-        stored = generate.stored(described.model, decoder)
-        _check_pictures(stored.event_shape)
-        features_fn = fid_reference.features_fn(settings.inception, settings.protocol)
-        with progress.announced("loading the weights and the data"):
-            loaded = restore.load(workdir, asked)
-            dataset = real_data(loaded)
-        path = _sampled(workdir, loaded, dataset, decoder)
-        sampled = fid_reference.of_samples(path, features_fn)
-        if reference is None:
-            size = stored.event_shape[:2]
-            reference = fid_reference.of_images(
-                settings.reference, dataset, size, features_fn
-            )
-    value = metrics.frechet_distance(sampled, reference.moments)
-    reasons = [*_reasons(settings, stored), *reference.reasons]
-    result = _result(settings, loaded, value, reasons, reference.words)
-    out = pathlib.Path(settings.out or workdir / f"{settings.protocol}.json")
-    with files.atomic_write(out) as temporary:
-        files.write_json(temporary, result)
-    print(f"{_words(result)}\n{out}", flush=True)
+        asked = _prepared(workdir, settings)
+        facts = _facts(settings.protocol, asked)
+        result = fid_result.finished(out, facts)
+        if result is None:
+            value = _distance(asked, facts)
+            words = asked.reference.words
+            reasons = _reasons(asked)
+            result = fid_result.make(facts, asked.loaded, value, words, reasons)
+            with files.atomic_write(out) as temporary:
+                files.write_json(temporary, result)
+    print(f"{fid_result.words(result)}\n{out}", flush=True)
     return out
+
+
+class Asked(NamedTuple):
+    """What is compared, read and checked before a sample is drawn.
+
+    Fields:
+      workdir: of the run.
+      loaded: its weights, and the request.
+      dataset: its real data.
+      decoder: of latents; None of pictures.
+      stored: what samples are.
+      reference: what they are compared with.
+      features_fn: from pictures to features.
+      inception: SHA-256 of the file of weights.
+    """
+
+    workdir: pathlib.Path
+    loaded: Loaded
+    dataset: DataSet
+    decoder: autoencoder.Decoder | None
+    stored: generate.Stored
+    reference: fid_reference.Reference
+    features_fn: fid_reference.FeaturesFn
+    inception: str
+
+
+def _prepared(workdir: pathlib.Path, settings: Settings) -> Asked:
+    """Reads and checks all that a number depends on, what is cheap first."""
+    _check_reference(settings)
+    asked = _request(workdir, settings)
+    described = restore.describe(workdir, asked)
+    _check_conditions(described)
+    if settings.autoencoder is None:
+        _check_pictures(generate.stored(described.model, None))
+    reference = fid_reference.published(settings.reference)
+    decoder = None
+    if settings.autoencoder is not None:
+        decoder = autoencoder.decoder(settings.autoencoder, described)
+    stored = generate.stored(described.model, decoder)
+    _check_pictures(stored)
+    features_fn = fid_reference.features_fn(settings.inception, settings.protocol)
+    with progress.announced("loading the weights and the data"):
+        loaded = restore.load(workdir, asked)
+        dataset = real_data(loaded)
+    if reference is None:
+        size = stored.event_shape[:2]
+        reference = fid_reference.of_images(settings.reference, dataset, size)
+    digest = _digest(settings.inception)
+    return Asked(
+        workdir, loaded, dataset, decoder, stored, reference, features_fn, digest
+    )
+
+
+def _facts(protocol: str, asked: Asked) -> dict[str, Any]:
+    """What the number depends on, as plain JSON values."""
+    of_samples = generate.settings(asked.loaded.request, asked.loaded.digest)
+    del of_samples["shard_size"]
+    own = {
+        "protocol": protocol,
+        "inception": asked.inception,
+        "reference": asked.reference.digest,
+        "autoencoder": asked.decoder and asked.decoder.digest,
+    }
+    return json.loads(json.dumps(own | of_samples))
+
+
+def _distance(asked: Asked, facts: Mapping[str, Any]) -> float:
+    """The FID of samples, which are drawn unless they are there."""
+    path = _sampled(asked)
+    known = {name: facts[name] for name in ("protocol", "inception")}
+    cache = ResultCache(asked.workdir / FOLDER).chunks("fid", known)
+    sampled = fid_reference.of_samples(path, asked.features_fn, cache)
+    expected = fid_reference.moments_of(asked.reference, asked.features_fn, cache)
+    return metrics.frechet_distance(sampled, expected)
+
+
+def _digest(path: str) -> str:
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _request(workdir: pathlib.Path, settings: Settings) -> LoadRequest:
@@ -137,11 +202,25 @@ def _check_reference(settings: Settings) -> None:
         )
 
 
-def _check_pictures(shape: tuple[int, ...]) -> None:
+def _check_conditions(described: Loaded) -> None:
+    if described.model.vector_features:
+        raise UsageError(
+            "--protocol: samples of a run with condition vectors depend on these; "
+            "there is no published protocol for them"
+        )
+
+
+def _check_pictures(stored: generate.Stored) -> None:
+    shape = stored.event_shape
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise UsageError(
             f"--protocol: samples of shape {list(shape)} are no pictures with 1 or 3 "
             "channels; give --autoencoder where they are latents"
+        )
+    if stored.transform.levels is None:
+        raise UsageError(
+            f"--protocol: samples of shape {list(shape)} are floats: must be pictures "
+            "with levels; give --autoencoder where they are latents"
         )
 
 
@@ -164,75 +243,42 @@ def labels_in_proportion(counts: np.ndarray, total: int) -> np.ndarray:
     return labels[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def _sampled(
-    workdir: pathlib.Path,
-    loaded: Loaded,
-    dataset: DataSet,
-    decoder: autoencoder.Decoder | None,
-) -> pathlib.Path:
+def _sampled(asked: Asked) -> pathlib.Path:
     """Draws the samples, unless they are there; returns their path."""
-    total, model = loaded.request.num_samples, loaded.model
-    if model.vector_features:
-        raise UsageError(
-            "--protocol: samples of a run with condition vectors depend on these; "
-            "there is no published protocol for them"
-        )
-    counts = np.bincount(dataset.train.labels, minlength=max(1, model.num_classes))
-    labels = labels_in_proportion(counts, total)
+    loaded, workdir = asked.loaded, asked.workdir
+    labels = asked.dataset.train.labels
+    counts = np.bincount(labels, minlength=max(1, loaded.model.num_classes))
+    labels = labels_in_proportion(counts, loaded.request.num_samples)
     digest = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
     plan = Plan(None, {"labels": digest}, "_in-proportion", ", classes in proportion")
-    return generate.write_samples(workdir, loaded, Conditions(labels), plan, decoder)
+    path = generate.samples_path(workdir, loaded.request, plan, asked.decoder)
+    new = shards.quarantine(path, "parameters", loaded.digest)
+    if new is not None:
+        print(
+            f"{path} was sampled before the run was trained again, from other weights "
+            f"of step {loaded.request.step:,}: quarantined as {new}",
+            flush=True,
+        )
+    given = Conditions(labels)
+    return generate.write_samples(workdir, loaded, given, plan, asked.decoder)
 
 
-def _reasons(settings: Settings, stored: generate.Stored) -> list[str]:
+def _reasons(asked: Asked) -> list[str]:
     """Why the number does not compare with published ones; empty where it does."""
-    with pathlib.Path(settings.inception).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    count, stored = asked.loaded.request.num_samples, asked.stored
     levels = stored.transform.levels
     found = {
-        f"{settings.num_samples:,} samples, not {COUNT:,}": (
-            settings.num_samples != COUNT
-        ),
+        f"{count:,} samples, not {COUNT:,}": count != COUNT,
         f"pictures of {stored.event_shape[-1]} channel, not 3": (
             stored.event_shape[-1] != 3
         ),
         f"pictures of {levels} levels, not 256": levels != 256,
         "weights of Inception in another file than the published "
         f"pt_inception-2015-12-05-{PUBLISHED_WEIGHTS}.pth": (
-            not digest.startswith(PUBLISHED_WEIGHTS)
+            not asked.inception.startswith(PUBLISHED_WEIGHTS)
         ),
     }
-    return [reason for reason, holds in found.items() if holds]
-
-
-def _result(
-    settings: Settings,
-    loaded: Loaded,
-    value: float,
-    reasons: list[str],
-    reference: str,
-) -> dict[str, Any]:
-    """The number and what it depends on, as plain JSON values."""
-    request = loaded.request
-    return {
-        "protocol": settings.protocol,
-        "value": value,
-        "comparable": not reasons,
-        "reasons": reasons,
-        "compares_with": PROTOCOLS[settings.protocol].words,
-        "count": request.num_samples,
-        "reference": reference,
-        "recipe": generate.summary(request),
-        "parameters": loaded.digest,
-        "inception": settings.inception,
-        "autoencoder": settings.autoencoder,
-    }
-
-
-def _words(result: Mapping[str, Any]) -> str:
-    """The number on one line, and whether it compares on another."""
-    line = f"{result['protocol']}: {result['value']:.4f}, {result['count']:,} samples"
-    line += f" ({result['recipe']}), {result['reference']}"
-    if result["comparable"]:
-        return f"{line}\ncomparable with {result['compares_with']}"
-    return f"{line}\nnot comparable: {'; '.join(result['reasons'])}"
+    if asked.decoder is not None:
+        found[asked.decoder.doubt] = bool(asked.decoder.doubt)
+    reasons = [reason for reason, holds in found.items() if holds]
+    return [*reasons, *asked.reference.reasons]

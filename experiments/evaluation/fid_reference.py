@@ -12,10 +12,14 @@ import numpy as np
 
 from diffusionflow import metrics
 from diffusionflow.interop import read_weights
+from diffusionflow.metrics.frechet import factored_moments
 from diffusionflow.networks.inception import Inception, inception_params
 from experiments.config import build
 from experiments.data.base import DataSet
+from experiments.data.fingerprint import digest_of
+from experiments.data.latent_folder import archive_digest
 from experiments.evaluation.fid_inputs import PROTOCOLS
+from experiments.evaluation.result_cache import Chunks
 from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError, naming, require
 from experiments.sampling import autoencoder
@@ -29,14 +33,20 @@ class Reference(NamedTuple):
     """What samples are compared with.
 
     Fields:
-      moments: of the features.
       words: what it is.
+      digest: of the statistics or of the images.
       reasons: in what it differs from published references.
+      moments: of the features; None of images, whose features are not computed yet.
+      count: of the images.
+      batches_fn: gives their pictures of 256 levels, `BATCH` at a time.
     """
 
-    moments: metrics.FeatureMoments
     words: str
+    digest: str
     reasons: tuple[str, ...] = ()
+    moments: metrics.FeatureMoments | None = None
+    count: int = 0
+    batches_fn: Callable[[], Iterator[np.ndarray]] = lambda: iter(())
 
 
 def features_fn(inception: str, protocol: str) -> FeaturesFn:
@@ -78,10 +88,31 @@ def _moments(
     return metrics.FeatureMoments(mean + origin, covariance)
 
 
-def of_samples(path: pathlib.Path, features_fn: FeaturesFn) -> metrics.FeatureMoments:
+def moments_of(
+    reference: Reference, features_fn: FeaturesFn, cache: Chunks
+) -> metrics.FeatureMoments:
+    """The moments of a reference, of images from the cache where they are there."""
+    if reference.moments is not None:
+        return reference.moments
+    compute = lambda: _moments(
+        reference.batches_fn(), features_fn, reference.count, "reference images"
+    )
+    return _cached(cache, f"reference-{reference.digest}", compute)
+
+
+def of_samples(
+    path: pathlib.Path, features_fn: FeaturesFn, cache: Chunks
+) -> metrics.FeatureMoments:
     """The moments of the pictures in a result of `diffusionflow sample`."""
     count = len(files.read_npz(path, "labels")["labels"])
-    return _moments(_batches(path), features_fn, count, "samples")
+    compute = lambda: _moments(_batches(path), features_fn, count, "samples")
+    return _cached(cache, f"samples-{archive_digest(path)}", compute)
+
+
+def _cached(
+    cache: Chunks, name: str, compute: Callable[[], metrics.FeatureMoments]
+) -> metrics.FeatureMoments:
+    return metrics.FeatureMoments(**cache.get(name, lambda: compute()._asdict()))
 
 
 def _batches(path: pathlib.Path) -> Iterator[np.ndarray]:
@@ -114,30 +145,39 @@ def published(path: str | None) -> Reference | None:
                 f"{path}: must be an .npz with mu and sigma, or a folder of images"
             )
         found = files.read_npz(pathlib.Path(path), "mu", "sigma")
-        shapes = found["mu"].shape, found["sigma"].shape
-        if shapes != ((FEATURES,), (FEATURES, FEATURES)):
+        mean, covariance = (np.asarray(found[k], np.float64) for k in ("mu", "sigma"))
+        if (mean.shape, covariance.shape) != ((FEATURES,), (FEATURES,) * 2):
             raise ValueError(
-                f"{path}: mu and sigma of shapes {shapes}: must be of {FEATURES} "
-                "features"
+                f"{path}: mu and sigma of shapes {mean.shape} and {covariance.shape}: "
+                f"must be of {FEATURES} features"
             )
+        moments = metrics.FeatureMoments(mean, covariance)
+        _check(path, moments)
     digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
-    moments = metrics.FeatureMoments(found["mu"], found["sigma"])
-    return Reference(moments, f"statistics of {path} ({digest})")
+    return Reference(f"statistics of {path} ({digest})", digest, moments=moments)
 
 
-def of_images(
-    path: str | None, dataset: DataSet, size: tuple[int, ...], features_fn: FeaturesFn
-) -> Reference:
+def _check(path: str, moments: metrics.FeatureMoments) -> None:
+    """Raises a `ValueError` unless a Frechet distance from these moments exists."""
+    if not all(np.isfinite(part).all() for part in moments):
+        raise ValueError(f"{path}: mu and sigma must be finite")
+    with progress.announced("checking the reference"):
+        try:
+            factored_moments(moments)
+        except ValueError as error:
+            raise ValueError(f"{path}: sigma is no {error}") from error
+
+
+def of_images(path: str | None, dataset: DataSet, size: tuple[int, ...]) -> Reference:
     """The reference of all images of a folder, or of the training data.
 
     Args:
       path: of the folder; None for the training data.
       dataset: of the run.
       size: (height, width) of the samples.
-      features_fn: of `features_fn`.
 
     Raises:
-      UsageError: the images are of another size.
+      UsageError: the images are of another size, or fewer than 2.
     """
     if path is not None:
         dataset = build.dataset({"name": "folder", "path": path})
@@ -148,6 +188,7 @@ def of_images(
         )
     parts = [dataset.train, dataset.test] if path is not None else [dataset.train]
     count = sum(len(part.labels) for part in parts)
+    require("reference", f"{count} images", count > 1, "at least 2")
     levels = dataset.transform.levels or 256
 
     def batches() -> Iterator[np.ndarray]:
@@ -159,6 +200,7 @@ def of_images(
                     values = autoencoder.PICTURES.to_stored(values)
                 yield _in_256(values, levels)
 
-    moments = _moments(batches(), features_fn, count, "reference images")
     few = (f"a reference of {count:,} images alone",) if count <= FEATURES else ()
-    return Reference(moments, f"{count:,} images of {path or 'the training data'}", few)
+    words = f"{count:,} images of {path or 'the training data'}"
+    digest = digest_of(path is None, dataset.identity())
+    return Reference(words, digest, few, None, count, batches)

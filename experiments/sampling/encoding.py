@@ -157,10 +157,13 @@ def _held(
     out: pathlib.Path, facts: dict[str, Any], parts: dict[str, Examples], size: int
 ) -> Any:
     """Holds the shards of all parts; says at a stop what is kept."""
+    settings = facts | {"shard_size": size}
+    if "path" in data_section(facts["data"]):
+        del settings["data"]  # a path, which may be written in many ways: `examples`
     shards = {
         name: Shards(
             out / name,
-            facts | {"shard_size": size},
+            settings,
             count=len(part.labels),
             size=size,
         )
@@ -219,7 +222,8 @@ def _fill(
         for number, start, stop in shards.missing(meter.skip):
             moments = _encoded(part, encode_fn, start, stop, width, meter.advance)
             _check_finite(name, moments, start)
-            arrays = {**moments, "labels": part.labels[start:stop]}
+            arrays = {key: np.ascontiguousarray(each) for key, each in moments.items()}
+            arrays["labels"] = part.labels[start:stop]
             if part.conditions is not None:
                 arrays["conditions"] = part.conditions[start:stop]
             shards.write(number, outside=0, **arrays)

@@ -65,7 +65,7 @@ def write_samples(
       The path of the `.npz`.
     """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path, edit = output_path(workdir, request, more=plan.name), plan.edit
+    path, edit = samples_path(workdir, request, plan, decoder), plan.edit
     if edit is not None:
         given = given.at(edit.rows(np.arange(request.num_samples)))
     decoded = {} if decoder is None else {"autoencoder": decoder.digest}
@@ -77,16 +77,17 @@ def write_samples(
         size=request.shard_size,
     )
     kept = stored(built, decoder)
-    transform = kept.transform
 
     def write(number: int, found: Any) -> None:
         arrays = found if isinstance(found, dict) else {"samples": found}
         x = arrays["samples"]
         if decoder is not None:
             with progress.announced("decoding"):
-                x = decoder.images(x)
-        outside = round(transform.clamped_fraction(x) * x.size)
-        shards.write(number, outside, **arrays | {"samples": transform.to_stored(x)})
+                values, outside = decoder.pictures(x)
+        else:
+            outside = round(kept.transform.clamped_fraction(x) * x.size)
+            values = kept.transform.to_stored(x)
+        shards.write(number, outside, **arrays | {"samples": values})
 
     def run(other: Edit, given: Conditions, advance: Callable[[int], None]) -> Any:
         settings = program(request) | {"most": len(given.labels), "edit": other}
@@ -256,6 +257,21 @@ def _weights(request: Request) -> str:
     return f"{request.weights}{request.sigma_rel or ''}"
 
 
+def samples_path(
+    workdir: pathlib.Path, request: Request, plan: Plan, decoder: Decoder | None
+) -> pathlib.Path:
+    """Where the samples of a complete request go, without suffix.
+
+    Args:
+      workdir: of the run.
+      request: complete.
+      plan: of pictures or seeds.
+      decoder: of latents; None of samples as they are.
+    """
+    decoded = "" if decoder is None else f"_decoded-{decoder.digest[:8]}"
+    return output_path(workdir, request, more=decoded + plan.name)
+
+
 def output_path(
     workdir: pathlib.Path, request: Request, what: str = "samples", more: str = ""
 ) -> pathlib.Path:
@@ -277,8 +293,6 @@ def output_path(
         f"_label{'s' if request.label is None else request.label}"
         f"_seed{request.seed}_{request.num_samples}"
     )
-    if request.autoencoder is not None:
-        name += "_decoded"
     if request.conditions is not None:
         name += f"_conditions-{pathlib.Path(request.conditions).stem}"
     return workdir / what / re.sub(r"[^\w.=]+", "-", name + more)

@@ -53,5 +53,4 @@ def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | N
             "from latents in an .npz, and gives latents; decode them by "
             "interop.load_autoencoder, or leave one of both out"
         )
-    shape = restore.describe(workdir, request).model.event_shape
-    return autoencoder.decoder(request.autoencoder, shape)
+    return autoencoder.decoder(request.autoencoder, restore.describe(workdir, request))

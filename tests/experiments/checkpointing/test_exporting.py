@@ -44,6 +44,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_weights_are_those_of_the_checkpoint_bit_for_bit(name, run, tmp_path):
     given = {"weights": "ema", **KINDS[name]}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def test_the_number_is_the_distance_of_the_moments(run, network, tmp_path, capsy
     )
     path = fid_protocol.evaluate_fid(run, settings)
     said = json.loads(path.read_text())
-    (samples,) = (run / "samples").glob("*in-proportion*.npz")
+    (samples,) = (run / "samples").glob("*_seed0_120_in-proportion.npz")
     with np.load(samples) as file:
         stored = file["samples"]
     train = build.dataset(dict(name="digits")).train.values
@@ -121,14 +122,80 @@ def test_the_number_is_the_distance_of_the_moments(run, network, tmp_path, capsy
     np.testing.assert_allclose(said["value"], exact, rtol=1e-6)
 
 
-def test_nothing_stands_in_the_way_of_a_number_that_compares(tmp_path, monkeypatch):
-    weights = tmp_path / "weights.pth"
-    weights.write_bytes(b"")
-    empty = "e3b0c442"  # of its SHA-256
-    monkeypatch.setattr(fid_protocol, "PUBLISHED_WEIGHTS", empty)
-    settings = fid_protocol.Settings("fid50k", str(weights))
+def test_a_number_is_kept_and_its_features_too(run, network, tmp_path, monkeypatch):
+    weights = tmp_path / "weights.npz"
+    weights.write_bytes(b"of these tests")
+    out = tmp_path / "fid.json"
+    settings = fid_protocol.Settings(
+        "fid50k", str(weights), num_samples=120, sampler="ddim@1", seed=3
+    )._replace(out=str(out))
+    fid_protocol.evaluate_fid(run, settings)
+    first = out.read_bytes()
+
+    def fail_fn(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(fid_reference, "features_fn", lambda *_: fail_fn)
+    other = settings._replace(out=str(tmp_path / "other.json"))  # features are kept
+    again = json.loads(fid_protocol.evaluate_fid(run, other).read_text())
+    assert again == json.loads(first)
+    monkeypatch.setattr(fid_protocol, "_sampled", fail_fn)
+    fid_protocol.evaluate_fid(run, settings)
+    changes = {
+        "sampler": ("ddim@2", "sampler.num_steps 1 there, 2 now"),
+        "seed": (4, "seed 3 there, 4 now"),
+        "guidance": (2.0, "guidance 1.0 there, 2.0 now"),
+    }
+    for name, (value, message) in changes.items():
+        with pytest.raises(UsageError, match=message):
+            fid_protocol.evaluate_fid(run, settings._replace(**{name: value}))
+    assert out.read_bytes() == first
+    out.write_text("[]")
+    with pytest.raises(UsageError, match="was not written by evaluate --protocol"):
+        fid_protocol.evaluate_fid(run, settings)
+
+
+def test_samples_of_former_weights_are_quarantined(run, network, tmp_path, capsys):
+    weights = tmp_path / "weights.npz"
+    weights.write_bytes(b"of these tests")
+    settings = fid_protocol.Settings(
+        "fid50k", str(weights), num_samples=120, sampler="ddim@1", seed=5
+    )._replace(out=str(tmp_path / "a.json"))
+    first = json.loads(fid_protocol.evaluate_fid(run, settings).read_text())
+    (path,) = (run / "samples").glob("*_seed5_120_in-proportion.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    former = json.loads(str(arrays["settings"])) | {"parameters": "former"}
+    former = {"settings": json.dumps(former), "samples": 0 * arrays["samples"]}
+    np.savez(path, **arrays | former)
+    settings = settings._replace(out=str(tmp_path / "b.json"))
+    again = json.loads(fid_protocol.evaluate_fid(run, settings).read_text())
+    assert again == first
+    assert "quarantined as" in capsys.readouterr().out
+    assert list(
+        (run / "samples").glob("*_seed5_120_in-proportion_parameters_former_1.npz")
+    )
+
+
+def test_nothing_stands_in_the_way_of_a_number_that_compares(monkeypatch):
+    monkeypatch.setattr(fid_protocol, "PUBLISHED_WEIGHTS", "e3b0c442")
     stored = fid_protocol.generate.Stored(build.DataTransform(256), (32, 32, 3))
-    assert fid_protocol._reasons(settings, stored) == []
+    loaded = SimpleNamespace(request=SimpleNamespace(num_samples=50_000))
+    reference = fid_reference.Reference("statistics", "digest")
+    whole = fid_protocol.Asked(
+        None, loaded, None, None, stored, reference, None, "e3b0c44298fc"
+    )
+    assert fid_protocol._reasons(whole) == []
+    same = SimpleNamespace(doubt="")
+    assert fid_protocol._reasons(whole._replace(decoder=same)) == []
+    other = SimpleNamespace(doubt="other weights")
+    assert fid_protocol._reasons(whole._replace(decoder=other)) == ["other weights"]
+
+
+def test_floats_without_levels_are_no_pictures():
+    stored = fid_protocol.generate.Stored(build.DataTransform(None), (8, 8, 3))
+    with pytest.raises(UsageError, match="are floats: must be pictures with levels"):
+        fid_protocol._check_pictures(stored)
 
 
 MISTAKES = {
@@ -146,6 +213,15 @@ MISTAKES = {
         "--reference: must be given with --autoencoder",
     ),
     "unknown": (["--protocol=fid"], "protocol=fid"),
+    "no folder": (
+        ["--inception={file}", "--out=nowhere/at/all/a.json"],
+        "out='nowhere/at/all/a.json': must be in a folder that exists",
+    ),
+    "no json": (["--inception={file}", "--out=a.txt"], "ends in .json"),
+    "no effect": (
+        ["--inception={file}", "--num_times=32", "--leave_out=ode"],
+        "--num_times, --leave_out without effect",
+    ),
     "alone": (["--protocol=", "--reference=a.npz"], "protocol|no effect"),
 }
 
@@ -174,6 +250,27 @@ def test_statistics_of_other_features_are_refused(tmp_path):
     path = tmp_path / "small.npz"
     np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(UsageError, match="must be of 2048 features"):
+        fid_reference.published(str(path))
+
+
+@pytest.mark.parametrize(
+    ("mean", "sigma", "message"),
+    [
+        ([0.0, np.nan], np.eye(2), "mu and sigma must be finite"),
+        ([0.0, 0.0], np.diag([1.0, np.inf]), "mu and sigma must be finite"),
+        ([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]], "must be symmetric and positive"),
+        ([0.0, 0.0], np.diag([1.0, -1.0]), "must be symmetric and positive"),
+        (["a", "b"], np.eye(2), "could not convert"),
+    ],
+    ids=["mean", "covariance", "asymmetric", "negative", "text"],
+)
+def test_a_reference_without_a_distance_is_refused(
+    mean, sigma, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fid_reference, "FEATURES", 2)
+    path = tmp_path / "wrong.npz"
+    np.savez(path, mu=mean, sigma=sigma)
+    with pytest.raises(UsageError, match=f"^--reference: .*{message}"):
         fid_reference.published(str(path))
 
 

@@ -97,10 +97,13 @@ def test_it_goes_on_with_the_shards_that_are_missing_or_corrupted(
     assert "made again, as it is corrupted" in said
     assert "train: encoded 16 of 22 images" in said
     assert build.dataset(dict(name="latents", path=str(out))).identity() == identity
+    encoding.encode(asked._replace(data=f"{asked.data}/"))
+    assert "train: encoded 0 of 22 images" in capsys.readouterr().out
     with pytest.raises(UsageError, match="flip False there, True now"):
         encoding.encode(asked._replace(flip=True))
 
 
+@pytest.mark.slow
 def test_samples_of_a_run_on_latents_are_decoded(
     brought, latents, tmp_path, monkeypatch
 ):
@@ -125,6 +128,9 @@ def test_samples_of_a_run_on_latents_are_decoded(
     exact = interop.load_autoencoder(brought[0]).decode(jnp.asarray(z))
     exact = np.clip((np.asarray(exact) + 1) * 127.5, 0, 255)
     assert np.abs(images - exact).max() < 0.51
+    other = write_autoencoder(tmp_path / "other", scaling_factor=2.0)
+    with pytest.raises(UsageError, match=r"scale 2.0, and that of the latents"):
+        sample_run(workdir, request._replace(autoencoder=str(other)))
     with pytest.raises(UsageError, match="--autoencoder with --interpolate"):
         sample_run(workdir, request._replace(edit={"interpolate": "1,2"}))
 

@@ -82,6 +82,7 @@ def run(folder, tmp_path_factory):
     return workdir, state
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_published_prediction(folder, tmp_path, capsys):
     """Weights, average, and what they predict at every label, the null one too."""
     trainer, there = Trainer(config()), interop.load(folder)
