@@ -86,7 +86,9 @@ def evaluate_fid(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Pat
         asked = _prepared(workdir, settings)
         facts = _facts(settings.protocol, asked)
         result = fid_result.finished(out, facts)
-        if result is None:
+        if result is not None:
+            print(f"evaluated already: {out}", flush=True)
+        else:
             value = _distance(asked, facts)
             recipe = generate.summary(asked.loaded.request)
             words, reasons = asked.reference.words, _reasons(asked)
