@@ -3,14 +3,18 @@
 import dataclasses
 import importlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusionflow import schedules
 from diffusionflow._dataclass import check_name
 
+# of a config that `interop.save` wrote
+ENTRIES = ("network", "schedule", "kind", "sigma_data", "convention", "event_shape")
 # modules of classes that a config may name
 HOMES = ("schedules", "predictions", "networks", "networks.pretrained")
 
@@ -106,3 +110,43 @@ def _numbers(where: str, value: dict[str, Any]) -> Any:
         raise ValueError(
             f"{where}: {str(value)[:100]}: must be _float, or _array with its dtype"
         ) from error
+
+
+def meaning_of(config: Mapping[str, Any]) -> tuple[Any, schedules.Schedule, Any]:
+    """Returns network, schedule and kind of a config that `interop.save` wrote.
+
+    Raises:
+      ValueError: an entry is missing or none of this library.
+    """
+    missing = [name for name in ENTRIES if name not in config]
+    if missing:
+        raise ValueError(f"config.json has no {', '.join(missing)}: export again")
+    module, schedule, kind = (
+        rebuilt(name, config[name]) for name in ("network", "schedule", "kind")
+    )
+    scale, shape, null = (
+        config.get(name) for name in ("sigma_data", "event_shape", "null_label")
+    )
+    sides = shape if isinstance(shape, list) else [shape]
+    positive = isinstance(scale, int | float) and 0 < scale < float("inf")
+    holds: dict[str, tuple[bool, str]] = {
+        "network": (hasattr(module, "apply"), "a network"),
+        "schedule": (isinstance(schedule, schedules.Schedule), "a schedule"),
+        "kind": (hasattr(kind, "plane"), "a prediction type"),
+        "sigma_data": (positive, "a positive number"),
+        "event_shape": (
+            isinstance(shape, list) and all(_whole(each, 1) for each in sides),
+            "a list of positive integers",
+        ),
+        "null_label": (null is None or _whole(null, 0), "an integer from 0, or null"),
+    }
+    for name, (right, wanted) in holds.items():
+        if not right:
+            raise ValueError(
+                f"config.json: {name}={config[name]!r}: must be {wanted}; export again"
+            )
+    return module, schedule, kind
+
+
+def _whole(value: Any, low: int) -> bool:
+    return type(value) is int and value >= low

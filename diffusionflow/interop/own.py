@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import predictions, schedules
 from diffusionflow._dataclass import check_name, register, static
-from diffusionflow.interop.as_json import described, rebuilt
+from diffusionflow.interop.as_json import described, meaning_of
 from diffusionflow.interop.by_schedule import SOURCES, from_schedule
 from diffusionflow.interop.convention import Convention
 from diffusionflow.interop.hub import STEM
@@ -30,7 +30,6 @@ from diffusionflow.interop.weights import read_weights
 CLASS = "diffusionflow"  # entry `_class_name` of a folder of ours
 FORMAT = 1
 CONVENTIONS = (CLASS, *SOURCES)
-ENTRIES = ("network", "schedule", "kind", "sigma_data", "convention", "event_shape")
 
 
 @register
@@ -231,6 +230,7 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
             "the run again"
         )
     module, schedule, kind = meaning_of(config)
+    check_name("convention of config.json", config["convention"], CONVENTIONS)
     event_shape = tuple(config["event_shape"])
     params = _params(module, event_shape, folder)
     network = OwnNetwork(params, module, len(event_shape))
@@ -241,52 +241,6 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     scale, time = InputScale(schedule, sigma_data), NoiseLevel(schedule)
     convention = Convention(schedule, kind, time, scale)
     return Pretrained(OwnPrediction(network, convention), convention, config)
-
-
-def meaning_of(config: Mapping[str, Any]) -> tuple[Any, schedules.Schedule, Any]:
-    """Returns network, schedule and kind of a config that `save` wrote.
-
-    Raises:
-      ValueError: an entry is missing or none of this library.
-    """
-    import flax.linen as nn  # an extra
-
-    missing = [name for name in ENTRIES if name not in config]
-    if missing:
-        raise ValueError(f"config.json has no {', '.join(missing)}: export again")
-    module, schedule, kind = (
-        rebuilt(name, config[name]) for name in ("network", "schedule", "kind")
-    )
-    scale, shape, null = (
-        config.get(name) for name in ("sigma_data", "event_shape", "null_label")
-    )
-    sides = shape if isinstance(shape, list) else [shape]
-    positive = isinstance(scale, int | float) and 0 < scale < float("inf")
-    holds: dict[str, tuple[bool, str]] = {
-        "network": (isinstance(module, nn.Module), "a network"),
-        "schedule": (isinstance(schedule, schedules.Schedule), "a schedule"),
-        "kind": (hasattr(kind, "plane"), "a prediction type"),
-        "sigma_data": (positive, "a positive number"),
-        "event_shape": (
-            isinstance(shape, list) and all(_whole(each, 1) for each in sides),
-            "a list of positive integers",
-        ),
-        "convention": (
-            config["convention"] in CONVENTIONS,
-            f"one of {', '.join(CONVENTIONS)}",
-        ),
-        "null_label": (null is None or _whole(null, 0), "an integer from 0, or null"),
-    }
-    for name, (right, wanted) in holds.items():
-        if not right:
-            raise ValueError(
-                f"config.json: {name}={config[name]!r}: must be {wanted}; export again"
-            )
-    return module, schedule, kind
-
-
-def _whole(value: Any, low: int) -> bool:
-    return type(value) is int and value >= low
 
 
 def _params(module: Any, event_shape: tuple[int, ...], folder: pathlib.Path) -> Any:

@@ -12,7 +12,7 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -45,13 +45,12 @@ class Array(NamedTuple):
     start: int
     shape: tuple[int, ...]
 
-    def row(self, number: int) -> np.ndarray:
-        """Reads row `number`, [*event]."""
+    def row(self, file: BinaryIO, number: int) -> np.ndarray:
+        """Reads row `number`, [*event], of the open file."""
         event = self.shape[1:]
         size = math.prod(event) * self.dtype.itemsize
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.start + number * size)
-            content = file.read(size)
+        file.seek(self.start + number * size)
+        content = file.read(size)
         if len(content) < size:
             raise ValueError(f"{self.path} ends inside row {number}: it was changed")
         return np.frombuffer(content, self.dtype).reshape(event)
@@ -185,8 +184,10 @@ def _rows(arrays: list[list[Array]]) -> Lazy:
 
     def row(number: int) -> np.ndarray:
         shard = int(np.searchsorted(ends, number, side="right"))
-        first = int(ends[shard]) - arrays[shard][0].shape[0]
-        return np.stack([each.row(number - first) for each in arrays[shard]])
+        (path, *_, (count, *_)), listed = arrays[shard][0], arrays[shard]
+        place = number - int(ends[shard]) + count
+        with path.open("rb") as file:
+            return np.stack([each.row(file, place) for each in listed])
 
     shape = (int(ends[-1]), len(arrays[0]), *arrays[0][0].shape[1:])
     return Lazy(shape, np.float32, row)

@@ -20,7 +20,8 @@ from experiments.evaluation import (
     sample_quality,
     tables,
 )
-from experiments.evaluation.measurements import FOLDER, Request
+from experiments.evaluation.measurements import Request
+from experiments.evaluation.result_cache import FOLDER
 from experiments.runtime import files, progress
 from experiments.runtime.errors import Diverged, UsageError, require
 from experiments.runtime.signals import Stopped, stopping

@@ -20,8 +20,7 @@ from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.data.base import DataSet
 from experiments.evaluation import fid_reference, fid_result, sample_quality
-from experiments.evaluation.measurements import FOLDER
-from experiments.evaluation.result_cache import ResultCache
+from experiments.evaluation.result_cache import FOLDER, ResultCache
 from experiments.runtime import files, progress
 from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import stopping
@@ -87,11 +86,13 @@ def evaluate_fid(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Pat
         asked = _prepared(workdir, settings)
         facts = _facts(settings.protocol, asked)
         result = fid_result.finished(out, facts)
-        if result is None:
+        if result is not None:
+            print(f"evaluated already: {out}", flush=True)
+        else:
             value = _distance(asked, facts)
-            words = asked.reference.words
-            reasons = _reasons(asked)
-            result = fid_result.make(facts, asked.loaded, value, words, reasons)
+            recipe = generate.summary(asked.loaded.request)
+            words, reasons = asked.reference.words, _reasons(asked)
+            result = fid_result.make(facts, recipe, value, words, reasons)
             with files.atomic_write(out) as temporary:
                 files.write_json(temporary, result)
     print(f"{fid_result.words(result)}\n{out}", flush=True)
@@ -133,7 +134,8 @@ def _prepared(workdir: pathlib.Path, settings: Settings) -> Asked:
     reference = fid_reference.published(settings.reference)
     decoder = None
     if settings.autoencoder is not None:
-        decoder = autoencoder.decoder(settings.autoencoder, described)
+        shape, identity = described.model.event_shape, described.identity
+        decoder = autoencoder.decoder(settings.autoencoder, shape, identity)
     stored = generate.stored(described.model, decoder)
     _check_pictures(stored)
     features_fn = fid_reference.features_fn(settings.inception, settings.protocol)

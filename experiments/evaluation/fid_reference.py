@@ -37,7 +37,7 @@ class Reference(NamedTuple):
       digest: of the statistics or of the images.
       reasons: in what it differs from published references.
       moments: of the features; None of images, whose features are not computed yet.
-      count: of the images.
+      num_images: how many.
       batches_fn: gives their pictures of 256 levels, `BATCH` at a time.
     """
 
@@ -45,7 +45,7 @@ class Reference(NamedTuple):
     digest: str
     reasons: tuple[str, ...] = ()
     moments: metrics.FeatureMoments | None = None
-    count: int = 0
+    num_images: int = 0
     batches_fn: Callable[[], Iterator[np.ndarray]] = lambda: iter(())
 
 
@@ -95,7 +95,7 @@ def moments_of(
     if reference.moments is not None:
         return reference.moments
     compute = lambda: _moments(
-        reference.batches_fn(), features_fn, reference.count, "reference images"
+        reference.batches_fn(), features_fn, reference.num_images, "reference images"
     )
     return _cached(cache, f"reference-{reference.digest}", compute)
 

@@ -4,11 +4,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.checkpointing.loaded import Loaded
 from experiments.evaluation.fid_inputs import PROTOCOLS
 from experiments.runtime import files
 from experiments.runtime.errors import UsageError, require
-from experiments.sampling import generate, shards
+from experiments.sampling import shards
 
 
 def checked_path(out: str | None, default: pathlib.Path) -> pathlib.Path:
@@ -52,16 +51,16 @@ def finished(path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def make(
-    asked: Mapping[str, Any], loaded: Loaded, value: float, words: str, reasons: list
+    asked: Mapping[str, Any], recipe: str, value: float, reference: str, reasons: list
 ) -> dict[str, Any]:
     """The number and what it depends on, as plain JSON values.
 
     Args:
       asked: what the number depends on, as plain JSON values.
-      loaded: what was sampled.
+      recipe: how samples were made, on one line.
       value: the FID.
-      words: what the reference is.
-      reasons: why it does not compare.
+      reference: what they are compared with, in words.
+      reasons: why the number does not compare.
     """
     return {
         "protocol": asked["protocol"],
@@ -69,9 +68,9 @@ def make(
         "comparable": not reasons,
         "reasons": reasons,
         "compares_with": PROTOCOLS[asked["protocol"]].words,
-        "count": loaded.request.num_samples,
-        "reference": words,
-        "recipe": generate.summary(loaded.request),
+        "count": asked["num_samples"],
+        "reference": reference,
+        "recipe": recipe,
         "settings": dict(asked),
     }
 

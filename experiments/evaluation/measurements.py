@@ -18,11 +18,10 @@ from experiments.evaluation import (
     per_example,
     sample_quality,
 )
-from experiments.evaluation.result_cache import Chunks, ResultCache
+from experiments.evaluation.result_cache import FOLDER, Chunks, ResultCache
 from experiments.runtime import environment, progress
 from experiments.sampling import generate, requested, shards
 
-FOLDER = "evaluation"  # of the cache, in the workdir
 LARGE = 512  # values of an example
 CPU_WIDTH = 16  # such examples at a time
 MASKED = {  # what is left out of data with a mask, and why

@@ -12,6 +12,7 @@ from experiments.runtime import files
 
 Arrays = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
+FOLDER = "evaluation"  # of the cache, in the workdir
 SETTINGS = "settings.json"
 FORMAT = 1  # of kinds and names; chunks of a different one are not used
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from diffusionflow import interop
-from experiments.checkpointing.loaded import Loaded
 from experiments.data import latent_folder
 from experiments.data.base import DataTransform
 from experiments.runtime import progress, pytrees, sharding
@@ -76,20 +75,23 @@ class Decoder(NamedTuple):
         return found, outside
 
 
-def decoder(path: str, run: Loaded) -> Decoder:
+def decoder(
+    path: str, event_shape: tuple[int, ...], identity: Mapping[str, Any]
+) -> Decoder:
     """Opens an autoencoder to decode the samples of a run with.
 
     Where it may be another one than encoded the run's latents, a note is printed.
 
     Args:
       path: of `--autoencoder`.
-      run: whose samples these are; its weights are not used.
+      event_shape: of the latents.
+      identity: of the run.
 
     Raises:
       UsageError: it cannot be opened, or its latents are of another shape, scale or
         shift than the run's.
     """
-    autoencoder, event_shape = opened(path), run.model.event_shape
+    autoencoder = opened(path)
     module = autoencoder.module
     if len(event_shape) != 3 or event_shape[-1] != module.latent_channels:
         raise UsageError(
@@ -98,7 +100,7 @@ def decoder(path: str, run: Loaded) -> Decoder:
             f"{list(event_shape)}: take the autoencoder that the run's latents are of"
         )
     digest = digest_of(autoencoder)
-    doubt = _doubt(path, autoencoder, digest, run.identity)
+    doubt = _doubt(path, autoencoder, digest, identity)
     if doubt:
         print(f"note: {doubt}", flush=True)
     mesh = sharding.data_mesh()

@@ -53,4 +53,6 @@ def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | N
             "from latents in an .npz, and gives latents; decode them by "
             "interop.load_autoencoder, or leave one of both out"
         )
-    return autoencoder.decoder(request.autoencoder, restore.describe(workdir, request))
+    run = restore.describe(workdir, request)
+    shape, identity = run.model.event_shape, run.identity
+    return autoencoder.decoder(request.autoencoder, shape, identity)

@@ -1,6 +1,5 @@
 """The weights that a new run starts from: of another run, or of files."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 
 from diffusionflow.interop import folders, hub
-from diffusionflow.interop.as_json import described
 from diffusionflow.interop.weights import check_weights
 from diffusionflow.networks.embedding import INTERVAL
 from experiments.checkpointing import manager, metadata
@@ -189,8 +187,8 @@ def _of_files(new: NewRun, path: pathlib.Path) -> Any:
         state, said = weight_files.read(path, module)
     added = _new_intervals(state, wanted)
     _check(state, {name: wanted[name] for name in wanted if name not in added}, where)
-    _check_function(said, new, where)
-    _report(_meanings_that_differ(said, new), path, added)
+    weight_files.check_function(said, new.model.net, where)
+    _report(weight_files.differences(said, new.model), path, added)
     own = traverse_util.flatten_dict(new.fresh)
     return traverse_util.unflatten_dict(
         {
@@ -198,67 +196,6 @@ def _of_files(new: NewRun, path: pathlib.Path) -> Any:
             for name in flat
         }
     )
-
-
-# fields in which a network may differ from the one in the files: they do not change
-# what it computes, or the arrays show them
-FREE = ("dropout", "dtype", "remat", "two_times", "parent", "name")
-FREE += ("out_channels", "num_train_timesteps")
-
-
-def _check_function(said: Mapping[str, Any], new: NewRun, where: str) -> None:
-    """Refuses files whose arrays fit, and whose network computes something else."""
-    module, convention = published.unwrapped(new.model.net)
-    lines = []
-    if said.get("convention", convention) != convention:
-        lines.append(_change("convention", said["convention"], convention))
-    there, here = (_fields(each) for each in (said.get("network"), module))
-    lines += [
-        _change(name, there[name], here[name])
-        for name in there
-        if name in here and _plain(name, there[name]) != _plain(name, here[name])
-    ]
-    if lines:
-        raise UsageError(
-            f"{where}: the network of the files computes something else with these "
-            f"arrays: {'; '.join(lines)}; set config.network as in the files"
-        )
-
-
-def _fields(module: Any) -> dict[str, Any]:
-    """The fields of a network that change what it computes; none of no dataclass."""
-    if not dataclasses.is_dataclass(module):
-        return {}
-    names = [each.name for each in dataclasses.fields(module) if each.name not in FREE]
-    return {name: getattr(module, name) for name in names}
-
-
-def _change(name: str, there: Any, here: Any) -> str:
-    return f"{name}: {there} in the files, {here} now"
-
-
-def _meanings_that_differ(said: Mapping[str, Any], new: NewRun) -> list[str]:
-    """In what schedule, kind and scale of files differ from the run's, a line each."""
-    objective = new.model.objective
-    here = {"schedule": objective.schedule, "kind": objective.kind}
-    here["sigma_data"] = new.model.sigma_data
-    lines = [
-        _change(name, said[name], here[name])
-        for name in here
-        if name in said and _plain(name, said[name]) != _plain(name, here[name])
-    ]
-    classes = type(said.get("network")), type(published.unwrapped(new.model.net)[0])
-    if "network" in said and classes[0] is not classes[1]:  # one of a user's own
-        lines.append(_change("network", *(each.__name__ for each in classes)))
-    return lines
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A schedule or kind with all its numbers; one of a user's own as it shows."""
-    try:
-        return described(name, value)
-    except ValueError:
-        return repr(value)
 
 
 # in what a student may differ from its teacher; its other weights mean the same

@@ -1,19 +1,30 @@
 """Reads weights in files: exports, folders of diffusers, checkpoints of DiT and SiT."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from diffusionflow import interop, predictions
+from diffusionflow.interop.as_json import described, meaning_of
 from diffusionflow.interop.dit import renamed_dit
 from diffusionflow.interop.folders import ARCHITECTURES
-from diffusionflow.interop.own import CLASS, meaning_of
+from diffusionflow.interop.own import CLASS
 from diffusionflow.interop.parameters import with_new_names
 from diffusionflow.interop.weights import TORCH, read_json
-from experiments.runtime.errors import check_name
+from experiments.config import published
+from experiments.config.model import Model
+from experiments.runtime.errors import UsageError, check_name
 
 KINDS = (".safetensors", ".npz", *TORCH)
+# fields in which a network may differ from the one in the files: they do not change
+# what it computes, or the arrays show them
+FREE = {
+    *("dropout", "dtype", "remat", "two_times", "out_channels", "num_train_timesteps"),
+    *("parent", "name"),  # of every Flax module
+}
 OF_AUTHORS = "x_embedder.proj.weight"  # in checkpoints of DiT's and SiT's authors
 
 
@@ -84,3 +95,67 @@ def _scheduled(folder: pathlib.Path) -> dict[str, Any]:
             kind = predictions.as_kind(found.kind)
             return said | {"schedule": found.schedule, "kind": kind}
     return {}
+
+
+def check_function(said: Mapping[str, Any], net: Any, where: str) -> None:
+    """Refuses files whose arrays fit, and whose network computes something else.
+
+    Args:
+      said: `meaning` of the files.
+      net: of the run.
+      where: the files were given, for the message.
+
+    Raises:
+      UsageError: fields of the network, or the convention, differ; it names them.
+    """
+    module, convention = published.unwrapped(net)
+    lines = []
+    if said.get("convention", convention) != convention:
+        lines.append(_change("convention", said["convention"], convention))
+    there, here = (_fields(each) for each in (said.get("network"), module))
+    lines += [
+        _change(name, there[name], here[name])
+        for name in there
+        if name in here and _plain(name, there[name]) != _plain(name, here[name])
+    ]
+    if lines:
+        raise UsageError(
+            f"{where}: the network of the files computes something else with these "
+            f"arrays: {'; '.join(lines)}; set config.network as in the files"
+        )
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    """The fields of a network that change what it computes; none of no dataclass."""
+    if not dataclasses.is_dataclass(module):
+        return {}
+    names = [each.name for each in dataclasses.fields(module) if each.name not in FREE]
+    return {name: getattr(module, name) for name in names}
+
+
+def _change(name: str, there: Any, here: Any) -> str:
+    return f"{name}: {there} in the files, {here} now"
+
+
+def differences(said: Mapping[str, Any], model: Model) -> list[str]:
+    """In what schedule, kind and scale of files differ from the run's, a line each."""
+    objective = model.objective
+    here = {"schedule": objective.schedule, "kind": objective.kind}
+    here["sigma_data"] = model.sigma_data
+    lines = [
+        _change(name, said[name], here[name])
+        for name in here
+        if name in said and _plain(name, said[name]) != _plain(name, here[name])
+    ]
+    classes = type(said.get("network")), type(published.unwrapped(model.net)[0])
+    if "network" in said and classes[0] is not classes[1]:  # one of a user's own
+        lines.append(_change("network", *(each.__name__ for each in classes)))
+    return lines
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A schedule or kind with all its numbers; one of a user's own as it shows."""
+    try:
+        return described(name, value)
+    except ValueError:
+        return repr(value)

@@ -184,7 +184,7 @@ CORRUPTED = {
     "kind": ("kind", None, "kind=None: must be a prediction type"),
     "shape": ("event_shape", 5, "event_shape=5: must be a list of positive"),
     "scale": ("sigma_data", "1", "sigma_data='1': must be a positive number"),
-    "convention": ("convention", ["sit"], "convention=.*must be one of"),
+    "convention": ("convention", ["sit"], "unknown convention of config.json"),
     "null label": ("null_label", "3", "null_label='3': must be an integer"),
     "field": ("network", {"_class": "networks.DiT", "num_heads": "x"}, "network: "),
 }

@@ -66,7 +66,7 @@ MISTAKES = {
     "diffusers": (["--format=diffusers"], "diffusers has no ResidualMLP as it is"),
     "exists": (["--out=."], "exists: give the path of a new folder"),
     "empty": (["--out="], "--out=: is empty|out= is empty|out.*is empty"),
-    "no step": (["--step=3"], r"step=3: .* holds the steps"),
+    "no step": (["--step=3"], r"step=3: must be one of \[4\], the steps in "),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
     "width": (["--sigma_rel=9"], "sigma_rel"),
 }

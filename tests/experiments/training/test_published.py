@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -190,13 +189,11 @@ def test_arrays_of_a_network_that_computes_something_else_are_refused(source, re
 
 
 def refused(said, net, message):
-    model = types.SimpleNamespace(net=net)
-    new = initial_weights.NewRun(model, {}, None, None)
     if message is None:
-        initial_weights._check_function(said, new, "--init_from=x")
+        weight_files.check_function(said, net, "--init_from=x")
         return
     with pytest.raises(UsageError, match=f"^--init_from=x: .*{message}") as error:
-        initial_weights._check_function(said, new, "--init_from=x")
+        weight_files.check_function(said, net, "--init_from=x")
     assert len(str(error.value).splitlines()) == 1
 
 
