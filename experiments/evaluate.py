@@ -7,8 +7,6 @@ Writes `eval.json` with errors and recipes. Stopped or killed, the same command 
 where it was.
 """
 
-from typing import Any
-
 from absl import flags
 
 from experiments import cli
@@ -37,9 +35,7 @@ flags.DEFINE_string(
 cli.define_count(
     "num_times", 32, "Times at which a draw estimates the variational bound.", 100_000
 )
-cli.define_count(
-    "num_draws", 2, "Independent estimates of the variational bound.", 1_000
-)
+cli.define_count("num_draws", 2, "Independent estimates of the bound.", 1_000)
 cli.define_number("logsnr_min", -10.0, "Lowest log-SNR of the variational bound.")
 cli.define_number(
     "logsnr_max",
@@ -52,9 +48,7 @@ cli.define_count(
     "Steps of the ODE solver (RK4); by default 50, on a CPU 25 for large examples.",
     100_000,
 )
-cli.define_count(
-    "num_probes", 2, "Random probes that estimate the divergence of the ODE.", 1_000
-)
+cli.define_count("num_probes", 2, "Random probes of the ODE's divergence.", 1_000)
 flags.DEFINE_multi_string(
     "sampler",
     [],
@@ -95,26 +89,10 @@ def main() -> None:
     fid_flags.check_alone(values)
     print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
     with progress.announced("importing"):
-        from experiments.evaluation import evaluate, likelihoods, sample_quality
+        from experiments.evaluation import evaluate, requested
 
-    def from_flags(settings: Any, **known: Any) -> Any:
-        return settings(
-            **{k: values[k] for k in settings._fields if k in values} | known
-        )
-
-    samplers = tuple(values["sampler"])
-    request = from_flags(
-        evaluate.Request,
-        likelihood=from_flags(likelihoods.Settings),
-        samples=from_flags(
-            sample_quality.Settings,
-            samplers=samplers,
-            features=tuple(values["features"]),
-        ),
-        leave_out=tuple(values["leave_out"]),
-    )
     with reporting_path_errors("workdir", WORKDIR.value):
-        evaluate.evaluate_run(WORKDIR.value, request)
+        evaluate.evaluate_run(WORKDIR.value, requested.from_values(values))
 
 
 if __name__ == "__main__":
