@@ -236,7 +236,7 @@ def trajectories(
     """Computes paths of the churn family: 0 is DDIM, 1/2 is DDPM.
 
     Args:
-      churn: in [0, 1), `[*slider]`.
+      churn: in [0, 1], `[*slider]`.
       data: in one dimension, events of shape ().
       schedule: any.
       num_steps: of a uniform grid.

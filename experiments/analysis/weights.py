@@ -56,7 +56,7 @@ def churn_weights(
     """Computes the weights of the predictions in a sample of the churn family.
 
     Args:
-      churn: fraction of each step that is undone, in [0, 1), `[*slider]`.
+      churn: fraction of each step that is undone, in [0, 1], `[*slider]`.
       num_steps: of a uniform grid.
       schedule: any.
       kind: of the predictions.

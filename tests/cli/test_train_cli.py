@@ -198,6 +198,7 @@ def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
 LEFT = """
 import asyncio, gc
 from experiments import cli
+from experiments.runtime.errors import SaveError
 async def fail():
     raise ValueError("no room")
 async def leave():
@@ -206,7 +207,7 @@ async def leave():
 def main():
     asyncio.run(leave())
     gc.collect()
-    raise cli.SaveError("the one line")
+    raise SaveError("the one line")
 cli.run(main)
 """
 

@@ -178,8 +178,8 @@ def test_a_config_written_for_one_class_is_read_by_another():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"_class_name": "PNDMScheduler"}, "not implemented here; samplers.Ada"),
-        ({"_class_name": "SASolverScheduler"}, "not implemented here; samplers.SDEDPM"),
+        ({"_class_name": "PNDMScheduler"}, "config is not read; samplers.PNDM"),
+        ({"_class_name": "SASolverScheduler"}, "config is not read; samplers.SASolver"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "'learned'"),
         ({"_class_name": "DDPMScheduler", "timestep_spacing": "lead"}, "'leading'"),
         ({"_class_name": "DDIMScheduler", "steps_offset": 800}, "steps_offset=800"),

@@ -53,8 +53,8 @@ def test_weights_of_ddim_in_closed_form():
 
 
 def test_a_churn_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="churn=1.0"):
-        weights.churn_weights(np.array([0.0, 1.0]))
+    with pytest.raises(ValueError, match="churn=1.1"):
+        weights.churn_weights(np.array([0.0, 1.1]))
     with pytest.raises(ValueError, match="churn=-0.1"):
         gaussian_trajectories.trajectories(
             -0.1, sampler_error.mixture(), schedule=schedules.Cosine()

@@ -173,7 +173,7 @@ def test_ambiguous_kinds_are_refused_with_their_key():
 
 
 def test_grids_know_the_schedule():
-    section = {"num_steps": 4, "grid": "uniform"}
+    section = {"name": "ddim", "num_steps": 4, "grid": "uniform"}
     schedule = schedules.FlowMatching()
     np.testing.assert_allclose(build.grid(section, schedule), [1, 0.75, 0.5, 0.25, 0])
     grid = build.grid(section | {"grid": "logsnr_uniform(logsnr_min=-4)"}, schedule)

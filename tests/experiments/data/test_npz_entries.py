@@ -120,11 +120,15 @@ def test_what_is_no_archive_is_said_and_not_waited_for(tmp_path, source):
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "link.npz").symlink_to("gone")
+    folder = "a folder, not a file" if source == "npz" else "no index.json"
     for name, said in [
         ("a.npy", "one array alone, not an archive of arrays"),
         ("a.pkl", "an archive of arrays, as numpy.savez writes it"),
         ("empty.npz", "an empty file"),
-        ("folder.npz", "a folder, not a file"),
+        (
+            "folder.npz",
+            {"npz": "a folder, not a file", "latents": "no index.json"}[source],
+        ),
         ("pipe.npz", "a pipe or device, not a file"),
         ("link.npz", "a link to nothing"),
         ("gone.npz", "No such file"),
