@@ -174,7 +174,8 @@ def _module(package: ModuleType, module: ModuleType, own: list[str]) -> Iterator
     short = module.__name__.removeprefix(f"{ROOT}.")
     holder = package
     if is_exported(package, module):
-        holder, own = module, exports(module)
+        holder = module
+        own = [name for name in exports(module) if _is_documented(module, name)]
     if own or "\n\n" in module.__doc__:
         yield from _heading(short)
         yield from docstrings.to_rest(module.__doc__, resolver(module))
