@@ -3,7 +3,7 @@
 The file is written first, 675 million random parameters under the names of DiT's
 authors (2.7 GB), and opened by `interop.load_dit` in a process of its own.
 
-    python benchmarks/open_pretrained.py --folder=/tmp/xl
+    python benchmarks/open_pretrained.py --folder=runs/dit_xl
 """
 
 import argparse
@@ -87,7 +87,7 @@ def opened(path):
 def main():
     """Writes the file if it is not there, opens it, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("/tmp/xl"))
+    parser.add_argument("--folder", type=pathlib.Path, default="runs/dit_xl")
     parser.add_argument("--open", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.open:

@@ -107,7 +107,7 @@ def eps_mse(
       model: network and objective.
     """
     draws = len(LEVELS)  # then `levels_of` has them in order
-    term_fn = _term_fn(params, batch, number, key, model, draws, None, None, None)
+    term_fn = _term_fn(params, batch, number, key, model, draws)
     return jax.lax.map(term_fn, draws + jnp.arange(draws)).eps_mse.T
 
 
@@ -118,13 +118,11 @@ def _term_fn(
     key: jax.Array,
     model: Model,
     draws: int,
-    coupled: Coupled | None,
-    matched: jax.Array | None,
-    counts: jax.Array | None,
+    coupled: Coupled | None = None,
+    matched: jax.Array | None = None,
+    counts: jax.Array | None = None,
 ) -> Callable[[jax.Array], losses.Terms]:
-    """Returns what computes a draw: below `draws` at a time of the objective, from
-    there on at a level.
-    """
+    """Returns `draw -> Terms`; draws from number `draws` on are at the levels."""
     x = model.transform.to_float(batch.values)
     keys = random.example_keys(key, number)
     predict_fn = model.predict_fn(params, batch.labels, vector=batch.conditions)

@@ -93,6 +93,16 @@ def test_noise_of_an_example_is_its_eps_in_every_draw():
     np.testing.assert_allclose(found.eps_mse, every, rtol=1e-4)
 
 
+def test_the_levels_alone_have_the_same_values():
+    """Those of as many draws as levels, of which the first half is of the objective."""
+    model, key = model_of("cosine"), rng.stream(0, 0)
+    x = STD * np.random.RandomState(0).standard_normal((5, 4)).astype("f4")
+    given = {}, Examples(x, np.zeros(5, np.int32)), jnp.arange(5), key
+    found = fast(lambda: heldout.eps_mse(*given, model=model))()
+    whole = fast(lambda: heldout.eval_step(*given, model=model, draws=len(LEVELS)))()
+    np.testing.assert_allclose(found, whole.eps_mse, rtol=1e-5)
+
+
 def test_recipes_are_measured_with_the_same_noise():
     """So that runs are compared without its chance."""
     one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))
