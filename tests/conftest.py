@@ -90,6 +90,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 MOST_MEMORY = 5 * 2**30
+# a compiled program is a dozen mappings; Linux allows a process 65,530 (vm.max_map_count)
+# and LLVM ends it when it asks for more
+MOST_MAPPINGS = 25_000
 
 
 def resident_bytes():
@@ -101,11 +104,17 @@ def resident_bytes():
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def mappings():
+    """Returns how many mappings of memory the process has; 0 where unknown."""
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Frees the compiled programs of earlier files before memory runs out."""
+    """Frees the compiled programs of earlier files before memory or mappings run out."""
     yield
-    if resident_bytes() > MOST_MEMORY:
+    if resident_bytes() > MOST_MEMORY or mappings() > MOST_MAPPINGS:
         jax.clear_caches()
         gc.collect()
 
