@@ -90,8 +90,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 MOST_MEMORY = 5 * 2**30
-# a compiled program is a dozen mappings; Linux allows a process 65,530 (vm.max_map_count)
-# and LLVM ends it when it asks for more
+# a compiled program takes some; of a process that asks for more than 65,530, Linux's
+# default, little is left but "worker crashed"
 MOST_MAPPINGS = 25_000
 
 
@@ -112,7 +112,7 @@ def mappings():
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Frees the compiled programs of earlier files before memory or mappings run out."""
+    """Frees the compiled programs of earlier files before their room runs out."""
     yield
     if resident_bytes() > MOST_MEMORY or mappings() > MOST_MAPPINGS:
         jax.clear_caches()

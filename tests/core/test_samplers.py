@@ -24,7 +24,6 @@ from tests.helpers.all_samplers import (
 )
 
 EVERY = {name: entry.sampler for name, entry in SAMPLERS.items()}
-every = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 DATA = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
 
 
@@ -54,8 +53,9 @@ def test_more_numbers_of_steps_from_pure_noise(on, name):
     steps_are_finite(on, name, (3, 11, 50))
 
 
-@every
-def test_sample_is_plan_and_run_and_the_step_to_the_data(sampler):
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS))
+def test_sample_is_plan_and_run_and_the_step_to_the_data(name):
+    sampler = EVERY[name]
     schedule, times = SCHEDULES["truncated"], grids.uniform(5)
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
     denoise_fn, source = DATA.denoise_fn(schedule=schedule), random.Independent()
@@ -113,7 +113,7 @@ def test_a_point_mass_comes_back(on, name):
         assert max(errors) < 2e-5  # rounding of eps over alpha_1 = 1 / 150
 
 
-@pairs(SAMPLERS, ("flow", "truncated"))
+@pairs(SAMPLERS, ("flow", "truncated"), one_of_a_class=True)
 def test_calls_are_counted(on, name):
     sampler, schedule, calls = EVERY[name], SCHEDULES[on], []
 
@@ -139,7 +139,7 @@ def test_calls_are_counted(on, name):
         assert raises or all(np.diff(calls) <= 0)
 
 
-@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS))
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=2))
 def test_a_sample_is_the_same_in_every_batch(name):
     sampler, schedule = EVERY[name], SCHEDULES["flow"]
 
@@ -160,7 +160,7 @@ def test_a_sample_is_the_same_in_every_batch(name):
     np.testing.assert_allclose(whole[41:42], draw(np.array([41])), atol=1e-5)
 
 
-@pairs(SAMPLERS, ("truncated", "linear_beta"))
+@pairs(SAMPLERS, ("truncated", "linear_beta"), one_of_a_class=True)
 def test_host_and_traced_plans_agree(on, name):
     """Concrete: float64 on the host. Traced: the same code in float32."""
     sampler, schedule, times = EVERY[name], SCHEDULES[on], grids.uniform(10)
@@ -253,12 +253,19 @@ def test_vmap_over_the_sampler_and_grad_through_it():
     assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
 
 
-@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=5))
+@pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=8))
 def test_grad_in_a_learned_schedule(name):
     difference_quotient_agrees(name, "linear_beta")
 
 
-@pytest.mark.parametrize("name", ["ddim", "heun-v", "dpm++2m", "edm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddim",
+        "dpm++2m",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("heun-v", "edm")),
+    ],
+)
 def test_grad_in_a_learned_schedule_that_ends_short_of_the_data(name):
     difference_quotient_agrees(name, "truncated")
 

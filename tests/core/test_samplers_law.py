@@ -12,7 +12,13 @@ from scipy import stats
 
 from diffusionflow import analytic, grids, random, samplers
 from tests.helpers import oracles
-from tests.helpers.all_samplers import SCHEDULES, STOCHASTIC, levels, pairs
+from tests.helpers.all_samplers import (
+    SCHEDULES,
+    STOCHASTIC,
+    first_of_each_class,
+    levels,
+    pairs,
+)
 
 VARIANCE = 0.25
 TOP = {"truncated": np.exp(7.5), "linear_beta": np.sqrt(np.expm1(10.05))}
@@ -104,7 +110,7 @@ def test_law_on_gaussian_data_is_the_recursion(on, name):
 CONVERGENT = [name for name, entry in STOCHASTIC.items() if entry.order > 0]
 
 
-@pytest.mark.parametrize("name", CONVERGENT)
+@pytest.mark.parametrize("name", first_of_each_class(CONVERGENT))
 def test_law_converges_to_that_of_the_data(name):
     schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
     counts, errors = (96, 192, 384), []

@@ -107,20 +107,31 @@ STEEP = {  # alpha' is infinite at t = 1
 }
 
 
-def pairs(names, on=tuple(SCHEDULES)):
+def pairs(names, on=tuple(SCHEDULES), one_of_a_class=False):
     """Runs a test of (`on`, `name`) for every sampler on every schedule.
 
     One schedule of each sampler is fast, the next for the next: together they meet all
-    samplers and all schedules. The rest is nightly.
+    samplers and all schedules; with `one_of_a_class`, the first sampler of each class.
+    The rest is nightly.
     """
+    fast = firsts(names) if one_of_a_class else list(names)
+    turn = {name: i % len(on) for i, name in enumerate(fast)}
     turns = [
         pytest.param(
-            schedule, name, marks=[pytest.mark.nightly] if i % len(on) - j else []
+            schedule, name, marks=[] if turn.get(name) == j else [pytest.mark.nightly]
         )
-        for i, name in enumerate(names)
+        for name in names
         for j, schedule in enumerate(on)
     ]
     return pytest.mark.parametrize(("on", "name"), turns)
+
+
+def firsts(names):
+    """The first sampler of each class."""
+    found = {}
+    for name in names:
+        found.setdefault(type(SAMPLERS[name].sampler), name)
+    return list(found.values())
 
 
 def first_of_each_class(names, fast_every=1):
@@ -128,15 +139,13 @@ def first_of_each_class(names, fast_every=1):
 
     Of the classes, one in `fast_every` is fast and the others are slow.
     """
-    found, seen = [], set()
+    first, found = firsts(names), []
     for name in names:
-        kind = type(SAMPLERS[name].sampler)
-        if kind in seen:
+        if name not in first:
             marks = [pytest.mark.nightly]
         else:
-            marks = [pytest.mark.slow] if len(seen) % fast_every else []
+            marks = [pytest.mark.slow] if first.index(name) % fast_every else []
         found.append(pytest.param(name, marks=marks))
-        seen.add(kind)
     return found
 
 

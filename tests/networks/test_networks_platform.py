@@ -60,8 +60,12 @@ def test_both_forms_have_the_same_values_and_gradients(name):
 
 @pytest.mark.parametrize(
     "net",
-    [UNet(8, num_blocks=1, num_heads=2), DiT(16, num_blocks=2, num_heads=2)],
-    ids=["unet", "dit"],
+    [
+        pytest.param(
+            UNet(8, num_blocks=1, num_heads=2), id="unet", marks=pytest.mark.slow
+        ),
+        pytest.param(DiT(16, num_blocks=2, num_heads=2), id="dit"),
+    ],
 )
 def test_networks_of_both_forms_agree(net):
     """Outputs and gradients in all parameters."""

@@ -76,7 +76,10 @@ def applied(net, params, inputs):
     return fast(net.apply)({"params": params}, *inputs)
 
 
-@pytest.mark.parametrize(("sizes", "axis"), [((4,), 1), ((4, 2), 0)])
+@pytest.mark.parametrize(
+    ("sizes", "axis"),
+    [((4,), 1), pytest.param((4, 2), 0, marks=pytest.mark.slow)],
+)
 def test_data_constant_along_an_axis_are_those_of_one_dimension_less(sizes, axis):
     """With kernels that do not look along it; attention and norms included."""
     net = UNet(**TINY, num_classes=3, attention_resolutions=(4, 2))

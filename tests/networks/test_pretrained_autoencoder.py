@@ -46,6 +46,7 @@ def is_reproduced(name, case, path):
         close(image, exact["image"], 2e-5)
 
 
+@pytest.mark.slow
 def test_moments_and_images_are_those_of_diffusers(tmp_path):
     cases = {name: (name, case, tmp_path / name) for name, case in CASES.items()}
     assert len(cases) == 2

@@ -48,6 +48,7 @@ def is_reproduced(name, gradient, path):
     reproduces(model.network, CASES[name], gradient=gradient)
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_modules_of_diffusers(tmp_path):
     check_all(is_reproduced, {name: (name, False, tmp_path) for name in FAST})
 

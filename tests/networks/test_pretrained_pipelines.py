@@ -50,6 +50,7 @@ def are_sampled(cases, path):
     check_all(is_sampled, places)
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_schedulers_step_for_step(tmp_path):
     are_sampled(RECORDS.keys() - AGAIN, tmp_path)
 

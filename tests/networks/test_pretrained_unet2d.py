@@ -24,6 +24,7 @@ def is_reproduced(name, gradient, path):
     reproduces(opened(case, path / name), case, gradient=gradient)
 
 
+@pytest.mark.slow
 def test_outputs_and_a_gradient_are_those_of_diffusers(tmp_path):
     cases = {name: (name, gradient, tmp_path) for name, gradient in FAST.items()}
     check_all(is_reproduced, cases)

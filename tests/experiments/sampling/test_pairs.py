@@ -74,7 +74,9 @@ def test_what_is_written(workdir, tmp_path, capsys):
     assert json.loads(str(drawn["settings"]))["guidance"] == 2
 
 
-@pytest.mark.parametrize("name", ["heun(variable='u')", "ddpm"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("heun(variable='u')", marks=pytest.mark.slow), "ddpm"]
+)
 def test_a_pair_is_the_noise_and_the_sample_of_its_seed_and_index(
     workdir, tmp_path, name
 ):

@@ -174,6 +174,7 @@ def samples(path):
         return file["samples"]
 
 
+@pytest.mark.slow
 def test_sample_i_does_not_depend_on_shards_and_devices(workdir, tmp_path, monkeypatch):
     draw = lambda name, **settings: samples(
         sample_run(

@@ -37,11 +37,15 @@ def values(*shape):
 @pytest.mark.parametrize(
     ("stored", "pictured"),
     [
-        (values(6, 2), True),
-        ((40 * values(2, 4, 4, 1) + 128).clip(0, 255).astype(np.uint8), True),
-        (values(1), False),
+        pytest.param(values(6, 2), True, id="series"),
+        pytest.param(
+            (40 * values(2, 4, 4, 1) + 128).clip(0, 255).astype(np.uint8),
+            True,
+            id="video",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(values(1), False, id="number", marks=pytest.mark.slow),
     ],
-    ids=["series", "video", "number"],
 )
 def test_a_run_is_resumed_bit_for_bit_and_drawn_from(
     tmp_path, monkeypatch, capsys, stored, pictured
@@ -67,6 +71,7 @@ def test_a_run_is_resumed_bit_for_bit_and_drawn_from(
         sample_run(tmp_path / "run", Request(label=0))
 
 
+@pytest.mark.slow
 def test_a_run_on_series_is_evaluated(tmp_path, monkeypatch):
     config = arrays.config(
         monkeypatch,
@@ -102,6 +107,7 @@ def test_the_held_out_loss_is_of_the_validation_file(tmp_path, monkeypatch):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_masked_run_does_not_know_what_the_mask_leaves_out(
     tmp_path, monkeypatch, capsys
 ):
@@ -183,6 +189,7 @@ def draw(workdir, **settings):
         return dict(file)
 
 
+@pytest.mark.slow
 def test_a_conditioned_run_is_resumed_bit_for_bit(conditioned, tmp_path, capsys):
     workdir, config, expected = conditioned
     part = tmp_path / "checkpoints"

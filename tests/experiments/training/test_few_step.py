@@ -90,7 +90,9 @@ def test_each_stage_has_an_optimizer_and_a_learning_rate_of_its_own(progressive)
     assert not any(name.startswith("test_loss") for row in rows for name in row)
 
 
-@pytest.mark.parametrize("k", [5, 7, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "k", [7, *(pytest.param(k, marks=pytest.mark.slow) for k in (3, 5))]
+)
 def test_a_student_is_resumed_bit_for_bit(progressive, tmp_path, k):
     """Within a stage, and between two, without the teacher's run."""
     source, config, expected, _ = progressive
@@ -143,6 +145,7 @@ class OfLabels:
         return 0 * z + variables["params"][label][:, None]
 
 
+@pytest.mark.slow
 def test_meanflow_learns_guidance_where_a_label_is_kept(meanflow):
     """Its output does not depend on the times, so the loss is the distance of u."""
     trainer = Trainer(meanflow[1])

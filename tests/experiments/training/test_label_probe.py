@@ -38,6 +38,7 @@ def test_without_lifting_the_zero_output_would_hide_it(monkeypatch):
     assert trainer.condition_effects(trainer.init().params) == {"labels": 0}
 
 
+@pytest.mark.slow
 def test_a_network_that_ignores_labels_is_a_warning_of_one_line(
     monkeypatch, tmp_path, capsys
 ):

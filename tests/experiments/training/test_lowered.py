@@ -40,12 +40,13 @@ def read():
     return of_device
 
 
-@pytest.mark.parametrize("name", ["h200", "v5e"])
+@pytest.mark.parametrize("name", ["h200", pytest.param("v5e", marks=pytest.mark.slow)])
 def test_accelerators_are_given_no_forms_of_a_cpu(name, read):
     found = lowered.must_be_zero(*read(DEVICES[name]))
     assert {*found.values()} == {0}, found
 
 
+@pytest.mark.slow
 def test_the_forms_of_a_cpu_are_counted(read):
     """A bias and two maps of each norm are products with ones, and more in reverse."""
     found = lowered.must_be_zero(*read(CPU_FORMS))

@@ -71,6 +71,7 @@ def student(root, teacher, path):
     return train(own, root / "student", source=initial_weights.Source(teacher))
 
 
+@pytest.mark.slow
 def test_a_student_trains_on_floats_and_draws_the_levels_of_its_teacher(student, path):
     dataset = build.dataset(dict(name="pairs", path=path))
     assert dataset.transform.levels == 256 and dataset.num_classes == 3
@@ -89,6 +90,7 @@ def test_pairs_are_not_coupled_again(path):
         Trainer(config(data=data, objective__coupling="independent"))
 
 
+@pytest.mark.slow
 def test_both_are_compared_with_the_data_of_the_teacher(teacher, student):
     """The same held-out examples, the same reference: `compare` takes them as one."""
     there, here = evaluated(teacher), evaluated(student)
@@ -111,6 +113,7 @@ def test_pairs_of_a_student_stand_for_the_same_data(student, root, bytes_of):
     assert original["examples"]["num_train"] == 162
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_named_and_other_data_are_refused(
     root, student, bytes_of, path, tmp_path
 ):

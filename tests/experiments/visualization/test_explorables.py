@@ -191,6 +191,7 @@ def reflowing(monkeypatch):
     return block
 
 
+@pytest.mark.slow
 def test_reflow_straightens_and_keeps_the_steps_of_its_pairs(reflowing):
     """Paths, errors and words, from the flow of pairs of two, eight or all steps."""
     check_every_place(reflowing)
