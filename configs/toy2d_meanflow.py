@@ -6,6 +6,10 @@
 The network is given both times, t and s, and is differentiated in t: its highest
 frequency of the time is low. Adaptive weights (`power`) are off, as in two dimensions
 they change what is learned.
+
+Measured, CPU, one seed: the energy distance of 2,000 samples in one call to the test
+points, as in `benchmarks/few_steps.py`, is .0040. There students that begin with a
+teacher's weights are at .0015.
 """
 
 import ml_collections

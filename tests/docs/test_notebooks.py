@@ -21,10 +21,16 @@ SCRIPTS = build.scripts()
 EACH = {name: (name,) for name in SCRIPTS}
 LARGEST = 300_000  # bytes of a notebook
 LIMIT = 90  # seconds of CPU time of a notebook: all take less than 12 minutes
-IMPORTS = {"dataclasses", "diffusionflow", "equinox", "experiments", "flax"} | {
+IMPORTS = {"dataclasses", "importlib", "json", "pathlib", "tempfile"} | {
+    "diffusionflow",
+    "equinox",
+    "experiments",
+    "flax",
     "jax",
     "numpy",
     "optax",
+    "safetensors",
+    *("diffusers", "torch"),  # where they are installed
 }
 # names of a machine, of its user, and addresses of objects
 PRIVATE = re.compile(
