@@ -1,4 +1,4 @@
-"""Distances of a sampler's end points to those of a fine reference, on any grid."""
+"""Distances of end points to those of a fine reference, of any sampler and grid."""
 
 from typing import Any
 
@@ -22,7 +22,6 @@ class EndPoints:
     Args:
       denoise_fn: `(z, t) -> Denoised`.
       z: starts at `t_max`, `[n, *event]`.
-      sampler: that is measured; it must be deterministic.
       schedule: the one of `denoise_fn`.
       t_max: time of `z`; a grid that begins later begins with as much less noise.
       reference_steps: of the reference, each of one evaluation.
@@ -37,17 +36,14 @@ class EndPoints:
         denoise_fn: DenoiseFn,
         z: Array,
         *,
-        sampler: Any,
         schedule: Schedule,
         t_max: float,
         reference_steps: int,
     ) -> None:
         from diffusionflow import samplers  # which need the grids
 
-        samplers.steps.check_sampler(sampler)
-        self._sampler, self._schedule, self._t_max = sampler, schedule, t_max
+        self._schedule, self._t_max = schedule, t_max
         self._z = as_data(z, "z")
-        self._known: dict[tuple[float, ...], np.ndarray] = {}
         self._denoiser = as_denoiser(
             denoise_fn, like=self._z, schedule=as_schedule(schedule)
         )
@@ -58,45 +54,42 @@ class EndPoints:
         dense = line**2 / (line**2 + (1 - line) ** 2)  # short steps at both ends
         fine = samplers.AdamsBashforth(3, "u")
         at = lambda levels: equal_calls.at_levels(schedule, levels, t_max)
-        self.reference = self._samples(at(dense), fine)
+        self.reference = self._samples(fine, at(dense))
         if not np.isfinite(self.reference).all():
             raise ValueError(
                 f"end points of {reference_steps} steps are not finite: denoise_fn "
                 "must be finite at all times of the grid; choose t_max below 1, or "
                 "other weights"
             )
-        other = self._distances(self._samples(at(line), fine))
+        other = self._distances(self._samples(fine, at(line)))
         self.reference_error = float(np.mean(other))
 
-    def distances(self, times: np.ndarray) -> np.ndarray:
-        """Distances of the samples on a grid to the reference, float64 `[n]`."""
-        place = tuple(times)
-        if place not in self._known:
-            self._known[place] = self._distances(self._samples(times, self._sampler))
-        return self._known[place]
+    def distances(self, sampler: Any, times: np.ndarray) -> np.ndarray:
+        """Distances of a deterministic sampler's samples to the reference's, `[n]`."""
+        return self._distances(self._samples(sampler, times))
 
     def ends_noisy(self, times: np.ndarray) -> bool:
         """Whether a step to the data follows the grid."""
         return equal_calls.ends_noisy(self._schedule, times[-1])
 
-    def evaluations(self, times: np.ndarray) -> int:
+    def evaluations(self, sampler: Any, times: np.ndarray) -> int:
         """Evaluations of the denoiser on a grid, that of a step to the data too."""
-        rows = self._plan(times, self._sampler)
+        rows = self._plan(sampler, times)
         calls = rows.get("calls") if isinstance(rows, dict) else None
         made = len(jax.tree.leaves(rows)[0]) if calls is None else int(np.sum(calls))
         return made + self.ends_noisy(times)
 
-    def check_deterministic(self, times: np.ndarray) -> None:
+    def check_deterministic(self, sampler: Any, times: np.ndarray) -> None:
         """Raises a `ValueError` where noise of the sampler's own changes its samples.
 
         `Churn(0.0)` takes noise and multiplies it by 0.
         """
-        if not self._sampler.num_noises:
+        if not sampler.num_noises:
             return
-        one, other = (self._samples(times, self._sampler, seed) for seed in (0, 1))
+        one, other = (self._samples(sampler, times, seed) for seed in (0, 1))
         if not np.array_equal(one, other):
             raise ValueError(
-                f"sampler={self._sampler!r}: must be deterministic, because a grid is "
+                f"sampler={sampler!r}: must be deterministic, because a grid is "
                 "measured by the end points of the same noise; optimise the grid of "
                 "samplers.ddim() or samplers.AdamsBashforth(2, 'u') in its place"
             )
@@ -106,12 +99,12 @@ class EndPoints:
         found = np.sqrt(np.mean((samples - self.reference) ** 2, axis=1))
         return np.where(np.isfinite(found), found, np.inf)
 
-    def _plan(self, times: np.ndarray, sampler: Any) -> Any:
+    def _plan(self, sampler: Any, times: np.ndarray) -> Any:
         from diffusionflow import samplers
 
         return samplers.plan(sampler, check_grid(times), schedule=self._schedule)
 
-    def _samples(self, times: np.ndarray, sampler: Any, seed: int = 0) -> np.ndarray:
+    def _samples(self, sampler: Any, times: np.ndarray, seed: int = 0) -> np.ndarray:
         """Samples, float64 `[n, size]`."""
         from diffusionflow import samplers
 
@@ -121,7 +114,7 @@ class EndPoints:
         sigmas = np.asarray(self._schedule.sigma(np.array([times[0], self._t_max])))
         z = self._z * np.asarray(sigmas[0] / sigmas[1], self._z.dtype)
         last = np.asarray(times[-1], self._z.dtype) if noisy else None
-        rows = self._plan(times, sampler)
+        rows = self._plan(sampler, times)
         key = jax.random.key(seed)
         x = self._program(key, self._denoiser, z, rows, sampler, last)
         return np.asarray(x, np.float64).reshape(len(x), -1)

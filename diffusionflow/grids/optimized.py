@@ -125,6 +125,8 @@ def optimize(
     2404.14507 (Align Your Steps), and Xue et al. 2024, arXiv 2402.17376, there by
     bounds on the error in place of the error.
     """
+    from diffusionflow import samplers  # which need the grids
+
     equal_calls.check_budget(num_steps)
     schedule = as_schedule(schedule)
     _check_numbers(z, num_parameters, max_evaluations, reference_steps)
@@ -132,16 +134,16 @@ def optimize(
         candidates = equal_calls.candidates(num_steps, schedule=schedule, t_max=t_max)
     given = {name: np.asarray(check_grid(each)) for name, each in candidates.items()}
     check_bound("candidates", len(given), lambda n: n > 0, "at least one grid")
+    samplers.steps.check_sampler(sampler)
     ends = EndPoints(
         denoise_fn,
         z,
-        sampler=sampler,
         schedule=schedule,
         t_max=t_max,
         reference_steps=reference_steps,
     )
-    ends.check_deterministic(next(iter(given.values())))
-    search = _Search(ends, given, seed)
+    ends.check_deterministic(sampler, next(iter(given.values())))
+    search = _Search(ends, sampler, given, seed)
     tries = max_evaluations // NUM_STARTS
     tried = [
         search.refined(name, num_parameters, tries)
@@ -154,28 +156,44 @@ class _Search:
     """The division of the starts: minimised over, for stopping, unseen by both.
 
     Args:
-      ends: of the sampler.
+      ends: of the starts.
+      sampler: whose grid is computed.
       given: the fixed grids by name.
       seed: of the division.
     """
 
-    def __init__(self, ends: EndPoints, given: Mapping[str, np.ndarray], seed: int):
+    def __init__(
+        self,
+        ends: EndPoints,
+        sampler: Any,
+        given: Mapping[str, np.ndarray],
+        seed: int,
+    ) -> None:
         count = len(ends.reference)
         order = np.random.RandomState(seed).permutation(count)
-        self._ends, self._given = ends, given
+        self._ends, self._sampler, self._given = ends, sampler, given
+        self._known: dict[tuple[float, ...], np.ndarray] = {}
         self._own, self._held_out, self._unseen = np.split(
             order, [count // 2, 3 * count // 4]
         )
 
+    def distances(self, times: np.ndarray) -> np.ndarray:
+        """Of all starts, measured once for each grid."""
+        place = tuple(times)
+        if place not in self._known:
+            self._known[place] = self._ends.distances(self._sampler, times)
+        return self._known[place]
+
     def error(self, times: np.ndarray) -> float:
         """The mean over all but the unseen starts."""
         seen = np.append(self._own, self._held_out)
-        return float(np.mean(self._ends.distances(times)[seen]))
+        return float(np.mean(self.distances(times)[seen]))
 
     def ranked(self) -> list[str]:
         """Names of the grids that take no more calls than the first, best first."""
         calls = {
-            name: self._ends.evaluations(self._given[name]) for name in self._given
+            name: self._ends.evaluations(self._sampler, self._given[name])
+            for name in self._given
         }
         most = next(iter(calls.values()))
         usable = [name for name in calls if calls[name] <= most]
@@ -185,7 +203,7 @@ class _Search:
         """The best grid near a fixed one."""
 
         def error_fn(times: np.ndarray) -> tuple[float, float]:
-            found = self._ends.distances(times)
+            found = self.distances(times)
             return float(found[self._own].mean()), float(found[self._held_out].mean())
 
         return refinement.refined(
@@ -200,14 +218,18 @@ class _Search:
         """The result: an optimised grid against the fixed ones on unseen starts."""
         every = {OPTIMIZED: times, **self._given}
         unseen = {
-            name: self._ends.distances(each)[self._unseen]
-            for name, each in every.items()
+            name: self.distances(each)[self._unseen] for name, each in every.items()
         }
         best_fixed = self.ranked()[0]
         difference = _mean(unseen[OPTIMIZED] - unseen[best_fixed])
         chosen = OPTIMIZED if difference[0] < -difference[1] else best_fixed
         measured = tuple(
-            Measured(name, each, self._ends.evaluations(each), *_mean(unseen[name]))
+            Measured(
+                name,
+                each,
+                self._ends.evaluations(self._sampler, each),
+                *_mean(unseen[name]),
+            )
             for name, each in every.items()
         )
         return Optimized(

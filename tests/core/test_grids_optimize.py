@@ -97,12 +97,12 @@ def test_a_search_never_ends_above_where_it_began():
     ends = EndPoints(
         UNEQUAL.denoise_fn(schedule=FLOW),
         starts(shape=(64,)),
-        sampler=samplers.AdamsBashforth(2, "u"),
         schedule=FLOW,
         t_max=1.0,
         reference_steps=32,
     )
-    halves = lambda times: ends.distances(times).reshape(2, -1).mean(axis=1)
+    sampler = samplers.AdamsBashforth(2, "u")
+    halves = lambda times: ends.distances(sampler, times).reshape(2, -1).mean(axis=1)
     for times in list(grids.candidates(4, schedule=FLOW).values())[::3]:
         found = refinement.refined(
             lambda times: tuple(halves(times)),
