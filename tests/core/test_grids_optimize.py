@@ -43,6 +43,27 @@ def test_one_free_time_is_that_of_brute_force():
     assert optimized.error / uniform.error == pytest.approx(ratio, rel=0.01)
 
 
+def test_distances_from_a_later_start_and_with_a_step_to_the_data():
+    """A start at t has t times the noise, and DDIM multiplies it at every step."""
+    z = starts(shape=(32, 2))
+    ends = EndPoints(
+        NARROW.denoise_fn(schedule=FLOW), z, schedule=FLOW, t_max=1.0,
+        reference_steps=64,
+    )  # fmt: skip
+    exact = np.sqrt(VARIANCE) * np.asarray(z)
+    np.testing.assert_allclose(ends.reference, exact, atol=2e-4)
+    step = lambda t, s: (
+        ((1 - t) * (1 - s) * VARIANCE + t * s) / ((1 - t) ** 2 * VARIANCE + t**2)
+    )
+    factor = 0.5 * step(0.5, 0.25) * step(0.25, 0.0)
+    size = np.sqrt(np.mean(np.asarray(z) ** 2, axis=1))
+    wanted = np.abs(factor - np.sqrt(VARIANCE)) * size
+    for times in ([0.5, 0.25, 0.0], [0.5, 0.25]):
+        found = ends.distances(samplers.ddim(), np.array(times))
+        np.testing.assert_allclose(found, wanted, atol=4e-4)
+        assert ends.evaluations(samplers.ddim(), np.array(times)) == 2
+
+
 def test_the_grid_is_better_on_other_noise_by_another_reference():
     denoise_fn, z = UNEQUAL.denoise_fn(schedule=FLOW), starts(seed=7)
     found = grids.optimize(
