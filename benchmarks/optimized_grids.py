@@ -35,7 +35,7 @@ SAMPLERS = {
     "DPM-Solver++ 2M": samplers.DPMSolver(2),
     "UniPC": samplers.UniPC(2),
 }
-REFERENCE_STEPS = {"search": 64, "measured": 128}
+REFERENCE_STEPS = 64
 
 
 class Model(NamedTuple):
@@ -105,6 +105,18 @@ class Bench:
         shape = (count, *self.model.shape)
         return samplers.prior(jax.random.key(seed), shape, schedule=self.model.schedule)
 
+    def measured_on(self, seed: int) -> EndPoints:
+        """End points of noise of another seed, as many as those of a search."""
+        if seed not in self.unseen:
+            self.unseen[seed] = EndPoints(
+                self.model.denoise_fn(self.noises),
+                self.starts(seed, self.noises),
+                schedule=self.model.schedule,
+                t_max=1.0,
+                reference_steps=REFERENCE_STEPS,
+            )
+        return self.unseen[seed]
+
     def one(self, sampler: Any, calls: int, seed: int) -> dict[str, Any]:
         """Errors `[grid, noise]` of the grids of a sampler, and which was chosen."""
         model = self.model
@@ -117,18 +129,13 @@ class Bench:
             schedule=model.schedule,
             candidates=known,
             max_evaluations=self.tries,
-            reference_steps=REFERENCE_STEPS["search"],
+            reference_steps=REFERENCE_STEPS,
             seed=seed,
         )
-        if seed not in self.unseen:
-            self.unseen[seed] = EndPoints(
-                model.denoise_fn(2 * self.noises),
-                self.starts(1_000 + seed, 2 * self.noises),
-                schedule=model.schedule,
-                t_max=1.0,
-                reference_steps=REFERENCE_STEPS["measured"],
-            )
-        measure = lambda times: self.unseen[seed].distances(sampler, times)
+        batches = [self.measured_on(1_000 * (k + 1) + seed) for k in range(2)]
+        measure = lambda times: np.concatenate(
+            [ends.distances(sampler, times) for ends in batches]
+        )
         grids_of = {"chosen": found.times, "default": model.default_fn(calls), **known}
         errors = {name: measure(times) for name, times in grids_of.items()}
         best = min(known, key=lambda name: errors[name].mean())
