@@ -1,15 +1,14 @@
 """Measures optimised sampling grids against fixed ones, at equal network calls.
 
     python -m benchmarks.optimized_grids
-    python -m benchmarks.optimized_grids --workdir=runs/digits
-    python -m benchmarks.optimized_grids --workdir=runs/digits_edm --noises=192
+    python -m benchmarks.optimized_grids --workdir=runs/digits --noises=256
 
 Without a run: a mixture in one dimension whose modes have unequal scales, with its
 exact denoiser, on flow matching and on EDM's schedule. For each sampler, number of
 calls and seed, `grids.optimize` computes a grid on noise of that seed; then its error
 and those of the fixed grids, the config's own among them, are measured on other noise:
 the mean distance of end points to a fine solution. Means over the seeds, with the
-standard error of each from the noise and the scatter of the seeds together.
+standard error by the noise or by the scatter of the seeds, the larger of both.
 """
 
 import argparse
@@ -23,6 +22,7 @@ import numpy as np
 
 from diffusionflow import grids, samplers, schedules
 from diffusionflow.grids.end_points import EndPoints
+from diffusionflow.grids.optimized import Search
 from diffusionflow.predictions import DenoiseFn
 from experiments.analysis import sampler_error
 from experiments.checkpointing import restore
@@ -35,7 +35,7 @@ SAMPLERS = {
     "DPM-Solver++ 2M": samplers.DPMSolver(2),
     "UniPC": samplers.UniPC(2),
 }
-REFERENCE_STEPS = 64
+REFERENCE_STEPS = 96
 
 
 class Model(NamedTuple):
@@ -92,50 +92,35 @@ class Bench:
 
     Args:
       model: what is sampled.
-      noises: of a search, and of the measurement, twice as many.
+      noises: of a search, and of its measurement.
       tries: grids that a search tries.
     """
 
     def __init__(self, model: Model, noises: int, tries: int):
         self.model, self.noises, self.tries = model, noises, tries
-        self.unseen: dict[int, EndPoints] = {}
+        self.denoise_fn = model.denoise_fn(noises)
+        self.known: dict[int, EndPoints] = {}
 
-    def starts(self, seed: int, count: int) -> jax.Array:
-        """Noise at t = 1."""
-        shape = (count, *self.model.shape)
-        return samplers.prior(jax.random.key(seed), shape, schedule=self.model.schedule)
-
-    def measured_on(self, seed: int) -> EndPoints:
-        """End points of noise of another seed, as many as those of a search."""
-        if seed not in self.unseen:
-            self.unseen[seed] = EndPoints(
-                self.model.denoise_fn(self.noises),
-                self.starts(seed, self.noises),
-                schedule=self.model.schedule,
+    def ends(self, seed: int) -> EndPoints:
+        """End points of the noise of a seed."""
+        if seed not in self.known:
+            shape, schedule = (self.noises, *self.model.shape), self.model.schedule
+            self.known[seed] = EndPoints(
+                self.denoise_fn,
+                samplers.prior(jax.random.key(seed), shape, schedule=schedule),
+                schedule=schedule,
                 t_max=1.0,
                 reference_steps=REFERENCE_STEPS,
             )
-        return self.unseen[seed]
+        return self.known[seed]
 
     def one(self, sampler: Any, calls: int, seed: int) -> dict[str, Any]:
-        """Errors `[grid, noise]` of the grids of a sampler, and which was chosen."""
+        """Measures the grids of a sampler; the search is that of `grids.optimize`."""
         model = self.model
         known = grids.candidates(calls, schedule=model.schedule)
-        found = grids.optimize(
-            model.denoise_fn(self.noises),
-            self.starts(seed, self.noises),
-            calls,
-            sampler=sampler,
-            schedule=model.schedule,
-            candidates=known,
-            max_evaluations=self.tries,
-            reference_steps=REFERENCE_STEPS,
-            seed=seed,
-        )
-        batches = [self.measured_on(1_000 * (k + 1) + seed) for k in range(2)]
-        measure = lambda times: np.concatenate(
-            [ends.distances(sampler, times) for ends in batches]
-        )
+        search = Search(self.ends(seed), sampler, known, seed)
+        found = search.result(num_parameters=8, max_evaluations=self.tries)
+        measure = lambda times: self.ends(1_000 + seed).distances(sampler, times)
         grids_of = {"chosen": found.times, "default": model.default_fn(calls), **known}
         errors = {name: measure(times) for name, times in grids_of.items()}
         best = min(known, key=lambda name: errors[name].mean())
@@ -228,16 +213,18 @@ def main() -> None:
             + "|---" * 10
             + "|"
         )
-        for name in options.samplers:
-            for calls in options.calls:
-                every = []
-                for seed in range(options.seeds):
-                    every.append(bench.one(SAMPLERS[name], calls, seed))
-                    if options.out:
-                        line = {"model": model.name, "sampler": name, "calls": calls}
-                        with options.out.open("a") as file:
-                            file.write(json.dumps(line | every[-1]) + "\n")
-                print(row(name, calls, every), flush=True)
+        cases = [(name, calls) for name in options.samplers for calls in options.calls]
+        every: dict[tuple[str, int], list] = {case: [] for case in cases}
+        for seed in range(options.seeds):
+            for name, calls in cases:
+                one = bench.one(SAMPLERS[name], calls, seed)
+                every[name, calls].append(one)
+                if options.out:
+                    line = {"model": model.name, "sampler": name, "calls": calls}
+                    with options.out.open("a") as file:
+                        file.write(json.dumps(line | one) + "\n")
+                if seed == options.seeds - 1:
+                    print(row(name, calls, every[name, calls]), flush=True)
 
 
 if __name__ == "__main__":

@@ -143,17 +143,13 @@ def optimize(
         reference_steps=reference_steps,
     )
     ends.check_deterministic(sampler, next(iter(given.values())))
-    search = _Search(ends, sampler, given, seed)
-    tries = max_evaluations // NUM_STARTS
-    tried = [
-        search.refined(name, num_parameters, tries)
-        for name in search.ranked()[:NUM_STARTS]
-    ]
-    return search.compared(min(tried, key=search.error))
+    return Search(ends, sampler, given, seed).result(num_parameters, max_evaluations)
 
 
-class _Search:
-    """The division of the starts: minimised over, for stopping, unseen by both.
+class Search:
+    """A search of the best grid, with its division of the starts in three.
+
+    One part is minimised over, one stops the search, one has been seen by neither.
 
     Args:
       ends: of the starts.
@@ -177,20 +173,29 @@ class _Search:
             order, [count // 2, 3 * count // 4]
         )
 
+    def result(self, num_parameters: int, max_evaluations: int) -> Optimized:
+        """Refines the best fixed grids, and compares the best of what comes out."""
+        tries = max_evaluations // NUM_STARTS
+        tried = [
+            self.refined(name, num_parameters, tries)
+            for name in self.ranked()[:NUM_STARTS]
+        ]
+        return self.compared(min(tried, key=self.error))
+
     def distances(self, times: np.ndarray) -> np.ndarray:
-        """Of all starts, measured once for each grid."""
+        """Computes the distances of all starts, once for each grid."""
         place = tuple(times)
         if place not in self._known:
             self._known[place] = self._ends.distances(self._sampler, times)
         return self._known[place]
 
     def error(self, times: np.ndarray) -> float:
-        """The mean over all but the unseen starts."""
+        """Computes the mean over all but the unseen starts."""
         seen = np.append(self._own, self._held_out)
         return float(np.mean(self.distances(times)[seen]))
 
     def ranked(self) -> list[str]:
-        """Names of the grids that take no more calls than the first, best first."""
+        """Ranks the grids that take no more calls than the first, best first."""
         calls = {
             name: self._ends.evaluations(self._sampler, self._given[name])
             for name in self._given
@@ -200,7 +205,7 @@ class _Search:
         return sorted(usable, key=lambda name: self.error(self._given[name]))
 
     def refined(self, name: str, num_parameters: int, tries: int) -> np.ndarray:
-        """The best grid near a fixed one."""
+        """Searches the best grid near a fixed one."""
 
         def error_fn(times: np.ndarray) -> tuple[float, float]:
             found = self.distances(times)
@@ -215,7 +220,7 @@ class _Search:
         )
 
     def compared(self, times: np.ndarray) -> Optimized:
-        """The result: an optimised grid against the fixed ones on unseen starts."""
+        """Compares an optimised grid with the fixed ones on unseen starts."""
         every = {OPTIMIZED: times, **self._given}
         unseen = {
             name: self.distances(each)[self._unseen] for name, each in every.items()
