@@ -35,7 +35,6 @@ SAMPLERS = {
     "DPM-Solver++ 2M": samplers.DPMSolver(2),
     "UniPC": samplers.UniPC(2),
 }
-REFERENCE_STEPS = 96
 
 
 class Model(NamedTuple):
@@ -92,35 +91,34 @@ class Bench:
 
     Args:
       model: what is sampled.
-      noises: of a search, and of its measurement.
-      tries: grids that a search tries.
+      options: of the command line.
     """
 
-    def __init__(self, model: Model, noises: int, tries: int):
-        self.model, self.noises, self.tries = model, noises, tries
-        self.denoise_fn = model.denoise_fn(noises)
+    def __init__(self, model: Model, options: argparse.Namespace):
+        self.model, self.options = model, options
         self.known: dict[int, EndPoints] = {}
 
-    def ends(self, seed: int) -> EndPoints:
-        """End points of the noise of a seed."""
+    def ends(self, seed: int, count: int) -> EndPoints:
+        """End points of the noise of a seed, computed once."""
         if seed not in self.known:
-            shape, schedule = (self.noises, *self.model.shape), self.model.schedule
+            shape, schedule = (count, *self.model.shape), self.model.schedule
             self.known[seed] = EndPoints(
-                self.denoise_fn,
+                self.model.denoise_fn(count),
                 samplers.prior(jax.random.key(seed), shape, schedule=schedule),
                 schedule=schedule,
                 t_max=1.0,
-                reference_steps=REFERENCE_STEPS,
+                reference_steps=self.options.reference_steps,
             )
         return self.known[seed]
 
     def one(self, sampler: Any, calls: int, seed: int) -> dict[str, Any]:
         """Measures the grids of a sampler; the search is that of `grids.optimize`."""
-        model = self.model
+        model, options = self.model, self.options
         known = grids.candidates(calls, schedule=model.schedule)
-        search = Search(self.ends(seed), sampler, known, seed)
-        found = search.result(num_parameters=8, max_evaluations=self.tries)
-        measure = lambda times: self.ends(1_000 + seed).distances(sampler, times)
+        search = Search(self.ends(seed, options.noises), sampler, known, seed)
+        found = search.result(num_parameters=8, max_evaluations=options.tries)
+        unseen = self.ends(1_000 + seed, options.unseen or 2 * options.noises)
+        measure = lambda times: unseen.distances(sampler, times)
         grids_of = {"chosen": found.times, "default": model.default_fn(calls), **known}
         errors = {name: measure(times) for name, times in grids_of.items()}
         best = min(known, key=lambda name: errors[name].mean())
@@ -193,6 +191,8 @@ def parse() -> argparse.Namespace:
     add("--calls", type=int, nargs="+", default=(5, 8, 10))
     add("--seeds", type=int, default=3)
     add("--noises", type=int, default=1024, help="of a search")
+    add("--unseen", type=int, help="of a measurement; by default twice as many")
+    add("--reference_steps", type=int, default=128, help="of the fine solution")
     add("--tries", type=int, default=120, help="grids that a search tries")
     add("--out", type=pathlib.Path, help="JSON lines of every seed")
     return parser.parse_args()
@@ -205,7 +205,7 @@ def main() -> None:
     if options.workdir:
         models = [trained(options.workdir)]
     for model in models:
-        bench = Bench(model, options.noises, options.tries)
+        bench = Bench(model, options)
         print(f"\n{model.name}, {options.seeds} seeds, {options.noises} noises\n")
         print(
             "| sampler | calls | error | default grid | best fixed grid | over default"
