@@ -154,7 +154,7 @@ def over_seeds(pairs: list[tuple[float, float]]) -> str:
     values, errors = np.array(pairs).T
     noise = np.sqrt(np.sum(errors**2)) / len(values)
     scatter = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{values.mean():.2f} +- {max(noise, scatter):.2f}"
+    return f"{values.mean():.2f} +- {max(noise, scatter):.1g}"
 
 
 def row(name: str, calls: int, every: list[dict[str, Any]]) -> str:
