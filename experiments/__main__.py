@@ -16,6 +16,7 @@ COMMANDS = {
     "distill": "distils a run into a model of few steps",
     "sample": "draws samples from a run",
     "encode": "encodes a data set into latents of an autoencoder, to train on",
+    "grid": "computes the sampling grid of a run, a sampler and a budget",
     "export": "writes the weights of a run as safetensors, for readers elsewhere",
     "pairs": "draws pairs of noise and sample to train on: reflow, one step",
     "evaluate": "evaluates a run: held-out loss, likelihood, sample quality",

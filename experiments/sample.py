@@ -61,7 +61,11 @@ flags.DEFINE_string(
     "sampler.name", None, "Sampler, such as ddim, ddpm or heun(variable='v')."
 )
 cli.define_count("sampler.num_steps", None, "Number of steps.", 10**6)
-flags.DEFINE_string("sampler.grid", None, "Sampling grid, such as uniform.")
+flags.DEFINE_string(
+    "sampler.grid",
+    None,
+    "Sampling grid, such as uniform, or a file of the command grid.",
+)
 flags.DEFINE_string(
     "autoencoder", None, "Folder of the one that decodes latents into pictures."
 )

@@ -220,6 +220,6 @@ NOT_SHIPPED = {
 GRIDS_NOT_SHIPPED = {
     "beta": "interop.DiffusersScheduler with use_beta_sigmas has its levels",
     "polyexponential": "grids.karras(rho=...) is near to it",
-    "ays": "write its times out as an array",
+    "ays": "grids.align_your_steps has its levels",
     "kl optimal": "grids.karras is near to it",
 }

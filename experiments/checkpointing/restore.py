@@ -33,7 +33,8 @@ def load(workdir: pathlib.Path, request: Request) -> Loaded:
 def _check_jumps(request: Request, built: Model) -> None:
     """Checks a complete request to sample."""
     assert request.guidance is not None
-    build.check_guidance(built.net, build.sampler(request.sampler), request.guidance)
+    sampler, _ = build.sampling(request.sampler, built.objective.schedule)
+    build.check_guidance(built.net, sampler, request.guidance)
 
 
 def load_each(

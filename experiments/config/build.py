@@ -16,6 +16,7 @@ from experiments.config import (
     adapters,
     elsewhere,
     external,
+    grid_files,
     methods,
     protocols,
     registry,
@@ -110,6 +111,8 @@ def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray
     if (grid_fn := elsewhere.grid_fn(section)) is not None:
         with naming("sampler.grid"):
             return grid_fn(**known)
+    if grid_files.is_file(section["grid"]):
+        return grid_files.times(section, schedule)
     times = np.asarray(parse("sampler.grid", section["grid"], registry.GRIDS, **known))
     good = times.ndim == 1 and len(times) > 1 and (np.diff(times) < 0).all()
     if not (good and times[-1] >= 0 and times[0] <= 1):

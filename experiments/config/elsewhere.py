@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusionflow import samplers
-from experiments.config import external, registry
+from experiments.config import external, grid_files, registry
 from experiments.runtime.errors import UsageError, shown
 
 GRID = "by_name"  # the value of `sampler.grid` for the grid of such a name
@@ -36,10 +36,13 @@ def named(text: str) -> samplers.Named | None:
 def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The section `sampler` of a config with the entries that are given.
 
-    A name of another library that is given without a grid brings its own.
+    A name of another library that is given without a grid brings its own, and the file
+    of a grid its sampler and number of steps.
     """
     section = {**own, **given}
-    if "name" in given and "grid" not in given and named(given["name"]) is not None:
+    if grid_files.is_file(section.get("grid", "")):
+        grid_files.complete(section, given)
+    elif "name" in given and "grid" not in given and named(given["name"]) is not None:
         section["grid"] = GRID
     return section
 

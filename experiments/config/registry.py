@@ -123,6 +123,7 @@ GRIDS = Registry(
         "shifted": "shifted",
         "logsnr_uniform": "logsnr_uniform",
         "karras": "karras",
+        "align_your_steps": "align_your_steps",
         "discrete": "discrete",
     },
 )

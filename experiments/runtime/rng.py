@@ -5,7 +5,7 @@ import jax
 from diffusionflow import random
 
 # folded into the seed: independent streams
-INIT, TRAIN, EVALUATE, SAMPLE, COUPLE, PAIRS = range(6)
+INIT, TRAIN, EVALUATE, SAMPLE, COUPLE, PAIRS, GRID = range(7)
 
 
 def stream(seed: int, purpose: int) -> jax.Array:

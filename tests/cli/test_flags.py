@@ -14,7 +14,7 @@ from tests.helpers import commands, in_process
 
 COMMANDS = (
     *("train", "sample", "evaluate", "compare", "study"),
-    *("distill", "encode", "export", "pairs", "explain", "figures", "explore"),
+    *("distill", "encode", "export", "grid", "pairs", "explain", "figures", "explore"),
 )
 
 

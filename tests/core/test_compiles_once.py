@@ -1,8 +1,9 @@
 """Calling a jitted function of the library again compiles nothing and keeps no memory.
 
-The library has no `jit` inside: a plain Python function may read parameters that change
-between calls, and a hidden cache would not see that. The idiom of README and docstrings
-is a function of the user's own under `jax.jit`.
+The library has no `jit` inside, but for `grids.optimize`, whose programs end with the
+call: a plain Python function may read parameters that change between calls, and a
+hidden cache would not see that. The idiom of README and docstrings is a function of the
+user's own under `jax.jit`.
 """
 
 import jax

@@ -17,7 +17,7 @@ ALLOWED = {
     "ema": {"ema"},
     "predictions": {"schedules", "predictions"},
     "times": {"random", "schedules", "predictions", "times"},
-    "grids": {"schedules", "predictions"},
+    "grids": {"schedules", "predictions", "grids", "samplers"},  # these in functions
     "weightings": {"schedules", "predictions", "weightings"},
     "analytic": {"schedules", "predictions"},
     "processes": {"schedules", "predictions", "processes"},
@@ -135,6 +135,7 @@ def imports_are_allowed(module, path):
     # functions
     extra = {
         "couplings": {"scipy"},
+        "grids": {"scipy"},
         "interop": {"huggingface_hub", "ml_dtypes", "safetensors", "scipy", "torch"},
         "networks": {"flax"},
         "samplers": {"diffrax"},

@@ -1,27 +1,9 @@
-"""Timestep schedules (sampling grids): float64 on the host, strictly falling.
+"""Fixed sampling grids: equal steps in a function of time or of the log-SNR."""
 
-`num_steps` steps make `num_steps + 1` times, built by index, from the noise end down to
-the data end. With `i = 0..num_steps` and `u_i = 1 - i / num_steps`:
-
-| grid             | equal steps in               | times, without arguments           |
-|------------------|------------------------------|------------------------------------|
-| `uniform`        | t                            | u                                  |
-| `quadratic`      | sqrt(t)                      | u^2: short steps at the data       |
-| `cosine`         | arcsin(t)                    | sin(pi u / 2): short ones at noise |
-| `shifted`        | t on `schedules.Shifted`     | k u / (1 + (k - 1) u)              |
-| `logsnr_uniform` | log-SNR                      | of a schedule                      |
-| `karras`         | (sigma / alpha)^(1 / rho)    | of a schedule                      |
-| `discrete`       | levels of a table, rounded   | nodes of `schedules.Discrete`      |
-
-Equal steps in log-SNR are called exponential sigmas elsewhere: sigma / alpha is then
-geometric. Any falling array of times in [0, 1] is a grid as well.
-"""
-
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
@@ -32,9 +14,8 @@ from diffusionflow._dataclass import (
     is_traced,
 )
 from diffusionflow._numeric import in_float64
+from diffusionflow.grids.checks import check_grid
 from diffusionflow.schedules import Schedule, as_schedule, shift_time
-
-Times = TypeVar("Times", bound=ArrayLike)
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -154,7 +135,7 @@ def logsnr_uniform(
       ValueError: no step, `logsnr_min >= logsnr_max`, or bounds that the schedule does
         not reach within [0, 1].
     """
-    return _at_logsnr(schedule, _line(num_steps, logsnr_min, logsnr_max))
+    return at_logsnr(schedule, _line(num_steps, logsnr_min, logsnr_max))
 
 
 def karras(
@@ -191,7 +172,7 @@ def karras(
     check_positive("ratio_max", ratio_max)
     check_below("ratio_min", ratio_min, "ratio_max", ratio_max)
     ratios = _power(num_steps, float(ratio_max), float(ratio_min), float(rho))
-    return _at_logsnr(schedule, -2 * np.log(ratios))
+    return at_logsnr(schedule, -2 * np.log(ratios))
 
 
 def discrete(
@@ -253,42 +234,6 @@ def discrete(
     return check_grid(np.append(levels / num_levels, 0.0))
 
 
-def check_grid(times: Times) -> Times:
-    """Checks that `times` are a sampling grid, and returns them.
-
-    Traced values cannot be checked and pass.
-
-    Args:
-      times: `[num_steps + 1]`, falling, in [0, 1].
-
-    Raises:
-      ValueError: fewer than two times, a time outside [0, 1], a time that repeats or
-        rises.
-    """
-    if is_traced(times):
-        return times
-    values = np.asarray(times)
-    if not np.issubdtype(values.dtype, np.number) or values.ndim == 0:
-        shown = getattr(times, "__name__", repr(times))
-        raise ValueError(
-            f"times={shown}: must be a grid [num_steps + 1], such as grids.uniform(50)"
-        )
-    if values.ndim != 1 or values.size < 2:
-        raise ValueError(f"a grid of shape {values.shape}: must be [num_steps + 1]")
-    if not (values.max() <= 1 and values.min() >= 0):
-        raise ValueError(
-            f"grid times from {values.max()} to {values.min()}: must be in [0, 1]"
-        )
-    falls = np.diff(values) < 0
-    if not falls.all():
-        place = int(np.argmin(falls))
-        raise ValueError(
-            f"grid times {values[place]} and {values[place + 1]} (steps {place} and "
-            f"{place + 1}): each time must be below the one before"
-        )
-    return times
-
-
 def _line(num_steps: int, first: float, last: float) -> np.ndarray:
     check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
     return np.linspace(first, last, num_steps + 1, dtype=np.float64)
@@ -306,7 +251,7 @@ def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
     return values
 
 
-def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
+def at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
     """Sampling grid of a schedule at rising log-SNRs."""
     times, reach = in_float64(_invert, as_schedule(schedule), logsnr)
     if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):

@@ -1,0 +1,120 @@
+"""Files of optimised grids: `--sampler.grid=FILE.json`, as `diffusionflow grid` writes.
+
+The text that a request keeps is `FILE.json#DIGEST`, so that samples on a grid that has
+changed are not taken for those of the file.
+"""
+
+import hashlib
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusionflow import grids
+from diffusionflow.schedules import Schedule
+from experiments.runtime import files
+from experiments.runtime.errors import UsageError, shown
+
+FORMAT = 1
+PATTERN = re.compile(r"(?P<path>.+\.json)(#(?P<digest>[0-9a-f]{8}))?")
+
+
+class GridFile(NamedTuple):
+    """What a file says.
+
+    Fields:
+      text: path and digest.
+      times: float64, falling.
+      sampler: the grid is for, as in a config.
+      num_steps: steps to the data, that from a grid that ends above sigma = 0 included.
+      schedule: `repr` of the one that the times are of.
+    """
+
+    text: str
+    times: np.ndarray
+    sampler: str
+    num_steps: int
+    schedule: str
+
+
+def is_file(text: str) -> bool:
+    """Whether the value of `sampler.grid` names a file."""
+    return PATTERN.fullmatch(text.strip()) is not None
+
+
+def read(text: str) -> GridFile:
+    """Reads a file of an optimised grid.
+
+    Args:
+      text: its path, with or without the digest.
+
+    Raises:
+      UsageError: there is no such file, it is none of these, or it has changed.
+    """
+    match = PATTERN.fullmatch(text.strip())
+    path = pathlib.Path(match["path"])
+    where = f"sampler.grid={shown(str(path))}"
+    way = "give a file of diffusionflow grid"
+    if not path.is_file():
+        raise UsageError(f"{where}: there is no such file; {way}")
+    try:
+        content = files.read_json(path)
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}: must be {FORMAT}")
+        times = grids.check_grid(np.asarray(content["times"], np.float64))
+        facts = str(content["sampler"]), int(content["num_steps"])
+        schedule = str(content["schedule"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{where}: is no sampling grid ({error!r}); {way}") from error
+    digest = hashlib.sha256(times.tobytes()).hexdigest()[:8]
+    if match["digest"] not in (None, digest):
+        raise UsageError(
+            f"{where}: has changed from {match['digest']} to {digest}: put the file "
+            "back, or leave out the digest behind its name"
+        )
+    return GridFile(f"{path}#{digest}", times, *facts, schedule)
+
+
+def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Sets what a file says and is not given: sampler and number of steps.
+
+    Args:
+      section: of the sampler; changed in place.
+      given: entries that the user wrote.
+    """
+    found = read(section["grid"])
+    said = {"name": found.sampler, "num_steps": len(found.times) - 1}
+    section |= {"grid": found.text}
+    section |= {name: said[name] for name in said if name not in given}
+    if section["name"] != found.sampler:
+        print(
+            f"warning: {found.text} is the grid of {found.sampler}, and not of "
+            f"{section['name']}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def times(section: Mapping[str, Any], schedule: Schedule) -> np.ndarray:
+    """The times of a file that the section `sampler` of a config names.
+
+    Raises:
+      UsageError: from `read`; the file is of another number of steps or schedule.
+    """
+    found, count = read(section["grid"]), section["num_steps"]
+    steps = len(found.times) - 1
+    if count not in (steps, found.num_steps):
+        raise UsageError(
+            f"sampler.num_steps={count}: must be {steps}, as in sampler.grid="
+            f"{found.text}; or compute a grid of {count} steps by diffusionflow grid"
+        )
+    if found.schedule != repr(schedule):
+        raise UsageError(
+            f"sampler.grid={found.text}: has times of {shown(found.schedule)}, and the "
+            f"schedule here is {shown(repr(schedule))}: must be the same; compute a "
+            "grid of this run by diffusionflow grid"
+        )
+    return found.times

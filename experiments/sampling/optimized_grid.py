@@ -1,0 +1,205 @@
+"""Computes the sampling grid of a run, a sampler and a number of steps, as a file."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffusionflow import grids, random, samplers
+from diffusionflow.schedules import Schedule
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Loaded, Request
+from experiments.config import build, grid_files
+from experiments.config.model import Model
+from experiments.runtime import files, progress, rng
+from experiments.runtime.errors import UsageError, naming, require
+from experiments.runtime.signals import stopping
+from experiments.sampling import requested
+
+FOLDER = "grids"
+
+
+class Settings(NamedTuple):
+    """How the grid is computed; see `grids.optimize`.
+
+    Fields:
+      t_max: time of the noise.
+      max_evaluations: grids that are tried.
+    """
+
+    t_max: float = 1.0
+    max_evaluations: int = 120
+
+
+def write_grid(
+    workdir: str | pathlib.Path, request: Request, settings: Settings
+) -> pathlib.Path:
+    """Computes the grid of a checkpoint; writes the file that `sampler.grid` takes.
+
+    Args:
+      workdir: of the run.
+      request: what is sampled; `num_samples` noises, and the steps of the sampler are
+        steps to the data.
+      settings: of the search.
+
+    Returns:
+      The path of the file, `.json`.
+
+    Raises:
+      UsageError: there is no such checkpoint, a setting does not fit it, the sampler
+        adds noise, or the file is there.
+      Stopped: at SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    with stopping():
+        checked = lambda request, model: _check(workdir, request, model, settings)
+        (loaded,) = restore.load_each(workdir, request, (request.weights,), checked)
+        path = _path(workdir, loaded.request)
+        precision = loaded.config["matmul_precision"]
+        with (
+            naming("grid"),
+            jax.default_matmul_precision(precision),
+            progress.announced("computing the grid"),
+        ):
+            found = optimized(loaded, settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(path) as temporary:
+            content = json.dumps(_content(loaded, settings, found), indent=2)
+            temporary.write_text(content + "\n")
+    print(f"{words(found)}\n{path}", flush=True)
+    return path
+
+
+def optimized(loaded: Loaded, settings: Settings) -> grids.Optimized:
+    """Computes the grid of weights that are loaded.
+
+    Args:
+      loaded: with a complete request.
+      settings: of the search.
+    """
+    request, model = loaded.request, loaded.model
+    schedule, count = model.objective.schedule, request.num_samples
+    given = requested.of_samples(loaded)
+    number = np.arange(count, dtype=np.uint32)
+    keys = random.example_keys(rng.stream(request.seed, rng.GRID), number)
+    z = samplers.prior(
+        keys, (count, *model.event_shape), schedule=schedule, t=settings.t_max
+    )
+    return grids.optimize(
+        model.denoise_fn(loaded.params, given.labels, request.guidance, given.vectors),
+        z,
+        request.sampler["num_steps"],
+        sampler=build.sampler(request.sampler),
+        schedule=schedule,
+        t_max=settings.t_max,
+        candidates=_candidates(loaded, settings),
+        max_evaluations=settings.max_evaluations,
+        seed=request.seed,
+    )
+
+
+def _candidates(loaded: Loaded, settings: Settings) -> Mapping[str, np.ndarray]:
+    """The fixed grids, and that of the run's config, at equal network calls."""
+    request, schedule = loaded.request, loaded.model.objective.schedule
+    count = request.sampler["num_steps"]
+    found = dict(grids.candidates(count, schedule=schedule, t_max=settings.t_max))
+    own = config_grid(loaded.config["sampler"], schedule, count)
+    if own is not None and own[0] <= settings.t_max:
+        known = [each for each in found.values() if len(each) == len(own)]
+        if not any(np.allclose(own, each, rtol=0, atol=1e-9) for each in known):
+            found[f"{loaded.config['sampler']['grid']} of the config"] = own
+    return found
+
+
+def config_grid(
+    section: Mapping[str, Any], schedule: Schedule, count: int
+) -> np.ndarray | None:
+    """The grid of a config with `count` steps to the data; None of a file."""
+    if grid_files.is_file(section["grid"]):
+        return None
+    times = build.grid({**section, "num_steps": count}, schedule)
+    if float(np.asarray(schedule.sigma(times[-1]))) > 0:
+        times = build.grid({**section, "num_steps": count - 1}, schedule)
+    return times
+
+
+def _check(
+    workdir: pathlib.Path, request: Request, model: Model, settings: Settings
+) -> None:
+    """Checks a complete request before weights are read."""
+    if not model.predicts_at_one_time:
+        raise UsageError(
+            "the network of this run only jumps toward the data, and jumps have no "
+            "grid to compute; take the run of its teacher"
+        )
+    count = request.sampler["num_steps"]
+    require("sampler.num_steps", count, count >= 2, "at least 2: one step has no times")
+    require("t_max", settings.t_max, 0 < settings.t_max <= 1, "in (0, 1]")
+    build.check_guidance(model.net, build.sampler(request.sampler), request.guidance)
+    build.check_start(model.objective, np.array([settings.t_max, 0.0]))
+    path = _path(workdir, request)
+    require("out", str(path), path.suffix == ".json", "a path that ends in .json")
+    if path.exists():
+        raise UsageError(f"out={path}: exists: remove it, or choose another --out")
+
+
+def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
+    if request.out is not None:
+        return pathlib.Path(request.out)
+    sampler = request.sampler
+    name = f"{sampler['name']}_{sampler['num_steps']}_guidance{request.guidance:.9g}"
+    return workdir / FOLDER / (re.sub(r"[^\w.=]+", "-", name) + ".json")
+
+
+def _content(
+    loaded: Loaded, settings: Settings, found: grids.Optimized
+) -> dict[str, Any]:
+    """What the file says: the grid, how it was made, and its errors."""
+    request = loaded.request
+    names = ("label", "guidance", "weights", "sigma_rel", "step", "seed", "num_samples")
+    record = found._asdict() | {"measured": [each._asdict() for each in found.measured]}
+    return {
+        "format": grid_files.FORMAT,
+        "sampler": request.sampler["name"],
+        "num_steps": request.sampler["num_steps"],
+        "schedule": repr(loaded.model.objective.schedule),
+        **_plain(record),
+        "recipe": {name: getattr(request, name) for name in names}
+        | settings._asdict()
+        | {"parameters": loaded.digest},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON, numbers with all of their digits."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def words(found: grids.Optimized) -> str:
+    """The errors of the grids, a line each, the best first, and the grid."""
+    ranked = sorted(found.measured, key=lambda each: each.error)
+    lines = [
+        f"{each.name:<32} {each.error:.4g} +- {each.standard_error:.2g}, "
+        f"{each.evaluations} evaluations"
+        for each in ranked
+    ]
+    by_name = {each.name: each.error for each in found.measured}
+    ratio = by_name[found.chosen] / by_name[found.best_fixed]
+    return "\n".join(
+        [
+            "mean distance of end points to a fine solution, on noise unseen before:",
+            *lines,
+            f"chosen: {found.chosen}, {ratio:.2f} of the error of {found.best_fixed}, "
+            "the best fixed grid",
+            f"the fine solution is known to {found.reference_error:.2g}",
+            f"times: {', '.join(f'{time:.5g}' for time in found.times)}",
+        ]
+    )

@@ -1,0 +1,150 @@
+"""`diffusionflow grid`, and its files as grids of other commands."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from diffusionflow import grids, schedules
+from experiments.config import build, elsewhere, grid_files
+from experiments.evaluation import sample_quality
+from experiments.runtime.errors import UsageError
+from experiments.sampling import optimized_grid
+from tests.helpers import in_process
+
+KEPT = pathlib.Path(__file__).parents[2] / "data" / "checkpoint"
+FLOW = schedules.FlowMatching()
+OWN = dict(name="ddim", num_steps=25, grid="uniform")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return shutil.copytree(KEPT, tmp_path_factory.mktemp("run"), dirs_exist_ok=True)
+
+
+def written(path, **changes):
+    """A file of a grid, as the command writes it."""
+    content = dict(
+        format=1, times=[1.0, 0.5, 0.0], num_steps=2, sampler="heun(variable='u')",
+        schedule=repr(FLOW),
+    )  # fmt: skip
+    path.write_text(json.dumps(content | changes))
+    return str(path)
+
+
+def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
+    flags = [f"--workdir={run}", f"--out={tmp_path / 'a.json'}"]
+    command = ["--sampler.num_steps=3", "--num_noises=32", "--max_evaluations=2"]
+    code, output, error = in_process.run("experiments.grid", *flags, *command)
+    assert (code, error) == (0, "")
+    said = json.loads((tmp_path / "a.json").read_text())
+    times = np.array(said["times"])
+    assert said["sampler"] == "ddim" and said["num_steps"] == 3
+    assert re.fullmatch("[0-9a-f]{16}", said["recipe"]["parameters"])
+    assert len(said["measured"]) == 11 and str(tmp_path / "a.json") in output
+    found = {each["name"]: each["times"] for each in said["measured"]}
+    assert found[said["chosen"]] == said["times"]
+    section = elsewhere.completed(OWN, {"grid": str(tmp_path / "a.json")})
+    np.testing.assert_array_equal(build.grid(section, FLOW), times)  # every digit
+    again = in_process.run("experiments.grid", *flags, *command)
+    assert again[0] == 2 and "exists: remove it, or choose another" in again[2]
+
+
+def test_sample_takes_sampler_steps_and_grid_from_the_file(run, tmp_path):
+    file = written(tmp_path / "a.json")
+    drawn = []
+    for name, flags in (
+        ("file", [f"--sampler.grid={file}"]),
+        ("same", ["--sampler.name=heun(variable='u')", "--sampler.num_steps=2"]),
+    ):
+        out = tmp_path / name
+        common = [f"--workdir={run}", "--num_samples=4", f"--out={out}"]
+        code, _, error = in_process.run("experiments.sample", *common, *flags)
+        assert (code, error) == (0, "")
+        with np.load(f"{out}.npz") as arrays:
+            drawn.append(dict(arrays))
+    np.testing.assert_array_equal(drawn[0]["samples"], drawn[1]["samples"])
+    assert f"grid {grid_files.read(file).text}" in str(drawn[0]["recipe"])
+
+
+def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
+    file = written(tmp_path / "a.json")
+    section = elsewhere.completed(OWN, {"grid": file})
+    assert section | {"grid": ""} == {
+        "name": "heun(variable='u')", "num_steps": 2, "grid": "",
+    }  # fmt: skip
+    assert capsys.readouterr().err == ""
+    parsed = sample_quality.sampler_section(f"ddim@2@{file}", OWN)
+    assert parsed == dict(name="ddim", num_steps=2, grid=section["grid"])
+    assert "is the grid of heun(variable='u'), and not of ddim" in (
+        capsys.readouterr().err
+    )
+    text = sample_quality.sampler_text(parsed)
+    assert sample_quality.sampler_section(text, OWN) == parsed
+    written(tmp_path / "a.json", times=[1.0, 0.4, 0.0])
+    with pytest.raises(UsageError, match="has changed from .* put the file back"):
+        build.grid(section, FLOW)
+    assert elsewhere.completed(OWN, {"grid": file})["grid"] != section["grid"]
+
+
+def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
+    file = written(tmp_path / "a.json", num_steps=3)
+    for count in (2, 3):
+        section = dict(name="ddim", num_steps=count, grid=file)
+        assert len(build.grid(section, FLOW)) == 3
+
+
+WRONG = {
+    "steps": ({}, dict(num_steps=7), "sampler.num_steps=7: must be 2, as in sampler"),
+    "schedule": (dict(schedule="VE()"), {}, "has times of 'VE\\(\\)', and the sched"),
+    "rising": (dict(times=[0.0, 1.0]), {}, "is no sampling grid .*each time must be"),
+    "nothing": (dict(times=[]), {}, "is no sampling grid .*give a file of diffusion"),
+    "format": (dict(format=9), {}, "format 9: must be 1"),
+    "words": (dict(times="uniform"), {}, "is no sampling grid"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_refused(name, tmp_path):
+    changes, entries, message = WRONG[name]
+    section = OWN | dict(num_steps=2, grid=written(tmp_path / "a.json", **changes))
+    with pytest.raises(UsageError, match=message):
+        build.grid(section | entries, FLOW)
+
+
+MISTAKES = {
+    "no file": ("sample", ["--sampler.grid=gone.json"], "'gone.json': there is no"),
+    "noise": (
+        "grid", ["--sampler.name=ddpm", "--sampler.num_steps=3"], "must be determini",
+    ),
+    "suffix": ("grid", ["--out=grid.txt"], "out='grid.txt': must be a path that ends"),
+    "time": ("grid", ["--t_max=2"], r"t_max=2.0: must be in \(0, 1\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, flags, message = MISTAKES[name]
+    code, _, error = in_process.run(
+        f"experiments.{command}", f"--workdir={run}", *flags
+    )
+    assert code == 2 and len(error.splitlines()) == 1, error
+    assert re.search(message, error), error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["edm", "flow_matching"])
+def test_the_grid_of_the_config_takes_equally_many_calls(name):
+    schedule = schedules.EDM(0.002, 80.0, 7.0) if name == "edm" else FLOW
+    section = dict(name="ddim", num_steps=18, grid="karras(rho=3.0)")
+    times = optimized_grid.config_grid(section, schedule, 5)
+    assert len(times) == 5  # and a step to the data
+    assert optimized_grid.config_grid(section | {"grid": "a.json"}, schedule, 5) is None
+    uniform = optimized_grid.config_grid(section | {"grid": "uniform"}, schedule, 5)
+    np.testing.assert_array_equal(uniform, grids.uniform(len(uniform) - 1))
+    assert len(uniform) == (5 if name == "edm" else 6)
