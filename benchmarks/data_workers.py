@@ -6,7 +6,9 @@ Writes a folder of images of 224x224, and reads batches of it in random order, h
 the images mirrored, by `config.data.workers` processes and by as many of PyTorch's
 `DataLoader` with Pillow, in rounds that alternate. What both have read ahead while the
 other one was measured does not count. Images a second: median (lowest to highest
-round). Without an interpreter that imports torch and Pillow only our side is printed.
+round); CPU time of all processes of a side, on Linux, which other work on the machine
+changes less. Without an interpreter that imports torch and Pillow only our side is
+printed.
 """
 
 import argparse
@@ -88,20 +90,40 @@ def clients(
     return found
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of a process and those that it started; NaN where the system does not say."""
+    proc = pathlib.Path("/proc", str(pid))
+    if not proc.exists():
+        return float("nan")
+    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+    own = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    below = [
+        child
+        for each in (proc / "task").iterdir()
+        for child in (each / "children").read_text().split()
+    ]
+    return own + sum(cpu_seconds(int(child)) for child in below)
+
+
 def measure(args: argparse.Namespace, folder: str, workers: int) -> None:
     """Prints a row for a number of workers."""
     both = clients(args, folder, workers)
     rates: dict[str, list[float]] = {who: [] for who in both}
+    cpu = dict.fromkeys(both, 0.0)
     for number in range(args.rounds + 1):
         for who, client in both.items():
+            before = cpu_seconds(client.pid)
             seconds = client.run(AHEAD + args.batches)["batch"][AHEAD:]
             if number:  # the first round warms up
                 rates[who].append(len(seconds) * args.batch_size / sum(seconds))
+                cpu[who] += cpu_seconds(client.pid) - before
     for client in both.values():
         client.close()
+    read = args.rounds * (AHEAD + args.batches) * args.batch_size
     cells = [
         f"{who} {statistics.median(each):,.0f} ({min(each):,.0f} to {max(each):,.0f}), "
-        f"first batch {both[who].facts['first_batch_seconds']:.1f} s"
+        f"{1e3 * cpu[who] / read:.2f} CPU ms an image, first batch "
+        f"{both[who].facts['first_batch_seconds']:.1f} s"
         for who, each in rates.items()
     ]
     if len(rates) == 2:

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--batch_size", type=int)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # of the process itself, as in its workers
     files = Folder(args.folder)
     endless = torch.utils.data.RandomSampler(files, True, num_samples=10**9)
     start = time.perf_counter()
