@@ -74,6 +74,11 @@ class Client:
         self._process.stdin.flush()
         return self._receive()
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def close(self) -> None:
         """Ends the process."""
         self._process.stdin.close()

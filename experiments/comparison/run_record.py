@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.config import schema
+
 UNKNOWN = "unknown"  # the machine of rows that name none
 
 
@@ -61,7 +63,7 @@ class RunRecord(NamedTuple):
         of = own["examples"].get("original", own)  # of pairs: what they stand for
         found = dict(of["examples"]) | self.identity["data"]
         if not found["digest"]:  # made, not read: by the config
-            section = of["data"]
+            section = schema.data_arguments(of["data"])
             found |= {key: section[key] for key in section if key != "flips"}
         return found
 

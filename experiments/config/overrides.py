@@ -208,7 +208,8 @@ def _replace_section(config: ConfigDict, name: str, text: str) -> None:
     old = schema.value(section, "name")
     _check_known(name, text)
     bare = lambda text: str(text).partition("(")[0].strip()
-    others = [key for key in section if key != "name"]
+    kept = [key for key in section if schema.type_of(f"{name}.{key}") is not None]
+    others = [key for key in section if key not in kept]
     if old is None or bare(old) == bare(text) or not others:
         return
     print(
@@ -217,7 +218,7 @@ def _replace_section(config: ConfigDict, name: str, text: str) -> None:
         flush=True,
     )
     with config.unlocked():
-        config[name] = ConfigDict({"name": old})
+        config[name] = ConfigDict({key: schema.value(section, key) for key in kept})
 
 
 def _check_known(section: str, text: str) -> None:

@@ -51,7 +51,11 @@ def from_section(
         item.arg: _literal(f"{where}.name", item.value) for item in call.keywords
     }
     positional = [_literal(f"{where}.name", item) for item in call.args]
-    arguments |= {key: _frozen(section[key]) for key in section if key != "name"}
+    arguments |= {
+        key: _frozen(section[key])
+        for key in section
+        if schema.type_of(f"{where}.{key}") is None
+    }
     parameters = _parameters(fn)
     for key in arguments.keys() & parameters.keys():
         if (wanted := parameters[key].annotation) in schema.WORDS:

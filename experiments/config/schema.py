@@ -94,7 +94,15 @@ TABLE = (
         REQUIRED,
         _most(2**20),
     ),
-    Entry("data.name", str, "data set; the other entries of data are its arguments"),
+    Entry("data.name", str, "data set; the further entries of data are its arguments"),
+    Entry(
+        "data.workers",
+        int,
+        "processes that read and augment training examples; 0: threads of the run's",
+        0,
+        _between(0, 256),
+        resumable=True,
+    ),
     Entry("objective.schedule", str, "noise schedule"),
     Entry("objective.kind", str, "prediction type of the network"),
     Entry("objective.weighting", str, "weighting of the squared error"),
@@ -439,6 +447,11 @@ def is_resumable(name: str) -> bool:
     return bool(inside) and all(entry.resumable for entry in inside)
 
 
+def data_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a section `data` on which the examples depend."""
+    return {key: section[key] for key in section if not is_resumable(f"data.{key}")}
+
+
 def is_acceptable(name: str) -> bool:
     """Whether `--accept_change` names an entry, by its dotted name, or its section."""
     return any(f"{name}.".startswith(f"{each}.") for each in ACCEPTABLE)
@@ -486,7 +499,8 @@ def add_defaults(config: ConfigDict) -> None:
     """Gives a config the entries that it lacks and that have a default."""
     for entry in TABLE:
         section, _, key = entry.name.rpartition(".")
-        if entry.default is REQUIRED:
+        missing = section in OPEN and section not in config
+        if entry.default is REQUIRED or missing:
             continue
         with config.unlocked():
             if section and section not in config:

@@ -18,7 +18,7 @@ from PIL import __version__ as pillow_version
 
 from experiments.data.base import NUM_THREADS
 from experiments.data.fingerprint import digest_of
-from experiments.data.image_decoding import UnfitError
+from experiments.data.image_decoding import UnfitError, in_words
 from experiments.runtime import distributed, files, progress
 from experiments.runtime.errors import UsageError
 
@@ -98,13 +98,6 @@ def _outcome(
         return Fault(names[number], in_words(error), broken=False)
     except Exception as error:  # whatever a corrupted file raises
         return Fault(names[number], in_words(error), broken=True)
-
-
-def in_words(error: Exception) -> str:
-    """The reason for a fault in one line."""
-    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-    plain = isinstance(error, (ValueError, SyntaxError, OSError))
-    return reason if plain and reason else f"{type(error).__name__}: {reason}"
 
 
 def _decoded(

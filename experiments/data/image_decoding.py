@@ -50,6 +50,13 @@ class UnfitError(ValueError):
     """An image in order, of which something would be lost."""
 
 
+def in_words(error: Exception) -> str:
+    """The reason for a fault in one line."""
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    plain = isinstance(error, (ValueError, SyntaxError, OSError))
+    return reason if plain and reason else f"{type(error).__name__}: {reason}"
+
+
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
     """The opened image, closed in the end unless it was given."""

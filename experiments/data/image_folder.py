@@ -23,6 +23,7 @@ from experiments.data.image_listing import (
     classes,
     listed,
 )
+from experiments.data.image_rows import FileReader
 from experiments.runtime.errors import UsageError
 
 SMALL = 2**26  # bytes of files that all go into the digest, however many they are
@@ -163,16 +164,8 @@ def _key(file: pathlib.Path, name: str) -> str:
 def _examples(found: Labelled, pixels: ImageFormat) -> Examples:
     """The images of files, read when they are indexed."""
     assert pixels.size is not None
-
-    def read(number: int) -> np.ndarray:
-        file, _ = found[number]
-        try:
-            return pixels.read(file)
-        except Exception as error:  # it was in order before the first step
-            reason = image_check.in_words(error)
-            raise UsageError(f"{file}: no readable image: {reason}") from error
-
-    rows = Lazy((len(found), *pixels.size, pixels.channels), pixels.dtype, read)
+    reader = FileReader([str(file) for file, _ in found], pixels)
+    rows = Lazy((len(found), *pixels.size, pixels.channels), pixels.dtype, reader)
     return Examples(rows, np.array([label for _, label in found], np.int32))
 
 

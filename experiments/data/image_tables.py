@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from experiments.data import class_labels, image_check
 from experiments.data.base import DataSet, DataTransform, Examples, Lazy, flip
 from experiments.data.fingerprint import SAMPLED, digest_of, sampled
 from experiments.data.image_check import Fault
-from experiments.data.image_decoding import Source, UnfitError
 from experiments.data.image_format import ImageFormat
+from experiments.data.image_rows import RowReader, source_of
 from experiments.runtime.errors import UsageError
 
 
@@ -128,7 +127,7 @@ def _checked(
 
 
 def _check(table: Table, pixels: ImageFormat, row: int) -> tuple[int, int]:
-    return pixels.check(_opened(table.rows[row][table.column]))
+    return pixels.check(source_of(table.rows[row][table.column]))
 
 
 def _version(files: Sequence[str]) -> str:
@@ -144,45 +143,8 @@ def _version(files: Sequence[str]) -> str:
 def _lazy(table: Table, rows: list[int], pixels: ImageFormat) -> Lazy:
     """The images of rows, read when they are indexed."""
     assert pixels.size is not None
-
-    def read(place: int) -> np.ndarray:
-        row = rows[place]
-        try:
-            return pixels.read(_opened(table.rows[row][table.column]))
-        except Exception as error:  # it was in order before the first step
-            reason = image_check.in_words(error)
-            raise UsageError(
-                f"{table.where}, row {row}, image={table.column!r}: {reason}"
-            ) from error
-
-    return Lazy((len(rows), *pixels.size, pixels.channels), pixels.dtype, read)
-
-
-def _opened(found: Any) -> Source:
-    """The image of a row, in whatever form the row has it."""
-    if isinstance(found, dict) and {"bytes", "path"} <= found.keys():
-        data, path = found["bytes"], found["path"]
-        found = data if data is not None or path is None else pathlib.Path(path)
-    if found is None:
-        raise ValueError("the picture is None, which is missing")
-    if isinstance(found, (Image.Image, bytes, pathlib.Path)):
-        return found
-    if isinstance(found, str):
-        raise UnfitError(
-            f"a text, {found[:40]!r}: make the column one of pictures with "
-            "cast_column(..., datasets.Image())"
-        )
-    if isinstance(found, (list, tuple)) and any(
-        isinstance(each, (Image.Image, dict, bytes)) for each in found
-    ):
-        raise UnfitError(
-            f"{len(found)} pictures in one row: must be one; choose another column"
-        )
-    array = np.asarray(found)
-    untyped = isinstance(found, list) and array.dtype.kind == "i"
-    if untyped and array.size and array.min() >= 0 and array.max() <= 255:
-        array = array.astype(np.uint8)
-    return array
+    reader = RowReader(table.where, table.rows, table.column, rows, pixels)
+    return Lazy((len(rows), *pixels.size, pixels.channels), pixels.dtype, reader)
 
 
 def _row_digest(part: Examples, number: int) -> str:

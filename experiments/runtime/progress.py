@@ -5,8 +5,8 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,7 @@ from rich.progress import (
 
 from experiments.runtime import distributed
 
+Item = TypeVar("Item")
 SILENT = 3.0  # seconds after which something that takes long is announced
 REPEATED = 4.5  # and then again
 
@@ -41,6 +42,7 @@ class TrainingProgress:
         self._num_steps, self._batch_size = num_steps, batch_size
         self._first, self._last = step, step
         self._begin = self._mark = time.perf_counter()
+        self._waited = 0.0  # for data, since the last report
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -57,19 +59,40 @@ class TrainingProgress:
         if not self._bar.disable:
             self._bar.update(self._task, completed=step)
 
+    def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yields batches, and counts the time that each is waited for."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield batch
+
     def report(self, step: int, loss: float) -> dict[str, float]:
-        """Shows loss, examples/s and time left; returns the wall-clock figures."""
+        """Shows loss, examples/s, the share of the time spent waiting, and time left.
+
+        Returns:
+          The wall-clock figures, since the last report.
+        """
         now = time.perf_counter()
-        rate = (step - self._last) * self._batch_size / max(now - self._mark, 1e-9)
+        passed = max(now - self._mark, 1e-9)
+        rate = (step - self._last) * self._batch_size / passed
+        share = min(self._waited / passed, 1.0)
         per_step = (now - self._begin) / max(step - self._first, 1)
-        self._last, self._mark = step, now
+        self._last, self._mark, self._waited = step, now, 0.0
         left = duration((self._num_steps - step) * per_step)
-        text = f"loss {loss:.4f}  {rate:,.0f} examples/s  {left} left"
+        text = (
+            f"loss {loss:.4f}  {rate:,.0f} examples/s  {share:.0%} waiting for data  "
+            f"{left} left"
+        )
         if self._bar.disable:
             self.say(f"step {step:,}/{self._num_steps:,}  {text}")
         else:
             self._bar.update(self._task, completed=step, text=text)
-        return {"examples_per_second": rate}
+        return {"examples_per_second": rate, "waiting_for_data": share}
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ from diffusionflow import metrics, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, elsewhere
+from experiments.config import build, elsewhere, schema
 from experiments.runtime import rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
@@ -121,7 +121,7 @@ def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
 def _original(loaded: Loaded) -> Mapping[str, Any]:
     """The data that the pairs stand for; of a model of pairs, what those stand for."""
     examples = loaded.identity["examples"]
-    own = {"data": loaded.config["data"], "examples": examples}
+    own = {"data": schema.data_arguments(loaded.config["data"]), "examples": examples}
     return examples.get("original", own)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from experiments.config.model import Model
 from experiments.data import array_checks, image_listing, npz_entries
 from experiments.data.base import DataTransform
-from experiments.data.image_check import in_words, say
+from experiments.data.image_check import say
+from experiments.data.image_decoding import in_words
 from experiments.data.image_format import ImageFormat
 from experiments.runtime.errors import naming
 from experiments.runtime.progress import announced

@@ -110,7 +110,8 @@ def train_and_evaluate(
         run = TrainLoop(trainer, workdir, sinks, meaning, stop)
         run.run_missed_actions(first, state)
         numbers = range(first + 1, config.num_steps + 1)
-        for number, batch in zip(numbers, trainer.batches(first), strict=False):
+        batches = stack.enter_context(contextlib.closing(trainer.batches(first)))
+        for number, batch in zip(numbers, progress_bar.waiting(batches), strict=False):
             state = run.step(number, batch, state)
             if hook is not None:
                 hook(number, batch, state)

@@ -1,7 +1,7 @@
 """Everything that a config determines, built once."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments.checkpointing import identity
 from experiments.config import build, experiment, external, protocols
 from experiments.config.experiment import Experiment
-from experiments.data import coupled, loader
+from experiments.data import coupled, loader, read_ahead
 from experiments.data.base import Examples
 from experiments.evaluation import heldout
 from experiments.runtime import progress, rng, sharding
@@ -154,9 +154,18 @@ class Trainer:
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.eval_shape(self.init_fn, key)
 
-    def batches(self, start: int) -> Iterator[Examples]:
-        """This process's part of the batches from number `start` on."""
-        mine = loader.Batches(
+    def batches(self, start: int) -> Generator[Examples]:
+        """This process's part of the batches from number `start` on.
+
+        Closing the iterator ends the processes of `config.data.workers`.
+        """
+        return read_ahead.iterate(
+            self._numbered_batches(), start, self.config.data.workers
+        )
+
+    def _numbered_batches(self) -> loader.Batches:
+        """This process's part of the batches, by number."""
+        return loader.Batches(
             self.dataset.train,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
@@ -164,7 +173,6 @@ class Trainer:
             process_count=jax.process_count(),
             augment_fn=self.dataset.augment_fn,
         )
-        return loader.iterate(mine, start)
 
     def root_mean_square(self, least: int = 1_024) -> float:
         """Of the first training examples, at least `least`: what `sigma_data` is for.
@@ -175,9 +183,7 @@ class Trainer:
         square 1 at every level, whatever the mean of the data is.
         """
         total, count, seen = 0.0, 0, 0
-        batches = self.batches(0)
-        while seen < least:
-            batch = next(batches)
+        for batch in read_ahead.iterate(self._numbered_batches(), 0):
             x = np.asarray(self.model.transform.to_float(batch.values), np.float64)
             counts = np.broadcast_to(
                 True if batch.mask is None else batch.mask, x.shape
@@ -185,6 +191,8 @@ class Trainer:
             total += float((x**2).sum(where=counts))
             count += int(counts.sum())
             seen += len(x)
+            if seen >= least:
+                break
         return float(np.sqrt(total / count))
 
     def evaluate(

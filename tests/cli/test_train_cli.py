@@ -269,6 +269,9 @@ def test_another_network_is_given_without_the_entries_of_the_first(capsys):
         "features": 8,
     }
     assert "residual_mlp in place of unet, without" in capsys.readouterr().out
+    data = read(CONFIG, "--config.data.workers=2", "--config.data.name=moons").data
+    assert data.to_dict() == {"name": "moons", "workers": 2}
+    assert not capsys.readouterr().out
     same = read(CONFIG, "--config.network.name=unet")
     assert same.network.channels == 32 and not capsys.readouterr().out
 

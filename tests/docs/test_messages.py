@@ -22,7 +22,7 @@ PLACE_OR_WAY = re.compile(
 )
 FRAGMENTS = {  # reasons, which the caller puts behind the name of the file
     "experiments/data/image_decoding.py",
-    "experiments/data/image_tables.py",
+    "experiments/data/image_rows.py",
     "experiments/data/npz_entries.py",
     "experiments/data/regular_file.py",
 }

@@ -9,7 +9,7 @@ def config(**overrides):
     config.seed = 0
     config.num_steps = 10
     config.batch_size = 16
-    config.data = dict(name="moons", size=330)  # 294 to train, 36 to test
+    config.data = dict(name="moons", size=330, workers=0)  # 294 to train, 36 to test
     config.objective = dict(
         schedule="flow_matching",
         kind="u",

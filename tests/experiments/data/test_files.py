@@ -9,7 +9,8 @@ from PIL import Image
 
 from experiments.config import build
 from experiments.data import cifar, image_folder, latents, npz_files
-from experiments.data.loader import Batches, iterate
+from experiments.data.loader import Batches
+from experiments.data.read_ahead import iterate
 from experiments.runtime.errors import UsageError
 
 RNG = np.random.RandomState(0)

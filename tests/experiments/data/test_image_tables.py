@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from experiments.data.image_format import ImageFormat
-from experiments.data.loader import Batches, iterate
+from experiments.data.loader import Batches
+from experiments.data.read_ahead import iterate
 from experiments.runtime.errors import UsageError
 from tests.helpers.image_sets import GREY, IMAGES, PACKAGES, Table, load
 from tests.helpers.pictures import png16

@@ -5,7 +5,8 @@ import pytest
 
 from experiments.data import Examples
 from experiments.data.base import flip
-from experiments.data.loader import Batches, iterate, padded
+from experiments.data.loader import Batches, padded
+from experiments.data.read_ahead import iterate
 
 
 @pytest.fixture

@@ -84,6 +84,31 @@ def test_pauses_do_not_count_in_examples_per_second(monkeypatch):
     assert shown.report(10, 0.0)["examples_per_second"] == pytest.approx(10.0)
 
 
+def test_the_time_that_batches_are_waited_for_is_a_share_of_the_whole(monkeypatch):
+    """Of the time since the last report, without pauses."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def batches():
+        for seconds in (1.0, 2.0, 0.0):
+            now[0] += seconds
+            yield seconds
+
+    stream = io.StringIO()
+    shown = progress.TrainingProgress(0, 20, 10, console=Console(file=stream))
+    waited = shown.waiting(batches())
+    next(waited), next(waited)
+    now[0] = 6.0
+    with shown.pause():
+        now[0] = 50.0
+    assert shown.report(2, 0.0)["waiting_for_data"] == pytest.approx(0.5)
+    assert "  50% waiting for data  " in stream.getvalue()
+    next(waited)
+    now[0] = 51.0
+    assert shown.report(3, 0.0)["waiting_for_data"] == 0
+    assert not [*waited]
+
+
 def test_a_draw_has_a_bar_on_a_terminal_and_a_line_a_shard_elsewhere(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(environment.time, "perf_counter", lambda: now[0])

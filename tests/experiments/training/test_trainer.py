@@ -1,5 +1,7 @@
 """What a config determines, built once: `training/trainer.py`."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,13 @@ def test_a_run_warns_where_sigma_data_is_a_fifth_off(
     assert f"sigma_data {given:.3g}, measured {levels:.3g}" in printed
     assert (f"warning: sigma_data={given:g}, but" in printed) == warns
     assert (f"a root mean square of {levels:.3g}" in printed) == warns
+
+
+def test_the_workers_of_a_config_read_the_same_batches():
+    found = []
+    for workers in (0, 1):
+        trainer = Trainer(tiny.config(data__workers=workers))
+        with contextlib.closing(trainer.batches(3)) as batches:
+            found.append(next(batches))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
