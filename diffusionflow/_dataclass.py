@@ -190,6 +190,20 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
     check_bound(name, value, inside, f"at least {least}{upper}, a whole number")
 
 
+def check_order(name: str, value: Any, least: int, most: int) -> None:
+    """Raises a `ValueError` unless a number is one of `least, ..., most`."""
+    numbers = [*map(str, range(least, most))]
+    words = f"{', '.join(numbers)} or {most}" if numbers else f"{most}"
+    whole = isinstance(value, (int, np.integer))
+    inside = lambda value: whole and least <= value <= most
+    check_bound(name, value, inside, f"{words}, a whole number")
+
+
+def check_batch_ndim(batch_ndim: Any, ndim: int) -> None:
+    """Raises a `ValueError` unless an array of `ndim` axes has so many of the batch."""
+    check_order("batch_ndim", batch_ndim, 0, ndim)
+
+
 def check_not_negative(name: str, value: Any) -> None:
     """Raises a `ValueError` where a number is negative, infinite or NaN."""
     inside = lambda value: 0 <= value < float("inf")

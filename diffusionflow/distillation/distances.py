@@ -30,6 +30,7 @@ from jax import Array
 
 from diffusionflow import predictions
 from diffusionflow._dataclass import (
+    check_batch_ndim,
     check_bound,
     check_positive,
     is_finite,
@@ -161,9 +162,7 @@ class Normalized:
 def _difference(prediction: Array, target: Array, batch_ndim: int) -> Array:
     for name, value in (("prediction", prediction), ("target", target)):
         check_float(name, value, "scale it as the data are scaled")
-    inside = lambda count: 0 <= count <= np.ndim(prediction)
-    bound = f"in 0..{np.ndim(prediction)}, axes of the prediction"
-    check_bound("batch_ndim", batch_ndim, inside, bound)
+    check_batch_ndim(batch_ndim, np.ndim(prediction))
     predictions.check_same_shape("target", target, "the prediction", prediction)
     return prediction - target
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_name
+from diffusionflow._dataclass import check_batch_ndim, check_name
 from diffusionflow.predictions import per_event
 
 # h = f'' r^2 of a divergence E_q[f(r)] of the densities' ratio r = p / q
@@ -85,6 +85,7 @@ def matching_loss(
     x = predictions.as_data(x, "x")
     for name, value in (("x_real", x_real), ("x_fake", x_fake)):
         predictions.check_same_shape(name, value, "x", x)
+    check_batch_ndim(batch_ndim, x.ndim)
     axes = tuple(range(batch_ndim, x.ndim))
     factor = _factor(x, x_real, kind, weight, ratio, axes)
     if kind == "sid":

@@ -22,6 +22,7 @@ from diffusionflow._dataclass import (
     check_bound,
     check_count,
     check_name,
+    check_order,
     register,
     static,
 )
@@ -63,7 +64,7 @@ class DPMSolver(multistep.Multistep):
     lower_final: int = static(default=0)
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
+        check_order("order", self.order, 1, 3)
         check_count("lower_final", self.lower_final, 0)
         check_name("variable", self.variable, _FORMS)
         check_name("second", self.second, SECOND)

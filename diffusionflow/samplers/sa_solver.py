@@ -9,6 +9,7 @@ from diffusionflow._dataclass import (
     check_count,
     check_name,
     check_not_negative,
+    check_order,
     register,
     static,
 )
@@ -67,8 +68,8 @@ class SASolver(PredictorCorrector):
     num_noises = 1
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
-        check_bound("corrector", self.corrector, lambda n: n in range(5), "0 to 4")
+        check_order("order", self.order, 1, 3)
+        check_order("corrector", self.corrector, 0, 4)
         check_count("lower_final", self.lower_final, 0)
         check_not_negative("tau", self.tau)
         check_name("variable", self.variable, ("x", "eps"))

@@ -4,9 +4,9 @@ from jax import Array
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
-    check_bound,
     check_count,
     check_name,
+    check_order,
     register,
     static,
 )
@@ -97,7 +97,7 @@ class UniPC(PredictorCorrector):
     num_noises = 0
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
+        check_order("order", self.order, 1, 3)
         check_count("lower_final", self.lower_final, 0)
         check_name("b", self.b, B)
         check_name("variable", self.variable, ("x", "eps"))

@@ -14,13 +14,13 @@ from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config.model import Model
 from experiments.data.base import DataTransform
 from experiments.runtime import progress
-from experiments.runtime.errors import Diverged
+from experiments.runtime.errors import Diverged, UsageError, require
 from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler, sample_sheet
 from experiments.sampling.autoencoder import PICTURES, Decoder
 from experiments.sampling.conditions import Conditions
 from experiments.sampling.edits import FROM_NOISE, Edit, Plan
-from experiments.sampling.shards import Shards
+from experiments.sampling.shards import SUFFIXES, Shards
 from experiments.visualization import sample_images
 
 NAMES = {"samples": "samples", "pairs": "pairs"}  # of files, by what they hold
@@ -66,6 +66,8 @@ def write_samples(
     """
     request, built, params = loaded.request, loaded.model, loaded.params
     path, edit = samples_path(workdir, request, plan, decoder), plan.edit
+    if request.out is not None:
+        _check_picture(path)
     if edit is not None:
         given = given.at(edit.rows(np.arange(request.num_samples)))
     decoded = {} if decoder is None else {"autoencoder": decoder.digest}
@@ -104,6 +106,16 @@ def write_samples(
             fill(shards, sample_fn, params, request, given, write)
             _conclude(path, shards, loaded, given, plan, kept)
     return shards.result
+
+
+def _check_picture(path: pathlib.Path) -> None:
+    """Raises a `UsageError` where `path.png` is a picture of somebody's."""
+    result, folder, picture = (path.with_name(path.name + end) for end in SUFFIXES)
+    if picture.exists() and not (result.exists() or folder.exists()):
+        raise UsageError(
+            f"{picture} is there without {result.name}, and would be overwritten: "
+            "choose another --out, or move it away"
+        )
 
 
 @contextlib.contextmanager
@@ -285,6 +297,7 @@ def output_path(
     """
     if request.out is not None:
         path = pathlib.Path(request.out)
+        require("out", request.out, path.name != "", "a path that ends in a name")
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
     sampler = request.sampler
     name = (

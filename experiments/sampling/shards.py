@@ -47,6 +47,11 @@ class Shards:
         ]
         self._settings = dict(settings)
         where, stored = _stored(self.result, self.folder)
+        if where is None and not _is_begun(self.folder):
+            raise UsageError(
+                f"{self.folder} was not written by this command: choose another --out, "
+                "or move it away"
+            )
         if where is not None:
             here = self._lasting() if where == self.result else self._settings
             check_same(where, stored, here)
@@ -183,6 +188,15 @@ class Shards:
     def path(self, number: int) -> pathlib.Path:
         """Where shard `number` is."""
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
+
+
+def _is_begun(folder: pathlib.Path) -> bool:
+    """Whether a folder is not there, or has what a start that was killed leaves."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(
+        path.name == ".lock" or path.suffix == ".tmp" for path in folder.iterdir()
+    )
 
 
 def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:
