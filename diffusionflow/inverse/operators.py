@@ -208,15 +208,13 @@ def multiplication(matrix: ArrayLike, event_shape: tuple[int, ...]) -> LinearOpe
     return linear(_Multiplied(matrix), event_shape)
 
 
-def _check_numbers(name: str, value: ArrayLike) -> None:
+def _check_numbers(name: str, value: Any) -> None:
     """Raises a `ValueError` unless an array is of real numbers, finite where known."""
-    if not jnp.issubdtype(jnp.result_type(value), jnp.number) or jnp.iscomplexobj(
-        value
-    ):
-        raise ValueError(
-            f"{name} has dtype {jnp.result_type(value)}: must be of real numbers"
-        )
-    if not is_traced(value) and not (finite := np.isfinite(np.asarray(value))).all():
+    known = not is_traced(value)
+    array = np.asarray(value) if known else value
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {array.dtype}: must be of real numbers")
+    if known and not (finite := np.isfinite(array)).all():
         raise ValueError(
             f"{name}: {(~finite).sum():,} of {finite.size:,} numbers are not finite"
         )

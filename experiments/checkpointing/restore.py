@@ -34,6 +34,7 @@ def _check_jumps(request: Request, built: Model) -> None:
     """Checks a complete request to sample."""
     assert request.guidance is not None
     build.check_guidance(built.net, build.sampler(request.sampler), request.guidance)
+    build.check_plan(request.sampler, built.objective.schedule)
 
 
 def load_each(

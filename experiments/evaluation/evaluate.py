@@ -130,11 +130,15 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
+    if "bound" not in request.leave_out:
+        likelihoods.check_reach(loaded.model, request.likelihood)
     for section in sample_quality.sampler_sections(asked, own):
-        build.grid(section, loaded.model.objective.schedule)  # refuses wrong ones
+        build.check_plan(section, loaded.model.objective.schedule)
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
+    if "sample quality" not in request.leave_out:
+        sample_quality.check_features(asked, loaded.model.event_shape)
     slow = measurements.is_slow(loaded.model)
     if request.likelihood.ode_steps is None:
         steps = likelihoods.FEW_STEPS if slow else likelihoods.STEPS

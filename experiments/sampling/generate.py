@@ -142,7 +142,11 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
                 print(f"sampled already: {shards.result}", flush=True)
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            yield not complete
+            try:
+                yield not complete
+            except (Diverged, UsageError):  # while the lock is held
+                shards.remove_empty()
+                raise
     except Stopped as stopped:
         stopped.kept = (
             f"{shards.num_finished()} of {len(shards.bounds)} shards are in "

@@ -152,6 +152,11 @@ class Shards:
             parts.append(self.read(number, name)[name])
         return np.concatenate(parts)[:count]
 
+    def remove_empty(self) -> None:
+        """Removes the folder where no shard is in it, as after an error."""
+        if not self.num_finished():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def conclude(self, **entries: Any) -> int:
         """Writes the result, with `entries` next to the arrays; removes the shards.
 
