@@ -22,7 +22,7 @@ FIGURE = flags.DEFINE_multi_string(
 def main() -> None:
     from experiments.visualization import figures  # slow to import
 
-    names = tuple(FIGURE.value or figures.FIGURES)
+    names = tuple(dict.fromkeys(FIGURE.value or figures.FIGURES))
     for name in names:
         check_name("--figure", name, figures.FIGURES)
     directory = pathlib.Path(OUT.value)

@@ -148,7 +148,7 @@ def sinkhorn_plan(
             f"reg of shape {reg.shape}: must be a scalar or {cost.shape[:-2]}, one "
             "number for each problem"
         )
-    scaled = -cost / reg.reshape(*reg.shape, 1, 1)
+    scaled = -cost / (reg[..., None, None] if reg.ndim else reg)
     log_rows = _log_marginal("rows", rows, cost[..., 0])
     log_columns = _log_marginal("columns", columns, cost[..., 0, :])
     return jnp.exp(_log_plan(scaled, log_rows, log_columns, num_iterations))

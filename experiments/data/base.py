@@ -42,7 +42,7 @@ class DataTransform:
         whole = isinstance(self.levels, (int, np.integer))
         if self.levels is not None and not (whole and 2 <= self.levels <= 256):
             raise ValueError(
-                f"levels={self.levels}: must be a whole number in 2..256 (samples are "
+                f"levels={self.levels}: must be in 2..256, a whole number (samples are "
                 "stored as uint8), or None for data that are floats already"
             )
 

@@ -52,6 +52,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
       Stopped: at SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
+    path = pathlib.Path(request.out or workdir / "eval.json")
+    require("out", str(path), path.suffix == ".json", "a path that ends in .json")
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping())
         with progress.announced("loading the weights"):
@@ -62,8 +64,6 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded, len(dataset.test.labels))
         settings = _settings(request, loaded)
-        path = pathlib.Path(request.out or workdir / "eval.json")
-        require("out", str(path), path.suffix == ".json", "a path that ends in .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
         if results.exists(path, settings):

@@ -108,7 +108,7 @@ def test_what_is_no_file_of_pairs_is_refused(tmp_path):
         assert re.search(f"no {name}: must be a file of `diffusionflow", refusal(path))
     mistakes = {
         "samples of shape (18, 3, 2), noise of (17, 3, 2)": dict(noise=NOISE[:17]),
-        "17 labels": dict(labels=ARRAYS["labels"][:17]),
+        "labels of (17,): must be": dict(labels=ARRAYS["labels"][:17]),
         "noise of type float64: must be float32": dict(noise=NOISE.astype(float)),
         "samples: 108 of 108 values are not finite in float32": dict(
             samples=np.full_like(SAMPLES, np.nan)
