@@ -162,8 +162,8 @@ def is_number(value: Any) -> bool:
 
 def check_below(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Raises a `ValueError` naming both values where not `low < high`."""
-    if is_number(high):
-        below = lambda low: low < high
+    below = lambda low: not isinstance(high, str) and low < high
+    if is_number(high) or isinstance(high, str):
         check_bound(low_name, low, below, f"below {high_name}={high!r}")
 
 
@@ -171,6 +171,48 @@ def check_positive(name: str, value: Any, way_out: str = "") -> None:
     """Raises a `ValueError` where a number is not positive, or infinite."""
     inside = lambda value: 0 < value < float("inf")
     check_bound(name, value, inside, "positive and finite", way_out)
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raises a `ValueError` unless a number is whole and at least `least`.
+
+    A float passes for a number of steps until a loop over it fails, or never ends.
+
+    Args:
+      name: of the number.
+      value: what was given.
+      least: lower bound.
+      most: upper bound of what a program or a table can hold; None for none.
+    """
+    whole = isinstance(value, (int, np.integer))
+    inside = lambda value: whole and least <= value and (most is None or value <= most)
+    upper = "" if most is None else f" and at most {most:,}"
+    check_bound(name, value, inside, f"at least {least}{upper}, a whole number")
+
+
+def check_order(name: str, value: Any, least: int, most: int) -> None:
+    """Raises a `ValueError` unless a number is one of `least, ..., most`."""
+    numbers = [*map(str, range(least, most))]
+    words = f"{', '.join(numbers)} or {most}" if numbers else f"{most}"
+    whole = isinstance(value, (int, np.integer))
+    inside = lambda value: whole and least <= value <= most
+    check_bound(name, value, inside, f"{words}, a whole number")
+
+
+def check_batch_ndim(batch_ndim: Any, ndim: int) -> None:
+    """Raises a `ValueError` unless an array of `ndim` axes has so many of the batch."""
+    check_order("batch_ndim", batch_ndim, 0, ndim)
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises a `ValueError` where a number is negative, infinite or NaN."""
+    inside = lambda value: 0 <= value < float("inf")
+    check_bound(name, value, inside, "at least 0 and finite")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises a `ValueError` where a number is infinite or NaN."""
+    check_bound(name, value, is_finite, "finite")
 
 
 def is_finite(value: Any) -> bool:

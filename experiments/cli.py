@@ -27,6 +27,7 @@ from experiments.runtime.finite_flags import define_number as define_number
 
 PATHS = (  # flags, never empty
     *("autoencoder", "config", "data", "init_from", "study", "teacher", "workdir"),
+    *("conditions", "pairs", "reference", "init_image", "mask", "interpolate"),
 )
 FILES = 256  # open at a time: data, checkpoints and compiled programs
 
@@ -134,6 +135,15 @@ def define_accept_change() -> Callable[[], list[str]]:
     return names
 
 
+def refuse_empty(name: str) -> None:
+    """Refuses an empty path of a flag that is none of `PATHS` for every command."""
+    flags.register_validator(
+        name,
+        lambda path: path != "",
+        message="is empty: give a path (is a variable of the shell unset?)",
+    )
+
+
 def define_file(name: str, default: str | None, help_text: str) -> flags.FlagHolder:
     """Defines a flag of a file that is read, which is looked for at once."""
     holder = flags.DEFINE_string(name, default, help_text)
@@ -223,11 +233,16 @@ def _parse(argv: list[str], module: str) -> list[str]:
 def _check_words(words: list[str]) -> None:
     """Refuses words that neither the parser nor the output can take."""
     for word in words:
-        flag = word.partition("=")[0]
+        flag, _, value = word.partition("=")
         if not word.isascii() and word.encode(errors="replace").decode() != word:
             raise UsageError(f"{word!a}: is no UTF-8; rename what it names")
         if flag.startswith("-") and len(flag) > LONGEST_FLAG:
             raise UsageError(f"unknown flag {flag[:40]}...; --help lists the flags")
+        if value == "~" or value.startswith("~/"):
+            raise UsageError(
+                f"{word}: a shell does not replace ~ after an =, and a folder of that "
+                f"name would be made; write {flag}=$HOME{value[1:]}"
+            )
 
 
 def _print_help(module: str) -> None:

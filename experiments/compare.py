@@ -10,6 +10,7 @@ Prints a table and writes a page, from the records of training and evaluation.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string(
     "out", "compare.html", "HTML page that is written; empty for none."
@@ -20,7 +21,8 @@ SEED = cli.define_count("seed", 0, "Seed of the bootstrap.", 2**32 - 1, least=0)
 def main(runs: list[str]) -> None:
     from experiments.comparison import compare_runs  # slow to import
 
-    compare_runs.compare_runs(runs, out=OUT.value, seed=SEED.value)
+    with reporting_path_errors("out", OUT.value):
+        compare_runs.compare_runs(runs, out=OUT.value, seed=SEED.value)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ flags.DEFINE_string(
     required=True,
 )
 OUT = flags.DEFINE_string("out", None, "Folder of the latents.", required=True)
-flags.register_validator(
-    "out", lambda path: path != "", message="is empty: give the path of a folder"
-)
+cli.refuse_empty("out")
 flags.DEFINE_bool("flip", False, "Encode mirrored training images too.")
 cli.define_count(
     "tile", None, "Side of tiles that are encoded one by one; by default none.", 2**16

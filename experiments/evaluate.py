@@ -32,6 +32,7 @@ cli.define_number(
 flags.DEFINE_string(
     "out", None, "Path of the result, .json; by default eval.json in the workdir."
 )
+cli.refuse_empty("out")
 cli.define_count(
     "num_times", 32, "Times at which a draw estimates the variational bound.", 100_000
 )
@@ -91,7 +92,10 @@ def main() -> None:
     with progress.announced("importing"):
         from experiments.evaluation import evaluate, requested
 
-    with reporting_path_errors("workdir", WORKDIR.value):
+    with (
+        reporting_path_errors("workdir", WORKDIR.value),
+        reporting_path_errors("out", values["out"]),
+    ):
         evaluate.evaluate_run(WORKDIR.value, requested.from_values(values))
 
 

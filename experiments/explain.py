@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.config import overrides
+from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
 AGAINST = flags.DEFINE_string(
@@ -38,7 +39,8 @@ def main() -> None:
     own = objective_report.from_config("config", CONFIG.value)
     print(objective_report.text(own, other))
     if OUT.value:
-        objective_plot.draw(OUT.value, own, other)
+        with reporting_path_errors("out", OUT.value):
+            objective_plot.draw(OUT.value, own, other)
 
 
 if __name__ == "__main__":

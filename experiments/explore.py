@@ -13,9 +13,10 @@ from absl import flags
 
 from experiments import cli
 from experiments.runtime import files
-from experiments.runtime.errors import UsageError
+from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
+cli.refuse_empty("out")
 TITLE = "Diffusion and flow matching, explorable"
 
 
@@ -25,13 +26,11 @@ def main() -> None:
 
     html_page.plotly_js()  # fails now if plotly is missing, not at the end
     directory = pathlib.Path(OUT.value)
-    try:
+    with reporting_path_errors("out", OUT.value):
         directory.mkdir(parents=True, exist_ok=True)
         text = html_page.render(TITLE, [section_fn() for section_fn in SECTIONS])
         with files.atomic_write(directory / "explore.html") as temporary:
             temporary.write_text(text)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error
     print(directory / "explore.html")
 
 

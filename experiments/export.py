@@ -15,9 +15,7 @@ from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_string("out", None, "Folder that is written.", required=True)
-flags.register_validator(
-    "out", lambda path: path != "", message="is empty: give the path of a folder"
-)
+cli.refuse_empty("out")
 flags.DEFINE_enum(
     "format",
     "safetensors",
@@ -40,7 +38,10 @@ def main() -> None:
     settings = exporting.Settings(
         **{name: values[name] for name in exporting.Settings._fields}
     )
-    with reporting_path_errors("workdir", WORKDIR.value):
+    with (
+        reporting_path_errors("workdir", WORKDIR.value),
+        reporting_path_errors("out", settings.out),
+    ):
         exporting.export(WORKDIR.value, settings)
 
 

@@ -10,9 +10,10 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.runtime.errors import UsageError, check_name
+from experiments.runtime.errors import check_name, reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
+cli.refuse_empty("out")
 FIGURE = flags.DEFINE_multi_string(
     "figure", None, "Name of a figure; can be repeated, all of them by default."
 )
@@ -21,14 +22,12 @@ FIGURE = flags.DEFINE_multi_string(
 def main() -> None:
     from experiments.visualization import figures  # slow to import
 
-    names = tuple(FIGURE.value or figures.FIGURES)
+    names = tuple(dict.fromkeys(FIGURE.value or figures.FIGURES))
     for name in names:
         check_name("--figure", name, figures.FIGURES)
     directory = pathlib.Path(OUT.value)
-    try:
+    with reporting_path_errors("out", OUT.value):
         written = figures.write(directory, names)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"--out={OUT.value!r}: {error.strerror}") from error
     print("\n".join(map(str, written)))
 
 

@@ -45,6 +45,7 @@ cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
+cli.refuse_empty("out")
 flags.DEFINE_string("sampler.name", None, "Sampler; by default heun(variable='u').")
 cli.define_count("sampler.num_steps", None, "Number of steps, by default 50.", 10**6)
 flags.DEFINE_string(
@@ -61,7 +62,10 @@ def main() -> None:
     given = {key: value for key, value in sampler.items() if value is not None}
     plain = {key: values[key] for key in Request._fields if key in values}
     request = Request(**plain, num_samples=COUNT.value, sampler=given)
-    with reporting_path_errors("workdir", WORKDIR.value):
+    with (
+        reporting_path_errors("workdir", WORKDIR.value),
+        reporting_path_errors("out", request.out),
+    ):
         pairs.write_pairs(WORKDIR.value, request)
 
 

@@ -57,6 +57,7 @@ cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
 flags.DEFINE_string("out", None, "Path without suffix; by default in the workdir.")
+cli.refuse_empty("out")
 flags.DEFINE_string(
     "sampler.name", None, "Sampler, such as ddim, ddpm or heun(variable='v')."
 )
@@ -84,7 +85,10 @@ def main() -> None:
     given = {key: value for key, value in sampler.items() if value is not None}
     plain = {key: values[key] for key in Request._fields if key in values}
     request = Request(**plain, sampler=given, edit=edit)
-    with reporting_path_errors("workdir", WORKDIR.value):
+    with (
+        reporting_path_errors("workdir", WORKDIR.value),
+        reporting_path_errors("out", request.out),
+    ):
         sample_run.sample_run(WORKDIR.value, request)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import register, static
+from diffusionflow._dataclass import is_traced, register, static
 from diffusionflow.couplings.base import Coupling, check_group, in_groups, joined
 
 
@@ -69,13 +69,13 @@ def assign(cost: Array) -> Array:
     derivatives.
 
     Args:
-      cost: `[*batch, n, n]`; an entry that is not finite counts as 0.
+      cost: `[*batch, n, n]`, finite. (A traced entry that is not counts as 0.)
 
     Returns:
       int32 `[*batch, n]`, the column of each row.
 
     Raises:
-      ValueError: `cost` is not of floating numbers, or not square.
+      ValueError: `cost` is not of floating numbers, not square, or not finite.
 
     Example:
       >>> print(assign(jnp.array([[1.0, 2.0], [1.0, 4.0]])))
@@ -84,6 +84,11 @@ def assign(cost: Array) -> Array:
     cost = predictions.as_data(cost, "cost")
     if cost.ndim < 2 or cost.shape[-1] != cost.shape[-2]:
         raise ValueError(f"cost of shape {cost.shape}: must be [*batch, n, n]")
+    if not is_traced(cost) and not (finite := np.isfinite(np.asarray(cost))).all():
+        raise ValueError(
+            f"cost: {(~finite).sum():,} of {finite.size:,} entries are not finite: "
+            "must be; write a large cost for a pair that may not be"
+        )
     solve = lambda cost: _each(_solve, cost.shape[:-1], cost)
     return _on_host(solve, cost.shape[:-1], cost)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import predictions, random
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_count, register
 from diffusionflow._numeric import at_least_float32
 
 
@@ -112,9 +112,10 @@ def checked(
         random.check_key(key)
     for name, value in (("x", x), ("eps", eps)):
         predictions.as_data(value, name)
-        if not np.ndim(value):
+        if not np.ndim(value) or not len(value):
             raise ValueError(
-                f"{name} of shape (): must be [n, *event], one row for each example"
+                f"{name} of shape {np.shape(value)}: must be [n, *event], one row for "
+                "each example, and one at least"
             )
     predictions.check_same_shape("eps", eps, "x", x)
     if key is not None and key.shape not in ((), np.shape(x)[:1]):
@@ -149,7 +150,7 @@ def as_rows(x: Array) -> Array:
 
 def check_group(group: int) -> None:
     """Raises a `ValueError` where a size of groups is not positive."""
-    check_bound("group", group, lambda group: group >= 1, "at least 1")
+    check_count("group", group)
 
 
 def in_groups(group: int, *arrays: Any) -> tuple[Any, ...]:

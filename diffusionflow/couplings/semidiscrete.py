@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import predictions, random
-from diffusionflow._dataclass import check_bound, check_positive, is_traced, register
+from diffusionflow._dataclass import check_count, check_positive, is_traced, register
 from diffusionflow.couplings.base import Coupling, Pairs, as_labels, as_rows, checked
 
 
@@ -116,8 +116,8 @@ class Semidiscrete(Coupling):
           The coupling, with potentials of mean 0 in each label.
 
         Raises:
-          ValueError: the data are not of floating numbers, labels or weights have
-            another shape, labels are traced, or a setting is not positive.
+          ValueError: the data are not of floating numbers or not finite, labels or
+            weights have another shape, labels are traced, or a setting is not positive.
 
         Source: Genevay et al. 2016, arXiv 1605.08527, algorithm 2, with steps relative
         to weights and data.
@@ -128,9 +128,10 @@ class Semidiscrete(Coupling):
           True
         """
         data, rows, labels = _as_data(data, labels)
+        _check_finite("data", rows)
         check_positive("rate", rate)
         for name, value in (("num_steps", num_steps), ("batch_size", batch_size)):
-            check_bound(name, value, lambda value: value >= 1, "at least 1")
+            check_count(name, value)
         group, count = _numbered(labels, len(rows))
         total = lambda value: jax.ops.segment_sum(value, group, count)[group]
         share = _as_weights(weights, rows)
@@ -152,6 +153,7 @@ class Semidiscrete(Coupling):
 
         start = jnp.zeros_like(share), jnp.zeros_like(share)
         _, mean = jax.lax.fori_loop(0, num_steps, step, start)
+        _check_finite("potentials, of data so large", mean[:, None])
         ones = jnp.ones_like(mean)
         return cls(data, mean - total(mean) / total(ones), labels)
 
@@ -171,15 +173,28 @@ def _as_data(data: Array, labels: Array | None) -> tuple[Array, Array, Array | N
     return data, as_rows(data), as_labels(labels, len(data))
 
 
+def _check_finite(name: str, rows: Array) -> None:
+    """Raises a `ValueError` where a row is not finite: all noise would go to one."""
+    if is_traced(rows):
+        return
+    bad = np.flatnonzero(~np.isfinite(np.asarray(rows)).all(1))
+    if len(bad):
+        raise ValueError(
+            f"{name}: {len(bad)} of {len(rows)} rows are not finite, the first is row "
+            f"{bad[0]}: leave them out"
+        )
+
+
 def _as_weights(weights: Array | None, rows: Array) -> Array:
     if weights is None:
         return jnp.ones_like(rows[:, 0])
-    if not is_traced(weights) and not (np.asarray(weights) > 0).all():
-        flat = np.ravel(weights)
-        row = int(np.argmin(flat > 0))
+    flat = np.ones(1) if is_traced(weights) else np.ravel(weights)
+    good = (flat > 0) & (flat < np.inf)
+    if not good.all():
+        row = int(np.argmin(good))
         raise ValueError(
-            f"weights: {float(flat[row])} of row {row}: each must be "
-            "positive; leave a row without weight out of the data"
+            f"weights: {float(flat[row])} of row {row}: each must be positive and "
+            "finite; leave a row without weight out of the data"
         )
     weights = predictions.as_data(weights, "weights").astype(rows.dtype)
     predictions.check_same_shape("weights", weights, "one feature", rows[:, 0])

@@ -9,9 +9,17 @@ from jax import Array
 from jax.nn import logsumexp
 
 from diffusionflow import predictions, random
-from diffusionflow._dataclass import check_bound, check_positive, register, static
+from diffusionflow._dataclass import (
+    check_count,
+    check_positive,
+    is_traced,
+    register,
+    static,
+)
 from diffusionflow.couplings.auction import nearly_optimal
 from diffusionflow.couplings.base import Coupling, check_group, in_groups, joined
+
+ROUNDING = 1e-4  # of the sum of a marginal
 
 
 @register
@@ -119,7 +127,7 @@ def sinkhorn_plan(
 
     Raises:
       ValueError: `cost` is not of floating numbers or no matrix, a marginal has another
-        shape, `reg` is not positive, or `num_iterations` is less than 1.
+        shape or is no law, `reg` is not positive, or `num_iterations` is less than 1.
 
     Source: Cuturi 2013, arXiv 1306.0895; in logs: Peyre and Cuturi 2018,
     arXiv 1803.00567, section 4.4.
@@ -132,9 +140,15 @@ def sinkhorn_plan(
     cost = predictions.as_data(cost, "cost")
     check_positive("reg", reg)
     _check_iterations(num_iterations)
-    if cost.ndim < 2:
+    if cost.ndim < 2 or not cost.size:
         raise ValueError(f"cost of shape {cost.shape}: must be [*batch, n, m]")
-    scaled = -cost / jnp.asarray(reg, cost.dtype)
+    reg = jnp.asarray(reg, cost.dtype)
+    if reg.shape not in ((), cost.shape[:-2]):
+        raise ValueError(
+            f"reg of shape {reg.shape}: must be a scalar or {cost.shape[:-2]}, one "
+            "number for each problem"
+        )
+    scaled = -cost / (reg[..., None, None] if reg.ndim else reg)
     log_rows = _log_marginal("rows", rows, cost[..., 0])
     log_columns = _log_marginal("columns", columns, cost[..., 0, :])
     return jnp.exp(_log_plan(scaled, log_rows, log_columns, num_iterations))
@@ -177,9 +191,20 @@ def _log_marginal(name: str, marginal: Array | None, like: Array) -> Array:
             f"{name} of shape {np.shape(marginal)}: must be ({n},), a weight for each "
             "example"
         )
+    if not is_traced(marginal):
+        _check_shares(name, np.asarray(marginal, float))
     return jnp.broadcast_to(jnp.log(jnp.asarray(marginal, like.dtype)), like.shape)
 
 
+def _check_shares(name: str, marginal: np.ndarray) -> None:
+    """Raises a `ValueError` unless numbers are positive, of sum 1."""
+    total = marginal.sum()
+    if not (marginal > 0).all() or abs(total - 1) > ROUNDING:
+        raise ValueError(
+            f"{name} from {marginal.min():.4g} up, of sum {total:.6g}: must be "
+            f"positive and of sum 1; divide by the sum, and leave out what has no share"
+        )
+
+
 def _check_iterations(num_iterations: int) -> None:
-    at_least_1 = lambda number: number >= 1
-    check_bound("num_iterations", num_iterations, at_least_1, "at least 1")
+    check_count("num_iterations", num_iterations)

@@ -5,11 +5,20 @@ is `schedule.inverse_logsnr(-2 log(rho))`.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow import random
+from diffusionflow import predictions, random
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_count,
+    check_finite,
+    check_positive,
+    is_traced,
+)
 from diffusionflow._numeric import floating
 
 
@@ -26,8 +35,14 @@ def cm_levels(
       first: s0, levels at the start.
       last: s1; there are s1 + 1 levels at the end.
 
+    Raises:
+      ValueError: a number is out of bounds.
+
     Source: Song et al. 2023, arXiv 2303.01469, schedule functions.
     """
+    check_positive("num_steps", num_steps)
+    check_count("first", first)
+    check_below("first", first, "last", last)
     share = floating(step) / num_steps
     root = xp.sqrt(share * ((last + 1) ** 2 - first**2) + first**2)
     return -xp.floor(1 - root) + 1
@@ -38,11 +53,15 @@ def cm_decay(levels: ArrayLike, *, initial: float = 0.9, first: int = 2) -> Arra
 
     Args:
       levels: N, of `cm_levels`.
-      initial: mu0, the decay at N = s0.
+      initial: mu0, the decay at N = s0, in (0, 1).
       first: s0.
+
+    Raises:
+      ValueError: `initial` is out of bounds.
 
     Source: Song et al. 2023, arXiv 2303.01469, schedule functions.
     """
+    check_bound("initial", initial, lambda decay: 0 < decay < 1, "in (0, 1)")
     return xp.exp(first * xp.log(floating(initial)) / floating(levels))
 
 
@@ -60,8 +79,14 @@ def ict_levels(
       first: s0.
       last: s1.
 
+    Raises:
+      ValueError: a number is out of bounds.
+
     Source: Song and Dhariwal 2023, arXiv 2310.14189, discretisation curriculum.
     """
+    check_positive("num_steps", num_steps)
+    check_count("first", first)
+    check_below("first", first, "last", last)
     ratio = floating(last / first)
     length = xp.floor(num_steps / (xp.log2(ratio) + 1))
     doublings = xp.floor(floating(step) / length)
@@ -81,11 +106,30 @@ def ict_probabilities(
     Returns:
       `[num_levels - 1]`, of the pair (i, i + 1).
 
+    Raises:
+      ValueError: levels do not rise, or a number is out of bounds.
+
     Source: Song and Dhariwal 2023, arXiv 2310.14189, eq. on the lognormal schedule.
     """
+    check_positive("std", std)
+    check_finite("mean", mean)
+    _check_levels(sigma)
     below = xp.ndtr((xp.log(floating(sigma)) - mean) / std)
     mass = xp.diff(below)
     return mass / xp.sum(mass)
+
+
+def _check_levels(sigma: ArrayLike) -> None:
+    """Raises a `ValueError` unless there are two levels or more, which rise."""
+    if is_traced(sigma):
+        return
+    levels = np.asarray(sigma, float)
+    rise = levels.ndim == 1 and len(levels) > 1 and (np.diff(levels) > 0).all()
+    if not (rise and levels[0] > 0 and levels[-1] < np.inf):
+        raise ValueError(
+            f"sigma of shape {levels.shape}, from {levels.ravel()[:1]} to "
+            f"{levels.ravel()[-1:]}: must be two positive levels or more, which rise"
+        )
 
 
 def level_pairs(
@@ -106,14 +150,42 @@ def level_pairs(
 
     Returns:
       t and l of `shape`.
+
+    Raises:
+      ValueError: there are fewer than two times, some are outside [0, 1], or there is
+        not a probability for each pair.
     """
     grid = jnp.sort(jnp.asarray(times, jnp.result_type(float)))
-    count = grid.shape[0] - 1
+    count = len(grid) - 1 if grid.ndim == 1 else 0
+    if count < 1:
+        raise ValueError(
+            f"times of shape {grid.shape}: must be [num_levels], two levels or more"
+        )
+    predictions.check_unit_interval("times", times)
+    if probability is not None:
+        _check_probability(probability, count)
     mass = jnp.full((count,), 1 / count) if probability is None else probability
     edges = jnp.cumsum(jnp.asarray(mass, grid.dtype))
     draw = random.uniform(key, shape).astype(grid.dtype) * edges[-1]
     index = jnp.minimum(jnp.searchsorted(edges, draw, side="right"), count - 1)
     return grid[index + 1], grid[index]
+
+
+def _check_probability(probability: ArrayLike, count: int) -> None:
+    """Raises a `ValueError` unless numbers are probabilities of `count` pairs."""
+    if np.shape(probability) != (count,):
+        raise ValueError(
+            f"probability of shape {np.shape(probability)}: must be ({count},), one "
+            "for each pair of neighbours"
+        )
+    if is_traced(probability):
+        return
+    mass = np.asarray(probability)
+    if not ((mass >= 0).all() and 0 < mass.sum() < np.inf):
+        raise ValueError(
+            f"probability from {mass.min():.4g} to {mass.max():.4g}: must be 0 or more "
+            "each, and not all 0"
+        )
 
 
 def ect_partner(
@@ -136,8 +208,12 @@ def ect_partner(
       k: how much farther apart levels near the data are.
       b: where that ends.
 
+    Raises:
+      ValueError: q is not above 1.
+
     Source: Geng et al. 2024, arXiv 2406.14548, mapping function.
     """
+    check_bound("q", q, lambda q: 1 < q < float("inf"), "above 1 and finite")
     sigma, exponent = floating(sigma), floating(exponent)
     gap = (1 + k * xp.sigmoid(-b * sigma)) * floating(q) ** -exponent
     return sigma * xp.maximum(1 - gap, 0)
@@ -150,6 +226,10 @@ def tangent_warmup(step: ArrayLike, *, num_steps: float = 10_000) -> Array:
       step: any shape.
       num_steps: when it is 1.
 
+    Raises:
+      ValueError: `num_steps` is not positive.
+
     Source: Lu and Song 2024, arXiv 2410.11081, tangent warmup.
     """
+    check_positive("num_steps", num_steps)
     return xp.clip(floating(step) / num_steps, 0, 1)

@@ -25,15 +25,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusionflow import predictions
 from diffusionflow._dataclass import (
+    check_batch_ndim,
     check_bound,
     check_positive,
     is_finite,
     is_traced,
     register,
 )
+from diffusionflow.predictions.checks import check_float
 
 LEAST_DIM = 64  # of an event, from which on the metrics that are robust come close
 
@@ -51,8 +55,12 @@ def squared(prediction: Array, target: Array, batch_ndim: int) -> Array:
 
     Returns:
       `[*batch]`.
+
+    Raises:
+      ValueError: the shapes differ, which would broadcast, an array is of integers, or
+        there are not so many axes.
     """
-    error = (prediction - target) ** 2
+    error = _difference(prediction, target, batch_ndim) ** 2
     return jnp.mean(error, axis=tuple(range(batch_ndim, error.ndim)))
 
 
@@ -78,7 +86,7 @@ class PseudoHuber:
             check_positive("c", self.c, "squared error is distillation.squared")
 
     def __call__(self, prediction: Array, target: Array, batch_ndim: int) -> Array:
-        difference = prediction - target
+        difference = _difference(prediction, target, batch_ndim)
         dim = _size(difference, batch_ndim)
         _warn_of_few(dim, "the pseudo-Huber distance", "distillation.squared")
         c = 0.00054 * math.sqrt(dim) if self.c is None else self.c
@@ -113,7 +121,7 @@ class Adaptive:
         check_positive("c", self.c)
 
     def __call__(self, prediction: Array, target: Array, batch_ndim: int) -> Array:
-        difference = prediction - target
+        difference = _difference(prediction, target, batch_ndim)
         if is_traced(self.power) or self.power != 0:
             dim = _size(difference, batch_ndim)
             _warn_of_few(dim, "an adaptive weight", "power=0")
@@ -149,6 +157,14 @@ class Normalized:
         return step / (norm + self.c).reshape(
             norm.shape + (1,) * (step.ndim - norm.ndim)
         )
+
+
+def _difference(prediction: Array, target: Array, batch_ndim: int) -> Array:
+    for name, value in (("prediction", prediction), ("target", target)):
+        check_float(name, value, "scale it as the data are scaled")
+    check_batch_ndim(batch_ndim, np.ndim(prediction))
+    predictions.check_same_shape("target", target, "the prediction", prediction)
+    return prediction - target
 
 
 def _total(difference: Array, batch_ndim: int) -> Array:

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from diffusionflow import predictions
 from diffusionflow._dataclass import (
     as_callable,
-    check_bound,
+    check_count,
     is_traced,
     register,
     static,
@@ -101,7 +101,7 @@ def flow_map(
         raise ValueError(
             f"predict_fn={predict_fn!r}: must be a function (z, t, s) -> prediction"
         )
-    check_bound("num_network_calls", num_network_calls, lambda n: n >= 1, "at least 1")
+    check_count("num_network_calls", num_network_calls)
     return FlowMapDenoiser(
         as_callable(predict_fn), as_kind(kind), as_schedule(schedule), num_network_calls
     )

@@ -34,8 +34,10 @@ from diffusionflow import predictions
 from diffusionflow._dataclass import check_instance, is_traced
 from diffusionflow._numeric import at_least_float32, floating, in_float64
 from diffusionflow.predictions import AnyKind, as_kind, as_prediction, per_event
+from diffusionflow.predictions.checks import check_float
 from diffusionflow.schedules import Schedule, as_schedule
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # outside [0, 1]
 TwoTimeFn = Callable[[Array, Array, Array], Array]
 
 
@@ -54,8 +56,9 @@ def jump_coefficients(
       A and B, of the shape of `t` and `s`: NumPy float64 where all is concrete.
 
     Raises:
-      ValueError: p does not determine where to jump, as eps at alpha = 0. (Traced
-        times cannot be checked and pass.)
+      ValueError: p does not determine where to jump, as eps at alpha = 0, or a time is
+        outside [0, 1] or an integer. (Traced times cannot be checked, but for their
+        type, and pass.)
 
     Example:
       >>> from diffusionflow import schedules
@@ -66,6 +69,8 @@ def jump_coefficients(
     check_instance("schedule", schedule, "schedules.FlowMatching()")
     kind = as_kind(kind)
     t, s = _times(t, s)
+    for name, time in (("t", t), ("s", s)):
+        predictions.check_unit_interval(name, time, ROUNDING)
     _check_jump(kind, t, s, schedule)
     return coefficients(kind, t, s, schedule)
 
@@ -89,7 +94,7 @@ def jump(
     Raises:
       ValueError: as `jump_coefficients`, or the shapes disagree.
     """
-    z = at_least_float32(z)
+    z = predictions.as_data(z, "z")
     a, b = _on(z, kind, t, s, schedule)
     return a * z + b * as_prediction(p, z).astype(z.dtype)
 
@@ -122,10 +127,10 @@ def inverse_jump(
     Raises:
       ValueError: as `jump_coefficients`, or the shapes disagree.
     """
-    z = at_least_float32(z)
+    z, z_s = predictions.as_data(z, "z"), predictions.as_data(z_s, "z_s")
     predictions.check_same_shape("z_s", z_s, "z", z)
     a, b = _on(z, kind, t, s, schedule)
-    return (at_least_float32(z_s).astype(z.dtype) - a * z) / b
+    return (z_s.astype(z.dtype) - a * z) / b
 
 
 def compose_jumps(
@@ -161,7 +166,7 @@ def compose_jumps(
     Raises:
       ValueError: as `jump_coefficients`, or the shapes disagree.
     """
-    kind, z = as_kind(kind), at_least_float32(z)
+    kind, z = as_kind(kind), predictions.as_data(z, "z")
     first, second = (as_prediction(p, z).astype(z.dtype) for p in (first, second))
     if str(kind) == "score":
         late, middle = (per_event(jnp.asarray(schedule.sigma(at)), z) for at in (t, m))
@@ -202,6 +207,8 @@ def jump_sign(kind: AnyKind, *, schedule: Schedule) -> Array:
 
 def _times(t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
     """Both times on the host, or both JAX's in one type."""
+    for name, time in (("t", t), ("s", s)):
+        check_float(name, time, "write a float in [0, 1]; level i of T is t = i / T")
     if xp.on_host(t, s):
         return floating(t), floating(s)
     given = [at_least_float32(at).dtype for at in (t, s) if isinstance(at, jax.Array)]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusionflow._dataclass import check_bound
 from diffusionflow.distillation.distances import Metric, StepFn, squared
 from diffusionflow.distillation.jumps import (
     TwoTimeFn,
@@ -106,6 +107,7 @@ def eulerian_loss(
       [0. 0. 0.]
     """
     z, t, s = as_arrays(z, t, s)
+    check_bound("warmup", warmup, lambda part: 0 <= part <= 1, "in [0, 1]")
     check_rates(schedule, t)
     p, residual = eulerian_residual(
         predict_fn,
@@ -229,5 +231,17 @@ def semigroup_loss(
 
 
 def weighted(loss: Array, weight_fn: WeightFn | None, t: Array, s: Array) -> Array:
-    """Multiplies a loss by its weight, if there is one."""
-    return loss if weight_fn is None else weight_fn(t, s) * loss
+    """Multiplies a loss by its weight, if there is one.
+
+    Raises:
+      ValueError: the weight is neither a scalar nor one number for each example.
+    """
+    if weight_fn is None:
+        return loss
+    weight = jnp.asarray(weight_fn(t, s))
+    if weight.shape not in ((), loss.shape):
+        raise ValueError(
+            f"weight_fn gives shape {weight.shape}: must be () or {loss.shape}, one "
+            "number for each example"
+        )
+    return weight * loss

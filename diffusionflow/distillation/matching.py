@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_name
+from diffusionflow._dataclass import check_batch_ndim, check_name
 from diffusionflow.predictions import per_event
 
 # h = f'' r^2 of a divergence E_q[f(r)] of the densities' ratio r = p / q
@@ -63,26 +63,35 @@ def matching_loss(
       weight: k, scalar or `[*batch]`; None for that of "dmd", else 1.
       ratio: densities' ratio p / q at z, of data over generator, `[*batch]`, as from a
         discriminator; divergences but "reverse_kl" need it.
-      alpha: of "sid".
+      alpha: of "sid", scalar or `[*batch]`.
       batch_ndim: number of batch axes.
 
     Returns:
       `[*batch]`.
 
     Raises:
-      ValueError: the kind is unknown, a ratio is missing, or shapes disagree.
+      ValueError: the kind is unknown, a ratio is missing or has no effect, or shapes
+        disagree.
 
     Source: Yin et al. 2023, arXiv 2311.18828 ("dmd"); Zhou et al. 2024,
     arXiv 2404.04057 ("sid"); Xu et al. 2025, arXiv 2502.15681 (divergences).
     """
     check_name("kind", kind, MATCHING)
+    if ratio is not None and kind not in DIVERGENCES:
+        raise ValueError(
+            f"ratio with kind={kind!r}: must be left out; only the divergences "
+            f"{', '.join(DIVERGENCES)} have one"
+        )
+    x = predictions.as_data(x, "x")
     for name, value in (("x_real", x_real), ("x_fake", x_fake)):
         predictions.check_same_shape(name, value, "x", x)
+    check_batch_ndim(batch_ndim, x.ndim)
     axes = tuple(range(batch_ndim, x.ndim))
     factor = _factor(x, x_real, kind, weight, ratio, axes)
     if kind == "sid":
         gap = x_real - x_fake
-        return factor * jnp.mean(gap * (x_real - x) - alpha * gap**2, axis=axes)
+        share = per_event(_of_examples("alpha", alpha, factor.shape, x), x)
+        return factor * jnp.mean(gap * (x_real - x) - share * gap**2, axis=axes)
     moved = jax.lax.stop_gradient(x - per_event(factor, x) * (x_fake - x_real))
     return jnp.mean((x - moved) ** 2, axis=axes) / 2
 
@@ -98,7 +107,7 @@ def _factor(
     """k of each example, `h(ratio)` included, `[*batch]`."""
     batch = tuple(size for i, size in enumerate(x.shape) if i not in axes)
     if weight is not None:
-        factor = jnp.broadcast_to(jnp.asarray(weight, x.dtype), batch)
+        factor = _of_examples("weight", weight, batch, x)
     elif kind == "dmd":
         mean = jnp.mean(jnp.abs(x - x_real), axis=axes)
         factor = jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), 0)
@@ -111,4 +120,17 @@ def _factor(
             f"ratio=None: must be the ratio of densities p / q for kind={kind!r}, as a "
             "discriminator estimates it; kind='reverse_kl' needs none"
         )
-    return factor * DIVERGENCES[kind](jnp.asarray(ratio, x.dtype))
+    return factor * DIVERGENCES[kind](_of_examples("ratio", ratio, batch, x))
+
+
+def _of_examples(
+    name: str, value: ArrayLike, batch: tuple[int, ...], x: Array
+) -> Array:
+    """One number for each example, `[*batch]`, of a scalar or of as many."""
+    array = jnp.asarray(value, x.dtype)
+    if array.shape not in ((), batch):
+        raise ValueError(
+            f"{name} of shape {array.shape}: must be a scalar or {batch}, one number "
+            "for each example"
+        )
+    return jnp.broadcast_to(array, batch)

@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow import random, samplers
-from diffusionflow._dataclass import check_name
+from diffusionflow import grids, predictions, random, samplers
+from diffusionflow._dataclass import check_bound, check_finite, check_name, is_traced
 from diffusionflow.distillation.jumps import compose_jumps
 from diffusionflow.distillation.residuals import as_arrays
 from diffusionflow.predictions import (
@@ -108,8 +109,10 @@ def progressive_times(
       t, m and s of `shape`, neighbours on the grid.
 
     Raises:
-      ValueError: the grid has an odd number of steps.
+      ValueError: the grid has an odd number of steps, or does not fall inside [0, 1].
     """
+    if not is_traced(times):
+        grids.check_grid(np.asarray(times, float))
     grid = jnp.asarray(times, jnp.result_type(float))
     count = grid.shape[0] - 1
     if count < 2 or count % 2:
@@ -242,10 +245,17 @@ def guided_source(
     Returns:
       `Denoised`; no gradient passes it. The same mixture of rates is the tangent.
 
+    Raises:
+      ValueError: shapes disagree, or a number is out of bounds.
+
     Source: Geng et al. 2025, arXiv 2505.13447, section on guidance, and
     arXiv 2512.02012.
     """
     like = source.x
+    for part in jax.tree.leaves((source, conditional, unconditional)):
+        predictions.check_same_shape("x or eps", part, "the source", like)
+    check_finite("scale", scale)
+    check_bound("kappa", kappa, lambda kappa: 0 <= kappa < 1, "in [0, 1)")
     scale, kappa = (
         per_event(jnp.asarray(part, like.dtype), like, name)
         for part, name in ((scale, "scale"), (kappa, "kappa"))

@@ -9,6 +9,7 @@ from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
+    check_count,
     check_name,
     check_positive,
     is_traced,
@@ -235,7 +236,7 @@ def discrete(
 
 
 def _line(num_steps: int, first: float, last: float) -> np.ndarray:
-    check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
+    check_count("num_steps", num_steps)
     return np.linspace(first, last, num_steps + 1, dtype=np.float64)
 
 

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
+    check_count,
     check_positive,
     is_traced,
     register,
@@ -22,7 +23,13 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.guidance.base import Wrapper, at_positive, event_axes, with_x
-from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser, per_event
+from diffusionflow.predictions import (
+    Denoised,
+    DenoiseFn,
+    as_data,
+    as_denoiser,
+    per_event,
+)
 from diffusionflow.schedules import Schedule
 
 
@@ -94,10 +101,8 @@ class DynamicThreshold(Wrapper):
     def denoise(self, z: Array, t: Array) -> Denoised:
         denoised = self.denoise_fn(z, t)
         x = denoised.x
-        quantile, limit = (
-            at_least_float32(number).astype(x.dtype)
-            for number in (self.quantile, self.limit)
-        )
+        quantile = at_least_float32(self.quantile).astype(x.dtype)
+        limit = per_event(at_least_float32(self.limit), x, "limit")
         axes = event_axes(x, self.batch_ndim)
         bound = jnp.quantile(jnp.abs(x), quantile, axis=axes, keepdims=True)
         bound = jnp.maximum(bound, limit)
@@ -134,7 +139,7 @@ def dynamic_threshold(
 
     Source: Saharia et al. 2022, arXiv 2205.11487, dynamic thresholding.
     """
-    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    check_count("batch_ndim", batch_ndim, 0)
     denoiser = as_denoiser(denoise_fn, schedule=schedule)
     return DynamicThreshold(denoiser, schedule, quantile, limit, batch_ndim)
 
@@ -161,7 +166,8 @@ class Inpainted(Wrapper):
 
     def finalize(self, x: Array) -> Array:
         """Puts the known pixels into `x`, bit for bit."""
-        known = jnp.broadcast_to(jnp.asarray(self.x).astype(x.dtype), x.shape)
+        own = as_data(self.x, "x").astype(x.dtype)
+        known = jnp.broadcast_to(own, x.shape)
         return jnp.where(
             jnp.broadcast_to(self.mask, x.shape), known, super().finalize(x)
         )
@@ -192,7 +198,8 @@ def inpaint(
       A registered callable `(z, t) -> Denoised`.
 
     Raises:
-      ValueError: `mask` is not of bools.
+      ValueError: `mask` is not of bools; in a call, `x` is of integers, as images on
+        disk are.
 
     Source: Wang et al. 2022, arXiv 2212.00490, for the operator that masks. Methods
     that replace known pixels of z by `alpha x + sigma eps` with new noise in every step

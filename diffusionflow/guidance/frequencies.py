@@ -10,7 +10,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_count,
+    check_finite,
+    register,
+    static,
+)
 from diffusionflow.guidance.base import Guided, event_axes, weighted_scale
 from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser
 
@@ -25,6 +31,10 @@ class FrequencyDecoupled(Guided):
     negative_fn: Any
     scales: Any
     batch_ndim: int = static()
+
+    def __post_init__(self) -> None:
+        for scale in self.scales if isinstance(self.scales, tuple) else ():
+            check_finite("scales", scale)
 
     def mix(
         self,
@@ -74,12 +84,17 @@ def frequency_decoupled(
       A registered callable `(z, t) -> Denoised`; its network calls are those of both.
 
     Raises:
-      ValueError: there are fewer than two scales; at a call: an event has no axis
-        besides its channels.
+      ValueError: there are fewer than two scales, or one is not finite; at a call: an
+        event has no axis besides its channels.
 
     Source: Sadat et al. 2025, arXiv 2506.19713.
     """
-    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    check_count("batch_ndim", batch_ndim, 0)
+    if not (isinstance(scales, (tuple, list)) or np.ndim(scales) == 1):
+        raise ValueError(
+            f"scales={scales!r}: must be a sequence of numbers, one for each band; "
+            "classifier_free has one scale"
+        )
     check_bound(
         "the number of scales",
         len(scales),

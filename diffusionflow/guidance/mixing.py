@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_count, check_finite, register, static
 from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.guidance.base import (
     Guided,
@@ -35,6 +35,9 @@ class Extrapolated(Guided):
     positive_fn: Any
     negative_fn: Any
     scale: Any
+
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
 
     def mix(
         self,
@@ -69,6 +72,9 @@ def classifier_free(
     Returns:
       A registered callable `(z, t) -> Denoised`; its network calls are those of both.
 
+    Raises:
+      ValueError: `scale` is not finite.
+
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1.
 
     Example:
@@ -101,6 +107,9 @@ def autoguidance(
     Returns:
       As `classifier_free`.
 
+    Raises:
+      ValueError: `scale` is not finite.
+
     Source: Karras et al. 2024, arXiv 2406.02507.
     """
     return Extrapolated(as_denoiser(denoise_fn), as_denoiser(weaker_fn), scale)
@@ -124,6 +133,9 @@ class Rescaled(Wrapper):
     schedule: Any
     strength: Any
     batch_ndim: int = static()
+
+    def __post_init__(self) -> None:
+        check_finite("strength", self.strength)
 
     def check_times(self, t: ArrayLike) -> None:
         super().check_times(t)
@@ -171,7 +183,8 @@ def rescale(
       left as it is.
 
     Raises:
-      ValueError: `guided` has no positive part, or the kind is unknown.
+      ValueError: `guided` has no positive part, the kind is unknown, or `strength` is
+        not finite.
 
     Source: Lin et al. 2023, arXiv 2305.08891, section 3.4.
     """
@@ -180,7 +193,7 @@ def rescale(
             "rescale takes what classifier_free, autoguidance and limited return, not "
             f"{guided}; rescale first, then wrap the result"
         )
-    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    check_count("batch_ndim", batch_ndim, 0)
     as_denoiser(guided, schedule=schedule)
     kind = predictions.as_kind(kind)
     return Rescaled(guided, kind, schedule, strength, batch_ndim)

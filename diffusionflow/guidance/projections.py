@@ -11,7 +11,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_count,
+    check_finite,
+    register,
+    static,
+)
 from diffusionflow._numeric import at_least_float32, root
 from diffusionflow.guidance.base import (
     Guided,
@@ -44,6 +50,8 @@ class Projected(Guided):
     batch_ndim: int = static()
 
     def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
+        check_finite("parallel", self.parallel)
         positive = lambda limit: limit > 0
         check_bound("norm_limit", self.norm_limit, positive, "positive")
 
@@ -56,8 +64,8 @@ class Projected(Guided):
     ) -> Denoised:
         x, axes = positive.x, event_axes(positive.x, self.batch_ndim)
         parallel, limit = (
-            at_least_float32(number).astype(x.dtype)
-            for number in (self.parallel, self.norm_limit)
+            per_event(at_least_float32(getattr(self, name)), x, name)
+            for name in ("parallel", "norm_limit")
         )
         update = x - negative.x
         norm = root(jnp.sum(update**2, axis=axes, keepdims=True))
@@ -97,20 +105,21 @@ def projected(
       schedule: the one that t belongs to.
       scale: scalar, or `[*batch]`; 10 and more are usual.
       parallel: factor of the part along the conditional x_hat, 0 to 1 (eta in the
-        source).
+        source); scalar or `[*batch]`.
       norm_limit: largest Euclidean norm of d over an example (r in the source; 2.5 to
-        15 there).
+        15 there); scalar or `[*batch]`.
       batch_ndim: number of leading batch axes; 0 for one example, as under `vmap`.
 
     Returns:
       A registered callable `(z, t) -> Denoised`; its network calls are those of both.
 
     Raises:
-      ValueError: `norm_limit` is not positive, or a denoiser is of another schedule.
+      ValueError: `norm_limit` is not positive, another number is not finite, or a
+        denoiser is of another schedule.
 
     Source: Sadat et al. 2024, arXiv 2410.02416, algorithm 1.
     """
-    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    check_count("batch_ndim", batch_ndim, 0)
     positive_fn, negative_fn = (
         as_denoiser(fn, schedule=schedule) for fn in (conditional_fn, unconditional_fn)
     )
@@ -132,8 +141,9 @@ class ScaledNegative(Guided):
     batch_ndim: int = static()
 
     def __post_init__(self) -> None:
-        positive = lambda time: time > 0
-        check_bound("zero_from", self.zero_from, positive, "positive")
+        check_finite("scale", self.scale)
+        inside = lambda time: 0 < time <= 1 or time == float("inf")
+        check_bound("zero_from", self.zero_from, inside, "in (0, 1], or infinite")
 
     def check_times(self, t: ArrayLike) -> None:
         super().check_times(t)
@@ -200,7 +210,7 @@ def zero_star(
 
     Source: Fan et al. 2025, arXiv 2503.18886.
     """
-    check_bound("batch_ndim", batch_ndim, lambda count: count >= 0, "at least 0")
+    check_count("batch_ndim", batch_ndim, 0)
     positive_fn, negative_fn = (
         as_denoiser(fn, schedule=schedule) for fn in (conditional_fn, unconditional_fn)
     )

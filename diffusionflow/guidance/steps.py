@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import register
+from diffusionflow._dataclass import check_finite, register
 from diffusionflow.guidance.base import Wrapper, weighted_scale
 from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser
 
@@ -17,6 +17,9 @@ class StepGuided(Wrapper):
     conditional_fn: Any
     unconditional_fn: Any
     scale: Any
+
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
 
     def has_second_time(self) -> bool:
         return True
@@ -66,6 +69,9 @@ def plus_plus(
     Returns:
       A registered denoiser for `samplers.FlowMap` alone; its network calls are those of
       both.
+
+    Raises:
+      ValueError: `scale` is not finite.
 
     Source: Chung et al. 2024, arXiv 2406.08070, algorithm 2.
 

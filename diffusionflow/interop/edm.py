@@ -9,7 +9,7 @@ from jax import Array
 
 from diffusionflow import predictions, schedules
 from diffusionflow._dataclass import (
-    check_bound,
+    check_count,
     check_name,
     check_positive,
     register,
@@ -65,7 +65,7 @@ def from_edm(
     check_name("output", output, EDM_OUTPUTS)
     for name, value in (("beta_d", beta_d), ("beta_min", beta_min)):
         check_positive(name, value)
-    check_bound("num_levels", num_levels, lambda count: count > 1, "at least 2")
+    check_count("num_levels", num_levels, 2)
     schedule = schedules.EDM() if schedule is None else schedule
     unit, plain = _InputScale(schedule, 1.0), _InputScale(schedule, None)
     vp = schedules.LinearBeta(beta_min, beta_min + beta_d)

@@ -64,7 +64,7 @@ def filled(shapes: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
       name: of the network, for messages.
 
     Raises:
-      ValueError: the arrays are not exactly those.
+      ValueError: the arrays are not exactly those, or not of finite floats.
     """
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     paths = {".".join(key.key for key in path): path for path, _ in leaves}
@@ -75,15 +75,35 @@ def filled(shapes: Any, state: dict[str, Any], name: str) -> dict[str, Any]:
         place = params
         for key in path[:-1]:
             place = place.setdefault(key.key, {})
-        place[path[-1].key] = as_parameter(state.pop(full))
+        value = state.pop(full)
+        check_numbers(full, value)
+        place[path[-1].key] = as_parameter(value)
     return params
 
 
-def as_parameter(array: Any) -> jax.Array:
-    """Returns an array as float32 on the default device, once it is there.
+def check_numbers(name: str, value: Any) -> None:
+    """Raises a `ValueError` where a parameter is not of finite floats."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} of type {value.dtype}: must be of floats; quantised weights are "
+            "to be converted back first"
+        )
+    bad = np.size(value) - np.isfinite(np.asarray(value, np.float32)).sum()
+    if bad:
+        raise ValueError(
+            f"{name}: {bad:,} of {np.size(value):,} numbers are not finite: the file "
+            "is corrupted, or of a training that diverged; take another one"
+        )
 
-    Waiting bounds the memory: what is copied later keeps its source until then.
+
+def as_parameter(array: Any) -> Any:
+    """Returns floats as float32 on the default device, once they are there.
+
+    Waiting bounds the memory: what is copied later keeps its source until then. Others
+    stay as they are, for `filled` to name them.
     """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
     return jnp.asarray(array, jnp.float32).block_until_ready()
 
 

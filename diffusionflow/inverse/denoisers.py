@@ -28,7 +28,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import (
-    check_bound,
+    check_count,
+    check_finite,
     check_positive,
     is_traced,
     register,
@@ -36,7 +37,7 @@ from diffusionflow._dataclass import (
 )
 from diffusionflow._numeric import at_least_float32, in_float64
 from diffusionflow.guidance.base import Wrapper, at_positive
-from diffusionflow.inverse.operators import Measurement, solve
+from diffusionflow.inverse.operators import MOST_ITERATIONS, Measurement, solve
 from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser, per_event
 from diffusionflow.schedules import Schedule
 
@@ -100,6 +101,9 @@ class DPS(PosteriorDenoiser):
     schedule: Any
     scale: Any
 
+    def __post_init__(self) -> None:
+        check_finite("scale", self.scale)
+
     def solve(self, residual: Array, pullback: Pullback, t: Array) -> Array:
         del pullback, t
         scale = at_least_float32(self.scale).astype(residual.dtype)
@@ -134,7 +138,7 @@ def dps(
       a call and a product with the transposed Jacobian.
 
     Raises:
-      ValueError: std is 0; at a call, alpha is 0.
+      ValueError: std is 0, or scale is not finite; at a call, alpha is 0.
 
     Source: Chung et al. 2022, arXiv 2209.14687, for Gaussian noise.
     """
@@ -196,7 +200,7 @@ def pigdm(
     Source: Song et al. 2023, Pseudoinverse-Guided Diffusion Models for Inverse
     Problems, ICLR.
     """
-    check_bound("num_iterations", num_iterations, lambda n: n >= 1, "at least 1")
+    check_count("num_iterations", num_iterations, most=MOST_ITERATIONS)
     denoiser = as_denoiser(denoise_fn, schedule=schedule)
     return PiGDM(denoiser, measurement, schedule, data_variance, num_iterations)
 
@@ -258,7 +262,7 @@ def mmps(
 
     Source: Rozet et al. 2024, arXiv 2405.13712, section 4.
     """
-    check_bound("num_iterations", num_iterations, lambda n: n >= 1, "at least 1")
+    check_count("num_iterations", num_iterations, most=MOST_ITERATIONS)
     denoiser = as_denoiser(denoise_fn, schedule=schedule)
     return MMPS(denoiser, measurement, schedule, num_iterations)
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_positive, register, static
+from diffusionflow._dataclass import check_count, check_positive, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.guidance.base import Wrapper, with_x
-from diffusionflow.inverse.operators import Measurement, solve
+from diffusionflow.inverse.operators import MOST_ITERATIONS, Measurement, solve
 from diffusionflow.predictions import Denoised, DenoiseFn, as_denoiser, per_event
 from diffusionflow.schedules import Schedule
 
@@ -82,6 +82,6 @@ def proximal(
 
     Source: Zhu et al. 2023, arXiv 2305.08995, algorithm 1.
     """
-    check_bound("num_iterations", num_iterations, lambda n: n >= 1, "at least 1")
+    check_count("num_iterations", num_iterations, most=MOST_ITERATIONS)
     denoiser = as_denoiser(denoise_fn, schedule=schedule)
     return Proximal(denoiser, measurement, schedule, weight, num_iterations)

@@ -21,6 +21,7 @@ from diffusionflow._numeric import at_least_float32
 from diffusionflow.analytic import ExactDenoiser, Mixture
 from diffusionflow.inverse.operators import Measurement
 from diffusionflow.predictions import Denoised, per_event
+from diffusionflow.predictions.checks import check_float
 from diffusionflow.schedules import Schedule, as_schedule
 
 
@@ -125,6 +126,9 @@ def posterior(data: Mixture, measurement: Measurement) -> CorrelatedMixture:
     Returns:
       `CorrelatedMixture`, with `mean`, `covariance`, `sample` and `denoise_fn`.
 
+    Raises:
+      ValueError: y is of integers or has another shape.
+
     Example: half of a Gaussian is measured.
       >>> from diffusionflow import analytic
       >>> from diffusionflow.inverse import operators
@@ -135,6 +139,10 @@ def posterior(data: Mixture, measurement: Measurement) -> CorrelatedMixture:
       ([1.0, 0.0], [[0.5, 0.0], [0.0, 1.0]])
     """
     matrix = np.asarray(measurement.operator.matrix(), float)
+    check_float("y", measurement.y, "scale it as the data are scaled")
+    shape = measurement.operator.output_shape
+    if np.shape(measurement.y) != shape:
+        raise ValueError(f"y of shape {np.shape(measurement.y)}: must be {shape}")
     y = np.asarray(measurement.y, float).reshape(-1)
     if measurement.operator.measured is not None:
         used = np.asarray(measurement.operator.measured).reshape(-1)

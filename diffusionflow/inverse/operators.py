@@ -6,11 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register, static
+from diffusionflow._dataclass import (
+    as_callable,
+    check_count,
+    check_instance,
+    check_not_negative,
+    is_traced,
+    register,
+    static,
+)
 from diffusionflow._numeric import at_least_float32
+from diffusionflow.predictions import as_data
 
 
 @register
@@ -29,7 +39,7 @@ class LinearOperator:
 
     def __call__(self, x: Array) -> Array:
         """Applies A: `[*batch, *event]` to `[*batch, *output]`."""
-        return _over_batch(self.fn, x, len(self.event_shape))
+        return _over_batch(self.fn, x, self.event_shape)
 
     def transpose(self, y: Array) -> Array:
         """Applies the transpose of A: `[*batch, *output]` to `[*batch, *event]`."""
@@ -37,7 +47,7 @@ class LinearOperator:
         if fn is None:
             transpose = jax.linear_transpose(self.fn, self._event(y.dtype))
             fn = lambda y: transpose(y)[0]
-        return _over_batch(fn, y, len(self.output_shape))
+        return _over_batch(fn, y, self.output_shape)
 
     def matrix(self) -> Array:
         """Computes A as a matrix, `[outputs, features]`, one column at a time."""
@@ -145,9 +155,10 @@ def blurring(kernel: ArrayLike, event_shape: tuple[int, ...]) -> LinearOperator:
       event_shape: `[*sizes, channels]`.
 
     Raises:
-      ValueError: the kernel has another number of axes.
+      ValueError: the kernel has another number of axes, or is not finite.
     """
-    if jnp.ndim(kernel) != len(event_shape) - 1:
+    _check_numbers("kernel", kernel)
+    if jnp.ndim(kernel) != len(event_shape) - 1 or not jnp.ndim(kernel):
         raise ValueError(
             f"a kernel of shape {jnp.shape(kernel)} for events {tuple(event_shape)}: "
             "must have an axis for each of the sizes, and none for the channels"
@@ -163,9 +174,14 @@ def averaging(factor: int, event_shape: tuple[int, ...]) -> LinearOperator:
       event_shape: `[*sizes, channels]`.
 
     Raises:
-      ValueError: `factor` does not divide a size.
+      ValueError: `factor` does not divide a size, or there is no size.
     """
-    check_bound("factor", factor, lambda factor: factor >= 1, "at least 1")
+    check_count("factor", factor)
+    if len(event_shape) < 2:
+        raise ValueError(
+            f"event_shape={tuple(event_shape)}: must be [*sizes, channels], and the "
+            "channels are not averaged"
+        )
     if any(size % factor for size in event_shape[:-1]):
         raise ValueError(
             f"factor={factor}: must divide the sizes {tuple(event_shape[:-1])}"
@@ -181,14 +197,27 @@ def multiplication(matrix: ArrayLike, event_shape: tuple[int, ...]) -> LinearOpe
       event_shape: of an event; it is flattened.
 
     Raises:
-      ValueError: the event has another number of features.
+      ValueError: the event has another number of features, or the matrix is not finite.
     """
+    _check_numbers("matrix", matrix)
     if jnp.ndim(matrix) != 2 or jnp.shape(matrix)[1] != math.prod(event_shape):
         raise ValueError(
             f"a matrix of shape {jnp.shape(matrix)} for events {tuple(event_shape)}: "
             f"must be [outputs, {math.prod(event_shape)}]"
         )
     return linear(_Multiplied(matrix), event_shape)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless an array is of real numbers, finite where known."""
+    known = not is_traced(value)
+    array = np.asarray(value) if known else value
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {array.dtype}: must be of real numbers")
+    if known and not (finite := np.isfinite(array)).all():
+        raise ValueError(
+            f"{name}: {(~finite).sum():,} of {finite.size:,} numbers are not finite"
+        )
 
 
 @register
@@ -198,10 +227,11 @@ class Measurement:
     Args:
       operator: A, a `LinearOperator`.
       y: `[*output]`, or `[*batch, *output]` for one of each example.
-      std: standard deviation of the noise, at least 0.
+      std: standard deviation of the noise, a number of at least 0.
 
     Raises:
-      ValueError: `std` is negative.
+      ValueError: `std` is negative or infinite; in a call, it is an array, or `y` is of
+        integers, as images are on disk.
     """
 
     operator: Any
@@ -209,7 +239,12 @@ class Measurement:
     std: Any
 
     def __post_init__(self) -> None:
-        check_bound("std", self.std, lambda std: std >= 0, "at least 0")
+        check_instance("operator", self.operator, "inverse.linear(fn, event_shape)")
+        check_not_negative("std", self.std)
+
+    def values(self) -> Array:
+        """`y` as an array of float32 or wider."""
+        return as_data(self.y, "y")
 
     def residual(self, x: Array) -> Array:
         """Computes `y - A x`, `[*batch, *output]`; 0 where nothing is measured.
@@ -218,7 +253,7 @@ class Measurement:
           ValueError: `y` is not of the shape of `A x`, or of the end of it.
         """
         prediction = self.operator(x)
-        y = at_least_float32(self.y).astype(prediction.dtype)
+        y = self.values().astype(prediction.dtype)
         shape, output = prediction.shape, len(self.operator.output_shape)
         if y.shape not in (shape, shape[len(shape) - output :]):
             raise ValueError(
@@ -232,7 +267,14 @@ class Measurement:
 
     def variance(self, like: Array) -> Array:
         """`std^2`, in the type of `like`."""
+        if np.ndim(self.std):
+            raise ValueError(
+                f"std of shape {np.shape(self.std)}: must be one number for all of y"
+            )
         return at_least_float32(self.std).astype(like.dtype) ** 2
+
+
+MOST_ITERATIONS = 1_000  # each is a part of the program
 
 
 def solve(
@@ -265,8 +307,13 @@ def solve(
     return x
 
 
-def _over_batch(fn: Callable[[Array], Array], x: Array, event_ndim: int) -> Array:
-    batch = x.shape[: x.ndim - event_ndim]
-    rows = x.reshape(-1, *x.shape[x.ndim - event_ndim :])
+def _over_batch(
+    fn: Callable[[Array], Array], x: Array, event: tuple[int, ...]
+) -> Array:
+    start = x.ndim - len(event)
+    if start < 0 or x.shape[start:] != event:
+        raise ValueError(f"an array of shape {x.shape}: must end in {event}, the event")
+    batch = x.shape[:start]
+    rows = x.reshape(-1, *event)
     result = jax.vmap(fn)(rows)
     return result.reshape(*batch, *result.shape[1:])

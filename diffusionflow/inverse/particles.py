@@ -8,9 +8,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import random, samplers
-from diffusionflow._dataclass import check_bound, check_positive
+from diffusionflow._dataclass import (
+    check_bound,
+    check_count,
+    check_not_negative,
+    check_positive,
+)
 from diffusionflow.inverse.denoisers import both, isotropic_variance, solve_isotropic
-from diffusionflow.inverse.operators import Measurement
+from diffusionflow.inverse.operators import MOST_ITERATIONS, Measurement
 from diffusionflow.predictions import (
     Denoised,
     DenoiseFn,
@@ -104,8 +109,11 @@ def twisted_smc(
     check_positive("std", measurement.std, "without noise every weight is 0")
     inside = lambda fraction: 0 <= fraction <= 1
     check_bound("threshold", threshold, inside, "in [0, 1]")
-    check_bound("data_variance", data_variance, lambda v: v >= 0, "at least 0")
+    check_not_negative("data_variance", data_variance)
+    check_count("num_iterations", num_iterations, most=MOST_ITERATIONS)
     z = as_data(z, "z")
+    if z.ndim < 2 or not len(z):
+        raise ValueError(f"z of shape {z.shape}: must be [particles, *event]")
     denoiser = as_denoiser(denoise_fn, like=z, schedule=as_schedule(schedule))
     twist = _Twist(denoiser, measurement, schedule, data_variance, num_iterations)
     check_times(denoiser, as_grid(times)[:-1], z)
@@ -150,9 +158,12 @@ def resample(key: Array, particles: Particles) -> Array:
       particles: of `twisted_smc`.
 
     Returns:
-      `[particles, *event]`, with repetitions.
+      `[particles, *event]`, with repetitions; NaN where the weights are no shares, as
+      after a particle that was not finite.
     """
-    return particles.x[_pick(key, particles.log_weights)]
+    drawn = particles.x[_pick(key, particles.log_weights)]
+    known = jnp.isfinite(jax.nn.logsumexp(particles.log_weights))
+    return jnp.where(known, drawn, jnp.nan)
 
 
 class _Twist(NamedTuple):

@@ -7,11 +7,13 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_count, register, static
 from diffusionflow._numeric import root
-from diffusionflow.predictions import DenoiseFn
+from diffusionflow.predictions import DenoiseFn, as_data
 from diffusionflow.samplers.churn import Row, step_ratio
 from diffusionflow.schedules import Schedule
+
+MOST = 100_000  # of the times that a step is made, and of the steps of a jump
 
 
 @register
@@ -36,7 +38,8 @@ class RePaint:
       jump: steps of a jump, 10 in the source; of fewer steps there are no jumps.
 
     Raises:
-      ValueError: `mask` is not of bools, or a number is below 1.
+      ValueError: `mask` is not of bools, or a number is not whole or below 1; in `run`,
+        `x` is of integers, as images are on disk.
 
     Source: Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1, with the order of its
     published code; the noise of a jump is drawn in one, which has the same law.
@@ -67,9 +70,9 @@ class RePaint:
     def __post_init__(self) -> None:
         for name in ("resamplings", "jump"):
             number = getattr(self, name)
-            check_bound(name, number, lambda number: number >= 1, "at least 1")
+            check_count(name, number, most=MOST)
         dtype = getattr(self.mask, "dtype", None)
-        if dtype is None and isinstance(self.mask, (list, tuple)):
+        if dtype is None and isinstance(self.mask, (list, tuple, int, float)):
             dtype = np.asarray(self.mask).dtype
         if dtype is not None and not jnp.issubdtype(dtype, jnp.bool_):
             raise ValueError(
@@ -110,9 +113,10 @@ class RePaint:
     def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
         denoised = denoise_fn(z, row["t"])
         kept = row["x"] * denoised.x + row["eps"] * denoised.eps
-        known = row["known"] * jnp.broadcast_to(jnp.asarray(self.x, z.dtype), z.shape)
+        x = as_data(self.x, "x").astype(z.dtype)
+        known = row["known"] * jnp.broadcast_to(x, z.shape)
         z = jnp.where(
-            jnp.broadcast_to(self.mask, z.shape),
+            jnp.broadcast_to(jnp.asarray(self.mask), z.shape),
             known + row["known_noise"] * noise[1],
             kept + row["noise"] * noise[0],
         )

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import predictions, random
-from diffusionflow._dataclass import check_bound, check_name
+from diffusionflow._dataclass import check_batch_ndim, check_count, check_name
 from diffusionflow._numeric import in_float64
 from diffusionflow.likelihood import priors
 from diffusionflow.likelihood.quantized import QuantizedLevels, gaussian_nats
@@ -54,9 +54,9 @@ class BoundEstimator:
         levels: QuantizedLevels | None,
         prior: str,
     ) -> None:
-        check_bound("num_draws", num_draws, lambda n: n >= 1, "at least 1")
+        check_count("num_draws", num_draws)
         if num_times is not None:
-            check_bound("num_times", num_times, lambda n: n >= 1, "at least 1")
+            check_count("num_times", num_times)
         if key is None and noise is None:
             raise ValueError(
                 "key=None: must be a random key, as a bound draws noise; pass one such "
@@ -65,6 +65,7 @@ class BoundEstimator:
         check_name("prior", prior, priors.PRIORS)
         self.levels, self.prior = levels, prior
         self.x, self.batch_ndim = predictions.as_data(x, "x"), batch_ndim
+        check_batch_ndim(batch_ndim, self.x.ndim)
         self.batch = self.x.shape[:batch_ndim]
         self.dim = math.prod(self.x.shape[batch_ndim:])
         self.num_draws, self.num_times = num_draws, num_times

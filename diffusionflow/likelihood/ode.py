@@ -13,10 +13,12 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import (
+    check_batch_ndim,
     check_instance,
     check_name,
     is_traced,
@@ -127,6 +129,7 @@ def encode(
       [ True]
     """
     settings = _Settings(schedule, trace, solver, prior, t_min, t_max, batch_ndim)
+    check_batch_ndim(batch_ndim, np.ndim(x))
     return _flow(key, denoise_fn, x, settings, forward=True)
 
 
@@ -165,6 +168,7 @@ def decode(
       ValueError: as `encode`.
     """
     settings = _Settings(schedule, trace, solver, prior, t_min, t_max, batch_ndim)
+    check_batch_ndim(batch_ndim, np.ndim(z))
     return _flow(key, denoise_fn, z, settings, forward=False)
 
 

@@ -15,6 +15,7 @@ from diffusionflow import random
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
+    check_count,
     check_positive,
     is_finite,
     is_traced,
@@ -49,7 +50,7 @@ class QuantizedLevels:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bound("count", self.count, lambda count: count >= 2, "at least 2")
+        check_count("count", self.count, 2)
         check_bound("low", self.low, is_finite, "finite")
         check_bound("high", self.high, is_finite, "finite")
         check_below("low", self.low, "high", self.high)
@@ -57,7 +58,7 @@ class QuantizedLevels:
     @classmethod
     def between(cls, count: int, first: float, last: float) -> "QuantizedLevels":
         """Makes levels whose lowest value is `first` and whose highest is `last`."""
-        check_bound("count", count, lambda count: count >= 2, "at least 2")
+        check_count("count", count, 2)
         half = (last - first) / (count - 1) / 2
         return cls(count, first - half, last + half)
 
@@ -210,7 +211,7 @@ def bits_per_dim(
     Raises:
       ValueError: `cell` is missing or no width, or `dim` is below 1.
     """
-    check_bound("dim", dim, lambda dim: dim >= 1, "at least 1")
+    check_count("dim", dim)
     if cell is None or (isinstance(cell, str) and cell != DISCRETE):
         raise ValueError(
             f"cell={cell!r}: a density of float data has no bits until it is declared "

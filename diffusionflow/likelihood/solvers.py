@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import check_count, check_name, register, static
 from diffusionflow._numeric import floating, in_float64
 from diffusionflow.samplers import adaptive, angular, tableaus
 from diffusionflow.schedules import Schedule
@@ -54,7 +54,7 @@ class Fixed:
     method: str = static(default="rk4")
 
     def __post_init__(self) -> None:
-        check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
+        check_count("num_steps", self.num_steps)
         check_name("method", self.method, METHODS)
 
     def example(self, z: Array, batch_ndim: int) -> Array:

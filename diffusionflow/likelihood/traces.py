@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusionflow import random
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import check_count, check_name, register, static
 from diffusionflow.likelihood.summary import standard_error
 
 Field = Callable[[Array], Array]
@@ -69,7 +69,7 @@ class Exact:
 
     def __post_init__(self) -> None:
         if self.at_once is not None:
-            check_bound("at_once", self.at_once, lambda n: n >= 1, "at least 1")
+            check_count("at_once", self.at_once)
 
     def probes(self, key: Array | None, y: Array) -> Array:
         """Returns no probes: `[0, *y.shape]`."""
@@ -126,7 +126,7 @@ class Hutchinson:
     law: str = static(default="rademacher")
 
     def __post_init__(self) -> None:
-        check_bound("num_probes", self.num_probes, lambda n: n >= 1, "at least 1")
+        check_count("num_probes", self.num_probes)
         check_name("law", self.law, LAWS)
 
     @property

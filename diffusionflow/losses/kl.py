@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow import predictions
-from diffusionflow._dataclass import check_name, is_traced
+from diffusionflow._dataclass import check_batch_ndim, check_name, is_traced
 from diffusionflow._numeric import floating, in_float64
 from diffusionflow.losses.squared import as_arrays, squared_error
 from diffusionflow.predictions import AnyKind, PredictFn
@@ -109,6 +109,7 @@ def prior_kl(
     """
     as_schedule(schedule)
     x = predictions.as_data(x, "x")
+    check_batch_ndim(batch_ndim, x.ndim)
     signal, extra = (
         xp.asarray(part, x.dtype) for part in in_float64(_prior, schedule, t)
     )

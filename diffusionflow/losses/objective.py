@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusionflow import predictions, random
-from diffusionflow._dataclass import check_instance
+from diffusionflow._dataclass import check_batch_ndim, check_instance
 from diffusionflow.losses.limits import finite_error
 from diffusionflow.losses.squared import as_arrays, as_mask
 from diffusionflow.objectives import Objective, check_support
@@ -82,6 +82,7 @@ def objective_terms(
     check_instance("objective", objective, "objectives.flow_matching()")
     x = predictions.as_data(x, "x")
     schedule = objective.schedule
+    check_batch_ndim(batch_ndim, x.ndim)
     if key is None and (t is None or eps is None):
         raise ValueError(
             "key=None: must be a random key, unless both t and eps are given"

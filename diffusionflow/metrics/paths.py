@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import is_traced
+from diffusionflow._dataclass import check_batch_ndim, is_traced
 from diffusionflow._numeric import in_float64
 from diffusionflow.metrics.base import namespace
 from diffusionflow.schedules import Schedule
@@ -35,7 +35,7 @@ def straightness(trajectory: Array, times: ArrayLike, *, batch_ndim: int = 1) ->
       `[*batch]`, summed over the event.
 
     Raises:
-      ValueError: shapes do not fit, or two times are equal.
+      ValueError: shapes do not fit, or times neither fall nor rise throughout.
 
     Source: Liu et al., Flow Straight and Fast, arXiv:2209.03003, S(Z).
     """
@@ -98,6 +98,7 @@ def _prepared(trajectory: Array, times: Any, batch_ndim: int) -> Any:
     dtype = trajectory.dtype if xp is not np else np.float64
     z = xp.asarray(trajectory).astype(dtype)
     times = xp.asarray(times).astype(dtype)
+    check_batch_ndim(batch_ndim, z.ndim - 1)
     if z.ndim < batch_ndim + 1 or len(z) < 2 or times.shape != z.shape[:1]:
         raise ValueError(
             f"trajectory of shape {z.shape} at times of shape {times.shape}, "
@@ -105,6 +106,7 @@ def _prepared(trajectory: Array, times: Any, batch_ndim: int) -> Any:
             "time for each of two states or more; a sampler's step to the data adds a "
             "state"
         )
-    if not is_traced(times) and not (np.diff(times) != 0).all():
-        raise ValueError(f"times={times}: two neighbours are equal")
+    steps = np.zeros(0) if is_traced(times) else np.diff(times)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(f"times={times}: must fall or rise, each step of them")
     return z.reshape(*z.shape[: batch_ndim + 1], -1), times, xp

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusionflow._dataclass import check_bound, is_traced, register, static
+from diffusionflow._dataclass import check_count, is_traced, register, static
 from diffusionflow.metrics.base import Metric, namespace
 from diffusionflow.metrics.kernels import squared_distances
 
@@ -30,8 +30,7 @@ class SlicedWasserstein2(Metric):
     num_projections: int = static(default=128)
 
     def __post_init__(self) -> None:
-        at_least_1 = lambda number: number >= 1
-        check_bound("num_projections", self.num_projections, at_least_1, "at least 1")
+        check_count("num_projections", self.num_projections)
 
     def values(
         self, samples: tuple[np.ndarray, ...], counts: tuple[np.ndarray, ...]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow._dataclass import check_positive
+from diffusionflow._dataclass import check_bound, check_count, check_positive
 from diffusionflow.networks.layers import zeros
 
 INTERVAL = "interval"  # the map of two times, in the tree of parameters
@@ -168,6 +168,13 @@ def _per_example(time: jax.Array, batch: int) -> jax.Array:
     return jnp.broadcast_to(time, (batch,))
 
 
+LEAST = {  # of whole numbers among the fields of networks
+    **dict.fromkeys(("features", "channels", "multipliers"), 1),
+    **dict.fromkeys(("num_heads", "expansion"), 1),
+    **dict.fromkeys(("num_blocks", "num_classes", "vector_features"), 0),
+}
+
+
 class ConditionalNetwork(nn.Module, kw_only=True):
     """Base class of networks `(z, time, label, vector) -> prediction`.
 
@@ -192,7 +199,8 @@ class ConditionalNetwork(nn.Module, kw_only=True):
       two_times: whether the network takes a second time.
 
     Raises:
-      ValueError: `max_frequency` is not positive and finite.
+      ValueError: `max_frequency` is not positive and finite, or a field of the names
+        `LEAST`, or `dropout`, is out of bounds.
     """
 
     num_classes: int = 0
@@ -202,6 +210,12 @@ class ConditionalNetwork(nn.Module, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive("max_frequency", self.max_frequency)
+        for name, least in LEAST.items():
+            found = getattr(self, name, least)
+            for number in found if isinstance(found, tuple) else (found,):
+                check_count(name, number, least)
+        inside = lambda rate: 0 <= rate < 1
+        check_bound("dropout", getattr(self, "dropout", 0.0), inside, "in [0, 1)")
         super().__post_init__()
 
     @property

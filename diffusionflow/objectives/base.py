@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
 from diffusionflow import times, weightings
-from diffusionflow._dataclass import check_bound, check_instance, is_traced, register
+from diffusionflow._dataclass import check_count, check_instance, is_traced, register
 from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import as_kind
 
@@ -152,7 +152,7 @@ def same_objective(
       >>> same_objective(objectives.flow_matching(), objectives.sd3()).same
       False
     """
-    check_bound("num_points", num_points, lambda n: n >= 2, "at least 2")
+    check_count("num_points", num_points, 2)
     low, high = map(float, logsnr_range)
     if not -math.inf < low < high < math.inf:
         raise ValueError(

@@ -15,7 +15,7 @@ from jax import Array
 from jax.extend.core import Var
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register, static
+from diffusionflow._dataclass import as_callable, check_count, register, static
 from diffusionflow._numeric import at_least_float32
 from diffusionflow.predictions.denoisers import (
     Call,
@@ -122,7 +122,7 @@ def as_denoiser(
     """
     if num_network_calls is not None:
         count = num_network_calls
-        check_bound("num_network_calls", count, lambda n: n >= 1, "at least 1")
+        check_count("num_network_calls", count)
         if isinstance(denoise_fn, Denoiser):
             raise ValueError(
                 f"num_network_calls={count}: {type(denoise_fn).__name__} counts its "

@@ -6,7 +6,7 @@ from typing import Any
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import as_callable, check_bound, register, static
+from diffusionflow._dataclass import as_callable, check_count, register, static
 from diffusionflow.predictions.conversion import to_denoised
 from diffusionflow.predictions.denoisers import Denoised, Denoiser
 from diffusionflow.predictions.kinds import AnyKind, as_kind, check_determined
@@ -76,7 +76,7 @@ def denoiser(
             f"predict_fn={predict_fn!r}: must be a function (z, t) -> prediction, such "
             "as lambda z, t: net.apply(params, z, t)"
         )
-    check_bound("num_network_calls", num_network_calls, lambda n: n >= 1, "at least 1")
+    check_count("num_network_calls", num_network_calls)
     return NetworkDenoiser(
         as_callable(predict_fn), as_kind(kind), as_schedule(schedule), num_network_calls
     )

@@ -14,6 +14,7 @@ from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     as_callable,
     check_bound,
+    check_count,
     check_positive,
     is_number,
     register,
@@ -46,7 +47,7 @@ class FromSde(Schedule):
         check_positive("alpha_0", self.alpha_0)
         at_least_0 = lambda sigma: 0 <= sigma < float("inf")
         check_bound("sigma_0", self.sigma_0, at_least_0, "at least 0 and finite")
-        check_bound("num_nodes", self.num_nodes, lambda count: count >= 2, "at least 2")
+        check_count("num_nodes", self.num_nodes, 2)
         fields = (self.f_fn, self.g_fn, self.alpha_0, self.sigma_0)
         if all(map(is_number, jax.tree.leaves(fields))):
             check_on_grid(_check_logsnr, as_callable(self.logsnr))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_bound, check_positive
+from diffusionflow._dataclass import check_batch_ndim, check_count, check_positive
 from diffusionflow._numeric import root
 from diffusionflow.predictions import (
     DenoiseFn,
@@ -85,6 +85,7 @@ def solve(
     """
     check_tolerances(rtol, atol, max_steps)
     z = as_data(z, "z")
+    check_batch_ndim(batch_ndim, z.ndim)
     example = jax.ShapeDtypeStruct(z.shape[batch_ndim:], z.dtype)
     denoiser = as_denoiser(denoise_fn, like=example, schedule=as_schedule(schedule))
     for name, t in (("t0", t0), ("t1", t1)):
@@ -117,7 +118,7 @@ def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:
     """Raises a `ValueError` where tolerances or `max_steps` are not positive."""
     check_positive("rtol", rtol)
     check_positive("atol", atol)
-    check_bound("max_steps", max_steps, lambda n: n >= 1, "at least 1")
+    check_count("max_steps", max_steps)
 
 
 def integrate(

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusionflow._dataclass import check_below, check_bound, check_positive
+from diffusionflow._dataclass import (
+    check_batch_ndim,
+    check_below,
+    check_order,
+    check_positive,
+)
 from diffusionflow._numeric import root
 from diffusionflow.predictions import (
     Denoised,
@@ -113,9 +118,10 @@ def solve_dpm(
     arXiv 2206.00927, algorithm of adaptive steps, which has another controller.
     """
     check_tolerances(rtol, atol, max_steps)
-    check_bound("order", order, lambda n: n in (2, 3), "2 or 3")
+    check_order("order", order, 2, 3)
     check_positive("h_init", h_init)
     z, schedule = as_data(z, "z"), as_schedule(schedule)
+    check_batch_ndim(batch_ndim, z.ndim)
     example = jax.ShapeDtypeStruct(z.shape[batch_ndim:], z.dtype)
     denoiser = as_denoiser(denoise_fn, like=example, schedule=schedule)
     for name, t in (("t0", t0), ("t1", t1)):

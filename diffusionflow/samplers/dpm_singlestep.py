@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import check_name, check_order, register, static
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.samplers import multistep
 from diffusionflow.samplers.dpm_solver import SECOND, gain_and_moments, with_slope
@@ -66,7 +66,7 @@ class DPMSolverSinglestep:
     num_noises = 0
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
+        check_order("order", self.order, 1, 3)
         check_name("variable", self.variable, ("x", "eps"))
         check_name("second", self.second, SECOND)
         check_name("stage", self.stage, SECOND)

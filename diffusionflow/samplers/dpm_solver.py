@@ -18,7 +18,14 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_count,
+    check_name,
+    check_order,
+    register,
+    static,
+)
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.samplers import multistep
 from diffusionflow.schedules import Schedule
@@ -57,8 +64,8 @@ class DPMSolver(multistep.Multistep):
     lower_final: int = static(default=0)
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
-        check_bound("lower_final", self.lower_final, lambda n: n >= 0, "at least 0")
+        check_order("order", self.order, 1, 3)
+        check_count("lower_final", self.lower_final, 0)
         check_name("variable", self.variable, _FORMS)
         check_name("second", self.second, SECOND)
         check_name("third", self.third, THIRD)

@@ -12,6 +12,8 @@ from diffusionflow._dataclass import (
     check_below,
     check_bound,
     check_name,
+    check_not_negative,
+    check_order,
     register,
     static,
 )
@@ -72,11 +74,12 @@ class EDM:
     num_noises = 1
 
     def __post_init__(self) -> None:
-        for name in ("s_churn", "s_tmin", "s_noise"):
-            check_bound(name, getattr(self, name), lambda x: x >= 0, "at least 0")
+        check_bound("s_churn", self.s_churn, lambda x: x >= 0, "at least 0")
+        for name in ("s_tmin", "s_noise"):
+            check_not_negative(name, getattr(self, name))
         check_bound("s_tmax", self.s_tmax, lambda x: x > 0, "positive")
         check_below("s_tmin", self.s_tmin, "s_tmax", self.s_tmax)
-        check_bound("stages", self.stages, lambda count: count in (1, 2), "1 or 2")
+        check_order("stages", self.stages, 1, 2)
         check_name("second", self.second, ("heun", "midpoint"))
         check_name("variable", self.variable, VARIABLES)
         plain = self.variable == "eps" and self.place == 1

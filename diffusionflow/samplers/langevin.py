@@ -7,10 +7,18 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_positive, register, static
+from diffusionflow._dataclass import (
+    check_count,
+    check_positive,
+    is_traced,
+    register,
+    static,
+)
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.churn import ddpm
 from diffusionflow.schedules import Schedule
+
+MOST = 1_000  # steps of the corrector, each a part of the program
 
 
 @register
@@ -45,7 +53,7 @@ class Langevin:
 
     def __post_init__(self) -> None:
         check_positive("snr", self.snr)
-        check_bound("steps", self.steps, lambda n: n >= 1, "at least 1")
+        check_count("steps", self.steps, most=MOST)
 
     @property
     def num_noises(self) -> int:
@@ -53,7 +61,15 @@ class Langevin:
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Any]:
         sigma = schedule.sigma(t)
-        snr = xp.asarray(self.snr, sigma.dtype) + xp.zeros_like(sigma)
+        snr = xp.asarray(self.snr, sigma.dtype)
+        if snr.shape not in ((), sigma.shape):
+            raise ValueError(
+                f"snr of shape {snr.shape}: must be a scalar or {sigma.shape}, one "
+                "number for each step"
+            )
+        if not is_traced(snr) and not ((snr > 0) & (snr < np.inf)).all():
+            raise ValueError(f"snr={self.snr}: each must be positive and finite")
+        snr = snr + xp.zeros_like(sigma)
         rows = self.sampler.plan(t, s, schedule)
         if jax.tree.leaves(rows)[0].shape[0] != t.shape[0]:
             raise ValueError(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import check_name, check_order, register, static
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep, tableaus, variables
 from diffusionflow.samplers.adams_bashforth import AdamsBashforth
@@ -50,7 +50,7 @@ class PNDM(multistep.Multistep):
     warm_up: str = static(default="runge_kutta")
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (2, 3, 4), "2, 3 or 4")
+        check_order("order", self.order, 2, 4)
         check_name("warm_up", self.warm_up, WARM_UPS)
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> dict[str, Any]:

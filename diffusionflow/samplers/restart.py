@@ -9,8 +9,10 @@ from jax import Array
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
-    check_bound,
+    check_count,
+    check_finite,
     check_name,
+    check_not_negative,
     is_traced,
     register,
     static,
@@ -22,6 +24,7 @@ from diffusionflow.samplers.ode import Heun, Row
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
+MOST = 10_000  # steps of a round, and rounds
 _KARRAS = 7  # the power of the levels inside the interval
 
 
@@ -59,10 +62,11 @@ class Restart:
     num_noises = 1
 
     def __post_init__(self) -> None:
-        check_bound("rho_min", self.rho_min, lambda rho: rho >= 0, "at least 0")
+        check_not_negative("rho_min", self.rho_min)
         check_below("rho_min", self.rho_min, "rho_max", self.rho_max)
-        check_bound("num_steps", self.num_steps, lambda n: n >= 1, "at least 1")
-        check_bound("repeats", self.repeats, lambda n: n >= 0, "at least 0")
+        check_finite("rho_max", self.rho_max)
+        check_count("num_steps", self.num_steps, most=MOST)
+        check_count("repeats", self.repeats, 0, most=MOST)
         check_name("variable", self.variable, VARIABLES)
 
     @property

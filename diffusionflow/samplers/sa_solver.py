@@ -6,7 +6,10 @@ from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
     check_bound,
+    check_count,
     check_name,
+    check_not_negative,
+    check_order,
     register,
     static,
 )
@@ -65,11 +68,14 @@ class SASolver(PredictorCorrector):
     num_noises = 1
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
-        check_bound("corrector", self.corrector, lambda n: n in range(5), "0 to 4")
-        check_bound("lower_final", self.lower_final, lambda n: n >= 0, "at least 0")
-        check_bound("tau", self.tau, lambda tau: tau >= 0, "at least 0")
+        check_order("order", self.order, 1, 3)
+        check_order("corrector", self.corrector, 0, 4)
+        check_count("lower_final", self.lower_final, 0)
+        check_not_negative("tau", self.tau)
         check_name("variable", self.variable, ("x", "eps"))
+        for name in ("t_min", "t_max"):
+            inside = lambda time: 0 <= time <= 1
+            check_bound(name, getattr(self, name), inside, "in [0, 1], not a timestep")
         check_below("t_min", self.t_min, "t_max", self.t_max)
 
     @property

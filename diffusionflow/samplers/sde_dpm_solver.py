@@ -3,7 +3,13 @@
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_name,
+    check_order,
+    register,
+    static,
+)
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep
@@ -63,7 +69,7 @@ class SDEDPMSolver:
     num_noises = 1
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda order: order in (1, 2, 3), "1, 2 or 3")
+        check_order("order", self.order, 1, 3)
         check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
         check_name("second", self.second, SECOND)
         check_name("third", self.third, THIRD)

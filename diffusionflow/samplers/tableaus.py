@@ -1,6 +1,6 @@
 """Butcher tableaus of the explicit Runge-Kutta methods."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffusionflow._dataclass import check_bound, check_name
 
@@ -90,9 +90,24 @@ def as_tableau(method: str | ButcherTableau) -> ButcherTableau:
     if isinstance(method, str):
         check_name("method", method, NAMED)
         return NAMED[method]
+    try:
+        good = _is_explicit(*method)
+    except TypeError:  # parts of any type
+        good = False
+    if not good:
+        raise ValueError(
+            f"method={method!r}: must be an explicit method with nodes c in (0, 1] "
+            "after the first, rows of a that sum to c, and weights b that sum to 1, "
+            f"or one of {', '.join(NAMED)}"
+        )
     c, a, b = method
+    return ButcherTableau(tuple(c), tuple(map(tuple, a)), tuple(b))
+
+
+def _is_explicit(c: Any, a: Any, b: Any) -> bool:
+    """Whether nodes, stages and weights are an explicit and consistent method."""
     places = zip(c[1:], a[1:], strict=False)
-    good = (
+    return (
         len(c) == len(a) == len(b) > 0
         and c[0] == 0
         and [len(row) for row in a] == list(range(len(c)))
@@ -100,10 +115,3 @@ def as_tableau(method: str | ButcherTableau) -> ButcherTableau:
         and all(abs(sum(row) - place) < 1e-9 for place, row in places)
         and abs(sum(b) - 1) < 1e-9
     )
-    if not good:
-        raise ValueError(
-            f"method={method!r}: must be an explicit method with nodes c in (0, 1] "
-            "after the first, rows of a that sum to c, and weights b that sum to 1, "
-            f"or one of {', '.join(NAMED)}"
-        )
-    return ButcherTableau(tuple(c), tuple(map(tuple, a)), tuple(b))

@@ -3,7 +3,13 @@
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import (
+    check_count,
+    check_name,
+    check_order,
+    register,
+    static,
+)
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep
 from diffusionflow.samplers.dpm_solver import gain_and_moments
@@ -91,8 +97,8 @@ class UniPC(PredictorCorrector):
     num_noises = 0
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3), "1, 2 or 3")
-        check_bound("lower_final", self.lower_final, lambda n: n >= 0, "at least 0")
+        check_order("order", self.order, 1, 3)
+        check_count("lower_final", self.lower_final, 0)
         check_name("b", self.b, B)
         check_name("variable", self.variable, ("x", "eps"))
 

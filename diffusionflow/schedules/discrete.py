@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, is_traced, register
+from diffusionflow._dataclass import check_count, is_traced, register
 from diffusionflow._numeric import cast, floating, in_type_of
 from diffusionflow.schedules.base import FromSquares
 
@@ -87,7 +87,7 @@ class Discrete(FromSquares):
 
         Source: Ho et al. 2020, arXiv 2006.11239, section 4.
         """
-        check_bound("num_levels", num_levels, lambda count: count >= 1, "at least 1")
+        check_count("num_levels", num_levels)
         return cls.from_betas(np.linspace(beta_min, beta_max, num_levels))
 
     def _node(self, t: ArrayLike) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, register, static
+from diffusionflow._dataclass import check_count, register, static
 from diffusionflow._numeric import floating, in_type_of
 from diffusionflow.schedules.base import FromLogSNR
 from diffusionflow.schedules.logsnr import check_finite_range
@@ -97,7 +97,7 @@ def learned(
     Raises:
       ValueError: no step, or bad end points.
     """
-    check_bound("num_units", num_units, lambda count: count >= 1, "at least 1")
+    check_count("num_units", num_units)
     steep = 2.0 * num_units  # softplus is the identity there
     return Learned(
         logits=np.log(np.array([num_units] + [1] * num_units)).astype(np.float32),

@@ -15,7 +15,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_below, check_bound, register, static
+from diffusionflow._dataclass import (
+    check_below,
+    check_bound,
+    check_count,
+    register,
+    static,
+)
 from diffusionflow._numeric import cast, floating, in_type_of
 from diffusionflow.schedules import Schedule
 from diffusionflow.times.densities import InverseTransform
@@ -68,7 +74,7 @@ class AdaptiveTimes(InverseTransform):
 
     def __post_init__(self) -> None:
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
-        check_bound("num_bins", self.num_bins, lambda n: n >= 1, "at least 1")
+        check_count("num_bins", self.num_bins)
         check_bound(
             "base_fraction", self.base_fraction, lambda part: 0 < part <= 1, "in (0, 1]"
         )

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_below, check_bound, register, static
+from diffusionflow._dataclass import check_below, check_count, register, static
 from diffusionflow._numeric import floating, in_float64, in_type_of
 from diffusionflow.predictions import Kind
 from diffusionflow.schedules import Schedule
@@ -49,7 +49,7 @@ class Monotone(Weighting):
     num_points: int = static(default=2001)
 
     def __post_init__(self) -> None:
-        check_bound("num_points", self.num_points, lambda n: n >= 2, "at least 2")
+        check_count("num_points", self.num_points, 2)
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     @property

@@ -280,7 +280,8 @@ def comparison(own: Named, other: Named) -> str:
 def check_path(path: str | pathlib.Path) -> None:
     """Raises a `UsageError` unless `path` is a `.png` in a directory that exists."""
     path = pathlib.Path(path)
-    if path.suffix != ".png" or not path.absolute().parent.is_dir():
+    good = path.suffix == ".png" and not path.is_dir()
+    if not good or not path.absolute().parent.is_dir():
         raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
 
 

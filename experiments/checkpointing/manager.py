@@ -15,6 +15,7 @@ strict: a different tree, shape or dtype is refused.
 
 import contextlib
 import pathlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,48 @@ class _CheckedPath(_PlainPath):
             self.failures.append(error)
 
 
+class _Filter:
+    """Filter of the log that drops what Orbax logs while it saves.
+
+    Threads of a save log what `wait` raises as well, whenever that comes. After an
+    error some may outlive the context: of these alone it is dropped then, until they
+    have ended.
+    """
+
+    def __init__(self) -> None:
+        self._older = set(threading.enumerate())
+        self._threads: set[threading.Thread] | None = None  # None for all
+
+    def filter(self, record: Any) -> bool:
+        """Whether a record is shown; called in the thread that logs it."""
+        if "orbax" not in record.pathname:
+            return True
+        threads = self._threads
+        return threads is not None and threading.current_thread() not in threads
+
+    def add(self) -> None:
+        """Begins to drop records; again, it changes nothing."""
+        logging.get_absl_logger().addFilter(self)
+
+    def remove(self) -> None:
+        """Shows all records again."""
+        logging.get_absl_logger().removeFilter(self)
+
+    def keep_to_running_threads(self) -> None:
+        """Drops those of threads that are younger than this filter and still run."""
+        self._threads = set(threading.enumerate()) - self._older
+        self.remove_ended()
+
+    @classmethod
+    def remove_ended(cls) -> None:
+        """Removes those of which all threads have ended."""
+        logger = logging.get_absl_logger()
+        for each in [each for each in logger.filters if isinstance(each, cls)]:
+            threads = each._threads
+            if threads is not None and not any(one.is_alive() for one in threads):
+                each.remove()
+
+
 class Checkpoints:
     """Saves and restores the checkpoints of a run; leaving the context waits for saves.
 
@@ -107,7 +150,7 @@ class Checkpoints:
         self._keep, self._later_fn = keep, later_fn
         self._read_only, self._has_saved = read_only, False
         self._failures: list[Exception] = []
-        self._others_fn = lambda record: "orbax" not in record.pathname
+        self._filter = _Filter()
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -115,6 +158,7 @@ class Checkpoints:
             )
         if not read_only:
             distributed.on_first(self._check_names)
+        _Filter.remove_ended()
         handlers = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
         with _quiet(logging.ERROR):
@@ -138,15 +182,16 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *unused: Any) -> None:
-        if kind is not None:  # other threads may go on to log what is raised already
+        if kind is not None:
             with contextlib.suppress(Exception):  # the first error is to be seen
                 self._manager.close()
+            self._filter.keep_to_running_threads()
             return
         self.wait()
         self._manager.close()
         if self._has_saved:
             self._retain()
-        logging.get_absl_logger().removeFilter(self._others_fn)
+        self._filter.remove()
 
     def steps(self) -> list[int]:
         """Lists the steps that have a checkpoint, rising."""
@@ -202,8 +247,7 @@ class Checkpoints:
             if item in self._items and pytrees.is_here(items[item])
         }
         arguments["scores"] = ocp.args.JsonSave({**(scores or {}), DIGESTS: digests})
-        # threads of the save log what `wait` raises, whenever that comes
-        logging.get_absl_logger().addFilter(self._others_fn)
+        self._filter.add()
         with self._failing():
             saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
         self._has_saved = True

@@ -35,6 +35,7 @@ def _check_jumps(request: Request, built: Model) -> None:
     assert request.guidance is not None
     sampler, _ = build.sampling(request.sampler, built.objective.schedule)
     build.check_guidance(built.net, sampler, request.guidance)
+    build.check_plan(request.sampler, built.objective.schedule)
 
 
 def load_each(

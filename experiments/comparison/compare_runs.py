@@ -61,7 +61,8 @@ def _check_plotly() -> None:
 
 def _check_path(out: str) -> None:
     path = pathlib.Path(out)
-    if path.suffix != ".html" or not path.absolute().parent.is_dir():
+    good = path.suffix == ".html" and not path.is_dir()
+    if not good or not path.absolute().parent.is_dir():
         raise UsageError(f"--out={out!r}: must be a .html in a directory")
 
 

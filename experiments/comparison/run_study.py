@@ -1,6 +1,7 @@
 """Runs a study: the same network trained by several recipes and seeds."""
 
 import pathlib
+import re
 import runpy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from experiments.comparison import compare_runs, grouping
 from experiments.config import experiment, overrides
 from experiments.evaluation import evaluate, likelihoods, sample_quality
-from experiments.runtime.errors import UsageError
+from experiments.runtime.errors import UsageError, require
 from experiments.training import loop
 from experiments.visualization import html_page
 
@@ -50,6 +51,15 @@ def load(path: str) -> Study:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"--study: {path} holds no study: {reason}") from error
+    where = f"--study: {path}"
+    for name in recipes:
+        plain = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)
+        bound = "a word of letters, digits, - and _, which names a directory"
+        require(f"{where}: recipe", name, bool(plain), bound)
+    for seed in seeds:
+        whole = isinstance(seed, int) and not isinstance(seed, bool)
+        inside = whole and 0 <= seed < 2**32
+        require(f"{where}: seed", seed, inside, "a whole number in [0, 2**32)")
     for what, names in (("recipes", recipes), ("seeds", seeds)):
         if len(set(names)) < len(names):
             raise UsageError(f"--study: {path}: {what}={names}: one is named twice")

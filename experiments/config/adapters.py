@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.config import published
-from experiments.data import array_checks, base
+from experiments.data import array_checks, base, dataset_check
 from experiments.data.base import DataSet
 from experiments.runtime.errors import UsageError, naming
 
@@ -233,7 +233,7 @@ def as_dataset(where: str, found: Any) -> DataSet:
     """
     if isinstance(found, DataSet):
         with naming(where):
-            base.check(found)
+            dataset_check.check(found)
         return found
     values, labels = found if isinstance(found, tuple) else (found, None)
     if not hasattr(values, "dtype"):

@@ -135,6 +135,13 @@ def sampling(section: Mapping[str, Any], schedule: schedules.Schedule) -> Sampli
     return Sampling(sampler(section), grid(section, schedule))
 
 
+def check_plan(section: Mapping[str, Any], schedule: schedules.Schedule) -> None:
+    """Raises a `UsageError` where there is no plan of a sampler on its grid."""
+    sampler, times = sampling(section, schedule)
+    with naming(f"sampler.name: {section['name']}"):
+        samplers.plan(sampler, times, schedule=schedule)
+
+
 def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
     """Raises a `UsageError` if the network's output is of no use on a sampling grid."""
     with naming("sampler.grid"):

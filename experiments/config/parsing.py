@@ -7,8 +7,9 @@ import ast
 import inspect
 import itertools
 import re
+import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from experiments.config import external, schema
 from experiments.runtime.errors import (
@@ -58,10 +59,19 @@ def from_section(
     }
     parameters = _parameters(fn)
     for key in arguments.keys() & parameters.keys():
-        if (wanted := parameters[key].annotation) in schema.WORDS:
+        wanted = _wanted(parameters[key].annotation, arguments[key])
+        if wanted in schema.WORDS:
             arguments[key] = schema.typed(f"{where}.{key}", arguments[key], wanted)
     shown = section["name"] if name in outside else name
     return _call(where, shown, fn, positional, arguments, known)
+
+
+def _wanted(annotation: Any, value: Any) -> Any:
+    """The type of an argument; of `T | None` it is T unless it is None."""
+    parts = get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    if len(parts) != 2 or parts[1] is not type(None):
+        return annotation
+    return None if value is None else parts[0]
 
 
 def takes(where: str, name: str, registry: Registry) -> set[str]:

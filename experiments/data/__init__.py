@@ -10,9 +10,9 @@ from experiments.data.base import (
     DataTransform,
     Examples,
     Lazy,
-    check,
     split,
 )
+from experiments.data.dataset_check import check
 
 __all__ = [
     "AugmentFn",

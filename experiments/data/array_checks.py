@@ -14,7 +14,7 @@ def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarra
       dtype: float32 or float64.
 
     Raises:
-      ValueError: some are not; it says how many, and where the first is.
+      ValueError: some are not; it says how many, and where the first is. Or all vanish.
     """
     with np.errstate(over="ignore"):
         found: np.ndarray = values.astype(dtype)
@@ -25,6 +25,11 @@ def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarra
             f"{name}: {int(bad.sum()):,} of {bad.size:,} values are not finite in "
             f"{np.dtype(dtype)}, the first {values[tuple(place)]} at {place}: leave "
             "these examples out, or repair them"
+        )
+    if not found.any() and values.any():
+        raise ValueError(
+            f"{name}: all values vanish in {np.dtype(dtype)}, the largest is "
+            f"{np.abs(values).max():.2g}: scale them"
         )
     return found
 

@@ -42,10 +42,11 @@ class DataTransform:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.levels is not None and not 2 <= self.levels <= 256:
+        whole = isinstance(self.levels, (int, np.integer))
+        if self.levels is not None and not (whole and 2 <= self.levels <= 256):
             raise ValueError(
-                f"levels={self.levels}: must be in 2..256 (samples are stored as "
-                "uint8), or None for data that are floats already"
+                f"levels={self.levels}: must be in 2..256, a whole number (samples are "
+                "stored as uint8), or None for data that are floats already"
             )
 
     def to_float(self, values: "ArrayLike") -> "jax.Array":
@@ -310,68 +311,6 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
     else:
         rows = values[number]
     return Examples(rows, *(None if part is None else part[number] for part in others))
-
-
-def check(dataset: DataSet) -> None:
-    """Checks what training reads of a data set.
-
-    Raises:
-      ValueError: labels are no classes of it, or values are not finite; noise does not
-        fit its examples, or something is drawn of these, which the noise would not
-        follow; or values of levels are floats without noise.
-    """
-    levels = dataset.transform.levels
-    if len(dataset.class_names) not in (0, dataset.num_classes):
-        raise ValueError(
-            f"{len(dataset.class_names)} class_names for {dataset.num_classes} "
-            "classes: must be one for each"
-        )
-    for name, part in (("train", dataset.train), ("test", dataset.test)):
-        _check_arrays(name, part, dataset.num_classes, levels)
-    for part in (dataset.train, dataset.test):
-        shape, dtype = part.values.shape, np.dtype(part.values.dtype)
-        if part.noise is None:
-            if levels is not None and dtype.kind == "f":
-                raise ValueError(
-                    f"values of type {dtype} with levels={levels}: stored values are "
-                    "integers from 0; floats have levels=None"
-                )
-        elif part.noise.shape != shape or part.noise.dtype != np.float32:
-            raise ValueError(
-                f"noise of shape {part.noise.shape} and type {part.noise.dtype}: must "
-                f"be float32 of the shape {shape} of the values"
-            )
-    if dataset.train.noise is not None and dataset.augment_fn is not None:
-        raise ValueError(
-            "pairs of noise and example with an augment_fn, such as flips: the noise "
-            "would not follow it; leave it out"
-        )
-
-
-def _check_arrays(
-    name: str, part: Examples, num_classes: int, levels: int | None
-) -> None:
-    """Raises a ValueError unless the arrays of a part are labels and finite numbers."""
-    values = part.values
-    if len(part.labels) != len(values):
-        raise ValueError(
-            f"{name}: {len(part.labels)} labels for {len(values)} examples: must be "
-            "one for each"
-        )
-    try:
-        check_labels(part.labels, max(1, num_classes))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    if part.conditions is not None:
-        array_checks.finite(f"{name}.conditions", part.conditions)
-    if not isinstance(values, np.ndarray):  # read later
-        return
-    if values.dtype.kind == "f":
-        array_checks.finite(f"{name}.values", values)
-    elif levels is not None and values.max() >= levels:
-        raise ValueError(
-            f"{name}: values up to {values.max()}: must be below levels={levels}"
-        )
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

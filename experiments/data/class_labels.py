@@ -109,7 +109,7 @@ def _plain(labels: Any, entry: str, where: str) -> np.ndarray:
         labels = _of_list(labels, entry, where)
     labels = np.asarray(labels)
     if labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8", "replace")
+        labels = np.char.decode(labels, "utf-8", "backslashreplace")  # stay different
     if labels.ndim != 1:
         out = "save them as [n]"
         if labels.ndim == 2:

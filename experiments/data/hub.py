@@ -52,6 +52,7 @@ def huggingface(
         something, or labels are no classes.
     """
     pixels = ImageFormat(size, channels, bits)
+    _check_splits(train_split, test_split)
     package = _imported("datasets", "datasets")
     tables, names = [], []
     for part in (train_split, test_split):
@@ -120,6 +121,7 @@ def tfds(
         something, or labels are no classes.
     """
     pixels = ImageFormat(size, channels, bits)
+    _check_splits(train_split, test_split)
     package = _imported("tensorflow_datasets", "tensorflow-datasets array_record")
     builder = _loaded(
         f"dataset={dataset!r}",
@@ -154,6 +156,16 @@ def tfds(
         flips=flips,
         moves=False,
     )
+
+
+def _check_splits(train_split: str, test_split: str) -> None:
+    """Raises a ValueError where held-out examples would be those of training."""
+    if train_split == test_split:
+        raise ValueError(
+            f"train_split and test_split are both {test_split!r}: the held-out "
+            "examples would be those of training; name two parts, such as "
+            "'train[:90%]' and 'train[90%:]'"
+        )
 
 
 def _prepared(builder: Any) -> list[str]:

@@ -24,6 +24,7 @@ from experiments.data.image_listing import (
     listed,
 )
 from experiments.data.image_rows import FileReader
+from experiments.data.regular_file import check_other
 from experiments.runtime.errors import UsageError
 
 SMALL = 2**26  # bytes of files that all go into the digest, however many they are
@@ -77,6 +78,8 @@ def folder(
         of a class.
     """
     pixels = ImageFormat(size, channels, bits)
+    if test_path is not None:
+        check_other(path, test_path)
     with _reporting(path):
         names = classes(path)
         train = _checked(path, names, pixels, skip_broken)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 from PIL import Image
 
@@ -10,6 +11,7 @@ from experiments.data.class_labels import natural
 SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 NEVER_READ = (".heic", ".heif", ".jxl")  # images, but not of Pillow by itself
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # formats that Pillow knows, too
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 FILES_ALONE = ["."]  # the names of the classes, where there are no subfolders
 
 Labelled = list[tuple[pathlib.Path, int]]  # files, each with the number of its class
@@ -63,9 +65,19 @@ def check_filled(path: str, names: list[str], found: Labelled) -> None:
 
 
 def _entries(folder: str | pathlib.Path) -> list[os.DirEntry]:
-    """What is in a folder, hidden entries aside, sorted by name."""
+    """What is in a folder, hidden entries aside, sorted by name.
+
+    Raises:
+      ValueError: a name is no text, which could neither be printed nor stored.
+    """
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        if NO_TEXT.search(entry.name):
+            raise ValueError(
+                f"{os.fspath(folder)!a}: the name {entry.name!a} is no UTF-8, or has "
+                "characters such as a line break; rename it"
+            )
     return sorted(shown, key=lambda entry: entry.name)
 
 

@@ -19,6 +19,7 @@ from experiments.data import array_checks, latent_folder, npz_entries
 from experiments.data.base import DataSet, Examples
 from experiments.data.npz_entries import DEFAULTS, Names, naming_file
 from experiments.data.npz_files import data_set
+from experiments.data.regular_file import check_other
 
 Scales = float | tuple[float, ...]
 
@@ -66,6 +67,8 @@ def latents(
         own |= dict(channels_first=channels_first, channels_last=channels_last)
         _check_left_out(path, own)
         return latent_folder.read(pathlib.Path(path), mean_only=mean_only)
+    if test_path is not None:
+        check_other(path, test_path)
     scales, shifts = _numbers("scale", scale), _numbers("shift", shift)
     if (scales <= 0).any():
         raise ValueError(f"scale={scale}: must be positive")
@@ -75,6 +78,7 @@ def latents(
     def read(path: str) -> Examples:
         with naming_file(path):
             arrays = npz_entries.read_npz(path)
+            npz_entries.check_names(names, "mean", "std", "logvar")
             if DEFAULTS.mask in arrays:
                 raise ValueError("latents take no mask; remove this entry")
             mean, std = (
@@ -117,7 +121,8 @@ def _check_left_out(path: str, given: dict[str, Any]) -> None:
 def _numbers(name: str, value: Scales) -> np.ndarray:
     """One finite number or several, float32 [k]."""
     several = value if isinstance(value, Sequence) else (value,)
-    good = [isinstance(each, (int, float)) for each in several]
+    number = lambda each: isinstance(each, (int, float)) and not isinstance(each, bool)
+    good = [*map(number, several)]
     if isinstance(value, str) or not several or not all(good):
         raise ValueError(f"{name}={value!r}: must be a number, or one for each channel")
     return array_checks.finite(name, np.array(several))
@@ -131,8 +136,11 @@ def _moments(arrays: npz_entries.Arrays) -> dict[str, np.ndarray]:
     found = {}
     for name in ("mean", spread):
         values = npz_entries.array(arrays, name)
-        if values.dtype.kind not in "fiu":
-            raise ValueError(f"{name} of type {values.dtype}: must be floats")
+        if values.dtype.kind != "f":
+            raise ValueError(
+                f"{name} of type {values.dtype}: must be floats, as an autoencoder "
+                "gives them"
+            )
         found[name] = array_checks.finite(name, values)
     mean, std = found.values()
     if mean.ndim < 2 or not mean.size or mean.shape != std.shape:

@@ -83,6 +83,28 @@ def array(arrays: Arrays, *names: str) -> np.ndarray:
     return chosen
 
 
+def check_names(names: Names, *values: str) -> None:
+    """Raises a ValueError where one array would be read as two things.
+
+    Args:
+      names: of the entries besides the values.
+      values: names that the values may have.
+    """
+    conditions = names.conditions
+    parts = (conditions,) if isinstance(conditions, str) else conditions
+    if not isinstance(parts, (tuple, list)) or not all(
+        isinstance(n, str) for n in parts
+    ):
+        raise ValueError(f"conditions={conditions!r}: must be a name, or several")
+    every = [*values, names.labels, *parts, names.mask]
+    twice = [name for name in every if name and every.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"the array {twice[0]!r} is named twice, as two of values, labels, "
+            "conditions and mask: give each a name of its own, '' for none"
+        )
+
+
 def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
     """The examples of a file, whose `labels` are as they are, and None for none.
 

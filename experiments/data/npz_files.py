@@ -42,6 +42,7 @@ from experiments.data.base import (
 )
 from experiments.data.fingerprint import file_digest
 from experiments.data.npz_entries import Names, naming_file
+from experiments.data.regular_file import check_other
 
 FILLED = 0.01  # of a declared range, at least, by values that differ
 
@@ -93,6 +94,8 @@ def npz(
     Example:
       `config.data = dict(name="npz", path="series.npz", test_path="later.npz")`
     """
+    if test_path is not None:
+        check_other(path, test_path)
     known = ("values", "images") if values is None else (values,)
     names = Names(labels, conditions, mask)
     axes = dict(first=channels_first, last=channels_last)
@@ -100,6 +103,7 @@ def npz(
     def read(path: str) -> Examples:
         with naming_file(path):
             arrays = npz_entries.read_npz(path)
+            npz_entries.check_names(names, *known)
             stored = npz_entries.array(arrays, *known)
             _check_values(stored)
             found = npz_entries.examples(arrays, names, stored)

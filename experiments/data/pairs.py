@@ -30,14 +30,17 @@ Luhman 2021, arXiv 2101.02388 (one step).
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from experiments.data import array_checks, npz_entries
 from experiments.data.base import DataSet, split
+from experiments.data.class_labels import MOST
 from experiments.data.npz_entries import Arrays, naming_file
 from experiments.runtime import files
 
+ORIGINAL = ("data", "examples")
 NAMES = ("samples", "noise", "labels", "conditions")  # by which a file is recognised
 
 
@@ -60,12 +63,12 @@ def pairs(*, path: str, original: str = "") -> DataSet:
     with naming_file(path):
         arrays = npz_entries.read_npz(path)
         _check(arrays)
-        num_classes = int(arrays["num_classes"])
-        found = files.parse_json(str(arrays["original"]))
+        num_classes = _whole(arrays, "num_classes", 0, MOST)
+        found = _original(arrays)
         made = split(
             arrays["samples"],
             arrays["labels"] if num_classes else None,
-            int(arrays["levels"]) if "levels" in arrays else None,
+            _whole(arrays, "levels", 2, 256) if "levels" in arrays else None,
             conditions=arrays.get("conditions"),
             noise=arrays["noise"],
             num_classes=num_classes or None,
@@ -73,6 +76,27 @@ def pairs(*, path: str, original: str = "") -> DataSet:
     if original:
         found["data"] = {"name": original}
     return made._replace(digest=_digest(arrays), original=found)
+
+
+def _whole(arrays: Arrays, name: str, low: int, high: int) -> int:
+    """A whole number of a file."""
+    found = arrays[name]
+    if found.shape or found.dtype.kind not in "iu" or not low <= found <= high:
+        shown = found.item() if not found.shape else f"shape {found.shape}"
+        raise ValueError(f"{name}={shown!r}: must be a whole number in {low}..{high:,}")
+    return int(found)
+
+
+def _original(arrays: Arrays) -> dict[str, Any]:
+    """The data that the samples stand for: a section and an identity."""
+    found = files.parse_json(str(arrays["original"]))
+    parts = [found.get(name) for name in ORIGINAL] if isinstance(found, dict) else []
+    if not parts or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(
+            f"original: must be JSON with {' and '.join(ORIGINAL)}; draw the pairs "
+            "again"
+        )
+    return found
 
 
 def _check(arrays: Arrays) -> None:
@@ -84,10 +108,11 @@ def _check(arrays: Arrays) -> None:
         )
     samples, noise = arrays["samples"], arrays["noise"]
     shapes = samples.shape, noise.shape
-    if samples.ndim < 2 or len({*shapes}) > 1 or len(arrays["labels"]) != len(samples):
+    labels = arrays["labels"].shape
+    if samples.ndim < 2 or len({*shapes}) > 1 or labels != samples.shape[:1]:
         raise ValueError(
-            f"samples of shape {shapes[0]}, noise of {shapes[1]} and "
-            f"{len(arrays['labels'])} labels: must be [n, *event] twice and [n]"
+            f"samples of shape {shapes[0]}, noise of {shapes[1]} and labels of "
+            f"{labels}: must be [n, *event] twice and [n]"
         )
     for name in ("samples", "noise"):
         if arrays[name].dtype != np.float32:

@@ -4,6 +4,19 @@ import os
 import stat
 
 
+def check_other(path: str | os.PathLike, test_path: str | os.PathLike) -> None:
+    """Raises a ValueError where held-out examples would be those of training."""
+    try:
+        same = os.path.samefile(path, test_path)
+    except OSError:  # which is said where it is opened
+        return
+    if same:
+        raise ValueError(
+            f"test_path={os.fspath(test_path)!r}: is path itself, and the held-out "
+            "examples would be those of training; leave it out to hold some out"
+        )
+
+
 def check_regular(path: str | os.PathLike) -> None:
     """Raises a ValueError unless a path is a file with something in it.
 

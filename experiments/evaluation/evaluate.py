@@ -52,6 +52,8 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
       Stopped: at SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
+    path = pathlib.Path(request.out or workdir / "eval.json")
+    require("out", str(path), path.suffix == ".json", "a path that ends in .json")
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping())
         with progress.announced("loading the weights"):
@@ -62,8 +64,6 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded, len(dataset.test.labels))
         settings = _settings(request, loaded)
-        path = pathlib.Path(request.out or workdir / "eval.json")
-        require("out", str(path), path.suffix == ".json", "a path that ends in .json")
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
         if results.exists(path, settings):
@@ -130,11 +130,15 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
     if not asked.samplers:
         text = f"{own['name']}@{own['num_steps']}@{own['grid']}"
         asked = asked._replace(samplers=(text,))
+    if "bound" not in request.leave_out:
+        likelihoods.check_reach(loaded.model, request.likelihood)
     for section in sample_quality.sampler_sections(asked, own):
-        build.grid(section, loaded.model.objective.schedule)  # refuses wrong ones
+        build.check_plan(section, loaded.model.objective.schedule)
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
+    if "sample quality" not in request.leave_out:
+        sample_quality.check_features(asked, loaded.model.event_shape)
     slow = measurements.is_slow(loaded.model)
     if request.likelihood.ode_steps is None:
         steps = likelihoods.FEW_STEPS if slow else likelihoods.STEPS

@@ -93,5 +93,8 @@ def evaluate(workdir: str, values: Mapping[str, Any]) -> None:
     from experiments.evaluation import fid_protocol  # slow to import
 
     chosen = given(values, fid_protocol.Settings._fields)
-    with reporting_path_errors("workdir", workdir):
+    with (
+        reporting_path_errors("workdir", workdir),
+        reporting_path_errors("out", values["out"]),
+    ):
         fid_protocol.evaluate_fid(workdir, fid_protocol.Settings(**chosen))

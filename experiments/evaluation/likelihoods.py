@@ -21,6 +21,7 @@ from experiments.data import loader
 from experiments.data.base import DataTransform, Examples
 from experiments.evaluation.result_cache import Arrays, Chunks
 from experiments.runtime import progress, rng, sharding
+from experiments.runtime.errors import UsageError
 
 NAMES = {  # of what is computed, for the progress
     "bound": "likelihood, variational bound",
@@ -77,6 +78,18 @@ def reach(model: Model, settings: Settings) -> tuple[float, float]:
     if last is None:
         last = 10.0 if levels is None else 2 * math.log(2 * SIGMAS / levels.width)
     return max(low, settings.logsnr_min), min(high, last)
+
+
+def check_reach(model: Model, settings: Settings) -> None:
+    """Raises a `UsageError` where there is no log-SNR in the range of the bound."""
+    low, high = reach(model, settings)
+    first, last = model.objective.schedule.logsnr_range()
+    if not low < high:
+        raise UsageError(
+            f"logsnr_min={settings.logsnr_min:g}, logsnr_max={settings.logsnr_max}: "
+            f"the bound would go from {low:.4g} to {high:.4g}; must be a range, inside "
+            f"that of the schedule, {first:.4g} to {last:.4g}"
+        )
 
 
 def per_example(

@@ -16,7 +16,7 @@ from experiments.config.model import Model
 from experiments.data.base import DataSet, Examples
 from experiments.evaluation import features
 from experiments.runtime import progress
-from experiments.runtime.errors import UsageError, require
+from experiments.runtime.errors import UsageError, naming, require
 
 METRICS = {
     "frechet": metrics.Frechet(),
@@ -93,6 +93,28 @@ def feature_maps(
         if settings.inception:
             listed.append(features.inception(settings.inception))
     return listed + [features.own(text) for text in settings.features]
+
+
+def check_features(settings: Settings, event_shape: tuple[int, ...]) -> None:
+    """Raises a `UsageError` where features that are asked for cannot be made.
+
+    They are needed late, and what is named on a command line is looked at first.
+
+    Args:
+      settings: of the samples.
+      event_shape: of the data.
+    """
+    for text in settings.features:
+        features.own(text)
+    if not settings.inception:
+        return
+    if len(event_shape) != 3 or event_shape[-1] not in (1, 3):
+        raise UsageError(
+            f"--inception={settings.inception}: data of shape {list(event_shape)} are "
+            "no images [height, width, 1 or 3], which Inception takes; leave it out"
+        )
+    with naming("--inception"), progress.announced("reading Inception's weights"):
+        features.inception(settings.inception)
 
 
 class SampleEvaluator:

@@ -87,16 +87,18 @@ def require(name: str, value: Any, holds: bool, bound: str) -> None:
 
 
 @contextlib.contextmanager
-def reporting_path_errors(flag: str, path: str) -> Iterator[None]:
+def reporting_path_errors(flag: str, path: str | None) -> Iterator[None]:
     """Re-raises file-system errors on `path`, its parents or its contents.
 
-    They become a `UsageError`; disk-full errors propagate.
+    They become a `UsageError`; disk-full errors propagate. So do all where the flag is
+    not given, and `path` None.
     """
     try:
         yield
     except OSError as error:
         named = isinstance(error.filename, (str, os.PathLike))
-        if error.errno in FULL or not named or not _nested(path, error.filename):
+        near = path is not None and named and _nested(path, error.filename)
+        if error.errno in FULL or not near:
             raise
         raise UsageError(
             f"--{flag}={path}: {error.strerror}: {error.filename}; choose another "
@@ -105,8 +107,10 @@ def reporting_path_errors(flag: str, path: str) -> Iterator[None]:
 
 
 def _nested(*paths: str | os.PathLike) -> bool:
+    """Whether one path is in the other, or `x.npz` of `x` or its temporary file."""
     one, other = (pathlib.Path(path).absolute() for path in paths)
-    return one.is_relative_to(other) or other.is_relative_to(one)
+    named_by = other.parent == one.parent and one.name in other.name
+    return one.is_relative_to(other) or other.is_relative_to(one) or named_by
 
 
 @contextlib.contextmanager

@@ -14,13 +14,13 @@ from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config.model import Model
 from experiments.data.base import DataTransform
 from experiments.runtime import progress
-from experiments.runtime.errors import Diverged
+from experiments.runtime.errors import Diverged, UsageError, require
 from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler, sample_sheet
 from experiments.sampling.autoencoder import PICTURES, Decoder
 from experiments.sampling.conditions import Conditions
 from experiments.sampling.edits import FROM_NOISE, Edit, Plan
-from experiments.sampling.shards import Shards
+from experiments.sampling.shards import SUFFIXES, Shards
 from experiments.visualization import sample_images
 
 NAMES = {"samples": "samples", "pairs": "pairs"}  # of files, by what they hold
@@ -66,6 +66,8 @@ def write_samples(
     """
     request, built, params = loaded.request, loaded.model, loaded.params
     path, edit = samples_path(workdir, request, plan, decoder), plan.edit
+    if request.out is not None:
+        _check_picture(path)
     if edit is not None:
         given = given.at(edit.rows(np.arange(request.num_samples)))
     decoded = {} if decoder is None else {"autoencoder": decoder.digest}
@@ -106,6 +108,16 @@ def write_samples(
     return shards.result
 
 
+def _check_picture(path: pathlib.Path) -> None:
+    """Raises a `UsageError` where `path.png` is a picture of somebody's."""
+    result, folder, picture = (path.with_name(path.name + end) for end in SUFFIXES)
+    if picture.exists() and not (result.exists() or folder.exists()):
+        raise UsageError(
+            f"{picture} is there without {result.name}, and would be overwritten: "
+            "choose another --out, or move it away"
+        )
+
+
 @contextlib.contextmanager
 def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
     """Locks the files of a sampling run; says at a stop what is kept.
@@ -130,7 +142,11 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
                 print(f"sampled already: {shards.result}", flush=True)
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            yield not complete
+            try:
+                yield not complete
+            except (Diverged, UsageError):  # while the lock is held
+                shards.remove_empty()
+                raise
     except Stopped as stopped:
         stopped.kept = (
             f"{shards.num_finished()} of {len(shards.bounds)} shards are in "
@@ -285,6 +301,7 @@ def output_path(
     """
     if request.out is not None:
         path = pathlib.Path(request.out)
+        require("out", request.out, path.name != "", "a path that ends in a name")
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
     sampler = request.sampler
     name = (

@@ -47,6 +47,11 @@ class Shards:
         ]
         self._settings = dict(settings)
         where, stored = _stored(self.result, self.folder)
+        if where is None and not _is_begun(self.folder):
+            raise UsageError(
+                f"{self.folder} was not written by this command: choose another --out, "
+                "or move it away"
+            )
         if where is not None:
             here = self._lasting() if where == self.result else self._settings
             check_same(where, stored, here)
@@ -147,6 +152,11 @@ class Shards:
             parts.append(self.read(number, name)[name])
         return np.concatenate(parts)[:count]
 
+    def remove_empty(self) -> None:
+        """Removes the folder where no shard is in it, as after an error."""
+        if not self.num_finished():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def conclude(self, **entries: Any) -> int:
         """Writes the result, with `entries` next to the arrays; removes the shards.
 
@@ -183,6 +193,15 @@ class Shards:
     def path(self, number: int) -> pathlib.Path:
         """Where shard `number` is."""
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
+
+
+def _is_begun(folder: pathlib.Path) -> bool:
+    """Whether a folder is not there, or has what a start that was killed leaves."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(
+        path.name == ".lock" or path.suffix == ".tmp" for path in folder.iterdir()
+    )
 
 
 def quarantine(path: pathlib.Path, name: str, value: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 
 from diffusionflow.interop import folders, hub
+from diffusionflow.interop.parameters import check_numbers
 from diffusionflow.interop.weights import check_weights
 from diffusionflow.networks.embedding import INTERVAL
 from experiments.checkpointing import manager, metadata
@@ -187,6 +188,9 @@ def _of_files(new: NewRun, path: pathlib.Path) -> Any:
         state, said = weight_files.read(path, module)
     added = _new_intervals(state, wanted)
     _check(state, {name: wanted[name] for name in wanted if name not in added}, where)
+    with naming(where):
+        for name, array in state.items():
+            check_numbers(name, array)
     weight_files.check_function(said, new.model.net, where)
     _report(weight_files.differences(said, new.model), path, added)
     own = traverse_util.flatten_dict(new.fresh)

@@ -5,14 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from diffusionflow import interop, predictions
 from diffusionflow.interop.as_json import described, meaning_of
 from diffusionflow.interop.dit import renamed_dit
 from diffusionflow.interop.folders import ARCHITECTURES
 from diffusionflow.interop.own import CLASS
-from diffusionflow.interop.parameters import with_new_names
+from diffusionflow.interop.parameters import as_parameter, with_new_names
 from diffusionflow.interop.weights import TORCH, read_json
 from experiments.config import published
 from experiments.config.model import Model
@@ -43,7 +41,7 @@ def read(path: pathlib.Path, module: Any) -> tuple[dict[str, Any], dict[str, Any
       ValueError: they cannot be read.
     """
     said, path = meaning(path), _network_folder(path)
-    state = interop.read_weights(path, put=lambda each: jnp.asarray(each, jnp.float32))
+    state = interop.read_weights(path, put=as_parameter)
     if OF_AUTHORS not in state:
         return with_new_names(state), said
     heads = getattr(module, "num_attention_heads", None)

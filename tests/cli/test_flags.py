@@ -51,6 +51,14 @@ def test_every_number_of_a_flag_has_bounds(command):
 
 WRONG = {
     "workdir": ("sample", ["--workdir="], "--workdir= is empty: give a path"),
+    "out": ("explore", ["--out="], "out=: is empty: give a path"),
+    "mask": ("sample", ["--workdir=x", "--mask="], "--mask= is empty: give a path"),
+    "home": ("train", ["--config=toy2d", "--workdir=~/x"], r"write --workdir=\$HOME/x"),
+    "home of data": (
+        "train",
+        ["--config=toy2d", "--workdir=x", "--config.data.path=~/x"],
+        r"a shell does not replace ~ after an =.*--config.data.path=\$HOME/x",
+    ),
     "config": ("train", ["--config=", "--workdir=x"], "--config= is empty"),
     "guidance": ("sample", ["--workdir=x", "--guidance=nan"], "guidance=nan.*finite"),
     "many": ("sample", ["--workdir=x", f"--num_samples={10**15}"], "num_samples=1000"),

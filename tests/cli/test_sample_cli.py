@@ -58,6 +58,14 @@ MISTAKES = {
     "one seed": (["--interpolate=1,1"], "two different seeds in 0..4294967295"),
     "no end": (["--interpolate=1,b"], "interpolate='1': no such file or folder"),
     "a picture for points": (["--init_image=/etc/hosts"], "have shape .2.: give an"),
+    "no name": (["--out=."], "out='.': must be a path that ends in a name"),
+    "no folder": (["--out=/etc/hosts/x"], "--out=/etc/hosts/x: Not a directory"),
+    "a long name": ([f"--out={'x' * 300}"], "--out=x*: File name too long"),
+    "no grid": (["--sampler.grid=karras(rho='a')"], "sampler.grid: karras: "),
+    "no plan": (
+        ["--sampler.name=restart(rho_max=1e-9)"],
+        "sampler.name: .*rho_max=1e-09: must be above",
+    ),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
 }
 
@@ -74,6 +82,14 @@ def test_a_mistake_gives_one_line_and_exit_code_2(points, run, name):
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
     assert re.search(message, error), error
+
+
+def test_a_picture_of_somebodys_is_not_overwritten(points, tmp_path):
+    (tmp_path / "mine.png").write_text("a picture")
+    out = f"--out={tmp_path / 'mine'}"
+    found = in_process.run("experiments.sample", f"--workdir={points}", out)
+    assert found[0] == 2 and "mine.png is there without mine.npz" in found[2]
+    assert (tmp_path / "mine.png").read_text() == "a picture"
 
 
 def test_flags_arrive(points, tmp_path):
@@ -135,4 +151,4 @@ def test_samples_that_are_not_finite_are_no_result(points, tmp_path):
     )
     assert code == 3 and len(error.splitlines()) == 1
     assert re.match(r"error: 4 of 4 samples are not finite.*guidance 1e\+30", error)
-    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.iterdir())  # nor a folder of no shards

@@ -160,14 +160,12 @@ def test_losses_are_per_example():
     x, real, fake = map(jnp.asarray, arrays())
     weight = jnp.array([1.0, 2.0, 0.0, 1.0])
     for kind in ("dmd", "sid", "jeffreys"):
-        call = functools.partial(
-            distillation.matching_loss, kind=kind, ratio=jnp.full(4, 0.5)
-        )
-        whole = call(x, real, fake, weight=weight)
+        call = functools.partial(distillation.matching_loss, kind=kind)
+        ratio = {"ratio": 0.5} if kind == "jeffreys" else {}
+        every = {name: jnp.full(4, value) for name, value in ratio.items()}
+        whole = call(x, real, fake, weight=weight, **every)
         assert whole.shape == (4,) and whole[2] == 0
-        one = distillation.matching_loss(
-            x[1], real[1], fake[1], kind=kind, weight=2.0, ratio=0.5, batch_ndim=0
-        )
+        one = call(x[1], real[1], fake[1], weight=2.0, batch_ndim=0, **ratio)
         np.testing.assert_allclose(one, whole[1], rtol=1e-6)
 
 

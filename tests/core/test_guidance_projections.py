@@ -183,7 +183,7 @@ def test_refusals():
         ),
         (
             lambda: guidance.zero_star(*pair, zero_from=-1.0, **settings),
-            "zero_from=-1.0: must be positive",
+            r"zero_from=-1.0: must be in \(0, 1\], or infinite",
         ),
         (
             lambda: guidance.frequency_decoupled(*pair, scales=[2.0]),

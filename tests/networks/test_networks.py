@@ -260,3 +260,21 @@ def test_dropout_only_in_training_and_by_key(case):
     plain = jax.make_jaxpr(case.net.apply)({"params": case.params}, *case.inputs)
     still = jax.make_jaxpr(net.apply)({"params": case.params}, *case.inputs)
     assert str(still) == str(plain)
+
+
+@pytest.mark.parametrize(
+    ("network", "fields", "said"),
+    [
+        (ResidualMLP, dict(features=0), "features=0: must be at least 1"),
+        (ResidualMLP, dict(num_blocks=-1), "num_blocks=-1: must be at least 0"),
+        (ResidualMLP, dict(dropout=2.0), r"dropout=2.0: must be in \[0, 1\)"),
+        (UNet, dict(channels=2.5), "channels=2.5: must be at least 1, a whole number"),
+        (UNet, dict(multipliers=(1, 0)), "multipliers=0: must be at least 1"),
+        (UNet, dict(num_classes=-1), "num_classes=-1: must be at least 0"),
+        (DiT, dict(num_heads=0), "num_heads=0: must be at least 1"),
+        (DiT, dict(dropout=float("nan")), "dropout=nan: must be in"),
+    ],
+)
+def test_fields_out_of_bounds_are_refused(network, fields, said):
+    with pytest.raises(ValueError, match=said):
+        network(**fields)

@@ -249,6 +249,14 @@ REFUSED = {
         weights_edited(lambda state: state.update({"conv_in.bias": np.zeros(9)})),
         r"of another shape: conv_in.bias \(9,\), must be \(4,\)",
     ),
+    "integers": (
+        weights_edited(lambda s: s.update({"conv_in.bias": np.zeros(4, np.int8)})),
+        "conv_in.bias of type int8: must be of floats",
+    ),
+    "not finite": (
+        weights_edited(lambda s: s.update({"conv_in.bias": np.full(4, np.nan)})),
+        "conv_in.bias: 4 of 4 numbers are not finite",
+    ),
     "no weights": (removed(WEIGHTS), "no weights in .*safetensors"),
     "no config": (removed("config.json"), "no network in"),
     "no scheduler": (removed("scheduler_config.json"), "no scheduler_config.json"),

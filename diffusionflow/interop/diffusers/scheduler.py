@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import predictions, samplers
-from diffusionflow._dataclass import check_bound, check_name
+from diffusionflow._dataclass import check_count, check_name
 from diffusionflow._numeric import in_float64
 from diffusionflow.interop.diffusers import finish, methods, steps
 from diffusionflow.interop.diffusers.conventions import from_diffusers
@@ -90,7 +90,7 @@ class DiffusersScheduler:
         Raises:
           ValueError: N or an entry is out of its bounds.
         """
-        check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
+        check_count("num_steps", num_steps)
         if sigmas is not None and not self._flow:
             raise ValueError(
                 f"sigmas: must be None, as the levels of {self.name} follow from its "

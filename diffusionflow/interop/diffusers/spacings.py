@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusionflow._dataclass import check_bound, check_name
+from diffusionflow._dataclass import check_bound, check_count, check_name
 
 Settings = dict[str, Any]
 
@@ -174,7 +174,7 @@ def flow_sigmas(
       k: the shift.
       given: `set_timesteps(sigmas=...)`, before the shift, or None.
     """
-    check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
+    check_count("num_steps", num_steps)
     count = settings["num_train_timesteps"]
     shift = lambda sigma: k * sigma / (1 + (k - 1) * sigma)
     if given is not None:

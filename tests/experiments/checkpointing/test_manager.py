@@ -3,6 +3,7 @@
 import hashlib
 import resource
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -298,10 +299,36 @@ def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog, no_filt
 
 
 def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, no_filters):
-    """They may outlive the context: a full disk is one line, not theirs as well."""
-    orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
+    """They may outlive the context: a full disk is one line, not theirs as well.
+
+    What Orbax logs elsewhere is seen, and the filter goes when they have ended.
+    """
+    orbax = compile("logging.error('of Orbax')", "/x/orbax/checkpoint/a.py", "exec")
+    log = lambda: exec(orbax, {"logging": logging})
+    left = threading.Event()
+    late = threading.Thread(target=lambda: (left.wait(60), log()))
     saved = Checkpoints(tmp_path)
     saved.save(1, make_items(), IDENTITY)
+    late.start()
     saved.__exit__(OSError)
-    exec(orbax, {"logging": logging})
+    left.set()
+    late.join()
     assert caplog.messages == []
+    log()
+    assert caplog.messages == ["of Orbax"]
+
+
+def test_a_filter_goes_with_the_last_thread_of_its_save(tmp_path, no_filters):
+    """A process that goes on, as a notebook does, hears of Orbax again."""
+    left = threading.Event()
+    saved = Checkpoints(tmp_path / "failed")
+    late = threading.Thread(target=left.wait, args=(60,))
+    saved.save(1, make_items(), IDENTITY)
+    late.start()
+    saved.__exit__(OSError)
+    assert len(logging.get_absl_logger().filters) == 1
+    left.set()
+    late.join()
+    saved._filter._threads &= {late}  # others, of Orbax's own, may run on
+    with Checkpoints(tmp_path / "next"):
+        assert logging.get_absl_logger().filters == []

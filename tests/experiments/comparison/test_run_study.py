@@ -202,6 +202,7 @@ def test_a_study_trains_evaluates_and_compares_and_goes_on(tmp_path, capsys):
         (STUDY.replace("num_times=4", "times=4"), "holds no study"),
         (STUDY.replace("(3, 4)", "()"), "names 2 recipes and 0 seeds"),
         (STUDY.replace("(3, 4)", "(3, 3)"), "seeds=(3, 3): one is named twice"),
+        (STUDY.replace("(3, 4)", "(3, 0.5)"), "seed=0.5: must be a whole number in"),
         (STUDY.replace(', "x")', ', "y")'), "holds no study: KeyError"),
         (
             STUDY.replace(', "x")', ', "y")').replace(

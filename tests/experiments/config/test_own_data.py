@@ -46,7 +46,7 @@ def test_a_data_set_may_have_its_channels_anywhere():
 def own_set(**parts):
     made = data.split(np.zeros((18, 2), np.float32), np.arange(18) % 2, None)
     train = made.train._replace(
-        **{key: parts.pop(key) for key in parts.keys() & {"values", "labels"}}
+        **{key: parts.pop(key) for key in parts.keys() & {*made.train._fields}}
     )
     return made._replace(train=train, **parts)
 
@@ -65,8 +65,32 @@ def own_set(**parts):
         (dict(class_names=("a",)), "1 class_names for 2 classes"),
         (
             dict(values=np.full((16, 2), 9, np.uint8), transform=data.DataTransform(9)),
-            "train: values up to 9: must be below levels=9",
+            "train: values up to 9, from 9: must be below levels=9",
         ),
+        (
+            dict(values=np.full((16, 2), -9), transform=data.DataTransform(9)),
+            "train: values up to -9, from -9: must be",
+        ),
+        (dict(values=np.zeros((16, 2), np.uint8)), "uint8 without levels: images of 8"),
+        (dict(values=np.zeros((16, 2), complex)), "type complex128: must be"),
+        (dict(values=np.zeros((16, 3), np.float32)), "values of shape .3. each in tr"),
+        (
+            dict(conditions=np.zeros((5, 2), np.float32)),
+            r"shape \(5, 2\): must be .16, k",
+        ),
+        (
+            dict(conditions=np.zeros((16, 2), int)),
+            "conditions of type int64: must be fl",
+        ),
+        (dict(conditions=np.zeros((16, 2), np.float32)), "conditions, the other none"),
+        (
+            dict(mask=np.zeros((16, 2), bool)),
+            "mask is False everywhere for 16 examples",
+        ),
+        (dict(mask=np.ones((16, 2))), "mask of shape .16, 2. and type float64"),
+        (dict(noise=np.full((16, 2), np.nan, np.float32)), "train.noise: 32 of 32 val"),
+        (dict(class_names=("a", "a")), "different strings, 'a' is there twice"),
+        (dict(num_classes=2.0), "num_classes=2.0: must be a whole number"),
     ],
 )
 def test_a_data_set_of_ones_own_that_cannot_be_is_refused(parts, said):

@@ -45,6 +45,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(labels, said):
         (["dog", "cat", "dog"], [1, 0, 1], ("cat", "dog")),
         (["n10", "n9", "n1"], [2, 1, 0], ("n1", "n9", "n10")),
         (np.array([b"\xc3\xa9", b"a"]), [1, 0], ("a", "\xe9")),
+        (np.array([b"\xff", b"\xfe"]), [1, 0], (r"\xfe", r"\xff")),  # no UTF-8
         ([True, False], [1, 0], ("False", "True")),
         ([0, 1], [0, 1], ("0", "1")),
     ],

@@ -88,9 +88,14 @@ def test_a_folder_is_read_in_sorted_order_by_class(tmp_path):
     assert batch.labels.tolist() == [1, 0]
     train = found.train.gather(np.arange(17))
     np.testing.assert_array_equal(train.values, [*cats[:8], *dogs[:8], dogs[9]])
-    apart = image_folder.folder(path=str(tmp_path), test_path=str(tmp_path))
+    (tmp_path / "a").mkdir()
+    for name in ("cats", "dogs"):
+        (tmp_path / name).rename(tmp_path / "a" / name)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    parts = dict(path=str(tmp_path / "a"), test_path=str(tmp_path / "b"))
+    apart = image_folder.folder(**parts)
     assert len(apart.train.labels) == len(apart.test.labels) == 19
-    assert image_folder.folder(path=str(tmp_path / "cats")).num_classes == 0
+    assert image_folder.folder(path=str(tmp_path / "a" / "cats")).num_classes == 0
 
 
 def test_images_are_cropped_at_the_centre(tmp_path):

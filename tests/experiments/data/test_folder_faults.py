@@ -248,6 +248,16 @@ def test_what_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert "decoded 4 of 12 images, " in said and "decoded 8 of 12 images" in said
 
 
+@pytest.mark.parametrize("name", [b"cat\xff", b"cat\ndog"])
+def test_a_name_that_is_no_text_is_refused(tmp_path, name):
+    """It could not be printed, nor be the name of a class in a page."""
+    write(tmp_path / "0", 9)
+    os.rename(tmp_path / "0", os.path.join(os.fsencode(tmp_path), name))
+    with pytest.raises(UsageError, match="is no UTF-8, or has .*; rename it") as caught:
+        load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 def test_folders_are_in_natural_order_and_have_names(tmp_path):
     for name in ("10", "2", "1", "0"):
         write(tmp_path / name, 9)

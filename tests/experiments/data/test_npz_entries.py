@@ -66,6 +66,41 @@ def test_channels_that_come_first_are_refused(tmp_path, shape, refused):
             np.testing.assert_array_equal(moved.train.values[:8, 0], expected)
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (dict(conditions=("pose", "pose")), "the array 'pose' is named twice"),
+        (dict(conditions="labels"), "the array 'labels' is named twice"),
+        (dict(mask="labels"), "the array 'labels' is named twice"),
+        (dict(conditions="images"), "the array 'images' is named twice"),
+        (dict(conditions=3), "conditions=3: must be a name, or several"),
+        (dict(levels="16"), "data.levels='16': must be a whole number"),
+        (dict(levels=16.5), "data.levels=16.5: must be a whole number"),
+        (dict(low="0", high="1"), "must be a number"),
+    ],
+)
+def test_an_array_is_one_thing_and_a_number_no_word(tmp_path, section, said):
+    more = dict(labels=np.arange(18) % 2, pose=floats(18, 2))
+    path = written(tmp_path / "a.npz", images=IMAGES, **more)
+    assert said in refusal(path=path, **section)
+
+
+@pytest.mark.parametrize("name", ["npz", "latents", "folder"])
+def test_held_out_examples_are_no_training_examples(tmp_path, name):
+    """As the number of a run that is judged on them."""
+    path = written(tmp_path / "a.npz", images=IMAGES)
+    path = str(tmp_path) if name == "folder" else path
+    (tmp_path / "again").symlink_to(path)
+    for other in (path, str(tmp_path / "again")):
+        line = refusal(name=name, path=path, test_path=other)
+        assert "is path itself, and the held-out examples would be those" in line
+
+
+def test_values_that_vanish_in_float32_are_refused(tmp_path):
+    path = written(tmp_path / "a.npz", values=floats(18, 2).astype(float) * 1e-60)
+    assert "all values vanish in float32, the largest is" in refusal(path=path)
+
+
 def test_axes_that_cannot_be_moved_are_refused(tmp_path):
     path = written(tmp_path / "a.npz", values=floats(9, 3))
     assert "channels_first=True: values has events of shape [3]" in refusal(

@@ -146,7 +146,7 @@ def test_conditions_are_the_arrays_side_by_side(tmp_path):
 def test_conditions_that_cannot_be_are_refused_in_one_line(tmp_path, conditions, said):
     path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=conditions)
     assert said in refusal(path=path)
-    line = refusal(path=path, conditions=("values", "pose"))
+    line = refusal(path=path, conditions=("conditions", "pose"))
     assert "no array 'pose'; it has values, conditions" in line
 
 

@@ -108,13 +108,21 @@ def test_what_is_no_file_of_pairs_is_refused(tmp_path):
         assert re.search(f"no {name}: must be a file of `diffusionflow", refusal(path))
     mistakes = {
         "samples of shape (18, 3, 2), noise of (17, 3, 2)": dict(noise=NOISE[:17]),
-        "17 labels": dict(labels=ARRAYS["labels"][:17]),
+        "labels of (17,): must be": dict(labels=ARRAYS["labels"][:17]),
         "noise of type float64: must be float32": dict(noise=NOISE.astype(float)),
         "samples: 108 of 108 values are not finite in float32": dict(
             samples=np.full_like(SAMPLES, np.nan)
         ),
         "3 conditions for 18 pairs": dict(conditions=np.zeros((3, 1), np.float32)),
         "labels from 0 to 1: must be in 0..0": dict(num_classes=1),
+        "num_classes=2.7: must be a whole number": dict(num_classes=2.7),
+        "num_classes=1000000000000: must be a": dict(num_classes=10**12),
+        "num_classes=shape (2,): must be a whole": dict(num_classes=[2, 2]),
+        "levels=16.5: must be a whole number in 2..256": dict(levels=16.5),
+        "labels of (): must be": dict(labels=np.int32(3)),
+        "must be JSON with data and examples": dict(original="[]"),
+        "original: must be JSON with": dict(original='{"data": 3, "examples": {}}'),
+        "train.conditions of shape (16,)": dict(conditions=np.zeros(18, np.float32)),
     }
     for message, changes in mistakes.items():
         written(path, **changes)

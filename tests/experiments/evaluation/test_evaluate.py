@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
 from experiments.evaluation import evaluate, measurements, sample_quality
 from experiments.evaluation.evaluate import evaluate_run
@@ -134,6 +137,24 @@ def test_more_held_out_examples_than_there_are_is_refused(workdir, count):
         evaluate_run(workdir, REQUEST._replace(num_examples=count))
 
 
+def test_large_examples_take_fewer_steps_of_the_ode_on_a_cpu(workdir, monkeypatch):
+    """50, and 25 on a CPU where an example has more than 512 values."""
+    loaded = restore.describe(workdir, LoadRequest())
+    likelihood = REQUEST.likelihood._replace(ode_steps=None)
+
+    def steps(size):
+        model = loaded.model._replace(event_shape=(size,))
+        request = REQUEST._replace(likelihood=likelihood)
+        found = evaluate._completed(request, loaded._replace(model=model), 16)
+        return found.likelihood.ode_steps
+
+    assert [steps(size) for size in (2, 512, 513)] == [50, 50, 25]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert steps(513) == 50
+    likelihood = likelihood._replace(ode_steps=7)  # as asked for
+    assert steps(513) == 7
+
+
 WRONG = {
     "too many examples": (
         "evaluate",
@@ -145,6 +166,18 @@ WRONG = {
     "steps": ("evaluate", "--sampler=ddim@99999999999999", "of 1 to 1000000 steps"),
     "a file": ("evaluate", "--workdir=README.md", "no checkpoints in README.md"),
     "long name": ("evaluate", f"--workdir={'x' * 300}", "File name too long"),
+    "no range": (
+        "evaluate",
+        "--logsnr_min=10",
+        "bound would go from 10 to 10; must be",
+    ),
+    "features": ("evaluate", "--features=nosuch:x", "no module 'nosuch'"),
+    "no images": (
+        "evaluate",
+        f"--inception={__file__}",
+        r"data of shape \[2\] are no images",
+    ),
+    "a plan": ("evaluate", "--sampler=restart(rho_max=1e-9)@2", "rho_max=1e-09: must"),
     "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
 }
 

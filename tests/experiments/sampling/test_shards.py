@@ -149,6 +149,19 @@ def test_other_settings_are_refused_in_one_line(tmp_path, done):
             shards(tmp_path / "a", other, size=5)
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    """But for what a start leaves that was killed before it had settings."""
+    folder = tmp_path / "a.shards"
+    folder.mkdir()
+    for name in (".lock", ".settings.json.7.tmp"):
+        (folder / name).touch()
+    begin(shards(tmp_path / "a"))
+    (folder / "settings.json").rename(folder / "mine.json")
+    with pytest.raises(UsageError, match="a.shards was not written by this command"):
+        shards(tmp_path / "a")
+    assert (folder / "mine.json").exists()
+
+
 def test_a_file_of_something_else_is_not_overwritten(tmp_path):
     np.savez(tmp_path / "a.npz", samples=X)
     with pytest.raises(
