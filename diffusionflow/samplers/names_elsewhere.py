@@ -131,7 +131,7 @@ ROWS = (
         Restart(),
         "karras",
         "one interval; its levels depend on the data: `samplers.Restart(rho_min, "
-        "rho_max, num_steps, repeats)`",
+        "rho_max, num_steps, repeats)`, with tuples for several",
     ),
     Row(
         ("DPM++ 2M", "sample_dpmpp_2m"),

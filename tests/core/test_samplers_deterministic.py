@@ -240,6 +240,8 @@ def test_the_published_orders_of_single_steps():
         lambda: samplers.AdamsBashforth(11),
         lambda: samplers.SDEDPMSolverSinglestep(eta=1.1, noise="ancestral"),
         lambda: samplers.Langevin(norms="mean"),
+        lambda: samplers.Restart((0.1, 0.5), 2.0),  # not falling
+        lambda: samplers.Restart((0.5, 0.1), (1.0, 2.0, 3.0)),
         lambda: samplers.AdamsBashforth(2, "velocity"),
         lambda: samplers.DPMSolver(4),
         lambda: samplers.DPMSolver(third="published"),

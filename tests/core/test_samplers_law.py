@@ -66,7 +66,9 @@ LAWS = {
         variance,
     ),
     "sa_solver": lambda path, variance: laws.adams_law(path, variance, "x", 2, 3, 0.8),
-    "restart": lambda path, variance: laws.restart_law(path, 0.1, 1.0, 3, 2, variance),
+    "restart": lambda path, variance: laws.restart_law(
+        path, [(0.5, 2.0, 3, 1), (0.1, 1.0, 3, 2)], variance
+    ),
     "langevin": lambda path, variance: laws.langevin_law(path, 0.1, 1, 0.5, variance),
     "euler_maruyama": lambda path, variance: laws.sde_law(path, variance, False),
     "stochastic_heun": lambda path, variance: laws.sde_law(path, variance, True),

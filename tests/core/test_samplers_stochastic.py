@@ -112,6 +112,10 @@ LIMITS = {
         samplers.Restart(0.1, repeats=0),
         samplers.Heun("eps"),
     ),
+    "Restart in an interval without rounds is that of the other": (
+        samplers.Restart((0.5, 0.1), (2.0, 1.0), (5, 3), (0, 2)),
+        samplers.Restart(0.1, 1.0, 3, 2),
+    ),
     "EDM without churn, in time, is a Runge-Kutta method": (
         samplers.EDM(variable="dz_dt"),
         samplers.Heun("dz_dt"),

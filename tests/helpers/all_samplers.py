@@ -97,7 +97,9 @@ STOCHASTIC = {
     "refresh": Entry(samplers.Refresh(), 1),
     "overshoot": Entry(samplers.Overshoot(0.7), 1),
     "sa_solver": Entry(samplers.SASolver(2, 3, 0.8), 1),
-    "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 0),  # rounds of three steps
+    "restart": Entry(  # rounds of three steps
+        samplers.Restart((0.5, 0.1), (2.0, 1.0), 3, (1, 2)), 0
+    ),
     "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),  # its own bias
     "euler_maruyama": Entry(samplers.EulerMaruyama(), 1),
     "stochastic_heun": Entry(samplers.StochasticHeun(), 1),

@@ -3,6 +3,7 @@
 They are written from the formulas of the sources and from nothing of ours.
 """
 
+import collections
 import itertools
 from typing import NamedTuple
 
@@ -332,8 +333,11 @@ def adams_law(path, variance, variable, order, corrector, tau, lower=True):
     return np.array(law)
 
 
-def restart_law(path, rho_min, rho_max, num_steps, repeats, variance):
-    """Variance at the end for Restart: Heun in rho = sigma / alpha, and its rounds."""
+def restart_law(path, intervals, variance):
+    """Variance at the end for Restart: Heun in rho = sigma / alpha, and its rounds.
+
+    `intervals` are `(rho_min, rho_max, num_steps, repeats)`, in the order of the run.
+    """
     slope = lambda rho: rho / (variance + rho**2)
 
     def heun(rho, rho_s):
@@ -344,19 +348,22 @@ def restart_law(path, rho_min, rho_max, num_steps, repeats, variance):
 
     with np.errstate(divide="ignore"):
         rho = path.sigma / path.alpha
-    below = np.where(rho[1:] < rho_max, abs(rho[1:] - rho_min), np.inf)
-    where = np.argmin(below) + 1
+    rounds = collections.defaultdict(list)
+    for rho_min, rho_max, num_steps, repeats in intervals:
+        below = np.where(rho[1:] < rho_max, abs(rho[1:] - rho_min), np.inf)
+        where = np.argmin(below) + 1
+        ends = rho_max ** (1 / 7), rho[where] ** (1 / 7)
+        levels = np.linspace(*ends, num_steps + 1) ** 7
+        rounds[where] += [(rho_max, levels)] * repeats
     if np.isinf(rho[0]):  # y = z / alpha after DDIM's step
         law, start = rho[1] ** 2, 1
     else:
         law, start = rho[0] ** 2, 0
-    ends = rho_max ** (1 / 7), rho[where] ** (1 / 7)
-    levels = np.linspace(*ends, num_steps + 1) ** 7
     for i in range(start, len(rho)):
         if i > start:
             law *= heun(rho[i - 1], rho[i]) ** 2
-        for _ in range(repeats if i == where else 0):
-            law += rho_max**2 - rho[where] ** 2
+        for rho_max, levels in rounds[i]:
+            law += rho_max**2 - rho[i] ** 2
             for pair in itertools.pairwise(levels):
                 law *= heun(*pair) ** 2
     return np.array([law * path.alpha[-1] ** 2])
