@@ -87,13 +87,20 @@ def variants(name):
             )
     if name in ("DDIMScheduler", "TCDScheduler"):
         yield dict(step={"eta": 0.7})
+    if name == "PNDMScheduler":
+        yield dict(skip_prk_steps=True)
+        yield dict(STABLE, skip_prk_steps=True, steps_offset=1)
+    if name == "SASolverScheduler":
+        yield dict(algorithm_type="noise_prediction")
+        yield dict(predictor_order=3, corrector_order=4)
+        yield dict(predictor_order=1, corrector_order=1)
 
 
-def cases(counts):
+def cases(classes, counts):
     """Every variant of every class whose steps are shipped, at several step counts."""
     return [
         {"class": name, **variant, "num_steps": count}
-        for name in CLASSES
+        for name in classes
         for variant in variants(name)
         for count in counts
     ]
@@ -136,8 +143,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", required=True, help="with torch, diffusers")
     parser.add_argument("--num_steps", type=int, nargs="+", default=[4, 7, 20])
+    parser.add_argument("--classes", nargs="+", default=list(CLASSES))
     args = parser.parse_args()
-    listed = cases(args.num_steps)
+    listed = cases(args.classes, args.num_steps)
     with tempfile.TemporaryDirectory() as folder:
         path, out = (pathlib.Path(folder) / name for name in ("cases.json", "out.npz"))
         path.write_text(json.dumps(listed))

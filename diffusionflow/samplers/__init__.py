@@ -24,7 +24,7 @@ from diffusionflow.samplers.churn import (
     ddpm,
     eta_to_churn,
 )
-from diffusionflow.samplers.dpm_adaptive import PID, solve_dpm
+from diffusionflow.samplers.dpm_adaptive import PID, Proportional, solve_dpm
 from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
@@ -36,9 +36,12 @@ from diffusionflow.samplers.names import Named, by_name
 from diffusionflow.samplers.ode import RK4, Euler, Heun, Midpoint, RungeKutta
 from diffusionflow.samplers.overshoot import Overshoot
 from diffusionflow.samplers.pndm import PNDM
+from diffusionflow.samplers.refresh import Refresh
 from diffusionflow.samplers.restart import Restart
+from diffusionflow.samplers.reverse_diffusion import ReverseDiffusion
 from diffusionflow.samplers.sa_solver import SASolver
 from diffusionflow.samplers.sde import EulerMaruyama, StochasticHeun
+from diffusionflow.samplers.sde_dpm_singlestep import SDEDPMSolverSinglestep
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
 from diffusionflow.samplers.unipc import UniPC
 
@@ -64,12 +67,16 @@ __all__ = [
     "Midpoint",
     "Named",
     "Overshoot",
+    "Proportional",
+    "Refresh",
     "Restart",
     "Result",
+    "ReverseDiffusion",
     "RungeKutta",
     "SASolver",
     "SDEDPMSolver",
     "SDEDPMSolver2S",
+    "SDEDPMSolverSinglestep",
     "Sampler",
     "Solution",
     "StochasticHeun",

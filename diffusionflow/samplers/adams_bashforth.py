@@ -30,7 +30,7 @@ class AdamsBashforth(multistep.Multistep):
       "eps" this is iPNDM; its order is at most 2 unless the clock's steps are equal.
 
     Args:
-      order: 1 to 4.
+      order: 1 to 10; above 4 the steps must be short.
       variable: one of `VARIABLES`; the table is in `variables`.
       polynomial: one of `POLYNOMIALS`.
 
@@ -45,7 +45,7 @@ class AdamsBashforth(multistep.Multistep):
     polynomial: str = static(default="clock")
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in (1, 2, 3, 4), "1, 2, 3 or 4")
+        check_bound("order", self.order, lambda n: n in range(1, 11), "1 to 10")
         check_name("variable", self.variable, variables.VARIABLES)
         check_name("polynomial", self.polynomial, POLYNOMIALS)
 

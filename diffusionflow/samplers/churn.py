@@ -6,7 +6,7 @@ the square root of e to the power of minus the step in log-SNR, all of its steps
 
     z_s = alpha_s x_hat + sigma_s (k eps_hat + sqrt(1 - k^2) xi),
 
-and differ in k. The literature sets k by four numbers:
+and differ in k. The literature sets k by five numbers:
 
 | number                             | k                          | DDIM | DDPM |
 |------------------------------------|----------------------------|------|------|
@@ -14,11 +14,12 @@ and differ in k. The literature sets k by four numbers:
 | "blog" eta, Gao et al. 2024        | q^(eta^2)                  | 0    | 1    |
 | "sde" eta, SDE-DPM-Solver++        | q^eta                      | 0    | 1    |
 | "ddim" eta, Song et al. 2020       | sqrt(1 - eta^2 (1 - q^2))  | 0    | 1    |
+| `DDIMEta(eta, linear_in="scale")`  | 1 - eta (1 - q)            | 0    | 1    |
 
 Churn 1 replaces all noise (k = 0). The first three are the same for every step; the
-last depends on the step between its ends. `eta_to_churn` and `churn_to_eta` are the
-maps. On a schedule with alpha = 1 the "ddim" eta is that of the ancestral samplers of
-k-diffusion.
+last two depend on the step between their ends. `eta_to_churn` and `churn_to_eta` are
+the maps of the first four. On a schedule with alpha = 1 the "ddim" eta is that of the
+ancestral samplers of k-diffusion.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register
+from diffusionflow._dataclass import check_bound, check_name, register, static
 from diffusionflow._numeric import floating, root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.schedules import Schedule
@@ -95,29 +96,41 @@ class Churn(OneStep):
 
 @register
 class DDIMEta(OneStep):
-    """Stochastic DDIM: noise of eta times the standard deviation of the posterior.
+    """Stochastic DDIM between DDIM (eta = 0) and DDPM (eta = 1), step by step.
 
-    `k^2 = 1 - eta^2 (1 - q^2)` in the terms of the module: the eta of the DDIM paper,
-    and on a schedule with alpha = 1 that of k-diffusion's ancestral samplers.
+    In the terms of the module k goes from 1 to q,
+
+    - "variance": `k^2 = 1 - eta^2 (1 - q^2)`, so that the noise is eta times that of
+      the posterior: the eta of the DDIM paper, and on a schedule with alpha = 1 that of
+      k-diffusion's ancestral samplers,
+    - "scale": `k = 1 - eta (1 - q)`, with more noise for an eta between 0 and 1:
+      `stoch_coeff` of hackable_diffusion.
 
     Args:
       eta: in [0, 1]; 0 is DDIM, 1 is DDPM with the posterior variance.
+      linear_in: "variance", k^2 linear in eta^2, or "scale", k linear in eta.
 
     Raises:
-      ValueError: `eta` is outside.
+      ValueError: `eta` is outside, or `linear_in` unknown.
 
     Source: Song et al. 2020, arXiv 2010.02502, eq. 12 and 16.
     """
 
     eta: float | Array = 0.0
+    linear_in: str = static(default="variance")
 
     def __post_init__(self) -> None:
         check_bound("eta", self.eta, lambda eta: 0 <= eta <= 1, "in [0, 1]")
+        check_name("linear_in", self.linear_in, ("variance", "scale"))
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         q = step_ratio(t, s, schedule)
         fresh = (1 - q) * (1 + q)
         eta = xp.asarray(self.eta, q.dtype)
+        if self.linear_in == "scale":
+            kept = 1 - eta * (1 - q)
+            added = root(eta * (1 - q) * (1 + kept))
+            return row_keeping(t, s, schedule, kept, added)
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
         return row_keeping(t, s, schedule, kept, eta * root(fresh))
 

@@ -6,7 +6,7 @@ w = epsilon^2 / 2, with t = 0 at the data:
 | diffusion                  | w                                  |
 |----------------------------|------------------------------------|
 | `Eta(eta)`                 | eta^2 g^2 / 2                      |
-| `Sigma(norm)`              | norm sigma                         |
+| `Sigma(norm, power)`       | norm sigma^power                   |
 | `Linear(norm)`             | norm t                             |
 | `Constant(norm)`           | norm                               |
 | `Decreasing(norm)`         | (1 + norm cos(pi (1 - t)))^2 / 4   |
@@ -23,7 +23,7 @@ from typing import Any
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, register
+from diffusionflow._dataclass import check_bound, register, static
 from diffusionflow._numeric import root
 from diffusionflow.schedules import Schedule
 
@@ -57,7 +57,8 @@ class _Normed:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__doc__ = f"{cls.__doc__}\n\n{_NORM}"
+        if "Args:" not in str(cls.__doc__):
+            cls.__doc__ = f"{cls.__doc__}\n\n{_NORM}"
 
     def __post_init__(self) -> None:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
@@ -79,12 +80,25 @@ _NORM = """    Args:
 
 @register
 class Sigma(_Normed):
-    """`epsilon^2 / 2 = norm sigma`."""
+    """`epsilon^2 / 2 = norm sigma^power`.
+
+    Args:
+      norm: at least 0.
+      power: at least 1; 1 is the "sigma" of the source.
+
+    Raises:
+      ValueError: a number is out of bounds.
+    """
 
     norm: float | Array = 1.0
+    power: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bound("power", self.power, lambda power: power >= 1, "at least 1")
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        return norm * schedule.sigma(t)
+        return norm * schedule.sigma(t) ** self.power
 
 
 @register

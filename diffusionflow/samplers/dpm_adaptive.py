@@ -1,15 +1,18 @@
-"""DPM-Solver with steps of adaptive length: two orders and a PID controller."""
+"""DPM-Solver with steps of adaptive length: two orders and a controller."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusionflow._dataclass import (
     check_batch_ndim,
     check_below,
+    check_bound,
+    check_name,
     check_order,
     check_positive,
 )
@@ -55,15 +58,32 @@ class PID(NamedTuple):
     accept_safety: float = 0.81
 
 
+class Proportional(NamedTuple):
+    """Controller of the length of a step by its own error e alone.
+
+    The next length is `theta h e^(-1 / p)` for order p; a step is accepted where e is
+    at most 1.
+
+    Fields:
+      theta: safety factor, below 1.
+      close: the end is reached so near to it in time; 1e-5 in the authors' code.
+    """
+
+    theta: float = 0.9
+    close: float = 0.0
+
+
 _PID = PID()
 
 
 class _Settings(NamedTuple):
     order: int
+    variable: str
     rtol: float
     atol: float
     h_init: float
-    control: PID
+    control: PID | Proportional
+    largest_over: int
     max_steps: int
 
 
@@ -77,15 +97,17 @@ def solve_dpm(
     order: int = 3,
     rtol: float = 0.05,
     atol: float = 0.0078,
+    variable: str = "eps",
     h_init: float = 0.05,
-    control: PID = _PID,
+    control: PID | Proportional = _PID,
     max_steps: int = 1000,
     batch_ndim: int = 1,
+    largest_over: int = 0,
 ) -> Solution:
     """Samples by DPM-Solver with adaptive steps in half log-SNR, from `t0` to `t1`.
 
-    Every attempted step is taken with order `order` and with the order below, in eps;
-    the error is the root mean square of their difference over
+    Every attempted step is taken with order `order` and with the order below; the error
+    is the root mean square of their difference over
 
         max(atol, rtol max(|lower|, |lower of the step before|)).
 
@@ -101,25 +123,33 @@ def solve_dpm(
       order: 2 or 3; so many calls an attempt.
       rtol: relative tolerance of a step.
       atol: absolute tolerance, in units of z.
+      variable: "eps" for DPM-Solver, "x" for DPM-Solver++.
       h_init: length of the first attempt in half log-SNR.
-      control: how the length follows from the errors.
+      control: how the length follows from the errors, `PID` or `Proportional`.
       max_steps: cap on attempted steps.
       batch_ndim: number of leading batch axes; with 0 the whole batch is one example
-        and its error is that of all together, as in the source.
+        and its error is that of all together, as in k-diffusion.
+      largest_over: number of leading axes of an example over which the error is the
+        largest and not the mean: 1, with `batch_ndim=0`, is the authors' step for a
+        whole batch.
 
     Returns:
       `Solution`, whose `x` is z at `t1`: the data is `denoise_fn(x, t1).x`.
 
     Raises:
-      ValueError: the order is not 2 or 3, a number is not positive, a time is outside
-        [0, 1], or the log-SNR is infinite at one.
+      ValueError: the order is not 2 or 3, the variable unknown, a number out of its
+        bounds, a time outside [0, 1], or the log-SNR infinite at one.
 
-    Source: k-diffusion, `sample_dpm_adaptive`, for alpha = 1; Lu et al. 2022,
-    arXiv 2206.00927, algorithm of adaptive steps, which has another controller.
+    Source: Lu et al. 2022, arXiv 2206.00927, algorithm of adaptive steps, with
+    `Proportional()`; k-diffusion, `sample_dpm_adaptive`, with `PID()`, for alpha = 1.
     """
     check_tolerances(rtol, atol, max_steps)
     check_order("order", order, 2, 3)
+    check_name("variable", variable, ("eps", "x"))
     check_positive("h_init", h_init)
+    axes = np.ndim(z) - batch_ndim
+    inside = lambda n: 0 <= n <= max(axes - 1, 0)
+    check_bound("largest_over", largest_over, inside, f"below the {axes} axes of one z")
     z, schedule = as_data(z, "z"), as_schedule(schedule)
     check_batch_ndim(batch_ndim, z.ndim)
     example = jax.ShapeDtypeStruct(z.shape[batch_ndim:], z.dtype)
@@ -131,11 +161,14 @@ def solve_dpm(
     check_below("t1", t1, "t0", t0)
     ends = [schedule.logsnr(jnp.asarray(t, z.dtype)) / 2 for t in (t0, t1)]
 
-    settings = _Settings(order, rtol, atol, h_init, control, max_steps)
+    settings = _Settings(
+        order, variable, rtol, atol, h_init, control, largest_over, max_steps
+    )
 
     def one(z: Array) -> tuple[Array, Array, Array]:
         found = _integrate(denoiser, z, ends, schedule, settings)
-        done = (found.half >= ends[1] - _CLOSE) & jnp.isfinite(found.z).all()
+        done = _reached(found.half, ends[1], schedule, control)
+        done = done & jnp.isfinite(found.z).all()
         return jnp.where(done, found.z, jnp.inf), done, found.steps
 
     for _ in range(batch_ndim):
@@ -170,54 +203,87 @@ def _integrate(
     settings: _Settings,
 ) -> _State:
     """Steps from the first half log-SNR of `ends` to the last."""
-    order, rtol, atol, h_init, control, max_steps = settings
     start, end = ends
-    powers = jnp.array(
-        [control.p + control.i + control.d, -control.p - 2 * control.d, control.d],
-        z.dtype,
-    )
 
     def step(state: _State) -> _State:
         h = jnp.minimum(state.h, end - state.half)
-        lower, higher = _pair(denoiser, state.z, state.half, h, schedule, order)
+        lower, higher = _pair(denoiser, state.z, state.half, h, schedule, settings)
         size = jnp.maximum(jnp.abs(lower), jnp.abs(state.lower))
-        scaled = (lower - higher) / jnp.maximum(atol, rtol * size)
-        inverse = 1 / (root(jnp.mean(scaled**2)) + 1e-8)
-        first = state.steps == 0
-        errors = jnp.where(first, inverse, state.inverse_errors).at[0].set(inverse)
-        factor = 1 + jnp.arctan(jnp.prod(errors ** (powers / order)) - 1)
-        accept = factor >= control.accept_safety
+        allowed = jnp.maximum(settings.atol, settings.rtol * size)
+        scaled = ((lower - higher) / allowed) ** 2
+        axes = tuple(range(settings.largest_over, scaled.ndim))
+        error = jnp.max(root(jnp.mean(scaled, axis=axes)))
+        accept, next_h, errors = _controlled(state, h, error, settings)
         take = lambda new, old: jnp.where(accept, new, old)
         return _State(
             half=take(state.half + h, state.half),
             z=take(higher, state.z),
             lower=take(lower, state.lower),
-            h=state.h * factor,
-            inverse_errors=take(errors[jnp.array([0, 0, 1])], errors),
+            h=next_h,
+            inverse_errors=errors,
             steps=state.steps + 1,
         )
 
     def going(state: _State) -> Array:
         finite = jnp.isfinite(state.h) & (state.h > 0)
-        return (state.half < end - _CLOSE) & (state.steps < max_steps) & finite
+        reached = _reached(state.half, end, schedule, settings.control)
+        return ~reached & (state.steps < settings.max_steps) & finite
 
     zero = jnp.zeros((), jnp.int32)
-    h = jnp.asarray(h_init, z.dtype)
+    h = jnp.asarray(settings.h_init, z.dtype)
     state = _State(start, z, z, h, jnp.zeros((3,), z.dtype), zero)
     return jax.lax.while_loop(going, step, state)
 
 
+def _reached(
+    half: Array, end: Array, schedule: Schedule, control: PID | Proportional
+) -> Array:
+    reached = half >= end - _CLOSE
+    if isinstance(control, Proportional) and control.close > 0:
+        t, last = (schedule.inverse_logsnr(2 * level) for level in (half, end))
+        reached = reached | (t - last <= control.close)
+    return reached
+
+
+def _controlled(
+    state: _State, h: Array, error: Array, settings: _Settings
+) -> tuple[Array, Array, Array]:
+    """Whether a step of length h is accepted, the next length, and inverse errors."""
+    control, order = settings.control, settings.order
+    if isinstance(control, Proportional):
+        least = jnp.maximum(error, jnp.finfo(error.dtype).tiny)  # for a finite length
+        next_h = control.theta * h * least ** (-1.0 / order)
+        return error <= 1, next_h, state.inverse_errors
+    powers = jnp.array(
+        [control.p + control.i + control.d, -control.p - 2 * control.d, control.d],
+        error.dtype,
+    )
+    inverse = 1 / (error + 1e-8)
+    first = state.steps == 0
+    errors = jnp.where(first, inverse, state.inverse_errors).at[0].set(inverse)
+    factor = 1 + jnp.arctan(jnp.prod(errors ** (powers / order)) - 1)
+    accept = factor >= control.accept_safety
+    kept = jnp.where(accept, errors[jnp.array([0, 0, 1])], errors)
+    return accept, state.h * factor, kept
+
+
 def _pair(
-    denoiser: Denoiser, z: Array, half: Array, h: Array, schedule: Schedule, order: int
+    denoiser: Denoiser,
+    z: Array,
+    half: Array,
+    h: Array,
+    schedule: Schedule,
+    settings: _Settings,
 ) -> tuple[Array, Array]:
-    """Steps of the order below `order` and of `order`, in eps."""
+    """Steps of the order below `order` and of `order`."""
+    order, variable = settings.order, settings.variable
 
     def level(part: float) -> tuple[Array, Array, Array]:
         t = schedule.inverse_logsnr(2 * (half + part * h))
         return t, schedule.alpha(t), schedule.sigma(t)
 
     def toward(part: float, *weighed: tuple[Array, Array]) -> Array:
-        """DDIM's z there, and weights of differences of eps."""
+        """DDIM's z there, and weights of differences of the variable."""
         _, alpha, sigma = level(part)
         ddim = alpha * first.x + sigma * first.eps
         return ddim + sum(weight * change for weight, change in weighed)
@@ -225,15 +291,16 @@ def _pair(
     def moments(part: float) -> tuple[Array, Array]:
         """Weights of m_0 and m_1 of the step there."""
         _, alpha, sigma = level(part)
-        gain, values = gain_and_moments("eps", part * h[None], alpha, sigma, 2)
+        gain, values = gain_and_moments(variable, part * h[None], alpha, sigma, 2)
         return (gain * values[0])[0], (gain * values[1])[0]
 
     first: Denoised = denoiser(z, level(0.0)[0])
     r = 0.5 if order == 2 else 1 / 3
-    second = denoiser(toward(r), level(r)[0]).eps - first.eps
+    change = lambda later: getattr(later, variable) - getattr(first, variable)
+    second = change(denoiser(toward(r), level(r)[0]))
     middle = toward(1.0, (moments(1.0)[0] / 2 / r, second))
     if order == 2:
         return toward(1.0), middle
     inside = toward(2 / 3, (moments(2 / 3)[1] * 2, second))
-    third = denoiser(inside, level(2 / 3)[0]).eps - first.eps
+    third = change(denoiser(inside, level(2 / 3)[0]))
     return middle, toward(1.0, (moments(1.0)[1] * 1.5, third))

@@ -21,6 +21,15 @@ class State(NamedTuple):
     later: Array
 
 
+class Goal(NamedTuple):
+    """Length, gain and moments of steps (`multistep.integrals`), and their columns."""
+
+    length: Array
+    gain: Array
+    moments: list[Array]
+    columns: dict[str, Array]
+
+
 @register
 class DPMSolverSinglestep:
     """Singlestep DPM-Solver and DPM-Solver++ of order 1 to 3; a block is such a step.
@@ -77,26 +86,44 @@ class DPMSolverSinglestep:
             schedule.alpha(t), schedule.sigma(t), alpha_s, sigma_s
         )
         place, last = self._places(usable)
+        lengths = [multistep.earlier(h, back, 1) for back in range(self.order)]
+        total = sum(
+            xp.where(place > back, length, 0) for back, length in enumerate(lengths)
+        )
+        q = xp.where(usable, xp.exp(-total), 0)
+        goal = self._goal(total, q, last, alpha_s, sigma_s)
         weights = [xp.zeros_like(h)] * max(self.order - 1, 1)
-        lengths = [h]
         for p in range(2, self.order + 1):
-            lengths.append(multistep.earlier(h, p - 1, 1))
             active = place == p
-            total = xp.where(active, sum(lengths), 1)
-            ends = [  # where the predictions are in the block, newest first
-                xp.where(active, sum(lengths[k:]) / total, 1 - k / p)
+            reached = [  # where the predictions are in the step, newest first
+                xp.where(active, sum(lengths[k:p]) / goal.length, 1 - k / p)
                 for k in range(1, p)
             ]
-            gain, moments = gain_and_moments(self.variable, total, alpha_s, sigma_s, 3)
-            for j, weight in enumerate(self._weights(p, last, ends, moments)):
-                weights[j] = xp.where(active, gain * weight, weights[j])
+            for j, weight in enumerate(self._weights(p, last, reached, goal.moments)):
+                weights[j] = xp.where(active, goal.gain * weight, weights[j])
         return dict(
             t=t,
             x=alpha_s,
-            eps=sigma_s,
             first=place == 1,
             differences=xp.stack(weights, axis=-1)[:, : self.order - 1],
+            **goal.columns,
         )
+
+    def _goal(
+        self, total: Array, q: Array, last: Array, alpha_s: Array, sigma_s: Array
+    ) -> Goal:
+        """Where the steps from the start of their block lead, without noise to s.
+
+        Args:
+          total: their length in half log-SNR, finite.
+          q: `e^-total`, 0 where the length is infinite.
+          last: whether s is the end of the block.
+          alpha_s: at s.
+          sigma_s: at s.
+        """
+        del q, last
+        gain, moments = gain_and_moments(self.variable, total, alpha_s, sigma_s, 3)
+        return Goal(total, gain, moments, dict(eps=sigma_s))
 
     def _places(self, usable: Array) -> tuple[Array, Array]:
         """Number of each step in its block, from 1, and whether it ends the block."""

@@ -18,16 +18,16 @@ from diffusionflow._dataclass import (
     static,
 )
 from diffusionflow._numeric import root
-from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import tableaus
 from diffusionflow.samplers.dpm_solver import DPMSolver2S
 from diffusionflow.samplers.ode import Euler, Row, RungeKutta
+from diffusionflow.samplers.raised import RaisedSteps
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
 
 @register
-class EDM:
+class EDM(RaisedSteps):
     """EDM's stochastic sampler: raises the noise level (churn), then takes an ODE step.
 
     With rho = sigma / alpha and N steps, a step from t to s begins with
@@ -71,7 +71,6 @@ class EDM:
     second: str = static(default="heun")
     variable: str = static(default="eps")
     place: float = static(default=1.0)
-    num_noises = 1
 
     def __post_init__(self) -> None:
         check_bound("s_churn", self.s_churn, lambda x: x >= 0, "at least 0")
@@ -135,13 +134,3 @@ class EDM:
         later = schedule.inverse_logsnr(-2 * xp.log(level))
         later = xp.where(beyond, xp.ones_like(t), later)
         return gamma, xp.where(grown, later, t)
-
-    def init(self, z: Array) -> Array:
-        return z
-
-    def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
-        z = row["raise_z"] * z + row["raise_noise"] * noise[0]
-        return self._solver.step(z, row, noise, denoise_fn)
-
-    def output(self, z: Array) -> Array:
-        return z

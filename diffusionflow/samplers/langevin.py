@@ -9,11 +9,13 @@ from jax import Array
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_count,
+    check_name,
     check_positive,
     is_traced,
     register,
     static,
 )
+from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.churn import ddpm
 from diffusionflow.schedules import Schedule
@@ -25,9 +27,16 @@ MOST = 1_000  # steps of the corrector, each a part of the program
 class Langevin:
     """Predictor-corrector sampler: at each time Langevin steps, then a step of another.
 
-    A step of the corrector at time t, with `delta = 2 (snr sigma_t)^2`, is
+    A step of the corrector at time t, with `delta = 2 (snr r sigma_t)^2`, is
 
         z <- z + delta score + sqrt(2 delta) xi,    score = -eps_hat / sigma_t.
+
+    r is what the norms of noise and score say of the step:
+
+    - "expected": 1, the ratio of their expected values,
+    - "example": `|xi| / |eps_hat|` of each example, where eps_hat is not 0,
+    - "batch": the same of both norms' means over the batch. A sample then depends on
+      the others in its batch.
 
     It leaves the law of z_t as it is for a small snr alone: the law of the samples does
     not converge to that of the data with the number of steps.
@@ -37,23 +46,29 @@ class Langevin:
         evaluation a step counts them in a column `calls` of its plan.
       snr: signal-to-noise ratio of a step, positive; scalar or `[num_steps]`.
       steps: of the corrector at each time, at least 1.
+      norms: see above.
+      batch_ndim: number of leading batch axes, for the norms of an example.
 
     Raises:
-      ValueError: a value is out of bounds; in `run`: the predictor is a multi-step
-        method, which would remember predictions from before the corrector.
+      ValueError: a value is out of bounds or unknown; in `run`: the predictor is a
+        multi-step method, which would remember predictions from before the corrector.
 
-    Source: Song et al. 2020, arXiv 2011.13456, algorithms 2 to 5, in the form "ald" of
-    its code, whose step does not depend on the other examples of a batch. There, for
-    VP, delta has a factor `1 - beta_i` too: `snr sqrt(1 - beta)`.
+    Source: Song et al. 2020, arXiv 2011.13456, algorithms 2 to 5. "expected" is the
+    corrector "ald" of its code, "batch" is "langevin". There, for VP, delta has a
+    factor `1 - beta_i` too: `snr sqrt(1 - beta)`.
     """
 
     sampler: Any = ddpm()
     snr: float | Array = 0.16
     steps: int = static(default=1)
+    norms: str = static(default="expected")
+    batch_ndim: int = static(default=1)
 
     def __post_init__(self) -> None:
         check_positive("snr", self.snr)
         check_count("steps", self.steps, most=MOST)
+        check_name("norms", self.norms, ("expected", "example", "batch"))
+        check_count("batch_ndim", self.batch_ndim, 0)
 
     @property
     def num_noises(self) -> int:
@@ -96,9 +111,24 @@ class Langevin:
 
     def step(self, z: Array, row: dict, noise: Array, denoise_fn: DenoiseFn) -> Array:
         for xi in noise[: self.steps]:
-            z = z + row["eps"] * denoise_fn(z, row["t"]).eps + row["noise"] * xi
+            eps = denoise_fn(z, row["t"]).eps
+            r = self._ratio(xi, eps)
+            z = z + row["eps"] * r**2 * eps + row["noise"] * r * xi
         rest = noise[self.steps :]
         return self.sampler.step(z, row["predictor"], rest, denoise_fn)
+
+    def _ratio(self, xi: Array, eps: Array) -> Array:
+        """r, broadcast against an example."""
+        if self.norms == "expected":
+            return xp.ones_like(eps.sum())
+        axes = tuple(range(self.batch_ndim, eps.ndim))
+        above, below = (
+            root(xp.sum(values**2, axis=axes, keepdims=True)) for values in (xi, eps)
+        )
+        if self.norms == "batch":
+            above, below = above.mean(), below.mean()
+        some = below > 0
+        return xp.where(some, above / xp.where(some, below, 1), 1)
 
     def output(self, z: Array) -> Array:
         return z

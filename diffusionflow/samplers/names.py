@@ -1,8 +1,9 @@
 """Samplers and grids by the names of other libraries and of web interfaces.
 
-A name is that of a class of diffusers, of a function of k-diffusion, or what web
-interfaces show, with the name of a grid behind it or without: "DPM++ 2M Karras". Case,
-underscores, hyphens and the prefix `sample_` do not matter, and `pp` is `++`.
+A name is that of a class of diffusers, score_sde or rectified-flow, of a function of
+k-diffusion, or what web interfaces show, with the name of a grid behind it or without:
+"DPM++ 2M Karras". Case, underscores, hyphens and the prefix `sample_` do not matter,
+and `pp` is `++`.
 """
 
 import difflib
@@ -139,9 +140,9 @@ def by_name(name: str) -> Named:
     """Finds the sampler and the grid that another library means by a name.
 
     Args:
-      name: of a class of diffusers, of a function of k-diffusion, or of a web
-        interface; a grid's name may follow: "Karras", "Exponential", "Normal",
-        "Simple", "SGM uniform", "DDIM uniform".
+      name: of a class of diffusers, score_sde or rectified-flow, of a function of
+        k-diffusion, or of a web interface; a grid's name may follow: "Karras",
+        "Exponential", "Normal", "Simple", "SGM uniform", "DDIM uniform".
 
     Returns:
       `Named`: `(sampler, grid_fn)`; `grid_fn(num_steps, schedule=schedule)` makes the

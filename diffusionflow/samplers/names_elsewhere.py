@@ -6,13 +6,18 @@ from diffusionflow.samplers.adams_bashforth import AdamsBashforth
 from diffusionflow.samplers.ancestral import Ancestral2S, SDEDPMSolver2S
 from diffusionflow.samplers.base import Sampler
 from diffusionflow.samplers.churn import Churn, DDIMEta, ddim, ddpm
+from diffusionflow.samplers.diffusions import Sigma
 from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.ode import Euler, Heun
+from diffusionflow.samplers.overshoot import Overshoot
 from diffusionflow.samplers.pndm import PNDM
+from diffusionflow.samplers.refresh import Refresh
 from diffusionflow.samplers.restart import Restart
+from diffusionflow.samplers.reverse_diffusion import ReverseDiffusion
 from diffusionflow.samplers.sa_solver import SASolver
+from diffusionflow.samplers.sde import EulerMaruyama
 from diffusionflow.samplers.sde_dpm_solver import SDEDPMSolver
 from diffusionflow.samplers.unipc import UniPC
 
@@ -37,6 +42,10 @@ _LOWERED = "diffusers lowers the order of its last steps below 15: `lower_final=
 _FLOW = (
     "without levels of the pipeline's own theirs end at 1 / T: "
     "`interop.DiffusersScheduler`"
+)
+_TABLE = (
+    "theirs steps between levels of a table, at the index of the time cut to an "
+    "integer, and gives the network the time; with a corrector: `samplers.Langevin`"
 )
 ROWS = (
     Row(
@@ -94,6 +103,7 @@ ROWS = (
         ("DPM++ 2S", "DPMSolverSinglestepScheduler"),
         DPMSolverSinglestep(2, "x", "midpoint", lower_final=False),
         "linspace",
+        "with an `algorithm_type` of an SDE: `samplers.SDEDPMSolverSinglestep`",
     ),
     Row(
         ("DPM++ 3S",),
@@ -105,8 +115,9 @@ ROWS = (
         ("DPM fast", "DPM-Solver 3S", "sample_dpm_fast"),
         DPMSolverSinglestep(3, "eps", "midpoint"),
         "dpm fast",
-        "theirs ends at the first level: `samplers.sample(..., to_data=False)`; "
-        "its `eta` is not shipped",
+        "theirs ends at the first level: `samplers.sample(..., to_data=False)`; with "
+        "`eta`: `samplers.SDEDPMSolverSinglestep(3, 'eps', 'midpoint', eta=eta, "
+        "noise='ancestral')`, whose stages are those of the grid",
     ),
     Row(
         ("SA-Solver", "SASolverScheduler"),
@@ -120,7 +131,7 @@ ROWS = (
         Restart(),
         "karras",
         "one interval; its levels depend on the data: `samplers.Restart(rho_min, "
-        "rho_max, num_steps, repeats)`",
+        "rho_max, num_steps, repeats)`, with tuples for several",
     ),
     Row(
         ("DPM++ 2M", "sample_dpmpp_2m"),
@@ -202,6 +213,44 @@ ROWS = (
         "its levels are of its own, and its `scale_factors` are not shipped",
     ),
     Row(("FlowMatchHeunDiscreteScheduler",), Heun("u"), "normal", _FLOW),
+    Row(
+        ("Reverse diffusion", "ReverseDiffusionPredictor"),
+        ReverseDiffusion(),
+        "normal",
+        _TABLE,
+    ),
+    Row(
+        ("AncestralSamplingPredictor",),
+        ddpm("forward"),
+        "normal",
+        f"of VE it is `samplers.ddpm()`; {_TABLE}",
+    ),
+    Row(
+        ("EulerMaruyamaPredictor", "Euler-Maruyama"),
+        EulerMaruyama(),
+        "normal",
+        "theirs advances by 1 / N on a grid whose steps are longer; with a corrector: "
+        "`samplers.Langevin`",
+    ),
+    Row(
+        ("SDESampler",),
+        Refresh(Sigma(1.0, 2.0)),
+        "normal",
+        "theirs adds the noise of a step by Euler's method to the data too",
+    ),
+    Row(("OverShootingSampler",), Overshoot(1.0), "normal"),
+    Row(
+        ("NoiseRefreshSampler",),
+        FlowMap(0.5),
+        "normal",
+        "its Euler step is another: the curved one is meant",
+    ),
+    Row(
+        ("StochasticCurvedEulerSampler",),
+        FlowMap(0.75**0.5),
+        "normal",
+        "their rate r is `1 - sqrt(1 - gamma^2)`",
+    ),
 )
 _OTHERS = "see the table of samplers in docs/samplers.md"
 NOT_SHIPPED = {

@@ -1,4 +1,4 @@
-"""Restart: ODE steps, with noise added at one level and taken out again, repeatedly."""
+"""Restart: ODE steps, with noise added at some levels and taken out, repeatedly."""
 
 from typing import Any
 
@@ -9,37 +9,43 @@ from jax import Array
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
     check_below,
+    check_bound,
     check_count,
     check_finite,
     check_name,
     check_not_negative,
+    is_number,
     is_traced,
     register,
     static,
 )
 from diffusionflow._numeric import root
-from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers.churn import power
 from diffusionflow.samplers.ode import Heun, Row
+from diffusionflow.samplers.raised import RaisedSteps
 from diffusionflow.samplers.variables import VARIABLES
 from diffusionflow.schedules import Schedule
 
 MOST = 10_000  # steps of a round, and rounds
-_KARRAS = 7  # the power of the levels inside the interval
+_KARRAS = 7  # the power of the levels inside an interval
+_FIELDS = ("rho_min", "rho_max", "num_steps", "repeats")
 
 
 @register
-class Restart:
-    """Restart sampler: Heun's method, and `repeats` rounds through one interval.
+class Restart(RaisedSteps):
+    """Restart sampler: Heun's method, and rounds through one interval or several.
 
     With rho = sigma / alpha: at the time of the grid whose rho is nearest to `rho_min`
-    (and below `rho_max`), each round adds noise up to `rho_max`,
+    (and below `rho_max`), each of `repeats` rounds adds noise up to `rho_max`,
 
         z / alpha <- z / alpha + sqrt(rho_max^2 - rho^2) xi,
 
     and returns in `num_steps` Heun steps, at levels of equal distance in rho^(1/7). So
     the plan has `repeats num_steps` rows more than the grid has steps. No level is
     above that of t = 1.
+
+    Of several intervals each number is a tuple, with the `rho_min` from the highest to
+    the lowest, or one for all of them.
 
     Args:
       rho_min: where the rounds begin and end, at least 0.
@@ -49,25 +55,57 @@ class Restart:
       variable: of Heun's method, one of `VARIABLES`.
 
     Raises:
-      ValueError: a value is out of bounds; in `plan`: the grid ends above `rho_max`.
+      ValueError: a value is out of bounds, or there are not as many as intervals; in
+        `plan`: the grid ends above a `rho_max`.
 
-    Source: Xu et al. 2023, arXiv 2306.14878, algorithm 1 with one interval.
+    Source: Xu et al. 2023, arXiv 2306.14878, algorithm 1; several intervals as in its
+    section 4.
+
+    Example: two rounds between 1 and 0.3, and one between 0.3 and 0.05.
+      >>> sampler = Restart((0.3, 0.05), (1.0, 0.3), num_steps=3, repeats=(2, 1))
+      >>> from diffusionflow import grids, samplers, schedules
+      >>> rows = samplers.plan(
+      ...     sampler, grids.uniform(20), schedule=schedules.FlowMatching()
+      ... )
+      >>> rows["raise_z"].shape
+      (29,)
     """
 
-    rho_min: float | Array = 0.05
-    rho_max: float | Array = 1.0
-    num_steps: int = static(default=4)
-    repeats: int = static(default=2)
+    rho_min: float | Array | tuple[float | Array, ...] = 0.05
+    rho_max: float | Array | tuple[float | Array, ...] = 1.0
+    num_steps: int | tuple[int, ...] = static(default=4)
+    repeats: int | tuple[int, ...] = static(default=2)
     variable: str = static(default="eps")
-    num_noises = 1
 
     def __post_init__(self) -> None:
-        check_not_negative("rho_min", self.rho_min)
-        check_below("rho_min", self.rho_min, "rho_max", self.rho_max)
-        check_finite("rho_max", self.rho_max)
-        check_count("num_steps", self.num_steps, most=MOST)
-        check_count("repeats", self.repeats, 0, most=MOST)
+        for name in _FIELDS:
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         check_name("variable", self.variable, VARIABLES)
+        given = {name: getattr(self, name) for name in _FIELDS}
+        counts = {len(value) for value in given.values() if isinstance(value, tuple)}
+        if len(counts) > 1 or 0 in counts:
+            shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            raise ValueError(
+                f"{shown}: each must be one number, or as many as there are intervals"
+            )
+        before = float("inf")
+        for low, high, num_steps, repeats in self._intervals():
+            check_not_negative("rho_min", low)
+            falls = lambda rho, before=before: rho <= before
+            check_bound("rho_min", low, falls, f"at most that before it, {before}")
+            check_below("rho_min", low, "rho_max", high)
+            check_finite("rho_max", high)
+            check_count("num_steps", num_steps, most=MOST)
+            check_count("repeats", repeats, 0, most=MOST)
+            before = low if is_number(low) else before
+
+    def _intervals(self) -> list[tuple[Any, Any, int, int]]:
+        """`(rho_min, rho_max, num_steps, repeats)` of every interval."""
+        values = [getattr(self, name) for name in _FIELDS]
+        count = max(len(value) if isinstance(value, tuple) else 1 for value in values)
+        each = [v if isinstance(v, tuple) else (v,) * count for v in values]
+        return list(zip(*each, strict=True))
 
     @property
     def _solver(self) -> Heun:
@@ -75,62 +113,64 @@ class Restart:
 
     @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
-        step, top = self._where(s, schedule)
-        inner_t, inner_s = self._round(s[step], top, schedule)
-        row = np.arange(t.shape[0] + self.repeats * self.num_steps)
-        place = row - step - 1  # in the rounds
-        inside = (place >= 0) & (place < self.repeats * self.num_steps)
-        outer = xp.where(place < 0, row, row - self.repeats * self.num_steps)
+        intervals, added = self._intervals(), 0
+        row = np.arange(len(t) + sum(steps * rounds for *_, steps, rounds in intervals))
+        outer, begins, ends = row, [], []
+        for low, high, num_steps, repeats in intervals:
+            step, top = _where(s, low, high, schedule)
+            place = row - step - 1 - added  # in the rounds
+            added += num_steps * repeats
+            inside = (place >= 0) & (place < num_steps * repeats)
+            outer = outer - xp.clip(place, 0, num_steps * repeats)
+            inner_t, inner_s = _round(s[step], top, num_steps, schedule)
+            inner = place % num_steps
+            begins.append((inside, inner_t[inner], inside & (inner == 0), s[step], top))
+            ends.append((inside, inner_s[inner]))
         outer = xp.clip(outer, 0, t.shape[0] - 1)
-        inner = place % self.num_steps
-        all_t = xp.where(inside, inner_t[inner], t[outer])
-        all_s = xp.where(inside, inner_s[inner], s[outer])
-        raised = inside & (inner == 0)
-        alpha, before = schedule.alpha(all_t), schedule.alpha(s[step])
-        rho = schedule.sigma(s[step]) / before
-        noise = alpha * root((top - rho) * (top + rho))
+        all_t, all_s = t[outer], s[outer]
+        for inside, end in ends:
+            all_s = xp.where(inside, end, all_s)
+        for inside, begin, *_ in begins:
+            all_t = xp.where(inside, begin, all_t)
+        factor, noise = xp.ones_like(all_t), xp.zeros_like(all_t)
+        alpha = schedule.alpha(all_t)
+        for _, _, raised, end, top in begins:
+            before = schedule.alpha(end)
+            rho = schedule.sigma(end) / before
+            factor = xp.where(raised, alpha / before, factor)
+            noise = xp.where(raised, alpha * root((top - rho) * (top + rho)), noise)
         rows = self._solver.plan(all_t, all_s, schedule)
-        return dict(
-            rows,
-            raise_z=xp.where(raised, alpha / before, 1),
-            raise_noise=xp.where(raised, noise, 0),
+        return dict(rows, raise_z=factor, raise_noise=noise)
+
+
+def _where(s: Array, low: Any, high: Any, schedule: Schedule) -> tuple[Any, Array]:
+    """The step after which the rounds are, and rho to which noise is added."""
+    one = xp.ones_like(s[0])
+    end, top = schedule.alpha(one), xp.asarray(high, s.dtype)
+    highest = schedule.sigma(one) / xp.where(end > 0, end, 1)
+    top = xp.where(end > 0, xp.minimum(top, highest), top)
+    rho = schedule.sigma(s) / schedule.alpha(s)
+    if not is_traced(rho, top) and not rho[-1] < top:
+        raise ValueError(
+            f"rho_max={high!r}: must be above sigma / alpha at the last time of the "
+            f"grid, {rho[-1]:.4g}"
         )
+    distance = xp.where(rho < top, abs(rho - low), xp.inf)
+    find = jnp.argmin if is_traced(distance) else np.argmin
+    return find(distance), top
 
-    def _where(self, s: Array, schedule: Schedule) -> tuple[Any, Array]:
-        """The step after which the rounds are, and rho to which noise is added."""
-        one = xp.ones_like(s[0])
-        end, top = schedule.alpha(one), xp.asarray(self.rho_max, s.dtype)
-        highest = schedule.sigma(one) / xp.where(end > 0, end, 1)
-        top = xp.where(end > 0, xp.minimum(top, highest), top)
-        rho = schedule.sigma(s) / schedule.alpha(s)
-        if not is_traced(rho, top) and not rho[-1] < top:
-            raise ValueError(
-                f"rho_max={self.rho_max!r}: must be above sigma / alpha at the last "
-                f"time of the grid, {rho[-1]:.4g}"
-            )
-        distance = xp.where(rho < top, abs(rho - self.rho_min), xp.inf)
-        find = jnp.argmin if is_traced(distance) else np.argmin
-        return find(distance), top
 
-    def _round(self, s: Array, top: Array, schedule: Schedule) -> tuple[Array, Array]:
-        """Times at which the steps of a round begin and end."""
-        rho = schedule.sigma(s) / schedule.alpha(s)
-        part = np.arange(self.num_steps) / self.num_steps
-        first, last = (power(ends, 1 / _KARRAS) for ends in (top, rho))
-        levels = (first + part.astype(s.dtype) * (last - first)) ** _KARRAS
-        times = schedule.inverse_logsnr(-2 * xp.log(levels))
-        one = xp.ones_like(s)
-        at_end = top * schedule.alpha(one) >= schedule.sigma(one)
-        begins = xp.where(at_end, one, times[0])  # exactly
-        times = xp.concatenate([begins[None], times[1:]])
-        return times, xp.concatenate([times[1:], s[None]])
-
-    def init(self, z: Array) -> Array:
-        return z
-
-    def step(self, z: Array, row: Row, noise: Array, denoise_fn: DenoiseFn) -> Array:
-        z = row["raise_z"] * z + row["raise_noise"] * noise[0]
-        return self._solver.step(z, row, noise, denoise_fn)
-
-    def output(self, z: Array) -> Array:
-        return z
+def _round(
+    s: Array, top: Array, num_steps: int, schedule: Schedule
+) -> tuple[Array, Array]:
+    """Times at which the steps of a round begin and end."""
+    rho = schedule.sigma(s) / schedule.alpha(s)
+    part = np.arange(num_steps) / num_steps
+    first, last = (power(ends, 1 / _KARRAS) for ends in (top, rho))
+    levels = (first + part.astype(s.dtype) * (last - first)) ** _KARRAS
+    times = schedule.inverse_logsnr(-2 * xp.log(levels))
+    one = xp.ones_like(s)
+    at_end = top * schedule.alpha(one) >= schedule.sigma(one)
+    begins = xp.where(at_end, one, times[0])  # exactly
+    times = xp.concatenate([begins[None], times[1:]])
+    return times, xp.concatenate([times[1:], s[None]])

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import array_checks
-
 if TYPE_CHECKING:  # processes that read data go without JAX
     import jax
     from jax.typing import ArrayLike

@@ -178,8 +178,30 @@ def test_a_config_written_for_one_class_is_read_by_another():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"_class_name": "PNDMScheduler"}, "config is not read; samplers.PNDM"),
-        ({"_class_name": "SASolverScheduler"}, "config is not read; samplers.SASolver"),
+        ({"_class_name": "DDIMInverseScheduler"}, "not read; samplers.invert"),
+        (
+            {"_class_name": "PNDMScheduler", "timestep_spacing": "linspace"},
+            "'linspace', 6 steps: PNDMScheduler aims elsewhere",
+        ),
+        (
+            {"_class_name": "PNDMScheduler", "num_train_timesteps": 42},
+            "num_steps=6.*here 7",
+        ),
+        (
+            {"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"},
+            "it extrapolates that",
+        ),
+        (
+            {"_class_name": "SASolverScheduler", "use_karras_sigmas": True},
+            "SASolverScheduler with the levels",
+        ),
+        (
+            {
+                "_class_name": "DPMSolverSinglestepScheduler",
+                "algorithm_type": "sde-dpmsolver",
+            },
+            "'sde-dpmsolver'.*sde-dpmsolver\\+\\+",
+        ),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "'learned'"),
         ({"_class_name": "DDPMScheduler", "timestep_spacing": "lead"}, "'leading'"),
         ({"_class_name": "DDIMScheduler", "steps_offset": 800}, "steps_offset=800"),

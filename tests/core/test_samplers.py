@@ -100,8 +100,14 @@ def test_a_point_mass_comes_back(on, name):
         if schedule == SCHEDULES["truncated"]:  # short of the data
             x = data.denoise_fn(schedule=schedule)(x, 0.0).x
         errors.append(np.abs(np.asarray(x) - point).max())
-    in_time = isinstance(sampler, (samplers.EulerMaruyama, samplers.StochasticHeun))
-    variable = "sde" if in_time else getattr(sampler, "variable", "x")
+    not_exact = (
+        samplers.EulerMaruyama,
+        samplers.StochasticHeun,
+        samplers.ReverseDiffusion,
+    )
+    variable = (
+        "sde" if isinstance(sampler, not_exact) else getattr(sampler, "variable", "x")
+    )
     exact = (
         variable not in ("v", "dz_dt", "sde")
         or (variable == "dz_dt" and schedule == SCHEDULES["flow"])

@@ -212,6 +212,11 @@ def test_weights_by_the_number_of_the_step_are_the_textbook_ones():
         past = rows["past"][3:] / gain[3:, None]
         np.testing.assert_allclose(past, np.tile(textbook[1:], (5, 1)), rtol=1e-11)
     assert rows["calls"].tolist() == [4, 4, 4, 1, 1, 1, 1, 1]
+    fifth = np.array([1901, -2774, 2616, -1274, 251]) / 720
+    rows = samplers.AdamsBashforth(5, "eps", "step").plan(
+        times[:-1], times[1:], schedule
+    )
+    np.testing.assert_allclose(rows["past"][-1] / gain[-1], fifth[1:], rtol=1e-10)
 
 
 def test_the_published_orders_of_single_steps():
@@ -232,7 +237,11 @@ def test_the_published_orders_of_single_steps():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: samplers.AdamsBashforth(5),
+        lambda: samplers.AdamsBashforth(11),
+        lambda: samplers.SDEDPMSolverSinglestep(eta=1.1, noise="ancestral"),
+        lambda: samplers.Langevin(norms="mean"),
+        lambda: samplers.Restart((0.1, 0.5), 2.0),  # not falling
+        lambda: samplers.Restart((0.5, 0.1), (1.0, 2.0, 3.0)),
         lambda: samplers.AdamsBashforth(2, "velocity"),
         lambda: samplers.DPMSolver(4),
         lambda: samplers.DPMSolver(third="published"),

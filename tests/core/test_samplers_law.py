@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from diffusionflow import analytic, grids, random, samplers
-from tests.helpers import oracles
+from tests.helpers import block_laws, laws, oracles
 from tests.helpers.all_samplers import (
     SCHEDULES,
     STOCHASTIC,
@@ -24,54 +24,59 @@ VARIANCE = 0.25
 TOP = {"truncated": np.exp(7.5), "linear_beta": np.sqrt(np.expm1(10.05))}
 # name: (path, variance) -> variance after each step
 LAWS = {
-    name: lambda path, variance, churn=churn: oracles.churn_law(path, churn, variance)
+    name: lambda path, variance, churn=churn: laws.churn_law(path, churn, variance)
     for name, churn in {"ddpm": 0.5, "churn-0.2": 0.2, "churn-0.8": 0.8}.items()
 } | {
-    "ddim_eta": lambda path, variance: oracles.ddim_eta_law(path, 0.6, variance),
-    "ddpm_forward": oracles.ddpm_forward_law,
-    "edm": lambda path, variance: oracles.edm_law(
+    "ddim_eta": lambda path, variance: laws.ddim_eta_law(path, 0.6, variance),
+    "ddim_eta-scale": lambda path, variance: laws.ddim_scale_law(path, 0.4, variance),
+    "ddpm_forward": laws.ddpm_forward_law,
+    "reverse_diffusion": laws.reverse_diffusion_law,
+    "sde_singlestep": lambda path, variance: block_laws.sde_singlestep_law(
+        path, 0.8, variance
+    ),
+    "ancestral_singlestep": lambda path, variance: block_laws.ancestral_singlestep_law(
+        path, 0.6, variance
+    ),
+    "refresh": lambda path, variance: laws.refresh_law(path, 1.0, variance),
+    "edm": lambda path, variance: laws.edm_law(
         path, 20.0, variance, TOP.get(path.name, np.inf)
     ),
-    "edm-midpoint": lambda path, variance: oracles.edm_law(
+    "edm-midpoint": lambda path, variance: laws.edm_law(
         path, 20.0, variance, TOP.get(path.name, np.inf), midpoint=True
     ),
-    "sde_dpm2": lambda path, variance: oracles.sde_dpm_law(
+    "sde_dpm2": lambda path, variance: laws.sde_dpm_law(
         path, 2, 0.7, variance, midpoint=True
     ),
-    "sde_dpm3": lambda path, variance: oracles.sde_dpm_law(
+    "sde_dpm3": lambda path, variance: laws.sde_dpm_law(
         path, 3, 1.0, variance, midpoint=False
     ),
-    "ancestral2s-eps": lambda path, variance: oracles.ancestral_law(
+    "ancestral2s-eps": lambda path, variance: laws.ancestral_law(
         path, "eps", 1.0, variance
     ),
-    "ancestral2s-x": lambda path, variance: oracles.ancestral_law(
+    "ancestral2s-x": lambda path, variance: laws.ancestral_law(
         path, "x", 0.6, variance
     ),
-    "sde_dpm2s": lambda path, variance: oracles.sde_two_stages_law(path, 0.8, variance),
-    "sde_dpm-eps": lambda path, variance: oracles.adams_law(
+    "sde_dpm2s": lambda path, variance: laws.sde_two_stages_law(path, 0.8, variance),
+    "sde_dpm-eps": lambda path, variance: laws.adams_law(
         path, variance, "eps", 2, 0, 1.0, lower=False
     ),
-    "overshoot": lambda path, variance: oracles.overshoot_law(
+    "overshoot": lambda path, variance: laws.overshoot_law(
         path,
         levels(SCHEDULES[path.name], path.t[1:] * (1 + 0.7 * np.diff(path.t))),
         variance,
     ),
-    "sa_solver": lambda path, variance: oracles.adams_law(
-        path, variance, "x", 2, 3, 0.8
+    "sa_solver": lambda path, variance: laws.adams_law(path, variance, "x", 2, 3, 0.8),
+    "restart": lambda path, variance: laws.restart_law(
+        path, [(0.5, 2.0, 3, 1), (0.1, 1.0, 3, 2)], variance
     ),
-    "restart": lambda path, variance: oracles.restart_law(
-        path, 0.1, 1.0, 3, 2, variance
-    ),
-    "langevin": lambda path, variance: oracles.langevin_law(
-        path, 0.1, 1, 0.5, variance
-    ),
-    "euler_maruyama": lambda path, variance: oracles.sde_law(path, variance, False),
-    "stochastic_heun": lambda path, variance: oracles.sde_law(path, variance, True),
+    "langevin": lambda path, variance: laws.langevin_law(path, 0.1, 1, 0.5, variance),
+    "euler_maruyama": lambda path, variance: laws.sde_law(path, variance, False),
+    "stochastic_heun": lambda path, variance: laws.sde_law(path, variance, True),
 }
 
 
 def path(on, times):
-    return oracles.Path(on, times, *levels(SCHEDULES[on], times))
+    return laws.Path(on, times, *levels(SCHEDULES[on], times))
 
 
 def law(sampler, schedule, times):
@@ -137,5 +142,5 @@ def test_monte_carlo_law_of_the_churn_family():
         sampler=samplers.ddpm(),
         schedule=schedule,
     ).x
-    expected = oracles.churn_law(path("cosine", times), 0.5, VARIANCE)[-1]
+    expected = laws.churn_law(path("cosine", times), 0.5, VARIANCE)[-1]
     assert stats.kstest(np.ravel(x), stats.norm(0, expected**0.5).cdf).pvalue > 1e-3

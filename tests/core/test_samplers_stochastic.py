@@ -112,11 +112,45 @@ LIMITS = {
         samplers.Restart(0.1, repeats=0),
         samplers.Heun("eps"),
     ),
+    "Restart in an interval without rounds is that of the other": (
+        samplers.Restart((0.5, 0.1), (2.0, 1.0), (5, 3), (0, 2)),
+        samplers.Restart(0.1, 1.0, 3, 2),
+    ),
     "EDM without churn, in time, is a Runge-Kutta method": (
         samplers.EDM(variable="dz_dt"),
         samplers.Heun("dz_dt"),
     ),
     "overshooting by nothing is DDIM": (samplers.Overshoot(0.0), samplers.ddim()),
+    "eta of the scale at 0 is DDIM": (samplers.DDIMEta(0.0, "scale"), samplers.ddim()),
+    "eta of the scale at 1 is DDPM": (samplers.DDIMEta(1.0, "scale"), samplers.ddpm()),
+    "singlestep SDE without noise is DPM-Solver": (
+        samplers.SDEDPMSolverSinglestep(3, "eps", eta=0.0),
+        samplers.DPMSolverSinglestep(3, "eps"),
+    ),
+    "DPM-fast with eta = 0 is DPM-fast": (
+        samplers.SDEDPMSolverSinglestep(3, "eps", eta=0.0, noise="ancestral"),
+        samplers.DPMSolverSinglestep(3, "eps"),
+    ),
+    "singlestep SDE of order 1 is SDE-DPM-Solver": (
+        samplers.SDEDPMSolverSinglestep(1, "eps", eta=0.4),
+        samplers.SDEDPMSolver(1, 0.4, variable="eps"),
+    ),
+    "ancestral blocks of one step are those of the DDIM paper": (
+        samplers.SDEDPMSolverSinglestep(1, eta=0.4, noise="ancestral"),
+        samplers.DDIMEta(0.4),
+    ),
+    "refreshing nothing is DDIM": (
+        samplers.Refresh(diffusions.Sigma(0.0)),
+        samplers.ddim(),
+    ),
+    "refreshing all is churn = 1": (
+        samplers.Refresh(diffusions.Constant(1e9)),
+        samplers.Churn(1.0),
+    ),
+    "refreshing by Euler's method is Euler-Maruyama": (
+        samplers.Refresh(diffusions.Sigma(0.5, 2.0), "euler", "dz_dt"),
+        samplers.EulerMaruyama(diffusions.Sigma(0.5, 2.0)),
+    ),
     "EDM without churn is Heun": (samplers.EDM(), samplers.Heun("eps")),
     "EDM without churn, one stage, is DDIM": (
         samplers.EDM(stages=1),

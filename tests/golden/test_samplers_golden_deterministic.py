@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import samplers
-from tests.helpers import golden, golden_schedules, golden_stages
+from tests.helpers import golden, golden_adaptive, golden_schedules, golden_stages
 from tests.helpers.golden_runs import close, on_levels, run
 from tests.helpers.golden_samplers import (
     is_noisy,
@@ -22,6 +22,7 @@ from tests.helpers.golden_samplers import (
     said,
     second_order,
 )
+from tests.helpers.golden_score_sde import score_sde
 from tests.helpers.not_shipped import RULES, rule_of
 
 LEVELS = ("alpha", "sigma")
@@ -195,13 +196,9 @@ def plain_levels(sampler, tolerance=1e-9):
     )
 
 
-def score_sde_euler(case):
-    """Its grid is linspace(1, eps, N), but it advances by 1 / N."""
-    a, schedule = case.a, golden_schedules.of(case)
-    starts = np.concatenate([a["after_corrector"][:1], a["states"][:-1]])
-    for t, z, after in zip(a["t"], starts, a["states"], strict=True):
-        found = run(case, samplers.Euler(), z, [t, t - 1 / case.config["N"]], schedule)
-        close(found[1], after)
+def score_sde_flow(case):
+    with jax.enable_x64(True), jax.disable_jit():
+        close(*score_sde(case))
 
 
 def hackable_heun(case):
@@ -254,13 +251,14 @@ REPLAYS = {
             "multistep": official_multistep,
             "singlestep": official_singlestep,
             "singlestep_fixed": official_singlestep,
+            "adaptive": golden_adaptive.official_dpm,
         },
     ),
     "edm_sampler": (
         "function",
         dict.fromkeys(("edm_sampler", "ablation_sampler"), golden_stages.edm),
     ),
-    "flow_matching": ("method", ODES),
+    "flow_matching": ("method", ODES | {"dopri5": golden_adaptive.ode}),
     "hackable_diffusion": (
         "method",
         {
@@ -294,7 +292,7 @@ REPLAYS = {
                 samplers.DPMSolver(3, second="taylor", third="reference")
             ),
             "sample_dpm_fast": golden_stages.dpm_fast,
-            "sample_dpm_adaptive": golden_stages.dpm_adaptive,
+            "sample_dpm_adaptive": golden_adaptive.dpm,
         },
     ),
     "rectified_flow": (
@@ -304,8 +302,11 @@ REPLAYS = {
             "CurvedEulerSampler": plain_levels(samplers.ddim()),
         },
     ),
-    "score_sde": ("predictor", {"euler_maruyama": score_sde_euler}),
-    "sit": ("method", ODES),
+    "score_sde": (
+        "kind",
+        {"sampler": score_sde_flow, "sampler_adaptive": golden_adaptive.ode},
+    ),
+    "sit": ("method", ODES | {"dopri5 on the PF-ODE, and back": golden_adaptive.ode}),
 }
 
 
@@ -327,12 +328,14 @@ REPLAYED = [case for case in RECORDS if rule_of(case) is None]
 
 
 def first_of_each():
-    """The first record of each method, and the others as slow tests."""
+    """The first record of each method, slow with adaptive steps; the rest nightly."""
     met = set()
     for case in REPLAYED:
         known = (case.family, case.method) in met
         met.add((case.family, case.method))
         marks = golden.nightly(known)
+        if case.kind == "sampler_adaptive" and not golden.NAMED:
+            marks = marks or [pytest.mark.slow]
         yield pytest.param(case, id=f"{case.family}-{case.id}", marks=marks)
 
 
@@ -342,10 +345,21 @@ def test_recorded_run(case):
 
 
 def test_every_record_is_replayed_or_a_rule_holds():
-    golden.expect((len(RECORDS), len(REPLAYED)), (551, 527))
+    golden.expect((len(RECORDS), len(REPLAYED)), (551, 548))
 
 
 @pytest.mark.skipif(bool(golden.NAMED), reason="rules for the records that are shipped")
 def test_every_rule_is_that_of_a_record():
     runs = golden.cases("sampler") + golden.cases("sampler_adaptive")
     assert {rule_of(case) for case in runs} == {None, *RULES}
+
+
+def test_the_adjusted_ddim_that_is_not_shipped_ends_short_of_the_data():
+    rule = next(r for r in RULES if r.library == "hackable_diffusion")
+    for case in filter(rule.holds, golden.cases("sampler")):
+        a, mixture = case.a, golden.Mixture(case.meta["mixture"])
+        parts = mixture.denoised(a["states"][-2], a["alpha"][-2], a["sigma"][-2])
+        parts = np.stack([part.ravel() for part in parts], axis=1)
+        (x, eps), *_ = np.linalg.lstsq(parts, a["states"][-1].ravel())
+        np.testing.assert_allclose(x, a["alpha"][-2], rtol=1e-9)
+        assert x < a["alpha"][-1] - 4e-4 and eps > 0.09 > a["sigma"][-1]

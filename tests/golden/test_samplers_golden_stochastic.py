@@ -1,142 +1,37 @@
 """Recorded runs of stochastic samplers of other libraries, with their noise.
 
-The steps are applied one by one, in NumPy. Levels of a record stand at integer times of
-a `Table`; where its clock matters, one of our schedules is used. What a recorder does
-that we do not is done here, and said.
+What a recorder does that we do not is done here, and said.
 """
 
-import re
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusionflow import samplers
-from diffusionflow.predictions import Denoised
 from diffusionflow.samplers import diffusions
 from tests.helpers import golden, golden_schedules
+from tests.helpers.golden_churn import churned, edm, edm_network, euler_network
+from tests.helpers.golden_noise import (
+    Sigma,
+    Table,
+    by_levels,
+    drawn,
+    in_time,
+    one_step,
+    plan,
+    replay,
+    states,
+)
 from tests.helpers.golden_samplers import (
-    ablation_schedule,
     is_noisy,
     library,
     lowered_at_the_end,
     said,
     second_order,
 )
+from tests.helpers.golden_score_sde import score_sde
+from tests.helpers.golden_stages import check_blocks, orders_of_fast
 from tests.helpers.not_shipped import rule_of
-
-
-class Table:
-    """Levels at times 0, 1, 2, ..."""
-
-    def __init__(self, alpha, sigma):
-        self.levels = np.array(alpha, float), np.array(sigma, float)
-
-    def alpha(self, t):
-        return self.levels[0][np.asarray(t).astype(int)] + 0 * t
-
-    def sigma(self, t):
-        return self.levels[1][np.asarray(t).astype(int)] + 0 * t
-
-
-class Sigma:
-    """alpha = 1 and sigma = `top` t, for levels that are all below top / 2."""
-
-    def __init__(self, sigma):
-        self.top = 2.0 ** np.ceil(np.log2(sigma.max()) + 1)
-
-    def alpha(self, t):
-        return 0 * t + 1
-
-    def sigma(self, t):
-        return self.top * t
-
-    def logsnr(self, t):
-        return -2 * jnp.log(self.top * t)
-
-    def inverse_logsnr(self, logsnr):
-        return jnp.exp(-logsnr / 2) / self.top
-
-
-ON_THE_HOST = (samplers.SASolver, samplers.Langevin)
-
-
-def plan(sampler, t, s, schedule):
-    """The last step is repeated, so that all plans have one length to compile.
-
-    Of samplers for which the number of steps matters the plan is NumPy's.
-    """
-    if isinstance(sampler, ON_THE_HOST):
-        return sampler.plan(t, s, schedule)
-    missing = 0 if isinstance(sampler, samplers.EDM) else 64 - len(t)
-    long = [jnp.asarray(np.append(times, [times[-1]] * missing)) for times in (t, s)]
-    rows = sampler.plan(*long, schedule)
-    return jax.tree.map(lambda column: np.array(column)[: len(t)], rows)
-
-
-def replay(case, sampler, rows, schedule, z, noise, denoised=None):
-    """All states, from `z`; `denoised(before, z, t)` stands for the network."""
-    mixture = golden.Mixture(case.meta["mixture"])
-    levels = lambda t: (
-        float(schedule.alpha(np.float64(t))),
-        float(schedule.sigma(np.float64(t))),
-    )
-    exact = lambda before, z, t: mixture.denoised(np.asarray(z), *levels(t))
-    denoised = denoised or exact
-    state, found = sampler.init(z), [z]
-    for i in range(len(jax.tree.leaves(rows)[0])):
-        row = jax.tree.map(lambda column, i=i: column[i], rows)
-        fn = lambda z, t, before=found[-1]: Denoised(*denoised(before, z, t))
-        draws = np.reshape(noise[i], (-1, *z.shape))
-        state = sampler.step(state, row, draws, fn)
-        found.append(np.asarray(sampler.output(state)))
-    return np.stack(found)
-
-
-def drawn(case, count):
-    """The recorded noise of each step, zero where none was drawn."""
-    values = np.zeros((count, *case.a["init_noise"].shape))
-    number = case.a.get("noise_step", np.arange(len(case.a.get("noise", ()))))
-    if len(number):
-        values[number] = case.a["noise"]
-    return values
-
-
-def states(case):
-    """The recorded states that are completed steps."""
-    found = case.a["callback_x" if "callback_x" in case.a else "states"]
-    if "callback_x" in case.a:
-        return np.concatenate([found, case.a["final"][None]])
-    return found
-
-
-def by_levels(case, sampler):
-    """Steps between recorded levels, and their rows."""
-    a = case.a
-    if "alpha_eval" in a:
-        levels = [np.concatenate([a[f"{n}_eval"], a[f"{n}_to"]]) for n in LEVELS]
-        count = len(a["alpha_eval"])
-        t, s = np.arange(count), count + np.arange(count)
-    else:
-        sigma = a["sigma_grid"] if "sigma_grid" in a else a["sigma"]
-        levels = a.get("alpha", np.ones_like(sigma)), sigma
-        t, s = np.arange(len(sigma) - 1), np.arange(1, len(sigma))
-    schedule = Table(*levels)
-    t, s = t.astype(float), s.astype(float)
-    return schedule, plan(sampler, t, s, schedule), (t, s)
-
-
-LEVELS = ("alpha", "sigma")
-
-
-def one_step(case, sampler, last_noise=True):
-    schedule, rows, _ = by_levels(case, sampler)
-    noise = drawn(case, len(jax.tree.leaves(rows)[0])) * said(case).get("s_noise", 1.0)
-    if not last_noise:
-        noise[-1] = 0
-    found = replay(case, sampler, rows, schedule, states(case)[0], noise)
-    return found, states(case)
 
 
 def diffusers_sde(case):
@@ -168,6 +63,44 @@ def _wrong_sign(rows, i, schedule, t, s):
     extra = schedule.alpha(s[i]) * h / (one + two)
     rows["near"][i] -= extra * h / one
     rows["far"][i] += extra * h / two
+
+
+def singlestep_sde(case):
+    """diffusers: the states are all stages, each with noise of its own."""
+    settings, second = said(case), second_order(case)
+    forms = {"sde-dpmsolver": "eps", "sde-dpmsolver++": "x"}
+    sampler = samplers.SDEDPMSolverSinglestep(
+        settings["solver_order"],
+        case.choose("algorithm_type", forms),
+        second,
+        second,
+        case.config.get("lower_order_final", False),
+    )
+    schedule, rows, _ = by_levels(case, sampler)
+    np.testing.assert_array_equal(rows["first"], case.a["order_list"] == 1)
+    noise, expected = drawn(case, len(rows["t"])), states(case)
+    return replay(case, sampler, rows, schedule, expected[0], noise), expected
+
+
+def dpm_fast(case):
+    """k-diffusion: the last block has no noise, as the schedule ends there."""
+    settings, a = said(case), case.a
+    sigma = np.append(a["eval_sigma"], settings["sigma_min"])
+    orders = orders_of_fast(settings["nfe"])
+    schedule, t = Table(np.ones_like(sigma), sigma), np.arange(len(sigma) * 1.0)
+    of_eta = lambda eta: samplers.SDEDPMSolverSinglestep(
+        3, "eps", "midpoint", eta=eta, noise="ancestral"
+    )
+    sampler = of_eta(settings["eta"])
+    rows, last = (each.plan(t[:-1], t[1:], schedule) for each in (sampler, of_eta(0.0)))
+    check_blocks(rows, orders)
+    for name in rows:
+        rows[name][-orders[-1] :] = last[name][-orders[-1] :]
+    ends, expected = np.cumsum(orders), states(case)
+    noise = np.zeros((len(t) - 1, *a["init_noise"].shape))
+    noise[ends - 1] = a["noise"] * settings.get("s_noise", 1.0)
+    found = replay(case, sampler, rows, schedule, expected[0], noise)
+    return found[np.append(0, ends)], expected
 
 
 def sa_solver(case):
@@ -204,79 +137,6 @@ def two_stages(case, sampler):
     return replay(case, sampler, rows, schedule, expected[0], noise), expected
 
 
-def churned(case, stages, network=None, second="heun"):
-    """EDM's sampler; `network` stands for one that is called before the noise."""
-    a, expected = case.a, states(case)
-    if "sigma_grid" in a:
-        sigma, start = a["sigma_grid"], None
-    else:
-        sigma, start = np.append(a["sigma_eval"], a["sigma_to"][-1]), expected[0]
-    count, schedule = len(sigma) - 1, ablation_schedule(case)
-    place = said(case).get("alpha", 1.0) if stages == 2 else 1.0
-    sampler = samplers.EDM(
-        *churn(case, count), stages, second, schedule.variable, float(place)
-    )
-    t = np.asarray(schedule.time(sigma))
-    if start is None:
-        start = a["init_noise"] * np.asarray(schedule.sigma(t[0]))
-    rows = plan(sampler, t[:-1], t[1:], schedule)
-    raised = np.asarray(schedule.level(schedule.top * rows.get("euler", rows)["t"]))
-    if "sigma_hat" in a:
-        np.testing.assert_allclose(raised, a["sigma_hat"], rtol=1e-12)
-    noise, denoised = drawn(case, count), None
-    if network is not None:
-        calls = iter(zip(sigma[:-1], raised, strict=True))
-        denoised = lambda before, z, t: network(case, before, z, *next(calls))
-    found = replay(case, sampler, rows, schedule, start, noise, denoised)
-    if "callback_x" in a:  # records begin after the noise
-        after = rows["raise_z"][:, None, None] * found[:-1]
-        after = after + rows["raise_noise"][:, None, None] * noise
-        found = np.concatenate([after, found[-1:]])
-    return found, expected
-
-
-def churn(case, count):
-    """Its amount, the levels between which it acts, and the factor of the noise.
-
-    diffusers divides the amount by the number of its intervals, one of which a grid
-    that is linear in log sigma leaves out.
-    """
-    settings = said(case)
-    names = ("s_churn", "s_tmin", "s_tmax", "s_noise")
-    if case.of("edm"):
-        names = ("S_churn", "S_min", "S_max", "S_noise")
-    defaults = (0.0, 0.0, np.inf, 1.0)
-    found = [float(settings.get(*each)) for each in zip(names, defaults, strict=True)]
-    spaced = [name for name in settings if re.fullmatch("use_.*_sigmas", name)]
-    if settings.get("interpolation_type") == "log_linear" and not any(
-        settings[name] for name in spaced
-    ):
-        found[0] *= count / (count + 1)
-    return found
-
-
-def edm_network(case, before, z, level, raised):
-    """An EDM network, whose raw output at (before, level) is used at (z, raised)."""
-    std2 = said(case)["sigma_data"] ** 2
-    skip = lambda sigma: std2 / (sigma**2 + std2)
-    out = lambda sigma: sigma / np.sqrt(sigma**2 + std2)
-    x, _ = golden.Mixture(case.meta["mixture"]).denoised(before, 1.0, level)
-    x = skip(raised) * z + out(raised) * (x - skip(level) * before) / out(level)
-    return x, (z - x) / raised
-
-
-def euler_network(case, before, z, level, raised):
-    """A network of eps, x or v; v becomes x with the level before the noise."""
-    x, eps = golden.Mixture(case.meta["mixture"]).denoised(before, 1.0, level)
-    of_kind = {
-        "epsilon": lambda: z - raised * eps,
-        "sample": lambda: x,
-        "v_prediction": lambda: x + (z - before) / (level**2 + 1),
-    }
-    x = case.choose("prediction_type", of_kind, "epsilon")()
-    return x, (z - x) / raised
-
-
 SIT_DIFFUSIONS = {
     "SBDM": lambda norm: diffusions.Eta(norm**0.5),
     "sigma": diffusions.Sigma,
@@ -304,40 +164,6 @@ def sit(case):
     return in_time(case, sampler, t[:-1], t[1:], expected)
 
 
-def in_time(case, sampler, t, s, expected, last_noise=True, noise=None):
-    """Steps in the time of the record's schedule."""
-    schedule = golden_schedules.of(case)
-    noise = drawn(case, len(t)) if noise is None else noise
-    if not last_noise:
-        noise[-1] = 0
-    rows = plan(sampler, t, s, schedule)
-    return replay(case, sampler, rows, schedule, expected[0], noise), expected
-
-
-def score_sde(case):
-    """Every step is one of 1/N, whatever the grid; the first state is not recorded."""
-    a, settings = case.a, said(case)
-    count, sampler, noise = settings["N"], samplers.EulerMaruyama(), None
-    if settings["corrector"] == "ald":
-        steps = settings["n_corrector_steps"]
-        noise = a["noise"].reshape(count, steps + 1, *a["init_noise"].shape)
-        sampler = samplers.Langevin(sampler, _ald(case) * settings["snr"], steps)
-    schedule = golden_schedules.of(case)
-    np.testing.assert_allclose(schedule.sigma(a["t"]), a["sigma"], rtol=1e-9)
-    start = a["init_noise"] * case.config.get("init_scale", 1.0)
-    expected = np.concatenate([start[None], a["states"]])
-    return in_time(case, sampler, a["t"], a["t"] - 1 / count, expected, noise=noise)
-
-
-def _ald(case):
-    """What theirs multiplies snr with: sqrt(1 - beta) of a discrete VP, 1 for VE."""
-    if case.choose("sde", {"vp": False, "ve": True}):
-        return np.ones(case.config["N"])
-    count = case.config["N"]
-    betas = np.linspace(0.1, 20.0, count) / count
-    return np.sqrt(1 - betas[(case.a["t"] * (count - 1)).astype(int)])
-
-
 def hackable_sde(entry):
     """Euler-Maruyama; `config[entry]` is our eta."""
 
@@ -351,9 +177,10 @@ def hackable_sde(entry):
     return make
 
 
-def hackable_ddpm(case):
+def hackable_ddim(case):
     last = case.config.get("stochastic_last_step", False)
-    return one_step(case, samplers.ddpm(), last)
+    sampler = samplers.DDIMEta(case.config.get("stoch_coeff", 1.0), "scale")
+    return one_step(case, sampler, last)
 
 
 def diffusers_ddim(case):
@@ -375,10 +202,6 @@ def diffusers_ddpm(case):
     return found, expected
 
 
-def edm(case):
-    return churned(case, case.choose("solver", {"euler": 1, "heun": 2}, "heun"))
-
-
 def stochastic_flow(case):
     return one_step(case, samplers.Churn(1.0))
 
@@ -392,6 +215,26 @@ def replaced(case):
     gamma = rate if kept is None else (1 - kept**2) ** 0.5
     t = 1 - case.a["t"]
     return in_time(case, samplers.FlowMap(gamma), t[:-1], t[1:], case.a["states"])
+
+
+def refreshed(case):
+    """rectified_flow: the last step adds noise to the data too."""
+    settings, expected = said(case), case.a["states"]
+    scale, decay = settings["noise_scale"], settings["noise_decay_rate"]
+    sampler = samplers.Refresh(
+        diffusions.Sigma(scale, 1 + decay),
+        case.choose("noise_method", {"stable": "replaced", "euler": "euler"}),
+        case.choose("ode_method", {"curved": "x", "euler": "dz_dt"}),
+    )
+    t, schedule = 1 - case.a["t"], golden_schedules.of(case)
+    rows = plan(sampler, t[:-1], t[1:], schedule)
+    if sampler.variable == "dz_dt" and rows["noise"][-1] == 0:
+        level = case.a["sigma"][-2]
+        undone = min((t[-2] - t[-1]) * scale * level**decay, level)
+        added = {"replaced": (2 * level - undone) * undone, "euler": 2 * level * undone}
+        rows["noise"][-1] = added[sampler.noise] ** 0.5
+    noise = drawn(case, len(t) - 1)
+    return replay(case, sampler, rows, schedule, expected[0], noise), expected
 
 
 def overshooting(case):
@@ -421,7 +264,7 @@ REPLAYS = {
             "DDPMScheduler": diffusers_ddpm,
             "DPMSolverMultistepScheduler": diffusers_sde,
             "EDMDPMSolverMultistepScheduler": diffusers_sde,
-            "DPMSolverSinglestepScheduler": always(samplers.SDEDPMSolver(1)),
+            "DPMSolverSinglestepScheduler": singlestep_sde,
             "EDMEulerScheduler": lambda case: churned(case, 1, edm_network),
             "EulerDiscreteScheduler": lambda case: churned(case, 1, euler_network),
             "KDPM2AncestralDiscreteScheduler": lambda case: two_stages(
@@ -439,8 +282,9 @@ REPLAYS = {
     "hackable_diffusion": (
         "method",
         {
-            "ddim": hackable_ddpm,  # with stoch_coeff = 1
-            "ddpm posterior": hackable_ddpm,
+            "ddim": hackable_ddim,
+            "ddim, interpolated noise": hackable_ddim,
+            "ddpm posterior": hackable_ddim,
             "euler-maruyama": hackable_sde("churn"),
             "euler-maruyama on the velocity": hackable_sde("epsilon"),
         },
@@ -451,6 +295,7 @@ REPLAYS = {
             "sample_euler": lambda case: churned(case, 1),
             "sample_heun": lambda case: churned(case, 2),
             "sample_dpm_2": lambda case: churned(case, 2, second="midpoint"),
+            "sample_dpm_fast": dpm_fast,
             "sample_dpm_2_ancestral": lambda case: two_stages(
                 case, samplers.Ancestral2S("eps", said(case)["eta"])
             ),
@@ -470,9 +315,9 @@ REPLAYS = {
     "rectified_flow": (
         "sampler",
         dict.fromkeys(("StochasticCurvedEulerSampler", "NoiseRefreshSampler"), replaced)
-        | {"OverShootingSampler": overshooting},
+        | {"OverShootingSampler": overshooting, "SDESampler": refreshed},
     ),
-    "score_sde": ("predictor", {"euler_maruyama": score_sde}),
+    "score_sde": ("kind", {"sampler": score_sde}),
     "sit": ("kind", {"sampler": sit}),
     "vdm": ("kind", {"sampler": always(samplers.ddpm())}),
 }
@@ -513,4 +358,4 @@ def test_recorded_runs(family):
 
 
 def test_every_record_is_replayed_or_a_rule_holds():
-    golden.expect((len(RECORDS), len(REPLAYED)), (308, 273))
+    golden.expect((len(RECORDS), len(REPLAYED)), (308, 308))

@@ -67,13 +67,16 @@ FURTHER = {
     ),
     "dpm-fast": Entry(samplers.DPMSolverSinglestep(3, "eps", "midpoint"), 2),
     "dpm++2s-singlestep": Entry(samplers.DPMSolverSinglestep(2, lower_final=False), 2),
+    "reverse_diffusion-ode": Entry(samplers.ReverseDiffusion(0.0), 1),
 }
 STOCHASTIC = {
     "ddpm": Entry(samplers.ddpm(), 1),
     "churn-0.2": Entry(samplers.Churn(0.2), 1),
     "churn-0.8": Entry(samplers.Churn(0.8), 1),
     "ddim_eta": Entry(samplers.DDIMEta(0.6), 1),
+    "ddim_eta-scale": Entry(samplers.DDIMEta(0.4, "scale"), 1),
     "ddpm_forward": Entry(samplers.ddpm("forward"), 1),
+    "reverse_diffusion": Entry(samplers.ReverseDiffusion(), 1),
     "edm": Entry(samplers.EDM(20.0), 2),
     "edm-midpoint": Entry(samplers.EDM(20.0, second="midpoint"), 2),
     "sde_dpm2": Entry(samplers.SDEDPMSolver(2, 0.7), 1),
@@ -82,9 +85,21 @@ STOCHASTIC = {
     "ancestral2s-x": Entry(samplers.Ancestral2S("x", 0.6), 1),
     "sde_dpm2s": Entry(samplers.SDEDPMSolver2S(0.8), 1),
     "sde_dpm-eps": Entry(samplers.SDEDPMSolver(2, 1.0, "taylor", variable="eps"), 1),
+    "sde_singlestep": Entry(
+        samplers.SDEDPMSolverSinglestep(2, second="midpoint", eta=0.8), 1
+    ),
+    "ancestral_singlestep": Entry(
+        samplers.SDEDPMSolverSinglestep(
+            2, "eps", "midpoint", eta=0.6, noise="ancestral"
+        ),
+        1,
+    ),
+    "refresh": Entry(samplers.Refresh(), 1),
     "overshoot": Entry(samplers.Overshoot(0.7), 1),
     "sa_solver": Entry(samplers.SASolver(2, 3, 0.8), 1),
-    "restart": Entry(samplers.Restart(0.1, 1.0, 3, 2), 0),  # rounds of three steps
+    "restart": Entry(  # rounds of three steps
+        samplers.Restart((0.5, 0.1), (2.0, 1.0), 3, (1, 2)), 0
+    ),
     "langevin": Entry(samplers.Langevin(samplers.ddpm(), 0.1), 0),  # its own bias
     "euler_maruyama": Entry(samplers.EulerMaruyama(), 1),
     "stochastic_heun": Entry(samplers.StochasticHeun(), 1),

@@ -1,7 +1,6 @@
 """Runs of our samplers over recorded levels, in float64 and NumPy's networks."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow._dataclass import register
@@ -23,13 +22,14 @@ class Levels:
         return self._at(self.sigmas, t)
 
     def logsnr(self, t):
-        return 2 * jnp.log(self.alpha(t) / self.sigma(t))
+        with np.errstate(divide="ignore"):
+            return 2 * np.log(self.alpha(t) / self.sigma(t))
 
     def inverse_logsnr(self, logsnr):
         with np.errstate(divide="ignore"):
             known = 2 * np.log(self.alphas / self.sigmas)
         place = np.interp(logsnr, known, np.arange(len(known)))
-        return jnp.asarray(1 - place / (len(known) - 1))
+        return 1 - place / (len(known) - 1)
 
     def _at(self, table, t):
         place = (1 - np.asarray(t)) * (len(table) - 1)
@@ -40,7 +40,7 @@ class Levels:
             log = np.log(table)
             between = np.exp((1 - part) * log[below] + part * log[below + 1])
         value = np.where(part == 1, table[below + 1], between)
-        return jnp.asarray(np.where(part == 0, table[below], value))
+        return np.where(part == 0, table[below], value)
 
 
 def times(levels):

@@ -31,7 +31,7 @@ DEFAULTS = {
         S_churn=0.0, alpha=1, scaling="none", schedule="linear", solver="heun"
     ),
     "kdiffusion_sampler": dict(eta=1.0, order=4, r=0.5, s_churn=0.0),
-    "rectified_flow": dict(noise_replacement_rate=0.5),
+    "rectified_flow": dict(noise_decay_rate=1.0, noise_replacement_rate=0.5),
     "score_sde": dict(corrector="none", probability_flow=False),
     "sit": dict(diffusion_form="SBDM", diffusion_norm=1.0, last_step="Mean"),
 }

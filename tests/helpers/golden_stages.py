@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from diffusionflow import analytic, samplers, schedules
-from tests.helpers import golden
+from diffusionflow import samplers
 from tests.helpers.golden_runs import Levels, close, on_levels, run, times
 from tests.helpers.golden_samplers import ablation_schedule, levels, said, second_order
 
@@ -22,7 +21,9 @@ def singlestep(case):
         second,
         case.config.get("lower_order_final", False),
     )
-    _same_orders(sampler, Levels(alpha, sigma), case.a["order_list"])
+    grid = times(alpha)
+    rows = sampler.plan(grid[:-1], grid[1:], Levels(alpha, sigma))
+    np.testing.assert_array_equal(rows["first"], case.a["order_list"] == 1)
     on_levels(case, sampler, alpha, sigma, case.a["states"])
 
 
@@ -49,52 +50,30 @@ def dpm_fast(case):
     a = case.a
     sigma = np.append(a["eval_sigma"], case.config["sigma_min"])
     states = np.concatenate([a["callback_x"], a["final"][None]])
-    blocks_of_3, rest = divmod(case.config["nfe"], 3)
-    orders = [3] * (blocks_of_3 - 1) + [2, 1] if rest == 0 else [3] * blocks_of_3
-    orders += [rest] if rest else []
     sampler = samplers.DPMSolverSinglestep(3, "eps", "midpoint")
+    orders = orders_of_fast(case.config["nfe"])
     blocks(case, sampler, np.ones_like(sigma), sigma, orders, states)
 
 
-def dpm_adaptive(case):
-    """k-diffusion: the whole batch is one example, so that the steps are the same."""
-    settings, a = said(case), case.a
-    data = golden.Mixture(case.meta["mixture"])
-    with jax.enable_x64(True):
-        schedule = schedules.VE(settings["sigma_min"], settings["sigma_max"])
-        mixture = analytic.Mixture(data.weights, data.means, data.stds**2)
-        found = samplers.solve_dpm(
-            mixture.denoise_fn(schedule=schedule),
-            a["init_noise"] * settings["sigma_max"],
-            1.0,
-            0.0,
-            schedule=schedule,
-            order=settings["order"],
-            rtol=settings.get("rtol", 0.05),
-            atol=settings.get("atol", 0.0078),
-            batch_ndim=0,
-        )
-        assert (int(found.steps), int(found.nfe)) == (
-            settings["steps"],
-            settings["nfe"],
-        )
-    close(found.x, a["final"])
+def orders_of_fast(nfe):
+    """Orders of the blocks of "DPM-Solver fast"."""
+    blocks_of_3, rest = divmod(nfe, 3)
+    return [3] * blocks_of_3 + [rest] if rest else [3] * (blocks_of_3 - 1) + [2, 1]
 
 
 def blocks(case, sampler, alpha, sigma, orders, states):
     """States at the ends of blocks of these orders."""
     schedule = Levels(alpha, sigma)
-    places = np.concatenate([np.arange(order) + 1 for order in orders])
-    _same_orders(sampler, schedule, places)
-    found = run(case, sampler, states[0], times(alpha), schedule)
+    grid = times(schedule.alphas)
+    check_blocks(sampler.plan(grid[:-1], grid[1:], schedule), orders)
+    found = run(case, sampler, states[0], grid, schedule)
     close(found[np.append(0, np.cumsum(orders))], states)
 
 
-def _same_orders(sampler, schedule, places):
-    """Blocks of the plan begin where the recorded ones do."""
-    grid = times(schedule.alphas)
-    rows = sampler.plan(grid[:-1], grid[1:], schedule)
-    np.testing.assert_array_equal(rows["first"], np.asarray(places) == 1)
+def check_blocks(rows, orders):
+    """Blocks of a plan begin where the recorded ones do."""
+    places = np.concatenate([np.arange(order) for order in orders])
+    np.testing.assert_array_equal(rows["first"], places == 0)
 
 
 def pndm(case):

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
 from diffusionflow import samplers
 from diffusionflow._dataclass import check_name, register
 from diffusionflow._numeric import root
+from diffusionflow.interop.diffusers.steps import DiffusersSteps
 from diffusionflow.schedules import Schedule
 
 Settings = dict[str, Any]
@@ -48,7 +50,11 @@ class TCD(samplers.FlowMap):
 
 
 def sampler(
-    name: str, settings: Settings, num_steps: int, missing: int, eta: float | None
+    name: str,
+    settings: Settings,
+    num_steps: int,
+    listed: DiffusersSteps,
+    eta: float | None,
 ) -> samplers.Sampler:
     """The sampler that takes a scheduler's steps.
 
@@ -56,7 +62,8 @@ def sampler(
       name: class.
       settings: of its config.
       num_steps: N.
-      missing: steps at the end that are left to `samplers.sample` or change nothing.
+      listed: its steps. Those of N that are not in it are at the end, and are left to
+        `samplers.sample` or change nothing.
       eta: of `DDIMScheduler.step` and `TCDScheduler.step`; None for their defaults.
 
     Raises:
@@ -64,6 +71,7 @@ def sampler(
     """
     if eta is not None and name not in ("DDIMScheduler", "TCDScheduler"):
         raise ValueError(f"eta={eta!r}: must be None; {name} takes none")
+    missing = max(num_steps - len(listed.t), 0)
     match name:
         case "DDIMScheduler":
             return samplers.DDIMEta(0.0 if eta is None else eta)
@@ -112,16 +120,15 @@ def sampler(
             return samplers.DPMSolver(order, "eps", "taylor", lower_final=lower)
         case "UniPCMultistepScheduler":
             return _unipc(settings, missing)
-    ways = {
-        "PNDMScheduler": "samplers.PNDM() is its method, PNDM(4, 'heun') with "
-        "skip_prk_steps",
-        "DPMSolverSinglestepScheduler": "samplers.DPMSolverSinglestep is its method",
-        "SASolverScheduler": "samplers.SASolver is its method",
-        "DDIMInverseScheduler": "samplers.invert goes from data to noise",
-    }
+        case "PNDMScheduler":
+            return _pndm(settings, num_steps, listed)
+        case "DPMSolverSinglestepScheduler":
+            return _singlestep(settings, missing)
+        case "SASolverScheduler":
+            return _sa_solver(settings, missing, listed)
     raise ValueError(
-        f"{name}: its config is not read; {ways[name]}, to be used with "
-        "the convention and the grid of this scheduler"
+        f"{name}: its config is not read; samplers.invert goes from data to noise, to "
+        "be used with the convention and the grid of this scheduler"
     )
 
 
@@ -140,28 +147,37 @@ def _ddpm(settings: Settings) -> samplers.Sampler:
     return samplers.ddpm(variances[kind])
 
 
-def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sampler:
-    order, kind = settings["solver_order"], settings["algorithm_type"]
+def _kind_and_second(settings: Settings) -> tuple[str, str]:
+    """The algorithm of a DPM-Solver, and our name for its steps of second order."""
+    kind = settings["algorithm_type"]
     kind = "dpmsolver++" if kind == "deis" else kind
-    if settings.get("variance_type") is not None:
-        raise ValueError(
-            f"variance_type={settings['variance_type']!r}: must be None; of a network "
-            "that predicts its variance too, pass the mean alone and leave it out"
-        )
+    _check_variance(settings)
     forms = {
         **dict.fromkeys(("midpoint", "logrho", "bh1", "bh2"), "midpoint"),
         "heun": "taylor",
     }
     check_name("solver_type", settings["solver_type"], forms)
-    second = forms[settings["solver_type"]]
-    lower = _lowered(settings, order, num_steps, missing)
-    if kind in _FORMS:
-        return samplers.DPMSolver(order, _FORMS[kind], second, "reference", lower)
-    if kind != "sde-dpmsolver++":
+    if kind not in _FORMS and kind != "sde-dpmsolver++":
         raise ValueError(
             f"algorithm_type={kind!r}: not implemented; write 'sde-dpmsolver++', the "
             "same method in terms of x"
         )
+    return kind, forms[settings["solver_type"]]
+
+
+def _check_variance(settings: Settings) -> None:
+    if settings.get("variance_type") is not None:
+        raise ValueError(
+            f"variance_type={settings['variance_type']!r}: must be None; of a network "
+            "that predicts its variance too, pass the mean alone and leave it out"
+        )
+
+
+def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sampler:
+    order, (kind, second) = settings["solver_order"], _kind_and_second(settings)
+    lower = _lowered(settings, order, num_steps, missing)
+    if kind in _FORMS:
+        return samplers.DPMSolver(order, _FORMS[kind], second, "reference", lower)
     to_data = settings["final_sigmas_type"] == "zero"
     if order > 2 or (lower and not to_data):
         raise ValueError(
@@ -203,3 +219,71 @@ def _unipc(settings: Settings, missing: int) -> samplers.Sampler:
     lower = order if settings["lower_order_final"] else 0
     variable = "x" if settings["predict_x0"] else "eps"
     return samplers.UniPC(order, kind, variable, lower)
+
+
+def _pndm(
+    settings: Settings, num_steps: int, listed: DiffusersSteps
+) -> samplers.Sampler:
+    kind, skip = settings["prediction_type"], settings["skip_prk_steps"]
+    if kind != "epsilon":
+        raise ValueError(
+            f"prediction_type={kind!r} with PNDMScheduler: it extrapolates that, and "
+            "samplers.PNDM extrapolates eps; take another scheduler"
+        )
+    if not np.array_equal(listed.t[1:], listed.s[:-1]):
+        raise ValueError(
+            f"timestep_spacing={settings['timestep_spacing']!r}, {num_steps} steps: "
+            "PNDMScheduler aims elsewhere than where it calls the network next; write "
+            "timestep_spacing='leading'"
+        )
+    length = settings["num_train_timesteps"] // num_steps
+    if not skip and (num_steps < 4 or length % 2):
+        raise ValueError(
+            f"num_steps={num_steps}: must be at least 4, with steps of an even number "
+            f"of timesteps (here {length}), for the Runge-Kutta steps of "
+            "PNDMScheduler; or write skip_prk_steps=True"
+        )
+    return samplers.PNDM(4, "heun" if skip else "runge_kutta")
+
+
+def _singlestep(settings: Settings, missing: int) -> samplers.Sampler:
+    order, (kind, second) = settings["solver_order"], _kind_and_second(settings)
+    if missing and order > 1:
+        raise ValueError(
+            "final_sigmas_type='sigma_min' with the grid of levels of a singlestep "
+            "solver: its last step would have length 0; write 'zero'"
+        )
+    lower = bool(settings["lower_order_final"])
+    if kind in _FORMS:
+        form = _FORMS[kind]
+        return samplers.DPMSolverSinglestep(order, form, second, second, lower)
+    return samplers.SDEDPMSolverSinglestep(order, "x", second, second, lower)
+
+
+def _sa_solver(
+    settings: Settings, missing: int, listed: DiffusersSteps
+) -> samplers.Sampler:
+    _check_variance(settings)
+    if settings["tau_func"] is not None:
+        raise ValueError(
+            f"tau_func={settings['tau_func']!r}: must be None; samplers.SASolver(tau=, "
+            "t_min=, t_max=) has other noise"
+        )
+    if missing:
+        raise ValueError(
+            "SASolverScheduler with the levels of a Karras, exponential, beta or flow "
+            "grid: its last step would have length 0; leave use_..._sigmas out"
+        )
+    forms = {"data_prediction": "x", "noise_prediction": "eps"}
+    check_name("algorithm_type", settings["algorithm_type"], forms)
+    noisy = listed.t[(listed.timesteps >= 200) & (listed.timesteps <= 800)]
+    half = 0.5 / settings["num_train_timesteps"]
+    times = (0.0, 1.0) if len(noisy) == 0 else (noisy[-1] - half, noisy[0] + half)
+    return samplers.SASolver(
+        settings["predictor_order"],
+        settings["corrector_order"],
+        0.0 if len(noisy) == 0 else 1.0,
+        *map(float, times),
+        lower_final=4 if settings["lower_order_final"] else 0,
+        variable=forms[settings["algorithm_type"]],
+    )

@@ -44,6 +44,11 @@ _CONSISTENCY = dict(
     timestep_scaling=10.0,
 )
 _SOLVER = dict(_CHAIN, **_SPACED, **_THRESHOLD, **_FLOW_SIGMAS)
+_UNSPACED = {  # of a class whose timesteps are always "linspace"
+    name: value
+    for name, value in _SOLVER.items()
+    if name not in ("timestep_spacing", "steps_offset")
+}
 _EDM = dict(
     sigma_min=0.002,
     sigma_max=80.0,
@@ -97,7 +102,7 @@ CHAINS: dict[str, dict[str, Any]] = {
         variance_type=None,
     ),
     "DPMSolverSinglestepScheduler": dict(
-        _SOLVER,
+        _UNSPACED,
         **_DPM,
         **_DYNAMIC,
         lower_order_final=False,

@@ -125,10 +125,8 @@ class DiffusersScheduler:
         Raises:
           ValueError: the method is not shipped.
         """
-        missing = num_steps - len(self.steps(num_steps).t)
-        return methods.sampler(
-            self.name, self.settings, num_steps, max(missing, 0), self.eta
-        )
+        listed = self.steps(num_steps)
+        return methods.sampler(self.name, self.settings, num_steps, listed, self.eta)
 
     def denoise_fn(
         self, net_fn: Callable[[Array, Array], Array], listed: DiffusersSteps

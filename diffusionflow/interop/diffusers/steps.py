@@ -14,6 +14,7 @@ from diffusionflow.schedules import Schedule
 Settings = dict[str, Any]
 
 _REPEATS = ("DEISMultistepScheduler", "SASolverScheduler")  # the last level of a grid
+_BACK = ("DDIMScheduler", "PNDMScheduler")  # aim at a timestep less T // N
 
 
 class DiffusersSteps(NamedTuple):
@@ -21,8 +22,8 @@ class DiffusersSteps(NamedTuple):
 
     Fields:
       t: where each step starts and the network is called, `[num_steps]`.
-      s: where it aims, `[num_steps]`; for most classes the next `t`. DDIMScheduler aims
-        at its timestep less `T // N`, whatever its spacing.
+      s: where it aims, `[num_steps]`; for most classes the next `t`. DDIMScheduler and
+        PNDMScheduler aim at the timestep less `T // N`, whatever their spacing.
       timesteps: what the network is given as its time at `t`, `[num_steps]`.
       init_scale: standard deviation of the z that its pipelines start from.
       to_data: whether a last step to the data follows, with a call at the last `s`.
@@ -101,7 +102,7 @@ def _aims(
 ) -> np.ndarray:
     """Where the steps aim: the next level, and the end that the class has."""
     count = settings["num_train_timesteps"]
-    if name == "DDIMScheduler":
+    if name in _BACK:
         previous = index - count // len(index)
         last = 0.0 if settings["set_alpha_to_one"] else 1 / count
         return np.where(previous >= 0, (previous + 1) / count, last)
