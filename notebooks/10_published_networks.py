@@ -99,6 +99,8 @@ TEN = {
     "UniPC 2": samplers.UniPC(2),
     "Runge-Kutta 3, eps": samplers.RungeKutta("heun3", "eps"),
 }
+
+# %%
 z = jax.random.normal(jax.random.key(1), (8, *model.shape))
 
 
@@ -185,6 +187,7 @@ def of_diffusers(name, settings):
     return np.moveaxis(x.numpy(), 1, -1)
 
 
+# %%
 found = {}
 for title, settings in SCHEDULERS.items():
     name = title.split(",")[0]
