@@ -135,6 +135,17 @@ def test_a_search_never_ends_above_where_it_began():
         assert len(found) == len(times) and (halves(found) <= halves(times)).all()
 
 
+def test_held_out_noise_stops_a_search():
+    """The way to the least error at 0.2 passes that of the held-out noise at 0.4."""
+    settings = dict(ends_noisy=False, num_parameters=1, max_evaluations=40)
+    error_fn = lambda times: (abs(times[1] - 0.2), abs(times[1] - 0.4))
+    stopped = refinement.refined(error_fn, grids.uniform(2), **settings)[1]
+    assert abs(stopped - 0.4) < 0.1
+    alone_fn = lambda times: (abs(times[1] - 0.2), abs(times[1] - 0.2))
+    found = refinement.refined(alone_fn, grids.uniform(2), **settings)[1]
+    assert abs(found - 0.2) < 0.01
+
+
 @pytest.mark.parametrize("ends_noisy", [False, True])
 def test_as_many_parameters_as_free_times_reach_every_grid(ends_noisy):
     start, wanted = np.linspace(1, 0.1 * ends_noisy, 6), np.linspace(1, 0, 6) ** 3
