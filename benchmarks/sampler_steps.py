@@ -5,7 +5,7 @@
 For each sampler that a config can name, `samplers.run` and a loop of as many calls of
 the same network alternate in this process: the network of `configs/digits.py` with
 weights drawn at random, on the samples that a compiled program of `experiments.sample`
-makes at once. The table has the median of the ratios of the pairs and their quartiles.
+makes at once. The table has the medians of the ratios of the pairs and their quartiles.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -95,28 +95,41 @@ class Digits:
         return run, lambda: self.network_fn(self.params, self.z, calls), calls
 
 
-def ratios(programs: Any, pairs: int) -> list[float]:
-    """Measures seconds of the first program over those of the second, by pairs."""
-    seconds = []
+def ratios(programs: Sequence[Program], pairs: int) -> dict[str, list[float]]:
+    """Measures the first program's time over the second's, by pairs.
+
+    Returns:
+      Ratios of elapsed time and of processor time; where other processes run, the
+      second of them varies less.
+    """
+    clocks = {"elapsed": time.perf_counter, "processor": time.process_time}
+    seconds: dict[str, list[float]] = {name: [] for name in clocks}
     for number in range(2 * (pairs + 1)):
-        start = time.perf_counter()
+        start = {name: clock() for name, clock in clocks.items()}
         jax.block_until_ready(programs[number % 2]())
-        seconds.append(time.perf_counter() - start)
-    kept = seconds[2:]  # the first pair compiles
-    return [run / network for run, network in zip(kept[::2], kept[1::2], strict=True)]
+        for name, clock in clocks.items():
+            seconds[name].append(clock() - start[name])
+    kept = {name: values[2:] for name, values in seconds.items()}  # the first compiles
+    return {
+        name: [run / calls for run, calls in zip(v[::2], v[1::2], strict=True)]
+        for name, v in kept.items()
+    }
 
 
 def main() -> None:
     args = parse()
     digits, found = Digits(args.batch_size), {}
     print(f"digits network, {args.batch_size} samples, {args.num_steps} steps")
-    print(f"  {'sampler':30s}{'calls':>7s}{'ratio':>8s}{'quartiles':>16s}")
+    print("| sampler | calls | elapsed | quartiles | processor time | quartiles |")
+    print("|---|---|---|---|---|---|")
     for text in args.samplers:
         *programs, calls = digits.programs(text, args.num_steps)
         found[text] = ratios(programs, args.pairs)
-        low, middle, high = np.percentile(found[text], [25, 50, 75])
-        spread = f"{low:.3f} to {high:.3f}"
-        print(f"  {text:30s}{calls:7d}{middle:8.3f}{spread:>16s}", flush=True)
+        cells = []
+        for values in found[text].values():
+            low, middle, high = np.percentile(values, [25, 50, 75])
+            cells += [f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+        print(f"| `{text}` | {calls} | {' | '.join(cells)} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 
