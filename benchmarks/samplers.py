@@ -144,12 +144,12 @@ class Trained:
 
         return run
 
-    def samples(self, sampler: Any, count: int, paired: bool = True) -> Any:
-        """Samples in `count` uniform steps; on one Brownian path if `paired`."""
+    def samples(self, sampler: Any, count: int) -> Any:
+        """Samples in `count` uniform steps, on one Brownian path."""
         times = grids.uniform(count)
         rows = samplers.plan(sampler, times, schedule=self.schedule)
-        noise = random.Brownian(times) if paired else random.Independent()
-        return self.run_fn(self.params, self.z, self.keys, rows, sampler, noise)
+        path = random.Brownian(times)
+        return self.run_fn(self.params, self.z, self.keys, rows, sampler, path)
 
     @functools.cached_property
     def flow_end(self) -> np.ndarray:
@@ -172,7 +172,9 @@ class Trained:
     def overhead(self, text: str, rounds: int, count: int = 20) -> tuple[float, float]:
         """Measures median seconds of a step, and of its network calls alone."""
         sampler = sampler_of(text)
-        calls = int(self.samples(sampler, count).nfe)
+        rows = samplers.plan(sampler, grids.uniform(count), schedule=self.schedule)
+        arguments = self.params, self.z, self.keys, rows, sampler, random.Independent()
+        calls = int(self.run_fn(*arguments).nfe)
         label = jnp.asarray(self.labels)
 
         @functools.partial(jax.jit, **self.options)
@@ -182,7 +184,7 @@ class Trained:
             return jax.lax.scan(call, z, jnp.linspace(0.9, 0.1, calls))[0]
 
         programs = {
-            "step": lambda: self.samples(sampler, count, paired=False).x,
+            "step": lambda: self.run_fn(*arguments).x,
             "network": lambda: network(self.params, self.z),
         }
         seconds = {name: [] for name in programs}

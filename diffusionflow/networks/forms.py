@@ -93,6 +93,29 @@ def repeat_pixels(x: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.einsum("bp,bc->bpc", ones, x).reshape(like.shape)
 
 
+def group_means(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Computes the means of x and of x^2 over each group of channels and all pixels.
+
+    On a CPU pixels are summed first and the channels of a group then by a product: a
+    reduction over both at once is slow there.
+
+    Args:
+      x: [batch, *sizes, channels].
+      groups: number of groups, a divisor of the channels.
+
+    Returns:
+      Both [batch, groups].
+    """
+    batch, *sizes, channels = x.shape
+    pixels, each = math.prod(sizes), channels // groups
+    if not target().is_cpu:
+        grouped = x.reshape(batch, pixels, groups, each)
+        return grouped.mean((1, 3)), (grouped * grouped).mean((1, 3))
+    flat = x.reshape(batch, pixels, channels)
+    share = jnp.repeat(jnp.eye(groups, dtype=x.dtype), each, axis=1).T / (pixels * each)
+    return flat.sum(1) @ share, (flat * flat).sum(1) @ share
+
+
 def group_affine(
     mean: jax.Array, inverse: jax.Array, gamma: jax.Array, beta: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

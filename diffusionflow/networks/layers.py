@@ -8,14 +8,18 @@ reverse mode and higher derivatives hold. Parameters are float32; `dtype` is the
 of the products; statistics are float32 whatever `dtype` is.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from diffusionflow.networks.forms import add_bias, conv3x3, group_affine, repeat_pixels
+from diffusionflow.networks.forms import (
+    add_bias,
+    conv3x3,
+    group_affine,
+    group_means,
+    repeat_pixels,
+)
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -137,14 +141,12 @@ class GroupNorm(nn.Module):
         Returns:
           [batch, *sizes, channels], float32.
         """
-        batch, *sizes, channels = x.shape
-        groups = num_groups(channels)
+        channels = x.shape[-1]
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
         beta = self.param("bias", zeros, (channels,))
         x = x.astype(jnp.float32)
-        grouped = x.reshape(batch, math.prod(sizes), groups, channels // groups)
-        mean = grouped.mean((1, 3))
-        variance = jnp.maximum((grouped * grouped).mean((1, 3)) - mean * mean, 0.0)
+        mean, square = group_means(x, num_groups(channels))
+        variance = jnp.maximum(square - mean * mean, 0.0)
         inverse = jax.lax.rsqrt(variance + self.epsilon)
         scale, shift = group_affine(mean, inverse, gamma, beta)
         if film is not None:

@@ -17,8 +17,11 @@ from experiments.runtime.errors import require
 
 DATA, FSDP = "data", "fsdp"
 # jaxlib 0.10 gives CPU convolutions to YNNPACK, which is slower and less accurate
-# here than what it gives them to without (docs/performance.md).
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# here than what it gives them to without; products are faster by YNNPACK
+# (docs/performance.md).
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+}
 
 
 def split_cpu(count: int) -> None:
