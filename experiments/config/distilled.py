@@ -25,7 +25,7 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
     try:
         found = files.read_json(path)
         if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}, no entries by name")
+            raise ValueError(f"a {type(found).__name__}: must be entries by name")
         found.pop("history", None)
         config = ConfigDict(_with_tuples(found))
     except (OSError, ValueError, TypeError, KeyError) as error:
