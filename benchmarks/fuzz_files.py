@@ -17,6 +17,7 @@ from experiments.checkpointing import manager
 from experiments.comparison import read_run
 from experiments.config import build, distilled, external
 from experiments.data.cifar import CIFAR_TRAIN
+from experiments.evaluation import results
 from experiments.runtime.errors import UsageError
 from experiments.training import metrics_log
 
@@ -197,7 +198,6 @@ RECORDS = {
     "metrics.jsonl": '{"step": 4, "loss": 1.5}\n{"step": 8, "loss": 1.25}\n',
     "wall_clock.jsonl": '{"step": 4, "examples_per_second": 100.0}\n',
     "environment.json": '{"platform": "cpu", "devices": ["cpu"]}\n',
-    "eval.json": '{"format": 1, "settings": {"step": 4}, "arrays": {}}\n',
     "modules/index.json": '{"mine": {"path": "mine.py", "digest": "0123"}}\n',
 }
 
@@ -211,6 +211,17 @@ def _weights() -> dict[str, str]:
         }
 
 
+def _write_evaluation(
+    folder: pathlib.Path, identity: dict[str, Any], digests: dict[str, str]
+) -> None:
+    """The files of an evaluation of the checkpoint, which is read."""
+    settings = {"step": 4, "weights": "ema", "parameters": digests["ema"]}
+    entries: dict[str, Any] = {name: [] for name in results.ENTRIES}
+    entries |= {"settings": settings, "identity": identity, "left_out": {}}
+    entries |= {"likelihood": None}
+    results.write(folder / "eval.json", entries, {"bound": np.zeros(4)})
+
+
 def run_file(rng: random.Random, folder: pathlib.Path) -> str:
     """Reads the checkpoint and the records of a run of which a file was changed."""
     expected = _weights()
@@ -220,8 +231,10 @@ def run_file(rng: random.Random, folder: pathlib.Path) -> str:
     for name, text in RECORDS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
+    _write_evaluation(folder, config, expected)
     inside = sorted(p for p in (folder / "checkpoints").rglob("*") if p.is_file())
-    records = [folder / name for name in ("config.json", *RECORDS)]
+    names = ("config.json", "eval.json", "eval.npz", *RECORDS)
+    records = [folder / name for name in names]
     path = rng.choice(inside if rng.random() < 0.6 else records)
     if rng.random() < 0.2:
         what = make_no_file(rng, path)

@@ -144,6 +144,13 @@ def refuse_empty(name: str) -> None:
     )
 
 
+def define_output(help_text: str) -> flags.FlagHolder:
+    """Defines `--out`, the path of a result; it may not be empty."""
+    holder = flags.DEFINE_string("out", None, help_text)
+    refuse_empty("out")
+    return holder
+
+
 def define_file(name: str, default: str | None, help_text: str) -> flags.FlagHolder:
     """Defines a flag of a file that is read, which is looked for at once."""
     holder = flags.DEFINE_string(name, default, help_text)

@@ -29,10 +29,7 @@ cli.define_count("batch_size", 128, "Batch size of the likelihoods.", 2**16)
 cli.define_number(
     "guidance", None, "Guidance of the samples; by default that of the config."
 )
-flags.DEFINE_string(
-    "out", None, "Path of the result, .json; by default eval.json in the workdir."
-)
-cli.refuse_empty("out")
+cli.define_output("Path of the result, .json; by default eval.json in the workdir.")
 cli.define_count(
     "num_times", 32, "Times at which a draw estimates the variational bound.", 100_000
 )
@@ -91,7 +88,6 @@ def main() -> None:
     print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
     with progress.announced("importing"):
         from experiments.evaluation import evaluate, requested
-
     with (
         reporting_path_errors("workdir", WORKDIR.value),
         reporting_path_errors("out", values["out"]),

@@ -90,7 +90,7 @@ def frequency_decoupled(
     Source: Sadat et al. 2025, arXiv 2506.19713.
     """
     check_count("batch_ndim", batch_ndim, 0)
-    if not (isinstance(scales, (tuple, list)) or np.ndim(scales) == 1):
+    if not (isinstance(scales, (tuple, list)) or getattr(scales, "ndim", 0) == 1):
         raise ValueError(
             f"scales={scales!r}: must be a sequence of numbers, one for each band; "
             "classifier_free has one scale"

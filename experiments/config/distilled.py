@@ -24,13 +24,15 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
     path = workdir / "config.json"
     try:
         found = files.read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}: must be entries by name")
         found.pop("history", None)
-    except (OSError, ValueError, AttributeError) as error:
+        config = ConfigDict(_with_tuples(found))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"--{flag}={workdir}: no config of a run in {path}: {error}; give the "
             "workdir of a trained run"
         ) from error
-    config = ConfigDict(_with_tuples(found))
     schema.settle(config)
     return config
 

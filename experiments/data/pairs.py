@@ -82,8 +82,8 @@ def _whole(arrays: Arrays, name: str, low: int, high: int) -> int:
     """A whole number of a file."""
     found = arrays[name]
     if found.shape or found.dtype.kind not in "iu" or not low <= found <= high:
-        shown = found.item() if not found.shape else f"shape {found.shape}"
-        raise ValueError(f"{name}={shown!r}: must be a whole number in {low}..{high:,}")
+        shown = repr(found.item()) if not found.shape else f"shape {found.shape}"
+        raise ValueError(f"{name}={shown}: must be a whole number in {low}..{high:,}")
     return int(found)
 
 

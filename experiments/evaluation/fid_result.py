@@ -9,6 +9,11 @@ from experiments.runtime import files
 from experiments.runtime.errors import UsageError, require
 from experiments.sampling import shards
 
+NAMES = {  # entries of a result
+    *("protocol", "value", "comparable", "reasons", "compares_with", "count"),
+    *("reference", "recipe", "settings"),
+}
+
 
 def checked_path(out: str | None, default: pathlib.Path) -> pathlib.Path:
     """The path of the result, in a folder that exists.
@@ -41,7 +46,8 @@ def finished(path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | N
         there = files.read_json(path)
     except ValueError:
         there = None
-    if not isinstance(there, dict) or not {"settings", "value"} <= there.keys():
+    known = isinstance(there, dict) and there.keys() >= NAMES
+    if not known or not isinstance(there["settings"], dict):
         raise UsageError(
             f"{path} was not written by evaluate --protocol: choose another --out, or "
             "move it away"

@@ -22,6 +22,11 @@ from experiments.runtime.errors import UsageError
 from experiments.sampling import shards
 
 FORMAT = 5
+ENTRIES = (  # that are read of a result
+    *("settings", "identity", "left_out", "likelihood"),
+    *("held_out_baseline", "samples", "arrays"),
+)
+DESCRIBED = ("file", "sha256")  # of the arrays
 
 Arrays = dict[str, np.ndarray]
 
@@ -158,14 +163,22 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Arrays]:
             f"{path} has format {values.get('format')}: must be {FORMAT}, which this "
             "version reads; evaluate again"
         )
-    arrays_path = path.with_name(values["arrays"]["file"])
+    missing = [name for name in ENTRIES if name not in values]
+    described = values.get("arrays")
+    names = [described.get(n) for n in DESCRIBED] if isinstance(described, dict) else ()
+    if missing or not names or not all(isinstance(n, str) and n for n in names):
+        raise UsageError(
+            f"{path} has no {', '.join(missing) or 'arrays'}: it was changed; evaluate "
+            "again"
+        )
+    arrays_path = path.with_name(pathlib.Path(names[0]).name)
     try:
         content = arrays_path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"{arrays_path}, which belongs to {path}, is missing: evaluate again"
         ) from error
-    if hashlib.sha256(content).hexdigest() != values["arrays"]["sha256"]:
+    if hashlib.sha256(content).hexdigest() != names[1]:
         raise UsageError(
             f"{arrays_path} is corrupted or does not belong to {path}: evaluate again"
         )
@@ -189,6 +202,8 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     try:
         values = files.read_json(path)
         values["settings"].keys()
+        if not isinstance(values.get("format", 0), int):
+            raise TypeError("format must be a whole number")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is no evaluation; choose another --out") from error
     return values

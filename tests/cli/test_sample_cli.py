@@ -63,8 +63,8 @@ MISTAKES = {
     "a long name": ([f"--out={'x' * 300}"], "--out=x*: File name too long"),
     "no grid": (["--sampler.grid=karras(rho='a')"], "sampler.grid: karras: "),
     "no plan": (
-        ["--sampler.name=restart(rho_max=1e-9)"],
-        "sampler.name: .*rho_max=1e-09: must be above",
+        ["--sampler.name=restart(rho_max=0.5)", "--sampler.grid=uniform(t_min=0.5)"],
+        "sampler.name: .*rho_max=0.5: must be above",
     ),
     "no run": (["--workdir=/nowhere/at/all"], "no checkpoints in /nowhere/at/all"),
 }

@@ -101,7 +101,7 @@ def test_wrong_shapes_are_refused():
     path, t = exact_path(4)
     with pytest.raises(ValueError, match="must be .num_states"):
         metrics.straightness(path, t[1:])
-    with pytest.raises(ValueError, match="neighbours are equal"):
+    with pytest.raises(ValueError, match="must fall or rise"):
         metrics.straightness(path, np.array([1, 0.5, 0.5, 0.2, 0]))
     with pytest.raises(ValueError, match="two states"):
         metrics.curvature(path[:1])

@@ -93,6 +93,10 @@ def test_a_run_has_its_config(tmp_path):
     FrozenConfigDict(made)
     with pytest.raises(UsageError, match="--teacher=.*no config of a run.*workdir of"):
         distilled.read_config(tmp_path / "none", "teacher")
+    for text in ("[]", "3", '{"a.b": 1}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UsageError, match="no config of a run in"):
+            distilled.read_config(tmp_path, "teacher")
 
 
 WRONG = {

@@ -144,10 +144,11 @@ def test_conditions_are_the_arrays_side_by_side(tmp_path):
     ],
 )
 def test_conditions_that_cannot_be_are_refused_in_one_line(tmp_path, conditions, said):
-    path = written(tmp_path / "a.npz", values=floats(9, 2), conditions=conditions)
+    arrays = dict(values=floats(9, 2), conditions=conditions, age=np.ones(9))
+    path = written(tmp_path / "a.npz", **arrays)
     assert said in refusal(path=path)
-    line = refusal(path=path, conditions=("conditions", "pose"))
-    assert "no array 'pose'; it has values, conditions" in line
+    line = refusal(path=path, conditions=("age", "pose"))
+    assert "no array 'pose'; it has values, conditions, age" in line
 
 
 def test_conditions_of_a_validation_file_have_as_many_features(tmp_path):

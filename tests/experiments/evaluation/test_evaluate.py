@@ -177,7 +177,11 @@ WRONG = {
         f"--inception={__file__}",
         r"data of shape \[2\] are no images",
     ),
-    "a plan": ("evaluate", "--sampler=restart(rho_max=1e-9)@2", "rho_max=1e-09: must"),
+    "a plan": (
+        "evaluate",
+        "--sampler=restart(rho_max=0.5)@2@uniform(t_min=0.5)",
+        "rho_max=0.5: must be above",
+    ),
     "to draw": ("sample", "--num_samples=1000000000000", r"range \[1, 100000000\]"),
 }
 

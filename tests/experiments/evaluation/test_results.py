@@ -145,6 +145,18 @@ def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path
         text = json.dumps({**evaluated, "format": other})
         (tmp_path / "eval.json").write_text(text)
         assert read_run.read(tmp_path).evaluation is None
+    for changed in (
+        {"format": "5"},
+        {"arrays": {}},
+        {"arrays": {"file": "", "sha256": ""}},
+        {"settings": 3},
+    ):
+        (tmp_path / "eval.json").write_text(json.dumps({**evaluated, **changed}))
+        assert read_run.read(tmp_path).evaluation is None
+    for name in ("identity", "left_out", "samples"):
+        less = {key: evaluated[key] for key in evaluated if key != name}
+        (tmp_path / "eval.json").write_text(json.dumps(less))
+        assert read_run.read(tmp_path).evaluation is None
     (tmp_path / "eval.json").write_text(json.dumps(evaluated))
     assert read_run.read(tmp_path).evaluation == evaluated
 
