@@ -237,6 +237,7 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
     return statistics.median(seconds[1:]) / count
 
 
+@functools.cache
 def is_deterministic(text: str) -> bool:
     """Returns whether no noise enters a sample."""
     coefficients = samplers.coefficients(
@@ -256,7 +257,7 @@ def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -
             shown = [t for t in lines if kinds[t] == (wanted == "deterministic")]
             for number, text in enumerate(shown):
                 nfe, error = zip(*lines[text], strict=True)
-                style = "-o" if number < len(COLORS) else "--s"
+                style = STYLES[number // len(COLORS)]
                 color = COLORS[number % len(COLORS)]
                 axes.loglog(
                     nfe, error, style, color=color, markersize=3, lw=1, label=text
@@ -265,10 +266,11 @@ def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -
             axes.grid(alpha=0.3)
         named = panels[0].get_legend_handles_labels()
         part.legend(*named, loc="outside lower center", fontsize=7, ncols=4)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 COLORS = colormaps["tab10"].colors
+STYLES = ("-o", "--s", ":^")
 
 
 def table(lines: Mapping[str, list[Point]]) -> None:
