@@ -54,7 +54,7 @@ def section() -> Section:
 
     sliders = (
         Slider("method", names, named=True),
-        Slider("measured first coordinate", texts(MEASURED), start=4),
+        Slider("measured first coordinate", texts(MEASURED), len(MEASURED) // 2),
         Slider("noise of the measurement", texts(STDS), start=1),
     )
     readout = [words(say, len(names), len(MEASURED), len(STDS))]

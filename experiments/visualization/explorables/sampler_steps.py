@@ -162,7 +162,8 @@ def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
     place = Over((SAMPLER, STEP), [[[run.nfe] for run in of] for of in runs])
     here = Over((SAMPLER, STEP), [[[run.error] for run in of] for of in runs])
     ring: dict[str, Any] = {"size": 16, "symbol": "circle-open"}
-    shown.append(line(place, here, "here", -1, mode="markers", marker=ring))
+    unnamed = {"mode": "markers", "marker": ring, "showlegend": False}
+    shown.append(line(place, here, "here", -1, **unnamed))
     return Chart(
         "Error against NFE",
         "Wasserstein-2 distance of the samples to the data, against the number of "
