@@ -65,6 +65,15 @@ SAMPLERS = (
     "dpm_solver_2s",
     "unipc(2)",
     "unipc(3)",
+    "runge_kutta('heun3', 'u')",
+    "adams_bashforth(4, 'eps', 'step')",
+    "pndm",
+    "pndm(4, 'heun')",
+    "dpm_solver(2, 'eps', 'taylor')",
+    "dpm_solver_2s('eps')",
+    "dpm_solver_singlestep(3)",
+    "dpm_solver_singlestep(3, 'eps', 'midpoint')",
+    "reverse_diffusion(0.0)",
     "ddpm",
     "churn(0.2)",
     "edm(20.0)",
@@ -72,6 +81,20 @@ SAMPLERS = (
     "sde_dpm_solver(3)",
     "euler_maruyama",
     "stochastic_heun",
+    "edm(20.0, second='midpoint')",
+    "ddim_eta(0.5)",
+    "ddim_eta(0.5, 'scale')",
+    "ancestral_2s",
+    "ancestral_2s('eps')",
+    "sde_dpm_solver_2s",
+    "sde_dpm_solver_singlestep(2)",
+    "sde_dpm_solver_singlestep(3, 'eps', 'midpoint', noise='ancestral')",
+    "sa_solver",
+    "restart",
+    "langevin",
+    "overshoot",
+    "reverse_diffusion",
+    "refresh",
 )
 NUM_STEPS_TRAINED = (5, 10, 20, 40)  # each is a compilation of the network
 PARTS = ("mixture", "trained", "time")
@@ -216,6 +239,7 @@ def arithmetic(text: str, shape: tuple[int, ...], rounds: int) -> float:
     return statistics.median(seconds[1:]) / count
 
 
+@functools.cache
 def is_deterministic(text: str) -> bool:
     """Returns whether no noise enters a sample."""
     coefficients = samplers.coefficients(
@@ -225,30 +249,40 @@ def is_deterministic(text: str) -> bool:
 
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
-    """Draws a panel per problem, a line per sampler; dashed where it is stochastic."""
-    figure = Figure(figsize=(6.4 * len(results), 6.0), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
-    for axes, (problem, lines) in zip(panels, results.items(), strict=True):
-        axes.set_prop_cycle(color=colormaps["tab20"].colors)
-        for text, points in lines.items():
-            style = "-o" if is_deterministic(text) else "--s"
-            nfe, error = zip(*points, strict=True)
-            axes.loglog(nfe, error, style, markersize=3, linewidth=1, label=text)
-        axes.set(title=problem, xlabel="NFE", ylabel="error")
-        axes.grid(alpha=0.3)
-    named = panels[0].get_legend_handles_labels()
-    figure.legend(*named, loc="outside lower center", fontsize=7, ncols=5)
-    figure.savefig(path, dpi=150)
+    """Draws a column per problem, deterministic samplers over stochastic ones."""
+    figure = Figure(figsize=(6.4 * len(results), 13.0), layout="constrained")
+    rows = figure.subfigures(2, 1)
+    for part, wanted in zip(rows, ("deterministic", "stochastic"), strict=True):
+        panels = part.subplots(1, len(results), squeeze=False, sharey="col")[0]
+        for axes, (problem, lines) in zip(panels, results.items(), strict=True):
+            kinds = {text: is_deterministic(text) for text in lines}
+            shown = [t for t in lines if kinds[t] == (wanted == "deterministic")]
+            for number, text in enumerate(shown):
+                nfe, error = zip(*lines[text], strict=True)
+                style = STYLES[number // len(COLORS)]
+                color = COLORS[number % len(COLORS)]
+                axes.loglog(
+                    nfe, error, style, color=color, markersize=3, lw=1, label=text
+                )
+            axes.set(title=f"{problem}: {wanted}", xlabel="NFE", ylabel="error")
+            axes.grid(alpha=0.3)
+        named = panels[0].get_legend_handles_labels()
+        part.legend(*named, loc="outside lower center", fontsize=7, ncols=4)
+    figure.savefig(path, dpi=100)
+
+
+COLORS = colormaps["tab10"].colors
+STYLES = ("-o", "--s", ":^")
 
 
 def table(lines: Mapping[str, list[Point]]) -> None:
     """Formats errors by number of steps, with the NFE in brackets."""
     count = len(next(iter(lines.values())))
     steps = NUM_STEPS[:count]
-    print(f"  {'steps':34s}" + "".join(f"{number:>16d}" for number in steps))
+    print(f"  {'steps':68s}" + "".join(f"{number:>16d}" for number in steps))
     for text, points in lines.items():
         cells = (f"{error:.2e} ({nfe})" for nfe, error in points)
-        print(f"  {text:34s}" + "".join(f"{cell:>16s}" for cell in cells))
+        print(f"  {text:68s}" + "".join(f"{cell:>16s}" for cell in cells))
 
 
 def rival(python: str, trained: Trained, rounds: int) -> None:

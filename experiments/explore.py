@@ -2,7 +2,8 @@
 
     diffusionflow explore --out=site/
 
-Scaling, variance of the data, churn, weightings, reflow, samplers and their steps.
+Scaling, variance of the data, churn, weightings, reflow, samplers by name with their
+steps, and an inverse problem.
 Everything is computed here by the library; the page opens from a file, without a
 network.
 """

@@ -87,9 +87,9 @@ class DPMSolverSinglestep:
         )
         place, last = self._places(usable)
         lengths = [multistep.earlier(h, back, 1) for back in range(self.order)]
-        total = sum(
-            xp.where(place > back, length, 0) for back, length in enumerate(lengths)
-        )
+        total = xp.zeros_like(h)
+        for back, length in enumerate(lengths):
+            total = total + xp.where(place > back, length, 0)
         q = xp.where(usable, xp.exp(-total), 0)
         goal = self._goal(total, q, last, alpha_s, sigma_s)
         weights = [xp.zeros_like(h)] * max(self.order - 1, 1)

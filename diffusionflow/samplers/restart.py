@@ -115,18 +115,18 @@ class Restart(RaisedSteps):
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
         intervals, added = self._intervals(), 0
         row = np.arange(len(t) + sum(steps * rounds for *_, steps, rounds in intervals))
-        outer, begins, ends = row, [], []
+        begins, ends, passed = [], [], []
         for low, high, num_steps, repeats in intervals:
             step, top = _where(s, low, high, schedule)
             place = row - step - 1 - added  # in the rounds
             added += num_steps * repeats
             inside = (place >= 0) & (place < num_steps * repeats)
-            outer = outer - xp.clip(place, 0, num_steps * repeats)
+            passed.append(xp.clip(place, 0, num_steps * repeats))
             inner_t, inner_s = _round(s[step], top, num_steps, schedule)
             inner = place % num_steps
             begins.append((inside, inner_t[inner], inside & (inner == 0), s[step], top))
             ends.append((inside, inner_s[inner]))
-        outer = xp.clip(outer, 0, t.shape[0] - 1)
+        outer = xp.clip(row - sum(passed), 0, t.shape[0] - 1)
         all_t, all_s = t[outer], s[outer]
         for inside, end in ends:
             all_s = xp.where(inside, end, all_s)

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 from scipy import stats
 
-from diffusionflow import analytic, grids, samplers, schedules
+from diffusionflow import analytic, grids, random, samplers, schedules
 
 NUM_STEPS = (5, 10, 20, 40, 80)
 NUM_STARTS = 20_000
@@ -103,16 +106,51 @@ def runs_against_nfe(
         noise = stats.norm.ppf((np.arange(num_starts) + 0.5) / num_starts)
         for count in num_steps:
             times = grid_fn(count)
-            result = samplers.sample(
-                jax.random.key(0),
-                data.denoise_fn(schedule=schedule),
-                schedule.sigma(times[0]) * noise,
-                times,
-                sampler=sampler,
-                schedule=schedule,
-            )
-            runs.append(Samples(int(result.nfe), np.sort(np.asarray(result.x)), exact))
+            z = schedule.sigma(times[0]) * noise
+            nfe, x = _steps(sampler, data, z, times, schedule)
+            runs.append(Samples(nfe, np.sort(x), exact))
     return runs
+
+
+def _steps(
+    sampler: Any,
+    data: analytic.Mixture,
+    z: np.ndarray,
+    times: np.ndarray,
+    schedule: schedules.Schedule,
+) -> tuple[int, np.ndarray]:
+    """`samplers.sample`, step by step: one compilation for all numbers of steps."""
+    rows = samplers.plan(sampler, times, schedule=schedule)
+    count = len(jax.tree.leaves(rows)[0])
+    calls = rows.get("calls", np.ones(count)) if isinstance(rows, dict) else None
+    if calls is None:
+        raise ValueError(f"sampler={sampler}: its plan must be a dictionary of columns")
+    state, key = sampler.init(jnp.asarray(z)), jax.random.key(0)
+    for number in range(count):
+        row = jax.tree.map(lambda column, number=number: column[number], rows)
+        state = _step(sampler, data, state, row, key, number, schedule)
+    x, nfe = sampler.output(state), int(np.sum(calls))
+    if float(schedule.sigma(times[-1])) > 0:
+        x = data.denoise_fn(schedule=schedule)(x, times[-1]).x
+        nfe += 1
+    return nfe, np.asarray(x)
+
+
+@jax.jit
+def _step(
+    sampler: Any,
+    data: analytic.Mixture,
+    state: Any,
+    row: Any,
+    key: Array,
+    number: ArrayLike,
+    schedule: schedules.Schedule,
+) -> Any:
+    z = sampler.output(state)
+    draws = jnp.zeros((0, *z.shape), z.dtype)
+    if sampler.num_noises:
+        draws = random.Independent().draw(key, number, sampler.num_noises, z)
+    return sampler.step(state, row, draws, data.denoise_fn(schedule=schedule))
 
 
 def errors_against_nfe(

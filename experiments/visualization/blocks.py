@@ -78,12 +78,15 @@ class Slider(NamedTuple):
       places: label of each choice.
       start: index of the first choice shown.
       named: choices are names, shown as a list instead of a slider.
+      more: further names of choices of such a list, in groups with a title: pairs of a
+        name and the index of its choice.
     """
 
     name: str
     places: Sequence[str]
     start: int = 0
     named: bool = False
+    more: Sequence[tuple[str, Sequence[tuple[str, int]]]] = ()
 
 
 class Over(NamedTuple):

@@ -278,12 +278,13 @@ def _sa_solver(
     check_name("algorithm_type", settings["algorithm_type"], forms)
     noisy = listed.t[(listed.timesteps >= 200) & (listed.timesteps <= 800)]
     half = 0.5 / settings["num_train_timesteps"]
-    times = (0.0, 1.0) if len(noisy) == 0 else (noisy[-1] - half, noisy[0] + half)
+    some = len(noisy) > 0
     return samplers.SASolver(
         settings["predictor_order"],
         settings["corrector_order"],
-        0.0 if len(noisy) == 0 else 1.0,
-        *map(float, times),
+        tau=float(some),
+        t_min=float(noisy[-1] - half) if some else 0.0,
+        t_max=float(noisy[0] + half) if some else 1.0,
         lower_final=4 if settings["lower_order_final"] else 0,
         variable=forms[settings["algorithm_type"]],
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from experiments.visualization.blocks import Section
 from experiments.visualization.explorables import (
     churn,
+    inverse_problem,
     reflow,
     sampler_steps,
     scaling,
@@ -12,5 +13,6 @@ from experiments.visualization.explorables import (
 )
 
 SECTIONS: tuple[Callable[[], Section], ...] = tuple(
-    each.section for each in (scaling, churn, weighting, reflow, sampler_steps)
+    each.section
+    for each in (scaling, churn, weighting, reflow, sampler_steps, inverse_problem)
 )

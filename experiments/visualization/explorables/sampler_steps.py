@@ -1,9 +1,13 @@
 """Interactive figure: samples of a mixture by each sampler, and errors against NFE."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from diffusionflow import analytic
 from diffusionflow._numeric import in_float64
+from diffusionflow.samplers import Sampler
+from diffusionflow.samplers.names_elsewhere import ROWS
 from experiments.analysis import sampler_error
 from experiments.analysis.sampler_error import SAMPLERS, Samples
 from experiments.visualization.blocks import (
@@ -13,6 +17,7 @@ from experiments.visualization.blocks import (
     Over,
     Section,
     Slider,
+    Table,
     axis,
 )
 from experiments.visualization.explorables.base import POWERS, line, words
@@ -20,34 +25,98 @@ from experiments.visualization.explorables.base import POWERS, line, words
 STEPS = (3, 5, 8, 12, 20, 40, 80)
 SAMPLER, STEP = 0, 1  # sliders
 EDGES = np.linspace(-3.2, 3.6, 86)
+IN_TABLE = STEPS.index(20)
+NUM_STARTS = 5_000  # of each of many samplers
 
 LEAD = (
     "Samples of a mixture with its exact denoiser, so that all of the error is the "
-    "sampler's, and for DDPM that of a finite sample. Starts are quantiles of the "
-    "prior. Methods of higher order win with many steps, and can lose with few."
+    "sampler's, and for a stochastic one that of a finite sample. Starts are quantiles "
+    "of the prior. Methods of higher order win with many steps, and can lose with few. "
+    "Choose a sampler by any of its names: those of web interfaces, of k-diffusion's "
+    "functions and of other libraries' classes stand below ours. All take equal steps "
+    "of time on flow matching here."
 )
 
 
+class Choice(NamedTuple):
+    """A sampler with its names.
+
+    Fields:
+      name: shown first.
+      sampler: itself.
+      elsewhere: what it is called elsewhere.
+      differences: to what is called so.
+    """
+
+    name: str
+    sampler: Sampler
+    elsewhere: tuple[str, ...] = ()
+    differences: str = ""
+
+
+def choices() -> list[Choice]:
+    """Lists the samplers of the lines, then those that only have a name elsewhere."""
+    found = {sampler: Choice(name, sampler) for name, sampler in SAMPLERS.items()}
+    for row in ROWS:
+        known = found.get(row.sampler, Choice(row.names[0], row.sampler))
+        elsewhere = known.elsewhere + row.names
+        differences = "; ".join(filter(None, (known.differences, row.differences)))
+        found[row.sampler] = known._replace(
+            elsewhere=elsewhere, differences=differences
+        )
+    return list(found.values())
+
+
+def by_library(known: list[Choice]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Groups the names elsewhere, each with the place of its sampler."""
+    groups: dict[str, list[tuple[str, int]]] = {
+        "web interfaces": [],
+        "k-diffusion": [],
+        "diffusers": [],
+        "score_sde, rectified-flow": [],
+    }
+    for place, choice in enumerate(known):
+        for name in choice.elsewhere:
+            if name.startswith("sample_"):
+                group = "k-diffusion"
+            elif name.endswith("Scheduler"):
+                group = "diffusers"
+            elif name.endswith(("Predictor", "Sampler")):
+                group = "score_sde, rectified-flow"
+            else:
+                group = "web interfaces"
+            groups[group].append((name, place))
+    return [(title, sorted(names)) for title, names in groups.items()]
+
+
 def section() -> Section:
-    """Builds the section: densities of samples, and errors of all samplers."""
-    data = sampler_error.mixture()
+    """Builds the section: densities of samples, errors, and the table of names."""
+    data, known = sampler_error.mixture(), choices()
     runs = [
-        sampler_error.runs_against_nfe(sampler, data, num_steps=STEPS)
-        for sampler in SAMPLERS.values()
+        sampler_error.runs_against_nfe(
+            choice.sampler, data, num_steps=STEPS, num_starts=NUM_STARTS
+        )
+        for choice in known
     ]
-    names = list(SAMPLERS)
-    say = lambda i, j: (
-        f"{names[i]}, {STEPS[j]} steps: NFE {runs[i][j].nfe}, Wasserstein-2 distance "
-        f"to the data {runs[i][j].error:.3g}."
-    )
+    names = [choice.name for choice in known]
+
+    def say(i: int, j: int) -> str:
+        run = runs[i][j]
+        differs = known[i].differences.replace("`", "")
+        return (
+            f"{names[i]}, {STEPS[j]} steps: NFE {run.nfe}, Wasserstein-2 distance to "
+            f"the data {run.error:.3g}. Here: {known[i].sampler}."
+            + (f" Elsewhere: {differs}." if differs else "")
+        )
+
     sliders = (
-        Slider("sampler", names, named=True),
+        Slider("sampler", names, named=True, more=by_library(known)),
         Slider("number of steps", [str(n) for n in STEPS], start=1),
     )
     readout = [words(say, len(names), len(STEPS))]
     charts = (densities(data, runs), errors(names, runs))
-    block = Explorable(sliders, charts, readout)
-    return Section("Samplers and their steps", LEAD, [block])
+    blocks = [Explorable(sliders, charts, readout), table(known, runs)]
+    return Section("Samplers and their steps", LEAD, blocks)
 
 
 def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
@@ -55,7 +124,7 @@ def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
     middle = (EDGES[1:] + EDGES[:-1]) / 2
     log_density = lambda data, x: data.log_density(x, 1.0, 0.0)
     exact = np.exp(in_float64(log_density, data, middle))
-    width, count = EDGES[1] - EDGES[0], sampler_error.NUM_STARTS
+    width, count = EDGES[1] - EDGES[0], NUM_STARTS
     histograms = [
         [np.histogram(run.x, EDGES)[0] / width / count for run in of] for of in runs
     ]
@@ -75,7 +144,7 @@ def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
 
 
 def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
-    """Draws the error of every sampler and marks the one chosen."""
+    """Draws the errors of some samplers, and of the one chosen with its place."""
     shown = [
         line(
             [run.nfe for run in of],
@@ -85,12 +154,16 @@ def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
             mode="lines+markers",
             marker={"size": 6, "symbol": MARKERS[group]},
         )
-        for group, (name, of) in enumerate(zip(names, runs, strict=True))
+        for group, (name, of) in enumerate(zip(SAMPLERS, runs, strict=False))
     ]
+    nfe = Over((SAMPLER,), [[run.nfe for run in of] for of in runs])
+    error = Over((SAMPLER,), [[run.error for run in of] for of in runs])
+    shown.append(line(nfe, error, "chosen", -1, line={"width": 3, "dash": "dot"}))
     place = Over((SAMPLER, STEP), [[[run.nfe] for run in of] for of in runs])
-    error = Over((SAMPLER, STEP), [[[run.error] for run in of] for of in runs])
-    ring = {"size": 16, "symbol": "circle-open"}
-    shown.append(line(place, error, "here", -1, mode="markers", marker=ring))
+    here = Over((SAMPLER, STEP), [[[run.error] for run in of] for of in runs])
+    ring: dict[str, Any] = {"size": 16, "symbol": "circle-open"}
+    unnamed = {"mode": "markers", "marker": ring, "showlegend": False}
+    shown.append(line(place, here, "here", -1, **unnamed))
     return Chart(
         "Error against NFE",
         "Wasserstein-2 distance of the samples to the data, against the number of "
@@ -101,3 +174,18 @@ def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
             "yaxis": axis("distance", type="log", **POWERS),
         },
     )
+
+
+def table(known: list[Choice], runs: list[list[Samples]]) -> Table:
+    """Lists every sampler with its names elsewhere, and its error at 20 steps."""
+    rows = [
+        (
+            choice.name,
+            ", ".join(name for name in choice.elsewhere if name != choice.name),
+            str(of[IN_TABLE].nfe),
+            f"{of[IN_TABLE].error:.3g}",
+        )
+        for choice, of in zip(known, runs, strict=True)
+    ]
+    head = ("sampler", "names elsewhere", "NFE of 20 steps", "distance")
+    return Table(head, rows, "Samplers by name, and their Wasserstein-2 distances.")

@@ -8,11 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from diffusionflow import samplers
 from experiments.analysis import reflow as analysis_reflow
 from experiments.analysis import sampler_error, weights
 from experiments.visualization import html_page, sliders
-from experiments.visualization.blocks import Over, Section
+from experiments.visualization.blocks import Section
 from experiments.visualization.explorables import (
     SECTIONS,
     churn,
@@ -22,6 +21,7 @@ from experiments.visualization.explorables import (
     weighting,
 )
 from tests.helpers import browser, oracles
+from tests.helpers.explorables import at, check_every_place
 
 
 @pytest.fixture(scope="module")
@@ -41,41 +41,6 @@ def churning():
 def weighing():
     (block,) = weighting.section().blocks
     return block
-
-
-def at(value, place):
-    """What the page takes of a value where its sliders stand."""
-    if isinstance(value, Over):
-        found = value.values
-        for slider in value.sliders:
-            found = found[place[slider]]
-        return found
-    return value
-
-
-def check_every_place(block):
-    """Each value has all places of its sliders and no more; x and y are as long."""
-    sizes = [len(slider.places) for slider in block.sliders]
-    for slider in block.sliders:
-        assert 0 <= slider.start < len(slider.places)
-    for sentence in block.readout:
-        check_sizes(sentence, sizes)
-    for trace in (trace for chart in block.charts for trace in chart.data):
-        for name in ("x", "y"):
-            if isinstance(trace[name], Over):
-                check_sizes(trace[name], sizes)
-        for place in itertools.product(*({0, size // 2, size - 1} for size in sizes)):
-            x, y = at(trace["x"], place), at(trace["y"], place)
-            assert len(x) == len(y) > 0
-            assert np.array_equal(np.isnan(x), np.isnan(y))
-            assert np.isfinite(np.asarray(y)).any()
-
-
-def check_sizes(value, sizes):
-    found = [value.values]
-    for slider in value.sliders:
-        assert {len(each) for each in found} == {sizes[slider]}
-        found = [one for each in found for one in each]
 
 
 def particles(chart, name, place):
@@ -223,41 +188,6 @@ def test_reflow_straightens_and_keeps_the_steps_of_its_pairs(reflowing):
 def test_no_place_is_a_number_that_rounding_made():
     places = [place for slider, _ in weighting.SLIDERS for place in slider.places]
     assert "0" in places and not any("e" in place for place in places)
-
-
-def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
-    data, two = sampler_error.mixture(), ("DDIM", "Heun, in u")
-    known = {name: sampler_error.SAMPLERS[name] for name in two}
-    monkeypatch.setattr(sampler_steps, "SAMPLERS", known)
-    monkeypatch.setattr(sampler_steps, "STEPS", (3, 5))
-    (block,) = sampler_steps.section().blocks
-    check_every_place(block)
-    density, errors = block.charts
-    for i, name in enumerate(two):
-        for j, count in enumerate((3, 5)):
-            (run,) = sampler_error.runs_against_nfe(
-                known[name], data, num_steps=(count,)
-            )
-            trace = errors.data[i]
-            assert (trace["x"][j], trace["y"][j]) == (run.nfe, run.error)
-            assert at(errors.data[-1]["y"], (i, j)) == [run.error]
-            assert f"NFE {run.nfe}," in at(block.readout[0], (i, j))
-            middle, share = density.data[0]["x"], at(density.data[0]["y"], (i, j))
-            outside = (run.x < sampler_steps.EDGES[0]) | (
-                run.x > sampler_steps.EDGES[-1]
-            )
-            width = middle[1] - middle[0]
-            assert np.sum(share) * width == pytest.approx(1 - outside.mean())
-
-
-def test_samples_of_many_steps_have_the_quantiles_of_the_data():
-    data = sampler_error.mixture()
-    (run,) = sampler_error.runs_against_nfe(
-        samplers.Heun("dz_dt"), data, num_steps=(80,), num_starts=2001
-    )
-    assert run.nfe == 159 and np.all(np.diff(run.x) >= 0)
-    assert run.error == pytest.approx(np.sqrt(np.mean((run.x - run.exact) ** 2)))
-    assert run.error < 2e-3
 
 
 # --- the page -----------------------------------------------------------------
