@@ -47,7 +47,9 @@ class Guided(Wrapper):
           weight: w, which replaces each scale s by `w s + 1 - w`, scalar or
             `[*batch]`; None for 1.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define mix(positive, negative, t, weight)"
+        )
 
     def both(self, z: Array, t: ArrayLike) -> tuple[Denoised, Denoised]:
         """Returns the guided result, and the positive one that it comes from."""

@@ -64,7 +64,9 @@ class PosteriorDenoiser(Wrapper):
           pullback: the product with J^T, on `[*batch, *event]`.
           t: scalar or `[*batch]`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define solve(residual, pullback, t)"
+        )
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
         calls = super().num_network_calls(t)

@@ -64,7 +64,7 @@ class _Normed:
         check_bound("norm", self.norm, lambda norm: norm >= 0, "at least 0")
 
     def _half_square(self, t: Array, norm: Array, schedule: Schedule) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define _half_square")
 
     def __call__(self, t: Array, *, schedule: Schedule) -> Array:
         return root(2 * self._half_square(t, xp.asarray(self.norm, t.dtype), schedule))

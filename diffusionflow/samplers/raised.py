@@ -21,7 +21,7 @@ class RaisedSteps:
     @property
     def _solver(self) -> Any:
         """The sampler that takes the steps."""
-        raise NotImplementedError(f"{type(self).__name__} has no solver")
+        raise NotImplementedError(f"{type(self).__name__} must define _solver")
 
     def init(self, z: Array) -> Array:
         return z

@@ -35,7 +35,7 @@ class PredictorCorrector:
     @property
     def width(self) -> int:
         """How many past predictions are kept."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define width")
 
     def init(self, z: Array) -> multistep.State:
         return multistep.State.first(z, self.width)

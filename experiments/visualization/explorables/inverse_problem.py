@@ -1,5 +1,7 @@
 """Interactive figure: an inverse problem, its exact posterior and three methods."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -12,6 +14,7 @@ from experiments.visualization.blocks import (
     Over,
     Section,
     Slider,
+    Trace,
     axis,
 )
 from experiments.visualization.explorables.base import line, texts, words
@@ -67,29 +70,25 @@ def plane(exact: list[list[Posterior]], found: np.ndarray) -> Chart:
     """Draws samples of the prior, of the posterior and of the method."""
     data = np.asarray(inverse_toy.prior().sample(jax.random.key(2), (4 * SHOWN,)))
     of_exact = np.array([[each.x[:SHOWN] for each in row] for row in exact])
-    dots = {"mode": "markers"}
-    small = {"size": 3, "opacity": 0.5}
-    ring = {"size": 7, "symbol": "circle-open"}
     ends = np.broadcast_to(MEASURED[:, None], (len(MEASURED), 2))
+    small: Trace = {"size": 3, "opacity": 0.5}
+    ring: Trace = {"size": 7, "symbol": "circle-open"}
+
+    def dots(x: Any, y: Any, name: str, group: int, marker: Trace) -> Trace:
+        return line(x, y, name, group, mode="markers", marker=marker)
+
+    def of_law(values: np.ndarray, *sliders: int) -> tuple[Over, Over]:
+        return Over(sliders, values[..., 0]), Over(sliders, values[..., 1])
+
     return Chart(
         "In the plane",
         f"{SHOWN} samples of the method and of the exact posterior, over samples of "
         "the data. The line is what was measured.",
         [
-            line(data[:, 0], data[:, 1], "data", -1, **dots, marker=small),
-            line(
-                *(Over((Y, STD), of_exact[..., i]) for i in (0, 1)),
-                "posterior",
-                1,
-                **dots,
-                marker=ring,
-            ),
-            line(
-                *(Over((METHOD, Y, STD), found[..., :SHOWN, i]) for i in (0, 1)),
-                "method",
-                0,
-                **dots,
-                marker={"size": 5},
+            dots(data[:, 0], data[:, 1], "data", -1, small),
+            dots(*of_law(of_exact, Y, STD), "posterior", 1, ring),
+            dots(
+                *of_law(found[..., :SHOWN, :], METHOD, Y, STD), "method", 0, {"size": 5}
             ),
             line(Over((Y,), ends), [-2.2, 2.2], "measured", -1, line={"dash": "dash"}),
         ],
@@ -109,7 +108,7 @@ def hidden(exact: list[list[Posterior]], found: np.ndarray) -> Chart:
     curves = [[density(each.hidden, middle) for each in row] for row in exact]
     share = lambda x: np.histogram(x[:, 1], EDGES)[0] / width / len(x)
     of_method = [[[share(x) for x in row] for row in of] for of in found]
-    steps = {"line": {"shape": "hvh", "width": 1.5}, "fill": "tozeroy"}
+    steps: Trace = {"line": {"shape": "hvh", "width": 1.5}, "fill": "tozeroy"}
     return Chart(
         "The hidden coordinate",
         f"Histogram of {inverse_toy.NUM_SAMPLES:,} samples of the method, and the "

@@ -56,7 +56,9 @@ class Choice(NamedTuple):
 
 def choices() -> list[Choice]:
     """Lists the samplers of the lines, then those that only have a name elsewhere."""
-    found = {sampler: Choice(name, sampler) for name, sampler in SAMPLERS.items()}
+    found: dict[Any, Choice] = {
+        sampler: Choice(name, sampler) for name, sampler in SAMPLERS.items()
+    }
     for row in ROWS:
         known = found.get(row.sampler, Choice(row.names[0], row.sampler))
         elsewhere = known.elsewhere + row.names
@@ -115,8 +117,8 @@ def section() -> Section:
     )
     readout = [words(say, len(names), len(STEPS))]
     charts = (densities(data, runs), errors(names, runs))
-    blocks = [Explorable(sliders, charts, readout), table(known, runs)]
-    return Section("Samplers and their steps", LEAD, blocks)
+    block = Explorable(sliders, charts, readout)
+    return Section("Samplers and their steps", LEAD, [block, table(known, runs)])
 
 
 def densities(data: analytic.Mixture, runs: list[list[Samples]]) -> Chart:
@@ -161,8 +163,8 @@ def errors(names: list[str], runs: list[list[Samples]]) -> Chart:
     shown.append(line(nfe, error, "chosen", -1, line={"width": 3, "dash": "dot"}))
     place = Over((SAMPLER, STEP), [[[run.nfe] for run in of] for of in runs])
     here = Over((SAMPLER, STEP), [[[run.error] for run in of] for of in runs])
-    ring: dict[str, Any] = {"size": 16, "symbol": "circle-open"}
-    unnamed = {"mode": "markers", "marker": ring, "showlegend": False}
+    ring = {"size": 16, "symbol": "circle-open"}
+    unnamed: dict[str, Any] = {"mode": "markers", "marker": ring, "showlegend": False}
     shown.append(line(place, here, "here", -1, **unnamed))
     return Chart(
         "Error against NFE",
