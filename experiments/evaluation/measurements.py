@@ -157,11 +157,13 @@ def _likelihood(
 
 
 def _batch_size(request: Request, loaded: Loaded, count: int) -> int:
-    """Returns the examples of a batch: no more than there are, of large ones on a CPU
-    a few, so that progress and cached results come often.
+    """Returns the examples of a batch, as even as batches can be.
+
+    So few copies fill the last one up. Of large examples on a CPU it is a few, so that
+    progress and cached results come often.
     """
-    most = CPU_WIDTH if is_slow(loaded.model) else count
-    return min(request.batch_size, most, count)
+    most = min(request.batch_size, CPU_WIDTH if is_slow(loaded.model) else count)
+    return math.ceil(count / math.ceil(count / most))
 
 
 def is_slow(model: Model) -> bool:

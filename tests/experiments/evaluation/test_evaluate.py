@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -235,3 +236,15 @@ def test_a_run_from_before_contents_were_looked_into_is_evaluated(workdir, monke
     monkeypatch.setattr(measurements, "measure", stopped)
     with pytest.raises(Stopped):
         evaluate_run(workdir, REQUEST._replace(out=str(workdir / "before.json")))
+
+
+@pytest.mark.parametrize("count", [1, 5, 127, 128, 129, 196, 300, 1000])
+@pytest.mark.parametrize("asked", [1, 7, 128])
+def test_batches_are_as_few_as_asked_for_and_even(monkeypatch, asked, count):
+    """So there are fewer copies, which only fill the last one up, than batches."""
+    monkeypatch.setattr(measurements, "is_slow", lambda model: False)
+    request = measurements.Request(batch_size=asked)
+    loaded = types.SimpleNamespace(model=None)
+    size = measurements._batch_size(request, loaded, count)
+    batches = -(-count // asked)
+    assert 1 <= size <= asked and 0 <= size * batches - count < batches
