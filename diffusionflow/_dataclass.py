@@ -162,9 +162,11 @@ def is_number(value: Any) -> bool:
 
 def check_below(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Raises a `ValueError` naming both values where not `low < high`."""
-    below = lambda low: not isinstance(high, str) and low < high
-    if is_number(high) or isinstance(high, str):
-        check_bound(low_name, low, below, f"below {high_name}={high!r}")
+    if isinstance(high, str):
+        raise ValueError(f"{high_name}={high!r}: must be a number above {low_name}")
+    if is_number(high):
+        bound = f"below {high_name}={high!r}"
+        check_bound(low_name, low, lambda low: low < high, bound)
 
 
 def check_positive(name: str, value: Any, way_out: str = "") -> None:
@@ -191,7 +193,14 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
 
 
 def check_order(name: str, value: Any, least: int, most: int) -> None:
-    """Raises a `ValueError` unless a number is one of `least, ..., most`."""
+    """Raises a `ValueError` unless a number is one of `least, ..., most`.
+
+    Args:
+      name: of the number.
+      value: what was given.
+      least: lowest that is accepted.
+      most: highest that is accepted.
+    """
     numbers = [*map(str, range(least, most))]
     words = f"{', '.join(numbers)} or {most}" if numbers else f"{most}"
     whole = isinstance(value, (int, np.integer))
@@ -200,7 +209,12 @@ def check_order(name: str, value: Any, least: int, most: int) -> None:
 
 
 def check_batch_ndim(batch_ndim: Any, ndim: int) -> None:
-    """Raises a `ValueError` unless an array of `ndim` axes has so many of the batch."""
+    """Raises a `ValueError` unless an array has so many axes of the batch.
+
+    Args:
+      batch_ndim: what was given.
+      ndim: axes of the array.
+    """
     check_order("batch_ndim", batch_ndim, 0, ndim)
 
 

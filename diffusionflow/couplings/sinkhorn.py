@@ -117,7 +117,8 @@ def sinkhorn_plan(
 
     Args:
       cost: `[*batch, n, m]`.
-      reg: positive, in the units of `cost` (`Sinkhorn` has it in units of its mean).
+      reg: positive, scalar or `[*batch]`, in the units of `cost` (`Sinkhorn` has it in
+        units of its mean).
       num_iterations: of both half-steps.
       rows: positive marginal r, `[n]`, of sum 1; uniform if None.
       columns: positive marginal c, `[m]`, of sum 1; uniform if None.

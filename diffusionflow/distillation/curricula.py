@@ -88,7 +88,11 @@ def ict_levels(
     check_count("first", first)
     check_below("first", first, "last", last)
     ratio = floating(last / first)
-    length = xp.floor(num_steps / (xp.log2(ratio) + 1))
+    stages = xp.log2(ratio) + 1
+    if not is_traced(stages):
+        fewest = f"at least {float(stages):g}, a step for each doubling"
+        check_bound("num_steps", num_steps, lambda n: n >= float(stages), fewest)
+    length = xp.floor(num_steps / stages)
     doublings = xp.floor(floating(step) / length)
     return xp.minimum(first * floating(2.0) ** doublings, last) + 1
 

@@ -34,10 +34,9 @@ from diffusionflow import predictions
 from diffusionflow._dataclass import check_instance, is_traced
 from diffusionflow._numeric import at_least_float32, floating, in_float64
 from diffusionflow.predictions import AnyKind, as_kind, as_prediction, per_event
-from diffusionflow.predictions.checks import check_float
+from diffusionflow.predictions.checks import ROUNDING, check_float
 from diffusionflow.schedules import Schedule, as_schedule
 
-ROUNDING = 4 * float(np.finfo(np.float32).eps)  # outside [0, 1]
 TwoTimeFn = Callable[[Array, Array, Array], Array]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from diffusionflow._dataclass import check_bound
+from diffusionflow._dataclass import check_bound, check_count
 from diffusionflow._numeric import in_float64
 from diffusionflow.grids import fixed, published
 from diffusionflow.grids.checks import check_grid
@@ -58,8 +58,12 @@ def candidates(
 
 def check_budget(num_steps: int) -> None:
     """Raises a `ValueError` where there is no time between the ends to choose."""
-    way = "one step has no time to choose: take grids.uniform(1)"
-    check_bound("num_steps", num_steps, lambda n: n >= 2, "at least 2", way)
+    if num_steps == 1:
+        raise ValueError(
+            "num_steps=1: must be at least 2; one step has no time to choose: take "
+            "grids.uniform(1)"
+        )
+    check_count("num_steps", num_steps, 2)
 
 
 def ends_noisy(schedule: Schedule, time: float = 0.0) -> bool:
@@ -74,6 +78,9 @@ def at_levels(schedule: Schedule, levels: np.ndarray, t_max: float) -> np.ndarra
       schedule: any.
       levels: falling from 1, the level of `t_max`, to 0, that of the data end.
       t_max: first time.
+
+    Returns:
+      float64, of the length of `levels`.
     """
     ends = _level(schedule, np.array([t_max, 0.0]))
     level = ends[1] + (ends[0] - ends[1]) * levels[1:-1]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from diffusionflow._dataclass import check_bound
+from diffusionflow._dataclass import check_bound, check_count
 from diffusionflow.grids import equal_calls, refinement
 from diffusionflow.grids.checks import check_grid
 from diffusionflow.grids.end_points import EndPoints
@@ -79,9 +79,9 @@ def optimize(
     The error is the mean, over starts, of the root mean square distance between the
     sampler's end point and that of a fine reference from the same start. It is not
     squared: a few samples that end elsewhere would decide it. Half of the starts are
-    minimised over, a quarter stops the search, and a quarter compares the result with
-    the best fixed grid, which is returned unless the optimised one is better by more
-    than a standard error of their difference.
+    minimised over, a quarter selects among the grids that the search passed, and a
+    quarter compares the result with the best fixed grid, which is returned unless the
+    optimised one is better by more than a standard error of their difference.
 
     The search starts from the best fixed grids and changes the logarithms of their
     steps smoothly, with few parameters (`refinement`). Plans are data, so that the
@@ -99,8 +99,9 @@ def optimize(
       candidates: fixed grids by name, such as those of `grids.candidates`, the default.
         One that takes more evaluations than the first is measured and never chosen.
       num_parameters: of the search, at most.
-      max_evaluations: grids that the search tries; each takes `num_steps` calls of
-        `denoise_fn`.
+      max_evaluations: grids that the search tries, from two starts together; each
+        takes `num_steps` calls of `denoise_fn`. Of k parameters it needs `4 k + 6`:
+        with fewer the fixed grids are compared and none is changed.
       reference_steps: calls of each of the two references.
       seed: of the division of the starts.
 
@@ -133,6 +134,9 @@ def optimize(
     if candidates is None:
         candidates = equal_calls.candidates(num_steps, schedule=schedule, t_max=t_max)
     given = {name: np.asarray(check_grid(each)) for name, each in candidates.items()}
+    for name, times in given.items():
+        starts = f"at most t_max={t_max}, the time of z"
+        check_bound(f"candidates[{name!r}][0]", times[0], lambda t: t <= t_max, starts)
     check_bound("candidates", len(given), lambda n: n > 0, "at least one grid")
     samplers.steps.check_sampler(sampler)
     ends = EndPoints(
@@ -149,7 +153,8 @@ def optimize(
 class Search:
     """A search of the best grid, with its division of the starts in three.
 
-    One part is minimised over, one stops the search, one has been seen by neither.
+    One part is minimised over, one selects among the grids that the search passed, one
+    has been seen by neither.
 
     Args:
       ends: of the starts.
@@ -254,9 +259,9 @@ def _check_numbers(
     enough = lambda n: n >= FEWEST
     way = "pass more starts, such as samplers.prior(key, (256, *event), ...)"
     check_bound("len(z)", count, enough, f"at least {FEWEST}", way)
-    check_bound("num_parameters", num_parameters, lambda n: n >= 1, "at least 1")
-    check_bound("max_evaluations", max_evaluations, lambda n: n >= 1, "at least 1")
-    check_bound("reference_steps", reference_steps, lambda n: n >= 8, "at least 8")
+    check_count("num_parameters", num_parameters)
+    check_count("max_evaluations", max_evaluations)
+    check_count("reference_steps", reference_steps, 8)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusionflow._dataclass import check_bound, check_name
+from diffusionflow._dataclass import check_count, check_name
 from diffusionflow.grids.fixed import at_logsnr
 from diffusionflow.schedules import Schedule
 
@@ -27,8 +27,8 @@ def align_your_steps(
     first of the table. For a model of your own `optimize` computes some.
 
     Args:
-      num_steps: at least 1; of 10 the levels are those of the table. As for `karras`,
-        the source counts the step to the data too.
+      num_steps: at least 1; of 10 the levels are those of the table. The last is
+        above 0, and `samplers.sample` adds a step to the data.
       schedule: any; gives the times.
       table: of `TABLES`.
 
@@ -41,7 +41,7 @@ def align_your_steps(
 
     Source: Sabour et al. 2024, arXiv 2404.14507, table 3.
     """
-    check_bound("num_steps", num_steps, lambda n: n >= 1, "at least 1")
+    check_count("num_steps", num_steps)
     check_name("table", table, TABLES)
     levels = np.log(TABLES[table])
     place = np.linspace(0, len(levels) - 1, num_steps + 1)

@@ -16,7 +16,7 @@ def refined(
     num_parameters: int,
     max_evaluations: int,
 ) -> np.ndarray:
-    """Searches the grid of the least error near a grid, with early stopping.
+    """Searches the grid of the least error near a grid.
 
     The logarithms of the steps, that from the last time to 0 among them, change by
     cosines of low order in the number of the step. A trust-region method with quadratic
@@ -28,7 +28,8 @@ def refined(
       start: times; the first of them is kept.
       ends_noisy: whether sigma > 0 at the last time, which then moves, too.
       num_parameters: cosines, at most.
-      max_evaluations: grids that are tried.
+      max_evaluations: grids that are tried; `start` comes back where they are at most
+        two for each coefficient and two more.
 
     Returns:
       Of the grids that had the least error so far when they were tried, the one with
@@ -70,6 +71,9 @@ def moves(
       start: times.
       ends_noisy: whether its last time moves; else that is kept.
       num_parameters: coefficients, at most; one less than the steps reach every grid.
+
+    Returns:
+      `(times_fn, count)`; coefficients of 0 give `start`.
     """
     steps = -np.diff(np.append(start, 0.0) if ends_noisy else start)
     if ends_noisy and steps[-1] == 0:

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 from diffusionflow._dataclass import is_traced
 from diffusionflow._numeric import at_least_float32
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # that times may be outside [0, 1]
+
 
 def as_input(z: Array, t: ArrayLike, name: str = "z") -> tuple[Array, Array]:
     """Checks data and times and converts them to arrays for a network.
@@ -27,12 +29,11 @@ def as_input(z: Array, t: ArrayLike, name: str = "z") -> tuple[Array, Array]:
     """
     z = as_data(z, name)
     check_float("t", t, "write a float in [0, 1]; level i of T is t = i / T")
-    rounding = 4 * float(jnp.finfo(jnp.float32).eps)
-    check_unit_interval("t", t, rounding)
+    check_unit_interval("t", t, ROUNDING)
     if not is_traced(t):
         return z, at_least_float32(t)
     t = at_least_float32(t)
-    return z, jnp.where((t >= -rounding) & (t <= 1 + rounding), t, jnp.nan)
+    return z, jnp.where((t >= -ROUNDING) & (t <= 1 + ROUNDING), t, jnp.nan)
 
 
 def as_data(x: Array, name: str) -> Array:

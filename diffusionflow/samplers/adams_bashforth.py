@@ -4,7 +4,7 @@ import numpy as np
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import check_name, check_order, register, static
 from diffusionflow.samplers import multistep, variables
 from diffusionflow.schedules import Schedule
 
@@ -45,7 +45,7 @@ class AdamsBashforth(multistep.Multistep):
     polynomial: str = static(default="clock")
 
     def __post_init__(self) -> None:
-        check_bound("order", self.order, lambda n: n in range(1, 11), "1 to 10")
+        check_order("order", self.order, 1, 10)
         check_name("variable", self.variable, variables.VARIABLES)
         check_name("polynomial", self.polynomial, POLYNOMIALS)
 

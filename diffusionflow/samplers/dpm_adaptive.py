@@ -12,7 +12,9 @@ from diffusionflow._dataclass import (
     check_batch_ndim,
     check_below,
     check_bound,
+    check_finite,
     check_name,
+    check_not_negative,
     check_order,
     check_positive,
 )
@@ -57,6 +59,12 @@ class PID(NamedTuple):
     d: float = 0.0
     accept_safety: float = 0.81
 
+    def check(self) -> None:
+        """Raises a `ValueError` where a number is not finite or not positive."""
+        for name, value in zip("pid", self[:3], strict=True):
+            check_finite(f"control.{name}", value)
+        check_positive("control.accept_safety", self.accept_safety)
+
 
 class Proportional(NamedTuple):
     """Controller of the length of a step by its own error e alone.
@@ -71,6 +79,12 @@ class Proportional(NamedTuple):
 
     theta: float = 0.9
     close: float = 0.0
+
+    def check(self) -> None:
+        """Raises a `ValueError` where a number is out of its bounds."""
+        inside = lambda theta: 0 < theta < 1
+        check_bound("control.theta", self.theta, inside, "in (0, 1)")
+        check_not_negative("control.close", self.close)
 
 
 _PID = PID()
@@ -147,11 +161,12 @@ def solve_dpm(
     check_order("order", order, 2, 3)
     check_name("variable", variable, ("eps", "x"))
     check_positive("h_init", h_init)
-    axes = np.ndim(z) - batch_ndim
-    inside = lambda n: 0 <= n <= max(axes - 1, 0)
-    check_bound("largest_over", largest_over, inside, f"below the {axes} axes of one z")
+    if not isinstance(control, (PID, Proportional)):
+        raise ValueError(f"control={control!r}: must be PID(...) or Proportional(...)")
+    control.check()
     z, schedule = as_data(z, "z"), as_schedule(schedule)
     check_batch_ndim(batch_ndim, z.ndim)
+    check_order("largest_over", largest_over, 0, max(z.ndim - batch_ndim - 1, 0))
     example = jax.ShapeDtypeStruct(z.shape[batch_ndim:], z.dtype)
     denoiser = as_denoiser(denoise_fn, like=example, schedule=schedule)
     for name, t in (("t0", t0), ("t1", t1)):

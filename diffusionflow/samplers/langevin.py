@@ -31,7 +31,7 @@ class Langevin:
 
         z <- z + delta score + sqrt(2 delta) xi,    score = -eps_hat / sigma_t.
 
-    r is what the norms of noise and score say of the step:
+    r is the ratio of the norms of noise and score:
 
     - "expected": 1, the ratio of their expected values,
     - "example": `|xi| / |eps_hat|` of each example, where eps_hat is not 0,

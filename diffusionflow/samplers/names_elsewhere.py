@@ -269,6 +269,7 @@ NOT_SHIPPED = {
 GRIDS_NOT_SHIPPED = {
     "beta": "interop.DiffusersScheduler with use_beta_sigmas has its levels",
     "polyexponential": "grids.karras(rho=...) is near to it",
-    "ays": "grids.align_your_steps has its levels",
+    "ays": "no name has its levels: pass grids.align_your_steps(n) as times, or in a "
+    "config sampler.grid=align_your_steps",
     "kl optimal": "grids.karras is near to it",
 }

@@ -20,11 +20,12 @@ class ReverseDiffusion(OneStep):
         score = -eps_hat / sigma_t.
 
     `ddpm("forward")` has the same noise and `(z_t + b^2 score) / a` for a mean, which
-    differs in the second order of the step. To sigma = 0 no noise is added, and a part
-    `(1 - eta^2) / 2` of the noise of z_t stays. From alpha = 0, where the forward step
-    forgets z_s, the step is that of `DDIMEta(eta)`; the steps after it are long in
-    log alpha on an equal grid of time, whatever their number, and with eta = 0 their
-    error stays: take a schedule with alpha_1 > 0, or a grid in log-SNR.
+    differs in the second order of the step. To sigma = 0 no noise is added, and of the
+    noise of z_t a part `1 - a + (1 - eta^2) / 2` stays: let the last step be short.
+    From alpha = 0, where the forward step forgets z_s, the step is that of
+    `DDIMEta(eta)`; the steps after it are long in log alpha on an equal grid of time,
+    whatever their number, and with eta = 0 their error stays: take a schedule with
+    alpha_1 > 0, or a grid in log-SNR.
 
     Args:
       eta: in [0, 1]; 1 is the reverse SDE, 0 the probability flow.

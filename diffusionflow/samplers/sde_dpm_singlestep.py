@@ -3,7 +3,13 @@
 from jax import Array
 
 from diffusionflow import _xp as xp
-from diffusionflow._dataclass import check_bound, check_name, register, static
+from diffusionflow._dataclass import (
+    check_bound,
+    check_name,
+    check_not_negative,
+    register,
+    static,
+)
 from diffusionflow._numeric import root
 from diffusionflow.predictions import DenoiseFn
 from diffusionflow.samplers import multistep
@@ -53,9 +59,10 @@ class SDEDPMSolverSinglestep(DPMSolverSinglestep):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name("noise", self.noise, ("sde", "ancestral"))
-        highest = xp.inf if self.noise == "sde" else 1
-        bound = "at least 0" if self.noise == "sde" else "in [0, 1] with 'ancestral'"
-        check_bound("eta", self.eta, lambda eta: 0 <= eta <= highest, bound)
+        check_not_negative("eta", self.eta)
+        if self.noise == "ancestral":
+            inside = lambda eta: eta <= 1
+            check_bound("eta", self.eta, inside, "in [0, 1] with 'ancestral'")
 
     def _goal(
         self, total: Array, q: Array, last: Array, alpha_s: Array, sigma_s: Array

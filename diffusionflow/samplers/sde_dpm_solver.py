@@ -4,8 +4,8 @@ from jax import Array
 
 from diffusionflow import _xp as xp
 from diffusionflow._dataclass import (
-    check_bound,
     check_name,
+    check_not_negative,
     check_order,
     register,
     static,
@@ -70,7 +70,7 @@ class SDEDPMSolver:
 
     def __post_init__(self) -> None:
         check_order("order", self.order, 1, 3)
-        check_bound("eta", self.eta, lambda eta: eta >= 0, "at least 0")
+        check_not_negative("eta", self.eta)
         check_name("second", self.second, SECOND)
         check_name("third", self.third, THIRD)
         check_name("variable", self.variable, ("x", "eps"))

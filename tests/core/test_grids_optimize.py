@@ -135,7 +135,7 @@ def test_a_search_never_ends_above_where_it_began():
         assert len(found) == len(times) and (halves(found) <= halves(times)).all()
 
 
-def test_held_out_noise_stops_a_search():
+def test_held_out_noise_selects_along_a_search():
     """The way to the least error at 0.2 passes that of the held-out noise at 0.4."""
     settings = dict(ends_noisy=False, num_parameters=1, max_evaluations=40)
     error_fn = lambda times: (abs(times[1] - 0.2), abs(times[1] - 0.4))

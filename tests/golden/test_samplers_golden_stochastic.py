@@ -111,8 +111,8 @@ def sa_solver(case):
     sampler = samplers.SASolver(
         settings["predictor_order"],
         settings["corrector_order"],
-        t_min=with_noise[0] - 0.5,
-        t_max=with_noise[-1] + 0.5,
+        t_min=np.array(with_noise[0] - 0.5),  # arrays are not held to [0, 1]
+        t_max=np.array(with_noise[-1] + 0.5),
         lower_final=4 if settings["lower_order_final"] else 0,
         variable=case.choose("algorithm_type", forms, "data_prediction"),
     )
