@@ -154,7 +154,8 @@ def solve_dpm(
         bounds, a time outside [0, 1], or the log-SNR infinite at one.
 
     Source: Lu et al. 2022, arXiv 2206.00927, algorithm of adaptive steps, with
-    `Proportional()`; k-diffusion, `sample_dpm_adaptive`, with `PID()`, for alpha = 1.
+    `Proportional(close=1e-5)`, `batch_ndim=0` and `largest_over=1` as in their code;
+    k-diffusion, `sample_dpm_adaptive`, with `PID()`, for alpha = 1.
     """
     check_tolerances(rtol, atol, max_steps)
     check_order("order", order, 2, 3)

@@ -113,11 +113,18 @@ class Restart(RaisedSteps):
 
     @xp.quiet
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Row:
-        intervals, added = self._intervals(), 0
+        intervals, added, before = self._intervals(), 0, 0
         row = np.arange(len(t) + sum(steps * rounds for *_, steps, rounds in intervals))
         begins, ends, passed = [], [], []
         for low, high, num_steps, repeats in intervals:
             step, top = _where(s, low, high, schedule)
+            if not is_traced(step) and step < before:
+                raise ValueError(
+                    f"rho_min={self.rho_min!r}: on this grid the interval from {low:g} "
+                    f"to {high:g} comes after step {step + 1}, before the one given "
+                    "before it; take more steps or other intervals"
+                )
+            before = step
             place = row - step - 1 - added  # in the rounds
             added += num_steps * repeats
             inside = (place >= 0) & (place < num_steps * repeats)

@@ -48,8 +48,9 @@ class SDEDPMSolverSinglestep(DPMSolverSinglestep):
       ValueError: a number is outside or a name unknown.
 
     Source: Lu et al. 2022, arXiv 2211.01095, whose SDE has eta = 1: the "sde" forms of
-    diffusers' `DPMSolverSinglestepScheduler`. "ancestral" on "eps" is `sample_dpm_fast`
-    of k-diffusion with eta, for alpha = 1.
+    diffusers' `DPMSolverSinglestepScheduler`. "ancestral" on "eps" with
+    `second="midpoint"` is `sample_dpm_fast` of k-diffusion with eta, for alpha = 1, but
+    that its stages lie inside the step to the lower level and these on the grid.
     """
 
     eta: float | Array = 1.0
