@@ -20,8 +20,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 DEFINED = re.compile(
     r"(?:DEFINE_\w+|define_(?:count|number|file|output))\(\s*\"([\w.]+)\""
 )
-    r"(?:DEFINE_\w+|define_(?:count|number|file|output))\(\s*\"([\w.]+)\""
-)
 
 
 def commands():
