@@ -144,10 +144,10 @@ def refuse_empty(name: str) -> None:
     )
 
 
-def define_output(help_text: str) -> flags.FlagHolder:
-    """Defines `--out`, the path of a result; it may not be empty."""
-    holder = flags.DEFINE_string("out", None, help_text)
-    refuse_empty("out")
+def define_output(name: str, help_text: str) -> flags.FlagHolder:
+    """Defines a flag of the path of a result, which may not be empty."""
+    holder = flags.DEFINE_string(name, None, help_text)
+    refuse_empty(name)
     return holder
 
 

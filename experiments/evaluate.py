@@ -29,7 +29,7 @@ cli.define_count("batch_size", 128, "Batch size of the likelihoods.", 2**16)
 cli.define_number(
     "guidance", None, "Guidance of the samples; by default that of the config."
 )
-cli.define_output("Path of the result, .json; by default eval.json in the workdir.")
+cli.define_output("out", "Path of the .json; by default eval.json in the workdir.")
 cli.define_count(
     "num_times", 32, "Times at which a draw estimates the variational bound.", 100_000
 )

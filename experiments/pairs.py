@@ -44,7 +44,7 @@ cli.define_number("sigma_rel", None, "Width of the average, if the run stored an
 cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
-cli.define_output("Path without suffix; by default in the workdir.")
+cli.define_output("out", "Path without suffix; by default in the workdir.")
 flags.DEFINE_string("sampler.name", None, "Sampler; by default heun(variable='u').")
 cli.define_count("sampler.num_steps", None, "Number of steps, by default 50.", 10**6)
 flags.DEFINE_string(

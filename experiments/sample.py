@@ -56,7 +56,7 @@ cli.define_number(
 cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
-cli.define_output("Path without suffix; by default in the workdir.")
+cli.define_output("out", "Path without suffix; by default in the workdir.")
 flags.DEFINE_string(
     "sampler.name", None, "Sampler, such as ddim, ddpm or heun(variable='v')."
 )

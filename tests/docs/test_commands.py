@@ -17,7 +17,9 @@ from tests.helpers.parametrize import check_all
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-DEFINED = re.compile(r"(?:DEFINE_\w+|define_(?:count|number|file))\(\s*\"([\w.]+)\"")
+DEFINED = re.compile(
+    r"(?:DEFINE_\w+|define_(?:count|number|file|output))\(\s*\"([\w.]+)\""
+)
 
 
 def commands():
