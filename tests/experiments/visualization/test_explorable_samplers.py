@@ -44,8 +44,13 @@ def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
     more = dict(block.sliders[0].more)
     assert ("sample_euler", 2) in more["k-diffusion"]
     assert ("DDIMScheduler", 0) in more["diffusers"]
-    assert table.rows[2][:2] == (
+    (run,) = sampler_error.runs_against_nfe(
+        samplers.Euler("eps"), data, num_steps=(5,), num_starts=500
+    )
+    assert table.rows[2] == (
         "Euler",
+        "5",
+        f"{run.error:.3g}",
         "sample_euler, EulerDiscreteScheduler, EDMEulerScheduler",
     )
 
