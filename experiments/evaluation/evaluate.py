@@ -14,7 +14,6 @@ from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
 from experiments.evaluation import (
-    likelihoods,
     measurements,
     results,
     sample_quality,
@@ -135,12 +134,7 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
-    slow = measurements.is_slow(loaded.model)
-    if request.likelihood.ode_steps is None:
-        steps = likelihoods.FEW_STEPS if slow else likelihoods.STEPS
-        chosen = request.likelihood._replace(ode_steps=steps)
-        request = request._replace(likelihood=chosen)
-    few = measurements.CPU_WIDTH if slow else there
+    few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
     if request.num_examples is None and few < there:
         print(
             f"likelihoods of {few} of {there} held-out examples, as they are large for "
