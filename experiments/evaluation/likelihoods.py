@@ -140,6 +140,7 @@ def num_again(count: int) -> int:
 
 def _asked(kind: str, model: Model, settings: Settings) -> dict[str, Any]:
     """Selects the settings that the numbers of a kind depend on."""
+    names: tuple[str, ...]
     if kind == "bound":
         known = {"logsnr_range": reach(model, settings)}
         names = ("num_times", "num_draws", "seed")
