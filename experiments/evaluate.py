@@ -40,12 +40,7 @@ cli.define_number(
     None,
     "Highest log-SNR of the variational bound; by default chosen for the data.",
 )
-cli.define_count(
-    "ode_steps",
-    None,
-    "Steps of the ODE solver (RK4); by default 50, on a CPU 25 for large examples.",
-    100_000,
-)
+cli.define_count("ode_steps", 25, "Steps of the ODE solver (RK4).", 100_000)
 cli.define_count("num_probes", 2, "Random probes of the ODE's divergence.", 1_000)
 flags.DEFINE_multi_string(
     "sampler",

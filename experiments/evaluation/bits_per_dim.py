@@ -90,7 +90,6 @@ def _solver_error(
     error = difference / dim / (1.0 if levels is None else np.log(2))
     if not np.isfinite(error).all():
         return None
-    assert settings.ode_steps is not None
     return {
         "mean": plain(error.mean()),
         "stderr": plain(error.std(ddof=1) / np.sqrt(len(error))),

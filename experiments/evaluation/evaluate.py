@@ -139,12 +139,7 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
     if "sample quality" not in request.leave_out:
         sample_quality.check_features(asked, loaded.model.event_shape)
-    slow = measurements.is_slow(loaded.model)
-    if request.likelihood.ode_steps is None:
-        steps = likelihoods.FEW_STEPS if slow else likelihoods.STEPS
-        chosen = request.likelihood._replace(ode_steps=steps)
-        request = request._replace(likelihood=chosen)
-    few = measurements.CPU_WIDTH if slow else there
+    few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
     if request.num_examples is None and few < there:
         print(
             f"likelihoods of {few} of {there} held-out examples, as they are large for "

@@ -105,10 +105,14 @@ def test_what_the_prior_leaves_out_is_put_back_by_a_given_one():
 
 
 @pytest.mark.parametrize(
-    ("method", "order"),
-    [("rk4", 4), pytest.param("heun", 2, marks=pytest.mark.nightly)],
+    ("method", "order", "power"),
+    [
+        ("rk4", 4, 3.0),
+        pytest.param("rk4", 4, 1.0, marks=pytest.mark.nightly),
+        pytest.param("heun", 2, 1.0, marks=pytest.mark.nightly),
+    ],
 )
-def test_fixed_steps_converge_with_their_order(method, order):
+def test_fixed_steps_converge_with_their_order(method, order, power):
     schedule, counts, errors = schedules.FlowMatching(), (8, 16, 32), []
     exact = scipy.stats.norm.logpdf(X, scale=VARIANCE**0.5).sum(1)
     for count in counts:
@@ -119,15 +123,27 @@ def test_fixed_steps_converge_with_their_order(method, order):
             schedule=schedule,
             solver=solver,
         )
-        found = jax.jit(run)(X, Fixed(count, method))
+        found = jax.jit(run)(X, Fixed(count, method, power))
         errors.append(np.abs(found.log_p - exact).max())
     assert oracles.order(errors, counts) >= order - 0.15
+
+
+def test_steps_are_equal_in_a_root_of_the_angle():
+    """From the data and towards them; Simpson's rule is exact for their widths."""
+    schedule, solver = schedules.FlowMatching(), Fixed(4, power=3.0)
+    u = np.arange(4) / 4
+    for ends, expected in (((0.0, 1.0), u), ((1.0, 0.0), 1 - u)):
+        level, widths = solver._plan(schedule, *ends)
+        angle = np.arctan2(level.sin, level.cos)[:, 0]
+        np.testing.assert_allclose(angle, np.pi / 2 * expected**3, atol=1e-15)
+        total = (widths @ [1 / 6, 1 / 3, 1 / 3, 1 / 6]).sum()
+        np.testing.assert_allclose(total, np.pi / 2 * (ends[1] - ends[0]), rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_levels_are_the_same_on_the_host_and_traced(name):
     """And finite at both ends, which rounding may not move beyond."""
-    plan = lambda schedule: Fixed(400)._plan(schedule, 0.0, 1.0)
+    plan = lambda schedule: Fixed(400, power=3.0)._plan(schedule, 0.0, 1.0)
     host, traced = plan(SCHEDULES[name]), jax.jit(plan)(SCHEDULES[name])
     for exact, found in zip(*map(jax.tree.leaves, (host, traced)), strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-15)
@@ -347,6 +363,7 @@ def test_it_refuses():
         (lambda: Exact(0), "at_once=0"),
         (lambda: Fixed(0), "num_steps=0"),
         (lambda: Fixed(4, "euler"), "unknown method"),
+        (lambda: Fixed(4, power=0.5), "power=0.5"),
         (lambda: Adaptive(rtol=0.0), "rtol=0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -9,12 +9,9 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
-from experiments.checkpointing import restore
-from experiments.checkpointing.loaded import Request as LoadRequest
 from experiments.config import build
 from experiments.evaluation import evaluate, measurements, sample_quality
 from experiments.evaluation.evaluate import evaluate_run
@@ -136,24 +133,6 @@ def test_more_held_out_examples_than_there_are_is_refused(workdir, count):
     message = f"num_examples={count}: must be in 1..36, the held-out examples"
     with pytest.raises(UsageError, match=message):
         evaluate_run(workdir, REQUEST._replace(num_examples=count))
-
-
-def test_large_examples_take_fewer_steps_of_the_ode_on_a_cpu(workdir, monkeypatch):
-    """50, and 25 on a CPU where an example has more than 512 values."""
-    loaded = restore.describe(workdir, LoadRequest())
-    likelihood = REQUEST.likelihood._replace(ode_steps=None)
-
-    def steps(size):
-        model = loaded.model._replace(event_shape=(size,))
-        request = REQUEST._replace(likelihood=likelihood)
-        found = evaluate._completed(request, loaded._replace(model=model), 16)
-        return found.likelihood.ode_steps
-
-    assert [steps(size) for size in (2, 512, 513)] == [50, 50, 25]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert steps(513) == 50
-    likelihood = likelihood._replace(ode_steps=7)  # as asked for
-    assert steps(513) == 7
 
 
 WRONG = {
