@@ -89,6 +89,20 @@ def test_an_error_of_a_data_set_of_ones_own_is_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_a_data_set_may_start_processes_that_read_their_input():
+    """Its input is empty: it is not that of the process, where requests come in."""
+
+    def read(number):
+        code = "import sys; print(len(sys.stdin.read()), end='')"
+        command = [sys.executable, "-S", "-c", code]
+        return np.float32([subprocess.check_output(command, timeout=10), number])
+
+    rows = Examples(Lazy((2, 2), np.float32, read), np.arange(2))
+    with closing(Batches(rows, seed=0, batch_size=1), 0, 1) as found:
+        seen = [next(found).values[0].tolist() for _ in range(2)]
+    assert sorted(seen) == [[0, 0], [0, 1]]
+
+
 def test_what_cannot_be_sent_says_so():
     lock = threading.Lock()
     rows = Examples(Lazy((4, 1), np.float32, lambda number: lock), np.arange(4))
