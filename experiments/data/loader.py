@@ -7,10 +7,9 @@ global batch.
 
 import functools
 from collections.abc import Iterator
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from experiments.data.base import AugmentFn, Examples
 
@@ -72,7 +71,7 @@ class Batches:
         return batch._replace(mask=self._augmented(epochs, index, batch.mask))
 
     def _augmented(
-        self, epochs: np.ndarray, index: np.ndarray, values: ArrayLike
+        self, epochs: np.ndarray, index: np.ndarray, values: Any
     ) -> np.ndarray:
         """Each of `values` [b, ...], augmented by the generator of its example.
 
@@ -97,7 +96,7 @@ class Batches:
         return augmented
 
 
-def _owns_memory(values: ArrayLike) -> TypeGuard[np.ndarray]:
+def _owns_memory(values: Any) -> TypeGuard[np.ndarray]:
     """Whether writing into an array changes no other one."""
     plain = isinstance(values, np.ndarray)
     return plain and values.flags.writeable and values.base is None

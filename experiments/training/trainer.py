@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments.checkpointing import identity
 from experiments.config import build, experiment, external, protocols
 from experiments.config.experiment import Experiment
-from experiments.data import coupled, loader, read_ahead
+from experiments.data import coupled, loader, read_ahead, worker_pool
 from experiments.data.base import Examples
 from experiments.evaluation import heldout
 from experiments.runtime import progress, rng, sharding
@@ -31,7 +31,8 @@ class Trainer:
         it.
 
     Raises:
-      UsageError: if a value of the config is unknown or out of bounds.
+      UsageError: if a value of the config is unknown or out of bounds, or the data set
+        cannot be sent to the processes of `config.data.workers`.
     """
 
     def __init__(self, described: ConfigDict | Experiment):
@@ -43,6 +44,8 @@ class Trainer:
         self.model = described.model(self.dataset)
         step.check_examples(described.method, self.dataset)
         self.mesh = sharding.mesh(config.sharding.fsdp)
+        if workers := config.data.workers:
+            worker_pool.check_picklable(self._numbered_batches(), workers)
         self.recipe = step.StepConfig(
             model=self.model,
             optimizer=described.optimizer,
