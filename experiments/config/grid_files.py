@@ -78,6 +78,11 @@ def read(text: str) -> GridFile:
     return GridFile(f"{path}#{digest}", times, *facts, schedule)
 
 
+def with_digest(text: str) -> str:
+    """The path of a file with its digest; reads the file where it has none."""
+    return text if PATTERN.fullmatch(text.strip())["digest"] else read(text).text
+
+
 def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Sets what a file says and is not given: sampler and number of steps.
 

@@ -91,6 +91,14 @@ def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
     assert elsewhere.completed(OWN, {"grid": file})["grid"] != section["grid"]
 
 
+def test_the_file_of_the_config_leaves_its_sampler_and_steps(tmp_path):
+    file = written(tmp_path / "a.json", num_steps=3)
+    own = dict(name="ddim", num_steps=3, grid=file)
+    assert elsewhere.completed(own, {}) == own | {"grid": grid_files.read(file).text}
+    assert elsewhere.completed(own, {"name": "heun"})["num_steps"] == 3
+    assert elsewhere.completed(own, {"grid": file})["num_steps"] == 2
+
+
 def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
     file = written(tmp_path / "a.json", num_steps=3)
     for count in (2, 3):
