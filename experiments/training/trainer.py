@@ -1,6 +1,7 @@
 """Everything that a config determines, built once."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -29,14 +30,19 @@ class Trainer:
     Args:
       described: the config of the experiment, or what `experiment.from_config` made of
         it.
+      workdir: of the run, if there is one: as of `experiment.from_config`.
 
     Raises:
       UsageError: if a value of the config is unknown or out of bounds.
     """
 
-    def __init__(self, described: ConfigDict | Experiment):
+    def __init__(
+        self,
+        described: ConfigDict | Experiment,
+        workdir: str | pathlib.Path | None = None,
+    ):
         if not isinstance(described, Experiment):
-            described = experiment.from_config(described)
+            described = experiment.from_config(described, workdir)
         self.experiment = described
         self.config = config = described.config
         self.dataset = build.dataset(config.data)
