@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,11 +67,11 @@ def write_grid(
             progress.announced("computing the grid"),
         ):
             found = optimized(loaded, settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        print(words(found), flush=True)
         with files.atomic_write(path) as temporary:
             content = json.dumps(_content(loaded, settings, found), indent=2)
             temporary.write_text(content + "\n")
-    print(f"{words(found)}\n{path}", flush=True)
+    print(path, flush=True)
     return path
 
 
@@ -145,6 +146,9 @@ def _check(
     require("out", str(path), path.suffix == ".json", "a path that ends in .json")
     if path.exists():
         raise UsageError(f"out={path}: exists: remove it, or choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass  # an error now, and not after the search
 
 
 def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:

@@ -130,6 +130,8 @@ MISTAKES = {
         "grid", ["--sampler.name=ddpm", "--sampler.num_steps=3"], "must be determini",
     ),
     "suffix": ("grid", ["--out=grid.txt"], "out='grid.txt': must be a path that ends"),
+    "empty": ("grid", ["--out="], "--out=.* is empty"),
+    "folder": ("grid", ["--out=/dev/null/a.json"], "--out=/dev/null/a.json: File exists"),
     "time": ("grid", ["--t_max=2"], r"t_max=2.0: must be in \(0, 1\]"),
 }  # fmt: skip
 
