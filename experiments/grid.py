@@ -32,7 +32,12 @@ COUNT = cli.define_count(
     2**16,
     least=32,
 )
-cli.define_count("max_evaluations", 120, "Grids that are tried.", 10**5)
+cli.define_count(
+    "max_evaluations",
+    120,
+    "Grids that are tried, at least 4 k + 6 where k is 8 or the steps less 1.",
+    10**5,
+)
 cli.define_number(
     "t_max", 1.0, "First time, below 1 where the output at t = 1 does not determine x."
 )

@@ -14,14 +14,14 @@ from diffusionflow import grids, random, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, grid_files
+from experiments.config import build, elsewhere, grid_files
 from experiments.config.model import Model
 from experiments.runtime import files, progress, rng
-from experiments.runtime.errors import UsageError, naming, require
+from experiments.runtime.errors import UsageError, naming, require, shown
 from experiments.runtime.signals import stopping
 from experiments.sampling import requested
 
-FOLDER = "grids"
+NUM_PARAMETERS = 8  # of the search, at most
 
 
 class Settings(NamedTuple):
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
 
     Fields:
       t_max: time of the noise.
-      max_evaluations: grids that are tried.
+      max_evaluations: grids that are tried, at least `fewest_evaluations`.
     """
 
     t_max: float = 1.0
@@ -98,6 +98,7 @@ def optimized(loaded: Loaded, settings: Settings) -> grids.Optimized:
         schedule=schedule,
         t_max=settings.t_max,
         candidates=_candidates(loaded, settings),
+        num_parameters=NUM_PARAMETERS,
         max_evaluations=settings.max_evaluations,
         seed=request.seed,
     )
@@ -140,6 +141,8 @@ def _check(
     count = request.sampler["num_steps"]
     require("sampler.num_steps", count, count >= 2, "at least 2: one step has no times")
     require("t_max", settings.t_max, 0 < settings.t_max <= 1, "in (0, 1]")
+    _check_evaluations(settings.max_evaluations, count)
+    _check_name(request.sampler["name"])
     build.check_guidance(model.net, build.sampler(request.sampler), request.guidance)
     build.check_start(model.objective, np.array([settings.t_max, 0.0]))
     path = _path(workdir, request)
@@ -151,12 +154,35 @@ def _check(
         pass  # an error now, and not after the search
 
 
+def fewest_evaluations(num_steps: int) -> int:
+    """The evaluations below which `grids.optimize` compares the fixed grids alone."""
+    return 4 * min(NUM_PARAMETERS, num_steps - 1) + 6
+
+
+def _check_evaluations(asked: int, num_steps: int) -> None:
+    least = fewest_evaluations(num_steps)
+    bound = (
+        f"at least {least} for {num_steps} steps: fewer change no grid, and the fixed "
+        f"ones alone would be compared; give --max_evaluations={least} or more"
+    )
+    require("max_evaluations", asked, asked >= least, bound)
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name of another library with that of a grid behind it."""
+    if elsewhere.named(name) is not None and samplers.names.with_grid(name):
+        raise UsageError(
+            f"sampler.name={shown(name)}: names a grid too, and the command computes "
+            "one; give --sampler.name without it"
+        )
+
+
 def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
     if request.out is not None:
         return pathlib.Path(request.out)
     sampler = request.sampler
     name = f"{sampler['name']}_{sampler['num_steps']}_guidance{request.guidance:.9g}"
-    return workdir / FOLDER / (re.sub(r"[^\w.=]+", "-", name) + ".json")
+    return workdir / grid_files.FOLDER / (re.sub(r"[^\w.=]+", "-", name) + ".json")
 
 
 def _content(
@@ -199,11 +225,11 @@ def words(found: grids.Optimized) -> str:
     ratio = by_name[found.chosen] / by_name[found.best_fixed]
     return "\n".join(
         [
-            "mean distance of end points to a fine solution, on noise unseen before:",
+            "mean distance of end points to a fine solution, on held-out noise:",
             *lines,
             f"chosen: {found.chosen}, {ratio:.2f} of the error of {found.best_fixed}, "
             "the best fixed grid",
-            f"the fine solution is known to {found.reference_error:.2g}",
+            f"error of the reference: {found.reference_error:.2g}",
             f"times: {', '.join(f'{time:.5g}' for time in found.times)}",
         ]
     )

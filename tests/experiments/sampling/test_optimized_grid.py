@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusionflow import grids, schedules
+from diffusionflow.grids import optimized, refinement
 from experiments.config import build, elsewhere, grid_files
 from experiments.evaluation import sample_quality
 from experiments.runtime.errors import UsageError
@@ -38,14 +39,15 @@ def written(path, **changes):
 
 def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
     flags = [f"--workdir={run}", f"--out={tmp_path / 'a.json'}"]
-    command = ["--sampler.num_steps=3", "--num_noises=32", "--max_evaluations=2"]
+    command = ["--sampler.num_steps=2", "--num_noises=32", "--max_evaluations=10"]
     code, output, error = in_process.run("experiments.grid", *flags, *command)
     assert (code, error) == (0, "")
     said = json.loads((tmp_path / "a.json").read_text())
     times = np.array(said["times"])
-    assert said["sampler"] == "ddim" and said["num_steps"] == 3
+    assert said["sampler"] == "ddim" and said["num_steps"] == 2
     assert re.fullmatch("[0-9a-f]{16}", said["recipe"]["parameters"])
-    assert len(said["measured"]) == 11 and str(tmp_path / "a.json") in output
+    assert len(said["measured"]) == 1 + len(grids.candidates(2, schedule=FLOW))
+    assert str(tmp_path / "a.json") in output
     found = {each["name"]: each["times"] for each in said["measured"]}
     assert found[said["chosen"]] == said["times"]
     section = elsewhere.completed(OWN, {"grid": str(tmp_path / "a.json")})
@@ -131,7 +133,14 @@ MISTAKES = {
     ),
     "suffix": ("grid", ["--out=grid.txt"], "out='grid.txt': must be a path that ends"),
     "empty": ("grid", ["--out="], "--out=.* is empty"),
-    "folder": ("grid", ["--out=/dev/null/a.json"], "--out=/dev/null/a.json: File exists"),
+    "folder": ("grid", ["--out=/dev/null/a.json"], "a.json: File exists"),
+    "evaluations": (
+        "grid", ["--sampler.num_steps=3", "--max_evaluations=13"],
+        "max_evaluations=13: must be at least 14 for 3 steps.*=14 or more",
+    ),
+    "name": (
+        "grid", ["--sampler.name=DPM++ 2M Karras"], "Karras': names a grid too.*give",
+    ),
     "time": ("grid", ["--t_max=2"], r"t_max=2.0: must be in \(0, 1\]"),
 }  # fmt: skip
 
@@ -146,6 +155,22 @@ def test_a_mistake_is_one_line(name, run, tmp_path, monkeypatch):
     assert code == 2 and len(error.splitlines()) == 1, error
     assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 12])
+def test_the_fewest_evaluations_are_those_that_search(num_steps):
+    least = optimized_grid.fewest_evaluations(num_steps)
+    tried = []
+    for evaluations in (least - 1, least):
+        before = len(tried)
+        refinement.refined(
+            lambda times: tried.append(times) or (1.0, 1.0),
+            grids.uniform(num_steps),
+            ends_noisy=False,
+            num_parameters=optimized_grid.NUM_PARAMETERS,
+            max_evaluations=evaluations // optimized.NUM_STARTS,
+        )
+        assert (len(tried) > before + 1) == (evaluations == least)
 
 
 @pytest.mark.parametrize("name", ["edm", "flow_matching"])
