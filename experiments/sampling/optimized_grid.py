@@ -20,6 +20,7 @@ from experiments.runtime import files, progress, rng
 from experiments.runtime.errors import UsageError, naming, require, shown
 from experiments.runtime.signals import stopping
 from experiments.sampling import requested
+from experiments.sampling.conditions import Conditions
 
 NUM_PARAMETERS = 8  # of the search, at most
 
@@ -66,25 +67,26 @@ def write_grid(
             jax.default_matmul_precision(precision),
             progress.announced("computing the grid"),
         ):
-            found = optimized(loaded, settings)
+            given = requested.of_samples(loaded)
+            found = optimized(loaded, given, settings)
         print(words(found), flush=True)
         with files.atomic_write(path) as temporary:
-            content = json.dumps(_content(loaded, settings, found), indent=2)
+            content = json.dumps(_content(loaded, given, settings, found), indent=2)
             temporary.write_text(content + "\n")
     print(path, flush=True)
     return path
 
 
-def optimized(loaded: Loaded, settings: Settings) -> grids.Optimized:
+def optimized(loaded: Loaded, given: Conditions, settings: Settings) -> grids.Optimized:
     """Computes the grid of weights that are loaded.
 
     Args:
       loaded: with a complete request.
+      given: conditions of its samples.
       settings: of the search.
     """
     request, model = loaded.request, loaded.model
     schedule, count = model.objective.schedule, request.num_samples
-    given = requested.of_samples(loaded)
     number = np.arange(count, dtype=np.uint32)
     keys = random.example_keys(rng.stream(request.seed, rng.GRID), number)
     z = samplers.prior(
@@ -186,7 +188,7 @@ def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
 
 
 def _content(
-    loaded: Loaded, settings: Settings, found: grids.Optimized
+    loaded: Loaded, given: Conditions, settings: Settings, found: grids.Optimized
 ) -> dict[str, Any]:
     """What the file says: the grid, how it was made, and its errors."""
     request = loaded.request
@@ -200,6 +202,8 @@ def _content(
         **_plain(record),
         "recipe": {name: getattr(request, name) for name in names}
         | settings._asdict()
+        | {"conditions": None, **given.settings()}
+        | {"matmul_precision": loaded.config["matmul_precision"]}
         | {"parameters": loaded.digest},
     }
 

@@ -10,6 +10,8 @@ import pytest
 
 from diffusionflow import grids, schedules
 from diffusionflow.grids import optimized, refinement
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request
 from experiments.config import build, elsewhere, grid_files
 from experiments.evaluation import sample_quality
 from experiments.runtime.errors import UsageError
@@ -48,6 +50,9 @@ def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
     assert re.fullmatch("[0-9a-f]{16}", said["recipe"]["parameters"])
     assert len(said["measured"]) == 1 + len(grids.candidates(2, schedule=FLOW))
     assert str(tmp_path / "a.json") in output
+    saved = restore.describe(run, Request()).config["matmul_precision"]
+    assert said["recipe"]["matmul_precision"] == saved
+    assert said["recipe"]["conditions"] is None  # the data have none
     found = {each["name"]: each["times"] for each in said["measured"]}
     assert found[said["chosen"]] == said["times"]
     section = elsewhere.completed(OWN, {"grid": str(tmp_path / "a.json")})
