@@ -83,6 +83,19 @@ def read(text: str) -> GridFile:
     return GridFile(f"{path}#{digest}", times, *facts, schedule)
 
 
+def recorded(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `sampler` as results record it: of a file its stem and digest.
+
+    Where the file is, is no part of what samples depend on.
+    """
+    match = PATTERN.fullmatch(section["grid"])
+    if match is None:
+        return dict(section)
+    stem = pathlib.Path(match["path"]).stem
+    digest = match["digest"] or read(section["grid"]).text[-8:]
+    return {**section, "grid": f"{stem}#{digest}"}
+
+
 def with_digest(text: str) -> str:
     """The path of a file with its digest; reads the file where it has none."""
     return text if PATTERN.fullmatch(text.strip())["digest"] else read(text).text

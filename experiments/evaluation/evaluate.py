@@ -157,11 +157,14 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
 
 def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
     """Collects what the result depends on, as plain JSON values."""
+    samplers = sample_quality.recorded_samplers(
+        request.samples, loaded.config["sampler"]
+    )
     settings = request._asdict() | {
         "leave_out": sorted(set(request.leave_out)),
         "guidance": loaded.request.guidance,
         "likelihood": request.likelihood._asdict(),
-        "samples": request.samples._asdict(),
+        "samples": request.samples._asdict() | {"samplers": samplers},
         "parameters": loaded.digest,
     }
     del settings["out"]

@@ -15,7 +15,7 @@ from experiments.checkpointing.loaded import Request
 from experiments.config import build, elsewhere, grid_files
 from experiments.evaluation import sample_quality
 from experiments.runtime.errors import UsageError
-from experiments.sampling import optimized_grid
+from experiments.sampling import generate, optimized_grid
 from tests.helpers import in_process
 
 KEPT = pathlib.Path(__file__).parents[2] / "data" / "checkpoint"
@@ -75,7 +75,8 @@ def test_sample_takes_sampler_steps_and_grid_from_the_file(run, tmp_path):
         with np.load(f"{out}.npz") as arrays:
             drawn.append(dict(arrays))
     np.testing.assert_array_equal(drawn[0]["samples"], drawn[1]["samples"])
-    assert f"grid {grid_files.read(file).text}" in str(drawn[0]["recipe"])
+    digest = grid_files.read(file).text[-8:]
+    assert f"2 steps, grid a#{digest}, guidance" in str(drawn[0]["recipe"])
 
 
 def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
@@ -90,8 +91,6 @@ def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
     assert "is the grid of heun(variable='u'), and not of ddim" in (
         capsys.readouterr().err
     )
-    text = sample_quality.sampler_text(parsed)
-    assert sample_quality.sampler_section(text, OWN) == parsed
     written(tmp_path / "a.json", times=[1.0, 0.4, 0.0])
     with pytest.raises(UsageError, match="has changed from .* put the file back"):
         build.grid(section, FLOW)
@@ -104,6 +103,31 @@ def test_the_file_of_the_config_leaves_its_sampler_and_steps(tmp_path):
     assert elsewhere.completed(own, {}) == own | {"grid": grid_files.read(file).text}
     assert elsewhere.completed(own, {"name": "heun"})["num_steps"] == 3
     assert elsewhere.completed(own, {"grid": file})["num_steps"] == 2
+
+
+def test_results_record_stem_and_digest_wherever_the_file_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "me@here"
+    folder.mkdir()
+    found = []
+    for file in (written(tmp_path / "a.json"), "a.json", written(folder / "a.json")):
+        settings = sample_quality.Settings(samplers=(f"heun@2@{file}", "ddim@9"))
+        (section, _) = sample_quality.sampler_sections(settings, OWN)
+        request = Request(sampler=section, guidance=1.0, step=0)
+        found.append(
+            (
+                generate.settings(request, ""),
+                generate.output_path(tmp_path, request),
+                sample_quality.recorded_samplers(settings, OWN),
+                sample_quality.sampler_text(section),
+            )
+        )
+        assert len(build.grid(section, FLOW)) == 3  # the path still opens the file
+    assert found[0] == found[1] == found[2]
+    settings, path, samplers, text = found[0]
+    digest = section["grid"][-8:]
+    assert settings["sampler.grid"] == f"a#{digest}" and f"_a-{digest}_" in path.name
+    assert samplers == [text, "ddim@9"] and text == f"heun@2@a#{digest}"
 
 
 def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
