@@ -12,6 +12,7 @@ from diffusionflow import ema, objectives, predictions
 from experiments.config import (
     build,
     external,
+    functions,
     grid_files,
     methods,
     optimizers,
@@ -123,7 +124,7 @@ def from_config(
         learning_rate=rate,
         optimizer=optimizers.optimizer(config["optimizer"], length, rate),
         gammas=gammas(config["ema"]),
-        callbacks=build.callbacks(config["callbacks"]),
+        callbacks=functions.callbacks(config["callbacks"]),
     )
     with naming("sigma_data"):
         predictions.precondition(

@@ -10,7 +10,6 @@ import hashlib
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -163,13 +162,6 @@ def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
     said = {"name": found.sampler, "num_steps": len(found.times) - 1}
     section |= {"grid": found.text}
     section |= {name: said[name] for name in said if name not in given}
-    if section["name"] != found.sampler:
-        print(
-            f"warning: {found.text} is the grid of {found.sampler}, and not of "
-            f"{section['name']}",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def times(section: Mapping[str, Any], schedule: Schedule) -> np.ndarray:

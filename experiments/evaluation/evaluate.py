@@ -12,7 +12,7 @@ import numpy as np
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
-from experiments.config import build
+from experiments.config import build, grid_check
 from experiments.evaluation import (
     likelihoods,
     measurements,
@@ -137,6 +137,7 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
+        grid_check.warn_of_other_sampler(section)
     if "sample quality" not in request.leave_out:
         sample_quality.check_features(asked, loaded.model.event_shape)
     slow = measurements.is_slow(loaded.model)

@@ -12,7 +12,7 @@ from diffusionflow import grids, schedules
 from diffusionflow.grids import optimized, refinement
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
-from experiments.config import build, elsewhere, grid_files
+from experiments.config import build, elsewhere, grid_check, grid_files
 from experiments.evaluation import sample_quality
 from experiments.runtime.errors import UsageError
 from experiments.sampling import generate, optimized_grid
@@ -79,18 +79,14 @@ def test_sample_takes_sampler_steps_and_grid_from_the_file(run, tmp_path):
     assert f"2 steps, grid a#{digest}, guidance" in str(drawn[0]["recipe"])
 
 
-def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
+def test_a_file_is_part_of_what_a_request_says(tmp_path):
     file = written(tmp_path / "a.json")
     section = elsewhere.completed(OWN, {"grid": file})
     assert section | {"grid": ""} == {
         "name": "heun(variable='u')", "num_steps": 2, "grid": "",
     }  # fmt: skip
-    assert capsys.readouterr().err == ""
     parsed = sample_quality.sampler_section(f"ddim@2@{file}", OWN)
     assert parsed == dict(name="ddim", num_steps=2, grid=section["grid"])
-    assert "is the grid of heun(variable='u'), and not of ddim" in (
-        capsys.readouterr().err
-    )
     written(tmp_path / "a.json", times=[1.0, 0.4, 0.0])
     with pytest.raises(UsageError, match="has changed from .* put the file back"):
         build.grid(section, FLOW)
@@ -135,6 +131,24 @@ def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
     for count in (2, 3):
         section = dict(name="ddim", num_steps=count, grid=file)
         assert len(build.grid(section, FLOW)) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "warned"),
+    [
+        ("unipc", "unipc(order=2)", False),
+        ("dpm_solver", "DPM++ 2M", False),
+        ("ddim", "unipc(order=2)", True),
+        ("unipc(order=3)", "unipc", True),
+        ("ddim", "gone_module:Mine()", True),
+    ],
+)
+def test_a_grid_of_another_sampler_is_a_warning(own, file, warned, tmp_path, capsys):
+    grid = grid_files.read(written(tmp_path / "a.json", sampler=file)).text
+    grid_check.warn_of_other_sampler(dict(name=own, num_steps=2, grid=grid))
+    said = capsys.readouterr().err
+    assert (f"is the grid of {file}, and not of {own}" in said) == warned
+    assert warned or said == ""
 
 
 WRONG = {
