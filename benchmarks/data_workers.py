@@ -6,9 +6,9 @@ Writes a folder of images of 224x224, and reads batches of it in random order, h
 the images mirrored, by `config.data.workers` processes and by as many of PyTorch's
 `DataLoader` with Pillow, in rounds that alternate. What both have read ahead while the
 other one was measured does not count. Images a second: median (lowest to highest
-round); CPU time of all processes of a side, on Linux, which other work on the machine
-changes less. Without an interpreter that imports torch and Pillow only our side is
-printed.
+round); CPU time of all processes of a side for an image that was read, on Linux, which
+other work on the machine changes less. Without an interpreter that imports torch and
+Pillow only our side is printed.
 """
 
 import argparse
@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 224
 COUNT = 1_024  # images
 AHEAD = 12  # batches of a round that may have been read before it
+IDLE = 0.02  # CPU seconds in half a second of a process that reads nothing
+PATIENCE = 30.0  # seconds until it reads nothing
 
 
 def parse() -> argparse.Namespace:
@@ -105,24 +107,35 @@ def cpu_seconds(pid: int) -> float:
     return own + sum(cpu_seconds(int(child)) for child in below)
 
 
+def settled_cpu_seconds(pid: int) -> float:
+    """As `cpu_seconds`, once no more is read ahead; NaN where the system says none."""
+    seconds, end = cpu_seconds(pid), time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        before, seconds = seconds, cpu_seconds(pid)
+        if not seconds - before > IDLE:
+            return seconds
+    raise RuntimeError(f"process {pid} did not come to rest in {PATIENCE} s")
+
+
 def measure(args: argparse.Namespace, folder: str, workers: int) -> None:
     """Prints a row for a number of workers."""
     both = clients(args, folder, workers)
     rates: dict[str, list[float]] = {who: [] for who in both}
-    cpu = dict.fromkeys(both, 0.0)
-    for number in range(args.rounds + 1):
+    for client in both.values():  # the first round warms up
+        client.run(AHEAD + args.batches)
+    before = {who: settled_cpu_seconds(client.pid) for who, client in both.items()}
+    for _ in range(args.rounds):
         for who, client in both.items():
-            before = cpu_seconds(client.pid)
             seconds = client.run(AHEAD + args.batches)["batch"][AHEAD:]
-            if number:  # the first round warms up
-                rates[who].append(len(seconds) * args.batch_size / sum(seconds))
-                cpu[who] += cpu_seconds(client.pid) - before
+            rates[who].append(len(seconds) * args.batch_size / sum(seconds))
+    after = {who: settled_cpu_seconds(client.pid) for who, client in both.items()}
     for client in both.values():
         client.close()
     read = args.rounds * (AHEAD + args.batches) * args.batch_size
     cells = [
         f"{who} {statistics.median(each):,.0f} ({min(each):,.0f} to {max(each):,.0f}), "
-        f"{1e3 * cpu[who] / read:.2f} CPU ms an image, first batch "
+        f"{1e3 * (after[who] - before[who]) / read:.2f} CPU ms an image, first batch "
         f"{both[who].facts['first_batch_seconds']:.1f} s"
         for who, each in rates.items()
     ]

@@ -21,7 +21,7 @@ SEED = cli.define_count("seed", 0, "Seed of the bootstrap.", 2**32 - 1, least=0)
 def main(runs: list[str]) -> None:
     from experiments.comparison import compare_runs  # slow to import
 
-    with reporting_path_errors("out", OUT.value):
+    with reporting_path_errors("out", OUT.value or None):
         compare_runs.compare_runs(runs, out=OUT.value, seed=SEED.value)
 
 

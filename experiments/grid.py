@@ -32,9 +32,14 @@ COUNT = cli.define_count(
     2**16,
     least=32,
 )
-cli.define_count("max_evaluations", 120, "Grids that are tried.", 10**5)
+cli.define_count(
+    "max_evaluations",
+    120,
+    "Grids that are tried, at least 4 k + 6 where k is 8 or the steps less 1.",
+    10**5,
+)
 cli.define_number(
-    "t_max", 1.0, "First time, below 1 where the network has no use at 1."
+    "t_max", 1.0, "First time, below 1 where the output at t = 1 does not determine x."
 )
 flags.DEFINE_string("label", None, "Class, number or name; by default all in turn.")
 cli.define_file(
@@ -51,7 +56,7 @@ cli.define_number("sigma_rel", None, "Width of the average, if the run stored an
 cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
-flags.DEFINE_string("out", None, "Path of the file, .json; by default in the workdir.")
+OUT = cli.define_output("Path of the file, .json; by default in the workdir.")
 
 
 def main() -> None:
@@ -66,7 +71,10 @@ def main() -> None:
     settings = optimized_grid.Settings(
         **{name: values[name] for name in optimized_grid.Settings._fields}
     )
-    with reporting_path_errors("workdir", WORKDIR.value):
+    with (
+        reporting_path_errors("workdir", WORKDIR.value),
+        reporting_path_errors("out", OUT.value),
+    ):
         optimized_grid.write_grid(WORKDIR.value, request, settings)
 
 

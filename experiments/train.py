@@ -35,7 +35,8 @@ def main() -> None:
     from experiments.config import experiment  # slow to import
 
     accepted = ACCEPTED()
-    described = experiment.from_config(CONFIG.value)  # a mistake is reported first
+    # a mistake is reported first
+    described = experiment.from_config(CONFIG.value, WORKDIR.value)
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
     from experiments.training import initial_weights, loop

@@ -15,7 +15,6 @@ strict: a different tree, shape or dtype is refused.
 
 import contextlib
 import pathlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from experiments.checkpointing import integrity, retention, step_directories
+from experiments.checkpointing import (
+    integrity,
+    orbax_log,
+    retention,
+    step_directories,
+)
 from experiments.runtime import distributed, pytrees, sharding
 from experiments.runtime.errors import SaveError, UsageError
 
@@ -77,48 +81,6 @@ class _CheckedPath(_PlainPath):
             self.failures.append(error)
 
 
-class _Filter:
-    """Filter of the log that drops what Orbax logs while it saves.
-
-    Threads of a save log what `wait` raises as well, whenever that comes. After an
-    error some may outlive the context: of these alone it is dropped then, until they
-    have ended.
-    """
-
-    def __init__(self) -> None:
-        self._older = set(threading.enumerate())
-        self._threads: set[threading.Thread] | None = None  # None for all
-
-    def filter(self, record: Any) -> bool:
-        """Whether a record is shown; called in the thread that logs it."""
-        if "orbax" not in record.pathname:
-            return True
-        threads = self._threads
-        return threads is not None and threading.current_thread() not in threads
-
-    def add(self) -> None:
-        """Begins to drop records; again, it changes nothing."""
-        logging.get_absl_logger().addFilter(self)
-
-    def remove(self) -> None:
-        """Shows all records again."""
-        logging.get_absl_logger().removeFilter(self)
-
-    def keep_to_running_threads(self) -> None:
-        """Drops those of threads that are younger than this filter and still run."""
-        self._threads = set(threading.enumerate()) - self._older
-        self.remove_ended()
-
-    @classmethod
-    def remove_ended(cls) -> None:
-        """Removes those of which all threads have ended."""
-        logger = logging.get_absl_logger()
-        for each in [each for each in logger.filters if isinstance(each, cls)]:
-            threads = each._threads
-            if threads is not None and not any(one.is_alive() for one in threads):
-                each.remove()
-
-
 class Checkpoints:
     """Saves and restores the checkpoints of a run; leaving the context waits for saves.
 
@@ -150,7 +112,7 @@ class Checkpoints:
         self._keep, self._later_fn = keep, later_fn
         self._read_only, self._has_saved = read_only, False
         self._failures: list[Exception] = []
-        self._filter = _Filter()
+        self._filter = orbax_log.Filter()
         if read_only and not self.directory.is_dir():
             raise UsageError(
                 f"no {directory} in {workdir}: {self.directory} is not a directory; "
@@ -158,10 +120,10 @@ class Checkpoints:
             )
         if not read_only:
             distributed.on_first(self._check_names)
-        _Filter.remove_ended()
+        orbax_log.Filter.remove_ended()
         handlers = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS}
-        with _quiet(logging.ERROR):
+        with orbax_log.quiet(logging.ERROR):
             options = ocp.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.LatestN(),  # all
@@ -183,15 +145,22 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *unused: Any) -> None:
         if kind is not None:
-            with contextlib.suppress(Exception):  # the first error is to be seen
-                self._manager.close()
-            self._filter.keep_to_running_threads()
+            self._close_after_error()
             return
-        self.wait()
-        self._manager.close()
-        if self._has_saved:
-            self._retain()
+        try:
+            self.wait()
+            self._manager.close()
+            if self._has_saved:
+                self._retain()
+        except BaseException:
+            self._close_after_error()
+            raise
         self._filter.remove()
+
+    def _close_after_error(self) -> None:
+        with contextlib.suppress(Exception):  # the first error is to be seen
+            self._manager.close()
+        self._filter.keep_to_running_threads()
 
     def steps(self) -> list[int]:
         """Lists the steps that have a checkpoint, rising."""
@@ -276,7 +245,7 @@ class Checkpoints:
     def _failing(self) -> Iterator[None]:
         """Turns whatever a save raises, in this thread or its own, into `SaveError`."""
         try:
-            with _quiet(logging.FATAL):
+            with orbax_log.quiet(logging.FATAL):
                 yield
         except Exception as error:
             if distributed.is_peer_lost(error):
@@ -357,18 +326,3 @@ class Checkpoints:
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return {name: restored[name] for name in targets}
-
-
-@contextlib.contextmanager
-def _quiet(level: int) -> Iterator[None]:
-    """Suppresses log messages of Orbax below a level.
-
-    It warns that a read-only directory is read only, and prints the traceback of an
-    error that it raises as well.
-    """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(level)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

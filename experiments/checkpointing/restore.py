@@ -8,7 +8,7 @@ import jax
 
 from experiments.checkpointing import identity, manager, metadata, posthoc_ema
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, elsewhere, external
+from experiments.config import build, elsewhere, external, grid_files
 from experiments.config.model import Model
 from experiments.data import class_labels
 from experiments.runtime import pytrees, sharding
@@ -115,6 +115,7 @@ def _open(
             try:
                 found = saved.identity(number)
                 metadata.check_format(found)
+                found = _with_own_grid(found, workdir)
                 external.find_again(found["modules"], workdir)
                 built = build.model_of(found)
                 rebuilt = identity.make(found["config"], built, found["examples"])
@@ -131,6 +132,14 @@ def _open(
             else:
                 every = [restored[item] for item in items]
                 return number, found, built, completed, every
+
+
+def _with_own_grid(found: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """The identity with the run's copy in place of the file of a grid."""
+    config = found["config"]
+    grid = grid_files.located(config["sampler"]["grid"], workdir)
+    sampler = {**config["sampler"], "grid": grid}
+    return {**found, "config": {**config, "sampler": sampler}}
 
 
 def _target(built: Model) -> Any:

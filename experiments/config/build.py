@@ -1,4 +1,4 @@
-"""Builds what a config describes: objective, sampler, data, network, callbacks.
+"""Builds what a config describes: objective, sampler, data, network.
 
 Objects are written in a config as call strings, such as `"cosine(logsnr_min=-15.0)"`,
 `"stratified(logit_normal(std=1.2))"` or `"own:Mine(beta=2.0)"`; data set and network
@@ -6,7 +6,7 @@ are sections whose `name` chooses and whose other entries are arguments. Users' 
 checked by the protocol that they must keep.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,39 +217,6 @@ def check_guidance(net: Any, sampler: Any, guidance: float) -> None:
     if two_times and isinstance(sampler, samplers.FlowMap):
         bound = "0 or 1 with flow_map: the jumps were trained without guidance"
         require("guidance", guidance, guidance in (0, 1), bound)
-
-
-def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:
-    """The functions `(step, row)` that are called with every row of metrics.
-
-    Args:
-      texts: `module:function`, or `module:Class(arguments)` whose instances are called.
-
-    Raises:
-      UsageError: there is no such function, or it is not callable.
-    """
-    return [function("callbacks", text) for text in texts]
-
-
-def function(where: str, text: str) -> Callable[..., Any]:
-    """The function `module:name`, or what `module:Class(arguments)` makes.
-
-    Args:
-      where: config entry or flag, for errors.
-      text: the reference; an instance is made of a class without brackets, too.
-
-    Raises:
-      UsageError: there is no such thing, or it is not callable.
-    """
-    plain = external.REFERENCE.fullmatch(text.strip())
-    if plain is None:
-        found = parse(where, text, {})
-    else:
-        found = external.resolve(where, *plain.groups())
-        found = found() if isinstance(found, type) else found
-    if not callable(found):
-        raise UsageError(f"{where}: {text} gives {found!r}: must be callable")
-    return found
 
 
 def model(

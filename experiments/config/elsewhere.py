@@ -37,13 +37,16 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """The section `sampler` of a config with the entries that are given.
 
     A name of another library that is given without a grid brings its own, and the file
-    of a grid its sampler and number of steps.
+    of a grid that is given its sampler and number of steps. The file of the config
+    brings neither: the config has them.
     """
     section = {**own, **given}
-    if grid_files.is_file(section.get("grid", "")):
+    if grid_files.is_file(given.get("grid", "")):
         grid_files.complete(section, given)
     elif "name" in given and "grid" not in given and named(given["name"]) is not None:
         section["grid"] = GRID
+    elif grid_files.is_file(section.get("grid", "")):
+        section["grid"] = grid_files.with_digest(section["grid"])
     return section
 
 

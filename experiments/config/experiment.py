@@ -1,5 +1,6 @@
 """Builds and checks everything that a config describes, but for data and network."""
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,8 @@ from diffusionflow import ema, objectives, predictions
 from experiments.config import (
     build,
     external,
+    functions,
+    grid_files,
     methods,
     optimizers,
     protocols,
@@ -78,17 +81,23 @@ class Experiment(NamedTuple):
         return built
 
 
-def from_config(config: ConfigDict) -> Experiment:
+def from_config(
+    config: ConfigDict, workdir: str | pathlib.Path | None = None
+) -> Experiment:
     """Builds what a config describes, after a check of its values; compiles nothing.
 
     Args:
-      config: completed in place, see `schema.settle`.
+      config: completed in place, see `schema.settle`; the file of a grid gets its
+        digest.
+      workdir: of the run, if there is one: its copy of that file is read where the file
+        is gone.
 
     Raises:
       UsageError: a name is unknown or missing, or a value of another type, which
         `schema.settle` cannot convert, or out of bounds.
     """
     _check_values(config)
+    grid_files.settle(config["sampler"], workdir)
     objective = build.objective(config["objective"])
     coupling = build.coupling(config["objective"]["coupling"])
     if coupling is not None:
@@ -115,7 +124,7 @@ def from_config(config: ConfigDict) -> Experiment:
         learning_rate=rate,
         optimizer=optimizers.optimizer(config["optimizer"], length, rate),
         gammas=gammas(config["ema"]),
-        callbacks=build.callbacks(config["callbacks"]),
+        callbacks=functions.callbacks(config["callbacks"]),
     )
     with naming("sigma_data"):
         predictions.precondition(

@@ -1,17 +1,20 @@
 """Files of optimised grids: `--sampler.grid=FILE.json`, as `diffusionflow grid` writes.
 
-The text that a request keeps is `FILE.json#DIGEST`, so that samples on a grid that has
-changed are not taken for those of the file.
+The text that a request and the config of a run keep is `FILE.json#DIGEST`, so that
+samples on a grid that has changed are not taken for those of the file. A run has a copy
+of the file of its config in `WORKDIR/grids/DIGEST`, which is read in place of the file.
 """
 
+import glob
 import hashlib
 import pathlib
 import re
-import sys
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffusionflow import grids
 from diffusionflow.schedules import Schedule
@@ -19,6 +22,7 @@ from experiments.runtime import files
 from experiments.runtime.errors import UsageError, shown
 
 FORMAT = 1
+FOLDER = "grids"  # of a run
 PATTERN = re.compile(r"(?P<path>.+\.json)(#(?P<digest>[0-9a-f]{8}))?")
 
 
@@ -59,7 +63,7 @@ def read(text: str) -> GridFile:
     where = f"sampler.grid={shown(str(path))}"
     way = "give a file of diffusionflow grid"
     if not path.is_file():
-        raise UsageError(f"{where}: there is no such file; {way}")
+        raise UsageError(f"{where}: there is no such file; {way}, or another grid")
     try:
         content = files.read_json(path)
         if content["format"] != FORMAT:
@@ -78,6 +82,75 @@ def read(text: str) -> GridFile:
     return GridFile(f"{path}#{digest}", times, *facts, schedule)
 
 
+def recorded(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `sampler` as results record it: of a file its stem and digest.
+
+    Where the file is, is no part of what samples depend on.
+    """
+    match = PATTERN.fullmatch(section["grid"])
+    if match is None:
+        return dict(section)
+    stem = pathlib.Path(match["path"]).stem
+    digest = match["digest"] or read(section["grid"]).text[-8:]
+    return {**section, "grid": f"{stem}#{digest}"}
+
+
+def with_digest(text: str) -> str:
+    """The path of a file with its digest; reads the file where it has none."""
+    return text if PATTERN.fullmatch(text.strip())["digest"] else read(text).text
+
+
+def located(text: str, workdir: str | pathlib.Path) -> str:
+    """The text with the path of the copy that a run keeps.
+
+    Args:
+      text: `sampler.grid` of the run's config. Without a digest it stands for the copy
+        only where the file is gone, and there is one copy of this name.
+      workdir: of the run.
+
+    Returns:
+      The text as it is where it names no file, or the run has no copy.
+    """
+    match = PATTERN.fullmatch(text.strip())
+    if match is None or (match["digest"] is None and pathlib.Path(match[1]).is_file()):
+        return text
+    folder = match["digest"] or "[0-9a-f]" * 8
+    name = glob.escape(pathlib.Path(match["path"]).name)
+    copies = list((pathlib.Path(workdir) / FOLDER).glob(f"{folder}/{name}"))
+    return f"{copies[0]}#{copies[0].parent.name}" if len(copies) == 1 else text
+
+
+def settle(section: ConfigDict, workdir: str | pathlib.Path | None) -> None:
+    """Sets path and digest of the file of a grid, where a config names one.
+
+    Args:
+      section: `sampler` of the config; changed in place.
+      workdir: of the run, where `located` looks for a copy; None for none.
+    """
+    if is_file(section["grid"]):
+        text = section["grid"]
+        text = text if workdir is None else located(text, workdir)
+        section["grid"] = with_digest(text)
+
+
+def keep_copy(text: str, workdir: str | pathlib.Path) -> None:
+    """Copies the file that `sampler.grid` of a run's config names, if any.
+
+    Args:
+      text: of the config.
+      workdir: of the run; the copy is `workdir/grids/DIGEST/FILE.json`.
+    """
+    if not is_file(text):
+        return
+    match = PATTERN.fullmatch(read(text).text)
+    path = pathlib.Path(match["path"])
+    copy = pathlib.Path(workdir) / FOLDER / match["digest"] / path.name
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(copy) as temporary:
+            shutil.copyfile(path, temporary)
+
+
 def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Sets what a file says and is not given: sampler and number of steps.
 
@@ -89,13 +162,6 @@ def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
     said = {"name": found.sampler, "num_steps": len(found.times) - 1}
     section |= {"grid": found.text}
     section |= {name: said[name] for name in said if name not in given}
-    if section["name"] != found.sampler:
-        print(
-            f"warning: {found.text} is the grid of {found.sampler}, and not of "
-            f"{section['name']}",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def times(section: Mapping[str, Any], schedule: Schedule) -> np.ndarray:

@@ -42,7 +42,8 @@ def from_section(
       **known: arguments that are passed to callables that take them.
 
     Raises:
-      UsageError: the name or an argument is unknown, or one of another type.
+      UsageError: the name or an argument is unknown, or one of another type; or a
+        parameter has the name of an entry of the section that is no argument.
     """
     tree, outside = _tree(f"{where}.name", section["name"], registry)
     call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
@@ -58,6 +59,12 @@ def from_section(
         if schema.type_of(f"{where}.{key}") is None
     }
     parameters = _parameters(fn)
+    for key in parameters:
+        if key != "name" and schema.type_of(f"{where}.{key}") is not None:
+            raise UsageError(
+                f"{where}.name: {section['name']} has a parameter {key!r}, but "
+                f"{where}.{key} is never passed to it; give it another name"
+            )
     for key in arguments.keys() & parameters.keys():
         wanted = _wanted(parameters[key].annotation, arguments[key])
         if wanted in schema.WORDS:

@@ -98,7 +98,8 @@ TABLE = (
     Entry(
         "data.workers",
         int,
-        "processes that read and augment training examples; 0: threads of the run's",
+        "processes that read and augment training examples; 0 reads in threads of the "
+        "run itself",
         0,
         _between(0, 256),
         resumable=True,

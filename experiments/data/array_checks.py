@@ -14,7 +14,8 @@ def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarra
       dtype: float32 or float64.
 
     Raises:
-      ValueError: some are not; it says how many, and where the first is. Or all vanish.
+      ValueError: some are not; it says how many, and where the first is. Or all
+        underflow to 0.
     """
     with np.errstate(over="ignore"):
         found: np.ndarray = values.astype(dtype)
@@ -28,7 +29,7 @@ def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarra
         )
     if not found.any() and values.any():
         raise ValueError(
-            f"{name}: all values vanish in {np.dtype(dtype)}, the largest is "
+            f"{name}: all values underflow to 0 in {np.dtype(dtype)}, the largest is "
             f"{np.abs(values).max():.2g}: scale them"
         )
     return found

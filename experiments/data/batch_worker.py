@@ -9,7 +9,6 @@ that started it ends, however that happens. It starts no device of JAX.
 import mmap
 import os
 import pickle
-import sys
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -108,9 +107,11 @@ def main(descriptor: int) -> None:
     Args:
       descriptor: of the shared memory.
     """
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what a data set prints
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull) as nothing:  # for what a data set, or its child, reads
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # for what it prints
     try:
-        serve(sys.stdin.buffer, answers, SharedMemory(descriptor))
+        serve(requests, answers, SharedMemory(descriptor))
     except (EOFError, BrokenPipeError):  # the other process has ended
         os._exit(0)

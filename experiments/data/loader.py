@@ -7,6 +7,7 @@ global batch.
 
 import functools
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -64,32 +65,41 @@ class Batches:
         batch = self._examples.gather(index)
         if self._augment_fn is None:
             return batch
-        batch = batch._replace(values=self._drawn(epochs, index, batch.values))
+        batch = batch._replace(values=self._augmented(epochs, index, batch.values))
         if batch.mask is None:
             return batch
-        return batch._replace(mask=self._drawn(epochs, index, batch.mask))
+        return batch._replace(mask=self._augmented(epochs, index, batch.mask))
 
-    def _drawn(
-        self, epochs: np.ndarray, index: np.ndarray, values: np.ndarray
+    def _augmented(
+        self, epochs: np.ndarray, index: np.ndarray, values: Any
     ) -> np.ndarray:
-        """Each of `values` [b, ...] as drawn by the generator of its example.
+        """Each of `values` [b, ...], augmented by the generator of its example.
 
-        They are replaced where that is possible.
+        In place where shape and dtype allow, of a copy unless they own their memory: a
+        data set of one's own may give a view of what it stores.
         """
-        rng, drawn = np.random.RandomState(), values
+        if not _owns_memory(values):
+            values = np.array(values)
+        rng, augmented = np.random.RandomState(), values
         for place, of_example in enumerate(zip(epochs, index, strict=True)):
             rng.seed([self._seed, *of_example])  # in a tenth of the time of another one
             value = self._augment_fn(rng, values[place])
             if place == 0 and not _alike(value, values[0]):
-                drawn = np.empty((len(values), *value.shape), value.dtype)
-            if not _alike(value, drawn[place]):
+                augmented = np.empty((len(values), *value.shape), value.dtype)
+            if not _alike(value, augmented[place]):
                 raise ValueError(
                     f"augment_fn gives shape {value.shape} and type {value.dtype}: "
-                    f"must be those of the first of the batch, {drawn.shape[1:]} and "
-                    f"{drawn.dtype}"
+                    "must be those of the first of the batch, "
+                    f"{augmented.shape[1:]} and {augmented.dtype}"
                 )
-            drawn[place] = value
-        return drawn
+            augmented[place] = value
+        return augmented
+
+
+def _owns_memory(values: Any) -> TypeGuard[np.ndarray]:
+    """Whether writing into an array changes no other one."""
+    plain = isinstance(values, np.ndarray)
+    return plain and values.flags.writeable and values.base is None
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

@@ -14,7 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import IO, Any
 
 import cloudpickle
@@ -24,7 +26,8 @@ from experiments.data.batch_worker import Failure, SharedMemory
 from experiments.data.loader import Batches
 from experiments.runtime.errors import PeerLost, UsageError
 
-PATIENCE = 10.0  # seconds until a process that answers no more is ended
+PATIENCE = 10.0  # seconds in which a process ends
+POLL = 1.0  # seconds after which who waits for an answer sees that none will come
 CODE = (
     "import sys; sys.path[:] = {path!r}; from experiments.data import batch_worker; "
     "batch_worker.main({descriptor})"
@@ -41,19 +44,21 @@ class WorkerPool:
       count: of processes.
 
     Raises:
-      UsageError: the data set cannot be sent to another process.
+      UsageError: the system starts fewer processes.
     """
 
     def __init__(self, batches: Batches, count: int):
         self._length = len(batches)
+        content, self._workers = cloudpickle.dumps(batches), []
         try:
-            content = cloudpickle.dumps(batches)
-        except Exception as error:  # whatever a part that cannot be pickled raises
+            for _ in range(count):
+                self._workers.append(_Worker(content))
+        except OSError as error:
+            self.close()
             raise UsageError(
-                f"data.workers={count}: the data set cannot be sent to another process "
-                f"({type(error).__name__}: {error}); set data.workers=0"
+                f"data.workers={count}: the system starts no more than "
+                f"{len(self._workers)} of them ({error.strerror}); give fewer"
             ) from error
-        self._workers = [_Worker(content) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -75,9 +80,29 @@ class WorkerPool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Ends the processes; who waits for a batch gets a `PeerLost`."""
+        """Ends the processes; who waits for a batch gets a `PeerLost`.
+
+        One that waits for a disk or a network file system ends when that answers: it is
+        left behind.
+        """
         for worker in self._workers:
-            worker.close()
+            worker.kill()
+        end = time.monotonic() + PATIENCE
+        for worker in self._workers:
+            worker.close(max(0.0, end - time.monotonic()))
+
+
+def check_picklable(batches: Batches, count: int) -> None:
+    """Raises a `UsageError` if batches cannot be sent to `count` processes."""
+    try:
+        with open(os.devnull, "wb") as nothing:  # arrays are not even copied
+            cloudpickle.dump(batches, nothing, 5, buffer_callback=lambda array: None)
+    except Exception as error:  # whatever a part that cannot be pickled raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(
+            f"data.workers={count}: the data set cannot be sent to another process "
+            f"({reason}); set data.workers=0"
+        ) from error
 
 
 class _Worker:
@@ -89,17 +114,20 @@ class _Worker:
 
     def __init__(self, content: bytes):
         self._content: bytes | None = content
-        self._file = _memory_file()
-        self._memory = SharedMemory(self._file.fileno())
-        code = CODE.format(path=sys.path, descriptor=self._file.fileno())
-        with _signals_blocked():
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[self._file.fileno()],
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},  # if a data set imports it
-            )
+        self._is_killed = False
+        with contextlib.ExitStack() as on_error:
+            self._file = on_error.enter_context(_memory_file())
+            self._memory = SharedMemory(self._file.fileno())
+            code = CODE.format(path=sys.path, descriptor=self._file.fileno())
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    pass_fds=[self._file.fileno()],
+                    env=os.environ | {"JAX_PLATFORMS": "cpu"},  # for a data set
+                )
+            on_error.pop_all()
 
     def read(self, number: int) -> Examples:
         """Batch `number`."""
@@ -111,6 +139,9 @@ class _Worker:
                 self._content = None
             pickle.dump(number, requests)
             requests.flush()
+            while not connection.wait([answers.fileno()], POLL):
+                if self._is_killed:
+                    raise EOFError
             answer = pickle.load(answers)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             raise PeerLost(self._end(number)) from error
@@ -124,7 +155,7 @@ class _Worker:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            code = -signal.SIGKILL
         by = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         return (
             f"a process that reads the data (data.workers) ended {by} at batch "
@@ -132,11 +163,19 @@ class _Worker:
             "the same command goes on from the newest checkpoint"
         )
 
-    def close(self) -> None:
-        """Ends the process, which holds nothing that could be lost."""
+    def kill(self) -> None:
+        """Has the system end the process, which holds nothing that could be lost."""
+        self._is_killed = True
         self._process.kill()
+
+    def close(self, seconds: float) -> None:
+        """Waits until the process has ended, as long as that; closes the pipes."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return  # closing the pipes would wait for who reads them
         with contextlib.suppress(OSError), self._process:
-            pass  # closes the pipes, and waits
+            pass
         self._file.close()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, real_data
 from experiments.checkpointing.loaded import Request as LoadRequest
-from experiments.config import build
+from experiments.config import build, grid_check
 from experiments.evaluation import (
     likelihoods,
     measurements,
@@ -137,6 +137,7 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         assert loaded.request.guidance is not None
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
+        grid_check.warn_of_other_sampler(section)
     if "sample quality" not in request.leave_out:
         sample_quality.check_features(asked, loaded.model.event_shape)
     few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
@@ -152,11 +153,14 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
 
 def _settings(request: Request, loaded: Loaded) -> dict[str, Any]:
     """Collects what the result depends on, as plain JSON values."""
+    samplers = sample_quality.recorded_samplers(
+        request.samples, loaded.config["sampler"]
+    )
     settings = request._asdict() | {
         "leave_out": sorted(set(request.leave_out)),
         "guidance": loaded.request.guidance,
         "likelihood": request.likelihood._asdict(),
-        "samples": request.samples._asdict(),
+        "samples": request.samples._asdict() | {"samplers": samplers},
         "parameters": loaded.digest,
     }
     del settings["out"]

@@ -17,7 +17,7 @@ import optax
 from diffusionflow.interop import read_weights
 from diffusionflow.networks.inception import Inception, inception_params, resized
 from diffusionflow.networks.layers import Conv3x3
-from experiments.config import build, external
+from experiments.config import external, functions
 from experiments.data.base import DataSet
 from experiments.runtime import pytrees
 from experiments.runtime.errors import UsageError
@@ -56,7 +56,7 @@ def own(text: str) -> Features:
     Raises:
       UsageError: there is no such function.
     """
-    fn = build.function("--features", text)
+    fn = functions.function("--features", text)
 
     def features_fn(x: np.ndarray) -> np.ndarray:
         values = np.asarray(fn(x), np.float32)

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from diffusionflow import metrics, predictions, samplers
 from experiments.checkpointing.loaded import Request
-from experiments.config import build, elsewhere
+from experiments.config import build, elsewhere, grid_files
 from experiments.config.model import Model
 from experiments.data.base import DataSet, Examples
 from experiments.evaluation import features
@@ -54,7 +54,7 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UsageError: the syntax is another one, or the sampler is unknown.
     """
-    match = re.fullmatch(r"([^@]+)@(\d+)(?:@([^@]+))?", text)
+    match = re.fullmatch(r"([^@]+)@(\d+)(?:@([^@]+|.+\.json(?:#\w+)?))?", text)
     if match is None:
         raise UsageError(
             f"sampler={text!r}: write name@steps or name@steps@grid, such as ddim@25"
@@ -314,7 +314,7 @@ def evaluate_samples(
     if evaluator.baseline_count < len(stored):
         at_baseline_size = evaluator.metrics_at_baseline_size(by_name, what)
     row = {
-        "sampler": dict(request.sampler),
+        "sampler": grid_files.recorded(request.sampler),
         "guidance": request.guidance,
         "nfe": evaluator.nfe(request),
         "count": len(stored),
@@ -331,6 +331,15 @@ def sampler_sections(
     return [sampler_section(text, default) for text in settings.samplers]
 
 
+def recorded_samplers(settings: Settings, default: dict[str, Any]) -> list[str]:
+    """The samplers as results record them: with the digest of a grid's file."""
+    sections = sampler_sections(settings, default)
+    return [
+        sampler_text(section) if grid_files.is_file(section["grid"]) else text
+        for text, section in zip(settings.samplers, sections, strict=True)
+    ]
+
+
 def sampler_text(section: Mapping[str, Any]) -> str:
-    """Formats a section `sampler` as `name@steps@grid`."""
-    return "{name}@{num_steps}@{grid}".format(**section)
+    """Formats a section `sampler` as `name@steps@grid`, for people."""
+    return "{name}@{num_steps}@{grid}".format(**grid_files.recorded(section))

@@ -107,9 +107,10 @@ def reporting_path_errors(flag: str, path: str | None) -> Iterator[None]:
 
 
 def _nested(*paths: str | os.PathLike) -> bool:
-    """Whether one path is in the other, or `x.npz` of `x` or its temporary file."""
+    """Whether one path is in the other, or `x.npz` of `x`, or its temporary file."""
     one, other = (pathlib.Path(path).absolute() for path in paths)
-    named_by = other.parent == one.parent and one.name in other.name
+    begins = other.name.removeprefix(".").startswith(f"{one.name}.")
+    named_by = other.parent == one.parent and begins
     return one.is_relative_to(other) or other.is_relative_to(one) or named_by
 
 

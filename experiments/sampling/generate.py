@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.checkpointing.loaded import Loaded, Request
+from experiments.config import grid_files
 from experiments.config.model import Model
 from experiments.data.base import DataTransform
 from experiments.runtime import progress
@@ -249,7 +250,8 @@ def settings(request: Request, digest: str) -> dict[str, Any]:
     names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
     if request.sigma_rel is not None:
         names.append("sigma_rel")
-    sampler = {f"sampler.{key}": value for key, value in request.sampler.items()}
+    recorded = grid_files.recorded(request.sampler)
+    sampler = {f"sampler.{key}": value for key, value in recorded.items()}
     return {
         **{name: getattr(request, name) for name in names},
         **sampler,
@@ -260,7 +262,7 @@ def settings(request: Request, digest: str) -> dict[str, Any]:
 
 def summary(request: Request) -> str:
     """Describes how the samples were made, on one line."""
-    sampler = request.sampler
+    sampler = grid_files.recorded(request.sampler)
     return (
         f"{_weights(request)} weights of step {request.step:,}, {sampler['name']}, "
         f"{sampler['num_steps']} steps, grid {sampler['grid']}, guidance "
@@ -303,7 +305,7 @@ def output_path(
         path = pathlib.Path(request.out)
         require("out", request.out, path.name != "", "a path that ends in a name")
         return path.with_suffix("") if path.suffix in (".npz", ".png") else path
-    sampler = request.sampler
+    sampler = grid_files.recorded(request.sampler)
     name = (
         f"{NAMES[what]}_step{request.step:07d}_{_weights(request)}_{sampler['name']}"
         f"_{sampler['num_steps']}_{sampler['grid']}_guidance{request.guidance:.9g}"

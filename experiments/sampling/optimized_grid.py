@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,14 +14,15 @@ from diffusionflow import grids, random, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, grid_files
+from experiments.config import build, elsewhere, grid_files
 from experiments.config.model import Model
 from experiments.runtime import files, progress, rng
-from experiments.runtime.errors import UsageError, naming, require
+from experiments.runtime.errors import UsageError, naming, require, shown
 from experiments.runtime.signals import stopping
 from experiments.sampling import requested
+from experiments.sampling.conditions import Conditions
 
-FOLDER = "grids"
+NUM_PARAMETERS = 8  # of the search, at most
 
 
 class Settings(NamedTuple):
@@ -28,7 +30,7 @@ class Settings(NamedTuple):
 
     Fields:
       t_max: time of the noise.
-      max_evaluations: grids that are tried.
+      max_evaluations: grids that are tried, at least `fewest_evaluations`.
     """
 
     t_max: float = 1.0
@@ -65,25 +67,26 @@ def write_grid(
             jax.default_matmul_precision(precision),
             progress.announced("computing the grid"),
         ):
-            found = optimized(loaded, settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
+            given = requested.of_samples(loaded)
+            found = optimized(loaded, given, settings)
+        print(words(found), flush=True)
         with files.atomic_write(path) as temporary:
-            content = json.dumps(_content(loaded, settings, found), indent=2)
+            content = json.dumps(_content(loaded, given, settings, found), indent=2)
             temporary.write_text(content + "\n")
-    print(f"{words(found)}\n{path}", flush=True)
+    print(path, flush=True)
     return path
 
 
-def optimized(loaded: Loaded, settings: Settings) -> grids.Optimized:
+def optimized(loaded: Loaded, given: Conditions, settings: Settings) -> grids.Optimized:
     """Computes the grid of weights that are loaded.
 
     Args:
       loaded: with a complete request.
+      given: conditions of its samples.
       settings: of the search.
     """
     request, model = loaded.request, loaded.model
     schedule, count = model.objective.schedule, request.num_samples
-    given = requested.of_samples(loaded)
     number = np.arange(count, dtype=np.uint32)
     keys = random.example_keys(rng.stream(request.seed, rng.GRID), number)
     z = samplers.prior(
@@ -97,6 +100,7 @@ def optimized(loaded: Loaded, settings: Settings) -> grids.Optimized:
         schedule=schedule,
         t_max=settings.t_max,
         candidates=_candidates(loaded, settings),
+        num_parameters=NUM_PARAMETERS,
         max_evaluations=settings.max_evaluations,
         seed=request.seed,
     )
@@ -139,12 +143,40 @@ def _check(
     count = request.sampler["num_steps"]
     require("sampler.num_steps", count, count >= 2, "at least 2: one step has no times")
     require("t_max", settings.t_max, 0 < settings.t_max <= 1, "in (0, 1]")
+    _check_evaluations(settings.max_evaluations, count)
+    _check_name(request.sampler["name"])
     build.check_guidance(model.net, build.sampler(request.sampler), request.guidance)
     build.check_start(model.objective, np.array([settings.t_max, 0.0]))
     path = _path(workdir, request)
     require("out", str(path), path.suffix == ".json", "a path that ends in .json")
     if path.exists():
         raise UsageError(f"out={path}: exists: remove it, or choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass  # an error now, and not after the search
+
+
+def fewest_evaluations(num_steps: int) -> int:
+    """The evaluations below which `grids.optimize` compares the fixed grids alone."""
+    return 4 * min(NUM_PARAMETERS, num_steps - 1) + 6
+
+
+def _check_evaluations(asked: int, num_steps: int) -> None:
+    least = fewest_evaluations(num_steps)
+    bound = (
+        f"at least {least} for {num_steps} steps: fewer change no grid, and the fixed "
+        f"ones alone would be compared; give --max_evaluations={least} or more"
+    )
+    require("max_evaluations", asked, asked >= least, bound)
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name of another library with that of a grid behind it."""
+    if elsewhere.named(name) is not None and samplers.names.with_grid(name):
+        raise UsageError(
+            f"sampler.name={shown(name)}: names a grid too, and the command computes "
+            "one; give --sampler.name without it"
+        )
 
 
 def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
@@ -152,11 +184,11 @@ def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
         return pathlib.Path(request.out)
     sampler = request.sampler
     name = f"{sampler['name']}_{sampler['num_steps']}_guidance{request.guidance:.9g}"
-    return workdir / FOLDER / (re.sub(r"[^\w.=]+", "-", name) + ".json")
+    return workdir / grid_files.FOLDER / (re.sub(r"[^\w.=]+", "-", name) + ".json")
 
 
 def _content(
-    loaded: Loaded, settings: Settings, found: grids.Optimized
+    loaded: Loaded, given: Conditions, settings: Settings, found: grids.Optimized
 ) -> dict[str, Any]:
     """What the file says: the grid, how it was made, and its errors."""
     request = loaded.request
@@ -170,6 +202,8 @@ def _content(
         **_plain(record),
         "recipe": {name: getattr(request, name) for name in names}
         | settings._asdict()
+        | {"conditions": None, **given.settings()}
+        | {"matmul_precision": loaded.config["matmul_precision"]}
         | {"parameters": loaded.digest},
     }
 
@@ -195,11 +229,11 @@ def words(found: grids.Optimized) -> str:
     ratio = by_name[found.chosen] / by_name[found.best_fixed]
     return "\n".join(
         [
-            "mean distance of end points to a fine solution, on noise unseen before:",
+            "mean distance of end points to a fine solution, on held-out noise:",
             *lines,
             f"chosen: {found.chosen}, {ratio:.2f} of the error of {found.best_fixed}, "
             "the best fixed grid",
-            f"the fine solution is known to {found.reference_error:.2g}",
+            f"error of the reference: {found.reference_error:.2g}",
             f"times: {', '.join(f'{time:.5g}' for time in found.times)}",
         ]
     )

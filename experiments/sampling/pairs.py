@@ -34,7 +34,7 @@ from diffusionflow import metrics, samplers
 from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
-from experiments.config import build, elsewhere, schema
+from experiments.config import build, elsewhere, grid_check, schema
 from experiments.runtime import rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
@@ -70,6 +70,7 @@ def write_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     with stopping():
         asked = request._replace(sampler=elsewhere.completed(SAMPLER, request.sampler))
         loaded = restore.load(workdir, asked)
+        grid_check.warn_of_other_sampler(loaded.request.sampler)
         request, given = loaded.request, of_samples(loaded)
         shards = Shards(
             generate.output_path(workdir, request, "pairs"),

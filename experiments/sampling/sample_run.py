@@ -4,6 +4,7 @@ import pathlib
 
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
+from experiments.config import grid_check
 from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import stopping
 from experiments.sampling import autoencoder, generate, requested
@@ -39,6 +40,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         decoder = _decoder(workdir, request)
         request, plan = planned(workdir, request)
         loaded = restore.load(workdir, request)
+        grid_check.warn_of_other_sampler(loaded.request.sampler)
         given = requested.of_samples(loaded)
         return generate.write_samples(workdir, loaded, given, plan, decoder)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.checkpointing import manager, metadata, posthoc_ema, retention
-from experiments.config import external
+from experiments.config import external, grid_files
 from experiments.config.experiment import Experiment
 from experiments.data.base import Examples
 from experiments.runtime import distributed, environment, files, progress
@@ -75,7 +75,7 @@ def train_and_evaluate(
         stop = stack.enter_context(noting())
         external.search(workdir)
         with progress.announced("reading the data"):
-            trainer = Trainer(described)
+            trainer = Trainer(described, workdir)
         config = trainer.config
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         stack.enter_context(resume.alone(workdir))
@@ -156,6 +156,7 @@ def _announce(
     files.write_json(workdir / "config.json", meaning["config"] | rows)
     files.write_json(workdir / "environment.json", environment.environment())
     external.keep_copies(trainer.identity["modules"], workdir)
+    grid_files.keep_copy(trainer.config.sampler.grid, workdir)
 
 
 def _without_picture(trainer: Trainer) -> str | None:

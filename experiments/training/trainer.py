@@ -1,6 +1,7 @@
 """Everything that a config determines, built once."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.checkpointing import identity
 from experiments.config import build, experiment, external, protocols
 from experiments.config.experiment import Experiment
-from experiments.data import coupled, loader, read_ahead
+from experiments.data import coupled, loader, read_ahead, worker_pool
 from experiments.data.base import Examples
 from experiments.evaluation import heldout
 from experiments.runtime import progress, rng, sharding
@@ -29,20 +30,28 @@ class Trainer:
     Args:
       described: the config of the experiment, or what `experiment.from_config` made of
         it.
+      workdir: of the run, if there is one: as of `experiment.from_config`.
 
     Raises:
-      UsageError: if a value of the config is unknown or out of bounds.
+      UsageError: if a value of the config is unknown or out of bounds, or the data set
+        cannot be sent to the processes of `config.data.workers`.
     """
 
-    def __init__(self, described: ConfigDict | Experiment):
+    def __init__(
+        self,
+        described: ConfigDict | Experiment,
+        workdir: str | pathlib.Path | None = None,
+    ):
         if not isinstance(described, Experiment):
-            described = experiment.from_config(described)
+            described = experiment.from_config(described, workdir)
         self.experiment = described
         self.config = config = described.config
         self.dataset = build.dataset(config.data)
         self.model = described.model(self.dataset)
         step.check_examples(described.method, self.dataset)
         self.mesh = sharding.mesh(config.sharding.fsdp)
+        if workers := config.data.workers:
+            worker_pool.check_picklable(self._numbered_batches(), workers)
         self.recipe = step.StepConfig(
             model=self.model,
             optimizer=described.optimizer,

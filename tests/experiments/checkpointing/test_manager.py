@@ -13,13 +13,14 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import logging
 
-from experiments.checkpointing import step_directories
+from experiments.checkpointing import orbax_log, step_directories
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.checkpointing.retention import Keep
 from experiments.runtime import sharding
 from experiments.runtime.errors import SaveError
 
 IDENTITY = {"format": 1, "config": {"seed": 3}}
+ORBAX = compile("logging.error('of Orbax')", "/x/orbax/checkpoint/a.py", "exec")
 
 
 def make_items(scale=1.0):
@@ -160,7 +161,15 @@ def test_an_older_step_is_not_passed_over_in_silence(workdir):
         saved.save(7, make_items(), IDENTITY)
 
 
-def test_a_failed_save_is_an_error(tmp_path, monkeypatch):
+@pytest.fixture
+def no_filters(monkeypatch):
+    """Filters of the log that failed saves have left are forgotten."""
+    monkeypatch.setattr(logging.get_absl_logger(), "filters", [])
+
+
+def test_a_failed_save_is_an_error(tmp_path, monkeypatch, caplog, no_filters):
+    """Leaving the context raises it, closes Orbax, and ends the silence of its log."""
+
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
@@ -171,8 +180,12 @@ def test_a_failed_save_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", fail)
     monkeypatch.setattr("pathlib.Path.rename", fail)
     saved.save(2, make_items(), IDENTITY)
+    close, closed = saved._manager.close, []
+    monkeypatch.setattr(saved._manager, "close", lambda: closed.append(close()))
     with pytest.raises(SaveError, match=r"no space left.*intact ones: steps \[1\]"):
         saved.__exit__(None)
+    exec(ORBAX, {"logging": logging})
+    assert closed and caplog.messages == ["of Orbax"]
     monkeypatch.undo()
     with Checkpoints(tmp_path) as saved:
         assert saved.steps() == [1]
@@ -281,21 +294,14 @@ def test_an_error_inside_is_not_hidden_by_closing(tmp_path):
         assert saved.steps() == [1]
 
 
-@pytest.fixture
-def no_filters(monkeypatch):
-    """Filters of the log that failed saves have left are forgotten."""
-    monkeypatch.setattr(logging.get_absl_logger(), "filters", [])
-
-
 def test_what_a_save_logs_from_its_threads_is_not_seen(tmp_path, caplog, no_filters):
     """Whenever it comes: what failed is raised, and Orbax's own lines are too many."""
-    orbax = compile("logging.error('of a thread')", "/x/orbax/checkpoint/a.py", "exec")
     with Checkpoints(tmp_path) as saved:
         saved.save(1, make_items(), IDENTITY)
-        exec(orbax, {"logging": logging})
+        exec(ORBAX, {"logging": logging})
         logging.error("of another")
-    exec(orbax, {"logging": logging})
-    assert caplog.messages == ["of another", "of a thread"]
+    exec(ORBAX, {"logging": logging})
+    assert caplog.messages == ["of another", "of Orbax"]
 
 
 def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, no_filters):
@@ -303,8 +309,7 @@ def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, no_filter
 
     What Orbax logs elsewhere is seen, and the filter goes when they have ended.
     """
-    orbax = compile("logging.error('of Orbax')", "/x/orbax/checkpoint/a.py", "exec")
-    log = lambda: exec(orbax, {"logging": logging})
+    log = lambda: exec(ORBAX, {"logging": logging})
     left = threading.Event()
     late = threading.Thread(target=lambda: (left.wait(60), log()))
     saved = Checkpoints(tmp_path)
@@ -320,15 +325,15 @@ def test_what_threads_log_after_an_error_is_not_seen(tmp_path, caplog, no_filter
 
 def test_a_filter_goes_with_the_last_thread_of_its_save(tmp_path, no_filters):
     """A process that goes on, as a notebook does, hears of Orbax again."""
-    left = threading.Event()
-    saved = Checkpoints(tmp_path / "failed")
+    left, logger = threading.Event(), logging.get_absl_logger()
+    of_failed = orbax_log.Filter()
     late = threading.Thread(target=left.wait, args=(60,))
-    saved.save(1, make_items(), IDENTITY)
     late.start()
-    saved.__exit__(OSError)
-    assert len(logging.get_absl_logger().filters) == 1
+    of_failed.add()
+    of_failed.keep_to_running_threads()
+    with Checkpoints(tmp_path):
+        assert logger.filters == [of_failed]
     left.set()
     late.join()
-    saved._filter._threads &= {late}  # others, of Orbax's own, may run on
-    with Checkpoints(tmp_path / "next"):
-        assert logging.get_absl_logger().filters == []
+    with Checkpoints(tmp_path):
+        assert logger.filters == []

@@ -191,6 +191,14 @@ def test_sections_report_unknown_names_and_arguments():
         build.network({"name": "unet", "chanels": 3}, num_classes=10)
 
 
+def test_a_parameter_that_an_entry_of_that_name_would_not_reach_is_refused(monkeypatch):
+    reader = lambda workers=1: np.zeros((18, 2), np.float32)
+    monkeypatch.setitem(registry.DATASETS, "reader", reader)
+    for section in ({"name": "reader", "workers": 4}, {"name": "reader(workers=4)"}):
+        with pytest.raises(UsageError, match="data.name: reader.* parameter 'workers'"):
+            build.dataset(section)
+
+
 def test_a_dit_from_its_section():
     section = {"name": "dit", "features": 32, "num_heads": 2, "positions": "rotary"}
     assert build.network(section, num_classes=3).num_classes == 3

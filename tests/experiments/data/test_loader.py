@@ -1,5 +1,6 @@
-"""Batches as a function of (seed, k), and a set once through: `batches.py`."""
+"""Batches as a function of (seed, k), and a set once through: `loader.py`."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,6 +65,32 @@ def test_what_is_drawn_of_a_mask_is_what_is_drawn_of_its_values():
     for batch in (batches[0], batches[1]):
         np.testing.assert_array_equal(batch.values > 100, batch.mask.repeat(3, axis=1))
         assert 0 < batch.mask[:, 0, 0].mean() < 1
+
+
+class Slices:
+    """Array whose rows are views, where they are consecutive."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __getitem__(self, index):
+        return self.rows[index[0] : index[-1] + 1]
+
+
+@pytest.mark.parametrize("kind", ["views", "read-only", "jax"])
+def test_augmenting_leaves_what_a_data_set_stores(kind):
+    """Its own arrays, of which it may give views, or which cannot be written to."""
+    stored = np.arange(6, dtype=np.float32).reshape(1, 6)
+    stored.setflags(write=kind == "views")
+    values = jnp.asarray(stored) if kind == "jax" else Slices(stored)
+    negate = lambda rng, row: np.negative(row, out=row)
+    batches = Batches(
+        Examples(values, np.zeros(1, int)), seed=0, batch_size=1, augment_fn=negate
+    )
+    for number in range(3):
+        found = batches[number].values
+        np.testing.assert_array_equal(found, -np.arange(6.0)[None])
+    np.testing.assert_array_equal(stored, np.arange(6.0)[None])
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(0, 1), (-8, 2), (9, 2)])

@@ -98,7 +98,7 @@ def test_held_out_examples_are_no_training_examples(tmp_path, name):
 
 def test_values_that_vanish_in_float32_are_refused(tmp_path):
     path = written(tmp_path / "a.npz", values=floats(18, 2).astype(float) * 1e-60)
-    assert "all values vanish in float32, the largest is" in refusal(path=path)
+    assert "all values underflow to 0 in float32, the largest is" in refusal(path=path)
 
 
 def test_axes_that_cannot_be_moved_are_refused(tmp_path):

@@ -1,23 +1,28 @@
 """Batches read ahead by threads or by processes: `read_ahead.py`, `worker_pool.py`."""
 
+import concurrent.futures
 import contextlib
+import errno
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data import Examples, Lazy, image_folder
+from experiments import data
+from experiments.config import registry
+from experiments.data import Examples, Lazy, image_folder, worker_pool
 from experiments.data.loader import Batches
 from experiments.data.read_ahead import iterate
 from experiments.data.worker_pool import WorkerPool
 from experiments.runtime.errors import PeerLost, UsageError
+from experiments.training.trainer import Trainer
+from tests.helpers import tiny
 
 ROOT = pathlib.Path(__file__).parents[3]
 PARENT = """
@@ -89,11 +94,75 @@ def test_an_error_of_a_data_set_of_ones_own_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_be_sent_says_so():
-    lock = threading.Lock()
-    rows = Examples(Lazy((4, 1), np.float32, lambda number: lock), np.arange(4))
-    with pytest.raises(UsageError, match="data.workers=1: .* set data.workers=0"):
-        next(iterate(Batches(rows, seed=0, batch_size=2), 0, 1))
+def test_a_data_set_may_start_processes_that_read_their_input():
+    """Its input is empty: it is not that of the process, where requests come in."""
+
+    def read(number):
+        code = "import sys; print(len(sys.stdin.read()), end='')"
+        command = [sys.executable, "-S", "-c", code]
+        return np.float32([subprocess.check_output(command, timeout=10), number])
+
+    rows = Examples(Lazy((2, 2), np.float32, read), np.arange(2))
+    with closing(Batches(rows, seed=0, batch_size=1), 0, 1) as found:
+        seen = [next(found).values[0].tolist() for _ in range(2)]
+    assert sorted(seen) == [[0, 0], [0, 1]]
+
+
+class Unsendable:
+    """What cannot be pickled, for a reason of two lines."""
+
+    def __reduce__(self):
+        raise TypeError("one\ntwo")
+
+
+def test_what_cannot_be_sent_says_so_in_one_line_before_a_run_is_begun(monkeypatch):
+    def dataset(size):
+        made = data.split(np.zeros((size, 2), np.float32), None, None)
+        held = Unsendable()
+        return made._replace(augment_fn=lambda rng, row: (row, held)[0])
+
+    monkeypatch.setitem(registry.DATASETS, "moons", dataset)
+    Trainer(tiny.config(data__workers=0))
+    said = "data.workers=3: .* process .TypeError: one two.; set data.workers=0"
+    with pytest.raises(UsageError, match=said):
+        Trainer(tiny.config(data__workers=3))
+
+
+def test_fewer_processes_than_asked_for_is_one_line_and_leaves_none(
+    batches, monkeypatch
+):
+    popen, started = subprocess.Popen, []
+
+    def start(*arguments, **options):
+        if len(started) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    said = "data.workers=5: .* no more than 2 .*temporarily unavailable.; give fewer"
+    with pytest.raises(UsageError, match=said):
+        WorkerPool(batches, 5)
+    assert not any(is_running(process.pid) for process in started)
+
+
+def test_closing_waits_for_no_process_that_does_not_end(monkeypatch):
+    """As one in uninterruptible input, which SIGKILL ends only when that is over."""
+    monkeypatch.setattr(worker_pool, "PATIENCE", 0.1)
+    monkeypatch.setattr(worker_pool, "POLL", 0.1)
+    rows = Examples(Lazy((2, 1), np.float32, lambda number: time.sleep(60)), np.ones(2))
+    pool = WorkerPool(Batches(rows, seed=0, batch_size=1), 1)
+    process = pool._workers[0]._process
+    kill = process.kill
+    monkeypatch.setattr(process, "kill", lambda: None)
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pool.__getitem__, 0)
+        pool.close()
+        with pytest.raises(PeerLost, match="at batch 0"):
+            waiting.result(10)
+    assert is_running(process.pid)
+    kill()
+    process.wait()
 
 
 def test_a_process_that_is_killed_is_noticed_and_closing_ends_the_others(batches):

@@ -64,7 +64,10 @@ def test_other_threads_are_left_alone():
     assert found == [(None, before)]
 
 
-@pytest.mark.parametrize("name", ["runs/a", "runs/a/samples/x.png", "runs"])
+@pytest.mark.parametrize(
+    "name",
+    ["runs/a", "runs/a/samples/x.png", "runs", "runs/a.npz", "runs/.a.npz.12.tmp"],
+)
 def test_an_error_about_a_directory_is_one_line_with_its_flag(name):
     words = f"--workdir=runs/a: Permission denied: {name}; choose another directory"
     with (
@@ -79,6 +82,7 @@ def test_an_error_about_a_directory_is_one_line_with_its_flag(name):
     [
         PermissionError(errno.EACCES, "Permission denied", "data/a.npz"),
         PermissionError(errno.EACCES, "Permission denied", "runs/a2"),
+        PermissionError(errno.EACCES, "Permission denied", "runs/data"),
         PermissionError(errno.EACCES, "Permission denied"),
         OSError(errno.ENOSPC, "No space left on device", "runs/a/x"),
     ],

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from diffusionflow import grids, schedules
-from experiments.config import build, elsewhere, grid_files
+from diffusionflow.grids import optimized, refinement
+from experiments.checkpointing import restore
+from experiments.checkpointing.loaded import Request
+from experiments.config import build, elsewhere, grid_check, grid_files
 from experiments.evaluation import sample_quality
 from experiments.runtime.errors import UsageError
-from experiments.sampling import optimized_grid
+from experiments.sampling import generate, optimized_grid
 from tests.helpers import in_process
 
 KEPT = pathlib.Path(__file__).parents[2] / "data" / "checkpoint"
@@ -38,14 +41,18 @@ def written(path, **changes):
 
 def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
     flags = [f"--workdir={run}", f"--out={tmp_path / 'a.json'}"]
-    command = ["--sampler.num_steps=3", "--num_noises=32", "--max_evaluations=2"]
+    command = ["--sampler.num_steps=2", "--num_noises=32", "--max_evaluations=10"]
     code, output, error = in_process.run("experiments.grid", *flags, *command)
     assert (code, error) == (0, "")
     said = json.loads((tmp_path / "a.json").read_text())
     times = np.array(said["times"])
-    assert said["sampler"] == "ddim" and said["num_steps"] == 3
+    assert said["sampler"] == "ddim" and said["num_steps"] == 2
     assert re.fullmatch("[0-9a-f]{16}", said["recipe"]["parameters"])
-    assert len(said["measured"]) == 11 and str(tmp_path / "a.json") in output
+    assert len(said["measured"]) == 1 + len(grids.candidates(2, schedule=FLOW))
+    assert str(tmp_path / "a.json") in output
+    saved = restore.describe(run, Request()).config["matmul_precision"]
+    assert said["recipe"]["matmul_precision"] == saved
+    assert said["recipe"]["conditions"] is None  # the data have none
     found = {each["name"]: each["times"] for each in said["measured"]}
     assert found[said["chosen"]] == said["times"]
     section = elsewhere.completed(OWN, {"grid": str(tmp_path / "a.json")})
@@ -68,27 +75,55 @@ def test_sample_takes_sampler_steps_and_grid_from_the_file(run, tmp_path):
         with np.load(f"{out}.npz") as arrays:
             drawn.append(dict(arrays))
     np.testing.assert_array_equal(drawn[0]["samples"], drawn[1]["samples"])
-    assert f"grid {grid_files.read(file).text}" in str(drawn[0]["recipe"])
+    digest = grid_files.read(file).text[-8:]
+    assert f"2 steps, grid a#{digest}, guidance" in str(drawn[0]["recipe"])
 
 
-def test_a_file_is_part_of_what_a_request_says(tmp_path, capsys):
+def test_a_file_is_part_of_what_a_request_says(tmp_path):
     file = written(tmp_path / "a.json")
     section = elsewhere.completed(OWN, {"grid": file})
     assert section | {"grid": ""} == {
         "name": "heun(variable='u')", "num_steps": 2, "grid": "",
     }  # fmt: skip
-    assert capsys.readouterr().err == ""
     parsed = sample_quality.sampler_section(f"ddim@2@{file}", OWN)
     assert parsed == dict(name="ddim", num_steps=2, grid=section["grid"])
-    assert "is the grid of heun(variable='u'), and not of ddim" in (
-        capsys.readouterr().err
-    )
-    text = sample_quality.sampler_text(parsed)
-    assert sample_quality.sampler_section(text, OWN) == parsed
     written(tmp_path / "a.json", times=[1.0, 0.4, 0.0])
     with pytest.raises(UsageError, match="has changed from .* put the file back"):
         build.grid(section, FLOW)
     assert elsewhere.completed(OWN, {"grid": file})["grid"] != section["grid"]
+
+
+def test_the_file_of_the_config_leaves_its_sampler_and_steps(tmp_path):
+    file = written(tmp_path / "a.json", num_steps=3)
+    own = dict(name="ddim", num_steps=3, grid=file)
+    assert elsewhere.completed(own, {}) == own | {"grid": grid_files.read(file).text}
+    assert elsewhere.completed(own, {"name": "heun"})["num_steps"] == 3
+    assert elsewhere.completed(own, {"grid": file})["num_steps"] == 2
+
+
+def test_results_record_stem_and_digest_wherever_the_file_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "me@here"
+    folder.mkdir()
+    found = []
+    for file in (written(tmp_path / "a.json"), "a.json", written(folder / "a.json")):
+        settings = sample_quality.Settings(samplers=(f"heun@2@{file}", "ddim@9"))
+        (section, _) = sample_quality.sampler_sections(settings, OWN)
+        request = Request(sampler=section, guidance=1.0, step=0)
+        found.append(
+            (
+                generate.settings(request, ""),
+                generate.output_path(tmp_path, request),
+                sample_quality.recorded_samplers(settings, OWN),
+                sample_quality.sampler_text(section),
+            )
+        )
+        assert len(build.grid(section, FLOW)) == 3  # the path still opens the file
+    assert found[0] == found[1] == found[2]
+    settings, path, samplers, text = found[0]
+    digest = section["grid"][-8:]
+    assert settings["sampler.grid"] == f"a#{digest}" and f"_a-{digest}_" in path.name
+    assert samplers == [text, "ddim@9"] and text == f"heun@2@a#{digest}"
 
 
 def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
@@ -96,6 +131,24 @@ def test_steps_to_the_data_are_a_number_of_steps_too(tmp_path):
     for count in (2, 3):
         section = dict(name="ddim", num_steps=count, grid=file)
         assert len(build.grid(section, FLOW)) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "warned"),
+    [
+        ("unipc", "unipc(order=2)", False),
+        ("dpm_solver", "DPM++ 2M", False),
+        ("ddim", "unipc(order=2)", True),
+        ("unipc(order=3)", "unipc", True),
+        ("ddim", "gone_module:Mine()", True),
+    ],
+)
+def test_a_grid_of_another_sampler_is_a_warning(own, file, warned, tmp_path, capsys):
+    grid = grid_files.read(written(tmp_path / "a.json", sampler=file)).text
+    grid_check.warn_of_other_sampler(dict(name=own, num_steps=2, grid=grid))
+    said = capsys.readouterr().err
+    assert (f"is the grid of {file}, and not of {own}" in said) == warned
+    assert warned or said == ""
 
 
 WRONG = {
@@ -122,6 +175,15 @@ MISTAKES = {
         "grid", ["--sampler.name=ddpm", "--sampler.num_steps=3"], "must be determini",
     ),
     "suffix": ("grid", ["--out=grid.txt"], "out='grid.txt': must be a path that ends"),
+    "empty": ("grid", ["--out="], "--out=.* is empty"),
+    "folder": ("grid", ["--out=/dev/null/a.json"], "a.json: File exists"),
+    "evaluations": (
+        "grid", ["--sampler.num_steps=3", "--max_evaluations=13"],
+        "max_evaluations=13: must be at least 14 for 3 steps.*=14 or more",
+    ),
+    "name": (
+        "grid", ["--sampler.name=DPM++ 2M Karras"], "Karras': names a grid too.*give",
+    ),
     "time": ("grid", ["--t_max=2"], r"t_max=2.0: must be in \(0, 1\]"),
 }  # fmt: skip
 
@@ -136,6 +198,22 @@ def test_a_mistake_is_one_line(name, run, tmp_path, monkeypatch):
     assert code == 2 and len(error.splitlines()) == 1, error
     assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 12])
+def test_the_fewest_evaluations_are_those_that_search(num_steps):
+    least = optimized_grid.fewest_evaluations(num_steps)
+    tried = []
+    for evaluations in (least - 1, least):
+        before = len(tried)
+        refinement.refined(
+            lambda times: tried.append(times) or (1.0, 1.0),
+            grids.uniform(num_steps),
+            ends_noisy=False,
+            num_parameters=optimized_grid.NUM_PARAMETERS,
+            max_evaluations=evaluations // optimized.NUM_STARTS,
+        )
+        assert (len(tried) > before + 1) == (evaluations == least)
 
 
 @pytest.mark.parametrize("name", ["edm", "flow_matching"])

@@ -1,12 +1,18 @@
 """What a config determines, built once: `training/trainer.py`."""
 
 import contextlib
+import os
+import signal
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import data
 from experiments.config import registry
+from experiments.data import read_ahead
+from experiments.data.worker_pool import WorkerPool
+from experiments.runtime.signals import Stopped
 from experiments.training import loop
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
@@ -60,11 +66,56 @@ def test_a_run_warns_where_sigma_data_is_a_fifth_off(
     assert (f"a root mean square of {levels:.3g}" in printed) == warns
 
 
-def test_the_workers_of_a_config_read_the_same_batches():
-    found = []
-    for workers in (0, 1):
-        trainer = Trainer(tiny.config(data__workers=workers))
-        with contextlib.closing(trainer.batches(3)) as batches:
-            found.append(next(batches))
-    for one, other in zip(*found, strict=True):
+@pytest.fixture
+def processes(monkeypatch):
+    """Of the data workers that were started, a list for each pool."""
+    started = []
+
+    class Noted(WorkerPool):
+        def __init__(self, batches, count):
+            super().__init__(batches, count)
+            started.append([worker._process for worker in self._workers])
+
+    monkeypatch.setattr(read_ahead, "WorkerPool", Noted)
+    return started
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_config_says_how_many_processes_read(processes, workers):
+    trainer = Trainer(tiny.config(data__workers=workers))
+    with contextlib.closing(trainer.batches(3)) as batches:
+        found = next(batches)
+    assert [len(each) for each in processes] == ([workers] if workers else [])
+    for one, other in zip(found, trainer._numbered_batches()[3], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_the_weights_are_the_same_for_other_workers_after_a_stop(
+    processes, monkeypatch, tmp_path
+):
+    """Of augmented examples; and no process is left after a stop, nor at the end."""
+
+    def dataset(size):
+        made = data.split(np.ones((size, 2), np.float32), np.arange(size) % 2, None)
+        return made._replace(augment_fn=lambda rng, row: row + np.float32(rng.rand()))
+
+    def stop(number, *unused):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(registry.DATASETS, "moons", dataset)
+    train = lambda workers, name, **options: loop.train_and_evaluate(
+        tiny.config(data__workers=workers), tmp_path / name, **options
+    )
+    straight = train(0, "straight")
+    with pytest.raises(Stopped):
+        train(2, "stopped", hook=stop)
+    resumed = train(1, "stopped")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        straight.checkpoint_items(),
+        resumed.checkpoint_items(),
+    )
+    assert [len(each) for each in processes] == [2, 1]
+    assert all(each.poll() is not None for pool in processes for each in pool)
