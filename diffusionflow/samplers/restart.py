@@ -142,9 +142,9 @@ class Restart(RaisedSteps):
         factor, noise = xp.ones_like(all_t), xp.zeros_like(all_t)
         alpha = schedule.alpha(all_t)
         for _, _, raised, end, top in begins:
-            before = schedule.alpha(end)
-            rho = schedule.sigma(end) / before
-            factor = xp.where(raised, alpha / before, factor)
+            kept = schedule.alpha(end)
+            rho = schedule.sigma(end) / kept
+            factor = xp.where(raised, alpha / kept, factor)
             noise = xp.where(raised, alpha * root((top - rho) * (top + rho)), noise)
         rows = self._solver.plan(all_t, all_s, schedule)
         return dict(rows, raise_z=factor, raise_noise=noise)
