@@ -56,7 +56,10 @@ cli.define_number("sigma_rel", None, "Width of the average, if the run stored an
 cli.define_count(
     "step", None, "Step of the checkpoint; by default the newest.", 10**9, least=0
 )
-OUT = cli.define_output("Path of the file, .json; by default in the workdir.")
+OUT = flags.DEFINE_string(
+    "out", None, "Path of the file, .json; by default in the workdir."
+)
+cli.refuse_empty("out")
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def recorded(section: Mapping[str, Any]) -> dict[str, Any]:
 
     Where the file is, is no part of what samples depend on.
     """
-    match = PATTERN.fullmatch(section["grid"])
+    match = PATTERN.fullmatch(section["grid"].strip())
     if match is None:
         return dict(section)
     stem = pathlib.Path(match["path"]).stem

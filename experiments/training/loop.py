@@ -2,7 +2,7 @@
 
 The same call starts a run and resumes it. What a run leaves: `checkpoints/`,
 `averages/` if it is to, `metrics.jsonl`, `tensorboard/`, `config.json`,
-`environment.json`, `samples/`, `loss.png`.
+`environment.json`, `samples/`, `loss.png`, copies in `modules/` and `grids/`.
 """
 
 import contextlib
