@@ -168,8 +168,8 @@ def test_the_step_compiles_once(straight, tmp_path, monkeypatch):
     made = []
 
     class Watched(trainer.Trainer):
-        def __init__(self, config):
-            super().__init__(config)
+        def __init__(self, *given):
+            super().__init__(*given)
             made.append(self)
 
     monkeypatch.setattr(loop, "Trainer", Watched)
@@ -185,8 +185,8 @@ class Signalled(trainer.Trainer):
 
     method, call, number = "", 0, 0
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, *given):
+        super().__init__(*given)
         self.calls = 0
         if self.method:
             setattr(self, self.method, self.signalled(getattr(self, self.method)))
