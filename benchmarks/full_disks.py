@@ -142,7 +142,7 @@ def tried(folder: pathlib.Path, size: int, trainer: Trainer) -> tuple[str, list[
 def fill(folder: pathlib.Path, sizes: int, num_steps: int) -> int:
     """Runs all sizes, prints the result, returns the exit code."""
     trainer = Trainer(kill_storm.tiny_config(num_steps))
-    loop.Trainer = lambda config: trainer  # its programs are compiled once
+    loop.Trainer = lambda *_: trainer  # its programs are compiled once
     exit_codes.hide_failed_writes()
     reference = folder / "undisturbed"
     first = run(reference, folder, trainer, None, limit=1_000)  # compiles

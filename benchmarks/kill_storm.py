@@ -103,8 +103,8 @@ def watched(board: Board) -> type[Trainer]:
         return call
 
     class Watched(Trainer):
-        def __init__(self, config: Any):
-            super().__init__(config)
+        def __init__(self, *given: Any):
+            super().__init__(*given)
             first = during("compiling", self.step_fn)
             calls = iter([first])
             compiled = self.step_fn

@@ -44,7 +44,7 @@ def test_a_network_that_ignores_labels_is_a_warning_of_one_line(
 ):
     trainer = trainer_with(monkeypatch, num_classes=0)
     assert trainer.condition_effects(trainer.init().params) == {"labels": 0}
-    monkeypatch.setattr(loop, "Trainer", lambda config: trainer)
+    monkeypatch.setattr(loop, "Trainer", lambda *_: trainer)
     loop.train_and_evaluate(
         tiny.config(num_steps=1, optimizer__warmup_steps=0), tmp_path
     )
