@@ -250,6 +250,7 @@ class Checkpoints:
         except Exception as error:
             if distributed.is_peer_lost(error):
                 raise
+            orbax_log.ignore_abandoned_writes()
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SaveError(
                 f"a checkpoint could not be saved in {self.directory} ({reason}); "

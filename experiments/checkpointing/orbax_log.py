@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,16 @@ class Filter:
             threads = each._threads
             if threads is not None and not any(one.is_alive() for one in threads):
                 each.remove()
+
+
+def ignore_abandoned_writes() -> None:
+    """Suppresses Python's warning that a failed save has not written all arrays.
+
+    It is given whenever the memory of the save is freed, which may be at the exit.
+    """
+    warnings.filterwarnings(
+        "ignore", r"coroutine '.*serialize.*' was never awaited", RuntimeWarning
+    )
 
 
 @contextlib.contextmanager
