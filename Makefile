@@ -19,8 +19,8 @@ X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance \
 # the other targets as always; QUICK= optimizes these too
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
-.PHONY: help train sample curve docs notebooks test test-x64 test-slow test-nightly \
-  test-all lint types format
+.PHONY: help train sample curve docs notebooks test test-ci test-x64 test-slow \
+  test-nightly test-all lint types format
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
 	@echo "make curve      the reference curve of CONFIG, from three seeds"
 	@echo "make test       the fast tests        make test-x64   the core's in float64"
+	@echo "make test-ci    tests of a second and more, such as trainings of a few steps"
 	@echo "make test-slow  kills, resumes, notebooks: long, and nothing else proves it"
 	@echo "make test-nightly  every sampler on every schedule, and such; SHARD=1/4: a part"
 	@echo "make test-all   all of these"
@@ -58,7 +59,11 @@ notebooks: $(VENV)/.notebooks
 
 test: $(VENV)/.test
 	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \
-	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST)' $(ARGS)
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST) and not ci' $(ARGS)
+
+test-ci: $(VENV)/.test
+	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST) and ci' $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
@@ -68,7 +73,7 @@ test-nightly: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'nightly and not gpu' \
 	  --shard=$(SHARD) $(ARGS)
 
-test-all: test test-x64 test-slow test-nightly
+test-all: test test-ci test-x64 test-slow test-nightly
 
 test-x64: $(VENV)/.test
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \

@@ -376,6 +376,7 @@ def test_all_raise_what_the_first_process_raised(kind, there, message, monkeypat
     assert type(second) is there and message in str(second)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -46,6 +46,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(workdir, name):
     assert re.search(message, error), error
 
 
+@pytest.mark.ci
 def test_flags_arrive(workdir, tmp_path):
     code, output, error = in_process.run(
         "experiments.pairs",

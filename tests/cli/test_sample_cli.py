@@ -92,6 +92,7 @@ def test_a_picture_of_somebodys_is_not_overwritten(points, tmp_path):
     assert (tmp_path / "mine.png").read_text() == "a picture"
 
 
+@pytest.mark.ci
 def test_flags_arrive(points, tmp_path):
     code, output, error = commands.run(
         "experiments.sample",

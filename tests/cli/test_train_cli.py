@@ -183,6 +183,7 @@ def test_a_missing_workdir_is_a_mistake_too():
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_ctrl_c_before_a_run_begins_is_one_line(tmp_path):
     """Where nothing else is done about it: reading the config, and imports."""
     path = tmp_path / "config.py"
@@ -212,12 +213,14 @@ cli.run(main)
 """
 
 
+@pytest.mark.ci
 def test_the_other_writes_of_a_save_that_failed_say_nothing(tmp_path):
     (tmp_path / "left.py").write_text(LEFT)
     found = commands.run("left", PYTHONPATH=str(tmp_path))
     assert found == (1, "", "error: the one line\n")
 
 
+@pytest.mark.ci
 def test_help_is_no_mistake():
     code, output, _ = commands.run("experiments.train", "--help")
     assert code == 0
@@ -362,6 +365,7 @@ def test_a_config_is_printed_without_a_workdir_but_not_trained(tiny_config):
     assert "Flag --workdir must have a value" in error
 
 
+@pytest.mark.ci
 def test_a_printed_config_is_read_back_as_it_is(tmp_path):
     command = ["experiments.train", CONFIG, f"--workdir={tmp_path / 'none'}"]
     changes = ["--config.network.multipliers=1,2,4", "--config.num_steps=1e3"]

@@ -137,6 +137,7 @@ def test_a_small_regularisation_draws_the_optimum():
     np.testing.assert_array_equal(drawn, exact)
 
 
+@pytest.mark.ci
 def test_large_groups_have_the_correlation_of_the_entropic_plan():
     """Of two normal laws, to the standard error of 4,096 pairs, thrice, or 0.01."""
     x, eps = RNG.standard_normal((2, 4096)).astype(np.float32)

@@ -160,6 +160,7 @@ def test_every_entry_counts_right_or_not_at_all(name):
         check_entries(case.wrap(fn), calls, **settings)
 
 
+@pytest.mark.ci
 def test_calls_that_are_given_are_taken():
     with records_calls() as (fn, calls):
         bare = predictions.as_denoiser(CASES["bare"].wrap(fn), num_network_calls=1)

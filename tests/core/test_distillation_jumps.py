@@ -39,6 +39,7 @@ def kinds_on_schedules():
 # ---- the coefficients
 
 
+@pytest.mark.ci
 def test_the_jump_moves_every_pair():
     """By its definition: from z_t with `a x + b eps` it goes to z_s."""
     check_all(moves_pairs, kinds_on_schedules())
@@ -64,6 +65,7 @@ def moves_pairs(kind, schedule):
             assert np.max(error[away]) < 1e-6
 
 
+@pytest.mark.ci
 def test_the_sign_of_b_is_one_for_each_kind():
     check_all(has_one_sign, kinds_on_schedules())
 

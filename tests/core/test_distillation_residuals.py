@@ -42,6 +42,7 @@ def kinds_on_schedules():
     }
 
 
+@pytest.mark.ci
 def test_residuals_of_the_exact_flow_map_are_zero():
     check_all(has_no_residual, kinds_on_schedules())
 

@@ -390,6 +390,7 @@ def test_what_one_network_refuses_the_wrappers_refuse(name):
     guided.check_times(np.array([0.9, 0.5]))
 
 
+@pytest.mark.ci
 def test_limited_guidance_leaks_no_tracer():
     schedule, z = schedules.FlowMatching(), jnp.ones((2, 3))
     denoise_fn = predictions.denoiser(lambda z, t: z, kind="x", schedule=schedule)

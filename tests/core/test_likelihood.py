@@ -134,6 +134,7 @@ def test_the_diffusion_term_depends_on_the_ends_of_the_log_snr_alone(schedule, w
     np.testing.assert_allclose(found.mean(), l_inf(schedule, *window), rtol=1e-9)
 
 
+@pytest.mark.ci
 def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     table = oracles.VECTORS["gmm"]
     share, mean, variance = (

@@ -149,6 +149,7 @@ def test_levels_are_the_same_on_the_host_and_traced(name):
         np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.ci
 def test_adaptive_steps_on_batches_of_one():
     schedule, seen = schedules.FlowMatching(), []
 

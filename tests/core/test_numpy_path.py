@@ -58,6 +58,7 @@ def close(found, expected, rtol=4e-5, atol=2e-5):
     )
 
 
+@pytest.mark.ci
 def test_the_count_sees_a_program():
     with pytest.raises(AssertionError, match="1 programs"), compiles(0):
         jax.jit(lambda x: jnp.sinh(x) * 1.2345)(np.float32(0.3))

@@ -161,6 +161,7 @@ def test_a_proposal_must_draw_all_times_of_the_objective(proposal):
         objectives.check_support(narrow)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("wrap", [lambda d: d, times.Stratified], ids=["", "strat"])
 def test_a_weighting_made_for_other_times_is_refused(wrap):
     monotone = lambda density: weightings.Monotone(weightings.Mse("u"), density)

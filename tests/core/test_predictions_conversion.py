@@ -316,6 +316,7 @@ def test_a_score_at_sigma_0_says_nothing_of_eps_under_jit():
     np.testing.assert_allclose(inside.eps, -0.5)
 
 
+@pytest.mark.ci
 def test_conversion_is_the_same_single_vmapped_and_jitted():
     schedule = schedules.Cosine()
     generator = np.random.default_rng(0)

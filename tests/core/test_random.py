@@ -79,6 +79,7 @@ def brownian(clock, size, keys=None):
     return np.stack([draw(step) for step in range(len(clock) - 1)])
 
 
+@pytest.mark.ci
 def test_brownian_draws_are_standard_normal_and_independent():
     """On a grid of unequal steps, none of them on the lattice of another."""
     clock, size = [1.0, 0.83, 0.8299, 0.5, 0.123, 1e-6, 0.0], 8000
@@ -89,6 +90,7 @@ def test_brownian_draws_are_standard_normal_and_independent():
     assert np.abs(gap).max() < 4.5 / size**0.5
 
 
+@pytest.mark.ci
 def test_brownian_increments_add_up_under_refinement():
     coarse, fine = np.array([1.0, 0.7, 0.15, 0.0]), np.linspace(1, 0, 21)
     whole, parts = brownian(coarse, 5), brownian(fine, 5)
@@ -104,6 +106,7 @@ def test_brownian_increments_add_up_under_refinement():
     np.testing.assert_allclose(both[0], tiny.sum(0) / 2**0.5, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("jitted", ["source", "draw"])
 def test_brownian_keeps_a_fine_clock_in_float32(jitted):
     """Steps that are 0 in float32, as data of `jit` and as its constants."""

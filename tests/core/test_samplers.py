@@ -241,6 +241,7 @@ def test_one_compilation_for_every_number_of_a_sampler(build):
     assert found[0] == found[-1] > 0
 
 
+@pytest.mark.ci
 def test_vmap_over_the_sampler_and_grad_through_it():
     schedule, times = SCHEDULES["flow"], grids.uniform(5)
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
@@ -259,6 +260,7 @@ def test_vmap_over_the_sampler_and_grad_through_it():
     assert np.isfinite(jax.grad(lambda churn: draw(churn).sum())(0.3))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=8))
 def test_grad_in_a_learned_schedule(name):
     difference_quotient_agrees(name, "linear_beta")
@@ -392,6 +394,7 @@ def test_a_list_is_a_grid():
         draw(1.0)
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("error")
 def test_a_traced_plan_on_a_grid_of_the_library_does_not_warn():
     of = samplers.diffusions

@@ -318,6 +318,7 @@ def test_rising_steps_to_and_from_an_infinite_slope_are_finite(sampler):
     assert all(np.isfinite(column).all() for column in jax.tree.leaves(rows))
 
 
+@pytest.mark.ci
 def test_gradients_of_steps_from_an_infinite_slope_are_finite():
     times = np.float32([1.0, 0.6, 0.3])
 

@@ -145,6 +145,7 @@ def test_renoising_a_wide_map_gets_worse_with_calls():
 # ---- denoisers without a second time
 
 
+@pytest.mark.ci
 def test_without_a_map_it_is_ddim():
     data = analytic.gaussian(np.array([0.5, -1.0]), 0.25)
     z = jnp.array([[0.3, 1.0], [-1.2, 0.4]])

@@ -117,6 +117,7 @@ def test_adaptive_dpm_solver_goes_towards_the_data_alone():
             )
 
 
+@pytest.mark.ci
 def test_the_adaptive_solver_puts_known_data_in():
     """Bit for bit at the data, and not where z has noise."""
     schedule, known = SCHEDULES["flow"], np.float32([0.37, 0.0])
@@ -138,6 +139,7 @@ def test_the_adaptive_solver_puts_known_data_in():
     np.testing.assert_allclose(end(0.5).x[:, 0], noised, atol=1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["flow", "linear_beta"])
 @pytest.mark.parametrize(("t0", "t1"), [(1.0, 0.0), (0.0, 1.0)])
 def test_adaptive_solution_is_the_exact_flow(name, t0, t1):
@@ -157,6 +159,7 @@ def test_adaptive_solution_is_the_exact_flow(name, t0, t1):
     np.testing.assert_array_equal(found.nfe, 1 + 6 * found.steps)
 
 
+@pytest.mark.ci
 def test_each_example_has_its_own_steps_and_a_stiff_field_ends():
     schedule = SCHEDULES["flow"]
 

@@ -347,6 +347,7 @@ def test_monte_carlo_law_on_a_mixture(name):
     assert stats.kstest(np.asarray(result.x), law).pvalue > 0.01 / len(FAMILIES)
 
 
+@pytest.mark.ci
 def test_samples_of_many_steps_are_paired_by_brownian_noise():
     """Strong convergence, which independent noise does not give."""
     schedule, size = SCHEDULES["flow"], 32

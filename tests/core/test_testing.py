@@ -69,6 +69,7 @@ class Uncounted:
         return z
 
 
+@pytest.mark.ci
 def test_right_ones_pass():
     testing.check_schedule(Cosine())
     testing.check_sampler(samplers.Heun("u"), order=2)

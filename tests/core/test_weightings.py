@@ -219,6 +219,7 @@ def test_at_alpha_0_with_an_infinite_slope_the_weight_is_its_limit(name):
     assert weight[1] == np.inf
 
 
+@pytest.mark.ci
 def test_a_training_level_without_signal_has_the_loss_of_its_limit():
     """t = T / T of a table that ends at alpha = 0: `-(alpha^2)' (v_hat - v)^2`."""
     name = "discrete_zero_snr"

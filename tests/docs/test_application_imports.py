@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from diffusionflow import samplers, schedules
 from experiments.config import build, experiment, registry
 from tests.helpers import tiny
@@ -169,6 +171,7 @@ def test_an_addition_is_one_file_and_one_line(tmp_path, monkeypatch):
     assert model.event_shape == (3,) and type(model.net).__name__ == "Linear"
 
 
+@pytest.mark.ci
 def test_the_pictures_need_neither_checkpoints_nor_optimizers():
     names = [name for name in FILES if package(name) == "visualization"]
     run_without({"orbax", "optax", "grain"}, *names)

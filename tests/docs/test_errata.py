@@ -104,6 +104,7 @@ def test_the_scale_that_preserves_variance_has_a_root():
         assert float(found) == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.ci
 def test_the_ground_truth_of_the_figures_is_ddim_in_255_steps():
     """Per unit of z_1 the exact flow ends at sqrt(v)."""
     for variance, end in ((0.25, 0.49710), (0.01, 0.09826)):

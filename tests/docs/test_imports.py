@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.parametrize import check_all
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -187,6 +189,7 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@pytest.mark.ci
 def test_no_file_of_tests_imports_another():
     """What they share stands in `tests/helpers`."""
     for path in TESTS.rglob("*.py"):
@@ -249,6 +252,7 @@ print("ok")
 """
 
 
+@pytest.mark.ci
 def test_losses_and_samplers_work_with_jax_and_chex_alone():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True

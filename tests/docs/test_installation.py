@@ -120,6 +120,7 @@ def test_the_command_lists_its_commands_and_names_the_nearest():
     assert len(found.stderr.splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_a_command_is_the_entry_point_of_its_name():
     for name in command.COMMANDS:
         assert (ROOT / "experiments" / f"{name}.py").exists()

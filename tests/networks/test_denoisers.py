@@ -69,6 +69,7 @@ def equinox_model(calls, kind="u"):
 each = pytest.mark.parametrize("make", [flax_model, equinox_model])
 
 
+@pytest.mark.ci
 @each
 def test_calls_are_counted(make):
     calls = []

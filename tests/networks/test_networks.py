@@ -40,6 +40,7 @@ def case(request):
     return Case(net, params, raw, fast(raw), inputs)
 
 
+@pytest.mark.ci
 def test_examples_do_not_mix(case):
     z, time, label = case.inputs
     whole = case.fn(z, time, label)
@@ -50,6 +51,7 @@ def test_examples_do_not_mix(case):
     assert changed[1] > 0.1 and changed[[0, 2, 3]].max() < 1e-5
 
 
+@pytest.mark.ci
 def test_time_may_be_scalar_and_matters(case):
     z, time, label = case.inputs
     scalar = case.fn(z, jnp.float32(0.3), label)
@@ -58,6 +60,7 @@ def test_time_may_be_scalar_and_matters(case):
     assert np.abs(vector - case.fn(z, time, label)).max() > 1e-2
 
 
+@pytest.mark.ci
 def test_no_label_is_the_null_label_and_labels_matter(case):
     z, time, label = case.inputs
     assert case.net.null_label == 3
@@ -81,6 +84,7 @@ def test_a_vector_for_a_network_without_is_refused(case):
         case.net.apply({"params": case.params}, *case.inputs, jnp.ones((4, 5)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("net", "shape"),
     [
@@ -132,6 +136,7 @@ def test_vectors_that_do_not_add_up_are_refused(vector):
 SIZES = [(4,), (4, 4), (4, 4, 4)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "net",
     [
@@ -210,6 +215,7 @@ def test_other_numbers_of_dimensions_are_refused(name, shape):
         jax.eval_shape(NETWORKS[name].init, jax.random.key(0), *arguments(shape))
 
 
+@pytest.mark.ci
 def test_jvp_and_grad_agree(case):
     """u . (J v) by forward mode is (u J) . v by reverse mode, in z and in time."""
     z, time, label = case.inputs
@@ -229,12 +235,14 @@ def test_jvp_and_grad_agree(case):
     np.testing.assert_allclose(forward, reverse, rtol=1e-4)
 
 
+@pytest.mark.ci
 def test_vmap_equals_batch(case):
     one = lambda z, time, label: case.raw(z[None], time, label[None])[0]
     out = fast(jax.vmap(one))(*case.inputs)
     np.testing.assert_allclose(out, case.fn(*case.inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_bfloat16_computes_close_and_keeps_float32_ends(case):
     half = case.net.clone(dtype="bfloat16")
     inits = jax.eval_shape(half.init, jax.random.key(0), *case.inputs)["params"]
@@ -246,6 +254,7 @@ def test_bfloat16_computes_close_and_keeps_float32_ends(case):
     assert 1e-4 < error < 0.05
 
 
+@pytest.mark.ci
 def test_dropout_only_in_training_and_by_key(case):
     net = case.net.clone(dropout=0.5)
 

@@ -76,6 +76,7 @@ def test_sequences_and_videos_come_back_in_their_shape(shape, patch_size, where)
     assert out.shape == shape and out.dtype == jnp.float32
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("shape", "axis", "patch_sizes"),
     [((2, 6, 1), 2, (2, (2, 1))), ((2, 4, 6, 1), 1, (2, (1, 2, 2)))],
@@ -105,6 +106,7 @@ def test_frames_are_in_order_where_there_are_positions(where):
     assert error < 1e-5 if where == "none" else error > 1e-2
 
 
+@pytest.mark.ci
 def test_output_is_zero_and_blocks_are_the_identity_at_first():
     net = DiT(**TINY)
     inputs = arguments((2, 4, 4, 1))
@@ -247,6 +249,7 @@ def stacked(params):
     return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("remat", "scan", "shape"),
     [
@@ -273,6 +276,7 @@ def test_remat_and_scan_leave_value_and_gradient(remat, scan, shape):
     chex.assert_trees_all_close(found_gradient, adapt(gradient), rtol=0, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_scanned_blocks_differ_from_each_other_and_drop_by_key():
     net = DiT(**TINY, scan=True, dropout=0.5)
     inputs = arguments((2, 4, 4, 1))

@@ -21,6 +21,7 @@ def test_time_embedding_resolves_the_unit_interval(features):
     assert directions(unscaled) < 8
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("features", [128, 256])
 def test_vector_that_blocks_read_resolves_time(features):
     times = jnp.asarray(TIMES, jnp.float32)
@@ -97,6 +98,7 @@ def one_time(params):
     return params | {"Conditioning_0": conditioning}, kernel
 
 
+@pytest.mark.ci
 def test_at_equal_times_it_is_the_network_of_one_time(case):
     """Whatever the numbers of the map, and without a second time too."""
     z, time, *conditions = case.inputs
@@ -137,6 +139,7 @@ def test_parameters_of_one_time_are_a_part_of_those_of_two(case):
     assert two == one
 
 
+@pytest.mark.ci
 def test_a_network_of_two_times_starts_as_that_of_one():
     """With the same numbers, drawn with the same key, and zeros for the map."""
     net, shape = NETWORKS["residual_mlp"]
@@ -166,6 +169,7 @@ def directions_of(case, key=5):
     return primals, tuple(map(draw, keys, primals))
 
 
+@pytest.mark.ci
 def test_the_derivative_in_z_and_both_times(case):
     """Forward mode against reverse mode, and against differences of fourth order."""
     primals, tangents = directions_of(case)
@@ -189,6 +193,7 @@ def test_the_derivative_in_z_and_both_times(case):
     np.testing.assert_allclose(difference, pushed, rtol=0, atol=2e-3 * scale)
 
 
+@pytest.mark.ci
 def test_the_gradient_of_a_loss_with_a_derivative(case):
     """Reverse over forward mode equals forward over reverse mode."""
     primals, tangents = directions_of(case)
@@ -216,6 +221,7 @@ def test_the_gradient_of_a_loss_with_a_derivative(case):
     jax.tree.map(close, one, other)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "net",
     [

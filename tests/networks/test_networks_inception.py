@@ -30,6 +30,7 @@ def close(found, exact, name):
     np.testing.assert_allclose(found / scale, exact / scale, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.ci
 def test_every_block_and_the_features(state):
     params = inception.inception_params(state)
     run = jax.jit(

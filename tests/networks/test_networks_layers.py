@@ -62,6 +62,7 @@ def test_conv_module_adds_its_bias():
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
+@pytest.mark.ci
 def test_pointwise_is_dense():
     ours, plain = layers.Pointwise(5), nn.Dense(5)
     x, params = normal(0, 2, 3, 4, 6), dict(kernel=normal(1, 6, 5), bias=normal(2, 5))

@@ -11,6 +11,7 @@ from tests.helpers.networks import arguments, fast, perturbed
 NET = ResidualMLP(features=16, num_blocks=2, num_classes=3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shape", [(1, 2), (3, 5), (4, 4), (2, 1)])
 def test_output_is_like_z_and_zero_at_first(shape):
     z, time, label = arguments(shape)
@@ -19,6 +20,7 @@ def test_output_is_like_z_and_zero_at_first(shape):
     np.testing.assert_array_equal(out, 0)
 
 
+@pytest.mark.ci
 def test_labels_times_and_examples_matter_and_do_not_mix():
     z, time, label = inputs = arguments((4, 4))
     variables = {"params": perturbed(NET, *inputs)}
@@ -34,6 +36,7 @@ def test_labels_times_and_examples_matter_and_do_not_mix():
     np.testing.assert_allclose(fn(z, time, None), null, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_bfloat16_is_close():
     inputs = arguments((8, 3))
     variables = {"params": perturbed(NET, *inputs)}

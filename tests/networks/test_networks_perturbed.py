@@ -31,6 +31,7 @@ def applied(apply_fn, net, shape=SHAPE):
     return np.asarray(fast(apply_fn)(variables, *inputs))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NETS)
 def test_each_change_changes_and_none_changes_nothing(name):
     net, layer = NETS[name]
@@ -53,6 +54,7 @@ def test_an_unperturbed_network_is_the_same_program(name):
     assert program() == before
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NETS)
 def test_of_one_token_every_attention_is_the_identity(name):
     net, layer = NETS[name]
@@ -105,6 +107,7 @@ def test_recomputed_blocks_are_perturbed_alike():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_of_scanned_blocks_all_are_skipped():
     """As the same blocks that are not scanned, each skipped by its name."""
     inputs, net = arguments(SHAPE), dataclasses.replace(DIT, scan=True)

@@ -58,6 +58,7 @@ def test_both_forms_have_the_same_values_and_gradients(name):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "net",
     [

@@ -18,6 +18,7 @@ def test_output_is_like_z(shape):
     assert out.shape == shape and out.dtype == jnp.float32
 
 
+@pytest.mark.ci
 def test_output_is_zero_at_first():
     net = UNet(**TINY)
     init = fast(net.init_with_output)
@@ -76,6 +77,7 @@ def applied(net, params, inputs):
     return fast(net.apply)({"params": params}, *inputs)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("sizes", "axis"),
     [((4,), 1), pytest.param((4, 2), 0, marks=pytest.mark.slow)],
@@ -93,6 +95,7 @@ def test_data_constant_along_an_axis_are_those_of_one_dimension_less(sizes, axis
     np.testing.assert_allclose(found, repeated(out), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_an_image_of_one_column_is_a_sequence():
     """Of the image's kernels only the middle column meets anything but padding."""
     net = UNet(**TINY | dict(multipliers=(1,)))
@@ -104,6 +107,7 @@ def test_an_image_of_one_column_is_a_sequence():
     np.testing.assert_allclose(found, out[:, :, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_axes_and_kernels_transposed_transpose_the_output():
     net = UNet(**TINY)
     z, time, label = arguments((2, 4, 2, 6, 3))

@@ -53,6 +53,7 @@ def test_moments_and_images_are_those_of_diffusers(tmp_path):
     check_all(is_reproduced, cases)
 
 
+@pytest.mark.ci
 def test_means_and_stds_of_each_channel(tmp_path):
     """z = (latent - mean) scaling_factor / std, as pipelines of diffusers have it."""
     case = CASES["sd"]

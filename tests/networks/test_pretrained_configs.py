@@ -46,6 +46,7 @@ def is_built(place):
     assert about is None or abs(found / about - 1) < 3e-3
 
 
+@pytest.mark.ci
 def test_ddpm_has_the_parameters_of_the_published_network():
     is_built("ddpm-cifar10-32")
 

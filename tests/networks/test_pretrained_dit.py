@@ -20,6 +20,7 @@ CASES = pretrained_weights.records("dit")
 AUTHORS = pretrained_weights.records("dit_authors")
 
 
+@pytest.mark.ci
 def test_outputs_and_gradients_are_those_of_diffusers(tmp_path):
     cases = {name: (each, tmp_path / name) for name, each in CASES.items()}
     assert len(cases) == 2

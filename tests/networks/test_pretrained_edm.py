@@ -88,6 +88,7 @@ def model(tmp_path_factory):
     return interop.load_edm(saved(tmp_path_factory.mktemp("edm"), STATE), output="edm")
 
 
+@pytest.mark.ci
 def test_what_the_shapes_say(model, tmp_path):
     assert model.network.module == TINY
     assert model.shape == (4, 4, 2) and model.null_label == 3
@@ -173,6 +174,7 @@ def is_preconditioned(output, path):
     close(found, exact, 2e-5)
 
 
+@pytest.mark.ci
 def test_the_preconditionings_are_those_of_table_1(tmp_path):
     check_all(is_preconditioned, {name: (name, tmp_path) for name in TABLE_1})
 
@@ -233,6 +235,7 @@ def less_is_refused(name, part, match, path):
         interop.load_edm(saved(path, state), output="edm")
 
 
+@pytest.mark.ci
 def test_what_is_no_such_network_is_refused(tmp_path):
     cases = {name: (*case, tmp_path) for name, case in MORE.items()}
     check_all(more_is_refused, cases)
@@ -244,6 +247,7 @@ def count(module):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.ci
 def test_ffhq_has_as_many_parameters_as_a_log_of_its_training_says():
     ffhq = SongUNet(img_resolution=64, channel_mult=(1, 2, 2, 2), augment_dim=9)
     assert count(ffhq) == 61_805_571

@@ -36,6 +36,7 @@ def model():
     return interop.load(FOLDER)
 
 
+@pytest.mark.ci
 def test_samples_are_those_of_the_schedulers_of_diffusers(model):
     z, times = jnp.asarray(last(SAMPLES["z"])), model.grid(8)
     assert model.scheduler["timestep_spacing"] == "trailing"
@@ -56,6 +57,7 @@ def test_samples_are_those_of_the_schedulers_of_diffusers(model):
         close(found.x, last(SAMPLES[name]), 2e-5)
 
 
+@pytest.mark.ci
 def test_weights_are_data_and_any_batch_goes(model):
     """Another network of the same shape takes no other program."""
     z = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
@@ -79,6 +81,7 @@ def test_weights_are_data_and_any_batch_goes(model):
     assert (predict(other, z, jnp.float32(0.5)) == 0).all() and len(traces) == 2
 
 
+@pytest.mark.ci
 def test_the_score_of_a_ve_network_is_called_at_sigma(tmp_path):
     """z = x + sigma eps, and the network is the score."""
     case = pretrained_weights.records("unet2d")["ncsnpp"]
@@ -160,6 +163,7 @@ def test_files_of_torch_are_read_without_running_code(tmp_path, monkeypatch):
         interop.read_weights(path)
 
 
+@pytest.mark.ci
 def test_names_of_older_files_are_read(tmp_path):
     """Attention's query, key, value and proj_attn, of files before 2023."""
     config = json.loads((FOLDER / "unet" / "config.json").read_text())
@@ -289,6 +293,7 @@ def is_refused(folder, edit, match):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1500
 
 
+@pytest.mark.ci
 def test_what_is_corrupted_is_refused_in_one_line(tmp_path):
     assert len(REFUSED) > 20
     cases = {

@@ -64,6 +64,7 @@ def test_a_churn_that_is_none_is_refused():
 # --- particles ----------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_the_published_figure_on_scaling():
     """To 1e-5; frame 0 to 1e-4, and to 1e-5 with the guard of the published code."""
     figure = published("scaling")
@@ -82,6 +83,7 @@ def test_the_published_figure_on_scaling():
             )
 
 
+@pytest.mark.ci
 def test_the_published_figure_on_straightness():
     """To 1e-5, on flow matching with the guard; without it to 2e-4, for v = 1/2."""
     figure = published("straightness")
@@ -105,6 +107,7 @@ def test_the_published_figure_on_straightness():
                 np.testing.assert_allclose(paths, recorded, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_ddim_ends_at_one_point_whatever_the_scale_and_euler_does_not():
     found = gaussian_trajectories.particles_under_scaling(np.linspace(0, 1, 5))
     expected = 24 / 65 * gaussian_trajectories.STARTS
@@ -115,6 +118,7 @@ def test_ddim_ends_at_one_point_whatever_the_scale_and_euler_does_not():
     np.testing.assert_allclose(ends[0], expected[0], rtol=1e-12)
 
 
+@pytest.mark.ci
 def test_many_steps_are_near_the_exact_path():
     for fraction in (gaussian_trajectories.FLOW, gaussian_trajectories.PRESERVING):
         schedule = gaussian_trajectories.scaled_flow(fraction)
@@ -244,6 +248,7 @@ def test_numbers_are_float64_and_do_not_change_the_precision_outside():
     assert jax.numpy.ones(1).dtype == np.float32
 
 
+@pytest.mark.ci
 def test_the_numbers_need_no_matplotlib():
     command = (
         "import sys; from experiments.analysis import gaussian_trajectories, weights; "

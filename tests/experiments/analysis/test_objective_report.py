@@ -170,6 +170,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.ci
 def test_the_command_explains_and_draws(tmp_path):
     path = tmp_path / "weights.png"
     code, output, error = commands.run(

@@ -59,6 +59,7 @@ def stored_steps(workdir):
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+@pytest.mark.ci
 def test_the_step_tracks_each_profile(run):
     _, state, path = run
     moved = distance(path[-1], path[0])
@@ -78,6 +79,7 @@ def reconstructed(workdir, width, step=10):
     )
 
 
+@pytest.mark.ci
 def test_any_width_is_put_together_from_what_is_stored(run):
     workdir, state, path = run
     assert stored_steps(workdir) == [2, 4, 6, 8, 10]
@@ -131,6 +133,7 @@ def test_a_corrupted_average_is_not_used(run, tmp_path, capfd):
     assert same(again, reconstructed(run[0], 0.15).params)
 
 
+@pytest.mark.ci
 def test_an_older_average_that_is_corrupted_is_skipped(run, tmp_path, capfd):
     """With a warning, and a profile that is further off."""
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
@@ -161,12 +164,14 @@ def test_widths_that_are_almost_the_same_have_names_of_their_own():
     assert len(names) == 3
 
 
+@pytest.mark.ci
 def test_averages_of_another_run_are_neither_added_to_nor_used(run, tmp_path):
     shutil.copytree(run[0] / "averages", tmp_path / "averages")
     with pytest.raises(UsageError, match="step 10 in .* of other settings.*:\n.*seed"):
         loop.train_and_evaluate(config(seed=1), tmp_path)
 
 
+@pytest.mark.ci
 def test_averages_from_before_a_change_are_not_blamed_on_a_flag_that_was_given(
     run, tmp_path
 ):
@@ -181,6 +186,7 @@ def test_averages_from_before_a_change_are_not_blamed_on_a_flag_that_was_given(
     assert "--accept_change" not in str(refused.value)
 
 
+@pytest.mark.ci
 def test_samples_of_any_width(run, tmp_path):
     request = Request(num_samples=4, sigma_rel=0.15, out=str(tmp_path / "out"))
     with np.load(sample_run.sample_run(run[0], request)) as drawn:

@@ -39,6 +39,7 @@ def runs(tmp_path_factory):
     ]
 
 
+@pytest.mark.ci
 def test_the_same_inputs_give_the_same_page_and_the_terminal_says_it(
     runs, tmp_path, capsys
 ):
@@ -66,6 +67,7 @@ def test_a_wrong_path_is_refused_first(runs, tmp_path, out):
         compare_runs.compare_runs([], out=str(tmp_path / out))
 
 
+@pytest.mark.ci
 def test_a_failure_leaves_the_page_that_was_there(runs, tmp_path, monkeypatch):
     out = tmp_path / "compare.html"
     compare_runs.compare_runs(runs[:2], out=str(out))
@@ -83,6 +85,7 @@ def test_a_failure_leaves_the_page_that_was_there(runs, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
 
 
+@pytest.mark.ci
 def test_a_refusal_does_not_end_the_comparison(runs, tmp_path, capsys):
     raw = compare_runs.pathlib.Path(runs[2]) / "eval.npz"
     assert raw.exists()

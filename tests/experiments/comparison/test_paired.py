@@ -31,6 +31,7 @@ def found(worse):
     return quantities.collect(worse, 0)
 
 
+@pytest.mark.ci
 def test_a_shift_is_significant_with_its_size_and_sign(found):
     """0.3 nats, of pairs that scatter by 0.1 each, where examples scatter by 1."""
     for one in found.likelihoods:
@@ -79,12 +80,14 @@ def test_of_samples_it_is_the_paired_difference(worse, found):
     assert found.samples[0].baseline["value"] < 0.1
 
 
+@pytest.mark.ci
 def test_equal_recipes_do_not_differ_significantly(tmp_path):
     (one, _) = quantities.collect(gathered(tmp_path, batch_size=32), 0).likelihoods
     assert list(one.differences) == ["b"]
     assert "no significant difference between b and a" in one.sentence("b")
 
 
+@pytest.mark.ci
 def test_seeds_widen_the_interval_and_are_named(tmp_path, found):
     seeds = gathered(tmp_path, count=3, shift=0.3, batch_size=32)
     one = quantities.collect(seeds, 0).likelihoods[0]
@@ -158,6 +161,7 @@ def _with_raw(some):
     return some
 
 
+@pytest.mark.ci
 def test_samplers_that_only_one_run_has_are_reported(tmp_path, monkeypatch):
     some = gathered(tmp_path, batch_size=32)
     for row in some[1].first.evaluation["samples"]:
@@ -175,6 +179,7 @@ def test_samplers_that_only_one_run_has_are_reported(tmp_path, monkeypatch):
     assert "same --sampler flags" in line
 
 
+@pytest.mark.ci
 def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
     some = gathered(tmp_path, batch_size=32)
     run = some[1].first
@@ -197,6 +202,7 @@ def test_where_the_ode_was_cut_off_is_part_of_its_recipe(tmp_path):
     assert "end of the ODE at the noise" not in rows
 
 
+@pytest.mark.ci
 def test_seeds_of_the_first_recipe_that_were_evaluated_differently_are_refused(
     tmp_path,
 ):

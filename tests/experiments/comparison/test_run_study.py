@@ -103,6 +103,7 @@ def cosine_similarity(a, b):
     return a @ b / np.sqrt((a @ a) * (b @ b))
 
 
+@pytest.mark.ci
 def test_flow_matching_and_v_cosine_have_one_gradient_with_one_network():
     """The same total weight and the same preconditioned network.
 

@@ -229,6 +229,7 @@ def config(**overrides):
     return found
 
 
+@pytest.mark.ci
 def test_everything_may_be_the_users_own(own):
     workdir = own / "run"
     state = loop.train_and_evaluate(config(), workdir)
@@ -263,6 +264,7 @@ def test_a_network_of_each_library_trains_and_resumes_bit_for_bit(own, network):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.ci
 def test_a_run_is_understood_from_another_directory_and_a_change_is_noticed(
     own, monkeypatch, capfd
 ):
@@ -294,6 +296,7 @@ def test_a_run_is_understood_from_another_directory_and_a_change_is_noticed(
         again()
 
 
+@pytest.mark.ci
 def test_a_resume_with_a_changed_module_is_refused(own):
     loop.train_and_evaluate(config(), own / "run")
     (own / "own.py").write_text(OWN + "\n# another day\n")

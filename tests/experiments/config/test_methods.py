@@ -83,6 +83,7 @@ def test_the_eulerian_loss_of_the_teacher_is_0_at_its_flow_map(method, name):
     assert terms(method, name, scale=1.1).loss.min() > 1e-6
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize(
     "method", [flow_maps.Lagrangian(), flow_maps.Shortcut()], ids=str

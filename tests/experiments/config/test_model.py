@@ -84,6 +84,7 @@ def test_a_second_time_for_a_network_of_one_is_refused():
     assert predict_fn(z, t).shape == (3, 4)
 
 
+@pytest.mark.ci
 def test_a_config_makes_a_network_of_two_times():
     examples = Examples(np.zeros((3, 2), "f4"), np.zeros(3, np.int32))
     dataset = DataSet(examples, examples, DataTransform(), 2)

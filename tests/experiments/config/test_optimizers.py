@@ -73,6 +73,7 @@ def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     np.testing.assert_allclose(jnp.linalg.norm(mean), 0.1, rtol=1e-5)  # (1 - b1) * 1
 
 
+@pytest.mark.ci
 def test_weight_decay_is_the_same_for_scanned_blocks():
     inputs = arguments((2, 4, 4, 1))
     tiny = dict(features=16, num_blocks=2, num_heads=2, num_classes=3)

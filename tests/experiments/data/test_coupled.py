@@ -46,6 +46,7 @@ def drawn(keys=KEYS, shape=X.shape):
     return np.asarray(random.normal(random.split(keys)[1], shape))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("coupling", GROUPS, ids=lambda each: type(each).__name__)
 def test_pairs_are_the_same_on_one_and_on_several_devices(coupling):
     one = paired(coupling, mesh(1))
@@ -72,6 +73,7 @@ def test_noise_is_permuted_inside_groups_and_labels(labels):
     np.testing.assert_array_equal(kept, noise)
 
 
+@pytest.mark.ci
 def test_copies_that_fill_a_batch_up_are_matched_among_themselves():
     """Or the noise of real examples would be the one noise of the copies."""
     counts = np.arange(8) < 5
@@ -110,6 +112,7 @@ def trainer():
     return Trainer(tiny.config(batch_size=64))
 
 
+@pytest.mark.ci
 def test_a_step_has_the_same_losses_on_any_devices_and_in_parts(trainer):
     """Of dropped labels too: noise is matched inside labels before they are dropped."""
     coupling = couplings.Assignment(group=8)
@@ -143,6 +146,7 @@ def test_the_noise_of_a_pair_is_that_of_the_loss():
     np.testing.assert_array_equal(found, drawn())
 
 
+@pytest.mark.ci
 def test_held_out_examples_are_coupled_too(standard_promotion):
     """In a batch that is filled up."""
     text = "assignment(group=8)"
@@ -157,6 +161,7 @@ def test_held_out_examples_are_coupled_too(standard_promotion):
     assert found[text] < 0.8 * found[""]
 
 
+@pytest.mark.ci
 def test_a_semidiscrete_coupling_takes_rows_of_the_data_inside_labels(
     standard_promotion,
 ):

@@ -23,6 +23,7 @@ from tests.helpers import commands, in_process, tiny
 from tests.helpers.tiny_evaluation import REQUEST, copied, reproducible
 
 
+@pytest.mark.ci
 def test_what_is_written(evaluated):
     assert evaluated["settings"]["step"] == 10
     assert evaluated["identity"]["config"]["seed"] == 0
@@ -78,6 +79,7 @@ with contextlib.ExitStack() as stack:
 """
 
 
+@pytest.mark.ci
 def test_a_second_evaluation_is_refused_until_the_first_is_killed(
     workdir, evaluated, tmp_path
 ):

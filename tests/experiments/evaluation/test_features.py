@@ -22,6 +22,7 @@ def test_pixels_are_pixels():
     np.testing.assert_array_equal(found, IMAGES[:3].reshape(3, 64))
 
 
+@pytest.mark.ci
 def test_the_classifier_knows_the_digits_that_were_held_out(trained):
     assert trained.accuracy > 0.95
     found = trained.features_fn(IMAGES[:250])
@@ -30,6 +31,7 @@ def test_the_classifier_knows_the_digits_that_were_held_out(trained):
     np.testing.assert_allclose(trained.features_fn(IMAGES[:7]), found[:7], atol=1e-5)
 
 
+@pytest.mark.ci
 def test_its_name_identifies_its_weights(trained):
     again = [features.classifier(DIGITS, epochs=1).name for _ in range(2)]
     assert again[0] == again[1]
@@ -37,6 +39,7 @@ def test_its_name_identifies_its_weights(trained):
     assert len(weights) == 2 and "" not in weights
 
 
+@pytest.mark.ci
 def test_real_halves_are_the_baseline_and_noise_is_far_above(trained):
     """In both features; of pixels the baseline is bias, which extrapolation removes."""
     halves = metrics.halves(jax.random.key(0), IMAGES)
@@ -60,6 +63,7 @@ def test_too_little_to_learn_from_is_refused():
         features.classifier(toy2d.moons(size=200))
 
 
+@pytest.mark.ci
 def test_weights_are_read_from_files_that_are_there(tmp_path):
     with pytest.raises(ValueError, match=r"no file .*give a local file of weights"):
         features.inception(tmp_path / "inception.pth")

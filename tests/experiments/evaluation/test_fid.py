@@ -96,6 +96,7 @@ def network(monkeypatch):
     return features_fn
 
 
+@pytest.mark.ci
 def test_the_number_is_the_distance_of_the_moments(run, network, tmp_path, capsys):
     """Of the samples and of all training images; and why it does not compare."""
     weights = tmp_path / "weights.npz"
@@ -128,6 +129,7 @@ def test_the_number_is_the_distance_of_the_moments(run, network, tmp_path, capsy
     np.testing.assert_allclose(said["value"], exact, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_a_number_is_kept_and_its_features_too(run, network, tmp_path, monkeypatch):
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"of these tests")

@@ -29,6 +29,7 @@ def kept(path):
     return ResultCache(path).chunks
 
 
+@pytest.mark.ci
 def test_an_example_has_the_likelihood_given_its_vector(tmp_path):
     """A network of kind x that copies the vector is exact where that is x itself.
 
@@ -57,6 +58,7 @@ def nats(x):
     return 4 / 2 * np.log(2 * np.pi * STD**2) + (x**2).sum(1) / 2 / STD**2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["flow_matching", "cosine", "ve", "x", "eps"])
 def test_exact_denoisers_have_the_likelihood_of_their_law(name, tmp_path):
     """The Jacobian is a multiple of the identity: one probe of signs has no variance.
@@ -82,6 +84,7 @@ def test_exact_denoisers_have_the_likelihood_of_their_law(name, tmp_path):
     assert summary["bound"]["stderr_draws"] == pytest.approx(error / 4, rel=1e-5)
 
 
+@pytest.mark.ci
 def test_the_prior_is_that_of_the_schedules_own_noise(tmp_path):
     """Variance exploding ends at sigma = 50, far from N(0, I): its bound holds too."""
     model, data = model_of("ve"), examples()
@@ -103,6 +106,7 @@ class Off(Exact):
         return super().apply(*arguments, **settings) + 0.1
 
 
+@pytest.mark.ci
 def test_a_network_that_is_off_has_a_bound_above_by_half_the_integral_of_its_error(
     tmp_path,
 ):
@@ -121,6 +125,7 @@ def test_a_network_that_is_off_has_a_bound_above_by_half_the_integral_of_its_err
     assert wrong.mean() > nats(data.values).mean() + 0.1
 
 
+@pytest.mark.ci
 def test_levels_are_counted_in_bits(tmp_path):
     """Half of sixteen levels at the lowest, half at the highest; a useless network.
 
@@ -149,6 +154,7 @@ def with_noise(x, variance):
     return 2 * np.log(2 * np.pi * total) + (x**2).sum(1) / 2 / total
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("levels", [None, 16])
 @pytest.mark.parametrize("schedule", ["flow_matching", "cosine"])
 def test_an_ode_that_is_cut_off_has_the_likelihood_of_data_with_that_noise(
@@ -197,6 +203,7 @@ def test_the_ends_of_the_ode_are_reported():
     assert ends["eps"] == {"data": None, "noise": pytest.approx(-10, abs=1e-3)}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("levels", [None, 16])
 def test_the_error_of_the_solver_is_that_from_the_closed_form(levels, tmp_path):
     """Of fourth order: twice the steps leave a sixteenth. In bits with levels."""

@@ -69,6 +69,7 @@ def test_cached_results_of_another_version_are_not_used(evaluated, tmp_path):
     assert cache.unused(*names) == {old.name: "by another version"}
 
 
+@pytest.mark.ci
 def test_another_sampler_leaves_all_that_was_computed(workdir, evaluated, monkeypatch):
     computed = []
     get = result_cache.Chunks.get

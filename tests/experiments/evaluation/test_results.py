@@ -61,6 +61,7 @@ def test_the_arrays_agree_with_the_json(workdir, evaluated):
         assert (workdir / row["file"]).exists()
 
 
+@pytest.mark.ci
 def test_arrays_that_are_gone_or_other_ones_are_made_again(
     workdir, evaluated, tmp_path, capsys
 ):
@@ -92,6 +93,7 @@ def test_what_another_program_wrote_is_not_written_over(tmp_path):
         results.exists(tmp_path / "best.json", {})
 
 
+@pytest.mark.ci
 def test_a_result_of_other_weights_is_refused_and_not_compared(
     workdir, evaluated, retrained, tmp_path
 ):

@@ -137,6 +137,7 @@ def test_durations(seconds, text):
     assert progress.duration(seconds) == text
 
 
+@pytest.mark.ci
 def test_memory_is_that_of_the_process_and_of_the_fullest_device(monkeypatch):
     # in a process of its own: in this one other tests may free memory meanwhile
     program = (

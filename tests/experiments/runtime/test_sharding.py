@@ -121,6 +121,7 @@ def assert_close(first, second):
         )
 
 
+@pytest.mark.ci
 def test_a_few_steps_are_the_same_on_one_and_on_eight_devices(runs):
     assert_close(runs["one"].params, runs["eight"].params)
     assert_close(runs["one"].ema, runs["eight"].ema)

@@ -77,6 +77,7 @@ def in_turn(count):
     return PICTURES[np.arange(count) % 5]
 
 
+@pytest.mark.ci
 def test_strength_0_is_the_input_and_1_is_sample(workdir):
     """Bit for bit, with guidance and noise in the steps; just below 1 as well."""
     plain = draw(workdir, sampler=STOCHASTIC)["samples"]
@@ -86,6 +87,7 @@ def test_strength_0_is_the_input_and_1_is_sample(workdir):
         np.testing.assert_array_equal(found, expected, err_msg=f"strength {strength}")
 
 
+@pytest.mark.ci
 def test_strength_between_noises_the_picture_to_the_level_of_its_step(workdir):
     loaded = restore.load(workdir, Request())
     edit = dict(init_image="five.npy", strength=0.5)
@@ -106,6 +108,7 @@ def test_strength_between_noises_the_picture_to_the_level_of_its_step(workdir):
     assert str(found["recipe"]).endswith("at strength 0.5, 2 of 4 steps")
 
 
+@pytest.mark.ci
 def test_an_empty_mask_is_sample_and_a_full_one_the_input(workdir):
     plain = draw(workdir, sampler=STOCHASTIC)["samples"]
     for name, expected in [("empty", plain), ("full", in_turn(20))]:
@@ -156,6 +159,7 @@ def test_the_way_up_begins_at_a_level_of_noise_that_a_network_knows():
             assert np.all(np.isin(found[1:], times))
 
 
+@pytest.mark.ci
 def test_a_row_goes_from_one_seed_to_the_other(workdir):
     """Its ends are the samples of both seeds to rounding, stochastic ones too."""
     settings = dict(sampler=STOCHASTIC, label="zebra")
@@ -193,6 +197,7 @@ def test_spherical_interpolation_is_that_of_scipy():
     np.testing.assert_array_equal(spherical(0 * a, 0 * a, weight), 0 * a)
 
 
+@pytest.mark.ci
 def test_a_sample_does_not_depend_on_how_many_there_are(workdir, tmp_path, monkeypatch):
     """On eight devices, in shards, and by itself; a stop loses no shard."""
     np.save(tmp_path / "many.npy", np.tile(PICTURES, (8, 1, 1, 1)))
@@ -232,6 +237,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are(workdir, tmp_path, monke
         np.testing.assert_array_equal(whole[name], again[name], err_msg=name)
 
 
+@pytest.mark.ci
 def test_another_picture_is_another_result(workdir, tmp_path):
     """The file of an earlier one is not taken for it, nor written over."""
     path, out = tmp_path / "a.npy", tmp_path / "out"

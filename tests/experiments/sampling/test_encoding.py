@@ -38,6 +38,7 @@ def latents(brought, tmp_path_factory):
         return encoding.encode(settings(brought, out, flip=True, shard_size=6))
 
 
+@pytest.mark.ci
 def test_moments_are_those_of_the_autoencoder(brought, latents):
     """And its scale and shift are applied and written down; flips are of mirrors."""
     autoencoder = interop.load_autoencoder(brought[0])
@@ -77,6 +78,7 @@ def test_a_latent_is_sampled_by_seed_epoch_and_number(latents):
     np.testing.assert_array_equal(held_out[0], held_out[1])
 
 
+@pytest.mark.ci
 def test_it_goes_on_with_the_shards_that_are_missing_or_corrupted(
     brought, tmp_path, capsys
 ):

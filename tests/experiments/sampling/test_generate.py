@@ -41,6 +41,7 @@ def draw(workdir, **settings):
         return dict(file)
 
 
+@pytest.mark.ci
 def test_what_is_written(workdir, tmp_path, capsys):
     drawn = draw(workdir, num_samples=5, out=str(tmp_path / "deep" / "a.npz"))
     assert drawn["samples"].shape == (5, 2)
@@ -80,6 +81,7 @@ def test_files_of_different_requests_do_not_collide():
         assert re.fullmatch(r"[\w.=-]+", path.name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "sampler", ["ddim", pytest.param("ddpm", marks=pytest.mark.slow)]
 )
@@ -101,6 +103,7 @@ def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, s
     assert np.abs(other - expected).min(axis=0).max() > 1e-5
 
 
+@pytest.mark.ci
 def test_the_label_of_all_samples(workdir):
     in_turn, ones = draw(workdir), draw(workdir, label=1)
     assert set(ones["labels"]) == {1}
@@ -109,6 +112,7 @@ def test_the_label_of_all_samples(workdir):
     assert np.all(ones["samples"][~is_one] != in_turn["samples"][~is_one])
 
 
+@pytest.mark.ci
 def test_guidance_0_knows_no_label_and_1_is_conditional(workdir):
     free = [draw(workdir, guidance=0.0, label=label)["samples"] for label in (0, 1)]
     np.testing.assert_array_equal(*free)
@@ -121,11 +125,13 @@ def test_guidance_0_knows_no_label_and_1_is_conditional(workdir):
     )
 
 
+@pytest.mark.ci
 def test_raw_and_averaged_weights_differ(workdir):
     raw, ema = draw(workdir, weights="raw"), draw(workdir, weights="ema")
     assert np.abs(raw["samples"] - ema["samples"]).max() > 1e-4
 
 
+@pytest.mark.ci
 def test_neither_optimizer_nor_data_set_is_needed(workdir, tmp_path, monkeypatch):
     expected = draw(workdir)["samples"]
     saved = shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
@@ -181,6 +187,7 @@ def test_a_checkpoint_of_another_format_is_refused(workdir, monkeypatch):
         draw(workdir)
 
 
+@pytest.mark.ci
 def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
     workdir, tmp_path, monkeypatch
 ):
@@ -205,6 +212,7 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_needed(
         draw(tmp_path, step=15, out=str(tmp_path / "again"))
 
 
+@pytest.mark.ci
 def test_two_draws_of_one_result_at_once_are_refused(workdir, tmp_path):
     """The second while the first one is at it; the first one ends well."""
     out, make = str(tmp_path / "drawn"), compiled_sampler.make_sample_fn

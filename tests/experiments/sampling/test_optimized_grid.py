@@ -39,6 +39,7 @@ def written(path, **changes):
     return str(path)
 
 
+@pytest.mark.ci
 def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
     flags = [f"--workdir={run}", f"--out={tmp_path / 'a.json'}"]
     command = ["--sampler.num_steps=2", "--num_noises=32", "--max_evaluations=10"]
@@ -61,6 +62,7 @@ def test_the_file_of_the_command_is_a_grid_of_others(run, tmp_path):
     assert again[0] == 2 and "exists: remove it, or choose another" in again[2]
 
 
+@pytest.mark.ci
 def test_sample_takes_sampler_steps_and_grid_from_the_file(run, tmp_path):
     file = written(tmp_path / "a.json")
     drawn = []

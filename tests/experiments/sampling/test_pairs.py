@@ -46,6 +46,7 @@ def draw(workdir, **settings):
         return dict(file)
 
 
+@pytest.mark.ci
 def test_what_is_written(workdir, tmp_path, capsys):
     drawn = draw(workdir, num_samples=5, guidance=2.0, sampler={})
     assert {name: (each.shape, each.dtype.kind) for name, each in drawn.items()} == {
@@ -74,6 +75,7 @@ def test_what_is_written(workdir, tmp_path, capsys):
     assert json.loads(str(drawn["settings"]))["guidance"] == 2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name", [pytest.param("heun(variable='u')", marks=pytest.mark.slow), "ddpm"]
 )
@@ -105,6 +107,7 @@ def test_a_pair_is_the_noise_and_the_sample_of_its_seed_and_index(
     np.testing.assert_allclose(drawn["samples"], result.x, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_pair_i_does_not_depend_on_batches_and_shards(workdir, tmp_path):
     whole = draw(workdir)
     for batch_size, shard_size in ((1, 7), (64, 16)):
@@ -119,6 +122,7 @@ def test_pair_i_does_not_depend_on_batches_and_shards(workdir, tmp_path):
     assert np.abs(other["noise"] - whole["noise"]).min() > 1e-6
 
 
+@pytest.mark.ci
 def test_a_stopped_draw_goes_on_with_the_next_shard(workdir, tmp_path, monkeypatch):
     """And ends with the arrays of one that was not stopped, straightness included."""
     settings = {"shard_size": 16, "out": str(tmp_path / "a")}
@@ -158,6 +162,7 @@ def exact(model, **settings):
     return pairs.path_straightness(loaded, given)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["flow_matching", "cosine", "ve"])
 def test_the_straightness_of_gaussian_data_is_that_of_theory(name):
     """(2 - pi / 2) STD in each dimension, on every schedule; off by its own error."""

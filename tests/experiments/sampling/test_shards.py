@@ -209,6 +209,7 @@ def mesh_of(devices):
     return jax.make_mesh((len(devices),), ("data",), axis_types=kinds, devices=devices)
 
 
+@pytest.mark.ci
 def test_what_is_there_is_not_drawn_again(workdir, tmp_path, monkeypatch, capsys):
     request = Request(num_samples=40, shard_size=16, out=str(tmp_path / "a"))
     drawn, original = [], compiled_sampler.make_sample_fn

@@ -34,6 +34,7 @@ def values(*shape):
     return np.random.RandomState(0).standard_normal((45, *shape)).astype(np.float32)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("stored", "pictured"),
     [
@@ -92,6 +93,7 @@ def test_a_run_on_series_is_evaluated(tmp_path, monkeypatch):
     assert found["identity"]["data"]["event_shape"] == [6, 2]
 
 
+@pytest.mark.ci
 def test_the_held_out_loss_is_of_the_validation_file(tmp_path, monkeypatch):
     """The loss of a file is what it is as the held-out part of any training file."""
     np.savez(tmp_path / "test.npz", values=values(3))
@@ -201,6 +203,7 @@ def test_a_conditioned_run_is_resumed_bit_for_bit(conditioned, tmp_path, capsys)
     assert identity["data"]["name"] == "npz"
 
 
+@pytest.mark.ci
 def test_samples_have_the_conditions_of_held_out_examples_or_of_a_file(
     conditioned, tmp_path
 ):
@@ -217,6 +220,7 @@ def test_samples_have_the_conditions_of_held_out_examples_or_of_a_file(
     assert apart[2] == 0 and apart[[0, 1, 3, 4]].min() > 1e-3  # the third is its own
 
 
+@pytest.mark.ci
 def test_samples_without_guidance_know_no_condition(conditioned, tmp_path):
     np.save(tmp_path / "a.npy", 10 * HELD_OUT)
     drawn = [
@@ -248,6 +252,7 @@ def test_conditions_that_do_not_fit_are_refused_in_one_line(conditioned, tmp_pat
     assert sorted((workdir / "samples").iterdir()) == before
 
 
+@pytest.mark.ci
 def test_conditions_are_refused_where_the_data_have_none(tmp_path, monkeypatch):
     config = arrays.config(
         monkeypatch, tmp_path / "a.npz", dict(values=values(2)), **SHORT
@@ -259,6 +264,7 @@ def test_conditions_are_refused_where_the_data_have_none(tmp_path, monkeypatch):
         draw(tmp_path / "run", conditions=str(tmp_path / "a.npy"))
 
 
+@pytest.mark.ci
 def test_an_evaluation_takes_the_conditions_of_each_example(conditioned):
     request = evaluate.Request(
         batch_size=5,

@@ -67,6 +67,7 @@ def progressive(teacher, tmp_path_factory):
     return workdir, config, state, seen
 
 
+@pytest.mark.ci
 def test_each_stage_is_taught_by_the_average_of_the_one_before(teacher, progressive):
     *_, seen = progressive
     assert same(seen[1].teacher, jax.device_get(teacher[2].ema))
@@ -90,6 +91,7 @@ def test_each_stage_has_an_optimizer_and_a_learning_rate_of_its_own(progressive)
     assert not any(name.startswith("test_loss") for row in rows for name in row)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "k", [7, *(pytest.param(k, marks=pytest.mark.slow) for k in (3, 5))]
 )
@@ -106,6 +108,7 @@ def test_a_student_is_resumed_bit_for_bit(progressive, tmp_path, k):
     assert jax.tree.structure(state) == jax.tree.structure(expected)
 
 
+@pytest.mark.ci
 def test_a_student_is_sampled_and_evaluated_without_what_it_has_not(
     progressive, capsys
 ):
@@ -166,6 +169,7 @@ def test_meanflow_learns_guidance_where_a_label_is_kept(meanflow):
     assert 70 < near(kept).sum() < 130
 
 
+@pytest.mark.ci
 def test_a_network_of_two_times_has_held_out_losses(meanflow):
     rows = metrics_log.read(meanflow[0] / "metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)

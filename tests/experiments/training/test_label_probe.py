@@ -24,6 +24,7 @@ def trainer_with(monkeypatch, **changes):
     return Trainer(tiny.config())
 
 
+@pytest.mark.ci
 def test_a_network_that_reads_labels_passes_though_its_output_is_zero_at_first():
     trainer = Trainer(tiny.config())
     params = trainer.init().params

@@ -37,6 +37,7 @@ def straight(tmp_path_factory):
     return workdir, state, seen
 
 
+@pytest.mark.ci
 def test_a_run_leaves_everything(straight, capsys):
     workdir, state, _ = straight
     assert int(state.step) == 10
@@ -109,6 +110,7 @@ def test_an_adaptive_proposal_is_resumed_bit_for_bit(tmp_path):
     assert jax.tree.structure(state) == jax.tree.structure(expected)
 
 
+@pytest.mark.ci
 def test_a_finished_run_is_left_as_it_is(straight, capsys):
     workdir, expected, _ = straight
     before = (workdir / "metrics.jsonl").read_bytes()
@@ -122,6 +124,7 @@ def test_a_finished_run_is_left_as_it_is(straight, capsys):
     assert str(workdir) in last
 
 
+@pytest.mark.ci
 def test_seeing_saving_and_sampling_change_nothing(straight, tmp_path):
     quiet = tiny.config(eval__every=0, samples__every=0, checkpoint__every=0)
     state = loop.train_and_evaluate(quiet, tmp_path)
@@ -140,6 +143,7 @@ def test_another_run_is_not_resumed(straight):
     assert "choose another --workdir" in text
 
 
+@pytest.mark.ci
 def test_what_the_numbers_do_not_depend_on_may_change(straight, tmp_path):
     shutil.copytree(straight[0], tmp_path, dirs_exist_ok=True)
     changed = tiny.config(sampler__name="ddpm", guidance=2.0, eval__draws=1)
@@ -164,6 +168,7 @@ def test_a_checkpoint_of_another_shape_is_refused(straight, tmp_path, monkeypatc
         loop.train_and_evaluate(changed, straight[0])
 
 
+@pytest.mark.ci
 def test_the_step_compiles_once(straight, tmp_path, monkeypatch):
     made = []
 
@@ -235,6 +240,7 @@ def test_a_run_stopped_in_evaluation_training_and_drawing_is_the_same(
         assert (tmp_path / name).read_bytes() == (straight[0] / name).read_bytes()
 
 
+@pytest.mark.ci
 def test_a_stop_saves_nothing_where_saves_are_never_due(tmp_path, monkeypatch):
     hook = lambda number, *unused: os.kill(os.getpid(), signal.SIGTERM)
     config = tiny.config(checkpoint__every=0, eval__every=0)
@@ -291,6 +297,7 @@ def test_a_stop_in_the_evaluation_of_the_best_loses_it_no_rank(tmp_path, monkeyp
         assert saved.steps() == [2, 6]
 
 
+@pytest.mark.ci
 def test_two_runs_do_not_share_a_workdir(tmp_path):
     def again(number, *unused):
         if number == 3:
@@ -312,6 +319,7 @@ def test_other_examples_are_refused(straight, monkeypatch):
         loop.train_and_evaluate(tiny.config(), straight[0])
 
 
+@pytest.mark.ci
 def test_a_run_resumes_from_the_checkpoint_before_a_corrupted_one(
     straight, tmp_path, capfd
 ):
@@ -329,6 +337,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_corrupted_one(
     assert (tmp_path / "checkpoints" / "corrupted-9" / "identity").is_dir()
 
 
+@pytest.mark.ci
 def test_rows_are_on_disk_before_the_checkpoint_of_later_steps(tmp_path, monkeypatch):
     events, save, fsync = [], Checkpoints.save, os.fsync
 

@@ -40,6 +40,7 @@ def read():
     return of_device
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["h200", pytest.param("v5e", marks=pytest.mark.slow)])
 def test_accelerators_are_given_no_forms_of_a_cpu(name, read):
     found = lowered.must_be_zero(*read(DEVICES[name]))
@@ -54,6 +55,7 @@ def test_the_forms_of_a_cpu_are_counted(read):
     assert found["other float32 products"] > 50
 
 
+@pytest.mark.ci
 def test_attention_is_fused_on_a_gpu_alone(read):
     """Forward and backward, each module once."""
     targets = lambda device: Counter(each.target for each in read(device)[0])
@@ -100,6 +102,7 @@ def test_collectives_are_read_from_a_program():
     assert found == {"all-gather": 1, "all-gather bytes": 16 * 5 * 4}
 
 
+@pytest.mark.ci
 def test_a_sharded_step_moves_what_the_page_of_scaling_says(standard_promotion):
     """Parameters that are cut are gathered, all gradients are summed."""
     network = dict(name="residual_mlp", features=128, num_blocks=1)

@@ -202,6 +202,7 @@ def test_a_run_goes_on_and_reports(monkeypatch, tmp_path, capsys):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.ci
 def test_too_many_in_a_row_end_the_run(monkeypatch, tmp_path, capsys):
     poison(monkeypatch, slice(None))
     with pytest.raises(SystemExit) as ended, exit_codes.usage_errors():
@@ -216,6 +217,7 @@ def test_too_many_in_a_row_end_the_run(monkeypatch, tmp_path, capsys):
     assert row["step"] == 4 and row["skipped_steps"] == 3 and row["loss"] is None
 
 
+@pytest.mark.ci
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     """Its step was sound: the rate is more than a float32 can hold."""
     config = tiny.config(
@@ -232,6 +234,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     assert not any((tmp_path / "averages").iterdir())
 
 
+@pytest.mark.ci
 def test_a_stop_does_not_save_a_run_that_no_longer_moves(monkeypatch, tmp_path):
     """It would take the place of the last one that can go on."""
     poison(monkeypatch, slice(None))

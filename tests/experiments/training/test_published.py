@@ -125,6 +125,7 @@ def test_it_trains_samples_and_is_written_for_diffusers(run, tmp_path):
     assert again.null_label == 10
 
 
+@pytest.mark.ci
 def test_what_is_not_the_networks_is_one_line_with_names(tmp_path):
     def change(state):
         state["conv_in.weight"] = state["conv_in.weight"][:2]
@@ -147,6 +148,7 @@ def test_what_is_not_the_networks_is_one_line_with_names(tmp_path):
         assert part in text
 
 
+@pytest.mark.ci
 def test_another_meaning_of_the_weights_is_said(folder, tmp_path, capsys):
     other = config()
     other.objective.kind = "v"

@@ -84,6 +84,7 @@ def test_a_student_trains_on_floats_and_draws_the_levels_of_its_teacher(student,
         assert file["labels"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.ci
 def test_pairs_are_not_coupled_again(path):
     data = dict(name="pairs", path=path)
     with pytest.raises(UsageError, match="objective.coupling: the data are pairs"):
@@ -105,6 +106,7 @@ def test_both_are_compared_with_the_data_of_the_teacher(teacher, student):
     assert records[1].identity["examples"]["num_train"] == 81
 
 
+@pytest.mark.ci
 def test_pairs_of_a_student_stand_for_the_same_data(student, root, bytes_of):
     request = Request(num_samples=30, out=str(root / "again"))
     with np.load(write_pairs(student, request)) as file:

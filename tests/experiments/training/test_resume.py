@@ -50,6 +50,7 @@ def source(trainer, state, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_a_new_run_has_the_weights_and_nothing_else(
     trainer, state, source, tmp_path, weights
@@ -101,6 +102,7 @@ def test_weights_and_average_share_no_memory(trainer, source, tmp_path):
     assert overwrite(begun).step == 1
 
 
+@pytest.mark.ci
 def test_a_run_remembers_its_source_and_refuses_another(
     trainer, source, tmp_path, capsys
 ):
@@ -127,6 +129,7 @@ def test_a_run_that_began_afresh_refuses_a_source(trainer, source, tmp_path):
         begin(trainer, saved, Source(tmp_path))
 
 
+@pytest.mark.ci
 def test_weights_of_another_shape_are_refused_in_one_line(source, tmp_path):
     other = Trainer(tiny.config(network__features=8))
     with (
@@ -168,6 +171,7 @@ def test_weights_of_one_time_begin_a_run_of_two(
     ]
 
 
+@pytest.mark.ci
 def test_weights_of_two_times_begin_a_run_of_two_with_their_map(
     of_two, tmp_path, capsys
 ):
@@ -189,6 +193,7 @@ def test_weights_of_two_times_begin_a_run_of_two_with_their_map(
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_another_leaf_that_is_lacking_is_refused_with_two_times_too(source, tmp_path):
     other = Trainer(tiny.config(network__num_blocks=2, **TWO))
     with (
@@ -220,6 +225,7 @@ def test_a_run_goes_on_with_another_batch_and_log(trainer, state, source, capsys
     same(kept, state)  # step 6 is none of the old log, so its sums go into the next row
 
 
+@pytest.mark.ci
 def test_a_row_of_the_log_counts_no_step_twice(trainer, state, tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(8, state.checkpoint_items(), trainer.identity)

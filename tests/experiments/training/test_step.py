@@ -58,6 +58,7 @@ def loss_and_gradients(trainer, state, batch, mesh):
     return compiled(jax.device_put(state, same), sharding.place(mesh, batch), key)
 
 
+@pytest.mark.ci
 def test_one_and_eight_devices_agree(trainer, state, batch):
     (loss_1, terms_1), grads_1 = loss_and_gradients(
         trainer, state, batch, one_device_mesh()
@@ -74,6 +75,7 @@ def test_one_and_eight_devices_agree(trainer, state, batch):
         np.testing.assert_allclose(one, eight, rtol=1e-6, atol=1e-6 * scale)
 
 
+@pytest.mark.ci
 def test_what_an_example_sees_does_not_depend_on_the_batch(trainer, state, batch):
     mesh = one_device_mesh()
     part = Examples(batch.values[:5], batch.labels[:5])
@@ -117,6 +119,7 @@ def test_labels_are_dropped_at_their_rate_to_the_null_label(trainer, rate):
     assert abs(dropped.mean() - rate) <= 3 * error
 
 
+@pytest.mark.ci
 def test_a_vector_is_dropped_to_zero_with_its_label(trainer):
     net, count = arrays.Copy(), 2_000
     model = trainer.model._replace(net=net, vector_features=2)
@@ -207,6 +210,7 @@ def test_the_state_is_donated_and_stays_in_place(trainer, batch, standard_promot
     assert trainer.step_fn._cache_size() == 1
 
 
+@pytest.mark.ci
 def test_evaluation_counts_every_example_once(trainer, state):
     test = trainer.dataset.test
     assert len(test.labels) % trainer.config.batch_size != 0
@@ -226,6 +230,7 @@ def test_evaluation_counts_every_example_once(trainer, state):
     np.testing.assert_allclose(np.concatenate(each).mean(), mean, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_evaluation_does_not_depend_on_the_batch(state, standard_promotion):
     """Stratified times would, if they were spread over a batch filled up."""
     losses_seen = [
@@ -284,6 +289,7 @@ def with_parts(trainer, parts):
     )
 
 
+@pytest.mark.ci
 def test_a_batch_in_parts_has_the_same_gradient(state, standard_promotion):
     """With stratified times, which belong to the whole batch, on eight devices."""
     config = tiny.config(batch_size=64, objective__times="stratified(uniform)")
@@ -310,6 +316,7 @@ def test_a_batch_in_parts_has_the_same_gradient(state, standard_promotion):
         np.testing.assert_allclose(four, one, rtol=1e-6, atol=1e-6 * scale)
 
 
+@pytest.mark.ci
 def test_a_batch_in_parts_makes_one_update(trainer, batch, standard_promotion):
     """Of the optimizer and of the average, which has the decay of a first update."""
     recipe = with_parts(trainer, 2)
@@ -325,6 +332,7 @@ def test_a_batch_in_parts_makes_one_update(trainer, batch, standard_promotion):
         np.testing.assert_allclose(new, old + 0.9 * (param - old), atol=1e-7)
 
 
+@pytest.mark.ci
 def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
     """Not even what is not used: `jax_debug_nans` stops at it."""
     config = tiny.config(
@@ -361,6 +369,7 @@ def test_nothing_in_a_clean_step_of_images_is_nan(source, changes, standard_prom
     assert float(loss) > 0
 
 
+@pytest.mark.ci
 def test_bfloat16_changes_the_gradient_little(trainer, state, batch):
     rough = trainer.model.net.clone(dtype="bfloat16")
     recipes = [

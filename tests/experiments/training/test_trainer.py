@@ -53,6 +53,7 @@ def test_the_root_mean_square_is_that_of_the_examples(levels):
         np.testing.assert_allclose(found, levels, rtol=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("factor", "warns"), [(0.75, True), (1.15, False)])
 def test_a_run_warns_where_sigma_data_is_a_fifth_off(
     levels, factor, warns, tmp_path, capsys

@@ -10,6 +10,7 @@ from experiments.visualization.explorables import inverse_problem, sampler_steps
 from tests.helpers.explorables import at, check_every_place
 
 
+@pytest.mark.ci
 def test_a_sampler_and_its_steps_are_where_the_sliders_stand(monkeypatch):
     data, two = sampler_error.mixture(), ("DDIM", "Heun, in u")
     known = {name: sampler_error.SAMPLERS[name] for name in two}
@@ -65,6 +66,7 @@ def test_every_name_of_a_sampler_elsewhere_is_a_choice():
     assert all(name.startswith("sample_") for name, _ in groups["k-diffusion"])
 
 
+@pytest.mark.ci
 def test_the_posterior_of_the_inverse_problem_is_bayes_rule():
     """By quadrature over the plane; where nothing is measured it is the prior."""
     x = np.linspace(-3, 3, 241)
@@ -84,6 +86,7 @@ def test_the_posterior_of_the_inverse_problem_is_bayes_rule():
         np.testing.assert_allclose(second, law @ x**2, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_an_inverse_problem_is_where_the_sliders_stand(monkeypatch):
     name = "PiGDM: x given z of one variance"
     monkeypatch.setattr(inverse_problem, "METHODS", {name: inverse_toy.METHODS[name]})

@@ -90,6 +90,7 @@ def test_errors_cross_where_the_schedules_change_places(moving):
     assert low <= 0.047 <= scaling.WIDE[low < scaling.WIDE].min()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("value", [0.0, 0.2, 0.5])
 def test_churn_has_the_curves_of_the_published_figure(churning, value):
     check_every_place(churning)
@@ -290,6 +291,7 @@ def test_the_full_page_moves(tmp_path):
     assert (tmp_path / "dark1200.png").stat().st_size > 50_000
 
 
+@pytest.mark.ci
 def test_a_directory_that_is_none_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "site").write_text("")
     found = subprocess.run(

@@ -25,6 +25,7 @@ def drawn(tmp_path_factory):
     return {path.name: path for path in figures.write(directory, FAST)}
 
 
+@pytest.mark.ci
 def test_every_figure_is_vectors_and_pixels(drawn):
     assert sorted(drawn) == sorted(
         f"{n}.{kind}" for n in FAST for kind in style.FORMATS
@@ -56,6 +57,7 @@ def test_the_other_figures_are_drawn(name, tmp_path):
         assert path.stat().st_size > 10_000
 
 
+@pytest.mark.ci
 def test_the_command_draws_one_figure(tmp_path):
     done = run(f"--out={tmp_path}/deep/er", "--figure=outputs")
     assert done.returncode == 0, done.stderr
@@ -66,6 +68,7 @@ def test_the_command_draws_one_figure(tmp_path):
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("argument", "message"),
     [("--figure=chrun", "did you mean 'churn'"), ("--out={file}", "File exists")],

@@ -49,6 +49,7 @@ def text(gathered, found):
     return html_page.render(NASTY, report.build_report(gathered, found))
 
 
+@pytest.mark.ci
 def test_whatever_a_user_wrote_is_escaped(text):
     assert "<b>a</b>" not in text and "[red]" in text
     (figures,) = re.findall(
@@ -192,6 +193,7 @@ def _with_error(run, error):
     return run._replace(evaluation=run.evaluation | {"likelihood": likelihood})
 
 
+@pytest.mark.ci
 def test_examples_per_second_of_different_machines_are_left_out(tmp_path):
     """Of two runs, and of one whose second start was elsewhere."""
     paths = [made.run(tmp_path / "a"), made.run(tmp_path / "b", batch_size=32)]
@@ -396,6 +398,7 @@ def test_a_browser_shows_it_without_errors_and_without_a_network(text, tmp_path,
     assert (tmp_path / "dark.png").stat().st_size > 20_000
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(
     browser.program() is None, reason="no Chromium here: install one or set CHROMIUM"
 )

@@ -32,6 +32,7 @@ def test_a_video_is_a_row_of_its_frames(tmp_path):
     assert np.abs(bright.astype(int) - rows).max() <= 1  # 256 levels and 17
 
 
+@pytest.mark.ci
 def test_series_are_drawn_in_a_grid_of_lines(tmp_path):
     """Flat series, each at its own height, on common axes."""
     series = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 6, 1))
