@@ -229,16 +229,18 @@ def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
     assert str(built.kind) == str(recipe.kind)
 
 
-# of configs whose network and trainer are those of `digits`, and only the objective
-# differs (the test above), some are nightly
-ALIKE = {"digits_ddpm", "digits_sd3", "digits_vcosine"}
-ONE_OF_A_KIND = [
-    pytest.param(name, marks=pytest.mark.nightly if name in ALIKE else pytest.mark.slow)
+# three differ from `digits` in the objective alone, for which there is the test above;
+# the four resolutions of the last take minutes to compile
+NIGHTLY = {"digits_ddpm", "digits_sd3", "digits_vcosine", "imagenet64"}
+MARKED = [
+    pytest.param(
+        name, marks=getattr(pytest.mark, "nightly" if name in NIGHTLY else "slow")
+    )
     for name in NAMES
 ]
 
 
-@pytest.mark.parametrize("name", ONE_OF_A_KIND)
+@pytest.mark.parametrize("name", MARKED)
 def test_it_trains_and_every_entry_is_read(
     name, tmp_path, monkeypatch, standard_promotion
 ):
