@@ -114,7 +114,7 @@ class EndPoints:
 
         return samplers.plan(sampler, check_grid(times), schedule=self._schedule)
 
-    def _ends(self, times: np.ndarray) -> tuple[Array, Array | None]:
+    def _ends(self, times: np.ndarray) -> tuple[Array, np.ndarray | None]:
         """The starts at the first time, and the last time where sigma > 0 there."""
         from diffusionflow import samplers
 

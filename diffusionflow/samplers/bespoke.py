@@ -178,8 +178,9 @@ def _validity(better: bool, num_steps: int, errors: Consistency) -> str:
             f"with num_steps={num_steps}: {', '.join(missed)}"
         )
     return (
-        f"valid for this model, schedule and grid of num_steps={num_steps} only, without "
-        f"an order of convergence: {', '.join(missed)}"
+        "valid for this model, schedule and grid of "
+        f"num_steps={num_steps} only, without an order of convergence: "
+        f"{', '.join(missed)}"
     )
 
 

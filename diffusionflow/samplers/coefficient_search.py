@@ -1,5 +1,6 @@
 """Searches the coefficients of a sampler that have the least error on some starts."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ class Search:
       start: the given coefficients.
       own: indices of starts.
       num_parameters: changes, at most.
+
+    Raises:
+      ValueError: the end points of the given coefficients are not finite.
     """
 
     def __init__(
@@ -32,8 +36,14 @@ class Search:
         times = np.asarray(start.times)
         self.start, self.own = start, own
         self.end_fn = ends.end_fn(start, times)
-        self.exact = jnp.asarray(ends.reference, jnp.float32)
+        dtype = jax.eval_shape(self.end_fn, start.rows).dtype
+        self.exact = jnp.asarray(ends.reference, dtype)
         self.distance = float(ends.distances(start, times)[own].mean())
+        if not np.isfinite(self.distance):
+            raise ValueError(
+                f"sampler={start.sampler!r}: must have finite end points on the grid; "
+                "take more steps, or another sampler"
+            )
         self.free = free_columns(start.sampler, start.rows)
         self.basis = self._changes(num_parameters)
         self.count = self.basis.shape[1]
@@ -43,9 +53,10 @@ class Search:
         from scipy import optimize
 
         path: list[tuple[float, float, np.ndarray]] = []
-        error_fn = self._error_fn()
+        error_fn, left = self._error_fn(), iter(range(max_evaluations))
 
         def error(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            next(left)  # SciPy's own limit lets a line search end
             (own, distances), slope = error_fn(self.end_fn, jnp.asarray(parameters))
             own, slope = float(own), np.asarray(slope, np.float64)
             if not (np.isfinite(own) and np.isfinite(slope).all()):
@@ -57,9 +68,11 @@ class Search:
 
         zero = np.zeros(self.count)
         if self.count:
-            error(zero)
-            options = dict(maxfun=max_evaluations, maxiter=max_evaluations)
-            optimize.minimize(error, zero, jac=True, method="L-BFGS-B", options=options)
+            options = dict(maxiter=max_evaluations)
+            with contextlib.suppress(StopIteration):
+                optimize.minimize(
+                    error, zero, jac=True, method="L-BFGS-B", options=options
+                )
         best = min(path, key=lambda each: each[1])[2] if path else zero
         rows = moved(self.start.rows, self.free, self.basis @ best)
         return dataclasses.replace(self.start, rows=rows)

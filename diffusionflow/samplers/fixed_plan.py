@@ -12,6 +12,7 @@ from diffusionflow._dataclass import is_traced, register
 from diffusionflow.predictions import Denoised, DenoiseFn
 from diffusionflow.schedules import Schedule
 
+ROUNDING = 1e-5  # of times and levels in float32
 WAY_OUT = "compute others by samplers.optimize_coefficients, or use the sampler itself"
 
 
@@ -63,9 +64,10 @@ class FixedPlan:
         levels = lambda schedule, times: np.stack(
             [np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))]
         )
-        gaps = np.abs(levels(self.schedule, own) - levels(schedule, times)).max(axis=0)
+        wanted, given = levels(self.schedule, own), levels(schedule, times)
+        gaps = np.abs(given - wanted).max(axis=0) / (1 + wanted.max(axis=0))
         gaps = np.maximum(gaps, np.abs(own - times))
-        if gaps.max() > 1e-5:
+        if gaps.max() > ROUNDING:
             place = int(np.argmax(gaps))
             raise ValueError(
                 f"times[{place}]={times[place]} on {schedule!r}: these coefficients "
