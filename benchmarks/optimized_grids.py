@@ -2,6 +2,7 @@
 
     python -m benchmarks.optimized_grids
     python -m benchmarks.optimized_grids --workdir=runs/digits --noises=256
+    python -m benchmarks.optimized_grids --coefficients
 
 Without a run: a mixture in one dimension whose modes have unequal scales, with its
 exact denoiser, on flow matching and on EDM's schedule. For each sampler, number of
@@ -9,6 +10,9 @@ calls and seed, `grids.optimize` computes a grid on noise of that seed; then its
 and those of the fixed grids, the config's own among them, are measured on other noise:
 the mean distance of end points to a fine solution. Means over the seeds, with the
 standard error by the noise or by the scatter of the seeds, the larger of both.
+
+With `--coefficients`, `samplers.optimize_coefficients` then starts from each optimised
+grid, on the same noise as the grid, and is compared with it on the other noise.
 """
 
 import argparse
@@ -111,14 +115,22 @@ class Bench:
             )
         return self.known[seed]
 
+    def unseen(self, seed: int) -> EndPoints:
+        """End points of noise that the search of a seed has not seen."""
+        return self.ends(1_000 + seed, self.options.unseen or 2 * self.options.noises)
+
+    def searched(self, sampler: Any, calls: int, seed: int) -> grids.Optimized:
+        """Computes a grid; the search is that of `grids.optimize`."""
+        known = grids.candidates(calls, schedule=self.model.schedule)
+        search = Search(self.ends(seed, self.options.noises), sampler, known, seed)
+        return search.result(num_parameters=8, max_evaluations=self.options.tries)
+
     def one(self, sampler: Any, calls: int, seed: int) -> dict[str, Any]:
-        """Measures the grids of a sampler; the search is that of `grids.optimize`."""
-        model, options = self.model, self.options
+        """Measures the grids of a sampler."""
+        model = self.model
         known = grids.candidates(calls, schedule=model.schedule)
-        search = Search(self.ends(seed, options.noises), sampler, known, seed)
-        found = search.result(num_parameters=8, max_evaluations=options.tries)
-        unseen = self.ends(1_000 + seed, options.unseen or 2 * options.noises)
-        measure = lambda times: unseen.distances(sampler, times)
+        found = self.searched(sampler, calls, seed)
+        measure = lambda times: self.unseen(seed).distances(sampler, times)
         grids_of = {"chosen": found.times, "default": model.default_fn(calls), **known}
         errors = {name: measure(times) for name, times in grids_of.items()}
         best = min(known, key=lambda name: errors[name].mean())
@@ -134,6 +146,36 @@ class Bench:
             "ratio": [
                 ratio(errors["chosen"], errors[name]) for name in ("default", best)
             ],
+        }
+
+    def coefficients(self, sampler: Any, calls: int, seed: int) -> dict[str, Any]:
+        """Measures optimised coefficients on the optimised grid of a sampler."""
+        model, count = self.model, self.options.noises
+        times = self.searched(sampler, calls, seed).times
+        shape, schedule = (count, *model.shape), model.schedule
+        found = samplers.optimize_coefficients(
+            model.denoise_fn(count),
+            samplers.prior(jax.random.key(seed), shape, schedule=schedule),
+            times,
+            sampler=sampler,
+            schedule=schedule,
+            reference_steps=self.options.reference_steps,
+            seed=seed,
+        )
+        before, after = (
+            self.unseen(seed).distances(each, times)
+            for each in (sampler, found.sampler)
+        )
+        square = lambda errors: float(np.sqrt(np.mean(errors**2)))
+        return {
+            "chosen": found.chosen,
+            "num_parameters": found.num_parameters,
+            "times": times.tolist(),
+            "error": [float(before.mean()), float(after.mean())],
+            "difference": mean(after - before),
+            "squared": square(after) / square(before),
+            "ratio": ratio(after, before),
+            "consistency": [*found.consistency_before, *found.consistency],
         }
 
 
@@ -180,6 +222,36 @@ def row(name: str, calls: int, every: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def coefficients_row(name: str, calls: int, every: list[dict[str, Any]]) -> str:
+    """A line of the table of coefficients: errors, their ratio, consistency."""
+    before, after = np.mean([each["error"] for each in every], axis=0)
+    missed = np.mean([each["consistency"] for each in every], axis=0)
+    constant, linear = (f"{missed[i]:.1g}, {missed[2 + i]:.1g}" for i in (0, 1))
+    cells = [
+        name,
+        calls,
+        round(np.mean([each["num_parameters"] for each in every])),
+        f"{before:.2g}",
+        f"{after:.2g}",
+        over_seeds([each["ratio"] for each in every]),
+        f"{np.mean([each['squared'] for each in every]):.2f}",
+        constant,
+        linear,
+        sum(each["chosen"] != "optimized" for each in every),
+        sum(each["difference"][0] > each["difference"][1] for each in every),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+HEADERS = {
+    False: "| sampler | calls | error | default grid | best fixed grid | over default "
+    "| over best fixed | the same, root mean square | kept fixed | worse |",
+    True: "| sampler | calls | parameters | optimised grid | and coefficients | ratio "
+    "| the same, root mean square | constant u_hat missed by, before and after "
+    "| linear | kept | worse |",
+}
+
+
 def parse() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
@@ -194,6 +266,7 @@ def parse() -> argparse.Namespace:
     add("--unseen", type=int, help="of a measurement; by default twice as many")
     add("--reference_steps", type=int, default=128, help="of the fine solution")
     add("--tries", type=int, default=120, help="grids that a search tries")
+    add("--coefficients", action="store_true", help="optimise coefficients, too")
     add("--out", type=pathlib.Path, help="JSON lines of every seed")
     return parser.parse_args()
 
@@ -206,25 +279,23 @@ def main() -> None:
         models = [trained(options.workdir)]
     for model in models:
         bench = Bench(model, options)
+        measure_fn = bench.coefficients if options.coefficients else bench.one
+        row_fn = coefficients_row if options.coefficients else row
+        header = HEADERS[options.coefficients]
         print(f"\n{model.name}, {options.seeds} seeds, {options.noises} noises\n")
-        print(
-            "| sampler | calls | error | default grid | best fixed grid | over default"
-            " | over best fixed | the same, root mean square | kept fixed | worse |\n"
-            + "|---" * 10
-            + "|"
-        )
+        print(header + "\n" + "|---" * (header.count("|") - 1) + "|")
         cases = [(name, calls) for name in options.samplers for calls in options.calls]
         every: dict[tuple[str, int], list] = {case: [] for case in cases}
         for seed in range(options.seeds):
             for name, calls in cases:
-                one = bench.one(SAMPLERS[name], calls, seed)
+                one = measure_fn(SAMPLERS[name], calls, seed)
                 every[name, calls].append(one)
                 if options.out:
                     line = {"model": model.name, "sampler": name, "calls": calls}
                     with options.out.open("a") as file:
                         file.write(json.dumps(line | one) + "\n")
                 if seed == options.seeds - 1:
-                    print(row(name, calls, every[name, calls]), flush=True)
+                    print(row_fn(name, calls, every[name, calls]), flush=True)
 
 
 if __name__ == "__main__":

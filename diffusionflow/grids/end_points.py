@@ -1,5 +1,6 @@
 """Distances of end points to those of a fine reference, of any sampler and grid."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,6 +69,15 @@ class EndPoints:
         """Distances of a deterministic sampler's samples to the reference's, `[n]`."""
         return self._distances(self._samples(sampler, times))
 
+    def end_fn(self, sampler: Any, times: np.ndarray) -> Callable[[Any], Array]:
+        """Returns `rows -> samples [n, *event]`, to differentiate in a plan's rows.
+
+        It is a pytree: the denoiser and the starts are its leaves.
+        """
+        z, last = self._ends(times)
+        key = jax.random.key(0)
+        return jax.tree_util.Partial(_program, key, self._denoiser, z, sampler, last)
+
     def ends_noisy(self, times: np.ndarray) -> bool:
         """Whether a step to the data follows the grid."""
         return equal_calls.ends_noisy(self._schedule, times[-1])
@@ -89,9 +99,9 @@ class EndPoints:
         one, other = (self._samples(sampler, times, seed) for seed in (0, 1))
         if not np.array_equal(one, other):
             raise ValueError(
-                f"sampler={sampler!r}: must be deterministic, because a grid is "
-                "measured by the end points of the same noise; optimise the grid of "
-                "samplers.ddim() or samplers.AdamsBashforth(2, 'u') in its place"
+                f"sampler={sampler!r}: must be deterministic, because errors are "
+                "measured by the end points of the same noise; take samplers.ddim() or "
+                "samplers.AdamsBashforth(2, 'u') in its place"
             )
 
     def _distances(self, samples: np.ndarray) -> np.ndarray:
@@ -104,8 +114,8 @@ class EndPoints:
 
         return samplers.plan(sampler, check_grid(times), schedule=self._schedule)
 
-    def _samples(self, sampler: Any, times: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Samples, float64 `[n, size]`."""
+    def _ends(self, times: np.ndarray) -> tuple[Array, np.ndarray | None]:
+        """The starts at the first time, and the last time where sigma > 0 there."""
         from diffusionflow import samplers
 
         noisy = self.ends_noisy(times)
@@ -113,15 +123,19 @@ class EndPoints:
         samplers.steps.check_times(self._denoiser, evaluated, self._z)
         sigmas = np.asarray(self._schedule.sigma(np.array([times[0], self._t_max])))
         z = self._z * np.asarray(sigmas[0] / sigmas[1], self._z.dtype)
-        last = np.asarray(times[-1], self._z.dtype) if noisy else None
+        return z, np.asarray(times[-1], self._z.dtype) if noisy else None
+
+    def _samples(self, sampler: Any, times: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Samples, float64 `[n, size]`."""
+        z, last = self._ends(times)
         rows = self._plan(sampler, times)
         key = jax.random.key(seed)
-        x = self._program(key, self._denoiser, z, rows, sampler, last)
+        x = self._program(key, self._denoiser, z, sampler, last, rows)
         return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
 def _program(
-    key: Array, denoiser: Denoiser, z: Array, rows: Any, sampler: Any, last: Any
+    key: Array, denoiser: Denoiser, z: Array, sampler: Any, last: Any, rows: Any
 ) -> Array:
     """Runs the rows of a plan, and a step to the data where there is a last time."""
     from diffusionflow import samplers

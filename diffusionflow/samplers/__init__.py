@@ -15,6 +15,7 @@ from diffusionflow.samplers.base import (
     run,
     sample,
 )
+from diffusionflow.samplers.bespoke import Bespoke, optimize_coefficients
 from diffusionflow.samplers.churn import (
     Churn,
     DDIMEta,
@@ -24,10 +25,12 @@ from diffusionflow.samplers.churn import (
     ddpm,
     eta_to_churn,
 )
+from diffusionflow.samplers.consistency import Consistency, consistency
 from diffusionflow.samplers.dpm_adaptive import PID, Proportional, solve_dpm
 from diffusionflow.samplers.dpm_singlestep import DPMSolverSinglestep
 from diffusionflow.samplers.dpm_solver import DPMSolver, DPMSolver2S
 from diffusionflow.samplers.edm import EDM
+from diffusionflow.samplers.fixed_plan import FixedPlan
 from diffusionflow.samplers.flow_map import FlowMap
 from diffusionflow.samplers.inversion import invert
 from diffusionflow.samplers.langevin import Langevin
@@ -52,8 +55,10 @@ __all__ = [
     "RK4",
     "AdamsBashforth",
     "Ancestral2S",
+    "Bespoke",
     "Churn",
     "Coefficients",
+    "Consistency",
     "DDIMEta",
     "DDPMForward",
     "DPMSolver",
@@ -61,6 +66,7 @@ __all__ = [
     "DPMSolverSinglestep",
     "Euler",
     "EulerMaruyama",
+    "FixedPlan",
     "FlowMap",
     "Heun",
     "Langevin",
@@ -84,11 +90,13 @@ __all__ = [
     "by_name",
     "churn_to_eta",
     "coefficients",
+    "consistency",
     "ddim",
     "ddpm",
     "diffusions",
     "eta_to_churn",
     "invert",
+    "optimize_coefficients",
     "plan",
     "prior",
     "run",

@@ -140,7 +140,7 @@ def imports_are_allowed(module, path):
         "grids": {"scipy"},
         "interop": {"huggingface_hub", "ml_dtypes", "safetensors", "scipy", "torch"},
         "networks": {"flax"},
-        "samplers": {"diffrax"},
+        "samplers": {"diffrax", "scipy"},
         "metrics": {"scipy"},
     }
     assert others <= OUTSIDE | extra.get(module, set())
