@@ -36,6 +36,7 @@ def optimized(**changed):
     return samplers.optimize_coefficients(**given | changed)
 
 
+@pytest.mark.ci
 def test_one_step_is_exact_on_a_gaussian_and_says_that_it_is_not_consistent():
     """DDIM from t = 1 has x_hat = 0 and eps_hat = z; the ODE multiplies z by the std.
 
@@ -57,6 +58,7 @@ def test_one_step_is_exact_on_a_gaussian_and_says_that_it_is_not_consistent():
     jax.tree.map(np.testing.assert_array_equal, found.sampler.rows, again.sampler.rows)
 
 
+@pytest.mark.ci
 def test_it_is_better_on_other_noise_by_another_reference():
     denoise_fn, z = UNEQUAL.denoise_fn(schedule=FLOW), starts(7, (256,))
     times, sampler = grids.uniform(4), samplers.AdamsBashforth(2, "u")
