@@ -150,7 +150,25 @@ def optimizer(
     clip_norm = section["clip_norm"]
     if not clip_norm:
         return found
-    return optax.chain(optax.clip_by_global_norm(clip_norm), found)
+    return optax.chain(clip_by_global_norm(clip_norm), found)
+
+
+def clip_by_global_norm(max_norm: float) -> "optax.GradientTransformation":
+    """Scales gradients by `max_norm / norm` where their norm is not below `max_norm`.
+
+    optax's divides each array by the norm, and XLA stores what it divided; a product
+    with one number is fused with what reads it.
+    """
+    import optax
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        norm = optax.tree.norm(gradients)
+        scale = jnp.where(norm < max_norm, 1.0, max_norm / norm)
+        scaled = lambda leaf: leaf * scale.astype(leaf.dtype)
+        return jax.tree.map(scaled, gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _check(where: str, name: str, found: Any) -> None:

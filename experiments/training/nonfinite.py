@@ -28,7 +28,7 @@ class Faults(NamedTuple):
       first: number of the first of the recent ones, int32; 0 for none.
       t: the training times of the first one, float32 [batch].
       examples: which of its examples have a loss that is not finite, bool [batch].
-      leaves: which leaves of its gradient are not finite, bool [leaves].
+      leaves: of which leaves of its gradient the norm is not finite, bool [leaves].
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -80,7 +80,8 @@ class Faults(NamedTuple):
         recent = jnp.where(resets, 0, self.recent)
         fault = (~finite).astype(jnp.int32)
         new = ~finite & (recent == 0)
-        bad = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)]
+        # the squares are summed already, for the norm of the whole gradient
+        squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]
         seen = Faults(
             count=self.count + fault,
             in_row=jnp.where(finite, 0, self.in_row + 1),
@@ -88,7 +89,7 @@ class Faults(NamedTuple):
             first=jnp.where(new, number, jnp.where(recent == 0, 0, self.first)),
             t=jnp.where(new, terms.t, self.t),
             examples=jnp.where(new, ~jnp.isfinite(terms.loss), self.examples),
-            leaves=jnp.where(new, jnp.stack(bad), self.leaves),
+            leaves=jnp.where(new, ~jnp.isfinite(jnp.stack(squares)), self.leaves),
         )
         keep = self.stopped(limit)
         return jax.tree.map(lambda old, now: jnp.where(keep, old, now), self, seen)

@@ -6,6 +6,7 @@ was interrupted.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -164,9 +165,8 @@ def train_step(
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     limit, number = recipe.nonfinite_limit, state.step + 1
-    updated = _updated(state, loss, norm, terms, gradients, recipe)
     counts = finite & ~state.faults.stopped(limit)
-    kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), updated, state)
+    kept = _updated(counts, state, loss, norm, terms, gradients, recipe)
     faults = state.faults.after(
         number, finite, terms, gradients, resets=resets, limit=limit
     )
@@ -174,6 +174,7 @@ def train_step(
 
 
 def _updated(
+    counts: jax.Array,
     state: TrainState,
     loss: jax.Array,
     norm: jax.Array,
@@ -181,17 +182,23 @@ def _updated(
     gradients: Any,
     recipe: StepConfig,
 ) -> TrainState:
-    """The state with one update more; the step itself is not counted here."""
+    """The state with one update more where it `counts`, else as it was.
+
+    The step itself is not counted here.
+    """
+    chosen = functools.partial(
+        jax.tree.map, lambda new, old: jnp.where(counts, new, old)
+    )
     updates, opt_state = recipe.optimizer.update(
         gradients, state.opt_state, state.params
     )
-    params = optax.apply_updates(state.params, updates)
+    # chosen before averages read them: new parameters are then no array of their own
+    params = chosen(optax.apply_updates(state.params, updates), state.params)
     made = state.step - state.faults.count
     if recipe.stage_steps < recipe.num_steps:
         made = state.step % recipe.stage_steps
     decay = ema.decay(made, limit=recipe.ema_limit, warmup=recipe.ema_warmup)
-    return state._replace(
-        params=params,
+    updated = state._replace(
         opt_state=opt_state,
         ema=ema.update(state.ema, params, decay),
         sums=state.sums.add(loss, norm, terms, recipe.bins),
@@ -201,6 +208,7 @@ def _updated(
             for average, gamma in zip(state.profiles, recipe.gammas, strict=True)
         ),
     )
+    return chosen(updated, state)._replace(params=params)
 
 
 def _updated_moments(

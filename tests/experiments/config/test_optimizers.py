@@ -1,8 +1,10 @@
 """Learning rate, clipping and weight decay: `config/optimizers.py`."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusionflow.networks import DiT
@@ -71,6 +73,19 @@ def test_the_optimizer_clips_and_decays_matrices_only(standard_promotion):
     _, state = clipping.update(gradients, clipping.init(params), params)
     mean = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state[1][0].mu)])
     np.testing.assert_allclose(jnp.linalg.norm(mean), 0.1, rtol=1e-5)  # (1 - b1) * 1
+
+
+@pytest.mark.parametrize("factor", [0.999, 1.0, 30.0])  # norm over the bound
+def test_clipping_is_optax_s_with_one_division(factor):
+    leaves = {"kernel": np.array([[3.0, -1.0]], np.float32), "bias": np.ones(6)}
+    gradients = jax.tree.map(lambda leaf: jnp.float32(factor / 4 * leaf), leaves)
+    clip = optimizers.clip_by_global_norm(1.0)
+    clipped, _ = clip.update(gradients, optax.EmptyState())
+    expected, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
+    chex.assert_trees_all_close(clipped, expected, rtol=1e-6)
+    traced = jax.make_jaxpr(clip.update)(gradients, optax.EmptyState())
+    divisions = [each for each in traced.eqns if each.primitive.name == "div"]
+    assert [each.outvars[0].aval.shape for each in divisions] == [()]
 
 
 @pytest.mark.ci
