@@ -71,8 +71,9 @@ def _of_edm(
     own = getattr(kind, "sigma_data", sigma_data)
     if source == "edm" and not is_traced(own, sigma_data) and own != sigma_data:
         raise ValueError(f"sigma_data={sigma_data}: must be {own}, that of {kind}")
-    table = isinstance(schedule, schedules.Discrete)
-    count = len(schedule.alphas_cumprod) if table else NUM_TIMESTEPS
+    count = NUM_TIMESTEPS
+    if isinstance(schedule, schedules.Discrete):
+        count = len(schedule.alphas_cumprod)
     found = from_edm(source, sigma_data=sigma_data, schedule=schedule, num_levels=count)
     sign = -1 if source == "ve" and str(kind) == "eps" else 1
     return dataclasses.replace(found, kind=kind, sign=sign)

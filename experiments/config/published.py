@@ -9,7 +9,7 @@ where these came from.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ import jax.numpy as jnp
 from diffusionflow import interop, objectives
 from diffusionflow.interop.by_schedule import OF_EDM
 from experiments.runtime.errors import UsageError, check_name, naming
-
-if TYPE_CHECKING:
-    from experiments.config.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +168,13 @@ def unwrapped(net: Any) -> tuple[Any, str]:
     return net, "diffusionflow"
 
 
-def check(model: "Model", method: Any) -> None:
+def check(
+    net: Any, objective: objectives.Objective, sigma_data: float, method: Any
+) -> None:
     """Raises a `UsageError` where a published network cannot be trained so."""
-    net = model.net
     if not isinstance(net, PublishedNetwork):
         return
-    net.calling(model.objective, model.sigma_data)
+    net.calling(objective, sigma_data)
     if method is not None and method.two_times:
         raise UsageError(
             f"network.name with distillation.method: {type(net.module).__name__} takes "
