@@ -67,7 +67,9 @@ flags.DEFINE_string(
     "Sampling grid, such as uniform, or a file of the command grid.",
 )
 flags.DEFINE_string(
-    "autoencoder", None, "Folder of the one that decodes latents into pictures."
+    "autoencoder",
+    None,
+    "Folder of the one that decodes latents into pictures, and encodes --init_image.",
 )
 edit_options.define_flags()
 flags.adopt_module_key_flags(edit_options)  # for --help

@@ -1,37 +1,51 @@
 """Conventions of other libraries' networks that are trained on a schedule of ours."""
 
-from diffusionflow import schedules
-from diffusionflow._dataclass import check_name
+import dataclasses
+
+from diffusionflow import predictions, schedules
+from diffusionflow._dataclass import check_name, is_traced
 from diffusionflow.interop.convention import UNSCALED, Affine, Convention
 from diffusionflow.interop.diffusers.conventions import _Index, _Level
-from diffusionflow.interop.edm import NoiseClock
+from diffusionflow.interop.edm import NoiseClock, from_edm
 from diffusionflow.predictions import AnyKind, as_kind
 
-NUM_TIMESTEPS = 1000.0  # of diffusers, where the schedule is no table
-SOURCES = ("diffusers", "sit")
+NUM_TIMESTEPS = 1000  # of diffusers and improved DDPM, where no table says it
+OF_EDM = ("edm", "vp", "ve", "iddpm")  # preconditionings of `from_edm`
+SOURCES = ("diffusers", "sit", *OF_EDM)
 OF_SIT = (schedules.FlowMatching, schedules.Cosine, schedules.LinearBeta)
 
 
 def from_schedule(
-    schedule: schedules.Schedule, kind: AnyKind, *, source: str = "diffusers"
+    schedule: schedules.Schedule,
+    kind: AnyKind,
+    *,
+    source: str = "diffusers",
+    sigma_data: float = 0.5,
 ) -> Convention:
     """Returns how a network of another library is called on a schedule of ours.
 
-    Its input is z, unscaled. "diffusers" calls it at the timestep `T t - 1` of a table
-    of T levels, at sigma on `VE`, and at `1000 sigma / (alpha + sigma)` elsewhere;
-    "sit" at `1 - t`, and its velocity (u, dz_dt) has the other sign. On the schedules
-    of published networks these are `from_diffusers` and `from_sit`.
+    "diffusers" and "sit" give it z, unscaled. "diffusers" calls it at the timestep
+    `T t - 1` of a table of T levels, at sigma on `VE`, and at
+    `1000 sigma / (alpha + sigma)` elsewhere; "sit" at `1 - t`, and its velocity (u,
+    dz_dt) has the other sign. On the schedules of published networks these are
+    `from_diffusers` and `from_sit`. "edm", "vp", "ve" and "iddpm" give it
+    `c_in z / alpha` and c_noise of EDM's preconditionings at sigma / alpha, as
+    `from_edm` does, and of "ve" eps has the other sign.
 
     Args:
       schedule: the one that the network is trained on.
       kind: prediction type.
-      source: "diffusers" or "sit".
+      source: one of `SOURCES`.
+      sigma_data: of "edm".
 
     Raises:
-      ValueError: the source is unknown, or SiT has no such path.
+      ValueError: the source is unknown, SiT has no such path, or `sigma_data` of "edm"
+        is another than that of the kind `edm_f`.
     """
     check_name("source", source, SOURCES)
     kind = as_kind(kind)
+    if source in OF_EDM:
+        return _of_edm(schedule, kind, source, sigma_data)
     if source == "sit":
         if not isinstance(schedule, OF_SIT):
             names = ", ".join(each.__name__ for each in OF_SIT)
@@ -43,4 +57,23 @@ def from_schedule(
         return Convention(schedule, kind, _Index(count), UNSCALED)
     if isinstance(schedule, schedules.VE):
         return Convention(schedule, kind, NoiseClock(schedule, "sigma"), UNSCALED)
-    return Convention(schedule, kind, _Level(schedule, NUM_TIMESTEPS), UNSCALED)
+    clock_fn = _Level(schedule, float(NUM_TIMESTEPS))
+    return Convention(schedule, kind, clock_fn, UNSCALED)
+
+
+def _of_edm(
+    schedule: schedules.Schedule,
+    kind: predictions.PredictionType,
+    source: str,
+    sigma_data: float,
+) -> Convention:
+    """Scale and clock of a preconditioning of EDM, for any prediction type."""
+    own = getattr(kind, "sigma_data", sigma_data)
+    if source == "edm" and not is_traced(own, sigma_data) and own != sigma_data:
+        raise ValueError(f"sigma_data={sigma_data}: must be {own}, that of {kind}")
+    count = NUM_TIMESTEPS
+    if isinstance(schedule, schedules.Discrete):
+        count = len(schedule.alphas_cumprod)
+    found = from_edm(source, sigma_data=sigma_data, schedule=schedule, num_levels=count)
+    sign = -1 if source == "ve" and str(kind) == "eps" else 1
+    return dataclasses.replace(found, kind=kind, sign=sign)

@@ -1,5 +1,6 @@
 """The networks of NVIDIA's EDM, from their state dicts."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ PRECONDITIONINGS = {
     "iDDPMPrecond": "iddpm",
 }
 OPTIONS = "training_options.json"  # that EDM's training writes
+PREFIX = "model."  # of a network in its preconditioning
+FIRST, LEVELS = "map_layer0.weight", "u"  # of every network; of iDDPM's alone
 LEVEL = re.compile(r"enc\.(\d+)x\1_(conv|block(\d+))\.")
 
 
@@ -63,30 +66,66 @@ def load_edm(
     if output is not None:
         check_name("output", output, PRECONDITIONINGS.values())
     path = local_path(path)
-    state = {
-        name.removeprefix("model."): array
-        for name, array in read_weights(path, put=as_parameter).items()
-    }
-    levels = state.pop("u", None)
-    output = _preconditioning(path, output, levels)
+    state = read_weights(path, put=as_parameter)
+    found = stated_output(path, state)
+    levels = state.pop(LEVELS, None)
+    output = _preconditioning(path, output, found)
     convention = _convention(output, sigma_data, schedule, levels)
-    config = _config(state)
+    module, state = network_of_edm(state)
+    names = [each.name for each in dataclasses.fields(module)]
+    config = {
+        name: getattr(module, name) for name in names if name not in ("parent", "name")
+    }
+    config["sample_size"] = config["img_resolution"]
+    return assembled(module, state, convention, config, f"a {type(module).__name__}")
+
+
+def is_of_edm(state: Mapping[str, Any]) -> bool:
+    """Whether a state dict has the names of a network of EDM."""
+    return any(name.removeprefix(PREFIX) == FIRST for name in state)
+
+
+def network_of_edm(state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Returns the network of a state dict of EDM, and the arrays of its parameters.
+
+    Args:
+      state: `{name: array}`, of a network with its preconditioning or of its `.model`.
+
+    Returns:
+      `networks.pretrained.SongUNet` or `DhariwalUNet`, and the arrays under its names,
+      without the filters of the resampling.
+
+    Raises:
+      ValueError: they are none of such a network.
+    """
     from diffusionflow.networks import pretrained
 
+    state = {name.removeprefix(PREFIX): state[name] for name in state if name != LEVELS}
     name = "DhariwalUNet" if "out_norm.weight" in state else "SongUNet"
-    module = getattr(pretrained, name)(**config)
-    config = dict(config, sample_size=config["img_resolution"])
-    return assembled(module, state, convention, config, f"a {name}")
+    return getattr(pretrained, name)(**_config(state)), state
 
 
-def _preconditioning(path: pathlib.Path, output: str | None, levels: Any) -> str:
-    """The one given, that of the options of the training, or that of the levels."""
-    found = "iddpm" if levels is not None else None
+def stated_output(path: pathlib.Path, state: Mapping[str, Any]) -> str | None:
+    """The preconditioning that the options of a training name, or a table of levels.
+
+    Args:
+      path: of the file, in whose folder `training_options.json` may be.
+      state: the arrays of the file.
+
+    Returns:
+      "edm", "vp", "ve" or "iddpm", as in `from_edm`; None where nothing says it.
+    """
+    found = "iddpm" if LEVELS in state else None
     place = path.parent / OPTIONS
-    if place.is_file():
-        options = read_json(place).get("network_kwargs")
-        named = options.get("class_name", "") if isinstance(options, dict) else ""
-        found = PRECONDITIONINGS.get(str(named).rpartition(".")[2], found)
+    if not place.is_file():
+        return found
+    options = read_json(place).get("network_kwargs")
+    named = options.get("class_name", "") if isinstance(options, dict) else ""
+    return PRECONDITIONINGS.get(str(named).rpartition(".")[2], found)
+
+
+def _preconditioning(path: pathlib.Path, output: str | None, found: str | None) -> str:
+    """The one given, or the one that the file states."""
     if output is None and found is None:
         raise ValueError(
             f"{path.name} does not say its preconditioning: give output='edm' for "

@@ -132,7 +132,7 @@ def save(
       schedule: on which it was trained, one of `schedules`.
       kind: its prediction type.
       event_shape: of an example, channels last.
-      sigma_data: scale of the data that `precondition` was given.
+      sigma_data: scale of the data that `precondition` was given, or `from_schedule`.
       convention: "diffusionflow" for `precondition`; else a `source` of
         `from_schedule`.
       facts: further entries of the config, plain JSON values.
@@ -236,7 +236,7 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     network = OwnNetwork(params, module, len(event_shape))
     source, sigma_data = config["convention"], config["sigma_data"]
     if source != CLASS:
-        convention = from_schedule(schedule, kind, source=source)
+        convention = from_schedule(schedule, kind, source=source, sigma_data=sigma_data)
         return Pretrained(Prediction(network, convention), convention, config)
     scale, time = InputScale(schedule, sigma_data), NoiseLevel(schedule)
     convention = Convention(schedule, kind, time, scale)

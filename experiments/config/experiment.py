@@ -75,7 +75,8 @@ class Experiment(NamedTuple):
             levels=dataset.transform.levels,
             vector_features=dataset.vector_features,
         )
-        published.check(built.net, self.objective, self.method)
+        scale = self.config["sigma_data"]
+        published.check(built.net, self.objective, scale, self.method)
         if self.method is not None:
             check_method(self.config, self.method, built.net)
         return built

@@ -111,7 +111,8 @@ class Model(NamedTuple):
             )
 
         if isinstance(self.net, PublishedNetwork):
-            return self.net.calling(self.objective).predict_fn(net_fn)
+            convention = self.net.calling(self.objective, self.sigma_data)
+            return convention.predict_fn(net_fn)
         return predictions.precondition(
             net_fn, schedule=self.objective.schedule, sigma_data=self.sigma_data
         )

@@ -18,6 +18,7 @@ from experiments.runtime.errors import UsageError, naming, require
 if TYPE_CHECKING:
     import optax
 
+FIXED = (".map_noise.freqs", ".time_proj.weight")  # of published networks
 MASKS = ("mask", "weight_decay_mask")  # what optimizers call the leaves that decay
 
 
@@ -113,12 +114,12 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> "optax.Schedule
 
 
 def decayed(params: Any) -> Any:
-    """Which leaves weight decay shrinks: all but those named bias or scale."""
+    """Which leaves weight decay shrinks: all but biases, scales and fixed sinusoids."""
 
-    def shrinks(path: Any, _: Any) -> bool:
-        last = path[-1] if path else None
-        name = getattr(last, "key", getattr(last, "name", ""))
-        return str(name).rpartition(".")[2] not in ("bias", "scale")
+    def shrinks(path: Any, leaf: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        fixed = f".{name}".endswith(FIXED) and leaf.ndim == 1
+        return not fixed and name.rpartition(".")[2] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(shrinks, params)
 

@@ -1,8 +1,9 @@
 """Architectures of published weights as networks of a run.
 
-They are called as their weights were trained: z unscaled, the time as their source has
-it (`interop.from_schedule`); `sigma_data` has no effect. So a run starts from published
-weights, and what it trains can be read where these came from.
+They are called as their weights were trained, with the time and the scale of z that
+their source has (`interop.from_schedule`); `sigma_data` counts in EDM's preconditioning
+"edm" alone. So a run starts from published weights, and what it trains can be read
+where these came from.
 """
 
 import dataclasses
@@ -14,9 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusionflow import interop, objectives
+from diffusionflow.interop.by_schedule import OF_EDM
 from experiments.runtime.errors import UsageError, check_name, naming
-
-CONVENTIONS = ("diffusers", "sit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PublishedNetwork:
 
     Args:
       module: with `(z, time, label, train)`.
-      convention: how its source calls it, one of `CONVENTIONS`.
+      convention: how its source calls it, one of `conventions_of` its class.
       num_classes: of the data; its label of that number is the null label, which is
         the module's own.
 
@@ -35,17 +35,20 @@ class PublishedNetwork:
     """
 
     module: Any
-    convention: str = "diffusers"
+    convention: str
     num_classes: int = 0
 
     def __post_init__(self) -> None:
-        check_name("network.convention", self.convention, CONVENTIONS)
+        known = conventions_of(type(self.module))
+        check_name("network.convention", self.convention, known)
         module, rows = self.module, self.module.num_labels
         if rows is None and self.num_classes:
+            of_edm = self.convention in OF_EDM  # whose null label has no row
+            name = "label_dim" if of_edm else "num_class_embeds"
             raise ValueError(
                 f"{type(module).__name__} takes no labels, and the data have "
-                f"{self.num_classes} classes: set network.num_class_embeds="
-                f"{self.num_classes + 1}, or take data without labels"
+                f"{self.num_classes} classes: set network.{name}="
+                f"{self.num_classes + (not of_edm)}, or take data without labels"
             )
         if rows is not None and rows <= self.num_classes:
             raise ValueError(
@@ -77,15 +80,24 @@ class PublishedNetwork:
         own = {"class": type(self.module).__name__, "convention": self.convention}
         return own | settings
 
-    def calling(self, objective: objectives.Objective) -> interop.Convention:
+    def calling(
+        self, objective: objectives.Objective, sigma_data: float
+    ) -> interop.Convention:
         """How the network is called on the schedule of an objective.
 
+        Args:
+          objective: of the run.
+          sigma_data: of the run, for the convention "edm".
+
         Raises:
-          UsageError: its source has no such schedule.
+          UsageError: its source has no such schedule, or no such scale.
         """
         with naming(f"network.convention={self.convention}"):
             return interop.from_schedule(
-                objective.schedule, objective.kind, source=self.convention
+                objective.schedule,
+                objective.kind,
+                source=self.convention,
+                sigma_data=sigma_data,
             )
 
     def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> Any:
@@ -117,14 +129,23 @@ class PublishedNetwork:
         )
 
 
+def conventions_of(network: type) -> tuple[str, ...]:
+    """The conventions by which a class of networks is called, the usual one first."""
+    from diffusionflow.networks.pretrained.edm_levels import EDMUNet  # needs flax
+
+    return OF_EDM if issubclass(network, EDMUNet) else ("diffusers", "sit")
+
+
 def constructor(fn: type) -> Callable[..., PublishedNetwork]:
     """What `network.name` calls for a class of `networks.pretrained`.
 
     It takes the fields of the class, and `convention`.
     """
 
+    usual, *_ = conventions_of(fn)
+
     def make(
-        *, convention: str = "diffusers", num_classes: int = 0, **fields: Any
+        *, convention: str = usual, num_classes: int = 0, **fields: Any
     ) -> PublishedNetwork:
         return PublishedNetwork(fn(**fields), convention, num_classes)
 
@@ -147,11 +168,13 @@ def unwrapped(net: Any) -> tuple[Any, str]:
     return net, "diffusionflow"
 
 
-def check(net: Any, objective: objectives.Objective, method: Any) -> None:
+def check(
+    net: Any, objective: objectives.Objective, sigma_data: float, method: Any
+) -> None:
     """Raises a `UsageError` where a published network cannot be trained so."""
     if not isinstance(net, PublishedNetwork):
         return
-    net.calling(objective)
+    net.calling(objective, sigma_data)
     if method is not None and method.two_times:
         raise UsageError(
             f"network.name with distillation.method: {type(net.module).__name__} takes "

@@ -220,5 +220,7 @@ NETWORKS = Registry(
         "residual_mlp": "ResidualMLP",
         "unet2d": "diffusionflow.networks.pretrained:UNet2D",
         "dit_transformer2d": "diffusionflow.networks.pretrained:DiTTransformer2D",
+        "song_unet": "diffusionflow.networks.pretrained:SongUNet",
+        "dhariwal_unet": "diffusionflow.networks.pretrained:DhariwalUNet",
     },
 )

@@ -1,7 +1,7 @@
-"""Opens an autoencoder, and decodes sampled latents into pictures."""
+"""Opens an autoencoder: sampled latents to pictures, and pictures to latents."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,10 +33,12 @@ def digest_of(autoencoder: interop.Autoencoder) -> str:
 
 
 class Decoder(NamedTuple):
-    """From latents to stored values of pictures.
+    """From latents to stored values of pictures, and back.
 
     Fields:
       decode_fn: floats [width, *event] to images in about [-1, 1], compiled.
+      encode_fn: images [width, *event_shape] in [-1, 1] to the means of their latents,
+        scaled and shifted as the run's are; compiled.
       width: of a batch.
       event_shape: of a picture.
       digest: of the autoencoder.
@@ -45,6 +47,7 @@ class Decoder(NamedTuple):
     """
 
     decode_fn: Callable[[Any], jax.Array]
+    encode_fn: Callable[[Any], jax.Array]
     width: int
     event_shape: tuple[int, ...]
     digest: str
@@ -61,24 +64,48 @@ class Decoder(NamedTuple):
         """
         found = np.empty((len(z), *self.event_shape), np.uint8)
         outside = 0
-        for start in range(0, len(z), self.width):
-            index = np.minimum(np.arange(start, start + self.width), len(z) - 1)
-            kept = min(self.width, len(z) - start)
-            x = np.asarray(self.decode_fn(z[index]))[:kept]
+        for start, x in self._batches(self.decode_fn, z):
             if not np.isfinite(x).all():
                 raise Diverged(
                     "decoded pictures are not finite, and none of them is written: is "
                     "the autoencoder the one whose latents the run was trained on?"
                 )
             outside += round(PICTURES.clamped_fraction(x) * x.size)
-            found[start : start + kept] = PICTURES.to_stored(x)
+            found[start : start + len(x)] = PICTURES.to_stored(x)
         return found, outside
+
+    def latents(self, x: np.ndarray) -> np.ndarray:
+        """Encodes pictures: the mean of the latents of each, not a sample of them.
+
+        Args:
+          x: floats in [-1, 1], [n, height, width, channels].
+
+        Returns:
+          float32 [n, *event].
+
+        Raises:
+          Diverged: a latent is not finite.
+        """
+        batches = [z for _, z in self._batches(self.encode_fn, x)]
+        found = np.concatenate(batches).astype(np.float32)
+        if not np.isfinite(found).all():
+            raise Diverged("the latents of the pictures are not finite")
+        return found
+
+    def _batches(
+        self, fn: Callable[[Any], jax.Array], arrays: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Where a batch starts, and what `fn` makes of it; the last is filled up."""
+        for start in range(0, len(arrays), self.width):
+            index = np.minimum(np.arange(start, start + self.width), len(arrays) - 1)
+            kept = min(self.width, len(arrays) - start)
+            yield start, np.asarray(fn(arrays[index]))[:kept]
 
 
 def decoder(
     path: str, event_shape: tuple[int, ...], identity: Mapping[str, Any]
 ) -> Decoder:
-    """Opens an autoencoder to decode the samples of a run with.
+    """Opens an autoencoder to decode the samples of a run, and to encode pictures.
 
     Where it may be another one than encoded the run's latents, a note is printed.
 
@@ -106,13 +133,16 @@ def decoder(
     mesh = sharding.data_mesh()
     along = sharding.along_batch(mesh)
     placed = jax.device_put(autoencoder, sharding.replicated(mesh))
-    program = jax.jit(
-        lambda autoencoder, z: autoencoder.decode(z),
-        compiler_options=sharding.compiler_options(),
-    )
+
+    def compiled(fn: Callable[..., jax.Array]) -> Callable[[Any], jax.Array]:
+        program = jax.jit(fn, compiler_options=sharding.compiler_options())
+        put = lambda batch: jax.device_put(np.asarray(batch, np.float32), along)
+        return lambda batch: program(placed, put(batch))
+
     height, width = (size * module.factor for size in event_shape[:2])
     return Decoder(
-        lambda z: program(placed, jax.device_put(np.asarray(z, np.float32), along)),
+        compiled(lambda autoencoder, z: autoencoder.decode(z)),
+        compiled(lambda autoencoder, x: autoencoder.encode(x).mean),
         WIDTH * mesh.size,
         (height, width, module.out_channels),
         digest,

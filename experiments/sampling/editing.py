@@ -3,25 +3,32 @@
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffusionflow import samplers
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build
+from experiments.runtime import progress
 from experiments.runtime.errors import UsageError, require
-from experiments.sampling import edit_options, pictures
+from experiments.sampling import edit_options, generate, pictures
+from experiments.sampling.autoencoder import Decoder
 from experiments.sampling.edits import FROM_NOISE, FromPicture, Plan
 from experiments.sampling.interpolation import BetweenPictures, BetweenSeeds
 from experiments.sampling.inversion import RoundTrip, check_invertible
 
 
-def planned(workdir: str | pathlib.Path, request: Request) -> tuple[Request, Plan]:
+def planned(
+    workdir: str | pathlib.Path, request: Request, decoder: Decoder | None
+) -> tuple[Request, Plan]:
     """Reads what a request names, and checks it before weights are read.
 
     Args:
       workdir: of the run.
       request: what to sample.
+      decoder: of a run on latents, by which pictures become latents; None of other
+        runs.
 
     Returns:
       The request, with as many samples as there are, and what they are made of.
@@ -37,18 +44,33 @@ def planned(workdir: str | pathlib.Path, request: Request) -> tuple[Request, Pla
     sampler = build.sampler(run.request.sampler)
     times = build.grid(run.request.sampler, run.model.objective.schedule)
     if "interpolate" in request.edit:
-        return _interpolation(run, request, sampler)
+        return _interpolation(run, request, sampler, decoder)
     if "invert" in request.edit:
-        return _round_trip(run, request, sampler)
-    return _from_picture(run, request, sampler, len(times) - 1)
+        return _round_trip(run, request, sampler, decoder)
+    return _from_picture(run, request, sampler, len(times) - 1, decoder)
 
 
-def _read(run: Loaded, option: str, path: str, most: int) -> pictures.Pictures:
-    return pictures.read(option, path, run.model, run.config["data"], most)
+def _read(
+    run: Loaded, option: str, path: str, most: int, decoder: Decoder | None
+) -> pictures.Pictures:
+    """Pictures as the model sees its data, which are latents if there is a decoder."""
+    kept = generate.stored(run.model, decoder)
+    if decoder is None:
+        return pictures.read(option, path, kept, run.config["data"], most)
+    found = pictures.read(option, path, kept, None, most)
+    with (
+        progress.announced("encoding the pictures"),
+        jax.default_matmul_precision(run.config["matmul_precision"]),
+    ):
+        return found._replace(values=decoder.latents(found.values))
 
 
 def _from_picture(
-    run: Loaded, request: Request, sampler: Any, num_steps: int
+    run: Loaded,
+    request: Request,
+    sampler: Any,
+    num_steps: int,
+    decoder: Decoder | None,
 ) -> tuple[Request, Plan]:
     """Of `--init_image` with `--strength` and `--mask`."""
     options, masked = request.edit, "mask" in request.edit
@@ -59,8 +81,9 @@ def _from_picture(
             f"strength={strength} of {num_steps} steps is none: must be 0, or at least "
             f"{0.5 / num_steps:.2g}, or take more --sampler.num_steps"
         )
-    mask = _mask(run, options["mask"], sampler) if masked else None
-    found = _read(run, "init_image", options["init_image"], request.num_samples)
+    mask = _mask(run, options["mask"], sampler, decoder) if masked else None
+    path, most = options["init_image"], request.num_samples
+    found = _read(run, "init_image", path, most, decoder)
     known = mask if masked and mask.any() else None
     plan = Plan(
         FromPicture(found.values, num_steps=taken, whole=strength == 1, mask=known),
@@ -80,21 +103,26 @@ def _from_picture(
     return request, plan._replace(edit=None) if plain else plan
 
 
-def _mask(run: Loaded, path: str, sampler: Any) -> np.ndarray:
+def _mask(run: Loaded, path: str, sampler: Any, decoder: Decoder | None) -> np.ndarray:
     """The mask of a file, bool [*event], for a sampler that can keep what is known."""
     if isinstance(sampler, samplers.FlowMap):
         raise UsageError(
             "--mask with --sampler.name=flow_map: its jumps leave out the times at "
             "which known values are put in; take another sampler, such as ddim"
         )
-    return pictures.mask(path, run.model.event_shape)
+    if decoder is None:
+        return pictures.mask(path, run.model.event_shape)
+    known = pictures.mask(path, decoder.event_shape)
+    return pictures.coarser(known, run.model.event_shape)
 
 
-def _round_trip(run: Loaded, request: Request, sampler: Any) -> tuple[Request, Plan]:
+def _round_trip(
+    run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
+) -> tuple[Request, Plan]:
     """Of `--init_image` with `--invert`."""
     check_invertible("invert", run.model, sampler, run.request.sampler["name"])
     path = request.edit["init_image"]
-    found = _read(run, "init_image", path, request.num_samples)
+    found = _read(run, "init_image", path, request.num_samples, decoder)
     plan = Plan(
         RoundTrip(found.values),
         {"init_image": found.digest, "invert": True},
@@ -104,7 +132,9 @@ def _round_trip(run: Loaded, request: Request, sampler: Any) -> tuple[Request, P
     return request._replace(num_samples=len(found.values)), plan
 
 
-def _interpolation(run: Loaded, request: Request, sampler: Any) -> tuple[Request, Plan]:
+def _interpolation(
+    run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
+) -> tuple[Request, Plan]:
     """Of `--interpolate` with `--columns`."""
     columns = request.edit.get("columns", edit_options.COLUMNS)
     bound = f"at least {columns}, the columns of one row"
@@ -112,7 +142,7 @@ def _interpolation(run: Loaded, request: Request, sampler: Any) -> tuple[Request
     ends = edit_options.ends(request.edit["interpolate"])
     if isinstance(ends[0], str):
         check_invertible("interpolate", run.model, sampler, run.request.sampler["name"])
-        request, plan = _between_pictures(run, request, ends, columns)
+        request, plan = _between_pictures(run, request, ends, columns, decoder)
     else:
         request, plan = _between_seeds(request, ends, columns)
     plan = plan._replace(
@@ -138,11 +168,11 @@ def _between_seeds(request: Request, ends: Any, columns: int) -> tuple[Request, 
 
 
 def _between_pictures(
-    run: Loaded, request: Request, ends: Any, columns: int
+    run: Loaded, request: Request, ends: Any, columns: int, decoder: Decoder | None
 ) -> tuple[Request, Plan]:
     """From pictures to as many others."""
     rows = -(-request.num_samples // columns)
-    one, other = (_read(run, "interpolate", path, rows) for path in ends)
+    one, other = (_read(run, "interpolate", path, rows, decoder) for path in ends)
     if len(one.values) != len(other.values):
         raise UsageError(
             f"--interpolate: {len(one.values)} pictures in {one.name} and "

@@ -105,7 +105,7 @@ def write_samples(
                 built, request.sampler, **program(request), edit=edit
             )
             fill(shards, sample_fn, params, request, given, write)
-            _conclude(path, shards, loaded, given, plan, kept)
+            _conclude(path, shards, loaded, given, plan, decoder)
     return shards.result
 
 
@@ -220,10 +220,11 @@ def _conclude(
     loaded: Loaded,
     given: Conditions,
     plan: Plan,
-    kept: Stored,
+    decoder: Decoder | None,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
     request, built = loaded.request, loaded.model
+    kept = stored(built, decoder)
     recipe = summary(request) + plan.words
     labels, levels = given.labels, kept.transform.levels
     written = f"{path}.npz\n{sample_images.no_picture(kept.event_shape)}"
@@ -231,7 +232,7 @@ def _conclude(
         written = f"{path}.npz and {path}.png"
         classes = built.num_classes if request.label is None else 0
         sample_sheet.write(
-            path, shards, kept.transform, plan.edit, labels[:most], classes
+            path, shards, kept.transform, plan.edit, labels[:most], classes, decoder
         )
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:

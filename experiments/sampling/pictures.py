@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.config.model import Model
 from experiments.data import array_checks, image_listing, npz_entries
 from experiments.data.base import DataTransform
 from experiments.data.image_check import say
@@ -20,6 +19,7 @@ from experiments.data.image_decoding import in_words
 from experiments.data.image_format import ImageFormat
 from experiments.runtime.errors import naming
 from experiments.runtime.progress import announced
+from experiments.sampling.generate import Stored
 from experiments.sampling.requested import read_npy
 
 ARRAYS = ("samples", "values", "images")  # of an .npz that hold pictures
@@ -30,7 +30,7 @@ class Pictures(NamedTuple):
     """Pictures to begin from.
 
     Fields:
-      values: float32 [k, *event], as the model sees data.
+      values: float32 [k, *event], as the model or its autoencoder sees data.
       name: of the file or folder.
       digest: of the values.
     """
@@ -41,15 +41,19 @@ class Pictures(NamedTuple):
 
 
 def read(
-    option: str, path: str, model: Model, data: Mapping[str, Any], most: int
+    option: str,
+    path: str,
+    stored: Stored,
+    data: Mapping[str, Any] | None,
+    most: int,
 ) -> Pictures:
     """Reads the pictures of a file or folder.
 
     Args:
       option: that names the path, for errors.
       path: an image, a folder of images, an `.npy` or an `.npz`.
-      model: of the run; of quantised data the pictures are rounded to its levels.
-      data: section of the run's config.
+      stored: of the samples; of quantised data the pictures are rounded to the levels.
+      data: section of the run's config; None of samples that an autoencoder decodes.
       most: pictures that are used.
 
     Raises:
@@ -58,13 +62,13 @@ def read(
     file = pathlib.Path(path)
     with naming(f"{option}={path!r}"), announced(f"reading {path}"):
         if file.suffix in (".npy", ".npz"):
-            found = _of_arrays(path, model)
+            found = _of_arrays(path, stored)
             values, count = found[:most], len(found)
         else:
-            pixels, files = _image_format(model, data), _files(file)
-            values = _of_images(option, files[:most], pixels, model.event_shape)
+            pixels, files = _image_format(stored, data), _files(file)
+            values = _of_images(option, files[:most], pixels, stored.event_shape)
             count = len(files)
-        values = _rounded(option, values, model.transform)
+        values = _rounded(option, values, stored.transform)
     if count > most:
         say(f"{option}: the first {most:,} of {count:,} pictures are used")
     return Pictures(values, file.name, digest(values))
@@ -129,16 +133,38 @@ def check_are_images(event_shape: tuple[int, ...]) -> None:
         )
 
 
-def _image_format(model: Model, data: Mapping[str, Any]) -> ImageFormat:
+def coarser(known: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
+    """A mask of pictures as one of their latents: known where all pixels below are.
+
+    Args:
+      known: bool [factor height, factor width, channels].
+      event_shape: of the latents, (height, width, their channels).
+
+    Returns:
+      bool [*event_shape].
+    """
+    height, width, _ = event_shape
+    blocks = known.reshape(height, -1, width, known.shape[1] // width, known.shape[2])
+    found = np.asarray(blocks.all((1, 3, 4)))
+    say(f"mask: {found.sum():,} of {found.size:,} places of the latents are known")
+    return np.broadcast_to(found[..., None], event_shape)
+
+
+def _image_format(stored: Stored, data: Mapping[str, Any] | None) -> ImageFormat:
     """How images become data of a model; floats are those of 16 bits, in [-1, 1]."""
-    check_are_images(model.event_shape)
-    if data["name"] == "latents" or data.get("unscaled"):
+    if data is not None and data["name"] == "latents":
+        raise ValueError(
+            "an image, and the data of this run are latents: give --autoencoder, or "
+            "latents in an .npy or .npz"
+        )
+    check_are_images(stored.event_shape)
+    if data is not None and data.get("unscaled"):
         raise ValueError(
             "an image, and the data of this run have a scale of their own: give an "
             "array as the model sees them, .npy or .npz"
         )
-    height, width, channels = model.event_shape
-    bits = 16 if model.transform.levels is None else 8
+    height, width, channels = stored.event_shape
+    bits = 16 if stored.transform.levels is None else 8
     return ImageFormat((height, width), channels, bits)
 
 
@@ -183,16 +209,16 @@ def _image(file: pathlib.Path, pixels: ImageFormat) -> np.ndarray:
         raise ValueError(f"{file.name}: {in_words(error)}") from error
 
 
-def _of_arrays(path: str, model: Model) -> np.ndarray:
+def _of_arrays(path: str, stored: Stored) -> np.ndarray:
     """An array [k, *event] or [*event] of stored values or floats, as floats."""
     if path.endswith(".npz"):
         arrays = npz_entries.read_npz(path)
         found = npz_entries.array(arrays, *ARRAYS)
-        levels = arrays.get("levels", model.transform.levels)
+        levels = arrays.get("levels", stored.transform.levels)
     else:
         (found,) = read_npy(path).values()
-        levels = model.transform.levels
-    event = model.event_shape
+        levels = stored.transform.levels
+    event = stored.event_shape
     found = found[None] if found.shape == event else found
     if found.shape[1:] != event or not len(found):
         raise ValueError(

@@ -5,7 +5,6 @@ import pathlib
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
 from experiments.config import grid_check
-from experiments.runtime.errors import UsageError
 from experiments.runtime.signals import stopping
 from experiments.sampling import autoencoder, generate, requested
 from experiments.sampling.editing import planned
@@ -15,7 +14,8 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """Samples from a run's checkpoint; writes an `.npz` and, if it can, a picture.
 
     Of a request with an autoencoder the samples are latents, which it decodes.
-    Of a request with options of `edit_options` it samples what these say. The `.npz`
+    Of a request with options of `edit_options` it samples what these say, with an
+    autoencoder in the latents of the pictures. The `.npz`
     holds `samples` (stored values [n, *event]: uint8 of `levels` levels, or
     floats), `labels` [n], `conditions` [n, k] if there are any, and how they were
     sampled.
@@ -38,7 +38,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     with stopping():
         decoder = _decoder(workdir, request)
-        request, plan = planned(workdir, request)
+        request, plan = planned(workdir, request, decoder)
         loaded = restore.load(workdir, request)
         grid_check.warn_of_other_sampler(loaded.request.sampler)
         given = requested.of_samples(loaded)
@@ -49,12 +49,6 @@ def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | N
     """What decodes the samples of a request; checked before weights are read."""
     if request.autoencoder is None:
         return None
-    if request.edit:
-        raise UsageError(
-            f"--autoencoder with --{next(iter(request.edit))}: a run on latents starts "
-            "from latents in an .npz, and gives latents; decode them by "
-            "interop.load_autoencoder, or leave one of both out"
-        )
     run = restore.describe(workdir, request)
     shape, identity = run.model.event_shape, run.identity
     return autoencoder.decoder(request.autoencoder, shape, identity)

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from experiments.data.base import DataTransform
+from experiments.sampling.autoencoder import Decoder
 from experiments.sampling.edits import Edit
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
@@ -19,6 +20,7 @@ def write(
     edit: Edit | None,
     labels: np.ndarray,
     classes: int,
+    decoder: Decoder | None,
 ) -> None:
     """Writes `path.png` of the first samples.
 
@@ -29,14 +31,17 @@ def write(
       edit: that made the samples; None for samples from noise.
       labels: of the samples that are shown, [n].
       classes: that are sampled in turn, each a column; 0 for none.
+      decoder: of latents; of what the edit shows above, it decodes the pictures alone.
     """
     columns = classes or COLUMNS
     shown = shards.first(len(labels))
     if edit is not None:
         columns = edit.columns or min(columns, len(labels))
         if shown.ndim == 4:
-            parts = [*edit.above(len(labels), shards.first), shown]
-            shown = interleaved(parts, columns, transform)
+            above = edit.above(len(labels), shards.first)
+            if decoder is not None:  # noise is no latent of a picture
+                above = [decoder.pictures(part)[0] for part in above[:1]]
+            shown = interleaved([*above, shown], columns, transform)
     sample_images.write_samples(
         path.with_name(path.name + ".png"),
         shown,

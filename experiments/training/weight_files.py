@@ -1,4 +1,4 @@
-"""Reads weights in files: exports, folders of diffusers, checkpoints of DiT and SiT."""
+"""Reads weights in files: exports, folders of diffusers, files of DiT, SiT and EDM."""
 
 import dataclasses
 import pathlib
@@ -8,6 +8,11 @@ from typing import Any
 from diffusionflow import interop, predictions
 from diffusionflow.interop.as_json import described, meaning_of
 from diffusionflow.interop.dit import renamed_dit
+from diffusionflow.interop.edm_networks import (
+    is_of_edm,
+    network_of_edm,
+    stated_output,
+)
 from diffusionflow.interop.folders import ARCHITECTURES
 from diffusionflow.interop.own import CLASS
 from diffusionflow.interop.parameters import as_parameter, with_new_names
@@ -21,6 +26,7 @@ KINDS = (".safetensors", ".npz", *TORCH)
 # what it computes, or the arrays show them
 FREE = {
     *("dropout", "dtype", "remat", "two_times", "out_channels", "num_train_timesteps"),
+    *("img_resolution", "attn_resolutions"),  # of EDM's networks, whose names have them
     *("parent", "name"),  # of every Flax module
 }
 OF_AUTHORS = "x_embedder.proj.weight"  # in checkpoints of DiT's and SiT's authors
@@ -42,11 +48,26 @@ def read(path: pathlib.Path, module: Any) -> tuple[dict[str, Any], dict[str, Any
     """
     said, path = meaning(path), _network_folder(path)
     state = interop.read_weights(path, put=as_parameter)
+    if "network" not in said and is_of_edm(state):
+        return _of_edm(state, path)
     if OF_AUTHORS not in state:
         return with_new_names(state), said
     heads = getattr(module, "num_attention_heads", None)
     network, state = renamed_dit(state, heads)
     return state, said | {"network": network}
+
+
+def _of_edm(
+    state: dict[str, Any], path: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of a file of EDM, and what is known of its preconditioning."""
+    output = stated_output(path, state)
+    network, state = network_of_edm(state)
+    said = {"network": network}
+    if output is None:
+        return state, said
+    kind = predictions.as_kind(interop.from_edm(output).kind)
+    return state, said | {"convention": output, "kind": kind}
 
 
 def _network_folder(path: pathlib.Path) -> pathlib.Path:
@@ -74,8 +95,8 @@ def meaning(path: pathlib.Path) -> dict[str, Any]:
         network, schedule, kind = meaning_of(config)
         convention = config["convention"]
         own = dict(network=network, convention=convention, schedule=schedule, kind=kind)
-        ours = convention == CLASS
-        return own | ({"sigma_data": config["sigma_data"]} if ours else {})
+        scaled = convention in (CLASS, "edm")
+        return own | ({"sigma_data": config["sigma_data"]} if scaled else {})
     name = str(config.get("_class_name"))
     check_name("_class_name", name, ARCHITECTURES)
     return {"network": ARCHITECTURES[name](config)} | _scheduled(folder)

@@ -10,6 +10,7 @@ import pytest
 from diffusionflow import interop, predictions, schedules
 from diffusionflow.interop import own
 from diffusionflow.interop.as_json import described, rebuilt
+from diffusionflow.interop.by_schedule import OF_EDM
 from diffusionflow.networks import DiT, ResidualMLP
 from diffusionflow.networks.pretrained import DiTTransformer2D
 from tests.helpers.all_schedules import FLOW, SCHEDULES
@@ -127,13 +128,17 @@ PUBLISHED = {
     "flow": interop.from_diffusers({"_class_name": "FlowMatchEulerDiscreteScheduler"}),
     "sit": interop.from_sit("Linear", "velocity"),
     "sit vp": interop.from_sit("VP", "noise"),
+    "edm": interop.from_edm("edm"),
+    "vp": interop.from_edm("vp", schedule=schedules.LinearBeta()),
+    "ve": interop.from_edm("ve", schedule=schedules.VE(0.02, 100.0)),
+    "iddpm": interop.from_edm("iddpm"),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_conventions_of_schedules_are_the_published_ones(name):
-    exact, t = PUBLISHED[name], np.array([0.25, 0.5, 1.0])
-    source = "sit" if name.startswith("sit") else "diffusers"
+    exact, t = PUBLISHED[name], jnp.array([0.25, 0.5, 1.0])
+    source = name if name in OF_EDM else "sit" if "sit" in name else "diffusers"
     found = interop.from_schedule(exact.schedule, exact.kind, source=source)
     np.testing.assert_array_equal(found.clock_fn(t), exact.clock_fn(t))
     np.testing.assert_array_equal(found.scale_fn(t), exact.scale_fn(t))

@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 from diffusionflow import interop
@@ -133,8 +134,60 @@ def test_samples_of_a_run_on_latents_are_decoded(
     other = write_autoencoder(tmp_path / "other", scaling_factor=2.0)
     with pytest.raises(UsageError, match=r"scale 2.0, and that of the latents"):
         sample_run(workdir, request._replace(autoencoder=str(other)))
-    with pytest.raises(UsageError, match="--autoencoder with --interpolate"):
-        sample_run(workdir, request._replace(edit={"interpolate": "1,2"}))
+    edits_in_latents(workdir, request, brought, tmp_path)
+
+
+def edits_in_latents(workdir, request, brought, folder):
+    """Nothing changed is the decoded mean of the encoding; the rest is as in latents.
+
+    The mask knows a place of the latents where all of its pixels are known.
+    """
+    files = sorted((brought[1] / "cat").glob("*.png"))[:3]
+    x = np.stack([np.asarray(PIL.Image.open(file)) for file in files])
+    autoencoder = interop.load_autoencoder(brought[0])
+    z = np.asarray(autoencoder.encode(jnp.asarray(x / 127.5 - 1, jnp.float32)).mean)
+    decoded = np.asarray(autoencoder.decode(jnp.asarray(z)))
+    decoded = np.clip((decoded + 1) * 127.5, 0, 255)
+    known = np.ones((8, 8), np.uint8)
+    np.save(folder / "full.npy", known)
+    known[:4], known[5, 5] = 0, 0  # rows 0 and 1 of the latents, and a place of row 2
+    np.save(folder / "part.npy", known)
+    np.save(folder / "z.npy", z)
+    coarse = np.ones((4, 4), np.uint8)
+    coarse[:2], coarse[2, 2] = 0, 0
+    np.save(folder / "coarse.npy", coarse)
+    init, full = str(brought[1] / "cat"), str(folder / "full.npy")
+
+    def drawn(edit, request=request):
+        with np.load(sample_run(workdir, request._replace(edit=edit))) as file:
+            return file["samples"]
+
+    for edit in ({"strength": 0.0}, {"mask": full}):
+        found = drawn(edit | {"init_image": init})
+        assert np.abs(found - decoded).max() < 0.51
+    plain = request._replace(autoencoder=None)
+    start = {"init_image": str(folder / "z.npy")}
+    euler = dict(name="euler(variable='x')", num_steps=2)
+    for pixels, latents, sampler in (
+        ({"mask": str(folder / "part.npy")}, {"mask": str(folder / "coarse.npy")}, {}),
+        ({"strength": 0.5}, {"strength": 0.5}, euler),
+        ({"invert": True}, {"invert": True}, euler),
+    ):
+        exact = drawn(start | latents, plain._replace(sampler=sampler or plain.sampler))
+        exact = autoencoder.decode(jnp.asarray(exact))
+        exact = np.clip((np.asarray(exact) + 1) * 127.5, 0, 255)
+        asked = request._replace(sampler=sampler or request.sampler)
+        found = drawn(pixels | {"init_image": init}, asked)
+        assert np.abs(found - exact).max() < 0.51 + 0.05
+    pair = {"interpolate": f"{files[0]},{files[1]}", "columns": 2}
+    row = request._replace(num_samples=2, label=0, sampler=euler)
+    ends = drawn({"invert": True, "init_image": init}, row)
+    assert np.abs(drawn(pair, row).astype(int) - ends).max() <= 1
+    seeds = drawn({"interpolate": "0,1", "columns": 2}, row)
+    alone = drawn({}, row._replace(num_samples=1))
+    assert np.abs(seeds[:1].astype(int) - alone).max() <= 1
+    with pytest.raises(UsageError, match="are latents: give --autoencoder"):
+        drawn({"init_image": init}, plain)
 
 
 MISTAKES = {

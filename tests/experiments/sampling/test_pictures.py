@@ -114,7 +114,9 @@ def test_what_is_no_data_of_the_model_is_refused_with_the_way_out(tmp_path):
             read(tmp_path / name, **settings)
 
     check_all(is_refused, {name: (name, *case) for name, case in cases.items()})
-    is_refused("a.png", latents, "have a scale of their own: give an array as the")
+    is_refused(
+        "a.png", latents, "are latents: give --autoencoder, or latents in an .npy"
+    )
 
 
 def test_masks_are_known_where_white(tmp_path, capsys):
@@ -140,3 +142,11 @@ def test_masks_are_known_where_white(tmp_path, capsys):
     ]:
         with pytest.raises(UsageError, match=f"mask='.*{name}': {said}"):
             pictures.mask(str(tmp_path / name), shape)
+
+
+def test_a_place_of_the_latents_is_known_where_all_of_its_pixels_are():
+    known = np.ones((4, 6, 3), bool)
+    known[0, 1, 2] = known[3, 4, 0] = False
+    found = pictures.coarser(known, (2, 3, 4))
+    assert found.shape == (2, 3, 4)
+    assert found[..., 3].tolist() == [[False, True, True], [True, True, False]]
