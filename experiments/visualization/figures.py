@@ -232,9 +232,13 @@ def write(directory: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]
 
     Returns:
       The files.
+
+    Raises:
+      UsageError: a file is there that `figures` has not written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = [path for name in names for path in style.paths(directory / name)]
+    outputs.check("out", written, "figures")
     for name in names:
-        written += style.save(FIGURES[name](), directory / name)
+        style.save(FIGURES[name](), directory / name, outputs.mark("figures"))
     return written
