@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import files, outputs
+from experiments.runtime import files, own_files
 from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
@@ -30,9 +30,9 @@ def main() -> None:
     with reporting_path_errors("out", OUT.value):
         directory.mkdir(parents=True, exist_ok=True)
         page = directory / "explore.html"
-        outputs.check("out", [page], "explore")
+        own_files.check("out", [page], "explore")
         sections = [section_fn() for section_fn in SECTIONS]
-        text = html_page.render(TITLE, sections, outputs.mark("explore"))
+        text = html_page.render(TITLE, sections, own_files.mark("explore"))
         with files.atomic_write(page) as temporary:
             temporary.write_text(text)
     print(page)

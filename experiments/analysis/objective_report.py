@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import inspect
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from experiments.comparison import grouping, quantities, report, tables
 from experiments.comparison.run_record import Group
-from experiments.runtime import files, outputs
+from experiments.runtime import files, own_files
 from experiments.runtime.errors import UsageError
 from experiments.visualization import html_page
 
@@ -35,7 +35,7 @@ def compare_runs(
       UsageError: the runs cannot be compared at all, or the page cannot be written.
     """
     if out:
-        outputs.check_file("out", out, ".html", COMMAND)
+        own_files.check_file("out", out, ".html", COMMAND)
         _check_plotly()
     gathered = grouping.gather(arguments)
     compared = quantities.collect(gathered, seed)
@@ -43,7 +43,7 @@ def compare_runs(
     if not out:
         return ""
     first, *others = (group.name for group in gathered)
-    mark = outputs.mark(COMMAND)
+    mark = own_files.mark(COMMAND)
     title = f"{first} against {', '.join(others)}"
     text = html_page.render(title, report.build_report(gathered, compared), mark)
     with files.atomic_write(pathlib.Path(out)) as temporary:

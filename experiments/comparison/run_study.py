@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from experiments.comparison import compare_runs, grouping
 from experiments.config import experiment, overrides
 from experiments.evaluation import evaluate, likelihoods, sample_quality
-from experiments.runtime import outputs
+from experiments.runtime import own_files
 from experiments.runtime.errors import UsageError, require
 from experiments.training import loop
 from experiments.visualization import html_page
@@ -103,7 +103,7 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
     html_page.plotly_js()  # fails now if plotly is missing, not at the end
     out = pathlib.Path(workdir) / "compare.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    outputs.check("workdir", [out], compare_runs.COMMAND)
+    own_files.check("workdir", [out], compare_runs.COMMAND)
     todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
     for number, (seed, recipe) in enumerate(todo, start=1):
         print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)

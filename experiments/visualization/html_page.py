@@ -40,7 +40,7 @@ def render(title: str, sections: Sequence[Section], mark: str = "") -> str:
     Args:
       title: plain text.
       sections: in their order.
-      mark: of `outputs.mark`, by which a command knows its page again.
+      mark: of `own_files.mark`, by which a command knows its page again.
 
     Returns:
       The HTML.

@@ -27,7 +27,7 @@ def draw(
       path: a `.png` in a directory that exists.
       own: drawn first.
       other: what it is compared with, if anything.
-      mark: of `outputs.mark`, by which a command knows its picture again.
+      mark: of `own_files.mark`, by which a command knows its picture again.
     """
     logsnr = np.linspace(*RANGE, NUM_POINTS)
     figure = Figure(figsize=(8, 5), layout="constrained")
