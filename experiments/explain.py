@@ -25,12 +25,12 @@ OUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    from experiments.analysis import objective_report  # slow to import
-    from experiments.visualization import objective_plot
-
     if OUT.value:
         with reporting_path_errors("out", OUT.value):
             own_files.check_file("out", OUT.value, ".png", "explain")
+    from experiments.analysis import objective_report  # slow to import
+    from experiments.visualization import objective_plot
+
     other = None
     against = AGAINST.value
     if against is not None and (".py" in against or overrides.is_shipped(against)):
