@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.config import overrides
+from experiments.runtime import own_files
 from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
@@ -24,11 +25,12 @@ OUT = flags.DEFINE_string(
 
 
 def main() -> None:
+    if OUT.value:
+        with reporting_path_errors("out", OUT.value):
+            own_files.check_file("out", OUT.value, ".png", "explain")
     from experiments.analysis import objective_report  # slow to import
     from experiments.visualization import objective_plot
 
-    if OUT.value:
-        objective_report.check_path(OUT.value)
     other = None
     against = AGAINST.value
     if against is not None and (".py" in against or overrides.is_shipped(against)):
@@ -40,7 +42,7 @@ def main() -> None:
     print(objective_report.text(own, other))
     if OUT.value:
         with reporting_path_errors("out", OUT.value):
-            objective_plot.draw(OUT.value, own, other)
+            objective_plot.draw(OUT.value, own, other, own_files.mark("explain"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import files
+from experiments.runtime import files, own_files
 from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
@@ -29,10 +29,13 @@ def main() -> None:
     directory = pathlib.Path(OUT.value)
     with reporting_path_errors("out", OUT.value):
         directory.mkdir(parents=True, exist_ok=True)
-        text = html_page.render(TITLE, [section_fn() for section_fn in SECTIONS])
-        with files.atomic_write(directory / "explore.html") as temporary:
+        page = directory / "explore.html"
+        own_files.check("out", [page], "explore")
+        sections = [section_fn() for section_fn in SECTIONS]
+        text = html_page.render(TITLE, sections, own_files.mark("explore"))
+        with files.atomic_write(page) as temporary:
             temporary.write_text(text)
-    print(directory / "explore.html")
+    print(page)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,10 @@ class ConditionalNetwork(nn.Module, kw_only=True):
     @property
     def conditioning_features(self) -> int:
         """Number of features of the conditioning vector."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define conditioning_features, the number of "
+            "features of its conditioning vector"
+        )
 
     @property
     def time_features(self) -> int:
@@ -240,7 +243,10 @@ class ConditionalNetwork(nn.Module, kw_only=True):
 
     def predict(self, z: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
         """Computes the prediction for z, given the conditioning `[batch, features]`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define predict(z, vector, train), which "
+            "returns its prediction"
+        )
 
     @nn.compact
     def __call__(

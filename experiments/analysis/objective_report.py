@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import inspect
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -275,14 +274,6 @@ def comparison(own: Named, other: Named) -> str:
             f"{part.constant:.6g} times its W"
         )
     return "\n".join(lines)
-
-
-def check_path(path: str | pathlib.Path) -> None:
-    """Raises a `UsageError` unless `path` is a `.png` in a directory that exists."""
-    path = pathlib.Path(path)
-    good = path.suffix == ".png" and not path.is_dir()
-    if not good or not path.absolute().parent.is_dir():
-        raise UsageError(f"--out={str(path)!r}: must be a .png in a directory")
 
 
 def recipe_weights(logsnr: np.ndarray) -> dict[str, np.ndarray]:

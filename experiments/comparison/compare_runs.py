@@ -10,10 +10,11 @@ from rich.text import Text
 
 from experiments.comparison import grouping, quantities, report, tables
 from experiments.comparison.run_record import Group
-from experiments.runtime import files
+from experiments.runtime import files, own_files
 from experiments.runtime.errors import UsageError
 from experiments.visualization import html_page
 
+COMMAND = "compare"
 WIDTH = 110  # of the table where no terminal says
 
 
@@ -34,7 +35,7 @@ def compare_runs(
       UsageError: the runs cannot be compared at all, or the page cannot be written.
     """
     if out:
-        _check_path(out)
+        own_files.check_file("out", out, ".html", COMMAND)
         _check_plotly()
     gathered = grouping.gather(arguments)
     compared = quantities.collect(gathered, seed)
@@ -42,8 +43,9 @@ def compare_runs(
     if not out:
         return ""
     first, *others = (group.name for group in gathered)
+    mark = own_files.mark(COMMAND)
     title = f"{first} against {', '.join(others)}"
-    text = html_page.render(title, report.build_report(gathered, compared))
+    text = html_page.render(title, report.build_report(gathered, compared), mark)
     with files.atomic_write(pathlib.Path(out)) as temporary:
         temporary.write_text(text)
     print(out, flush=True)
@@ -57,13 +59,6 @@ def _check_plotly() -> None:
     except UsageError as error:
         way = "--out= (empty) prints the table without it"
         raise UsageError(f"{error}; {way}") from error
-
-
-def _check_path(out: str) -> None:
-    path = pathlib.Path(out)
-    good = path.suffix == ".html" and not path.is_dir()
-    if not good or not path.absolute().parent.is_dir():
-        raise UsageError(f"--out={out!r}: must be a .html in a directory")
 
 
 def _print(gathered: Sequence[Group], compared: quantities.Quantities) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from experiments.comparison import compare_runs, grouping
 from experiments.config import experiment, overrides
 from experiments.evaluation import evaluate, likelihoods, sample_quality
+from experiments.runtime import own_files
 from experiments.runtime.errors import UsageError, require
 from experiments.training import loop
 from experiments.visualization import html_page
@@ -94,11 +95,15 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
       The path of the comparison.
 
     Raises:
-      UsageError: the study or a config is wrong, or `workdir` holds another one.
+      UsageError: the study or a config is wrong, or `workdir` holds another one, or a
+        `compare.html` of somebody's.
       Stopped: at SIGTERM or Ctrl-C.
     """
     study = load(path)
     html_page.plotly_js()  # fails now if plotly is missing, not at the end
+    out = pathlib.Path(workdir) / "compare.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    own_files.check("workdir", [out], compare_runs.COMMAND)
     todo = [(seed, recipe) for seed in study.seeds for recipe in study.configs]
     for number, (seed, recipe) in enumerate(todo, start=1):
         print(f"run {number} of {len(todo)}: {recipe}, seed {seed}", flush=True)
@@ -112,6 +117,5 @@ def run_study(path: str, workdir: str | pathlib.Path) -> pathlib.Path:
         for recipe in study.configs
         for seed in study.seeds
     ]
-    out = pathlib.Path(workdir) / "compare.html"
     compare_runs.compare_runs(runs, out=str(out))
     return out

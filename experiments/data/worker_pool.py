@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import IO, Any
 
@@ -49,16 +49,13 @@ class WorkerPool:
 
     def __init__(self, batches: Batches, count: int):
         self._length = len(batches)
-        content, self._workers = cloudpickle.dumps(batches), []
+        content = cloudpickle.dumps(batches)
+        self._workers: list[_Worker] = []
         try:
-            for _ in range(count):
-                self._workers.append(_Worker(content))
-        except OSError as error:
+            _start(lambda: _Worker(content), count, self._workers)
+        except UsageError:
             self.close()
-            raise UsageError(
-                f"data.workers={count}: the system starts no more than "
-                f"{len(self._workers)} of them ({error.strerror}); give fewer"
-            ) from error
+            raise
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -90,6 +87,35 @@ class WorkerPool:
         end = time.monotonic() + PATIENCE
         for worker in self._workers:
             worker.close(max(0.0, end - time.monotonic()))
+
+
+def check_startable(count: int) -> None:
+    """Raises a `UsageError` if the system starts fewer processes than `count`.
+
+    It starts as many, each with the pipes and the memory of a worker, and ends them.
+    """
+    started: list[_Worker] = []
+    try:
+        _start(lambda: _Worker(b""), count, started)
+    finally:
+        for worker in started:
+            worker.kill()
+        for worker in started:
+            worker.close(PATIENCE)
+
+
+def _start(
+    start_fn: Callable[[], "_Worker"], count: int, workers: list["_Worker"]
+) -> None:
+    """Starts workers, which go into a list; raises a `UsageError` if some do not."""
+    try:
+        for _ in range(count):
+            workers.append(start_fn())
+    except OSError as error:
+        raise UsageError(
+            f"data.workers={count}: the system starts no more than {len(workers)} of "
+            f"them ({error.strerror}); give fewer"
+        ) from error
 
 
 def check_picklable(batches: Batches, count: int) -> None:

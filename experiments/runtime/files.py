@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a path to write to, which is renamed to `path` once it is on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -63,6 +63,17 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Raises now the `OSError` of a place or name that `atomic_write` cannot use."""
+    temporary = _temporary(path)
+    temporary.touch()
+    temporary.unlink()
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sweep(folder: pathlib.Path) -> None:

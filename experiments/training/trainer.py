@@ -34,7 +34,8 @@ class Trainer:
 
     Raises:
       UsageError: if a value of the config is unknown or out of bounds, or the data set
-        cannot be sent to the processes of `config.data.workers`.
+        cannot be sent to the processes of `config.data.workers`, or so many of them do
+        not start, which is known before data are loaded.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Trainer:
             described = experiment.from_config(described, workdir)
         self.experiment = described
         self.config = config = described.config
+        worker_pool.check_startable(config.data.workers)
         self.dataset = build.dataset(config.data)
         self.model = described.model(self.dataset)
         step.check_examples(described.method, self.dataset)

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from diffusionflow import schedules
 from diffusionflow._numeric import in_float64
 from experiments.analysis import gaussian_trajectories, sampler_error, weights
+from experiments.runtime import own_files
 from experiments.visualization import style
 
 SCALES = {0.0: "flow matching", 3 / 7: "in between", 1.0: "variance preserving"}
@@ -232,9 +233,13 @@ def write(directory: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]
 
     Returns:
       The files.
+
+    Raises:
+      UsageError: a file is there that `figures` has not written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = [path for name in names for path in style.paths(directory / name)]
+    own_files.check("out", written, "figures")
     for name in names:
-        written += style.save(FIGURES[name](), directory / name)
+        style.save(FIGURES[name](), directory / name, own_files.mark("figures"))
     return written

@@ -34,12 +34,13 @@ class Item(NamedTuple):
     form: str | None
 
 
-def render(title: str, sections: Sequence[Section]) -> str:
+def render(title: str, sections: Sequence[Section], mark: str = "") -> str:
     """Renders the page.
 
     Args:
       title: plain text.
       sections: in their order.
+      mark: of `own_files.mark`, by which a command knows its page again.
 
     Returns:
       The HTML.
@@ -56,6 +57,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
     ]
     return _template().render(
         title=title,
+        mark=mark,
         sections=shown,
         figures={"figures": figures, "forms": forms},
         plotly_js=plotly_js(),

@@ -13,17 +13,21 @@ from experiments.analysis.objective_report import (
     recipe_weights,
     weights,
 )
+from experiments.runtime import files
 from experiments.visualization import style
 
 
 @style.context()
-def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> None:
+def draw(
+    path: str | pathlib.Path, own: Named, other: Named | None = None, mark: str = ""
+) -> None:
     """Writes the picture of total weights, each divided by its maximum.
 
     Args:
       path: a `.png` in a directory that exists.
       own: drawn first.
       other: what it is compared with, if anything.
+      mark: of `own_files.mark`, by which a command knows its picture again.
     """
     logsnr = np.linspace(*RANGE, NUM_POINTS)
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -41,4 +45,5 @@ def draw(path: str | pathlib.Path, own: Named, other: Named | None = None) -> No
             line: dict[str, Any] = dict(color="black", ls=dashes, lw=2.2)
             axes.plot(logsnr, weight / np.nanmax(weight), label=named.name, **line)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with files.atomic_write(pathlib.Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": mark})

@@ -14,6 +14,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.runtime import files
+
 SETTINGS = matplotlib.rc_params_from_file(
     pathlib.Path(__file__).with_name("diffusionflow.mplstyle"),
     use_default_template=False,
@@ -82,13 +84,16 @@ def plain_logs(axes: Axes) -> None:
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def save(figure: Figure, path: str | pathlib.Path) -> list[pathlib.Path]:
-    """Writes a figure as `path` with each suffix of `FORMATS`; returns the paths."""
-    written = []
-    for name in FORMATS:
-        file = pathlib.Path(f"{path}.{name}")
-        date = {"Date": None} if name == "svg" else None
-        with context():  # the salt counts when a file is written
-            figure.savefig(file, dpi=RESOLUTION, metadata=date)
-        written.append(file)
-    return written
+def paths(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns `path` with each suffix of `FORMATS`, of which it has none."""
+    return [path.with_name(f"{path.name}.{name}") for name in FORMATS]
+
+
+def save(figure: Figure, path: pathlib.Path, mark: str) -> list[pathlib.Path]:
+    """Writes a figure to each of `paths(path)`, with a mark; returns the paths."""
+    about = {"svg": {"Date": None, "Creator": mark}, "png": {"Software": mark}}
+    for name, file in zip(FORMATS, paths(path), strict=True):
+        settings: dict[str, Any] = dict(dpi=RESOLUTION, metadata=about[name])
+        with context(), files.atomic_write(file) as temporary:  # for the salt
+            figure.savefig(temporary, format=name, **settings)
+    return paths(path)

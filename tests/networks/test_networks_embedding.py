@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusionflow.networks import DiT, ResidualMLP, UNet, embedding
+from diffusionflow.networks.pretrained import edm_levels
 from tests.helpers.networks import arguments, directions, fast, perturbed
 
 TIMES = np.linspace(0, 1, 101)
@@ -268,3 +269,20 @@ def test_a_second_time_of_another_shape_is_refused(second_time):
 def test_a_top_frequency_out_of_bounds_is_refused(kind, value):
     with pytest.raises(ValueError, match=r"max_frequency=.*positive and finite"):
         kind(max_frequency=value)
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (embedding.ConditionalNetwork, "conditioning_features"),
+        (edm_levels.EDMUNet, "_first_channels"),
+    ],
+)
+def test_what_a_class_must_define_is_named(base, name):
+    class Mine(base):
+        pass
+
+    fields = {"img_resolution": 8, "in_channels": 1, "out_channels": 1}
+    mine = Mine(**{key: fields[key] for key in fields if hasattr(base, "_output")})
+    with pytest.raises(NotImplementedError, match=f"^Mine must define {name}, the "):
+        getattr(mine, name)

@@ -127,12 +127,18 @@ class EDMUNet(nn.Module):
     def _block(
         self, channels: int, place: str, *, resample: str = "", attention: bool = False
     ) -> EDMBlock:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define _block(channels, place), "
+            "the block of a place"
+        )
 
     def _embedding(
         self, time: jax.Array, classes: jax.Array | None, augment: jax.Array | None
     ) -> jax.Array:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define _embedding(time, classes, augment), "
+            "its conditioning vector"
+        )
 
     def _joined(
         self, h: jax.Array, image: jax.Array, place: str
@@ -143,11 +149,17 @@ class EDMUNet(nn.Module):
     def _output(
         self, h: jax.Array, image: jax.Array | None, level: int
     ) -> jax.Array | None:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define _output(h, image, level), "
+            "what a level adds to the output"
+        )
 
     @property
     def _first_channels(self) -> int:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define _first_channels, "
+            "the channels of its first convolution"
+        )
 
     def _attends(self, level: int, last: bool) -> bool:
         """Whether a block has attention; `last` of its level on the way up."""

@@ -123,16 +123,13 @@ def test_schedules_that_share_no_noise_level_are_refused():
 
 
 def test_the_picture_shows_the_weights(tmp_path):
-    """A white border of axes, colours inside, and refused where it cannot be."""
+    """A white border of axes, colours inside."""
     path = tmp_path / "weights.png"
     objective_plot.draw(path, Named("mine", objectives.edm()))
     image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert image.shape[0] > 300 and image.shape[1] > 500
     assert (image.sum(-1) < 60).sum() > 2_000  # the black line, axes and words
     assert (np.ptp(image, axis=-1) > 60).sum() > 2_000  # the coloured lines
-    for bad in (tmp_path / "weights.jpg", tmp_path / "nowhere" / "weights.png"):
-        with pytest.raises(UsageError, match="--out=.*must be a .png in a directory"):
-            objective_report.check_path(bad)
 
 
 def test_recipes_by_name():

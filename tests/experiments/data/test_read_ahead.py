@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments import data
-from experiments.config import registry
+from experiments.config import build, registry
 from experiments.data import Examples, Lazy, image_folder, worker_pool
 from experiments.data.loader import Batches
 from experiments.data.read_ahead import iterate
@@ -141,9 +141,14 @@ def test_fewer_processes_than_asked_for_is_one_line_and_leaves_none(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     said = "data.workers=5: .* no more than 2 .*temporarily unavailable.; give fewer"
-    with pytest.raises(UsageError, match=said):
-        WorkerPool(batches, 5)
-    assert not any(is_running(process.pid) for process in started)
+    monkeypatch.setattr(build, "dataset", pytest.fail)  # before data are loaded
+    train = lambda: Trainer(tiny.config(data__workers=5))
+    for start_fn in (lambda: WorkerPool(batches, 5), train):
+        started.clear()
+        with pytest.raises(UsageError, match=said):
+            start_fn()
+        assert len(started) == 2
+        assert not any(is_running(process.pid) for process in started)
 
 
 def test_closing_waits_for_no_process_that_does_not_end(monkeypatch):
