@@ -27,7 +27,8 @@ class Search:
       num_parameters: changes, at most.
 
     Raises:
-      ValueError: the end points of the given coefficients are not finite.
+      ValueError: the end points of the given coefficients, or their derivatives, are
+        not finite.
     """
 
     def __init__(
@@ -114,6 +115,11 @@ class Search:
         if not size or not self.distance:
             return np.zeros((size, 0))
         matrix = np.asarray(derivatives(self.end_fn), np.float64).reshape(size, -1)
+        if not np.isfinite(matrix).all():
+            raise ValueError(
+                "denoise_fn: must have finite derivatives in z on the grid; begin the "
+                "grid later, or pass a function that JAX can differentiate"
+            )
         values, vectors = np.linalg.eigh(matrix @ matrix.T / matrix.shape[1])
         effect = np.sqrt(np.maximum(values, 0))[::-1][:count]
         kept = effect > LEAST * max(effect[0], np.finfo(np.float32).tiny)

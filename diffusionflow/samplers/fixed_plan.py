@@ -21,7 +21,8 @@ class FixedPlan:
     """Takes the steps of a deterministic sampler with coefficients that are given.
 
     They belong to one grid of one schedule: `plan` returns them there, and refuses
-    others where the times are concrete. Noise that `sampler` takes is 0.
+    another number of steps, and other times and schedules where these are concrete.
+    Noise that `sampler` takes is 0.
 
     Args:
       sampler: deterministic; its steps are taken.
@@ -38,6 +39,11 @@ class FixedPlan:
     num_noises = 0
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
+        own, given = np.shape(self.times)[0] - 1, np.shape(s)[0]
+        if given != own:
+            raise ValueError(
+                f"a grid of {given} steps: these coefficients are for {own}; {WAY_OUT}"
+            )
         if not is_traced(t, s, self.times, schedule, self.schedule):
             self._check(np.append(t[:1], s), schedule)
         return self.rows
@@ -56,11 +62,6 @@ class FixedPlan:
 
     def _check(self, times: np.ndarray, schedule: Schedule) -> None:
         own = np.asarray(self.times)
-        if len(own) != len(times):
-            raise ValueError(
-                f"a grid of {len(times) - 1} steps: these coefficients are for "
-                f"{len(own) - 1}; {WAY_OUT}"
-            )
         levels = lambda schedule, times: np.stack(
             [np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))]
         )

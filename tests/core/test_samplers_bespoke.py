@@ -132,7 +132,9 @@ def test_coefficients_are_all_floating_columns_but_the_times():
             np.testing.assert_array_equal(new, leaf + 1.0 if is_free else leaf)
 
 
+ROOT = predictions.denoiser(lambda z, t: jnp.sqrt(0 * z), kind="x", schedule=FLOW)
 REFUSED = {
+    "derivatives": (dict(denoise_fn=ROOT), "denoise_fn: must have finite derivatives"),
     "noise": (
         dict(sampler=samplers.ddpm(), times=grids.uniform(2)),
         "must be deterministic, because errors",
@@ -173,3 +175,7 @@ def test_a_fixed_plan_refuses_another_grid(times, schedule, message):
     )
     with pytest.raises(ValueError, match=message):
         samplers.plan(fixed, times, schedule=schedule)
+    with pytest.raises(ValueError, match="a grid of 4 steps: these coefficients"):
+        jax.eval_shape(  # whatever the times are
+            lambda t: samplers.plan(fixed, t, schedule=FLOW), np.ones(5)
+        )
