@@ -100,9 +100,11 @@ def optimize_coefficients(
 
     Raises:
       ValueError: the sampler adds noise or chooses its steps itself, there are too few
-        starts, or `denoise_fn` is singular on the grid or belongs to another schedule.
+        starts, or `denoise_fn` is singular on the grid, has no finite derivatives there
+        or belongs to another schedule.
 
     Example: a Gaussian is exact in one step.
+      >>> import jax
       >>> from diffusionflow import analytic, grids, samplers, schedules
       >>> flow, times = schedules.FlowMatching(), grids.uniform(1)
       >>> denoise_fn = analytic.gaussian(np.zeros(2), 0.25).denoise_fn(schedule=flow)

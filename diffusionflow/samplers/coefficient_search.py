@@ -117,8 +117,8 @@ class Search:
         matrix = np.asarray(derivatives(self.end_fn), np.float64).reshape(size, -1)
         if not np.isfinite(matrix).all():
             raise ValueError(
-                "denoise_fn: must have finite derivatives in z on the grid; shorten "
-                "the grid, or take one that can be differentiated"
+                "denoise_fn: must have finite derivatives in z on the grid; begin the "
+                "grid later, or pass a function that JAX can differentiate"
             )
         values, vectors = np.linalg.eigh(matrix @ matrix.T / matrix.shape[1])
         effect = np.sqrt(np.maximum(values, 0))[::-1][:count]

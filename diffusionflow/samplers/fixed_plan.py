@@ -21,8 +21,8 @@ class FixedPlan:
     """Takes the steps of a deterministic sampler with coefficients that are given.
 
     They belong to one grid of one schedule: `plan` returns them there, and refuses
-    another number of steps always, other times where they are concrete. Noise that
-    `sampler` takes is 0.
+    another number of steps, and other times and schedules where these are concrete.
+    Noise that `sampler` takes is 0.
 
     Args:
       sampler: deterministic; its steps are taken.
@@ -39,10 +39,10 @@ class FixedPlan:
     num_noises = 0
 
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
-        own, steps = np.shape(self.times)[0] - 1, np.shape(s)[0]
-        if own != steps:
+        own, given = np.shape(self.times)[0] - 1, np.shape(s)[0]
+        if given != own:
             raise ValueError(
-                f"a grid of {steps} steps: these coefficients are for {own}; {WAY_OUT}"
+                f"a grid of {given} steps: these coefficients are for {own}; {WAY_OUT}"
             )
         if not is_traced(t, s, self.times, schedule, self.schedule):
             self._check(np.append(t[:1], s), schedule)
