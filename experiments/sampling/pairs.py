@@ -35,7 +35,7 @@ from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, elsewhere, grid_check, schema
-from experiments.runtime import rng
+from experiments.runtime import progress, rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
 from experiments.sampling.conditions import Conditions
@@ -69,7 +69,8 @@ def write_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     with stopping():
         asked = request._replace(sampler=elsewhere.completed(SAMPLER, request.sampler))
-        loaded = restore.load(workdir, asked)
+        with progress.announced("loading the weights"):
+            loaded = restore.load(workdir, asked)
         grid_check.warn_of_other_sampler(loaded.request.sampler)
         request, given = loaded.request, of_samples(loaded)
         shards = Shards(
