@@ -102,7 +102,8 @@ def _fill(shards: Shards, loaded: Loaded, given: Conditions) -> None:
 
 def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
     """Measures the straightness, writes the result, and says so."""
-    found = path_straightness(loaded, given)
+    with progress.announced("measuring the straightness"):
+        found = path_straightness(loaded, given)
     levels = loaded.model.transform.levels
     entries = {
         "levels": levels,
@@ -110,13 +111,14 @@ def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
         "straightness": None if found is None else json.dumps(found),
     }
     recipe = generate.summary(loaded.request)
-    shards.conclude(
-        labels=given.labels,
-        num_classes=loaded.model.num_classes,
-        recipe=recipe,
-        original=json.dumps(_original(loaded)),
-        **{name: value for name, value in entries.items() if value is not None},
-    )
+    with progress.announced("writing the result"):
+        shards.conclude(
+            labels=given.labels,
+            num_classes=loaded.model.num_classes,
+            recipe=recipe,
+            original=json.dumps(_original(loaded)),
+            **{name: value for name, value in entries.items() if value is not None},
+        )
     print(f"{recipe}\n{_words(found)}\n{shards.result}", flush=True)
 
 
