@@ -11,6 +11,7 @@ model's paths are.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import progress
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -53,8 +54,9 @@ flags.DEFINE_string(
 
 
 def main() -> None:
-    from experiments.checkpointing.loaded import Request  # slow to import
-    from experiments.sampling import pairs
+    with progress.announced("importing"):
+        from experiments.checkpointing.loaded import Request
+        from experiments.sampling import pairs
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}

@@ -16,6 +16,7 @@ From pictures, and between two seeds:
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import progress
 from experiments.runtime.errors import reporting_path_errors
 from experiments.sampling import edit_options
 
@@ -78,9 +79,9 @@ flags.adopt_module_key_flags(edit_options)  # for --help
 def main() -> None:
     values = flags.FLAGS.flag_values_dict()
     edit = edit_options.given(values)
-    # slow to import, and not needed for a wrong flag
-    from experiments.checkpointing.loaded import Request
-    from experiments.sampling import sample_run
+    with progress.announced("importing"):  # not needed for a wrong flag
+        from experiments.checkpointing.loaded import Request
+        from experiments.sampling import sample_run
 
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps", "grid")}
     given = {key: value for key, value in sampler.items() if value is not None}

@@ -24,6 +24,7 @@ from experiments.sampling import generate, requested, shards
 
 LARGE = 512  # values of an example
 CPU_WIDTH = 16  # such examples at a time
+SELDOM = 3600.0  # seconds
 MASKED = {  # what is left out of data with a mask, and why
     "likelihood": (
         "the data have a mask: the likelihood of an example would include the values "
@@ -264,6 +265,7 @@ def _to_sample(
 def _sampled(workdir: pathlib.Path, loaded: Loaded, dataset: DataSet) -> pathlib.Path:
     """Samples by one sampler, unless its samples exist; returns their path."""
     text = sample_quality.sampler_text(loaded.request.sampler)
-    with progress.PartProgress(f"sample quality, samples of {text}", bar=False):
+    what = f"sample quality, samples of {text}"
+    with progress.PartProgress(what, bar=False, every=SELDOM):  # drawing has its own
         given = requested.of_samples(loaded, dataset.test)
         return generate.write_samples(workdir, loaded, given)

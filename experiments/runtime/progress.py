@@ -111,18 +111,26 @@ class TrainingProgress:
 
 
 class SamplingProgress:
-    """Shows sampling progress: a bar on a terminal, a line per shard elsewhere.
+    """Shows sampling progress: a bar on a terminal, lines elsewhere.
+
+    Elsewhere a line is printed per shard, and every `every` seconds, so that a shard or
+    a compilation that takes long is never silent.
 
     Args:
       count: samples in all.
       console: where to write; standard output by default.
       unit: what is counted.
+      every: seconds.
     """
 
     def __init__(
-        self, count: int, console: Console | None = None, unit: str = "sample"
+        self,
+        count: int,
+        console: Console | None = None,
+        unit: str = "sample",
+        every: float = SILENT,
     ):
-        self._unit = unit
+        self._unit, self._every, self._ended = unit, every, threading.Event()
         self._console = console or Console(file=sys.stdout, soft_wrap=True)
         self._count, self._done, self._sampled = count, 0, 0
         self._begin = time.perf_counter()
@@ -136,6 +144,9 @@ class SamplingProgress:
         )
         self._task = self._bar.add_task("", total=count, text="")
         self._bar.start()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        if self._bar.disable:
+            self._thread.start()
 
     def skip(self, count: int) -> None:
         """Counts samples that existed already."""
@@ -151,17 +162,31 @@ class SamplingProgress:
     def shard(self) -> None:
         """Reports that a shard is finished."""
         if self._bar.disable and self._done < self._count:
-            line = f"{self._unit} {self._done:,}/{self._count:,}  {self._text()}"
-            self._console.print(line, markup=False, highlight=False)
+            self._line()
+
+    def _repeat(self) -> None:
+        """Prints how far it is, until it ends."""
+        while not self._ended.wait(self._every):
+            self._line()
+
+    def _line(self) -> None:
+        line = f"{self._unit} {self._done:,}/{self._count:,}  {self._text()}"
+        self._console.print(line, markup=False, highlight=False)
 
     def _text(self) -> str:
-        rate = self._sampled / max(time.perf_counter() - self._begin, 1e-9)
+        seconds = time.perf_counter() - self._begin
+        if not self._sampled:
+            return f"{duration(seconds)} so far, compilation included"
+        rate = self._sampled / max(seconds, 1e-9)
         left = duration((self._count - self._done) / rate)
         return f"{rate:,.0f} {self._unit}s/s, compilation included  {left} left"
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Leaves the bar as it stands, and prints no more lines."""
+        self._ended.set()
         self._bar.stop()
+        if self._bar.disable:
+            self._thread.join()
 
 
 class PartProgress:

@@ -105,7 +105,8 @@ def write_samples(
                 built, request.sampler, **program(request), edit=edit
             )
             fill(shards, sample_fn, params, request, given, write)
-            _conclude(path, shards, loaded, given, plan, decoder)
+            with progress.announced("writing the result"):
+                _conclude(path, shards, loaded, given, plan, decoder)
     return shards.result
 
 

@@ -35,7 +35,7 @@ from diffusionflow.schedules import Schedule
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, elsewhere, grid_check, schema
-from experiments.runtime import rng
+from experiments.runtime import progress, rng
 from experiments.runtime.signals import stopping
 from experiments.sampling import compiled_sampler, generate
 from experiments.sampling.conditions import Conditions
@@ -69,7 +69,8 @@ def write_pairs(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     with stopping():
         asked = request._replace(sampler=elsewhere.completed(SAMPLER, request.sampler))
-        loaded = restore.load(workdir, asked)
+        with progress.announced("loading the weights"):
+            loaded = restore.load(workdir, asked)
         grid_check.warn_of_other_sampler(loaded.request.sampler)
         request, given = loaded.request, of_samples(loaded)
         shards = Shards(
@@ -101,7 +102,8 @@ def _fill(shards: Shards, loaded: Loaded, given: Conditions) -> None:
 
 def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
     """Measures the straightness, writes the result, and says so."""
-    found = path_straightness(loaded, given)
+    with progress.announced("measuring the straightness"):
+        found = path_straightness(loaded, given)
     levels = loaded.model.transform.levels
     entries = {
         "levels": levels,
@@ -109,13 +111,14 @@ def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
         "straightness": None if found is None else json.dumps(found),
     }
     recipe = generate.summary(loaded.request)
-    shards.conclude(
-        labels=given.labels,
-        num_classes=loaded.model.num_classes,
-        recipe=recipe,
-        original=json.dumps(_original(loaded)),
-        **{name: value for name, value in entries.items() if value is not None},
-    )
+    with progress.announced("writing the result"):
+        shards.conclude(
+            labels=given.labels,
+            num_classes=loaded.model.num_classes,
+            recipe=recipe,
+            original=json.dumps(_original(loaded)),
+            **{name: value for name, value in entries.items() if value is not None},
+        )
     print(f"{recipe}\n{_words(found)}\n{shards.result}", flush=True)
 
 

@@ -5,6 +5,7 @@ import pathlib
 from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Request
 from experiments.config import grid_check
+from experiments.runtime.progress import announced
 from experiments.runtime.signals import stopping
 from experiments.sampling import autoencoder, generate, requested
 from experiments.sampling.editing import planned
@@ -39,7 +40,8 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     with stopping():
         decoder = _decoder(workdir, request)
         request, plan = planned(workdir, request, decoder)
-        loaded = restore.load(workdir, request)
+        with announced("loading the weights"):
+            loaded = restore.load(workdir, request)
         grid_check.warn_of_other_sampler(loaded.request.sampler)
         given = requested.of_samples(loaded)
         return generate.write_samples(workdir, loaded, given, plan, decoder)

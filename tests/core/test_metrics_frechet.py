@@ -1,5 +1,6 @@
 """The Frechet distance: closed forms, other libraries, its bias and what removes it."""
 
+import contextlib
 import pathlib
 from unittest import mock
 
@@ -146,6 +147,32 @@ def test_the_second_set_is_decomposed_once():
             for part in (x, -x)
         ]
     assert called.call_count == 3 and again == fresh
+
+
+@pytest.mark.parametrize("n", [9, 24, 60])
+def test_what_is_decomposed_is_as_large_as_the_fewer_of_rows_and_features(n):
+    """One SVD of [min(n, d), min(m, d)], however many resamples; a QR of rows > d."""
+    d, m, called = 24, 80, {}
+    x, y = RNG.standard_normal((n, d)), RNG.standard_normal((m, d))
+    names = dict(features="points", reference="a law")
+    with contextlib.ExitStack() as stack:
+        for name in ("svd", "qr", "eigh", "eigvalsh", "cholesky", "inv"):
+            spy = mock.patch.object(np.linalg, name, wraps=getattr(np.linalg, name))
+            called[name] = stack.enter_context(spy)
+        for resamples in (39, 390):
+            metrics.measure(
+                jax.random.key(0), Frechet(allow_singular=True), x, y,
+                num_resamples=resamples, **names,
+            )  # fmt: skip
+            shapes = {
+                name: sorted(call.args[0].shape for call in spy.call_args_list)
+                for name, spy in called.items()
+                if spy.called
+            }
+            triangles = ([(n, d)] if n > d else []) + [(m, d)]
+            assert shapes == {"svd": [(min(n, d), d)], "qr": triangles}
+            for spy in called.values():
+                spy.reset_mock()
 
 
 def test_too_few_rows_are_refused():

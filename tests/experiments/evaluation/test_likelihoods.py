@@ -1,6 +1,7 @@
 """Likelihoods of held-out examples, per dimension, and their cache."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -319,3 +320,38 @@ def test_a_part_that_is_stopped_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Chunks(tmp_path, {}).get("first", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+class Counted:
+    """A network that counts the rows that it is called with, when it runs."""
+
+    def __init__(self, net):
+        self.net, self.rows = net, 0
+
+    def apply(self, variables, z, *rest, **settings):
+        def count(number):
+            self.rows += number
+
+        jax.debug.callback(functools.partial(count, len(z)))
+        return self.net.apply(variables, z, *rest, **settings)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["bound", "ode"])
+def test_the_network_calls_of_an_example_are_those_of_the_settings(kind, tmp_path):
+    """Times x draws of the bound; four a step of the ODE, whatever the probes."""
+    settings = Settings(num_times=8, num_draws=3, ode_steps=5, num_probes=2)
+    each = {"bound": 8 * 3, "ode": 4 * 5}[kind]
+    model = model_of("flow_matching")
+    net = Counted(model.net)
+    likelihoods.per_example(
+        model._replace(net=net),
+        {},
+        examples().gather(np.arange(15)),
+        settings,
+        kept(tmp_path),
+        batch_size=5,
+        left_out={"bound", "ode"} - {kind},
+    )
+    jax.effects_barrier()
+    assert net.rows == 15 * each

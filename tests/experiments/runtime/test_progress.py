@@ -67,6 +67,20 @@ def test_a_part_has_a_line_at_its_start_at_its_end_and_in_between():
     assert re.fullmatch(r"bound: 16/40, \d s so far, \d s left", between[-1])
 
 
+def test_samples_have_a_line_before_the_first_shard_and_none_after_the_last():
+    console = Console(file=io.StringIO(), width=80)
+    shown = progress.SamplingProgress(40, console, every=0.05)
+    time.sleep(0.2)
+    shown.advance(16)
+    time.sleep(0.2)
+    shown.close()
+    first, *_, last = lines = console.file.getvalue().splitlines()
+    assert first == "sample 0/40  0 s so far, compilation included"
+    assert re.fullmatch(r"sample 16/40  \d+ samples/s, .* left", last)
+    time.sleep(0.1)
+    assert console.file.getvalue().splitlines() == lines
+
+
 def test_a_part_that_fails_has_no_line_at_its_end():
     console = Console(file=io.StringIO(), width=80)
     with (
