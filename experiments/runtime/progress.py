@@ -21,7 +21,7 @@ from rich.progress import (
 from experiments.runtime import distributed
 
 Item = TypeVar("Item")
-SILENT = 3.0  # seconds after which something that takes long is announced
+SILENT = 2.0  # seconds after which something that takes long is announced
 REPEATED = 4.5  # and then again
 
 

@@ -25,3 +25,9 @@ def run(*arguments, **environment):
     process = start(*arguments, **environment)
     output, error = process.communicate(timeout=300)
     return process.returncode, output, error
+
+
+def without_importing(output):
+    """Standard output without the lines that a busy machine adds while it imports."""
+    lines = output.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("importing"))
