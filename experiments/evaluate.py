@@ -81,7 +81,7 @@ def main() -> None:
         return
     fid_flags.check_alone(values)
     print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
-    with progress.announced("importing"):
+    with progress.announced("importing", after=1.0):
         from experiments.evaluation import evaluate, requested
     with (
         reporting_path_errors("workdir", WORKDIR.value),

@@ -54,7 +54,7 @@ flags.DEFINE_string(
 
 
 def main() -> None:
-    with progress.announced("importing"):
+    with progress.announced("importing", after=1.0):
         from experiments.checkpointing.loaded import Request
         from experiments.sampling import pairs
 

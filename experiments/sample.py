@@ -79,7 +79,7 @@ flags.adopt_module_key_flags(edit_options)  # for --help
 def main() -> None:
     values = flags.FLAGS.flag_values_dict()
     edit = edit_options.given(values)
-    with progress.announced("importing"):  # not needed for a wrong flag
+    with progress.announced("importing", after=1.0):  # not needed for a wrong flag
         from experiments.checkpointing.loaded import Request
         from experiments.sampling import sample_run
 

@@ -39,7 +39,7 @@ def main() -> None:
     described = experiment.from_config(CONFIG.value, WORKDIR.value)
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
-    with progress.announced("importing"):
+    with progress.announced("importing", after=1.0):
         from experiments.training import initial_weights, loop
 
     source = None

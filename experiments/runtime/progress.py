@@ -22,7 +22,7 @@ from experiments.runtime import distributed
 
 Item = TypeVar("Item")
 SILENT = 2.0  # seconds after which something that takes long is announced
-REPEATED = 4.5  # and then again
+REPEATED = 3.5  # and then again
 
 
 class TrainingProgress:
