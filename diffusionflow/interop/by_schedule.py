@@ -39,8 +39,9 @@ def from_schedule(
       sigma_data: of "edm".
 
     Raises:
-      ValueError: the source is unknown, SiT has no such path, or `sigma_data` of "edm"
-        is another than that of the kind `edm_f`.
+      ValueError: the source is unknown, SiT has no such path, `sigma_data` of "edm" is
+        another than that of the kind `edm_f`, or a source of EDM is given a schedule
+        with alpha(1) = 0, on which its noise level is infinite.
     """
     check_name("source", source, SOURCES)
     kind = as_kind(kind)
@@ -67,7 +68,13 @@ def _of_edm(
     source: str,
     sigma_data: float,
 ) -> Convention:
-    """Scale and clock of a preconditioning of EDM, for any prediction type."""
+    """Returns scale and clock of a preconditioning of EDM, for any prediction type."""
+    if not is_traced(schedule) and not float(schedule.alpha(1.0)) > 0:
+        raise ValueError(
+            f"schedule={schedule!r} with source={source!r}: must have alpha(1) > 0, as "
+            "the noise level sigma / alpha is infinite there; take the schedule edm, "
+            "or a truncated one"
+        )
     own = getattr(kind, "sigma_data", sigma_data)
     if source == "edm" and not is_traced(own, sigma_data) and own != sigma_data:
         raise ValueError(f"sigma_data={sigma_data}: must be {own}, that of {kind}")

@@ -132,7 +132,7 @@ def save(
       schedule: on which it was trained, one of `schedules`.
       kind: its prediction type.
       event_shape: of an example, channels last.
-      sigma_data: scale of the data that `precondition` was given, or `from_schedule`.
+      sigma_data: scale of the data passed to `precondition` or `from_schedule`.
       convention: "diffusionflow" for `precondition`; else a `source` of
         `from_schedule`.
       facts: further entries of the config, plain JSON values.
@@ -141,13 +141,15 @@ def save(
       The folder.
 
     Raises:
-      ValueError: the folder is there, or network, schedule or kind are none of this
-        library.
+      ValueError: the folder is there, network, schedule or kind are none of this
+        library, or the convention has no such schedule or scale.
     """
     path = pathlib.Path(path)
     check_name("convention", convention, CONVENTIONS)
     if path.exists():
         raise ValueError(f"{path} exists: give the path of a new folder")
+    if convention != CLASS:  # what could not be opened is not written
+        from_schedule(schedule, kind, source=convention, sigma_data=sigma_data)
     config = {
         "_class_name": CLASS,
         "format": FORMAT,

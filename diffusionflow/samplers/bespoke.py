@@ -17,11 +17,11 @@ from diffusionflow.samplers.fixed_plan import FixedPlan
 from diffusionflow.schedules import Schedule, as_schedule
 
 FEWEST = 32  # starts
-EXACT = 1e-6  # errors of consistency that are called none
+EXACT = 1e-6  # errors of consistency up to it are reported as exact
 
 
 class Bespoke(NamedTuple):
-    """Optimised coefficients, and how the sampler compares that has them.
+    """Optimised coefficients, and how the sampler with them compares.
 
     Errors are mean distances of end points to the reference's on noise that no choice
     has seen, each with its standard error.
@@ -35,8 +35,8 @@ class Bespoke(NamedTuple):
       difference: mean of `after` less `before`, on the same noise.
       consistency_before: of the given sampler on this grid.
       consistency: of `sampler`.
-      reference_error: mean distance of two references on different grids: errors near
-        it are not known.
+      reference_error: mean distance of two references on different grids: errors of
+        this size are not resolved.
       validity: what `sampler` is valid for, in words.
     """
 
@@ -85,7 +85,8 @@ def optimize_coefficients(
     Args:
       denoise_fn: `(z, t) -> Denoised`, guidance included; labels that it holds belong
         to the rows of `z`. It is called with all of `z`, and differentiated in `z`: the
-        activations of all steps must fit in memory.
+        activations of all steps must fit in memory. It needs
+        forward and reverse mode: a fused attention has only the second.
       z: starts at `times[0]`, such as `samplers.prior(key, (256, *event), ...)`.
       times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       sampler: deterministic, such as `samplers.ddim()`.
@@ -131,10 +132,15 @@ def optimize_coefficients(
     ends.check_deterministic(sampler, times)
     rows = base.plan(sampler, times, schedule=schedule)
     start = FixedPlan(sampler, times, rows, schedule)
-    own, held_out, unseen = _parts(len(ends.reference), seed)
+    own, held_out, unseen = _split(len(ends.reference), seed)
     search = Search(ends, start, own, num_parameters)
     found = search.minimize(held_out, max_evaluations)
     distances = [ends.distances(each, times)[unseen] for each in (start, found)]
+    if not np.isfinite(distances[0]).all():
+        raise ValueError(
+            f"sampler={sampler!r}: must have finite end points on the grid; take more "
+            "steps, or another sampler"
+        )
     return _compared(sampler, start, found, distances, search.count, ends)
 
 
@@ -169,7 +175,7 @@ def _compared(
 
 
 def _validity(better: bool, num_steps: int, errors: Consistency) -> str:
-    """What the result is valid for, in words."""
+    """Says what the result is valid for."""
     missed = [
         f"{name} u_hat " + ("exact" if error < EXACT else f"missed by {error:.2g}")
         for name, error in zip(errors._fields, errors, strict=True)
@@ -186,8 +192,8 @@ def _validity(better: bool, num_steps: int, errors: Consistency) -> str:
     )
 
 
-def _parts(count: int, seed: int) -> list[np.ndarray]:
-    """Half of the starts, a quarter and a quarter."""
+def _split(count: int, seed: int) -> list[np.ndarray]:
+    """Splits the starts: a half, a quarter and a quarter."""
     order = np.random.RandomState(seed).permutation(count)
     return np.split(order, [count // 2, 3 * count // 4])
 

@@ -11,9 +11,13 @@ import numpy as np
 from jax import Array
 
 from diffusionflow.grids.end_points import EndPoints
-from diffusionflow.samplers.fixed_plan import FixedPlan, free_columns, moved
+from diffusionflow.samplers.fixed_plan import FixedPlan, free_columns, with_changes
 
 LEAST = 1e-3  # effect of a change on the end points, relative to that of the largest
+DERIVATIVES = (
+    "denoise_fn: must have finite derivatives in z on the grid; begin the grid later, "
+    "or pass a function that JAX can differentiate"
+)
 HUBER = 0.25  # distance below which the loss is quadratic, in those of the start
 
 
@@ -61,6 +65,8 @@ class Search:
             (own, distances), slope = error_fn(self.end_fn, jnp.asarray(parameters))
             own, slope = float(own), np.asarray(slope, np.float64)
             if not (np.isfinite(own) and np.isfinite(slope).all()):
+                if not path:
+                    raise ValueError(DERIVATIVES)
                 return 10 * path[0][0], np.zeros_like(slope)
             if not path or own < path[-1][0]:
                 selected = float(np.asarray(distances)[held_out].mean())
@@ -75,17 +81,17 @@ class Search:
                     error, zero, jac=True, method="L-BFGS-B", options=options
                 )
         best = min(path, key=lambda each: each[1])[2] if path else zero
-        rows = moved(self.start.rows, self.free, self.basis @ best)
+        rows = with_changes(self.start.rows, self.free, self.basis @ best)
         return dataclasses.replace(self.start, rows=rows)
 
     def _error_fn(self) -> Callable[..., Any]:
-        """`(end_fn, parameters) -> ((loss, distances), gradient)`, compiled."""
+        """Compiles `(end_fn, parameters) -> ((loss, distances), gradient)`."""
         width = HUBER * self.distance
         basis = jnp.asarray(self.basis, self.exact.dtype)
 
         def loss(parameters: Array, end_fn: Any) -> tuple[Array, Array]:
             change = basis @ parameters.astype(basis.dtype)
-            x = end_fn(moved(self.start.rows, self.free, change))
+            x = end_fn(with_changes(self.start.rows, self.free, change))
             square = jnp.mean((x.reshape(self.exact.shape) - self.exact) ** 2, axis=1)
             rounded = jnp.sqrt(square + width**2)
             return jnp.mean(rounded[self.own]) - width, jnp.sqrt(square)
@@ -94,17 +100,18 @@ class Search:
         return jax.jit(lambda end_fn, parameters: slope(parameters, end_fn))
 
     def _changes(self, count: int) -> np.ndarray:
-        """Changes of the coefficients that move the end points most, `[size, count]`.
+        """Returns changes of the coefficients that move the end points most.
 
-        Each moves them by the distance of the start in the root mean square, to first
-        order. They are the singular vectors of the derivative of the end points.
+        Of shape `[size, count]`. Each moves them by the distance of the start in the
+        root mean square, to first order. They are the singular vectors of the
+        derivative of the end points.
         """
         leaves = zip(jax.tree.leaves(self.start.rows), self.free, strict=True)
         size = sum(np.size(leaf) for leaf, free in leaves if free)
         own = jnp.asarray(self.own)
 
         def end(end_fn: Any, change: Array) -> Array:
-            return end_fn(moved(self.start.rows, self.free, change))[own]
+            return end_fn(with_changes(self.start.rows, self.free, change))[own]
 
         @jax.jit
         def derivatives(end_fn: Any) -> Array:
@@ -116,10 +123,7 @@ class Search:
             return np.zeros((size, 0))
         matrix = np.asarray(derivatives(self.end_fn), np.float64).reshape(size, -1)
         if not np.isfinite(matrix).all():
-            raise ValueError(
-                "denoise_fn: must have finite derivatives in z on the grid; begin the "
-                "grid later, or pass a function that JAX can differentiate"
-            )
+            raise ValueError(DERIVATIVES)
         values, vectors = np.linalg.eigh(matrix @ matrix.T / matrix.shape[1])
         effect = np.sqrt(np.maximum(values, 0))[::-1][:count]
         kept = effect > LEAST * max(effect[0], np.finfo(np.float32).tiny)

@@ -48,7 +48,7 @@ def consistency(
       `Consistency`, computed in float64.
 
     Raises:
-      ValueError: `times` is no grid.
+      ValueError: `times` is no grid, or the sampler is none.
 
     Example: DDIM is Euler's method in u, exact where u is constant.
       >>> from diffusionflow import grids, samplers, schedules

@@ -38,6 +38,14 @@ class FixedPlan:
 
     num_noises = 0
 
+    def __post_init__(self) -> None:
+        steps = np.shape(self.times)[0] - 1
+        counts = {np.shape(leaf)[0] for leaf in jax.tree.leaves(self.rows)}
+        if counts - {steps}:
+            raise ValueError(
+                f"rows of {sorted(counts)} steps: must be of {steps}, those of times"
+            )
+
     def plan(self, t: Array, s: Array, schedule: Schedule) -> Any:
         own, given = np.shape(self.times)[0] - 1, np.shape(s)[0]
         if given != own:
@@ -68,7 +76,7 @@ class FixedPlan:
         wanted, given = levels(self.schedule, own), levels(schedule, times)
         gaps = np.abs(given - wanted).max(axis=0) / (1 + wanted.max(axis=0))
         gaps = np.maximum(gaps, np.abs(own - times))
-        if gaps.max() > ROUNDING:
+        if not gaps.max() <= ROUNDING:
             place = int(np.argmax(gaps))
             raise ValueError(
                 f"times[{place}]={times[place]} on {schedule!r}: these coefficients "
@@ -76,7 +84,7 @@ class FixedPlan:
             )
 
 
-def moved(rows: Any, free: list[bool], change: Array) -> Any:
+def with_changes(rows: Any, free: list[bool], change: Array) -> Any:
     """Adds the parts of `change` to the columns of a plan that are `free`."""
     leaves, structure = jax.tree.flatten(rows)
     place = 0

@@ -11,7 +11,7 @@ from experiments.checkpointing import restore
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build
 from experiments.runtime import progress
-from experiments.runtime.errors import UsageError, require
+from experiments.runtime.errors import UsageError, naming, require
 from experiments.sampling import edit_options, generate, pictures
 from experiments.sampling.autoencoder import Decoder
 from experiments.sampling.edits import FROM_NOISE, FromPicture, Plan
@@ -113,7 +113,8 @@ def _mask(run: Loaded, path: str, sampler: Any, decoder: Decoder | None) -> np.n
     if decoder is None:
         return pictures.mask(path, run.model.event_shape)
     known = pictures.mask(path, decoder.event_shape)
-    return pictures.coarser(known, run.model.event_shape)
+    with naming("--mask"):
+        return pictures.coarser(known, run.model.event_shape)
 
 
 def _round_trip(

@@ -134,7 +134,7 @@ def check_are_images(event_shape: tuple[int, ...]) -> None:
 
 
 def coarser(known: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
-    """A mask of pictures as one of their latents: known where all pixels below are.
+    """Converts a mask of pictures to their latents: known where all pixels are.
 
     Args:
       known: bool [factor height, factor width, channels].
@@ -142,10 +142,18 @@ def coarser(known: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
 
     Returns:
       bool [*event_shape].
+
+    Raises:
+      ValueError: pixels are known, and no place of the latents is.
     """
     height, width, _ = event_shape
     blocks = known.reshape(height, -1, width, known.shape[1] // width, known.shape[2])
     found = np.asarray(blocks.all((1, 3, 4)))
+    if known.any() and not found.any():
+        raise ValueError(
+            "the mask has known pixels, but no place of the latents has all of its "
+            f"{known.shape[0] // height} x {known.shape[1] // width} known; mark more"
+        )
     say(f"mask: {found.sum():,} of {found.size:,} places of the latents are known")
     return np.broadcast_to(found[..., None], event_shape)
 

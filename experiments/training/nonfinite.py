@@ -105,7 +105,8 @@ def row(faults: Faults, params: Any) -> dict[str, Any]:
     Returns:
       `skipped_steps`, their number; `skipped_first`, the first one; `skipped_times`,
       its times where the loss of an example is not finite (all of them where the
-      gradient alone is not); `skipped_leaves`, paths where its gradient is not.
+      gradient alone is not); `skipped_leaves`, paths where the norm of
+      its gradient is not.
     """
     faults = jax.device_get(faults)
     if not faults.recent:

@@ -7,7 +7,7 @@ import pytest
 
 from diffusionflow import analytic, grids, predictions, samplers, schedules
 from diffusionflow.samplers import bespoke
-from diffusionflow.samplers.fixed_plan import free_columns, moved
+from diffusionflow.samplers.fixed_plan import free_columns, with_changes
 from diffusionflow.samplers.linear import _stages
 from tests.helpers.all_samplers import DETERMINISTIC
 
@@ -78,7 +78,7 @@ def test_it_is_better_on_other_noise_by_another_reference():
 
 def test_a_sampler_that_is_not_beaten_on_other_noise_comes_back():
     """Rows to minimise over end at std z, all others at 0, as one step of DDIM does."""
-    own, *_ = bespoke._parts(32, 0)
+    own, *_ = bespoke._split(32, 0)
     variances = np.zeros((32, 1))
     variances[own] = STD**2
 
@@ -129,12 +129,18 @@ def test_coefficients_are_all_floating_columns_but_the_times():
         assert times_handed == stages + ends, name
         pairs = list(zip(leaves, free, strict=True))
         size = sum(leaf.size for leaf, is_free in pairs if is_free)
-        changed = jax.tree.leaves(moved(rows, free, np.ones(size)))
+        changed = jax.tree.leaves(with_changes(rows, free, np.ones(size)))
         for (leaf, is_free), new in zip(pairs, changed, strict=True):
             np.testing.assert_array_equal(new, leaf + 1.0 if is_free else leaf)
 
 
 ROOT = predictions.denoiser(lambda z, t: jnp.sqrt(0 * z), kind="x", schedule=FLOW)
+# its derivative is finite in forward mode, nan in reverse mode
+REVERSE = predictions.denoiser(
+    lambda z, t: jnp.where(z > 9, jnp.sqrt(jnp.maximum(z - 9, 0)), z / 2),
+    kind="x",
+    schedule=FLOW,
+)
 REFUSED = {
     "derivatives": (dict(denoise_fn=ROOT), "denoise_fn: must have finite derivatives"),
     "noise": (
@@ -147,7 +153,11 @@ REFUSED = {
     ),
     "starts": (dict(z=jnp.zeros((8, 2))), r"len\(z\)=8: must be at least 32; pass"),
     "grid": (dict(times=[0.0, 1.0]), "each time must be below"),
-    "schedule": (dict(schedule=schedules.Cosine()), "schedule"),
+    "schedule": (dict(schedule=schedules.Cosine()), "reschedule"),
+    "gradients": (
+        dict(denoise_fn=REVERSE, times=grids.uniform(2)),
+        "denoise_fn: must have finite derivatives",
+    ),
 }
 
 
@@ -177,6 +187,8 @@ def test_a_fixed_plan_refuses_another_grid(times, schedule, message):
     )
     with pytest.raises(ValueError, match=message):
         samplers.plan(fixed, times, schedule=schedule)
+    with pytest.raises(ValueError, match=r"rows of \[2\] steps: must be of 3, those"):
+        samplers.FixedPlan(samplers.ddim(), grids.uniform(3), rows, FLOW)
     with pytest.raises(ValueError, match="a grid of 4 steps: these coefficients"):
         jax.eval_shape(  # whatever the times are
             lambda t: samplers.plan(fixed, t, schedule=FLOW), np.ones(5)

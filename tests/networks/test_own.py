@@ -236,6 +236,20 @@ def test_what_is_cut_off_leaves_nothing_and_two_writers_do_not_mix(
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_a_convention_without_such_a_schedule_or_scale_is_not_written(tmp_path):
+    """On flow matching the noise level of EDM's networks is infinite at t = 1."""
+    for schedule, source, sigma_data, said in (
+        *((FLOW, source, 1.0, r"must have alpha\(1\) > 0") for source in OF_EDM),
+        (schedules.EDM(), "edm", 1.0, "sigma_data=1.0: must be 0.5"),
+        (schedules.EDM(), "sit", 1.0, "must be one of SiT's"),
+    ):
+        settings = dict(schedule=schedule, kind=predictions.edm_f(0.5))
+        settings |= dict(event_shape=(2,), sigma_data=sigma_data, convention=source)
+        with pytest.raises(ValueError, match=said):
+            interop.save(tmp_path / "net", CASES["points"][0], {}, **settings)
+    assert not (tmp_path / "net").exists()
+
+
 def test_a_folder_that_is_there_is_not_overwritten(tmp_path):
     net, shape, meaning = CASES["images"]
     with pytest.raises(ValueError, match="exists: give the path of a new folder"):

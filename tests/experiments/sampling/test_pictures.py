@@ -150,3 +150,8 @@ def test_a_place_of_the_latents_is_known_where_all_of_its_pixels_are():
     found = pictures.coarser(known, (2, 3, 4))
     assert found.shape == (2, 3, 4)
     assert found[..., 3].tolist() == [[False, True, True], [True, True, False]]
+    one = np.zeros((4, 6, 3), bool)
+    assert not pictures.coarser(one, (2, 3, 4)).any()
+    one[0, 1] = True
+    with pytest.raises(ValueError, match="no place of the latents has all of its 2"):
+        pictures.coarser(one, (2, 3, 4))
