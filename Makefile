@@ -28,7 +28,7 @@ help:
 	@echo "make sample     draw samples from WORKDIR=$(WORKDIR)"
 	@echo "make curve      the reference curve of CONFIG, from three seeds"
 	@echo "make test       the fast tests        make test-x64   the core's in float64"
-	@echo "make test-ci    tests of a second and more, such as trainings of a few steps"
+	@echo "make test-ci    tests that take longer, such as trainings of a few steps"
 	@echo "make test-slow  kills, resumes, notebooks: long, and nothing else proves it"
 	@echo "make test-nightly  every sampler on every schedule, and such; SHARD=1/4: a part"
 	@echo "make test-all   all of these"

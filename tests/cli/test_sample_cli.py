@@ -141,6 +141,7 @@ def test_images_come_in_the_levels_of_their_data(tmp_path):
     assert grid.size == (10 * 66, 3 * 66)
 
 
+@pytest.mark.ci
 def test_samples_that_are_not_finite_are_no_result(points, tmp_path):
     out = tmp_path / "black"
     code, _, error = in_process.run(

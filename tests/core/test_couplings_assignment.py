@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
@@ -80,6 +81,7 @@ def order_means(n):
     return (z * density * scipy.stats.norm.pdf(z)).sum(1) * (z[1] - z[0])
 
 
+@pytest.mark.ci
 def test_the_correlation_of_a_batch_is_that_of_its_size():
     """Exactly: pairs depend on ranks only, given which the mean of a draw is known."""
 
@@ -92,6 +94,7 @@ def test_the_correlation_of_a_batch_is_that_of_its_size():
     check_all(check, vectors("minibatch_corr_"))
 
 
+@pytest.mark.ci
 def test_the_correlation_of_groups_of_4_by_monte_carlo():
     """Of 20,000 groups, to four standard errors; marginals are kept to rounding."""
     x, eps = RNG.standard_normal((2, 80_000)).astype(np.float32)

@@ -47,6 +47,7 @@ def test_a_small_regularisation_in_float32_is_the_exact_plan():
     np.testing.assert_allclose(12 * found, value["plan_times_12"], atol=1e-3)
 
 
+@pytest.mark.ci
 def test_entropic_covariance_of_gaussians():
     """On a fine grid, where sums over it are integrals."""
     grid = np.linspace(-7, 7, 225)

@@ -49,6 +49,7 @@ def learned_mass(metric, count=3000, size=1501):
     return special.ndtr(edge / np.hypot(sigma[-1], 0.0))
 
 
+@pytest.mark.ci
 def test_only_squared_error_learns_the_mean():
     """Others learn the flow of the more likely atom in one dimension."""
     expected = fewstep.value("consistency/median_flow")

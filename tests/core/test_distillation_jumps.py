@@ -153,6 +153,7 @@ def test_predictions_of_the_exact_flow_map(name):
             close(mean, expected["mean_dz_dt"])
 
 
+@pytest.mark.ci
 def test_the_ends_are_finite():
     check_all(is_finite_at_the_ends, kinds_on_schedules())
 

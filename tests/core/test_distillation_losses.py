@@ -261,6 +261,7 @@ def test_the_derivative_along_the_flow_is_a_difference_quotient():
         np.testing.assert_allclose(found.residual, expected, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.ci
 def test_nothing_flows_into_the_teacher():
     z, t, s, source = jax.tree.map(jnp.float32, case())
     net, settings = mlp(jax.tree.map(jnp.float32, parameters())), dict(kind="v")

@@ -385,6 +385,7 @@ def test_a_clipped_velocity_stops_short(name):
     np.testing.assert_allclose(left, [fewstep.value(name)], rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_pairs_are_the_same_in_every_batch():
     keys = random.example_keys(3, np.arange(6))
     draw = lambda keys: distillation.trajectory_pairs(

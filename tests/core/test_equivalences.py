@@ -70,6 +70,7 @@ def measure_ddim_is_flow_matching_euler():
     return found
 
 
+@pytest.mark.ci
 def test_ddim_is_flow_matching_euler():
     for value in measure_ddim_is_flow_matching_euler().values():
         assert value < 1e-13
@@ -283,6 +284,7 @@ def measure_cfm_is_fm_and_a_constant():
     return found
 
 
+@pytest.mark.ci
 def test_cfm_is_fm_and_a_constant():
     found = measure_cfm_is_fm_and_a_constant()
     closed = found["C of the Gaussian in closed form"]
@@ -343,6 +345,7 @@ def measure_the_training_schedule():
     return found
 
 
+@pytest.mark.ci
 def test_the_training_schedule():
     found = measure_the_training_schedule()
     assert found["largest relative difference of the means"] < 1e-8
@@ -354,6 +357,7 @@ def test_the_training_schedule():
     assert abs(cosine / linear - 1) > 0.05
 
 
+@pytest.mark.ci
 def test_the_training_schedule_by_monte_carlo():
     """The means of 2^16 random losses differ by less than 4 standard errors."""
     count, mean, error = 2**16, {}, {}

@@ -64,6 +64,7 @@ def test_distances_from_a_later_start_and_with_a_step_to_the_data():
         assert ends.evaluations(samplers.ddim(), np.array(times)) == 2
 
 
+@pytest.mark.ci
 def test_the_grid_is_better_on_other_noise_by_another_reference():
     denoise_fn, z = UNEQUAL.denoise_fn(schedule=FLOW), starts(seed=7)
     found = grids.optimize(
@@ -176,6 +177,7 @@ def test_more_calls_are_never_chosen_and_the_best_fixed_grid_is_kept():
     assert errors["9"] < errors["four"] < errors["three"]
 
 
+@pytest.mark.ci
 def test_more_tries_compile_no_more_and_the_same_call_finds_the_same_grid():
     found, programs = [], []
     for tries in (12, 40, 40):

@@ -118,6 +118,7 @@ def test_mixing_in_every_kind(kind):
         np.testing.assert_allclose(guided.eps, implied.eps, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.ci
 @pytest.mark.pinned
 @pytest.mark.parametrize("name", NAMES)
 def test_whatever_the_network_predicts(name):
@@ -215,6 +216,7 @@ def test_an_interval_is_the_same_on_every_schedule(name):
         assert interval.num_network_calls(t) == 1 + inside
 
 
+@pytest.mark.ci
 def test_an_interval_with_a_time_per_example():
     conditional, unconditional = pair()
     plain = guidance.classifier_free(conditional, unconditional, scale=3.0)

@@ -36,6 +36,7 @@ def test_a_weight_is_a_scale_at_its_log_snr(name):
         )
 
 
+@pytest.mark.ci
 def test_weights_of_one_and_zero_are_the_parts():
     for plain in (
         guidance.classifier_free(*pair(), scale=4.0),
@@ -62,6 +63,7 @@ def test_a_weight_for_each_time_of_a_batch():
     np.testing.assert_array_equal(together[4], AT(pair()[0], Z, t).x[4])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("gamma", [0.0, 0.6])
 def test_the_steps_of_cfg_plus_plus_are_those_of_a_larger_scale(gamma):
     """Scale `lambda / (1 - q)` of classifier-free guidance, in each step its own."""

@@ -72,6 +72,7 @@ def test_a_jump_back_has_the_law_of_its_level():
     np.testing.assert_allclose(np.sqrt(spread), times, atol=1e-12)
 
 
+@pytest.mark.ci
 def test_resampling_brings_the_conditional_law():
     """The share of the first component given the known pixel; 4,000 draws."""
     count = 4000

@@ -165,6 +165,7 @@ def test_the_bound_on_a_mixture_and_its_gap_above_the_entropy():
     np.testing.assert_allclose(of_x @ (total - nll), 1.610e-5, atol=1e-8)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("count", "exact"), [(16, 4), pytest.param(256, 8, marks=pytest.mark.nightly)]
 )
@@ -209,6 +210,7 @@ def test_reconstruction_of_bytes(logsnr, interior, edge):
         np.testing.assert_allclose(found, exact, rtol=8e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "density",
     [
@@ -274,6 +276,7 @@ def test_standard_prior_and_vdm_prior():
     np.testing.assert_allclose(found[1], unit, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_gradients_of_the_bounds_are_those_of_differences():
     def total(theta):
         denoise_fn = predictions.denoiser(
@@ -293,6 +296,7 @@ def test_gradients_of_the_bounds_are_those_of_differences():
     np.testing.assert_allclose(slope, difference, rtol=1e-7)
 
 
+@pytest.mark.ci
 def test_a_key_for_each_example_makes_it_the_same_in_every_batch():
     keys = random.example_keys(3, np.arange(4))
     run = jax.jit(

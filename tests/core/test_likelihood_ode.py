@@ -51,6 +51,7 @@ def exact_flow(schedule, x):
     return z, log_prior, x.shape[1] / 2 * np.log(growth)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name", ["flow", "edm", pytest.param("linear_beta", marks=pytest.mark.nightly)]
 )
@@ -79,6 +80,7 @@ def test_encode_is_the_closed_form_and_decode_inverts_it(name):
     assert there.prior_alpha == levels(schedule, 1.0)[0]
 
 
+@pytest.mark.ci
 def test_what_the_prior_leaves_out_is_put_back_by_a_given_one():
     schedule = schedules.Cosine(logsnr_min=-3.0, logsnr_max=20.0)
     alpha, sigma = levels(schedule, 1.0)
@@ -104,6 +106,7 @@ def test_what_the_prior_leaves_out_is_put_back_by_a_given_one():
         np.testing.assert_allclose(flow.log_prior, prior, rtol=1e-12)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "order", "power"),
     [
@@ -197,6 +200,7 @@ def test_an_example_that_is_not_finite_spoils_no_other():
     np.testing.assert_array_equal(np.isnan(found.log_p), [False, True])
 
 
+@pytest.mark.ci
 def test_events_of_any_shape_and_batches_of_any_rank():
     """The same numbers from images, from vectors, one by one and in two batch axes."""
     schedule, solver = schedules.FlowMatching(), Fixed(2, "heun")
@@ -259,6 +263,7 @@ def test_the_exact_trace_of_a_linear_flow():
     np.testing.assert_allclose(found.log_det, np.full(5, exact), rtol=1e-12)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "law", ["rademacher", pytest.param("normal", marks=pytest.mark.nightly)]
 )
@@ -285,6 +290,7 @@ def test_probes_of_a_key_for_each_example_do_not_depend_on_the_batch():
     assert len(np.unique(whole.log_p)) == 4
 
 
+@pytest.mark.ci
 def test_uniform_data_take_8_bits():
     """The density that is uniform on [-1, 1], with its exact denoiser."""
     schedule = schedules.FlowMatching()
@@ -315,6 +321,7 @@ def test_uniform_data_take_8_bits():
     np.testing.assert_allclose(bits, 8, atol=2e-5)
 
 
+@pytest.mark.ci
 def test_gradients_are_those_of_differences():
     """In what the network is made of and in the data."""
     check_gradients(Fixed(4))

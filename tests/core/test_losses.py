@@ -69,6 +69,7 @@ def test_objective_terms_weigh_the_error_of_another_kind(kind, weighted):
         np.testing.assert_allclose(terms.logsnr, logsnr)
 
 
+@pytest.mark.ci
 def test_the_exact_denoiser_has_the_irreducible_error():
     """Flow matching on N(0, v): E loss = pi / 2 sqrt(v) (math of FM against CFM)."""
     variance, count = 0.37, 200_000
@@ -125,6 +126,7 @@ def test_loss_and_gradient_are_finite_at_both_ends(kind):
         assert np.isfinite(value) and np.isfinite(slope)
 
 
+@pytest.mark.ci
 def test_batches_of_one_two_three_and_the_equal_axes_trap():
     objective = objectives.flow_matching()
     jitted = jax.jit(losses.objective_loss, static_argnums=1)

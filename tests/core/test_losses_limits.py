@@ -90,6 +90,7 @@ def ends_of(name, place):
     return jax.jit(both)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("end", [0.0, 1.0])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_weighted_error_at_the_ends_is_its_limit(kind, end):

@@ -166,11 +166,13 @@ def inside(held, count, level=0.9):
     return low <= held <= scipy.stats.binom.ppf(1 - 1e-3, count, level)
 
 
+@pytest.mark.ci
 def test_the_interval_covers_the_truth_of_a_mean():
     held = coverage(metrics.Mean(), lambda rng: (rng.standard_normal(60),), 0.0, 300)
     assert inside(held, 300)
 
 
+@pytest.mark.ci
 def test_the_interval_covers_the_truth_of_mmd():
     offset, h = np.array([0.8, 0.0]), 1.0
     draw = lambda rng: (

@@ -13,6 +13,7 @@ KEY = jax.random.key(0)
 NAMES = dict(features="points", reference="test")
 
 
+@pytest.mark.ci
 def test_one_repetition_of_many_rows_has_the_paired_t_interval():
     rng = np.random.RandomState(0)
     common = 5 * rng.standard_normal(2_000)

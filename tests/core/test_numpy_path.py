@@ -120,6 +120,7 @@ def test_densities(name):
     assert_device(drawn)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("on", ["FM", "cos", "vp_lin", "discrete"])
 def test_weightings(on):
     schedule = SCHEDULES[on]

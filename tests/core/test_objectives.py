@@ -87,6 +87,7 @@ def test_sd3_and_edm_are_as_close_and_no_closer_than_said():
     assert not objectives.same_objective(objectives.sd3(), EDM_ON_FLOW).same
 
 
+@pytest.mark.ci
 def test_the_logit_normal_times_that_come_closest_to_edm():
     """Least total variation at mean -0.411, std 1.105; the numbers are independent.
 

@@ -132,6 +132,7 @@ def test_recipes_have_the_weights_of_their_papers(name):
     np.testing.assert_allclose(total_weight(objective, L), formula(L), rtol=1e-10)
 
 
+@pytest.mark.ci
 def test_the_rows_of_the_table_that_are_no_recipe():
     shifted = schedules.Shifted(FLOW, 3.0)
     rows = [

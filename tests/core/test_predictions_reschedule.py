@@ -44,6 +44,7 @@ def test_a_rescheduled_model_is_the_model_of_the_other_schedule(source, target):
             np.testing.assert_allclose(value, exact, rtol=1e-9)
 
 
+@pytest.mark.ci
 def test_reschedule_at_the_ends_and_from_outside():
     """Infinite ends go to infinite ends; a scale changes z, never x and eps."""
     flow, t = schedules.FlowMatching(), np.array([0.0, 1.0], np.float32)
@@ -65,6 +66,7 @@ def test_reschedule_at_the_ends_and_from_outside():
     )
 
 
+@pytest.mark.ci
 def test_a_target_outside_the_source_is_refused():
     """At concrete times with a ValueError, and at traced ones with NaN."""
     narrow, flow = schedules.Cosine(-5.0, 5.0), schedules.FlowMatching()
@@ -140,6 +142,7 @@ def test_reschedule_at_the_end_of_the_source_in_float32(source, target, end):
         assert np.isnan(jitted(z, times[2].astype(np.float32)).x).all()
 
 
+@pytest.mark.ci
 def test_the_derivative_in_time_at_the_ends_of_a_rescheduled_model():
     """x_hat of a Gaussian, a smooth function of t: one-sided differences agree."""
     cosine, target = schedules.Cosine(-5.0, 5.0), schedules.LinearLogSNR(-5.0, 5.0)
@@ -173,6 +176,7 @@ def test_a_source_that_lacks_the_middle_of_the_target_is_sampled():
     assert found.nfe == expected.nfe == 3
 
 
+@pytest.mark.ci
 def test_a_rescheduled_network_is_sampled():
     """DDIM on flow matching of a network of the cosine schedule: the same samples."""
     cosine, flow = schedules.Cosine(), schedules.FlowMatching()

@@ -262,6 +262,7 @@ def test_the_flow_of_flow_matching_is_the_predicted_u():
     assert terms.diffusion.shape == ()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (3, 2, 4)])
 def test_single_batched_and_jitted_agree(shape):
     schedule = schedules.LinearBeta()
@@ -315,6 +316,7 @@ def test_an_infinite_slope_at_sigma_0_is_refused(name):
     assert np.isfinite(drift).all()
 
 
+@pytest.mark.ci
 def test_terms_are_the_same_single_vmapped_and_jitted():
     schedule = schedules.Cosine()
     denoise_fn = GAUSSIAN.denoise_fn(schedule=schedule)

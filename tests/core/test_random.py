@@ -7,6 +7,7 @@ from scipy import stats
 from diffusionflow import random
 
 
+@pytest.mark.ci
 def test_an_example_is_the_same_in_every_batch():
     whole = random.normal(random.example_keys(7, np.arange(64)), (64, 3, 2))
     part = random.normal(random.example_keys(7, np.arange(40, 47)), (7, 3, 2))
@@ -129,6 +130,7 @@ def test_brownian_keeps_a_fine_clock_in_float32(jitted):
     np.testing.assert_allclose(2 * both, draws[0] + 3**0.5 * draws[1], atol=1e-4)
 
 
+@pytest.mark.ci
 def test_a_clock_in_jit_is_taken_as_it_is():
     """Made inside of `jit` and outside, on cells that float32 holds."""
     key, z, clock = jax.random.key(0), jnp.zeros(3), jnp.array([1.0, 0.75, 0.5])

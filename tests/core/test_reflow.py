@@ -143,6 +143,7 @@ def test_pairs_of_a_mixture_are_its_quantiles(inputs, value):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.ci
 @named("two_gaussians_2d")
 def test_between_two_gaussians_reflow_is_straight_and_not_optimal(inputs, value):
     data, noise = (np.linalg.cholesky(np.array(inputs[k], float)) for k in ("C0", "C1"))

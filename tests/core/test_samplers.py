@@ -145,6 +145,7 @@ def test_calls_are_counted(on, name):
         assert raises or all(np.diff(calls) <= 0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", first_of_each_class(SAMPLERS, fast_every=2))
 def test_a_sample_is_the_same_in_every_batch(name):
     sampler, schedule = EVERY[name], SCHEDULES["flow"]
@@ -266,6 +267,7 @@ def test_grad_in_a_learned_schedule(name):
     difference_quotient_agrees(name, "linear_beta")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [
@@ -278,6 +280,7 @@ def test_grad_in_a_learned_schedule_that_ends_short_of_the_data(name):
     difference_quotient_agrees(name, "truncated")
 
 
+@pytest.mark.ci
 def test_no_level_is_raised_by_a_rounding_where_the_schedule_ends():
     """At t = 1 there is no room to raise: 0, and so is its derivative, compiled too."""
     sampler, schedule = samplers.EDM(s_churn=40.0), SCHEDULES["truncated"]
@@ -316,6 +319,7 @@ def difference_quotient_agrees(name, on):
     np.testing.assert_allclose(slope, quotient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.ci
 def test_to_data():
     schedule = SCHEDULES["truncated"]
     z = samplers.prior(jax.random.key(0), (3, 2), schedule=schedule)
@@ -376,6 +380,7 @@ def test_prior_has_the_noise_level():
     np.testing.assert_allclose(z.std(), wide.sigma(1.0), rtol=0.02)
 
 
+@pytest.mark.ci
 def test_a_list_is_a_grid():
     settings = dict(sampler=samplers.ddim(), schedule=SCHEDULES["flow"])
     denoise_fn, z = (

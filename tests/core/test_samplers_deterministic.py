@@ -69,6 +69,7 @@ def test_weights_of_dpm_solver_2m(second):
     np.testing.assert_allclose(found.initial, sigma[2] / sigma[0], rtol=1e-10)
 
 
+@pytest.mark.ci
 def test_weights_of_dpm_solver_3m_integrate_a_parabola():
     """The last of three steps, on x_hat quadratic in ell; "reference" halves a term."""
     alpha, sigma, ell = half_logsnr()
@@ -108,6 +109,7 @@ def test_lower_final():
     np.testing.assert_array_equal(used, [1, 1, 2, 3, 3, 1])  # infinite steps are DDIM
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("frame", [0, 3, 7])
 def test_scaling_a_schedule_as_in_the_published_figure(frame):
     """DDIM ends at the same points; Euler in time does not."""

@@ -57,6 +57,7 @@ def law(sampler, schedule, times, denoise_fn, start):
     return factor**2 * start + np.sum(weights**2)
 
 
+@pytest.mark.ci
 def test_the_exact_law_at_every_gamma():
     found = {
         f"{name}, gamma {gamma}": (schedule, gamma)

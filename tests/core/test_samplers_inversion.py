@@ -20,6 +20,7 @@ def exact(schedule, t0, t1):
     return Z * spread[1] / spread[0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("sampler", "order"),
     [
@@ -177,6 +178,7 @@ def test_each_example_has_its_own_steps_and_a_stiff_field_ends():
         samplers.solve(denoise_fn, Z, 1.0, 0.0, schedule=schedule, rtol=0)
 
 
+@pytest.mark.ci
 def test_calls_of_the_adaptive_solver_are_those_counted():
     calls, schedule = [], SCHEDULES["flow"]
 
@@ -198,6 +200,7 @@ def test_calls_of_the_adaptive_solver_are_those_counted():
     assert found.steps > 10 and found.nfe == len(calls)
 
 
+@pytest.mark.ci
 def test_a_condition_for_each_example():
     schedule = SCHEDULES["flow"]
 

@@ -115,6 +115,7 @@ def test_law_on_gaussian_data_is_the_recursion(on, name):
 CONVERGENT = [name for name, entry in STOCHASTIC.items() if entry.order > 0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", first_of_each_class(CONVERGENT))
 def test_law_converges_to_that_of_the_data(name):
     schedule, entry = SCHEDULES["flow"], STOCHASTIC[name]
@@ -129,6 +130,7 @@ def test_law_converges_to_that_of_the_data(name):
     assert oracles.order(errors, counts) >= entry.order - 0.15
 
 
+@pytest.mark.ci
 def test_monte_carlo_law_of_the_churn_family():
     schedule, count, size = SCHEDULES["cosine"], 8, 20_000
     times, keys = grids.uniform(count), random.example_keys(0, np.arange(size))

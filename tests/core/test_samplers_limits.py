@@ -13,6 +13,7 @@ from tests.helpers.sampler_runs import draw
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
+@pytest.mark.ci
 @each_schedule
 def test_euler_in_x_eps_and_u_is_ddim(schedule):
     with jax.enable_x64(True):

@@ -328,6 +328,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", FAMILIES)
 def test_monte_carlo_law_on_a_mixture(name):
     """Kolmogorov-Smirnov, at a level of 1 % for all families together."""

@@ -392,6 +392,7 @@ def test_the_inverse_is_a_number_at_infinity_and_outside_beyond_the_ends(name):
     assert np.all(early <= 0 if np.isfinite(last) else (early > -1e-9) & (early < 1))
 
 
+@pytest.mark.ci
 def test_far_log_snrs_of_a_linear_rate_have_their_times():
     """The noise integral is `log1p(e^-l)`, or `2 asinh(e^(-l / 2) / 2)` of sub-VP."""
     logsnr = np.linspace(-1000.0, 60.0, 54)

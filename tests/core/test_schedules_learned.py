@@ -31,6 +31,7 @@ def updated(schedule, key):
     return treedef.unflatten(list(map(step, leaves, keys)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("seed", [0, 1])
 def test_ends_and_monotony_after_100_random_updates(seed):
     schedule = schedules.learned(8, logsnr_min=-7.5, logsnr_max=11.0)
@@ -60,6 +61,7 @@ def adam(params, state, slope, rate=0.05):
     return jax.tree.map(move, params, first, second), (count + 1, first, second)
 
 
+@pytest.mark.ci
 def test_it_learns_another_schedule():
     """Adam on its leaves moves it towards the cosine's log-SNR within the ends."""
     target = schedules.Cosine(-6.0, 6.0).logsnr(T)

@@ -293,6 +293,7 @@ DENSITIES = {
 CHEAP = ["vp_lin", "sigmoid_abar", "edm_rho"]
 
 
+@pytest.mark.ci
 @pytest.mark.pinned
 @pytest.mark.parametrize(
     "name",

@@ -86,6 +86,7 @@ def test_the_mean_is_that_of_the_objective_exactly(base, wanted):
     np.testing.assert_allclose(mean, (loss_of(t) * density) @ weights, rtol=1e-9)
 
 
+@pytest.mark.ci
 def test_variance_falls_to_the_optimum_and_importance_is_bounded():
     """With fine bins and a small share the estimator of a positive loss is exact."""
     objective = objectives.flow_matching()

@@ -127,6 +127,7 @@ def test_one_weighting_in_implied_x_for_every_kind(name):
         np.testing.assert_allclose(gradient, exact, rtol=1e-8)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["x", "v", "u", "eps"])
 @pytest.mark.parametrize("schedule", [FLOW, COSINE, SCHEDULES["vp_lin"]], ids=str)
 def test_ends_are_finite_where_the_mathematics_is(schedule, kind):
@@ -238,6 +239,7 @@ def test_a_training_level_without_signal_has_the_loss_of_its_limit():
         np.testing.assert_allclose(slope, -ROOTS[name] * 2.2, rtol=2e-5)
 
 
+@pytest.mark.ci
 def test_monotone_is_flat_left_of_the_peak_and_the_same_right_of_it():
     edm = objectives.Objective(
         FLOW, "u", weightings.Mse(predictions.edm_f(0.5)), times.LogNormalSigma()

@@ -105,11 +105,13 @@ def configured(words):
     return config
 
 
+@pytest.mark.ci
 def test_configs_of_the_commands_are_valid(own):
     found = {name: each for name, each in commands().items() if each[0][0] == "train"}
     check_all(lambda words: experiment.from_config(configured(words)), found)
 
 
+@pytest.mark.ci
 def test_every_part_of_ones_own_is_accepted(own):
     """The command's own network, and those of the other libraries."""
     (words,) = commands()["own_parts.md 0"]

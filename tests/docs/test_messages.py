@@ -39,6 +39,7 @@ def found():
     sys.path.remove(str(DOCS / "_extensions"))
 
 
+@pytest.mark.ci
 def test_the_messages_are_found(found):
     """Of each kind; a message of several parts is one."""
     kinds = [each.kind for each in found]

@@ -47,6 +47,7 @@ WITH_PYTHON = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """Its blocks one after another, with JAX as people have it."""

@@ -77,6 +77,7 @@ def test_every_record_is_compared_or_listed():
         assert compared <= recorded and left == NOT_COMPARED.keys()
 
 
+@pytest.mark.ci
 @golden.each("density", "reference", 2)
 def test_the_density_is_the_recorded_one(case):
     stored = golden.Mixture(case.meta["mixture"])
@@ -86,6 +87,7 @@ def test_the_density_is_the_recorded_one(case):
     np.testing.assert_allclose(found, case.a["logp"], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.ci
 @golden.each("denoiser", "reference", 2)
 def test_the_mixture_is_the_recorded_one(case):
     """The reader's denoiser, and the library's own, against the closed form."""

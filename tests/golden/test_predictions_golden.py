@@ -77,6 +77,7 @@ def test_paths_of_sit(case):
 KINDS = dict(x0="x", epsilon="eps", score="score", velocity="dz_dt", v="v")
 
 
+@pytest.mark.ci
 @golden.each("schedule", "hackable_diffusion", 8)
 def test_conversions_of_hackable_diffusion(case):
     """All 20 of them, on the recorded levels and slopes of all eight schedules."""

@@ -25,6 +25,7 @@ def test_diffusers_tables(case):
         close(jnp.exp(logsnr), case.a["snr"])
 
 
+@pytest.mark.ci
 @golden.each("schedule", "dpm_solver", 4)
 def test_dpm_solver(case):
     a = case.a

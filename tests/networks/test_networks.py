@@ -106,6 +106,7 @@ def test_a_vector_conditions_and_zero_is_none(net, shape):
         fn(jnp.zeros((3, 4)))
 
 
+@pytest.mark.ci
 def test_several_vectors_are_one_concatenated():
     """A tuple in its order, a dict in that of its names; types may differ."""
     z, time, _ = arguments((3, 2))

@@ -95,6 +95,7 @@ def test_an_axis_of_one_patch_changes_nothing(shape, axis, patch_sizes, where):
     np.testing.assert_allclose(found, jnp.expand_dims(out, axis), atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("where", ["sinusoidal", "rotary", "none"])
 def test_frames_are_in_order_where_there_are_positions(where):
     net = DiT(**TINY | dict(features=24, patch_size=(1, 2, 2)), positions=where)

@@ -89,6 +89,7 @@ def test_infinite_blur_is_the_mean_query():
     np.testing.assert_allclose(blurred[0, :, 0, 0], row, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_blurred_queries_give_all_pixels_one_attention():
     """So that the layer adds one vector to all of them."""
     layer, x = unet.SelfAttention(2, jnp.float32), arguments((1, 2, 3, 8))[0]
@@ -99,6 +100,7 @@ def test_blurred_queries_give_all_pixels_one_attention():
     assert np.abs(plain - plain[:, :1, :1]).max() > 1e-2
 
 
+@pytest.mark.ci
 def test_recomputed_blocks_are_perturbed_alike():
     net = dataclasses.replace(DIT, remat="nothing_saveable")
     ours, theirs = (

@@ -11,6 +11,7 @@ from tests.helpers.networks import arguments, count, fast, perturbed
 TINY = dict(channels=8, num_blocks=1, num_heads=2)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shape", [(1, 4, 6, 3), (2, 6, 4, 1), (3, 4, 4, 1)])
 def test_output_is_like_z(shape):
     net = UNet(**TINY, attention_resolutions=(2,))
@@ -135,6 +136,7 @@ def block(i, o, vector):
     return inner + (conv(i, o, 1) if i != o else 0)
 
 
+@pytest.mark.ci
 def test_number_of_parameters_by_hand():
     """Two levels of 8 and 16 channels, one block each, attention in the middle."""
     vector = 32

@@ -103,6 +103,7 @@ def test_schedules_are_plain_values_and_back(name):
     assert same(jax.tree.leaves(found), jax.tree.leaves(schedule))
 
 
+@pytest.mark.ci
 def test_a_network_of_diffusers_is_called_as_there(tmp_path):
     """At the timesteps of its table, z unscaled."""
     net = DiTTransformer2D(

@@ -36,6 +36,7 @@ def saved(case, path, **changed):
     return path
 
 
+@pytest.mark.ci
 def test_checkpoints_of_the_authors_are_at_their_own_times(tmp_path):
     """DiT's timestep n is t = (n + 1) / 1000; SiT's time is 1 - t, of another sign."""
     for source, sign in (("dit", 1), ("sit", -1)):
@@ -52,6 +53,7 @@ def test_checkpoints_of_the_authors_are_at_their_own_times(tmp_path):
         close(found, exact, 2e-5)
 
 
+@pytest.mark.ci
 def test_labels_of_a_denoiser(tmp_path):
     """Without one it is of the null label; one outside the table is refused."""
     path = saved(AUTHORS["sit"], tmp_path / "sit.safetensors")

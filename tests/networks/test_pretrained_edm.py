@@ -104,6 +104,7 @@ def test_what_the_shapes_say(model, tmp_path):
     )
 
 
+@pytest.mark.ci
 def test_labels_are_classes_mixtures_and_none(model):
     """Without one, the vector of the classes is zero; a mixture is a vector."""
     z = jax.random.normal(jax.random.key(0), (4, 4, 4, 2))

@@ -51,6 +51,7 @@ def online(tmp_path, monkeypatch):
     return found
 
 
+@pytest.mark.ci
 def test_a_repository_is_opened_and_no_more_is_fetched_than_is_read(online):
     model = interop.load("hf://owner/name@main")
     assert model.shape == (8, 8, 3)

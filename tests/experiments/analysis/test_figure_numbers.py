@@ -143,6 +143,7 @@ def test_a_point_is_straight_on_flow_matching_and_unit_variance_on_its_scaling()
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("measure", "low", "high", "expected", "digits"),
     [

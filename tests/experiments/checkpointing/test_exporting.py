@@ -72,6 +72,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

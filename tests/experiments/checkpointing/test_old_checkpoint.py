@@ -40,6 +40,7 @@ def test_every_array_is_what_it_was():
     assert old_checkpoint.described(found) == expected
 
 
+@pytest.mark.ci
 def test_samples_are_drawn_from_it(tmp_path):
     path = sample_run(OLD, Request(num_samples=3, out=str(tmp_path / "drawn")))
     with np.load(path) as file:

@@ -55,6 +55,7 @@ def test_the_same_inputs_give_the_same_page_and_the_terminal_says_it(
     assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
 
 
+@pytest.mark.ci
 def test_without_a_page_only_the_table_is_printed(runs, capsys, monkeypatch):
     monkeypatch.setitem(compare_runs.sys.modules, "plotly.offline", None)
     assert compare_runs.compare_runs(runs[:2], out="") == ""

@@ -231,6 +231,7 @@ def test_the_error_of_the_solver_is_that_from_the_closed_form(levels, tmp_path):
     assert bits_per_dim.summary(found, model, few)["solver_error"] is None
 
 
+@pytest.mark.ci
 def test_the_error_of_the_solver_costs_a_quarter_of_the_ode_at_most(tmp_path):
     for count in range(2_000):
         again = likelihoods.num_again(count)

@@ -163,6 +163,7 @@ def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path
     assert read_run.read(tmp_path).evaluation == evaluated
 
 
+@pytest.mark.ci
 def test_a_result_is_left_as_it_is_and_others_are_refused(workdir, evaluated, capsys):
     before = (workdir / "eval.json").read_bytes()
     evaluate_run(workdir, REQUEST)

@@ -152,6 +152,7 @@ def every_third(names):
     return [pytest.param(name, marks=marks(i)) for i, name in enumerate(names)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["DPM++ 3S", *every_third(registry.SAMPLERS)])
 def test_every_sampler_draws(workdir, name):
     drawn = draw(workdir, num_samples=4, sampler={"name": name, "num_steps": 3})

@@ -230,6 +230,7 @@ def test_samples_without_guidance_know_no_condition(conditioned, tmp_path):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.ci
 def test_conditions_that_do_not_fit_are_refused_in_one_line(conditioned, tmp_path):
     workdir = conditioned[0]
     np.save(tmp_path / "a.npy", HELD_OUT[:, :2])

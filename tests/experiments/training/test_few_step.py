@@ -176,6 +176,7 @@ def test_a_network_of_two_times_has_held_out_losses(meanflow):
     assert any(np.isfinite(row.get("test_loss_ema", np.nan)) for row in rows)
 
 
+@pytest.mark.ci
 def test_jumps_take_no_guidance_and_the_diagonal_does(meanflow, tmp_path):
     workdir, _ = meanflow
     ask = lambda **settings: Request(

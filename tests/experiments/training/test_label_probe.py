@@ -33,6 +33,7 @@ def test_a_network_that_reads_labels_passes_though_its_output_is_zero_at_first()
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.ci
 def test_without_lifting_the_zero_output_would_hide_it(monkeypatch):
     monkeypatch.setattr(label_probe, "lifted", lambda params: params)
     trainer = Trainer(tiny.config())

@@ -199,6 +199,7 @@ def refused(said, net, message):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_files_of_other_sinusoids_do_not_start_a_run(folder, tmp_path):
     other = config()
     other.network.freq_shift = 1

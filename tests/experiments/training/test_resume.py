@@ -71,6 +71,7 @@ def test_a_new_run_has_the_weights_and_nothing_else(
     assert meaning == trainer.identity | {"init_from": recorded}
 
 
+@pytest.mark.ci
 def test_a_run_begins_from_a_checkpoint_or_an_export(trainer, state, source, tmp_path):
     """Of raw weights; a step that is not there is refused with those that are."""
     folder = exporting.Settings(str(tmp_path / "out"), weights="raw")
@@ -204,6 +205,7 @@ def test_another_leaf_that_is_lacking_is_refused_with_two_times_too(source, tmp_
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_a_run_goes_on_with_another_batch_and_log(trainer, state, source, capsys):
     """Weights, optimizer and counts stay; what is of the size of a batch is cleared."""
     other = Trainer(tiny.config(batch_size=32, log__every=5))

@@ -133,6 +133,7 @@ def test_a_vector_is_dropped_to_zero_with_its_label(trainer):
     np.testing.assert_array_equal(net.vector, np.where(dropped[:, None], 0, vectors))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_loss_of_a_step_is_the_mean_of_what_a_mask_leaves(trainer, parts):
     """A network that copies its vector as x: the loss is their distance."""
@@ -148,6 +149,7 @@ def test_the_loss_of_a_step_is_the_mean_of_what_a_mask_leaves(trainer, parts):
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("parts", [1, 3])
 def test_noise_of_an_example_is_its_eps(trainer, parts):
     """A network that copies its vector as eps: the loss is their distance."""
