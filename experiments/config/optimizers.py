@@ -96,7 +96,7 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> "optax.Schedule
 
     peak, warmup = section["learning_rate"], section["warmup_steps"]
     inside = 0 <= warmup < num_steps
-    bound = f"in [0, num_steps={num_steps})"
+    bound = f"in [0, num_steps={num_steps}), shorter than the run; 0 is no warm-up"
     require("optimizer.warmup_steps", warmup, inside, bound)
     left = num_steps - warmup
     filled = dict(value=peak, init_value=peak, peak_value=peak)

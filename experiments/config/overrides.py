@@ -161,7 +161,7 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
     for flag, text in given:
         for section in schema.OPEN:
             if flag == f"config.{section}.name" and text is not None:
-                _replace_section(config, section, text)
+                _replace_section(config, section, text, names(given))
     for flag, text in given:
         name = _entry(flag)
         *sections, key = name.split(".")
@@ -203,7 +203,7 @@ def _entry(flag: str) -> str:
     return flag.removeprefix("no").removeprefix("config.")
 
 
-def _replace_section(config: ConfigDict, name: str, text: str) -> None:
+def _replace_section(config: ConfigDict, name: str, text: str, given: set[str]) -> None:
     section = config[name]
     old = schema.value(section, "name")
     _check_known(name, text)
@@ -212,11 +212,9 @@ def _replace_section(config: ConfigDict, name: str, text: str) -> None:
     others = [key for key in section if key not in kept]
     if old is None or bare(old) == bare(text) or not others:
         return
-    print(
-        f"{name}: {bare(text)} in place of {bare(old)}, without the entries "
-        f"{', '.join(others)} of the file",
-        flush=True,
-    )
+    lost = [key for key in others if f"{name}.{key}" not in given]
+    without = f", without the entries {', '.join(lost)} of the file" if lost else ""
+    print(f"{name}: {bare(text)} in place of {bare(old)}{without}", flush=True)
     with config.unlocked():
         config[name] = ConfigDict({key: schema.value(section, key) for key in kept})
 

@@ -18,6 +18,8 @@ from diffusionflow import interop, objectives
 from diffusionflow.interop.by_schedule import OF_EDM
 from experiments.runtime.errors import UsageError, check_name, naming
 
+LABEL_FIELDS = ("label_dim", "num_embeds_ada_norm", "num_class_embeds")
+
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
@@ -42,18 +44,20 @@ class PublishedNetwork:
         known = conventions_of(type(self.module))
         check_name("network.convention", self.convention, known)
         module, rows = self.module, self.module.num_labels
+        name = next(name for name in LABEL_FIELDS if hasattr(module, name))
+        with_null = name == "num_class_embeds"  # the others add the null label
+        least = self.num_classes + with_null
         if rows is None and self.num_classes:
-            of_edm = self.convention in OF_EDM  # whose null label has no row
-            name = "label_dim" if of_edm else "num_class_embeds"
             raise ValueError(
                 f"{type(module).__name__} takes no labels, and the data have "
-                f"{self.num_classes} classes: set network.{name}="
-                f"{self.num_classes + (not of_edm)}, or take data without labels"
+                f"{self.num_classes} classes: set network.{name}={least}, or take data "
+                "without labels"
             )
         if rows is not None and rows <= self.num_classes:
+            null = ", one more for the null label" if with_null else ""
             raise ValueError(
-                f"a table of {rows} labels for {self.num_classes} classes: must have "
-                f"at least {self.num_classes + 1}, one more for the null label"
+                f"network.{name}={getattr(module, name)}: must be at least {least} for "
+                f"data of {self.num_classes} classes{null}"
             )
         if getattr(module, "class_embed_type", None) is not None:
             raise ValueError(

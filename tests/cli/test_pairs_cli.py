@@ -40,7 +40,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(workdir, name):
     arguments, message = MISTAKES[name]
     found = in_process.run("experiments.pairs", f"--workdir={workdir}", *arguments)
     code, output, error = found
-    assert (code, commands.without_importing(output)) == (2, "")
+    assert (code, commands.without_announcements(output)) == (2, "")
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
     assert re.search(message, error), error

@@ -78,7 +78,7 @@ MISTAKES = {
 def test_a_mistake_gives_one_line_and_exit_code_2(points, run, name):
     arguments, message = MISTAKES[name]
     code, output, error = run("experiments.sample", f"--workdir={points}", *arguments)
-    assert (code, commands.without_importing(output)) == (2, "")
+    assert (code, commands.without_announcements(output)) == (2, "")
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
     assert re.search(message, error), error

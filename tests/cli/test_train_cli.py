@@ -168,7 +168,8 @@ def test_a_mistake_gives_one_line_and_exit_code_2(workdir, run, name):
     filled = [text.replace("{}", str(workdir.parent)) for text in given]
     code, output, error = run("experiments.train", f"--workdir={workdir}", *filled)
     begun = "diffusionflow: training in " if "workdir" in name else ""
-    assert output.startswith(begun) and len(output.splitlines()) == bool(begun)
+    said = commands.without_announcements(output)
+    assert said.startswith(begun) and len(said.splitlines()) == bool(begun)
     assert len(error.splitlines()) == 1, error
     assert error.startswith("error: ")
     assert re.search(message, error), error

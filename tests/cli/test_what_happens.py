@@ -168,7 +168,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, 
     try:
         wait_for_row(first, workdir / metrics_log.FILE_NAME, after=4)
         code, output, error = train(workdir, config, **cache)
-        begun = commands.without_importing(output)
+        begun = commands.without_announcements(output)
         assert (code, begun) == (2, f"diffusionflow: training in {workdir}\n")
         assert error == (
             f"error: another process is training in {workdir}: wait until it has "

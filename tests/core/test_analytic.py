@@ -108,6 +108,7 @@ def test_bad_values_are_refused(build, words):
         build()
 
 
+@pytest.mark.ci
 def test_a_mixture_of_gradients_is_not_checked():
     """The slope of log N(0; 1, v) in v is `(1 / v - 1) / (2 v)`, negative here."""
     zero, one = jnp.zeros(1), jnp.ones(1)

@@ -104,6 +104,7 @@ def test_an_auction_is_optimal_to_a_step_per_row(n, scale):
         assert -1e-3 * scale < gap < n * step
 
 
+@pytest.mark.ci
 def test_a_group_of_two_has_the_law_of_its_docstring():
     """Not that of the plan: 20,000 groups of the same costs, four standard errors."""
     n, reg = 20_000, 2.0
@@ -119,6 +120,7 @@ def test_a_group_of_two_has_the_law_of_its_docstring():
     assert 1 / (1 + np.exp(-a / 2)) < share - 0.05
 
 
+@pytest.mark.ci
 def test_a_large_regularisation_draws_uniform_permutations():
     n = 12_000
     x, eps = (np.tile(RNG.standard_normal(3).astype(np.float32), n) for _ in "xe")

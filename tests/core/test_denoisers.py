@@ -136,6 +136,7 @@ KNOWN_CASES = [name for name, case in CASES.items() if case.known]
 every_known = pytest.mark.parametrize("name", KNOWN_CASES)
 
 
+@pytest.mark.ci
 @in_turn(name=tuple(CASES), entry=ENTRIES)
 def test_calls_are_counted_right_or_not_at_all(name, entry):
     case = CASES[name]
@@ -211,6 +212,7 @@ def test_times_are_checked(name):
     assert np.isnan(traced(1.5)).all() and np.isfinite(traced(0.5)).all()
 
 
+@pytest.mark.ci
 @in_turn(
     name=tuple(name for name in CASES if name != "bare"),
     entry=("one call", "two calls", "solve"),

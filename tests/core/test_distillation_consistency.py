@@ -222,6 +222,7 @@ def test_numbers_of_levels(traced):
     np.testing.assert_allclose(warm, [0, 0.25, 1, 1])
 
 
+@pytest.mark.ci
 def test_levels_and_probabilities_of_improved_training():
     expected = fewstep.value("consistency/ict_levels_N11")
     sigma = karras(11)

@@ -159,6 +159,7 @@ def test_on_the_diagonal_they_are_the_ordinary_objective():
         np.testing.assert_allclose(found, plain, rtol=1e-12)
 
 
+@pytest.mark.ci
 def test_the_semigroup_loss_is_nothing_on_the_diagonal():
     x, _, t = jax.tree.map(jnp.float32, pairs())
 

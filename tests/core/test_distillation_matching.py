@@ -76,6 +76,7 @@ def test_gradients_of_divergences(kind):
     np.testing.assert_allclose(found, expected[kind], rtol=1e-8)
 
 
+@pytest.mark.ci
 def test_score_identity_distillation():
     """alpha = 1/2 is half the gradient of the Fisher divergence; 1 and 1.2 are not."""
     expected = fewstep.value("distribution_matching/sid_gradient")

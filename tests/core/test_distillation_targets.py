@@ -186,6 +186,7 @@ def test_one_program_for_every_batch(method):
     assert programs.compiled == 0 and step._cache_size() == 1
 
 
+@pytest.mark.ci
 def test_nothing_flows_into_the_teacher():
     z, t, s = jnp.ones((3, 2)), jnp.array([1.0, 0.8, 0.5]), jnp.array([0.0, 0.1, 0.4])
 
@@ -210,6 +211,7 @@ def test_nothing_flows_into_the_teacher():
 # ---- shortcut models
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", fewstep.names("flow_maps/shortcut_*"))
 def test_a_shortcut_model_is_its_finest_steps(name):
     """Doubled from the diagonal at 1 / M: the optimum of the semigroup loss is DDIM."""
@@ -405,6 +407,7 @@ def test_pairs_are_the_same_in_every_batch():
 # ---- guidance inside training
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", fewstep.names("flow_maps/guidance_meanflow"))
 def test_the_fixed_point_of_guidance_inside(name):
     """omega = 1, kappa = 1/2 is scale 2; improved MeanFlow's w is scale w."""

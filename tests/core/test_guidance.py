@@ -66,6 +66,7 @@ def test_scale_zero_and_one_are_exact():
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.ci
 def test_each_example_may_have_a_scale_of_its_own():
     """As many examples as features, so that a wrong axis would fit, too."""
     fns, z, scale = pair(), jnp.asarray(MEANS, jnp.float32), jnp.array([1.0, 3.0, 0.5])
@@ -160,6 +161,7 @@ def test_finite_with_finite_gradients_at_the_ends(name):
             assert all(np.isfinite(part).all() for part in found), (t, found)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_counted(name):
     """By the networks themselves, in every step and stage of a compiled run."""

@@ -118,6 +118,7 @@ def test_zero_star_subtracts_the_nearest_multiple():
         np.testing.assert_allclose(c - rest, s[:, None] * n, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_zero_init_leaves_the_first_step_out():
     pair = of_mixture()
     zeroed = guidance.zero_star(

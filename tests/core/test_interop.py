@@ -368,6 +368,7 @@ def test_every_recorded_class_is_known():
         interop.from_diffusers({"_class_name": name, **entries})
 
 
+@pytest.mark.ci
 def test_the_network_of_a_chain_is_not_called_below_its_first_level():
     convention = interop.from_diffusers({})
     clock_fn, first = convention.clock_fn, np.float32(1 / 1000)

@@ -187,6 +187,7 @@ def test_a_churn_of_1_has_a_finite_gradient():
     assert jnp.isfinite(jax.grad(lambda c: plan(c)["eps"].sum())(1.0))
 
 
+@pytest.mark.ci
 def test_particles_take_what_a_sampler_takes():
     """Not a network singular at t = 1; a schedule that ends in noise, one call more."""
     operator = inverse.masking(MASK)

@@ -282,6 +282,7 @@ def test_hutchinson_is_unbiased_with_the_variance_of_the_formula(law):
     assert 0.92 < np.mean(np.abs(error) < within) < 0.98
 
 
+@pytest.mark.ci
 def test_probes_of_a_key_for_each_example_do_not_depend_on_the_batch():
     keys, x = random.example_keys(1, np.arange(4)), np.ones((4, 3))
     run, trace = jax.jit(linear), Hutchinson(3, "normal")

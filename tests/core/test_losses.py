@@ -90,6 +90,7 @@ def test_the_exact_denoiser_has_the_irreducible_error():
     )
 
 
+@pytest.mark.ci
 def test_a_proposal_leaves_the_mean_and_is_importance_weighted():
     base = objectives.Objective(
         FLOW, "u", weightings.Mse("u"), times.LogitNormal(0.3, 0.8)

@@ -159,6 +159,7 @@ def test_the_rows_of_the_table_that_are_no_recipe():
         np.testing.assert_allclose(score, 1 / g2, rtol=1e-10, err_msg=name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("build", objectives.RECIPES, ids=lambda build: build.__name__)
 def test_recipes_train(build):
     """One loss and gradient in float32 at random times: finite for all of them."""

@@ -174,6 +174,7 @@ def test_from_sde_starts_at_the_given_levels_and_is_learnable():
     np.testing.assert_allclose(jax.grad(end)(0.6), -np.exp(-0.3) / 2, rtol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("g2_fn", "slope"),
     [

@@ -293,6 +293,7 @@ def test_a_step_in_time_from_an_infinite_slope_is_ddim(on, sampler):
         np.testing.assert_allclose(euler[name], value, rtol=1e-14)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("sampler", [samplers.Euler(), samplers.Heun()], ids=str)
 def test_from_an_infinite_slope_to_the_exact_flow(sampler):
     """On N(0, 1/4), where the flow keeps z / sqrt(V)."""

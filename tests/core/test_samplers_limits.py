@@ -44,6 +44,7 @@ def test_euler_in_v_is_euler_in_time_on_the_cosine_schedule():
         )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("schedule", [SCHEDULES["flow"], SCHEDULES["cosine"]], ids=str)
 def test_a_ddpm_step_is_ddim_of_twice_the_step_then_noise(schedule):
     with jax.enable_x64(True):

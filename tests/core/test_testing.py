@@ -147,6 +147,7 @@ def test_a_wrong_weighting_is_refused(weighting, message):
         testing.check_weighting(weighting)
 
 
+@pytest.mark.ci
 def test_a_wrong_sampler_is_refused():
     with pytest.raises(AssertionError, match="falls at order 2"):
         testing.check_sampler(samplers.Euler("u"), order=2)

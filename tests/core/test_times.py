@@ -145,6 +145,7 @@ def test_truncated_takes_a_level_that_a_falling_rate_does_not_reach():
     np.testing.assert_allclose(found, 0.25)
 
 
+@pytest.mark.ci
 @pytest.mark.pinned
 def test_mode_is_the_published_map_read_backwards():
     """And its density has a derivative in time and scale (finite differences)."""

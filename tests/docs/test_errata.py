@@ -117,6 +117,7 @@ def test_the_ground_truth_of_the_figures_is_ddim_in_255_steps():
         np.testing.assert_allclose(exact, np.sqrt(variance))
 
 
+@pytest.mark.ci
 def test_the_weights_of_ddim_are_nearly_equal_and_not_all():
     found = weights.churn_weights(np.array([0.0, 0.5]))
     assert (found.h < 0).all()

@@ -238,6 +238,7 @@ def first_of_each():
         yield pytest.param(case, id=f"{case.family}-{case.id}", marks=marks)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", list(first_of_each()))
 def test_samples_are_the_recorded_ones(case):
     check_sample(case)

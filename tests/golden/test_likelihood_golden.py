@@ -91,6 +91,7 @@ def records():
             yield pytest.param(case, id=case.id, marks=golden.nightly(large))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", list(records()))
 def test_likelihood_of_each_probe(case):
     a, schedule = case.a, golden_schedules.of(case)

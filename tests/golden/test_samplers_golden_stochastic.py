@@ -350,6 +350,7 @@ def compare(case):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("family", sorted({case.family for case in REPLAYED}))
 def test_recorded_runs(family):
     found = {str(case): (case,) for case in REPLAYED if case.family == family}

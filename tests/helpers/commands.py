@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -27,7 +28,13 @@ def run(*arguments, **environment):
     return process.returncode, output, error
 
 
-def without_importing(output):
-    """Standard output without the lines that a busy machine adds while it imports."""
+ANNOUNCED = re.compile(r".* [.]{3}|.*: (\d+ h )?(\d+ min )?\d+ (s|min)( so far)?")
+
+
+def without_announcements(output):
+    """Standard output without the lines of `progress.announced`.
+
+    They come where something takes long, as anything may on a busy machine.
+    """
     lines = output.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("importing"))
+    return "".join(line for line in lines if not ANNOUNCED.fullmatch(line.rstrip()))

@@ -86,6 +86,7 @@ def test_checks_are_kept(make):
         samplers.sample(None, make([]), Z, grids.uniform(2), **settings)
 
 
+@pytest.mark.ci
 def test_a_class_that_holds_a_guided_module():
     """Through a class, jit and guidance, with known pixels."""
     with records_calls() as (fn, calls):

@@ -175,6 +175,7 @@ def names(net, shape):
     return {name: sorted(params[name]) for name in params}
 
 
+@pytest.mark.ci
 def test_checkpoints_of_images_find_their_names():
     """Of all parameters of a U-Net and of a DiT: to rename one orphans checkpoints."""
     block = ["conv_in", "conv_out", "film", "norm_in", "norm_out"]

@@ -18,6 +18,7 @@ from tests.helpers.networks import arguments, count, fast, perturbed
 TINY = dict(features=16, num_blocks=2, num_heads=2, num_classes=3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("features", "num_blocks", "num_heads", "millions"),
     [(384, 12, 6, 33), (768, 12, 12, 130), (1024, 24, 16, 458), (1152, 28, 16, 675)],
@@ -127,6 +128,7 @@ def test_output_is_zero_and_blocks_are_the_identity_at_first():
     assert np.abs(inner["mlp_out"]["kernel"]).max() > 0.1  # only gates are zero
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("where", dit.POSITIONS)
 def test_tokens_are_a_set_without_positions_and_with_them_are_not(where):
     net = DiT(**TINY, positions=where)

@@ -111,6 +111,7 @@ def test_at_equal_times_it_is_the_network_of_one_time(case):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_a_second_time_is_a_vector_that_vanishes_with_the_interval(case):
     """The network of one time whose vector has the features of the interval."""
     z, time, label, vector = case.inputs

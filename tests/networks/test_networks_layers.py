@@ -97,6 +97,7 @@ def test_convolution_moves_with_its_input(size):
     np.testing.assert_allclose(conv(padded(2), kernel), moved, atol=2e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "shape",
     [(2, 4, 6, 16), (8, 8, 8, 8), (1, 2, 2, 3), (2, 6, 8), (2, 2, 3, 4, 8)],
@@ -122,6 +123,7 @@ def test_group_norm_is_that_of_flax(shape):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_group_norm_film_scales_and_shifts():
     x, film = normal(0, 2, 4, 4, 8), normal(1, 2, 16)
     norm = layers.GroupNorm()

@@ -42,6 +42,7 @@ def test_each_change_changes_and_none_changes_nothing(name):
     np.testing.assert_allclose(same, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NETS)
 def test_an_unperturbed_network_is_the_same_program(name):
     """Also after a perturbed one was traced, and inside such a trace's function."""
@@ -76,6 +77,7 @@ def test_a_skipped_block_is_a_network_without_it():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_infinite_blur_is_the_mean_query():
     query = jax.random.normal(jax.random.key(0), (2, 12, 2, 3))
     mean = jnp.broadcast_to(query.mean(1, keepdims=True), query.shape)

@@ -35,6 +35,7 @@ def guarded(paths, variance):
 # --- churn --------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_the_published_figure_on_churn():
     figure, values = published("churn"), (0.0, 0.2, 0.5)
     found = weights.churn_weights(np.array(values))
@@ -164,6 +165,7 @@ def test_the_crossovers_are_each_the_inverse_of_the_other():
     assert low * high == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.ci
 def test_particles_of_no_churn_follow_the_flow_and_of_half_the_law():
     data = analytic.gaussian(np.zeros(()), 0.25)
     starts = np.linspace(-2, 2, 2001)
@@ -242,6 +244,7 @@ def test_errors_on_the_mixture_fall_as_documented():
     np.testing.assert_allclose([p.error for p in points], [0.19, 0.063], rtol=0.03)
 
 
+@pytest.mark.ci
 def test_numbers_are_float64_and_do_not_change_the_precision_outside():
     assert not jax.config.jax_enable_x64
     assert weights.churn_weights(0.2, 4).h.dtype == np.float64

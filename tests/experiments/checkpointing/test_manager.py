@@ -246,6 +246,7 @@ CORRUPTION = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", CORRUPTION)
 def test_a_corrupted_checkpoint_is_quarantined_and_the_one_before_used(
     workdir, name, capfd

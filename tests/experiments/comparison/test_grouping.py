@@ -67,6 +67,7 @@ def test_the_name_is_what_all_begin_with(tmp_path, stems, name):
     assert grouping._common([tmp_path / "above" / stem for stem in stems]) == name
 
 
+@pytest.mark.ci
 def test_more_steps_or_another_start_are_another_recipe(runs, tmp_path):
     """Though a resume may change `num_steps` where the learning rate is constant."""
     constant = {"optimizer__schedule": "constant"}

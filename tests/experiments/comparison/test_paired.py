@@ -133,6 +133,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_evaluations_of_different_settings_are_refused_with_the_reason(name, tmp_path):
     other, words, where = DIFFERENT[name]

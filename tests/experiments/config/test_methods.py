@@ -72,6 +72,7 @@ EXACT = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:.*below 64")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)

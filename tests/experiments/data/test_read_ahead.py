@@ -170,6 +170,7 @@ def test_closing_waits_for_no_process_that_does_not_end(monkeypatch):
     process.wait()
 
 
+@pytest.mark.ci
 def test_a_process_that_is_killed_is_noticed_and_closing_ends_the_others(batches):
     pool = WorkerPool(batches, 2)
     pids = [worker._process.pid for worker in pool._workers]

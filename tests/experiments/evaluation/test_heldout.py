@@ -103,6 +103,7 @@ def test_the_levels_alone_have_the_same_values():
     np.testing.assert_allclose(found, whole.eps_mse, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_recipes_are_measured_with_the_same_noise():
     """So that runs are compared without its chance."""
     one, other = (tallied(model_of(name), 64) for name in ("flow_matching", "cosine"))

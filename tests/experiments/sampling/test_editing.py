@@ -128,6 +128,7 @@ def test_white_is_known_and_black_is_filled(workdir, capsys):
     assert Image.open(picture).size == (2 * 66, 20 * 66)  # a row over each of ten
 
 
+@pytest.mark.ci
 def test_a_picture_comes_back_from_its_noise(workdir, capsys):
     found = draw(workdir, dict(init_image="five.npy", invert=True), sampler=HEUN)
     assert found["samples"].shape == found["noise"].shape == PICTURES.shape

@@ -160,6 +160,7 @@ def test_every_sampler_draws(workdir, name):
     assert drawn["samples"].std() > 0.1
 
 
+@pytest.mark.ci
 def test_the_trainer_draws_the_same(workdir):
     """Its picture at the last step is that of two samples, one of each class."""
     path = sample_run(workdir, Request(num_samples=2))

@@ -77,6 +77,7 @@ def run(recipe, poisoned):
     return jax.device_get(states)
 
 
+@pytest.mark.ci
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(recipe):
     before, good, bad, again = run(recipe, [None, 3, None])
     for name in ("params", "opt_state", "ema", "moments", "sums"):
@@ -97,6 +98,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(recipe):
     np.testing.assert_allclose(again.ema["scale"], expected, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_the_times_reported_are_those_of_the_step(recipe):
     _, after = run(recipe, [3])
     draw = jax.jit(functools.partial(step.loss_and_gradients, recipe=recipe))

@@ -109,6 +109,7 @@ def test_the_loop_says_it(identity, tmp_path, monkeypatch, capsys, standard_prom
     assert {f"test_eps_mse_{weights}" for weights in ("raw", "ema")} <= names
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_curve_is_that_of_its_config(name):
     """And its own middle lies in its band."""

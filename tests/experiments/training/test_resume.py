@@ -149,6 +149,7 @@ def of_two():
         return Trainer(tiny.config(**TWO))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_weights_of_one_time_begin_a_run_of_two(
     of_two, state, source, tmp_path, weights, capsys
