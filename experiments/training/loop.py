@@ -149,6 +149,7 @@ def _announce(
         *(label_probe.warning(effect, name) for name, effect in effects.items()),
         console.sigma_data_warning(*sigma_data),
         _without_picture(trainer),
+        _readers(trainer.config.data.workers),
     ]
     for line in filter(None, lines):
         print(line, flush=True)
@@ -164,6 +165,14 @@ def _without_picture(trainer: Trainer) -> str | None:
     shape = trainer.model.event_shape
     asked = trainer.config.samples.every and not sample_images.num_shown(shape)
     return sample_images.no_picture(shape) if asked else None
+
+
+def _readers(workers: int) -> str | None:
+    """Returns a line on the processes that read the data, None where there are none."""
+    if not workers:
+        return None
+    many = "process reads" if workers == 1 else "processes read"
+    return f"{workers} {many} the data (data.workers)"
 
 
 def _warn_of_gaps(

@@ -93,7 +93,7 @@ def test_a_config_says_how_many_processes_read(processes, workers):
 
 @pytest.mark.slow
 def test_the_weights_are_the_same_for_other_workers_after_a_stop(
-    processes, monkeypatch, tmp_path
+    processes, monkeypatch, tmp_path, capsys
 ):
     """Of augmented examples; and no process is left after a stop, nor at the end."""
 
@@ -110,8 +110,10 @@ def test_the_weights_are_the_same_for_other_workers_after_a_stop(
         tiny.config(data__workers=workers), tmp_path / name, **options
     )
     straight = train(0, "straight")
+    assert "processes read the data" not in capsys.readouterr().out
     with pytest.raises(Stopped):
         train(2, "stopped", hook=stop)
+    assert "2 processes read the data (data.workers)" in capsys.readouterr().out
     resumed = train(1, "stopped")
     jax.tree.map(
         np.testing.assert_array_equal,
