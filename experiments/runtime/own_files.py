@@ -25,9 +25,15 @@ def check_file(flag: str, out: str, suffix: str, command: str) -> None:
       UsageError: it has another suffix, is a folder, or is in none.
     """
     path = pathlib.Path(out)
-    good = path.suffix == suffix and not path.is_dir()
-    if not good or not path.absolute().parent.is_dir():
-        raise UsageError(f"--{flag}={out!r}: must be a {suffix} in a directory")
+    reason = None
+    if path.suffix != suffix:
+        reason = f"must end in {suffix}"
+    elif path.is_dir():
+        reason = "is a directory; name a file in it"
+    elif not (folder := path.absolute().parent).is_dir():
+        reason = f"must be in a directory that exists, and {folder} is none; make it"
+    if reason is not None:
+        raise UsageError(f"--{flag}={out!r}: {reason}")
     check(flag, [path], command)
 
 

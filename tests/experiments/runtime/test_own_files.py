@@ -50,9 +50,17 @@ def test_its_own_pages_and_pictures_are_replaced(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([page, *written])
 
 
-@pytest.mark.parametrize("name", ["page.htm", "nowhere/page.html"])
-def test_a_path_must_be_of_the_kind_in_a_folder(name, tmp_path):
-    with pytest.raises(UsageError, match="--out=.*must be a .html in a directory"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("page.htm", "must end in .html"),
+        ("folder.html", "is a directory; name a file in it"),
+        ("nowhere/page.html", "a directory that exists, and .*nowhere is none; make"),
+    ],
+)
+def test_a_path_must_be_of_the_kind_in_a_folder(name, reason, tmp_path):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UsageError, match=f"--out=.*{reason}"):
         own_files.check_file("out", str(tmp_path / name), ".html", "compare")
 
 
