@@ -34,7 +34,7 @@ def load_edm(
     path: str | pathlib.Path,
     *,
     output: str | None = None,
-    sigma_data: float = 0.5,
+    sigma_data: float | None = None,
     schedule: Schedule | None = None,
 ) -> Pretrained:
     """Opens a network of NVIDIA's EDM: DDPM++, NCSN++ or ADM, and its preconditioning.
@@ -48,7 +48,7 @@ def load_edm(
       output: "edm", "vp", "ve" or "iddpm", the preconditioning (EDMPrecond, ...), as
         in `from_edm`. None for that of `training_options.json` in the same folder, or
         for "iddpm", whose file has a table of levels.
-      sigma_data: of "edm".
+      sigma_data: of "edm". None for that of `training_options.json`, or else 0.5.
       schedule: the one to call the network on; None for its own: `schedules.EDM()`,
         `LinearBeta(0.1, 20)` of "vp", `VE(0.02, 100)` of "ve", and for "iddpm" the
         chain of its levels.
@@ -58,8 +58,9 @@ def load_edm(
       vector of zeros, which networks trained without dropping labels never saw.
 
     Raises:
-      ValueError: the file cannot be read or is none of such a network, or its
-        preconditioning is not known.
+      ValueError: the file cannot be read or is none of such a network, its
+        preconditioning is not known, or the options state another one or another
+        `sigma_data`.
 
     Source: Karras et al. 2022, arXiv 2206.00364, table 1.
     """
@@ -70,6 +71,12 @@ def load_edm(
     found = stated_output(path, state)
     levels = state.pop(LEVELS, None)
     output = _preconditioning(path, output, found)
+    stated = stated_sigma_data(path)
+    if None not in (sigma_data, stated) and sigma_data != stated:
+        raise ValueError(
+            f"sigma_data={sigma_data}: {OPTIONS} of the file has {stated}; leave it out"
+        )
+    sigma_data = next(each for each in (sigma_data, stated, 0.5) if each is not None)
     convention = _convention(output, sigma_data, schedule, levels)
     module, state = network_of_edm(state)
     names = [each.name for each in dataclasses.fields(module)]
@@ -116,12 +123,32 @@ def stated_output(path: pathlib.Path, state: Mapping[str, Any]) -> str | None:
       "edm", "vp", "ve" or "iddpm", as in `from_edm`; None where nothing says it.
     """
     found = "iddpm" if LEVELS in state else None
+    named = str(_network_options(path).get("class_name", ""))
+    return PRECONDITIONINGS.get(named.rpartition(".")[2], found)
+
+
+def stated_sigma_data(path: pathlib.Path) -> float | None:
+    """Returns the standard deviation of the data that the options of a training name.
+
+    Args:
+      path: of the file, in whose folder `training_options.json` may be.
+
+    Raises:
+      ValueError: it is not a positive number.
+    """
+    value = _network_options(path).get("sigma_data")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value < np.inf:
+        raise ValueError(f"{OPTIONS}: sigma_data={value!r}: must be a positive number")
+    return float(value)
+
+
+def _network_options(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the arguments of the network from the options of a training, if any."""
     place = path.parent / OPTIONS
-    if not place.is_file():
-        return found
-    options = read_json(place).get("network_kwargs")
-    named = options.get("class_name", "") if isinstance(options, dict) else ""
-    return PRECONDITIONINGS.get(str(named).rpartition(".")[2], found)
+    options = read_json(place).get("network_kwargs") if place.is_file() else None
+    return options if isinstance(options, dict) else {}
 
 
 def _preconditioning(path: pathlib.Path, output: str | None, found: str | None) -> str:

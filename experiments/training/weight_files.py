@@ -12,6 +12,7 @@ from diffusionflow.interop.edm_networks import (
     is_of_edm,
     network_of_edm,
     stated_output,
+    stated_sigma_data,
 )
 from diffusionflow.interop.folders import ARCHITECTURES
 from diffusionflow.interop.own import CLASS
@@ -66,8 +67,12 @@ def _of_edm(
     said = {"network": network}
     if output is None:
         return state, said
-    kind = predictions.as_kind(interop.from_edm(output).kind)
-    return state, said | {"convention": output, "kind": kind}
+    sigma_data = stated_sigma_data(path)
+    scaled = output == "edm" and sigma_data is not None
+    known: dict[str, Any] = {"sigma_data": sigma_data} if scaled else {}
+    kind = interop.from_edm(output, **known).kind
+    said |= {"convention": output, "kind": predictions.as_kind(kind)}
+    return state, said | known
 
 
 def _network_folder(path: pathlib.Path) -> pathlib.Path:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import interop
+from diffusionflow import interop, predictions
 from diffusionflow.networks.pretrained import DhariwalUNet, SongUNet
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
@@ -192,6 +192,17 @@ def test_the_options_of_a_training_name_the_preconditioning(tmp_path):
     assert type(interop.load_edm(path).schedule).__name__ == "VE"
     with pytest.raises(ValueError, match="output='edm': the file is of 've'"):
         interop.load_edm(path, output="edm")
+
+
+def test_the_options_of_a_training_name_the_scale_of_the_data(tmp_path):
+    named = {"class_name": "training.networks.EDMPrecond", "sigma_data": 1}
+    path = saved(tmp_path, STATE, {"network_kwargs": named})
+    assert interop.load_edm(path).kind == predictions.edm_f(1.0)
+    with pytest.raises(ValueError, match="sigma_data=0.5: .* has 1.0; leave it out"):
+        interop.load_edm(path, sigma_data=0.5)
+    saved(tmp_path, STATE, {"network_kwargs": named | {"sigma_data": "1"}})
+    with pytest.raises(ValueError, match="sigma_data='1': must be a positive number"):
+        interop.load_edm(path)
 
 
 SKEW = np.array([[1.0, 2], [2, 1]], np.float32)[None, None] / 6

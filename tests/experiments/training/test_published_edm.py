@@ -16,7 +16,7 @@ from experiments.config import build, optimizers
 from experiments.evaluation import evaluate
 from experiments.runtime.errors import UsageError
 from experiments.sampling.sample_run import sample_run
-from experiments.training import loop
+from experiments.training import loop, weight_files
 from experiments.training.initial_weights import Source
 from experiments.training.resume import begin
 from experiments.training.trainer import Trainer
@@ -58,7 +58,7 @@ def config(**overrides):
     return config
 
 
-def write(folder, preconditioning=None, change=lambda state: None):
+def write(folder, preconditioning=None, change=lambda state: None, **stated):
     """A state dict as NVIDIA's, with prefixed names and filters as buffers."""
     net = SongUNet(**FIELDS)
     inputs = net.example_inputs()
@@ -74,7 +74,8 @@ def write(folder, preconditioning=None, change=lambda state: None):
     file = folder / "network.safetensors"
     safetensors.save_file({f"model.{name}": state[name] for name in state}, file)
     if preconditioning:
-        options = {"network_kwargs": {"class_name": f"networks.{preconditioning}"}}
+        named = {"class_name": f"networks.{preconditioning}"}
+        options = {"network_kwargs": named | stated}
         (folder / "training_options.json").write_text(json.dumps(options))
     return file
 
@@ -135,6 +136,11 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     refused(same_config, wrong, "missing: map_layer1.weight", tmp_path)
     file = write(tmp_path / "vp", "VPPrecond")
     refused(same_config, file, "convention: vp in the files, edm now", tmp_path)
+    read = weight_files.read(
+        write(tmp_path / "scale", "EDMPrecond", sigma_data=1.5), None
+    )
+    said = weight_files.differences(read[1], Trainer(config()).model)
+    assert "sigma_data: 1.5 in the files, 0.5 now" in said
     wider = lambda config: config.network.update(channel_mult_emb=2)
     refused(wider, file, r"map_layer0.bias \(32,\), must be \(16,\)", tmp_path)
     scaled = lambda config: config.update(sigma_data=1.0)
