@@ -94,7 +94,7 @@ def define_config(
 
 
 def _has_config() -> bool:
-    """Whether the command called `define_config`."""
+    """Returns whether the command called `define_config`."""
     return "print_config" in flags.FLAGS
 
 

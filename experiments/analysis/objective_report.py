@@ -71,7 +71,7 @@ def from_config(name: str, config: ConfigDict) -> Named:
 
 
 def coupling_of(config: Mapping[str, Any]) -> str:
-    """How a config pairs noise with data, in words; empty for independently."""
+    """Describes how a config couples noise with data; empty if independently."""
     if config["data"]["name"].partition("(")[0] == "pairs":
         return "as in a file of pairs"
     text = config["objective"].get("coupling", "")

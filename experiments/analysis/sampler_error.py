@@ -119,7 +119,7 @@ def _steps(
     times: np.ndarray,
     schedule: schedules.Schedule,
 ) -> tuple[int, np.ndarray]:
-    """`samplers.sample`, step by step: one compilation for all numbers of steps."""
+    """Runs `samplers.sample` step by step: one compilation for all numbers of steps."""
     rows = samplers.plan(sampler, times, schedule=schedule)
     count = len(jax.tree.leaves(rows)[0])
     calls = rows.get("calls", np.ones(count)) if isinstance(rows, dict) else None

@@ -138,7 +138,7 @@ def _words(loaded: Loaded) -> str:
 
 
 def for_diffusers(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`config.json` and `scheduler_config.json` of a network that diffusers has.
+    """Makes `config.json` and `scheduler_config.json` of a network that diffusers has.
 
     Raises:
       UsageError: diffusers has no such network or schedule.
@@ -170,7 +170,7 @@ def for_diffusers(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def scheduler_config(schedule: schedules.Schedule, kind: Any) -> dict[str, Any]:
-    """The scheduler of diffusers that a network on a schedule of ours is for.
+    """Converts a noise schedule to the config of the matching scheduler of diffusers.
 
     Raises:
       ValueError: it has none.

@@ -21,7 +21,7 @@ CONVENTIONS = {
 def make(
     config: Mapping[str, Any], model: Model, examples: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The identity of a run, as plain JSON values.
+    """Makes the identity of a run, as plain JSON values.
 
     Args:
       config: of the run, as plain values.
@@ -55,7 +55,7 @@ def make(
 
 
 def _described(net: Any) -> dict[str, Any]:
-    """Class and settings of a network."""
+    """Describes a network by its class and settings."""
     if hasattr(net, "describe"):
         return net.describe()
     fields = dataclasses.fields(net) if dataclasses.is_dataclass(net) else ()
@@ -65,5 +65,5 @@ def _described(net: Any) -> dict[str, Any]:
 
 
 def _named(value: Any) -> str:
-    """For what JSON has not, such as an activation function: its name or class."""
+    """Returns the name or class of what JSON has not, as of an activation function."""
     return getattr(value, "__qualname__", None) or type(value).__qualname__

@@ -84,7 +84,7 @@ def check_data(loaded: Loaded, dataset: DataSet) -> None:
 
 
 def real_data(loaded: Loaded) -> DataSet:
-    """The data set that a run's samples stand for: its own, or its first teacher's.
+    """Reads the data that a run's samples stand for: its own, or its first teacher's.
 
     Raises:
       UsageError: it cannot be read, or has other examples than it had.

@@ -292,7 +292,7 @@ class Checkpoints:
         return pytrees.digest(self.restore(step, targets)[item])
 
     def abstract(self, step: int, item: str) -> Any:
-        """The arrays of one item of `step`, as shapes on devices: a target to restore.
+        """Returns the arrays of an item of `step` as shapes on devices, to restore to.
 
         Args:
           step: one of `steps()`.

@@ -73,12 +73,12 @@ class Change(NamedTuple):
 
 
 def diff(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changed since a checkpoint, a line per entry; free entries are left out."""
+    """Lists what changed since a checkpoint, an entry a line; leaves free ones out."""
     return list(map(str, changes(saved, current)))
 
 
 def changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Change]:
-    """What changed since a checkpoint; free entries are left out.
+    """Lists what changed since a checkpoint; free entries are left out.
 
     An entry that one of them lacks since it is older has the value of `ADDED`, or the
     default of the config's table.
@@ -94,7 +94,7 @@ def changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Change
 
 
 def _acceptable_as(name: str, current: Mapping[str, Any]) -> str:
-    """The name in `schema.ACCEPTABLE` of a change, or an empty string."""
+    """Returns the name in `schema.ACCEPTABLE` of a change, or an empty string."""
     if name == "config.num_steps" and current.get("config.distillation.method"):
         return ""  # its stages and its curriculum are parts of them
     if name == NAMES:
@@ -108,7 +108,7 @@ def _acceptable_as(name: str, current: Mapping[str, Any]) -> str:
 
 
 def _free(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
-    """The entries that may differ between two identities, given as `entries`."""
+    """Finds the entries that may differ between two identities, given as `entries`."""
     free = {*FREE, *(name for name in saved.keys() | current.keys() if _path(name))}
     method = current.get("config.distillation.method")
     constant = current.get("config.optimizer.schedule") == "constant"
@@ -123,7 +123,7 @@ def _free(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
 
 
 def _default(name: str) -> Any:
-    """What an entry means where an identity lacks it, by its dotted name."""
+    """Returns the default of an entry that an identity lacks, by its dotted name."""
     if name in ADDED:
         return ADDED[name]
     entry = schema.BY_NAME.get(name.removeprefix("config."))
@@ -133,7 +133,7 @@ def _default(name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message; the names of many classes by their count and ends."""
+    """Formats a value for a message; of many class names, their count and ends."""
     if not isinstance(value, list) or len(value) <= LONGEST:
         return repr(value)
     return f"[{value[0]!r}, {value[1]!r}, ... {value[-1]!r}] ({len(value):,})"
@@ -173,7 +173,7 @@ def check_compatible(
 def unrecorded(
     saved: Mapping[str, Any], current: Mapping[str, Any], step: int
 ) -> list[Change]:
-    """What changed since `step`, but for what the history of the run has after it."""
+    """Finds changes since `step` that the run's history after it does not record."""
     before, since = saved.get("history", []), current.get("history", [])
     recorded = set()
     if since[: len(before)] == before:
@@ -183,7 +183,7 @@ def unrecorded(
 
 
 def _way_out(refused: list[Change], step: int, accepted: Collection[str]) -> str:
-    """What a user can do about the changes that a resume refuses."""
+    """Says what a user can do about the changes that a resume refuses."""
     names = dict.fromkeys(each.entry for each in refused if each.entry)
     ways = ["resume with the old settings"]
     if any(each.name.startswith("modules.") for each in refused):
@@ -200,7 +200,7 @@ def _way_out(refused: list[Change], step: int, accepted: Collection[str]) -> str
 def history(
     saved: Mapping[str, Any], current: Mapping[str, Any], step: int, accepted: Any
 ) -> list[dict[str, Any]]:
-    """Rows `step`, `entry`, `old`, `new` of the changes of a run, oldest first.
+    """Returns rows `step`, `entry`, `old`, `new` of a run's changes, oldest first.
 
     Args:
       saved: identity of the checkpoint that is resumed.
@@ -219,18 +219,18 @@ def history(
 
 
 def trained_history(identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the history of a run on which its numbers depend."""
+    """Returns those rows of a run's history on which the trained numbers depend."""
     rows = identity.get("history", [])
     return [row for row in rows if row["entry"] != LOG_EVERY]
 
 
 def is_free(name: str) -> bool:
-    """Whether the trained numbers do not depend on an entry, by its dotted name."""
+    """Returns whether trained numbers do not depend on an entry, by its dotted name."""
     return any(_within(name, prefix) for prefix in FREE)
 
 
 def _path(name: str) -> bool:
-    """Whether an entry is where a module was found; its digest counts."""
+    """Returns whether an entry is the path of a module; its digest counts instead."""
     return name.startswith("modules.") and name.endswith(".path")
 
 
@@ -239,7 +239,7 @@ def _within(name: str, prefix: str) -> bool:
 
 
 def entries(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings such as an identity as one, keys joined by dots."""
+    """Flattens nested mappings such as an identity into one, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

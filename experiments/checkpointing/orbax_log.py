@@ -22,7 +22,7 @@ class Filter:
         self._threads: set[threading.Thread] | None = None  # None for all
 
     def filter(self, record: Any) -> bool:
-        """Whether a record is shown; called in the thread that logs it."""
+        """Returns whether a record is shown; called in the thread that logs it."""
         if "orbax" not in record.pathname:
             return True
         threads = self._threads

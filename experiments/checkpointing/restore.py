@@ -16,7 +16,7 @@ from experiments.runtime.errors import UsageError, require
 
 
 def load(workdir: pathlib.Path, request: Request) -> Loaded:
-    """The weights of a run to sample with, and what they mean.
+    """Loads the weights of a run to sample with, and what they mean.
 
     Args:
       workdir: of the run.
@@ -44,7 +44,7 @@ def load_each(
     weights: Sequence[str],
     check_fn: Callable[[Request, Model], None] = lambda request, built: None,
 ) -> list[Loaded]:
-    """As `load`, of several kinds of weights, all of one checkpoint.
+    """Loads, as `load`, several kinds of weights, all of one checkpoint.
 
     Args:
       workdir: of the run.
@@ -80,7 +80,7 @@ def load_each(
 
 
 def describe(workdir: pathlib.Path, request: Request) -> Loaded:
-    """What `load` gives, read without weights: `params` None and an empty digest."""
+    """Reads what `load` gives, without weights: `params` None and an empty digest."""
     _, found, built, completed, _ = _open(workdir, request, (), _check_jumps)
     return Loaded(completed, found, built, None, "")
 
@@ -88,7 +88,7 @@ def describe(workdir: pathlib.Path, request: Request) -> Loaded:
 def _completed(
     request: Request, number: int, found: Mapping[str, Any], built: Model
 ) -> Request:
-    """The request for a step, with what is not given from the config; checked."""
+    """Completes a request for a step with settings of the config, and checks it."""
     if request.sigma_rel is not None:
         require("weights", request.weights, request.weights == "ema", "ema")
     config, label = found["config"], request.label
@@ -108,7 +108,7 @@ def _open(
     weights: Sequence[str],
     check_fn: Callable[[Request, Model], None],
 ) -> tuple[int, Mapping[str, Any], Model, Request, list[Any]]:
-    """`(step, identity, model, completed request, weights)` of a checkpoint."""
+    """Opens a checkpoint: `(step, identity, model, completed request, weights)`."""
     with manager.Checkpoints(workdir, read_only=True) as saved:
         while True:
             number = _existing_step(saved, request.step)
@@ -135,7 +135,7 @@ def _open(
 
 
 def _with_own_grid(found: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-    """The identity with the run's copy in place of the file of a grid."""
+    """Returns the identity with the run's own copy in place of the file of a grid."""
     config = found["config"]
     grid = grid_files.located(config["sampler"]["grid"], workdir)
     sampler = {**config["sampler"], "grid": grid}
@@ -143,7 +143,7 @@ def _with_own_grid(found: Mapping[str, Any], workdir: pathlib.Path) -> dict[str,
 
 
 def _target(built: Model) -> Any:
-    """The parameters of a model, as shapes on devices."""
+    """Returns the parameters of a model, as shapes on devices."""
     return sharding.abstract(jax.eval_shape(built.init, jax.random.key(0)))
 
 

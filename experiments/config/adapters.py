@@ -23,7 +23,7 @@ RANDOM = {"flax.nnx": "rngs", "equinox": "key"}  # argument of the random number
 
 
 def constructor(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What `network.name` calls.
+    """Returns the constructor that `network.name` calls.
 
     For classes of NNX, Equinox and `networks.pretrained` it is an adapter of them.
     """
@@ -71,11 +71,11 @@ class _Adapter:
         return "second_time" in inspect.signature(self.module.__call__).parameters
 
     def describe(self) -> dict[str, Any]:
-        """Class and arguments, for the identity of a run."""
+        """Returns class and arguments, for the identity of a run."""
         return {"class": self.module.__qualname__, **self.arguments}
 
     def _arguments(self, inputs: tuple, more: Mapping[str, Any]) -> tuple[tuple, dict]:
-        """Of `__call__`: as many of `inputs` and `more` as it takes."""
+        """Returns as many of `inputs` and `more` as the module's `__call__` takes."""
         taken = inspect.signature(self.module.__call__).parameters
         positional = [
             each
@@ -98,7 +98,7 @@ class NNXNetwork(_Adapter):
     """
 
     def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
-        """Fresh parameters, by their paths."""
+        """Initializes the parameters, by their paths."""
         del inputs, settings
         from flax import nnx
 
@@ -121,7 +121,7 @@ class NNXNetwork(_Adapter):
         rngs: Mapping[str, jax.Array] | None = None,
         second_time: jax.Array | None = None,
     ) -> jax.Array:
-        """The output with given parameters, as of `flax.linen.Module.apply`."""
+        """Computes the output with given parameters, as `flax.linen.Module.apply`."""
         from flax import nnx
 
         module = self._made((rngs or {}).get("dropout", jax.random.key(0)))
@@ -150,7 +150,7 @@ class EquinoxNetwork(_Adapter):
     """
 
     def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
-        """Fresh parameters, by their paths."""
+        """Initializes the parameters, by their paths."""
         del inputs, settings
         import equinox
 
@@ -166,7 +166,7 @@ class EquinoxNetwork(_Adapter):
         rngs: Mapping[str, jax.Array] | None = None,
         second_time: jax.Array | None = None,
     ) -> jax.Array:
-        """The output with given parameters, as of `flax.linen.Module.apply`."""
+        """Computes the output with given parameters, as `flax.linen.Module.apply`."""
         import equinox
 
         module = self.module(**self.arguments, key=jax.random.key(0))
@@ -221,7 +221,7 @@ def as_network(where: str, built: Any) -> Any:
 
 
 def as_dataset(where: str, found: Any) -> DataSet:
-    """A data set from what a user's function returned.
+    """Makes a data set from what a user's function returned.
 
     Args:
       where: config entry, for errors.

@@ -28,7 +28,7 @@ from experiments.runtime.errors import UsageError, naming, require
 
 
 def objective(section: Mapping[str, Any]) -> objectives.Objective:
-    """The objective of a section `schedule, kind, weighting, times, proposal`.
+    """Builds the objective of a section `schedule, kind, weighting, times, proposal`.
 
     An empty `proposal` means that times are drawn from `times` itself.
 
@@ -67,7 +67,7 @@ def objective(section: Mapping[str, Any]) -> objectives.Objective:
 
 
 def _kind(text: str) -> Any:
-    """What the network predicts; a word that means several kinds says which."""
+    """Reads the prediction type; for an ambiguous word an error lists the kinds."""
     if text in predictions.AMBIGUOUS:
         with naming("objective.kind"):
             predictions.Kind(text)
@@ -75,12 +75,12 @@ def _kind(text: str) -> Any:
 
 
 def _density(where: str, text: str) -> Any:
-    """A density of training times; its arguments may be densities and schedules."""
+    """Builds a density of training times; arguments may be densities and schedules."""
     return parse(where, text, registry.TIMES, parts=registry.PARTS)
 
 
 def coupling(text: str) -> Any:
-    """The coupling of `objective.coupling`; None of an empty text.
+    """Builds the coupling of `objective.coupling`; None of an empty text.
 
     Raises:
       UsageError: it is unknown, or keeps no protocol.
@@ -95,7 +95,7 @@ def coupling(text: str) -> Any:
 
 
 def sampler(section: Mapping[str, Any]) -> Any:
-    """The sampler of a section `name, num_steps, grid`."""
+    """Builds the sampler of a section `name, num_steps, grid`."""
     if (named := elsewhere.named(section["name"])) is not None:
         return named.sampler
     parts = dict(diffusion_fn=registry.DIFFUSIONS)
@@ -106,7 +106,7 @@ def sampler(section: Mapping[str, Any]) -> Any:
 
 
 def grid(section: Mapping[str, Any], schedule: schedules.Schedule) -> np.ndarray:
-    """Sampling times, float64 [num_steps + 1], of a section `name, num_steps, grid`."""
+    """Makes sampling times, float64 [num_steps + 1], of `name, num_steps, grid`."""
     known = {"num_steps": section["num_steps"], "schedule": schedule}
     if (grid_fn := elsewhere.grid_fn(section)) is not None:
         with naming("sampler.grid"):
@@ -131,7 +131,7 @@ class Sampling(NamedTuple):
 
 
 def sampling(section: Mapping[str, Any], schedule: schedules.Schedule) -> Sampling:
-    """The sampler and its times, of a section `name, num_steps, grid`."""
+    """Builds the sampler and its times, of a section `name, num_steps, grid`."""
     return Sampling(sampler(section), grid(section, schedule))
 
 
@@ -151,7 +151,7 @@ def check_start(objective: objectives.Objective, times: np.ndarray) -> None:
 
 
 def dataset(section: Mapping[str, Any]) -> DataSet:
-    """The data set of a section `name` and arguments."""
+    """Builds the data set of a section `name` and arguments."""
     found = from_section("data", section, registry.DATASETS)
     return adapters.as_dataset(f"data.name: {section['name']}", found)
 
@@ -159,7 +159,7 @@ def dataset(section: Mapping[str, Any]) -> DataSet:
 def network(
     section: Mapping[str, Any], num_classes: int, vector_features: int = 0
 ) -> Any:
-    """The network of a section `name` and arguments.
+    """Builds the network of a section `name` and arguments.
 
     Args:
       section: its `vector_features` are those of the data where it has no such entry.
@@ -176,7 +176,7 @@ def network(
 def unchecked_network(
     section: Mapping[str, Any], num_classes: int, vector_features: int
 ) -> Any:
-    """As `network`, whatever number of features of vectors it has itself."""
+    """Builds a network as `network` does, whatever its number of vector features is."""
     known = dict(num_classes=num_classes)
     if "vector_features" not in section and "vector_features=" not in section["name"]:
         known["vector_features"] = vector_features
@@ -187,7 +187,7 @@ def unchecked_network(
 
 
 def method(section: Mapping[str, Any]) -> methods.Method | None:
-    """The method of a section `distillation`, or None where it names none.
+    """Builds the few-step method of a section `distillation`; None if it names none.
 
     Raises:
       UsageError: a name or an argument is unknown, or it is no `methods.Method`.
@@ -229,7 +229,7 @@ def model(
     levels: int | None,
     vector_features: int,
 ) -> Model:
-    """The model of a run, whose network is built here.
+    """Builds the model of a run and its network.
 
     Args:
       config: with the section `network` and the value `sigma_data`.
@@ -253,7 +253,7 @@ def model(
 
 
 def model_of(identity: Mapping[str, Any]) -> Model:
-    """The model of a checkpoint, without its data set.
+    """Builds the model of a checkpoint, without its data set.
 
     Args:
       identity: as the checkpoint carries it.

@@ -38,14 +38,14 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Values of JSON with tuples for lists, as a config file has them."""
+    """Converts values of JSON to tuples for lists, as a config file has them."""
     if isinstance(value, dict):
         return {key: _with_tuples(each) for key, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def from_teacher(workdir: str, **settings: Any) -> ConfigDict:
-    """The config of a student of a run.
+    """Makes the config of a student that is distilled from a run.
 
     Args:
       workdir: of the teacher, where modules of its own are looked for.
@@ -68,7 +68,7 @@ def student(
     guidance: float = 1.0,
     pairs: str | None = None,
 ) -> ConfigDict:
-    """The config of a student: the teacher's, with what the method needs.
+    """Makes the config of a student: the teacher's, with what the method needs.
 
     The learning rate is half the teacher's; the student is sampled by jumps, in as many
     steps as the method ends with.

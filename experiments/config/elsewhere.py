@@ -12,7 +12,7 @@ GRID = "by_name"  # the value of `sampler.grid` for the grid of such a name
 
 
 def named(text: str) -> samplers.Named | None:
-    """The sampler and grid of a name of another library.
+    """Finds the sampler and grid of a sampler's name in another library.
 
     Returns:
       None for names of the registry, in any case, for users' own, and for what no
@@ -34,7 +34,7 @@ def named(text: str) -> samplers.Named | None:
 
 
 def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `sampler` of a config with the entries that are given.
+    """Updates the section `sampler` of a config with the entries that are given.
 
     A name of another library that is given without a grid brings its own, and the file
     of a grid that is given its sampler and number of steps. The file of the config
@@ -51,7 +51,7 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def grid_fn(section: Mapping[str, Any]) -> samplers.names.GridFn | None:
-    """The grid of the section's name where it is asked for, else None.
+    """Returns the grid that belongs to the sampler's name if asked for, else None.
 
     Raises:
       UsageError: the name is none of another library, or has a grid behind it and the

@@ -61,7 +61,7 @@ class Experiment(NamedTuple):
     callbacks: list[Callable[[int, Mapping[str, Any]], None]]
 
     def model(self, dataset: DataSet) -> Model:
-        """The model of a run on a data set; its network is built here.
+        """Builds the model of a run on a data set, with its network.
 
         Raises:
           UsageError: the network is none, or does not fit data or method.
@@ -152,7 +152,7 @@ def _check_values(config: ConfigDict) -> None:
 
 
 def gammas(section: Mapping[str, Any]) -> tuple[float, ...]:
-    """The powers gamma of the averages of section `ema` that are tracked and stored.
+    """Computes the powers gamma of the averages that section `ema` tracks and stores.
 
     Raises:
       UsageError: a width is out of bounds or there twice, or none would be stored.

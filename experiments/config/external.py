@@ -39,7 +39,7 @@ MOST_BYTES = 2**20  # of a package of which a run keeps a copy
 
 
 def references(text: str) -> list[tuple[str, str]]:
-    """The `(module, name)` of each `module:name` in a text, outside of strings."""
+    """Finds `(module, name)` of each `module:name` in a text, outside of strings."""
     return REFERENCE.findall(STRING.sub("", text))
 
 
@@ -81,7 +81,7 @@ def resolve(where: str, module: str, name: str) -> Any:
 
 
 def modules(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The modules that a config names, with where they are and their digests.
+    """Finds the modules that a config names, with their paths and digests.
 
     Args:
       config: valid, so that each can be imported.
@@ -105,7 +105,7 @@ def modules(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def digest_of(module: str) -> str:
-    """The digest of the sources of an imported module's top-level package."""
+    """Computes the digest of the sources of an imported module's top-level package."""
     return _described(module.partition(".")[0])["digest"]
 
 
@@ -117,7 +117,7 @@ def _described(top: str) -> dict[str, str]:
 
 
 def _root(top: str) -> pathlib.Path | None:
-    """The file of a module, or the directory of a package."""
+    """Finds the file of a module, or the directory of a package."""
     module = importlib.import_module(top)
     file = getattr(module, "__file__", None)
     if file is not None and pathlib.Path(file).name != "__init__.py":
@@ -127,7 +127,7 @@ def _root(top: str) -> pathlib.Path | None:
 
 
 def digest(root: pathlib.Path) -> str:
-    """SHA-256 of a file, or of all Python files of a directory with their names."""
+    """Computes SHA-256 of a file, or of a directory's Python files with their names."""
     total = hashlib.sha256()
     for path in _files(root):
         total.update(str(path.relative_to(root.parent)).encode() + b"\0")

@@ -9,7 +9,7 @@ from experiments.runtime.errors import UsageError
 
 
 def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], None]]:
-    """The functions `(step, row)` that are called with every row of metrics.
+    """Imports the functions `(step, row)` to call with every row of metrics.
 
     Args:
       texts: `module:function`, or `module:Class(arguments)` whose instances are called.
@@ -21,7 +21,7 @@ def callbacks(texts: Sequence[str]) -> list[Callable[[int, Mapping[str, Any]], N
 
 
 def function(where: str, text: str) -> Callable[..., Any]:
-    """The function `module:name`, or what `module:Class(arguments)` makes.
+    """Imports the function `module:name`, or makes one by `module:Class(arguments)`.
 
     Args:
       where: config entry or flag, for errors.

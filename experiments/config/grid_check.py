@@ -27,7 +27,7 @@ def warn_of_other_sampler(section: Mapping[str, Any]) -> None:
 
 
 def _same_sampler(one: str, other: str) -> bool:
-    """Whether two names give samplers of the same class and numbers."""
+    """Returns whether two names give samplers of the same class and numbers."""
     try:
         built = [repr(build.sampler({"name": name})) for name in (one, other)]
     except UsageError:  # of a module that is not here

@@ -45,7 +45,7 @@ class GridFile(NamedTuple):
 
 
 def is_file(text: str) -> bool:
-    """Whether the value of `sampler.grid` names a file."""
+    """Returns whether the value of `sampler.grid` names a file."""
     return PATTERN.fullmatch(text.strip()) is not None
 
 
@@ -83,7 +83,7 @@ def read(text: str) -> GridFile:
 
 
 def recorded(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `sampler` as results record it: of a file its stem and digest.
+    """Makes the section `sampler` for results: a grid's file by its stem and digest.
 
     Where the file is, is no part of what samples depend on.
     """
@@ -96,12 +96,12 @@ def recorded(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_digest(text: str) -> str:
-    """The path of a file with its digest; reads the file where it has none."""
+    """Adds its digest to the path of a file; reads the file where it has none."""
     return text if PATTERN.fullmatch(text.strip())["digest"] else read(text).text
 
 
 def located(text: str, workdir: str | pathlib.Path) -> str:
-    """The text with the path of the copy that a run keeps.
+    """Replaces the path of a grid's file by that of the copy that a run keeps.
 
     Args:
       text: `sampler.grid` of the run's config. Without a digest it stands for the copy
@@ -165,7 +165,7 @@ def complete(section: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def times(section: Mapping[str, Any], schedule: Schedule) -> np.ndarray:
-    """The times of a file that the section `sampler` of a config names.
+    """Reads the sampling times of the file that a config's section `sampler` names.
 
     Raises:
       UsageError: from `read`; the file is of another number of steps or schedule.

@@ -55,7 +55,7 @@ class Model(NamedTuple):
         return bool(getattr(self.net, "two_times", False))
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters; not jitted."""
+        """Initializes the parameters; not jitted."""
         z = jnp.zeros((1, *self.event_shape))
         conditions = [jnp.full(1, 0.5), jnp.zeros(1, jnp.int32)]
         if self.vector_features:
@@ -66,7 +66,7 @@ class Model(NamedTuple):
     def without(
         self, label: jax.Array, vector: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """The null label and vector, as many as these."""
+        """Returns null labels and vectors, as many as the given ones."""
         null = jnp.full_like(label, self.num_classes)
         return null, None if vector is None else jnp.zeros_like(vector)
 
@@ -77,7 +77,7 @@ class Model(NamedTuple):
         dropout_key: jax.Array | None = None,
         vector: jax.Array | None = None,
     ) -> Callable[..., jax.Array]:
-        """`(z, t, s=None) -> prediction`; trains if given a dropout key.
+        """Makes `(z, t, s=None) -> prediction`, in training if given a dropout key.
 
         A second time `s` is for networks of two times; None means `t`.
 
@@ -124,7 +124,7 @@ class Model(NamedTuple):
         scale: float | jax.Array,
         vector: jax.Array | None = None,
     ) -> predictions.DenoiseFn:
-        """`(z, t) -> Denoised` with classifier-free guidance.
+        """Makes the denoiser `(z, t) -> Denoised` with classifier-free guidance.
 
         Without guidance that of a network of two times is a flow map, too, whose jumps
         `samplers.FlowMap` makes.

@@ -24,7 +24,7 @@ MASKS = ("mask", "weight_decay_mask")  # what optimizers call the leaves that de
 
 @functools.cache
 def known_optimizers() -> dict[str, Callable[..., Any]]:
-    """The optimizers of optax and optax.contrib by name: what takes a learning rate."""
+    """Maps names to optimizers of optax and optax.contrib: all with a learning rate."""
     import optax.contrib
 
     return {
@@ -44,7 +44,7 @@ BOUNDS = {
 
 
 def _bounded(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, after a check of the arguments that optax takes whatever they are."""
+    """Wraps `fn` to check the arguments that optax takes whatever they are."""
     signature = inspect.signature(fn)
 
     @functools.wraps(fn)
@@ -60,7 +60,7 @@ def _bounded(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def known_schedules() -> dict[str, Callable[..., Any]]:
-    """The learning-rate schedules of optax by name, and two by their short names."""
+    """Maps names to the learning-rate schedules of optax, two also by short names."""
     import optax
 
     short = {
@@ -76,7 +76,7 @@ def known_schedules() -> dict[str, Callable[..., Any]]:
 
 
 def learning_rate(section: Mapping[str, Any], num_steps: int) -> "optax.Schedule":
-    """The learning rate: linear warm-up, then a schedule of optax or of the user's own.
+    """Makes the learning rate: linear warm-up, then optax's or the user's own schedule.
 
     Arguments of the schedule that are not given are filled in: `value`, `init_value`
     and `peak_value` with the peak, `decay_steps` and `transition_steps` with the steps
@@ -114,7 +114,7 @@ def learning_rate(section: Mapping[str, Any], num_steps: int) -> "optax.Schedule
 
 
 def decayed(params: Any) -> Any:
-    """Which leaves weight decay shrinks: all but biases, scales and fixed sinusoids."""
+    """Marks the leaves of weight decay: all but biases, scales and fixed sinusoids."""
 
     def shrinks(path: Any, leaf: Any) -> bool:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -127,7 +127,7 @@ def decayed(params: Any) -> Any:
 def optimizer(
     section: Mapping[str, Any], num_steps: int, rate: "optax.Schedule"
 ) -> "optax.GradientTransformation":
-    """Clipping by the global norm, then the optimizer `section["name"]`.
+    """Chains clipping by the global norm and the optimizer `section["name"]`.
 
     It is given the learning rate, and where it takes a mask of weight decay, `decayed`.
 

@@ -35,24 +35,24 @@ TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
 def shipped() -> pathlib.Path:
-    """The directory of the shipped configs: of the package, or of a clone."""
+    """Returns the directory of the shipped configs: of the package, or of a clone."""
     package = pathlib.Path(experiments.__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped configs."""
+    """Lists the names of the shipped configs."""
     return sorted(path.stem for path in shipped().glob("*.py"))
 
 
 def is_shipped(name: str) -> bool:
-    """Whether `name` is that of a shipped config."""
+    """Returns whether `name` is that of a shipped config."""
     return (shipped() / f"{name.partition(':')[0]}.py").is_file()
 
 
 def find_file(name: str, flag: str = "--config") -> pathlib.Path:
-    """The config file of a path, or of the name of a shipped config.
+    """Finds the config file of a path, or of the name of a shipped config.
 
     Raises:
       UsageError: there is none.
@@ -109,7 +109,7 @@ def importing_from(folder: pathlib.Path) -> Iterator[None]:
 def split(
     argv: list[str], after: str | None = "config"
 ) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """The arguments without the overrides of entries, and these: flag and text.
+    """Splits arguments into the others and the overrides of entries, flag and text.
 
     Args:
       argv: of the command line.
@@ -134,7 +134,7 @@ def split(
 
 
 def with_values(argv: list[str]) -> list[str]:
-    """`--config.a.b VALUE` as `--config.a.b=VALUE`."""
+    """Rewrites `--config.a.b VALUE` as `--config.a.b=VALUE`."""
     result: list[str] = []
     for argument in argv:
         entry = result and re.fullmatch(r"--?config[.][\w.]+", result[-1])
@@ -195,7 +195,7 @@ def _of_section(name: str, text: str, entries: list[str]) -> str:
 
 
 def names(given: list[tuple[str, str | None]]) -> set[str]:
-    """The dotted names of the entries that are overridden."""
+    """Returns the dotted names of the entries that are overridden."""
     return {_entry(flag) for flag, _ in given}
 
 
@@ -230,7 +230,7 @@ def _check_entry(where: str, section: Any, key: str) -> None:
 
 
 def _wanted(place: ConfigDict, name: str, key: str) -> Any:
-    """The type of an entry, or None where nothing says it."""
+    """Finds the type of an entry, or None where nothing says it."""
     if (wanted := schema.type_of(name)) is not None or key not in place:
         return wanted
     try:
@@ -243,7 +243,7 @@ def _wanted(place: ConfigDict, name: str, key: str) -> Any:
 
 
 def _read(flag: str, text: str | None, wanted: Any, negative: bool) -> Any:
-    """A text as a value of a type.
+    """Reads a text as a value of a type.
 
     Raises:
       UsageError: it is none.
@@ -294,7 +294,7 @@ def _read_tuple(flag: str, text: str, wanted: Any) -> tuple:
 
 
 def as_flags(config: Mapping[str, Any], prefix: str = "--config") -> list[str]:
-    """Every entry as `--config.a.b=value`, quoted for a shell."""
+    """Writes every entry as `--config.a.b=value`, quoted for a shell."""
     found = []
     for key in config:
         name, value = f"{prefix}.{key}", schema.value(config, key)

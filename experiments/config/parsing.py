@@ -74,7 +74,7 @@ def from_section(
 
 
 def _wanted(annotation: Any, value: Any) -> Any:
-    """The type of an argument; of `T | None` it is T unless it is None."""
+    """Returns the type of an argument; of `T | None` T, unless the value is None."""
     parts = get_args(annotation) if isinstance(annotation, types.UnionType) else ()
     if len(parts) != 2 or parts[1] is not type(None):
         return annotation
@@ -82,7 +82,7 @@ def _wanted(annotation: Any, value: Any) -> Any:
 
 
 def takes(where: str, name: str, registry: Registry) -> set[str]:
-    """The arguments that the thing of a call string takes, by their names."""
+    """Returns the names of the arguments that the callable of a call string takes."""
     tree, outside = _tree(where, name, registry)
     node = tree.func if isinstance(tree, ast.Call) else tree
     return {*_parameters(_named(where, ast.unparse(node), registry, outside))}
@@ -97,7 +97,7 @@ def parse(
     defaults: Mapping[str, Any] | None = None,
     **known: Any,
 ) -> Any:
-    """The object that a call string describes; nothing is evaluated.
+    """Builds the object that a call string describes; nothing is evaluated.
 
     Args:
       where: config key, for errors.
@@ -129,7 +129,7 @@ def parse(
 def _tree(
     where: str, text: str, registry: Registry
 ) -> tuple[ast.expr, dict[str, tuple[str, str]]]:
-    """The syntax tree of a call string, and what its placeholders stand for.
+    """Parses a call string: its syntax tree, and what its placeholders stand for.
 
     `module:name` is no Python: each is a placeholder in the tree.
     """
@@ -158,7 +158,7 @@ def _tree(
 def _named(
     where: str, name: str, registry: Registry, outside: Mapping[str, tuple[str, str]]
 ) -> Callable[..., Any]:
-    """The constructor of a name: a user's own, or one of the registry."""
+    """Finds the constructor of a name: a user's own, or one of the registry."""
     if name in outside:
         return external.resolve(where, *outside[name])
     check_name(where, name, registry)
@@ -175,7 +175,7 @@ def _literal(where: str, node: ast.expr) -> Any:
 
 
 def _shown(node: ast.expr) -> str:
-    """An argument as it was written."""
+    """Formats an argument as it was written."""
     try:
         return repr(ast.unparse(node))
     except RecursionError:
@@ -190,7 +190,7 @@ def _evaluate(
     known: Mapping[str, Any],
     outside: Mapping[str, tuple[str, str]],
 ) -> Any:
-    """A name or call from the registry, or a literal."""
+    """Builds what a name or call of the registry describes, or reads a literal."""
     if isinstance(node, ast.Name):
         node = ast.Call(func=node, args=[], keywords=[])
     if not isinstance(node, ast.Call):
@@ -246,7 +246,7 @@ def _call(
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, and what JSON made of tuples, as tuples."""
+    """Converts lists, and what JSON made of tuples, to tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(item) for item in value)
     return value

@@ -77,7 +77,7 @@ class PublishedNetwork:
         return None if rows is None else getattr(self.module, "null_label", rows - 1)
 
     def describe(self) -> dict[str, Any]:
-        """Class, convention and fields, for the identity of a run."""
+        """Returns class, convention and fields, for the identity of a run."""
         fields = dataclasses.fields(self.module)
         names = [each.name for each in fields if each.name not in ("parent", "name")]
         settings = {name: getattr(self.module, name) for name in names}
@@ -87,7 +87,7 @@ class PublishedNetwork:
     def calling(
         self, objective: objectives.Objective, sigma_data: float
     ) -> interop.Convention:
-        """How the network is called on the schedule of an objective.
+        """Returns the convention of calling the network on an objective's schedule.
 
         Args:
           objective: of the run.
@@ -105,7 +105,7 @@ class PublishedNetwork:
             )
 
     def init(self, key: jax.Array, *inputs: Any, **settings: Any) -> Any:
-        """Fresh parameters, `{"params": ...}`."""
+        """Initializes the parameters, `{"params": ...}`."""
         del settings
         z, time, label = inputs
         return self.module.init(key, z, time, self._label(label))
@@ -120,13 +120,13 @@ class PublishedNetwork:
         train: bool = False,
         rngs: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array:
-        """The output, cut to the channels of z: a learned variance is left out."""
+        """Computes the output in the channels of z: a learned variance is left out."""
         own = self._label(label)
         output = self.module.apply(variables, z, time, own, train=train, rngs=rngs)
         return output[..., : z.shape[-1]]
 
     def _label(self, label: jax.Array) -> jax.Array | None:
-        """The module's label of one of the data; None of a module without labels."""
+        """Converts the data's labels to the module's; None if it has no labels."""
         null = self.null_label
         return (
             None if null is None else jnp.where(label == self.num_classes, null, label)
@@ -134,14 +134,14 @@ class PublishedNetwork:
 
 
 def conventions_of(network: type) -> tuple[str, ...]:
-    """The conventions by which a class of networks is called, the usual one first."""
+    """Returns the conventions to call a class of networks by, the usual one first."""
     from diffusionflow.networks.pretrained.edm_levels import EDMUNet  # needs flax
 
     return OF_EDM if issubclass(network, EDMUNet) else ("diffusers", "sit")
 
 
 def constructor(fn: type) -> Callable[..., PublishedNetwork]:
-    """What `network.name` calls for a class of `networks.pretrained`.
+    """Makes the constructor of `network.name` for a class of `networks.pretrained`.
 
     It takes the fields of the class, and `convention`.
     """
@@ -163,7 +163,7 @@ def constructor(fn: type) -> Callable[..., PublishedNetwork]:
 
 
 def unwrapped(net: Any) -> tuple[Any, str]:
-    """The module of a network of a run, and the convention by which it is called.
+    """Returns the module of a run's network, and the convention it is called by.
 
     "diffusionflow" is that of `predictions.precondition`.
     """

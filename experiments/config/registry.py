@@ -48,7 +48,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
 
 
 def _kind(name: str) -> Callable[..., Any]:
-    """The constructor, without arguments, of a prediction type."""
+    """Makes the constructor, without arguments, of a prediction type."""
 
     def make() -> Any:
         from diffusionflow import predictions  # when it is asked for

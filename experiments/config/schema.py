@@ -57,14 +57,14 @@ class Entry(NamedTuple):
 
 
 def _between(low: int, high: int) -> Bound:
-    """A bound that a machine could meet: what is above it was mistyped."""
+    """Makes a bound `low <= value <= high`; any value above `high` was mistyped."""
     return Bound(
         lambda value: low <= value <= high, f"at least {low} and at most {high:,}"
     )
 
 
 def _most(high: int) -> Bound:
-    """Where the lower bound is checked with other entries."""
+    """Makes an upper bound alone; the lower one is checked with other entries."""
     return Bound(lambda value: value <= high, f"at most {high:,}")
 
 
@@ -430,7 +430,7 @@ def _check_numbers(name: str, found: Any) -> None:
 
 
 def value(section: Mapping[str, Any], key: str) -> Any:
-    """Of an entry; None too where a placeholder requires one."""
+    """Returns the value of an entry; None, too, where it is required and not set."""
     try:
         return section[key]
     except RequiredValueError:
@@ -438,28 +438,28 @@ def value(section: Mapping[str, Any], key: str) -> Any:
 
 
 def type_of(name: str) -> Any:
-    """Of an entry, by its dotted name; None if it is not in the table."""
+    """Returns the type of an entry, by its dotted name; None if not in the table."""
     return BY_NAME[name].type if name in BY_NAME else None
 
 
 def is_resumable(name: str) -> bool:
-    """Whether an entry or section, by its dotted name, may change on a resume."""
+    """Returns whether an entry or section, by dotted name, may change on a resume."""
     inside = [entry for entry in TABLE if f"{entry.name}.".startswith(f"{name}.")]
     return bool(inside) and all(entry.resumable for entry in inside)
 
 
 def data_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a section `data` on which the examples depend."""
+    """Returns the entries of a section `data` on which the examples depend."""
     return {key: section[key] for key in section if not is_resumable(f"data.{key}")}
 
 
 def is_acceptable(name: str) -> bool:
-    """Whether `--accept_change` names an entry, by its dotted name, or its section."""
+    """Returns whether `--accept_change` may name an entry (dotted) or its section."""
     return any(f"{name}.".startswith(f"{each}.") for each in ACCEPTABLE)
 
 
 def typed(name: str, value: Any, wanted: Any) -> Any:
-    """The value of an entry as one of the types of `WORDS`.
+    """Converts the value of an entry to one of the types of `WORDS`.
 
     Raises:
       UsageError: it is none.
@@ -478,7 +478,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
 
 
 def described() -> list[tuple[str, str, str, str, str]]:
-    """Rows of the table in words: name, type, default, bound, meaning."""
+    """Lists the rows of the table in words: name, type, default, bound, meaning."""
     return [
         (
             entry.name,
@@ -512,7 +512,7 @@ def add_defaults(config: ConfigDict) -> None:
 
 
 def _entries(config: ConfigDict) -> Iterator[tuple[str, ConfigDict, str, Any]]:
-    """Every entry: its dotted name, the section and the key there, and its type."""
+    """Yields every entry: its dotted name, its section, its key there, and its type."""
     for name in SECTIONS:
         if name in BY_NAME:
             yield name, config, name, BY_NAME[name].type

@@ -6,7 +6,7 @@ CHANNELS = (1, 3, 4)  # by which an axis is known as that of the channels
 
 
 def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """Numbers as floats, all of them finite in this type.
+    """Converts numbers to floats and checks that all are finite in this type.
 
     Args:
       name: of the array, for errors.
@@ -38,7 +38,7 @@ def finite(name: str, values: np.ndarray, dtype: type = np.float32) -> np.ndarra
 def channels_last(
     name: str, values: np.ndarray, *, first: bool, last: bool
 ) -> np.ndarray:
-    """Examples with their channels along the last axis.
+    """Puts the channels of examples along the last axis.
 
     Args:
       name: of the array, for errors.

@@ -48,7 +48,7 @@ class DataTransform:
             )
 
     def to_float(self, values: "ArrayLike") -> "jax.Array":
-        """Stored values [...] as float32 [...]; of floats themselves."""
+        """Converts stored values [...] to float32 [...]; floats stay as they are."""
         import jax.numpy as jnp
 
         stored = jnp.asarray(values)
@@ -58,7 +58,7 @@ class DataTransform:
         return x * (2 / (self.levels - 1)) - 1
 
     def to_stored(self, x: np.ndarray) -> np.ndarray:
-        """Floats [...] as the nearest stored values; the inverse of `to_float`.
+        """Rounds floats [...] to the nearest stored values; the inverse of `to_float`.
 
         Floats outside [-1, 1] become the end levels: this is the only place where
         anything is clamped, and `clamped_fraction` says how much it was.
@@ -78,7 +78,7 @@ class DataTransform:
         return np.clip(np.rint((x + 1) * (top / 2)), 0, top).astype(np.uint8)
 
     def clamped_fraction(self, x: np.ndarray) -> float:
-        """The fraction of floats more than half a level outside [-1, 1]."""
+        """Computes the fraction of floats more than half a level outside [-1, 1]."""
         if self.levels is None:
             return 0.0
         return float(np.mean(np.abs(np.asarray(x)) > 1 + 1 / (self.levels - 1)))
@@ -102,11 +102,11 @@ class Lazy:
         return self.shape[0]
 
     def row(self, number: int) -> np.ndarray:
-        """Row `number`, [*event]."""
+        """Reads row `number`, [*event]."""
         return self._read_fn(int(number))
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """The rows at `index` [b], as [b, *event]; read by several threads.
+        """Reads the rows at `index` [b], as [b, *event], by several threads.
 
         Raises:
           ValueError: they differ in shape or type.
@@ -154,7 +154,7 @@ class Examples(NamedTuple):
     noise: Any = None
 
     def gather(self, index: np.ndarray) -> "Examples":
-        """The examples at `index` [b], as `Examples` with a leading axis [b]."""
+        """Selects the examples at `index` [b], as `Examples` with leading axis [b]."""
         return Examples(*(None if part is None else part[index] for part in self))
 
 
@@ -209,7 +209,7 @@ class DataSet(NamedTuple):
         }
 
     def training_values(self, index: np.ndarray) -> np.ndarray:
-        """Stored values [b, *event] of training examples, as they are compared.
+        """Reads stored values [b, *event] of training examples, to compare with others.
 
         Those of moments are sampled once each, by `augment_fn`; flips are not drawn.
 
@@ -236,7 +236,7 @@ class DataSet(NamedTuple):
 
 
 def flip(rng: np.random.RandomState, values: np.ndarray) -> np.ndarray:
-    """An image [height, width, channels], mirrored left to right half of the time."""
+    """Flips an image [height, width, channels] left to right, half of the time."""
     if not rng.randint(2):
         return values
     mirrored = np.empty_like(values)
@@ -297,7 +297,7 @@ def split(
 
 
 def subset(examples: Examples, chosen: np.ndarray) -> Examples:
-    """The examples where `chosen` [n] is True; lazy values stay so."""
+    """Selects the examples where `chosen` [n] is True; lazy values stay lazy."""
     values, *others = examples
     number = np.flatnonzero(chosen)
     if isinstance(values, Lazy):
@@ -312,7 +312,7 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """Labels [n] as int32.
+    """Checks labels [n], and converts them to int32.
 
     Args:
       labels: of the examples.

@@ -65,7 +65,7 @@ class SharedMemory:
         return [bytearray(view[start:stop]) for start, stop in spans]
 
     def _mapped(self, size: int) -> mmap.mmap | bytearray:
-        """The file as far as byte `size`."""
+        """Maps the file into memory as far as byte `size`."""
         if not size:
             return bytearray()
         if self._map is None or len(self._map) < size:

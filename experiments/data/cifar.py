@@ -37,7 +37,7 @@ COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables
 
 
 def cifar10(*, path: str, flips: bool = False) -> DataSet:
-    """CIFAR-10 from its binary version: uint8 [n, 32, 32, 3], its own test part.
+    """Reads CIFAR-10 from its binary version: uint8 [n, 32, 32, 3], its own test part.
 
     Args:
       path: of the directory with `data_batch_1.bin` to `data_batch_5.bin` and
@@ -61,7 +61,7 @@ def cifar10(*, path: str, flips: bool = False) -> DataSet:
 
 
 def cifar100(*, path: str, coarse: bool = False, flips: bool = False) -> DataSet:
-    """CIFAR-100 from its binary version: uint8 [n, 32, 32, 3], its own test part.
+    """Reads CIFAR-100 from its binary version: uint8 [n, 32, 32, 3], its own test part.
 
     Args:
       path: of the directory with `train.bin` and `test.bin`: records of the coarse
@@ -98,7 +98,7 @@ def _data_set(
 
 
 def _files(path: str, names: tuple[str, ...], archive: str) -> list[pathlib.Path]:
-    """The files of a directory.
+    """Finds the files of a directory.
 
     Raises:
       ValueError: one is missing, which says so where something else is there.
@@ -126,7 +126,7 @@ def _files(path: str, names: tuple[str, ...], archive: str) -> list[pathlib.Path
 def _read(
     file: pathlib.Path, count: int, names: tuple[tuple[str, ...], ...], chosen: int
 ) -> Examples:
-    """The records of a file: a label for each of `names`, of which one is `chosen`."""
+    """Reads the records of a file: labels for all `names`, of which one is `chosen`."""
     try:
         if file.exists():
             check_regular(file)

@@ -50,7 +50,7 @@ def classes(
     names: Sequence[str] = (),
     test_name: str = "the held-out examples",
 ) -> Classes:
-    """Classes of labels [n] of integers, words, truth values or numbers.
+    """Numbers the classes of labels [n] of integers, words, truth values or numbers.
 
     Args:
       train: labels of the training examples.
@@ -82,7 +82,7 @@ def classes(
 
 
 def _mapped(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
-    """The different labels, words in natural order, and the place of each label."""
+    """Finds the different labels, words in natural order, and each label's place."""
     unique, inverse = np.unique(labels, return_inverse=True)
     kinds = unique.tolist()
     if len(kinds) > MOST:
@@ -98,13 +98,13 @@ def _mapped(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
 
 
 def _name(kind: Any, names: Sequence[str]) -> str:
-    """The name of a label: that of the source, or what it is itself."""
+    """Returns the name of a label: that of the source, or the label itself as text."""
     known = isinstance(kind, int) and 0 <= kind < len(names)
     return names[kind] if known else str(kind)
 
 
 def _plain(labels: Any, entry: str, where: str) -> np.ndarray:
-    """Labels as an array [n], none of them missing."""
+    """Converts labels to an array [n], and checks that none is missing."""
     if isinstance(labels, (list, tuple)):
         labels = _of_list(labels, entry, where)
     labels = np.asarray(labels)
@@ -131,7 +131,7 @@ def _plain(labels: Any, entry: str, where: str) -> np.ndarray:
 
 
 def _of_list(labels: Sequence[Any], entry: str, where: str) -> np.ndarray:
-    """Labels of a table's column, where None is no label."""
+    """Reads labels of a table's column, where None is no label."""
     missing = [number for number, label in enumerate(labels) if label is None]
     if missing:
         raise _missing(where, len(missing), missing[0], "None", entry)
@@ -173,7 +173,7 @@ def _check_integers(labels: np.ndarray, entry: str, where: str) -> None:
 
 
 def _all_there(labels: np.ndarray, names: Sequence[str], entry: str) -> list[int]:
-    """The classes 0..K-1, each of which has an example.
+    """Checks that each of the classes 0..K-1 has an example, and returns them.
 
     Args:
       labels: integers from 0.
@@ -211,7 +211,7 @@ def _range(there: Sequence[Any]) -> str:
 def _numbered(
     test: np.ndarray, kinds: Sequence[Any], test_name: str, entry: str
 ) -> np.ndarray:
-    """Places of labels among `kinds`.
+    """Finds the places of labels among `kinds`.
 
     Raises:
       ValueError: held-out examples have a class that no training example has.
@@ -229,7 +229,7 @@ def _numbered(
 
 
 def class_number(label: int | str, num_classes: int, names: Sequence[str]) -> int:
-    """The number of a class that is given by its number or by its name.
+    """Finds the number of a class that is given by its number or by its name.
 
     A whole number is the number of a class, whatever the names are.
 
@@ -261,6 +261,6 @@ def class_number(label: int | str, num_classes: int, names: Sequence[str]) -> in
 
 
 def natural(name: str) -> tuple:
-    """A key that sorts whole numbers in names by their values."""
+    """Makes a key that sorts whole numbers in names by their values."""
     words, digits = re.split("[0-9]+", name), re.findall("[0-9]+", name)
     return words[0], [*zip(map(int, digits), words[1:], strict=True)], name

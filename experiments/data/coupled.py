@@ -43,7 +43,7 @@ class Semidiscrete:
     def fit(
         self, key: jax.Array, examples: Examples, transform: DataTransform, classes: int
     ) -> couplings.Semidiscrete:
-        """The coupling of noise with all of `examples`, inside labels of `classes`.
+        """Fits the coupling of noise with all `examples`, within each of the `classes`.
 
         Raises:
           UsageError: they are read when asked for, or too many.
@@ -83,7 +83,7 @@ class Coupled(NamedTuple):
         labels: jax.Array | None,
         counts: jax.Array | None = None,
     ) -> couplings.Pairs:
-        """Pairs of a batch, with the noise that `losses.objective_terms` would draw.
+        """Pairs a batch with the noise that `losses.objective_terms` would draw.
 
         Args:
           keys: of the loss, one for each example.

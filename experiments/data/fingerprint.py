@@ -14,12 +14,12 @@ SAMPLED = 1_000  # files or rows that are looked into: no more than a batch read
 
 
 def digest_of(*parts: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 of the representations of `parts`."""
+    """Computes 16 hex digits of the SHA-256 of the representations of `parts`."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def file_digest(*paths: str | pathlib.Path) -> str:
-    """The digest of the contents of files, in order."""
+    """Computes the digest of the contents of files, in order."""
     found = []
     for path in paths:
         with open(path, "rb") as file:
@@ -28,7 +28,7 @@ def file_digest(*paths: str | pathlib.Path) -> str:
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """At most `most` of the numbers 0..count - 1, evenly spread, the first with them.
+    """Picks at most `most` of the numbers 0..count - 1, evenly spread, 0 among them.
 
     Args:
       count: at least 1.

@@ -31,7 +31,7 @@ def huggingface(
     skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
-    """A data set of Hugging Face `datasets`, uint8 [n, *size, channels].
+    """Reads a data set of Hugging Face `datasets`, uint8 [n, *size, channels].
 
     Args:
       path: its name there, or a directory.
@@ -99,7 +99,7 @@ def tfds(
     skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
-    """A data set of TFDS prepared as array_record, uint8 [n, *size, channels].
+    """Reads a data set of TFDS prepared as array_record, uint8 [n, *size, channels].
 
     Args:
       dataset: its name there, such as "cifar10".
@@ -169,7 +169,7 @@ def _check_splits(train_split: str, test_split: str) -> None:
 
 
 def _prepared(builder: Any) -> list[str]:
-    """The files of a prepared data set, where they are on this machine."""
+    """Lists the files of a prepared data set, where they are on this machine."""
     folder = pathlib.Path(str(getattr(builder, "data_path", "")) or "/nowhere")
     return sorted(map(str, folder.glob("*"))) if folder.is_dir() else []
 
@@ -184,7 +184,7 @@ def _imported(module: str, packages: str) -> Any:
 
 
 def _loaded(where: str, load: Any, *arguments: Any, **keywords: Any) -> Any:
-    """What a call of another library gives; its errors name the data set."""
+    """Calls another library to load data; its errors name the data set."""
     try:
         return load(*arguments, **keywords)
     except Exception as error:  # these libraries raise many kinds
@@ -209,7 +209,7 @@ def _check_columns(where: str, source: Any, image: str, label: str) -> None:
 
 
 def _undecoded(package: Any, source: Any, image: str) -> Any:
-    """The rows, with their files of images as they are where that is possible."""
+    """Returns the rows with their image files undecoded, where that is possible."""
     features = getattr(source, "features", None) or {}
     if not isinstance(features.get(image), getattr(package, "Image", ())):
         return source

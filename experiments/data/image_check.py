@@ -103,7 +103,7 @@ def _outcome(
 def _decoded(
     outcome: Callable[[int], Shape | Fault], missing: list[int]
 ) -> Iterator[tuple[int, Shape | Fault]]:
-    """The outcome for each of `missing`; says how far it is where that takes long."""
+    """Yields the outcome for each of `missing`; reports progress if that takes long."""
     if not missing:
         return
     begin = said = time.perf_counter()
@@ -155,7 +155,7 @@ def _listed(faults: Sequence[Fault], total: int) -> str:
 
 
 def summary(faults: Sequence[Fault]) -> dict[str, Any]:
-    """What was left out, for the identity of a data set; empty for nothing."""
+    """Summarizes the images left out, for a data set's identity; empty for none."""
     if not faults:
         return {}
     names = [each.name for each in faults]
@@ -173,7 +173,7 @@ def _cache_path(settings: Any) -> pathlib.Path:
 
 
 def _known(path: pathlib.Path) -> Mapping[str, Shape]:
-    """Sizes by key, of an earlier check; none where they cannot be read."""
+    """Reads sizes by key, of an earlier check; none where they cannot be read."""
     try:
         check_shapes = json.loads(path.read_text())
         return {
@@ -199,5 +199,5 @@ def _keep(
 
 
 def sizes(checked: Checked) -> np.ndarray:
-    """Numbers of the images without fault."""
+    """Finds the numbers of the images without fault."""
     return np.flatnonzero([shape is not None for shape in checked.shapes])

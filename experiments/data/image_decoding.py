@@ -51,7 +51,7 @@ class UnfitError(ValueError):
 
 
 def in_words(error: Exception) -> str:
-    """The reason for a fault in one line."""
+    """Describes the reason for a fault in one line."""
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     plain = isinstance(error, (ValueError, SyntaxError, OSError))
     return reason if plain and reason else f"{type(error).__name__}: {reason}"
@@ -59,7 +59,7 @@ def in_words(error: Exception) -> str:
 
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """The opened image, closed in the end unless it was given."""
+    """Opens an image, and closes it in the end unless it was given opened."""
     image = open_image(source)
     try:
         yield image
@@ -69,7 +69,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
 
 
 def open_image(source: Source) -> Image.Image:
-    """An image whose pixels are not decoded yet.
+    """Opens an image without decoding its pixels.
 
     Raises:
       ValueError: it is no image, or one of too many pixels.
@@ -90,7 +90,7 @@ def open_image(source: Source) -> Image.Image:
 
 
 def _of_file(source: pathlib.Path | bytes) -> Image.Image:
-    """As Pillow opens it, with reasons in words."""
+    """Opens a file with Pillow, with reasons in words."""
     if isinstance(source, pathlib.Path):
         check_regular(source)
     elif not source:
@@ -110,7 +110,7 @@ def _too_large(count: str) -> UnfitError:
 
 
 def _of_array(array: np.ndarray) -> Image.Image:
-    """An array [height, width] or [height, width, 1 or 3] as an image."""
+    """Converts an array [height, width] or [height, width, 1 or 3] to an image."""
     if array.dtype not in (np.uint8, np.uint16):
         raise UnfitError(
             f"type {array.dtype}: must be uint8; save the images as files of 8 bits, "
@@ -133,7 +133,7 @@ def _of_array(array: np.ndarray) -> Image.Image:
 def planes(
     source: Source, image: Image.Image, channels: int, bits: int
 ) -> list[Image.Image]:
-    """An image as a viewer turns it.
+    """Decodes an image, turned as a viewer turns it.
 
     Args:
       source: of which `image` was opened.
@@ -165,7 +165,7 @@ def planes(
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the pixels lie in the file, which is known until they are decoded."""
+    """Returns how pixels lie in the file, which is known until they are decoded."""
     tile: Any = (getattr(image, "tile", None) or [(None, None, 0, "")])[0]
     args = tile[3]
     if isinstance(args, (tuple, list)):
@@ -174,7 +174,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What the EXIF orientation asks for; asked after the pixels were decoded.
+    """Reads from the EXIF orientation how to turn an image whose pixels are decoded.
 
     EXIF data that cannot be read mean nothing, as in a viewer.
     """
@@ -185,7 +185,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _eight(image: Image.Image) -> Image.Image:
-    """An image of 8 bits, without its alpha channel where that is opaque."""
+    """Returns an image of 8 bits without its alpha channel, which must be opaque."""
     if image.mode not in PLAIN + ALPHA:
         raise UnfitError(
             f"mode {image.mode}: convert it to 8 bits, grey or colour; or save the "
@@ -204,12 +204,12 @@ def _eight(image: Image.Image) -> Image.Image:
 
 
 def _deeper(band: Image.Image) -> Image.Image:
-    """Levels 0..255 as floats in 0..65535."""
+    """Converts levels 0..255 to floats in 0..65535."""
     return Image.fromarray(np.asarray(band, np.float32) * 257)
 
 
 def _sixteen(source: Source, image: Image.Image, channels: int) -> list[Image.Image]:
-    """The planes of an image of 16 bits, floats in 0..65535."""
+    """Makes the planes of an image of 16 bits, floats in 0..65535."""
     found = _stored(source, image)
     if channels == 1 and found.shape[-1] == 3:
         found = found @ np.array(GREY, np.float32)[:, None]
@@ -218,7 +218,7 @@ def _sixteen(source: Source, image: Image.Image, channels: int) -> list[Image.Im
 
 
 def _stored(source: Source, image: Image.Image) -> np.ndarray:
-    """Grey or colours of 16 bits, float32 [height, width, 1 or 3] in 0..65535.
+    """Reads grey or colours of 16 bits, float32 [height, width, 1 or 3] in 0..65535.
 
     Pillow reads the first byte of each colour; asked for the other order of bytes, it
     reads the second.

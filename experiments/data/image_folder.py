@@ -54,7 +54,7 @@ def folder(
     skip_broken: bool = False,
     flips: bool = False,
 ) -> DataSet:
-    """Image files, uint8 [n, height, width, channels], each read when it is needed.
+    """Reads image files, uint8 [n, height, width, channels], each when it is needed.
 
     Subfolders, in natural order (2 before 10), are the classes, which have their names;
     a folder of files alone has none. Hidden files, and files that are no images, are
@@ -130,7 +130,7 @@ def _reporting(path: str) -> Iterator[None]:
 def _checked(
     path: str, names: list[str], pixels: ImageFormat, skip_broken: bool
 ) -> Part:
-    """The files of a folder, all of them decoded once.
+    """Checks the files of a folder, all of which are decoded once.
 
     Raises:
       ValueError: some have faults and may not be left out, or a class has no other.
@@ -156,7 +156,7 @@ def _checked(
 
 
 def _key(file: pathlib.Path, name: str) -> str:
-    """Changes with a file; empty where it cannot be asked."""
+    """Returns a key that changes with a file; empty where it cannot be asked."""
     try:
         found = file.stat()
     except OSError:
@@ -165,7 +165,7 @@ def _key(file: pathlib.Path, name: str) -> str:
 
 
 def _examples(found: Labelled, pixels: ImageFormat) -> Examples:
-    """The images of files, read when they are indexed."""
+    """Makes examples of the images of files, read when they are indexed."""
     assert pixels.size is not None
     reader = FileReader([str(file) for file, _ in found], pixels)
     rows = Lazy((len(found), *pixels.size, pixels.channels), pixels.dtype, reader)
@@ -173,7 +173,7 @@ def _examples(found: Labelled, pixels: ImageFormat) -> Examples:
 
 
 def _digests(*parts: Labelled) -> tuple[str, str]:
-    """Of names, sizes and labels of all files; and of these and the bytes of some.
+    """Digests names, sizes and labels of all files; and these with the bytes of some.
 
     The bytes are those of all files where these are small or few.
     """
@@ -189,12 +189,12 @@ def _digests(*parts: Labelled) -> tuple[str, str]:
 
 
 def _seen(found: Labelled) -> list[tuple[str, int, int]]:
-    """Name, size and label of files, by which others are noticed unread."""
+    """Lists name, size and label of files, which show a change without reading them."""
     return [(file.name, file.stat().st_size, label) for file, label in found]
 
 
 def _common_size(parts: list[Part]) -> tuple[int, int]:
-    """The (height, width) that all files have."""
+    """Finds the (height, width) that all files have."""
     sizes: dict[tuple[int, int], pathlib.Path] = {}
     for part in parts:
         for (file, _), shape in zip(part.files, part.shapes, strict=True):

@@ -53,7 +53,7 @@ class ImageFormat:
         return 256 if self.bits == 8 else None
 
     def read(self, source: Source) -> np.ndarray:
-        """The array of a file, of its bytes, of an opened image or of an array.
+        """Reads an image as an array: a file, its bytes, an opened image or an array.
 
         Raises:
           UnfitError: it has transparency, more bits than `bits` or several frames,
@@ -72,7 +72,7 @@ class ImageFormat:
         return found.reshape(height, width, self.channels)
 
     def check(self, source: Source) -> tuple[int, int]:
-        """Height and width of an image that is read to its end, checksums with it.
+        """Reads an image to its end, with its checksums; returns height and width.
 
         Raises:
           ValueError: as `read`.
@@ -86,7 +86,7 @@ class ImageFormat:
 
 
 def _fitted(image: Image.Image, size: tuple[int, ...] | None) -> Image.Image:
-    """An image, scaled to cover `size` and cropped at the centre."""
+    """Scales an image to cover `size` and crops it at the centre."""
     if size is None or image.size == (size[1], size[0]):
         return image
     height, width = size

@@ -18,7 +18,7 @@ Labelled = list[tuple[pathlib.Path, int]]  # files, each with the number of its 
 
 
 def classes(path: str) -> list[str]:
-    """Names of the subfolders, hidden ones aside, in order; `FILES_ALONE` if none."""
+    """Lists the subfolders, hidden ones aside, in order; `FILES_ALONE` if none."""
     if not pathlib.Path(path).is_dir():
         raise ValueError(f"path={path!r}: no such folder")
     images, names = [], []
@@ -36,7 +36,7 @@ def classes(path: str) -> list[str]:
 
 
 def listed(path: str, names: list[str]) -> Labelled:
-    """The image files of each class, sorted, with the number of the class."""
+    """Lists the image files of each class, sorted, with the number of the class."""
     found, left_out = [], []
     for label, name in enumerate(names):
         folder = pathlib.Path(path) / name
@@ -65,7 +65,7 @@ def check_filled(path: str, names: list[str], found: Labelled) -> None:
 
 
 def _entries(folder: str | pathlib.Path) -> list[os.DirEntry]:
-    """What is in a folder, hidden entries aside, sorted by name.
+    """Lists what is in a folder, hidden entries aside, sorted by name.
 
     Raises:
       ValueError: a name is no text, which could neither be printed nor stored.
@@ -86,7 +86,7 @@ def _suffix(name: str) -> str:
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What is an image by its name, anywhere below a folder."""
+    """Finds the files that are images by name, anywhere below a folder."""
     found = []
     for root, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -99,7 +99,7 @@ def _raise(error: OSError) -> None:
 
 
 def _is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix, and not hidden."""
+    """Returns whether a file is an image by its suffix, and not hidden."""
     suffix = _suffix(name)
     if name.startswith(".") or not suffix:
         return False

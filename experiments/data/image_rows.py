@@ -30,7 +30,7 @@ class FileReader:
     pixels: ImageFormat
 
     def __call__(self, number: int) -> np.ndarray:
-        """Image `number`, [height, width, channels].
+        """Reads image `number`, [height, width, channels].
 
         Raises:
           UsageError: the file has changed since; it names the file.
@@ -62,7 +62,7 @@ class RowReader:
     pixels: ImageFormat
 
     def __call__(self, number: int) -> np.ndarray:
-        """The image of row `numbers[number]`, [height, width, channels].
+        """Reads the image of row `numbers[number]`, [height, width, channels].
 
         Raises:
           UsageError: the row has changed since; it names the row.
@@ -77,7 +77,7 @@ class RowReader:
 
 
 def source_of(found: Any) -> Source:
-    """The image of a row, in whatever form the row has it."""
+    """Returns the image of a row, in whatever form the row has it."""
     if isinstance(found, dict) and {"bytes", "path"} <= found.keys():
         data, path = found["bytes"], found["path"]
         found = data if data is not None or path is None else pathlib.Path(path)

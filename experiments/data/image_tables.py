@@ -39,7 +39,7 @@ class Table(NamedTuple):
 def numbered(
     labels: list[Any], tables: list[Table], map_labels: bool, names: Sequence[str]
 ) -> class_labels.Classes:
-    """The classes of both parts; errors name the part."""
+    """Numbers the classes of both parts; errors name the part."""
     (train, test), (first, second) = labels, tables
     try:
         return class_labels.classes(
@@ -65,7 +65,7 @@ def together(
     flips: bool,
     moves: bool,
 ) -> DataSet:
-    """The data set; a name that `moves` does not tell it from others."""
+    """Makes the data set of two tables; `contents` leaves out a name that `moves`."""
     labels = [table.labels for table in tables]
     labelled = labels[0] is not None
     if labelled:  # at once: images take long
@@ -103,7 +103,7 @@ def together(
 def _checked(
     tables: list[Table], pixels: ImageFormat, skip_broken: bool
 ) -> tuple[list[list[int]], list[Fault]]:
-    """Numbers of the rows that are read, of each part; and the other rows' faults."""
+    """Finds the rows that are read, by number, of each part; and the others' faults."""
     chosen, faults = [], []
     for table in tables:
         count, version = len(table.rows), _version(table.files)
@@ -131,7 +131,7 @@ def _check(table: Table, pixels: ImageFormat, row: int) -> tuple[int, int]:
 
 
 def _version(files: Sequence[str]) -> str:
-    """Of the files of a part, by names, sizes and times; empty where unknown."""
+    """Digests the files of a part, by names, sizes and times; empty where unknown."""
     try:
         found = [pathlib.Path(file).stat() for file in files]
     except OSError:
@@ -141,7 +141,7 @@ def _version(files: Sequence[str]) -> str:
 
 
 def _lazy(table: Table, rows: list[int], pixels: ImageFormat) -> Lazy:
-    """The images of rows, read when they are indexed."""
+    """Makes an array of the images of rows, read when they are indexed."""
     assert pixels.size is not None
     reader = RowReader(table.where, table.rows, table.column, rows, pixels)
     return Lazy((len(rows), *pixels.size, pixels.channels), pixels.dtype, reader)

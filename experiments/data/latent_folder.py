@@ -57,7 +57,7 @@ class Array(NamedTuple):
 
 
 def entry(folder: pathlib.Path, path: pathlib.Path, count: int) -> dict[str, Any]:
-    """What the index says of a shard.
+    """Makes the entry of a shard in the index.
 
     Args:
       folder: of the index.
@@ -69,14 +69,14 @@ def entry(folder: pathlib.Path, path: pathlib.Path, count: int) -> dict[str, Any
 
 
 def archive_digest(path: pathlib.Path) -> str:
-    """The digest of the names, sizes and checksums in an archive's directory."""
+    """Digests the names, sizes and checksums in an archive's directory."""
     with zipfile.ZipFile(path) as file:
         listed = [(each.filename, each.file_size, each.CRC) for each in file.infolist()]
     return digest_of(listed)
 
 
 def read(folder: pathlib.Path, *, mean_only: bool = False) -> DataSet:
-    """The data set of a folder of latents.
+    """Reads the data set of a folder of latents.
 
     A training example is sampled from its moments, or from those of its mirror image
     where there are some, half of the time; a held-out one is sampled once.
@@ -104,7 +104,7 @@ def read(folder: pathlib.Path, *, mean_only: bool = False) -> DataSet:
 
 
 def read_index(folder: pathlib.Path) -> dict[str, Any]:
-    """The index of a folder of latents.
+    """Reads the index of a folder of latents.
 
     Raises:
       ValueError: there is none, or it is corrupted.
@@ -130,7 +130,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_index(found: Mapping[str, Any]) -> bool:
-    """Whether an index has what is read of it."""
+    """Returns whether an index has what is read of it."""
     shards = found.get("shards")
     listed = [shards.get(name) for name in PARTS] if isinstance(shards, dict) else []
     return (
@@ -148,7 +148,7 @@ def _is_entry(each: Any) -> bool:
 
 
 def _part(folder: pathlib.Path, listed: list[Entry]) -> Examples:
-    """The examples of a part, their moments read when they are indexed."""
+    """Reads the examples of a part; their moments are read when they are indexed."""
     arrays, labels, conditions = [], [], []
     for each in listed:
         path = folder / each["file"]
@@ -165,7 +165,7 @@ def _part(folder: pathlib.Path, listed: list[Entry]) -> Examples:
 
 
 def _is_listed(path: pathlib.Path, digest: str) -> bool:
-    """Whether a shard is there, with the checksums of the index."""
+    """Returns whether a shard is there, with the checksums of the index."""
     try:
         return path.is_file() and archive_digest(path) == digest
     except zipfile.BadZipFile:
@@ -179,7 +179,7 @@ def _small(path: pathlib.Path) -> list[str]:
 
 
 def _rows(arrays: list[list[Array]]) -> Lazy:
-    """Rows [2 or 4, *event] of all shards, one after another."""
+    """Makes an array of the rows [2 or 4, *event] of all shards, one after another."""
     ends = np.cumsum([each[0].shape[0] for each in arrays])
 
     def row(number: int) -> np.ndarray:
@@ -194,7 +194,7 @@ def _rows(arrays: list[list[Array]]) -> Lazy:
 
 
 def _moments(path: pathlib.Path) -> list[Array]:
-    """Where the moments of a shard are, float32 [n, *event] each."""
+    """Finds where the moments of a shard are, float32 [n, *event] each."""
     found: list[Array] = []
     try:
         with zipfile.ZipFile(path) as file, path.open("rb") as raw:
@@ -221,7 +221,7 @@ def _moments(path: pathlib.Path) -> list[Array]:
 def drawn(
     rng: np.random.RandomState, values: np.ndarray, *, mean_only: bool
 ) -> np.ndarray:
-    """A latent [*event], from its moments [2, *event], or from one of two pairs.
+    """Samples a latent [*event] from its moments [2, *event], or from one of two pairs.
 
     Args:
       rng: of the example.
@@ -237,6 +237,6 @@ def drawn(
 
 
 def _fixed(values: Lazy, augment_fn: AugmentFn) -> Lazy:
-    """Held-out latents, each sampled once: of its number, when it is indexed."""
+    """Samples each held-out latent once, seeded by its number, when it is indexed."""
     row = lambda number: augment_fn(np.random.RandomState([number]), values.row(number))
     return Lazy((len(values), *values.shape[2:]), np.float32, row)

@@ -37,7 +37,7 @@ def latents(
     channels_last: bool = False,
     mean_only: bool = False,
 ) -> DataSet:
-    """Latents of an autoencoder, from a folder or `.npz` of their moments [n, *event].
+    """Reads latents of an autoencoder: a folder or `.npz` of their moments [n, *event].
 
     z = scale (mean + std eps - shift), with eps fresh for each (seed, epoch, example)
     in training and fixed for a held-out example.
@@ -119,7 +119,7 @@ def _check_left_out(path: str, given: dict[str, Any]) -> None:
 
 
 def _numbers(name: str, value: Scales) -> np.ndarray:
-    """One finite number or several, float32 [k]."""
+    """Converts one finite number or several to float32 [k]."""
     several = value if isinstance(value, Sequence) else (value,)
     number = lambda each: isinstance(each, (int, float)) and not isinstance(each, bool)
     good = [*map(number, several)]
@@ -129,7 +129,7 @@ def _numbers(name: str, value: Scales) -> np.ndarray:
 
 
 def _moments(arrays: npz_entries.Arrays) -> dict[str, np.ndarray]:
-    """Means and deviations, float32 [n, *event], by the names of their arrays."""
+    """Reads means and deviations, float32 [n, *event], by the names of their arrays."""
     if ("std" in arrays) == ("logvar" in arrays):
         raise ValueError("must have 'mean', and either 'std' or 'logvar'")
     spread = "std" if "std" in arrays else "logvar"

@@ -55,7 +55,7 @@ class Batches:
         return 2**40  # there is always another epoch
 
     def __getitem__(self, number: int) -> Examples:
-        """This process's part of batch `number`."""
+        """Reads this process's part of batch `number`."""
         epochs, places = np.divmod(number * self._batch_size + self._rows, self._count)
         parts = [
             _order(self._seed, int(epoch), self._count)[places[epochs == epoch]]
@@ -73,7 +73,7 @@ class Batches:
     def _augmented(
         self, epochs: np.ndarray, index: np.ndarray, values: Any
     ) -> np.ndarray:
-        """Each of `values` [b, ...], augmented by the generator of its example.
+        """Augments each of `values` [b, ...] with the random generator of its example.
 
         In place where shape and dtype allow, of a copy unless they own their memory: a
         data set of one's own may give a view of what it stores.
@@ -97,7 +97,7 @@ class Batches:
 
 
 def _owns_memory(values: Any) -> TypeGuard[np.ndarray]:
-    """Whether writing into an array changes no other one."""
+    """Returns whether an array owns its memory: writing into it changes no other."""
     plain = isinstance(values, np.ndarray)
     return plain and values.flags.writeable and values.base is None
 
@@ -108,12 +108,12 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of `count` examples in an epoch."""
+    """Draws the order of `count` examples in an epoch."""
     return np.random.RandomState([seed, epoch]).permutation(count)
 
 
 def share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that belong to one process.
+    """Returns the rows of a global batch that belong to one process.
 
     Raises:
       ValueError: if `batch_size` is no positive multiple of `process_count`.
@@ -128,7 +128,7 @@ def share(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 def padded(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every one of `count` examples once, in batches of one size.
+    """Yields every one of `count` examples once, in batches of one size.
 
     Yields:
       The index [batch_size] of the examples, and a mask [batch_size] that is False

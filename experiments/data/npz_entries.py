@@ -54,7 +54,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 
 
 def _read(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """An array; an empty one of objects for what only pickle could read."""
+    """Reads an array; an empty one of objects for what only pickle could read."""
     try:
         return file[name]
     except ValueError as error:
@@ -106,7 +106,7 @@ def check_names(names: Names, *values: str) -> None:
 
 
 def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
-    """The examples of a file, whose `labels` are as they are, and None for none.
+    """Reads the examples of a file; their `labels` as they are, or None for none.
 
     Args:
       arrays: of the file.
@@ -129,7 +129,7 @@ def examples(arrays: Arrays, names: Names, values: np.ndarray) -> Examples:
 
 
 def conditions(arrays: Arrays, names: str | tuple[str, ...]) -> np.ndarray | None:
-    """The vectors of a file, float32 [n, k]: arrays [n] and [n, k_i], side by side.
+    """Reads the vectors of a file, float32 [n, k]: arrays [n] or [n, k_i] side by side.
 
     Args:
       arrays: of the file.
@@ -158,7 +158,7 @@ def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def vectors(arrays: Arrays, name: str) -> np.ndarray:
-    """An array [n] or [n, k] of finite numbers as float32 [n, k].
+    """Reads an array [n] or [n, k] of finite numbers as float32 [n, k].
 
     Raises:
       ValueError: it is missing or anything else.
@@ -214,7 +214,7 @@ def naming_file(path: str) -> Iterator[None]:
 
 
 def _optional(arrays: Arrays, name: str, default: str) -> np.ndarray | None:
-    """An entry by name; None where it has no name, or is not there by default."""
+    """Reads an entry by name; None if the name is empty, or the default and missing."""
     if not name or (name == default and name not in arrays):
         return None
     return array(arrays, name)
@@ -223,7 +223,7 @@ def _optional(arrays: Arrays, name: str, default: str) -> np.ndarray | None:
 def _labels(
     arrays: Arrays, name: str, count: int, taken: Collection[str]
 ) -> np.ndarray | None:
-    """The labels [count, ...], or None.
+    """Reads the labels [count, ...], or None.
 
     Args:
       arrays: of the file.
@@ -254,7 +254,7 @@ def _labels(
 
 
 def _mask(arrays: Arrays, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A mask of zeros and ones as bool, of the rank of `shape` = [n, *event]."""
+    """Reads a mask of zeros and ones as bool, of the rank of `shape` = [n, *event]."""
     found = _optional(arrays, name, DEFAULTS.mask)
     if found is None:
         return None

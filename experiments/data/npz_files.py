@@ -64,7 +64,7 @@ def npz(
     channels_last: bool = False,
     flips: bool = False,
 ) -> DataSet:
-    """Arrays [n, *event] of an `.npz`, whose entries this module lists.
+    """Reads arrays [n, *event] of an `.npz`, whose entries this module lists.
 
     Values of uint8 have 256 levels, or `levels`. Floats in [low, high] become [-1, 1];
     of images [height, width, channels] the range must be declared, other floats pass as
@@ -135,7 +135,7 @@ def data_set(
     augment_fn: AugmentFn | None,
     map_labels: bool,
 ) -> DataSet:
-    """A data set of floats with their own held-out part, or with another file's.
+    """Makes a data set of floats, with a held-out part of its own or of another file.
 
     Args:
       train: examples of the file.
@@ -186,7 +186,7 @@ def data_set(
 
 
 def _labelled(found: Examples) -> Examples:
-    """Examples whose labels are zeros where they are None."""
+    """Makes labels of zeros where examples have none."""
     if found.labels is not None:
         return found
     return found._replace(labels=np.zeros(len(found.values), np.int32))
@@ -219,7 +219,7 @@ def _stored(
     high: float | None,
     unscaled: bool,
 ) -> np.ndarray:
-    """uint8 as they are, or floats as float32, scaled to [-1, 1] from their range."""
+    """Keeps uint8, or converts floats to float32, from their range to [-1, 1]."""
     declared = low is not None or high is not None
     if unscaled and (declared or levels is not None):
         raise ValueError(
@@ -254,7 +254,7 @@ def _stored(
 
 
 def _scaled(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """Floats of [low, high] as float32 in [-1, 1]."""
+    """Scales floats of [low, high] to float32 in [-1, 1]."""
     values = array_checks.finite("values", values, np.float64)
     if low is None or high is None or not low < high:
         raise ValueError(

@@ -45,7 +45,7 @@ NAMES = ("samples", "noise", "labels", "conditions")  # by which a file is recog
 
 
 def pairs(*, path: str, original: str = "") -> DataSet:
-    """Pairs of a run's model, from the `.npz` of `diffusionflow pairs`.
+    """Reads pairs of a run's model, from the `.npz` of `diffusionflow pairs`.
 
     Every 9th pair of each class is held out. See the module for what is evaluated.
 
@@ -79,7 +79,7 @@ def pairs(*, path: str, original: str = "") -> DataSet:
 
 
 def _whole(arrays: Arrays, name: str, low: int, high: int) -> int:
-    """A whole number of a file."""
+    """Reads a whole number of a file."""
     found = arrays[name]
     if found.shape or found.dtype.kind not in "iu" or not low <= found <= high:
         shown = repr(found.item()) if not found.shape else f"shape {found.shape}"
@@ -88,7 +88,7 @@ def _whole(arrays: Arrays, name: str, low: int, high: int) -> int:
 
 
 def _original(arrays: Arrays) -> dict[str, Any]:
-    """The data that the samples stand for: a section and an identity."""
+    """Reads which data the samples stand for: a section and an identity."""
     found = files.parse_json(str(arrays["original"]))
     parts = [found.get(name) for name in ORIGINAL] if isinstance(found, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):
@@ -126,7 +126,7 @@ def _check(arrays: Arrays) -> None:
 
 
 def _digest(arrays: Arrays, names: Sequence[str] = NAMES) -> str:
-    """Of the arrays themselves: a zip file has the time of its writing in it too."""
+    """Digests the arrays themselves: a zip file has the time of its writing in it."""
     total = hashlib.sha256()
     for name in names:
         if name in arrays:

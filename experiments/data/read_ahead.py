@@ -13,7 +13,7 @@ AHEAD = 4  # batches, or two for each process if those are more
 
 
 def iterate(batches: Batches, start: int, workers: int = 0) -> Generator[Examples]:
-    """The batches from number `start` on, the same ones for any number of workers.
+    """Yields the batches from number `start` on, the same for any number of workers.
 
     Closing the iterator ends the processes.
 

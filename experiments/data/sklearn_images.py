@@ -8,7 +8,7 @@ TRAIN_SHARE = 7 / 8  # of the width of a photograph; the rest is held out
 
 
 def digits() -> DataSet:
-    """The 1,797 handwritten digits of scikit-learn: uint8 [n, 8, 8, 1], levels 0..16.
+    """Loads scikit-learn's 1,797 handwritten digits: uint8 [n, 8, 8, 1], levels 0..16.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI
     machine learning repository, 1998 (its test part), as bundled with scikit-learn.
@@ -20,7 +20,7 @@ def digits() -> DataSet:
 
 
 def patches(*, size: int = 16, stride: int = 4, flips: bool = False) -> DataSet:
-    """Squares of scikit-learn's two photographs, uint8 [n, size, size, 3].
+    """Cuts squares of scikit-learn's two photographs, uint8 [n, size, size, 3].
 
     The label is the photograph. Training squares lie `stride` pixels apart in the left
     seven eighths; test squares tile the rest, so no held-out pixel is trained on.
@@ -53,7 +53,7 @@ def patches(*, size: int = 16, stride: int = 4, flips: bool = False) -> DataSet:
 
 
 def _squares(images: list[np.ndarray], size: int, stride: int) -> Examples:
-    """All squares [n, size, size, channels] on a lattice, and the image of each."""
+    """Cuts all squares [n, size, size, channels] on a lattice, labelled by image."""
     values, labels = [], []
     for label, image in enumerate(images):
         windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), (0, 1))

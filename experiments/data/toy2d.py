@@ -9,7 +9,7 @@ NOISIEST = 1_000
 
 
 def moons(*, size: int = 20_000, seed: int = 0, noise: float = 0.08) -> DataSet:
-    """Two interleaved half circles, float32 [size, 2]; the label is the half circle.
+    """Samples two interleaved half circles, float32 [size, 2]; the label says which.
 
     Centred, and scaled so that the mean variance of the two coordinates is 1.
 
@@ -36,7 +36,7 @@ def moons(*, size: int = 20_000, seed: int = 0, noise: float = 0.08) -> DataSet:
 
 
 def checkerboard(*, size: int = 20_000, seed: int = 0) -> DataSet:
-    """Uniform on the 8 dark squares of a 4 x 4 board, float32 [size, 2].
+    """Samples uniformly on the 8 dark squares of a 4 x 4 board, float32 [size, 2].
 
     The board is [-sqrt(3), sqrt(3)]^2, so that both coordinates have variance 1; the
     label is the square.
@@ -59,7 +59,7 @@ def checkerboard(*, size: int = 20_000, seed: int = 0) -> DataSet:
 def mixture(
     *, size: int = 20_000, seed: int = 0, num_modes: int = 8, std: float = 0.1
 ) -> DataSet:
-    """Equal Gaussians of deviation `std` on a circle, float32 [size, 2].
+    """Samples equal Gaussians of deviation `std` on a circle, float32 [size, 2].
 
     The radius is sqrt(2 (1 - std^2)), so that both coordinates have variance 1; the
     label is the Gaussian.
@@ -90,7 +90,7 @@ def mixture(
 
 
 def mixture_means(*, num_modes: int, std: float) -> np.ndarray:
-    """The means [num_modes, 2] of the Gaussians of `mixture`, in float64."""
+    """Computes the means [num_modes, 2] of the Gaussians of `mixture`, in float64."""
     angle = 2 * np.pi * np.arange(num_modes) / num_modes
     radius = np.sqrt(2 * (1 - std**2))
     return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -99,7 +99,7 @@ def mixture_means(*, num_modes: int, std: float) -> np.ndarray:
 def _generator(
     size: int, seed: int, num_classes: int
 ) -> tuple[np.random.RandomState, np.ndarray]:
-    """A generator, and labels [size] in turn."""
+    """Makes a random generator, and labels [size] of the classes in turn."""
     least = HOLD_OUT * num_classes
     if size < least:
         raise ValueError(

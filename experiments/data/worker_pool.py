@@ -64,7 +64,7 @@ class WorkerPool:
         return self._length
 
     def __getitem__(self, number: int) -> Examples:
-        """Batch `number`; several threads may ask at once.
+        """Reads batch `number`; several threads may ask at once.
 
         Raises:
           UsageError: it cannot be read.
@@ -156,7 +156,7 @@ class _Worker:
             on_error.pop_all()
 
     def read(self, number: int) -> Examples:
-        """Batch `number`."""
+        """Reads batch `number`."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None and answers is not None
         try:
@@ -176,7 +176,7 @@ class _Worker:
         return pickle.loads(answer.content, buffers=self._memory.read(answer.spans))
 
     def _end(self, number: int) -> str:
-        """What became of a process that did not answer."""
+        """Describes how a process that did not answer has ended."""
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -206,7 +206,7 @@ class _Worker:
 
 
 def _memory_file() -> IO[bytes]:
-    """A file without a name, in memory where the system can."""
+    """Opens a file without a name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("batch"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)

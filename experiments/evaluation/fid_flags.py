@@ -38,7 +38,7 @@ def define_flags() -> None:
 
 
 def given(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The settings of a protocol by their names, checked.
+    """Checks the flags, and returns the settings of a protocol by their names.
 
     Args:
       values: of all flags.

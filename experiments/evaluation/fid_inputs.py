@@ -24,7 +24,7 @@ class Protocol(NamedTuple):
 
 
 def corner_bilinear(x: np.ndarray) -> jax.Array:
-    """Bilinear from the corners of pixels, then `(x - 128) / 128`.
+    """Resizes bilinearly from the corners of pixels, then `(x - 128) / 128`.
 
     Row i of the result lies at row `i height / 299`, as in the graph of 2015 and in the
     detector of EDM.
@@ -38,7 +38,7 @@ def corner_bilinear(x: np.ndarray) -> jax.Array:
 
 
 def _weights(size: int) -> np.ndarray:
-    """Of a row of `size` pixels, float32 [299, size]."""
+    """Computes bilinear weights of a row of `size` pixels, float32 [299, size]."""
     place = np.arange(SIDE) * (size / SIDE)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, size - 1)
@@ -50,12 +50,12 @@ def _weights(size: int) -> np.ndarray:
 
 
 def centre_bilinear(x: np.ndarray) -> jax.Array:
-    """Bilinear from the centres of pixels, then `x / 127.5 - 1`, as pytorch-fid."""
+    """Resizes bilinearly from pixel centres, then `x / 127.5 - 1`, as pytorch-fid."""
     return resized(jnp.asarray(x, jnp.float32) / 127.5 - 1)
 
 
 def clean_bicubic(x: np.ndarray) -> jax.Array:
-    """Bicubic with antialiasing on floats, cut to [0, 255], then `(x - 128) / 128`.
+    """Resizes floats bicubically, antialiased, cut to [0, 255], then `(x - 128) / 128`.
 
     Source: Parmar et al. 2022, arXiv 2104.11222.
     """
@@ -66,7 +66,7 @@ def clean_bicubic(x: np.ndarray) -> jax.Array:
 
 
 def _bicubic(channel: np.ndarray) -> np.ndarray:
-    """A channel [height, width] at 299 x 299."""
+    """Resizes a channel [height, width] to 299 x 299 bicubically."""
     image = Image.fromarray(channel).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(image)
 

@@ -152,7 +152,7 @@ def _prepared(workdir: pathlib.Path, settings: Settings) -> Asked:
 
 
 def _facts(protocol: str, asked: Asked) -> dict[str, Any]:
-    """What the number depends on, as plain JSON values."""
+    """Returns what the FID depends on, as plain JSON values."""
     of_samples = generate.settings(asked.loaded.request, asked.loaded.digest)
     del of_samples["shard_size"]
     own = {
@@ -165,7 +165,7 @@ def _facts(protocol: str, asked: Asked) -> dict[str, Any]:
 
 
 def _distance(asked: Asked, facts: Mapping[str, Any]) -> float:
-    """The FID of samples, which are drawn unless they are there."""
+    """Computes the FID of samples, which are drawn unless they are there."""
     path = _sampled(asked)
     known = {name: facts[name] for name in ("protocol", "inception")}
     cache = ResultCache(asked.workdir / FOLDER).chunks("fid", known)
@@ -180,7 +180,7 @@ def _digest(path: str) -> str:
 
 
 def _request(workdir: pathlib.Path, settings: Settings) -> LoadRequest:
-    """The samples that are drawn."""
+    """Makes the request for the samples that are drawn."""
     asked = LoadRequest(
         num_samples=settings.num_samples,
         guidance=settings.guidance,
@@ -227,7 +227,7 @@ def _check_pictures(stored: generate.Stored) -> None:
 
 
 def labels_in_proportion(counts: np.ndarray, total: int) -> np.ndarray:
-    """Labels int32 [total] of classes as often as in the data, spread evenly.
+    """Makes labels int32 [total] of classes as often as in the data, spread evenly.
 
     Each class has its share of `total`, rounded so that all add up (the largest
     remainders are rounded up); of equal counts they are 0, 1, ... in turn.
@@ -266,7 +266,7 @@ def _sampled(asked: Asked) -> pathlib.Path:
 
 
 def _reasons(asked: Asked) -> list[str]:
-    """Why the number does not compare with published ones; empty where it does."""
+    """Lists why the FID does not compare with published ones; empty where it does."""
     count, stored = asked.loaded.request.num_samples, asked.stored
     levels = stored.transform.levels
     found = {

@@ -50,7 +50,7 @@ class Reference(NamedTuple):
 
 
 def features_fn(inception: str, protocol: str) -> FeaturesFn:
-    """uint8 [n, height, width, 1 or 3] to Inception's features [n, 2048]."""
+    """Loads Inception: uint8 [n, height, width, 1 or 3] to its features [n, 2048]."""
     with naming("--inception"), progress.announced("reading Inception's weights"):
         params = inception_params(read_weights(inception))
     apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x))
@@ -68,7 +68,7 @@ def features_fn(inception: str, protocol: str) -> FeaturesFn:
 def _moments(
     batches: Iterator[np.ndarray], features_fn: FeaturesFn, count: int, what: str
 ) -> metrics.FeatureMoments:
-    """Mean and covariance of the features of `count` pictures, in float64.
+    """Computes mean and covariance of the features of `count` pictures, in float64.
 
     Sums are of differences from the features of the first batch, so that little is lost
     where the mean is large.
@@ -91,7 +91,7 @@ def _moments(
 def moments_of(
     reference: Reference, features_fn: FeaturesFn, cache: Chunks
 ) -> metrics.FeatureMoments:
-    """The moments of a reference, of images from the cache where they are there."""
+    """Returns the moments of a reference; those of images from the cache if there."""
     if reference.moments is not None:
         return reference.moments
     compute = lambda: _moments(
@@ -103,7 +103,7 @@ def moments_of(
 def of_samples(
     path: pathlib.Path, features_fn: FeaturesFn, cache: Chunks
 ) -> metrics.FeatureMoments:
-    """The moments of the pictures in a result of `diffusionflow sample`."""
+    """Computes the moments of the pictures in a result of `diffusionflow sample`."""
     count = len(files.read_npz(path, "labels")["labels"])
     compute = lambda: _moments(_batches(path), features_fn, count, "samples")
     return _cached(cache, f"samples-{archive_digest(path)}", compute)
@@ -116,7 +116,7 @@ def _cached(
 
 
 def _batches(path: pathlib.Path) -> Iterator[np.ndarray]:
-    """Pictures of 256 levels of a result, `BATCH` at a time, read as they are asked."""
+    """Reads a result's pictures, of 256 levels, `BATCH` at a time as they are asked."""
     levels = files.read_npz(path, "levels")["levels"]
     with zipfile.ZipFile(path) as file, file.open("samples.npy") as array:
         version = np.lib.format.read_magic(array)
@@ -129,14 +129,14 @@ def _batches(path: pathlib.Path) -> Iterator[np.ndarray]:
 
 
 def _in_256(x: np.ndarray, levels: int) -> np.ndarray:
-    """Stored values of any number of levels as those of 256."""
+    """Converts stored values of any number of levels to those of 256."""
     if levels == 256:
         return x
     return np.rint(x * (255 / (levels - 1))).astype(np.uint8)
 
 
 def published(path: str | None) -> Reference | None:
-    """The reference in an `.npz` with `mu` and `sigma`; None of a folder or nothing."""
+    """Reads a reference, `mu` and `sigma` of an `.npz`; None of a folder or no path."""
     if path is None or pathlib.Path(path).is_dir():
         return None
     with naming("--reference"):
@@ -169,7 +169,7 @@ def _check(path: str, moments: metrics.FeatureMoments) -> None:
 
 
 def of_images(path: str | None, dataset: DataSet, size: tuple[int, ...]) -> Reference:
-    """The reference of all images of a folder, or of the training data.
+    """Makes the reference of all images of a folder, or of the training data.
 
     Args:
       path: of the folder; None for the training data.

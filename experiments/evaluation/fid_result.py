@@ -16,7 +16,7 @@ NAMES = {  # entries of a result
 
 
 def checked_path(out: str | None, default: pathlib.Path) -> pathlib.Path:
-    """The path of the result, in a folder that exists.
+    """Checks the path of the result, which must be in a folder that exists.
 
     Args:
       out: `--out`, or None.
@@ -35,7 +35,7 @@ def checked_path(out: str | None, default: pathlib.Path) -> pathlib.Path:
 
 
 def finished(path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of these settings that is there already, or None.
+    """Reads the result of these settings if it is there already, else returns None.
 
     Raises:
       UsageError: there is a file that is another result, or none.
@@ -59,7 +59,7 @@ def finished(path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | N
 def make(
     asked: Mapping[str, Any], recipe: str, value: float, reference: str, reasons: list
 ) -> dict[str, Any]:
-    """The number and what it depends on, as plain JSON values.
+    """Makes the result: the FID and what it depends on, as plain JSON values.
 
     Args:
       asked: what the number depends on, as plain JSON values.
@@ -82,7 +82,7 @@ def make(
 
 
 def words(result: Mapping[str, Any]) -> str:
-    """The number on one line, and whether it compares on another."""
+    """Writes the FID on one line, and whether it is comparable on another."""
     line = f"{result['protocol']}: {result['value']:.4f}, {result['count']:,} samples"
     line += f" ({result['recipe']}), {result['reference']}"
     if result["comparable"]:

@@ -168,7 +168,7 @@ def _batch_size(request: Request, loaded: Loaded, count: int) -> int:
 
 
 def is_slow(model: Model) -> bool:
-    """Whether examples are so large, on a CPU, that a few of them take minutes."""
+    """Returns whether examples are so large, on a CPU, that a few take minutes."""
     return math.prod(model.event_shape) > LARGE and jax.default_backend() == "cpu"
 
 

@@ -148,7 +148,7 @@ class SampleEvaluator:
         self._held_out = self.features(held_out, "held-out examples")
 
     def _reference_rows(self, examples: Examples) -> np.ndarray:
-        """The training examples that samples are compared with."""
+        """Chooses the training examples that samples are compared with."""
         rows = np.arange(len(examples.labels))
         if len(rows) > (most := self._settings.num_reference):
             shuffled = np.random.RandomState(self._settings.seed).permutation(rows)
@@ -276,7 +276,7 @@ class SampleEvaluator:
 
 
 def has_full_rank(*samples: np.ndarray) -> bool:
-    """Whether the covariances of sets `[n, features]` can have full rank."""
+    """Returns whether the covariances of sets `[n, features]` can have full rank."""
     return all(len(x) > x.shape[1] for x in samples)
 
 
@@ -332,7 +332,7 @@ def sampler_sections(
 
 
 def recorded_samplers(settings: Settings, default: dict[str, Any]) -> list[str]:
-    """The samplers as results record them: with the digest of a grid's file."""
+    """Lists the samplers as results record them: with the digest of a grid's file."""
     sections = sampler_sections(settings, default)
     return [
         sampler_text(section) if grid_files.is_file(section["grid"]) else text

@@ -59,7 +59,7 @@ def check(flag: str, paths: Iterable[pathlib.Path], command: str) -> None:
 
 
 def _replaceable(path: pathlib.Path, command: str) -> bool:
-    """Whether nothing is at a path, or a file with the command's mark."""
+    """Returns whether nothing is at a path, or a file with the command's mark."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -18,7 +18,7 @@ PICTURES = DataTransform(256)
 
 
 def opened(path: str) -> interop.Autoencoder:
-    """The autoencoder of `--autoencoder`.
+    """Opens the autoencoder of `--autoencoder`.
 
     Raises:
       UsageError: it cannot be opened.
@@ -95,7 +95,7 @@ class Decoder(NamedTuple):
     def _batches(
         self, fn: Callable[[Any], jax.Array], arrays: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Where a batch starts, and what `fn` makes of it; the last is filled up."""
+        """Yields a batch's start and what `fn` makes of it; the last is filled up."""
         for start in range(0, len(arrays), self.width):
             index = np.minimum(np.arange(start, start + self.width), len(arrays) - 1)
             kept = min(self.width, len(arrays) - start)
@@ -153,7 +153,7 @@ def decoder(
 def _doubt(
     path: str, autoencoder: Any, digest: str, identity: Mapping[str, Any]
 ) -> str:
-    """Why an autoencoder may be another one than encoded a run's latents.
+    """Says why an autoencoder may not be the one that encoded a run's latents.
 
     Args:
       path: of `--autoencoder`.
@@ -187,7 +187,7 @@ def _doubt(
 
 
 def _equal(there: Any, here: Any) -> bool:
-    """Whether numbers, or one number and several, are equal up to rounding."""
+    """Returns whether numbers, or one number and several, are equal up to rounding."""
     try:
         return bool(np.allclose(there, here, rtol=1e-6, atol=0))
     except (TypeError, ValueError):

@@ -28,7 +28,7 @@ SampleFn = Callable[..., Any]
 
 
 def samples(result: samplers.Result, noise: jax.Array) -> jax.Array:
-    """The samples alone: what `sample_fn` gives by default."""
+    """Returns the samples alone: what `sample_fn` gives by default."""
     del noise
     return result.x
 
@@ -45,7 +45,7 @@ def make_sample_fn(
     purpose: int = rng.SAMPLE,
     edit: Edit | None = None,
 ) -> SampleFn:
-    """A compiled sampler.
+    """Makes a compiled sampler.
 
     Args:
       model: of the run.

@@ -20,15 +20,15 @@ class Conditions(NamedTuple):
     vectors: Any = None
 
     def part(self, start: int, stop: int) -> "Conditions":
-        """Those of the samples `start` to `stop - 1`."""
+        """Returns the conditions of the samples `start` to `stop - 1`."""
         return Conditions(*(None if one is None else one[start:stop] for one in self))
 
     def at(self, number: np.ndarray) -> "Conditions":
-        """Those of the samples `number`."""
+        """Returns the conditions of the samples `number`."""
         return Conditions(*(None if one is None else one[number] for one in self))
 
     def settings(self) -> dict[str, str]:
-        """The digest of the vectors, by which different ones are noticed."""
+        """Returns the digest of the vectors, which tells different ones apart."""
         if self.vectors is None:
             return {}
         digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())
@@ -36,12 +36,12 @@ class Conditions(NamedTuple):
 
 
 def labels_in_turn(count: int, num_classes: int) -> np.ndarray:
-    """The classes 0, 1, ... in turn, int32 [count]; zeros where there are none."""
+    """Makes class labels 0, 1, ... in turn, int32 [count]; zeros without classes."""
     return (np.arange(count) % max(1, num_classes)).astype(np.int32)
 
 
 def by_class(per_class: int, num_classes: int) -> np.ndarray:
-    """`per_class` labels of each class, class after class: one class a row.
+    """Makes `per_class` labels of each class, class after class: one class a row.
 
     Data without classes have one row of zeros.
     """
@@ -49,7 +49,7 @@ def by_class(per_class: int, num_classes: int) -> np.ndarray:
 
 
 def of_pictures(held_out: Examples, num_classes: int, per_class: int) -> Conditions:
-    """What a picture while training shows: each class, or held-out examples' vectors.
+    """Makes the conditions of pictures in training: each class, or held-out vectors.
 
     Args:
       held_out: examples of the run.
@@ -63,6 +63,6 @@ def of_pictures(held_out: Examples, num_classes: int, per_class: int) -> Conditi
 
 
 def of_examples(examples: Examples, count: int) -> Conditions:
-    """Labels and vectors of examples, in order and over again."""
+    """Returns labels and vectors of examples, in order and over again."""
     number = np.arange(count) % len(examples.labels)
     return Conditions(examples.labels[number], examples.conditions[number])

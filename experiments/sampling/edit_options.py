@@ -122,7 +122,7 @@ def check_exists(name: str, path: str) -> None:
 
 
 def ends(text: str) -> tuple[int, int] | tuple[str, str]:
-    """What `--interpolate` goes from and to: two seeds, or two paths.
+    """Reads what `--interpolate` goes from and to: two seeds, or two paths.
 
     Raises:
       UsageError: it is neither.

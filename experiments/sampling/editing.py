@@ -53,7 +53,7 @@ def planned(
 def _read(
     run: Loaded, option: str, path: str, most: int, decoder: Decoder | None
 ) -> pictures.Pictures:
-    """Pictures as the model sees its data, which are latents if there is a decoder."""
+    """Reads pictures as the model sees its data: as latents if there is a decoder."""
     kept = generate.stored(run.model, decoder)
     if decoder is None:
         return pictures.read(option, path, kept, run.config["data"], most)
@@ -72,7 +72,7 @@ def _from_picture(
     num_steps: int,
     decoder: Decoder | None,
 ) -> tuple[Request, Plan]:
-    """Of `--init_image` with `--strength` and `--mask`."""
+    """Plans samples from a picture: `--init_image` with `--strength` and `--mask`."""
     options, masked = request.edit, "mask" in request.edit
     strength = options.get("strength", 1.0 if masked else edit_options.STRENGTH)
     taken = round(strength * num_steps)
@@ -104,7 +104,7 @@ def _from_picture(
 
 
 def _mask(run: Loaded, path: str, sampler: Any, decoder: Decoder | None) -> np.ndarray:
-    """The mask of a file, bool [*event], for a sampler that can keep what is known."""
+    """Reads a file's mask, bool [*event], for a sampler that can keep what is known."""
     if isinstance(sampler, samplers.FlowMap):
         raise UsageError(
             "--mask with --sampler.name=flow_map: its jumps leave out the times at "
@@ -120,7 +120,7 @@ def _mask(run: Loaded, path: str, sampler: Any, decoder: Decoder | None) -> np.n
 def _round_trip(
     run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
 ) -> tuple[Request, Plan]:
-    """Of `--init_image` with `--invert`."""
+    """Plans the inversion of pictures to noise and back: `--init_image`, `--invert`."""
     check_invertible("invert", run.model, sampler, run.request.sampler["name"])
     path = request.edit["init_image"]
     found = _read(run, "init_image", path, request.num_samples, decoder)
@@ -136,7 +136,7 @@ def _round_trip(
 def _interpolation(
     run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
 ) -> tuple[Request, Plan]:
-    """Of `--interpolate` with `--columns`."""
+    """Plans an interpolation: `--interpolate` with `--columns`."""
     columns = request.edit.get("columns", edit_options.COLUMNS)
     bound = f"at least {columns}, the columns of one row"
     require("num_samples", request.num_samples, request.num_samples >= columns, bound)
@@ -155,7 +155,7 @@ def _interpolation(
 
 
 def _between_seeds(request: Request, ends: Any, columns: int) -> tuple[Request, Plan]:
-    """From the samples of one seed to those of another."""
+    """Plans an interpolation from the samples of one seed to those of another."""
     first, last = ends
     bound = f"left out with --interpolate={first},{last}, which names both seeds"
     require("seed", request.seed, request.seed in (0, first), bound)
@@ -171,7 +171,7 @@ def _between_seeds(request: Request, ends: Any, columns: int) -> tuple[Request, 
 def _between_pictures(
     run: Loaded, request: Request, ends: Any, columns: int, decoder: Decoder | None
 ) -> tuple[Request, Plan]:
-    """From pictures to as many others."""
+    """Plans an interpolation from pictures to as many others."""
     rows = -(-request.num_samples // columns)
     one, other = (_read(run, "interpolate", path, rows, decoder) for path in ends)
     if len(one.values) != len(other.values):

@@ -46,7 +46,7 @@ class Edit:
     columns: int | None = None
 
     def rows(self, number: np.ndarray) -> np.ndarray:
-        """The number of the condition that sample `number` has."""
+        """Returns the number of the condition that sample `number` has."""
         return number
 
     def prepare(self, run_fn: RunFn, given: Conditions) -> None:
@@ -59,11 +59,11 @@ class Edit:
         """
 
     def times(self, times: np.ndarray) -> np.ndarray:
-        """The part of the grid that is used, at least its last time."""
+        """Returns the part of the grid that is used, at least its last time."""
         return times
 
     def inputs(self, number: np.ndarray, purpose: int) -> Any:
-        """What samples `number` [n] begin from, a pytree of arrays [n, ...].
+        """Returns what samples `number` [n] begin from, a pytree of arrays [n, ...].
 
         Args:
           number: of the samples.
@@ -88,7 +88,7 @@ class Edit:
         raise NotImplementedError
 
     def above(self, count: int, first_fn: FirstFn) -> list[np.ndarray]:
-        """What a picture shows above the samples, floats [count, *event] each.
+        """Returns what a picture shows above the samples, floats [count, *event] each.
 
         Args:
           count: samples that are shown.

@@ -94,7 +94,7 @@ def encode(settings: Settings) -> pathlib.Path:
 
 
 def data_section(text: str) -> dict[str, Any]:
-    """The section `data` of a config that `--data` stands for.
+    """Makes the section `data` of a config that `--data` stands for.
 
     Raises:
       UsageError: there is no such folder or file, and it is no source.
@@ -136,7 +136,7 @@ def _check(dataset: DataSet, module: Any) -> None:
 def _facts(
     settings: Settings, dataset: DataSet, autoencoder: interop.Autoencoder
 ) -> dict[str, Any]:
-    """What the moments depend on, as plain JSON values."""
+    """Returns what the moments depend on, as plain JSON values."""
     scales = {"scale": autoencoder.scale, "shift": autoencoder.shift}
     return json.loads(
         json.dumps(
@@ -189,7 +189,7 @@ def _encode_fn(
     settings: Settings,
     flip: bool,
 ) -> EncodeFn:
-    """`stored values [b, *event] -> dict of moments`, for all devices."""
+    """Makes `stored values [b, *event] -> dict of moments`, for all devices."""
     mesh = sharding.data_mesh()
     along = sharding.along_batch(mesh)
     placed = jax.device_put(autoencoder, sharding.replicated(mesh))
@@ -241,7 +241,7 @@ def _encoded(
     width: int,
     advance_fn: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """The moments of the examples `start` to `stop - 1`, in batches of one width.
+    """Encodes the examples `start` to `stop - 1` to moments, in batches of one width.
 
     The next batch is read while the devices compute.
     """

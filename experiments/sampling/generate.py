@@ -40,7 +40,7 @@ class Stored(NamedTuple):
 
 
 def stored(model: Model, decoder: Decoder | None) -> Stored:
-    """What the samples of a model are, decoded if there is a decoder."""
+    """Describes the samples of a model, or the decoded ones if there is a decoder."""
     if decoder is not None:
         return Stored(PICTURES, decoder.event_shape)
     return Stored(model.transform, model.event_shape)
@@ -158,7 +158,7 @@ def resumed(shards: Shards, loaded: Loaded) -> Iterator[bool]:
 
 
 def program(request: Request) -> dict[str, Any]:
-    """The settings of a request that `compiled_sampler.make_sample_fn` takes."""
+    """Picks the settings of a request that `compiled_sampler.make_sample_fn` takes."""
     return dict(
         guidance=request.guidance,
         batch_size=request.batch_size,
@@ -248,7 +248,7 @@ def _conclude(
 
 
 def settings(request: Request, digest: str) -> dict[str, Any]:
-    """What the samples depend on, as plain JSON values, and `shard_size`."""
+    """Returns what the samples depend on, as plain JSON values, and `shard_size`."""
     names = ["num_samples", "label", "seed", "guidance", "weights", "step"]
     if request.sigma_rel is not None:
         names.append("sigma_rel")
@@ -273,14 +273,14 @@ def summary(request: Request) -> str:
 
 
 def _weights(request: Request) -> str:
-    """Such as raw, ema, or ema0.1 for an average of that width."""
+    """Names the weights, such as raw, ema, or ema0.1 for an average of that width."""
     return f"{request.weights}{request.sigma_rel or ''}"
 
 
 def samples_path(
     workdir: pathlib.Path, request: Request, plan: Plan, decoder: Decoder | None
 ) -> pathlib.Path:
-    """Where the samples of a complete request go, without suffix.
+    """Returns the path of the samples of a complete request, without suffix.
 
     Args:
       workdir: of the run.
@@ -295,7 +295,7 @@ def samples_path(
 def output_path(
     workdir: pathlib.Path, request: Request, what: str = "samples", more: str = ""
 ) -> pathlib.Path:
-    """Where the files of a complete request go, without suffix.
+    """Returns the path of the files of a complete request, without suffix.
 
     Args:
       workdir: of the run.

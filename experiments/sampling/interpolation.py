@@ -61,7 +61,7 @@ class NoiseBetween:
     weight: Any
 
     def draw(self, key: Any, step: ArrayLike, num_noises: int, z: Any) -> jax.Array:
-        """Noise of step number `step`, `[num_noises, *z.shape]`."""
+        """Draws the noise of step number `step`, `[num_noises, *z.shape]`."""
         source = random.Independent()
         ends = (source.draw(each, step, num_noises, z) for each in (key, self.other))
         return jnp.stack(
@@ -82,7 +82,7 @@ class Between(Edit):
         return number // self.columns
 
     def weight(self, number: np.ndarray) -> np.ndarray:
-        """How far samples are from the first end to the last, in [0, 1]."""
+        """Computes how far samples are from the first end to the last, in [0, 1]."""
         return (number % self.columns / (self.columns - 1)).astype(np.float32)
 
 
@@ -158,7 +158,7 @@ class BetweenPictures(Between):
 def _from_noise(
     parts: Parts, keys: jax.Array, denoise_fn: DenoiseFn, eps: jax.Array, noise: Any
 ) -> jax.Array:
-    """Samples that begin from `sigma eps`."""
+    """Samples from the noise `sigma eps`."""
     sigma = jnp.asarray(parts.schedule.sigma(parts.times[0]), eps.dtype)
     return samplers.sample(
         keys,

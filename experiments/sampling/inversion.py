@@ -47,7 +47,7 @@ def check_invertible(option: str, model: Model, sampler: Any, name: str) -> None
 
 
 def rising(times: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """The grid from the data to the noise, float64, without times of too little noise.
+    """Makes the grid from data to noise, float64, without times of too little noise.
 
     Args:
       times: float64 [num_steps + 1], falling.
@@ -84,7 +84,7 @@ def encode(parts: Parts, denoise_fn: DenoiseFn, x: jax.Array) -> jax.Array:
 
 
 def standardized(z: jax.Array, parts: Parts) -> jax.Array:
-    """The noise eps from which `sigma eps` is z at the first time."""
+    """Computes the noise eps such that `sigma eps` is z at the first time."""
     return z / jnp.asarray(parts.schedule.sigma(parts.times[0]), z.dtype)
 
 

@@ -107,7 +107,7 @@ def optimized(loaded: Loaded, given: Conditions, settings: Settings) -> grids.Op
 
 
 def _candidates(loaded: Loaded, settings: Settings) -> Mapping[str, np.ndarray]:
-    """The fixed grids, and that of the run's config, at equal network calls."""
+    """Makes the fixed grids, and that of the run's config, at equal network calls."""
     request, schedule = loaded.request, loaded.model.objective.schedule
     count = request.sampler["num_steps"]
     found = dict(grids.candidates(count, schedule=schedule, t_max=settings.t_max))
@@ -122,7 +122,7 @@ def _candidates(loaded: Loaded, settings: Settings) -> Mapping[str, np.ndarray]:
 def config_grid(
     section: Mapping[str, Any], schedule: Schedule, count: int
 ) -> np.ndarray | None:
-    """The grid of a config with `count` steps to the data; None of a file."""
+    """Makes the grid of a config with `count` steps to the data; None of a file."""
     if grid_files.is_file(section["grid"]):
         return None
     times = build.grid({**section, "num_steps": count}, schedule)
@@ -157,7 +157,7 @@ def _check(
 
 
 def fewest_evaluations(num_steps: int) -> int:
-    """The evaluations below which `grids.optimize` compares the fixed grids alone."""
+    """Returns below how many evaluations `grids.optimize` compares only fixed grids."""
     return 4 * min(NUM_PARAMETERS, num_steps - 1) + 6
 
 
@@ -190,7 +190,7 @@ def _path(workdir: pathlib.Path, request: Request) -> pathlib.Path:
 def _content(
     loaded: Loaded, given: Conditions, settings: Settings, found: grids.Optimized
 ) -> dict[str, Any]:
-    """What the file says: the grid, how it was made, and its errors."""
+    """Makes the content of the file: the grid, how it was made, and its errors."""
     request = loaded.request
     names = ("label", "guidance", "weights", "sigma_rel", "step", "seed", "num_samples")
     record = found._asdict() | {"measured": [each._asdict() for each in found.measured]}
@@ -209,7 +209,7 @@ def _content(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON, numbers with all of their digits."""
+    """Converts to what JSON has, numbers with all of their digits."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -218,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 
 def words(found: grids.Optimized) -> str:
-    """The errors of the grids, a line each, the best first, and the grid."""
+    """Writes the errors of the grids, a line each, the best first, and the grid."""
     ranked = sorted(found.measured, key=lambda each: each.error)
     lines = [
         f"{each.name:<32} {each.error:.4g} +- {each.standard_error:.2g}, "

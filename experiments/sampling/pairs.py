@@ -123,14 +123,14 @@ def _conclude(shards: Shards, loaded: Loaded, given: Conditions) -> None:
 
 
 def _original(loaded: Loaded) -> Mapping[str, Any]:
-    """The data that the pairs stand for; of a model of pairs, what those stand for."""
+    """Returns the original data of the pairs; for a model of pairs, of those pairs."""
     examples = loaded.identity["examples"]
     own = {"data": schema.data_arguments(loaded.config["data"]), "examples": examples}
     return examples.get("original", own)
 
 
 def path_straightness(loaded: Loaded, given: Conditions) -> dict[str, Any] | None:
-    """The straightness of as many paths, at most `NUM_PATHS`, as plain values.
+    """Measures the straightness of at most `NUM_PATHS` sampling paths, as plain values.
 
     Args:
       loaded: with a complete request.
@@ -167,7 +167,7 @@ def path_straightness(loaded: Loaded, given: Conditions) -> dict[str, Any] | Non
 def _straightness(
     result: samplers.Result, times: np.ndarray, schedule: Schedule
 ) -> jax.Array:
-    """Of each path, `[batch]`; a last step to the data is at level 0."""
+    """Computes each path's straightness, `[batch]`; a last step to data has level 0."""
     states = result.trajectory
     flow, levels = metrics.in_flow_coordinates(
         states[: len(times)], times, schedule=schedule
@@ -178,7 +178,7 @@ def _straightness(
 
 
 def _words(found: Mapping[str, Any] | None) -> str:
-    """The straightness on one line."""
+    """Writes the straightness on one line."""
     if found is None:
         return "straightness: not measured, as the sampler draws noise in its steps"
     mean, error, size = (

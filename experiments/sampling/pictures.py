@@ -159,7 +159,7 @@ def coarser(known: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _image_format(stored: Stored, data: Mapping[str, Any] | None) -> ImageFormat:
-    """How images become data of a model; floats are those of 16 bits, in [-1, 1]."""
+    """Finds how images become a model's data; floats are of 16 bits, in [-1, 1]."""
     if data is not None and data["name"] == "latents":
         raise ValueError(
             "an image, and the data of this run are latents: give --autoencoder, or "
@@ -177,7 +177,7 @@ def _image_format(stored: Stored, data: Mapping[str, Any] | None) -> ImageFormat
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The image files of a folder, in the order of names, or the one file."""
+    """Lists the image files of a folder, in the order of names, or the one file."""
     if not path.is_dir():
         return [path]
     names = image_listing.classes(str(path))
@@ -192,7 +192,7 @@ def _of_images(
     pixels: ImageFormat,
     event_shape: tuple[int, ...],
 ) -> np.ndarray:
-    """Images as floats [k, *event], scaled and cropped as data with a `size` are."""
+    """Reads images as floats [k, *event], scaled and cropped as data of a `size`."""
     found, other = [], []
     as_stored = ImageFormat(None, pixels.channels, pixels.bits)
     for file in files:
@@ -218,7 +218,7 @@ def _image(file: pathlib.Path, pixels: ImageFormat) -> np.ndarray:
 
 
 def _of_arrays(path: str, stored: Stored) -> np.ndarray:
-    """An array [k, *event] or [*event] of stored values or floats, as floats."""
+    """Reads an array [k, *event] or [*event] of stored values or floats, as floats."""
     if path.endswith(".npz"):
         arrays = npz_entries.read_npz(path)
         found = npz_entries.array(arrays, *ARRAYS)
@@ -245,7 +245,7 @@ def _of_arrays(path: str, stored: Stored) -> np.ndarray:
 
 
 def _rounded(option: str, values: np.ndarray, transform: DataTransform) -> np.ndarray:
-    """Floats at the levels of the data; says by how much they were changed."""
+    """Rounds floats to the levels of the data; says by how much they were changed."""
     if transform.levels is None:
         return values
     least, most = float(values.min()), float(values.max())

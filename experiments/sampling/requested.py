@@ -17,7 +17,7 @@ from experiments.sampling.conditions import Conditions
 
 
 def of_samples(loaded: Loaded, held_out: Examples | None = None) -> Conditions:
-    """What the samples of a request are conditioned on.
+    """Finds what the samples of a request are conditioned on.
 
     Args:
       loaded: with a complete request.
@@ -56,7 +56,7 @@ def _held_out(loaded: Loaded) -> Examples:
 
 
 def _of_file(path: str, loaded: Loaded) -> np.ndarray:
-    """The vectors of an `.npy`, or of an `.npz` with the entries of the data."""
+    """Reads the vectors of an `.npy`, or of an `.npz` with the entries of the data."""
     suffix = pathlib.Path(path).suffix
     require("conditions", path, suffix in (".npy", ".npz"), "a file .npy or .npz")
     names = loaded.config["data"].get("conditions", npz_entries.DEFAULTS.conditions)

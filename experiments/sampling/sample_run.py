@@ -48,7 +48,7 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
 
 
 def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | None:
-    """What decodes the samples of a request; checked before weights are read."""
+    """Opens the decoder of a request's samples; checked before weights are read."""
     if request.autoencoder is None:
         return None
     run = restore.describe(workdir, request)

@@ -54,7 +54,7 @@ def write(
 def interleaved(
     parts: list[np.ndarray], columns: int, transform: DataTransform
 ) -> np.ndarray:
-    """Rows of images, one of each part in turn, as stored values.
+    """Arranges images in rows, one of each part in turn, as stored values.
 
     Args:
       parts: images [n, height, width, channels], stored values or floats.

@@ -57,13 +57,13 @@ class Shards:
             check_same(where, stored, here)
 
     def _lasting(self) -> dict[str, Any]:
-        """The settings that the result keeps."""
+        """Returns the settings that the result keeps."""
         return {
             key: self._settings[key] for key in self._settings if key != "shard_size"
         }
 
     def complete(self) -> bool:
-        """Whether the result is there, of these settings; then no shard is needed."""
+        """Returns whether the result is there; shards, then needless, are removed."""
         if self.result.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.result.exists()
@@ -103,7 +103,7 @@ class Shards:
             np.savez(file, **entries)
 
     def read(self, number: int, *names: str) -> dict[str, np.ndarray]:
-        """Arrays of a finished shard, by name: those of `names`, or all.
+        """Reads arrays of a finished shard, by name: those of `names`, or all.
 
         Raises:
           ValueError: it is missing or corrupted: zip files carry checksums.
@@ -117,7 +117,7 @@ class Shards:
         return found
 
     def finished(self, number: int) -> bool:
-        """Whether shard `number` is there and whole; a corrupted one is reported."""
+        """Returns whether shard `number` is there and whole, and reports corruption."""
         if not self.path(number).exists():
             return False
         try:
@@ -128,7 +128,7 @@ class Shards:
         return True
 
     def missing(self, skip_fn: Callable[[int], Any]) -> Iterator[tuple[int, int, int]]:
-        """The shards that are not there, `(number, start, stop)`, in order.
+        """Yields the shards that are not there, `(number, start, stop)`, in order.
 
         Args:
           skip_fn: called with the number of rows of each shard that is.
@@ -140,11 +140,11 @@ class Shards:
                 yield number, start, stop
 
     def num_finished(self) -> int:
-        """How many shards there are."""
+        """Counts the shards that are there."""
         return sum(self.path(number).exists() for number in range(len(self.bounds)))
 
     def first(self, count: int, name: str = "samples") -> np.ndarray:
-        """The first rows of an array, `count` of them or all."""
+        """Reads the first rows of an array, `count` of them or all."""
         parts = []
         for number, (start, _) in enumerate(self.bounds):
             if start >= count:
@@ -191,12 +191,12 @@ class Shards:
                 entry.write(np.ascontiguousarray(part).tobytes())
 
     def path(self, number: int) -> pathlib.Path:
-        """Where shard `number` is."""
+        """Returns the path of shard `number`."""
         return self.folder / f"{self.bounds[number][0]:09d}.npz"
 
 
 def _is_begun(folder: pathlib.Path) -> bool:
-    """Whether a folder is not there, or has what a start that was killed leaves."""
+    """Returns whether a folder is missing, or has only what a killed start leaves."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(

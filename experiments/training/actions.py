@@ -141,7 +141,7 @@ class TrainLoop:
         return state
 
     def _begins_stage(self, number: int) -> bool:
-        """Whether the averaged student becomes the teacher before step `number`."""
+        """Returns whether the averaged student becomes teacher before step `number`."""
         return number > 1 and (number - 1) % self._trainer.recipe.stage_steps == 0
 
     def _first_time(self, what: str) -> contextlib.AbstractContextManager:

@@ -20,7 +20,7 @@ ValueAndGrad = tuple[tuple[jax.Array, Any], Any]
 def mean_of_parts(
     each: Callable[[Any, jax.Array], ValueAndGrad], batch: Any, count: int
 ) -> ValueAndGrad:
-    """((mean value, per-example terms), mean gradients) over `count` parts.
+    """Computes ((mean value, per-example terms), mean gradients) over `count` parts.
 
     Part j has the examples j, j + count, j + 2 count, ..., so that each device, which
     holds neighbouring examples, works at every part.

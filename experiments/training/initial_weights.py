@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 
 def located(source: Source) -> Run | pathlib.Path:
-    """The run of a source, or the path of its files; nothing large is read.
+    """Finds the run of a source, or the path of its files; nothing large is read.
 
     Raises:
       UsageError: there is neither.
@@ -108,7 +108,7 @@ def check(source: Source, workdir: str | pathlib.Path) -> None:
 
 
 def origin(source: Source, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a run records of its source, besides step and digest of the weights.
+    """Returns what a run records of its source, besides step and digest of the weights.
 
     Args:
       source: of its weights.
@@ -127,7 +127,7 @@ def origin(source: Source, recorded: Mapping[str, Any] | None = None) -> dict[st
 
 
 def read(new: NewRun, source: Source) -> tuple[Any, dict[str, Any]]:
-    """The weights of a source, and what is recorded of them.
+    """Reads the weights of a source, and what is recorded of them.
 
     Args:
       new: the run.
@@ -179,7 +179,7 @@ def _check(there: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> N
 
 
 def _of_files(new: NewRun, path: pathlib.Path) -> Any:
-    """The parameters in a folder or file, by names joined with dots."""
+    """Reads the parameters in a folder or file, by names joined with dots."""
     flat = traverse_util.flatten_dict(new.target)
     wanted = {".".join(name): leaf for name, leaf in flat.items()}
     where = f"--init_from={path}"
@@ -229,7 +229,7 @@ def _check_teacher(
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what the meaning of a run's weights differs, a line per entry."""
+    """Lists in what the meaning of a run's weights differs, a line per entry."""
     names = ("conventions", "objective", "network", "data")
     one, other = ({name: found[name] for name in names} for found in (there, here))
     one["sigma_data"] = there["config"]["sigma_data"]
@@ -238,7 +238,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 
 
 def _new_intervals(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Names of the maps of a second time in `here`, where `there` is of one time.
+    """Lists the maps of a second time in `here`, where `there` is of one time.
 
     They add nothing at equal times, which is all that `there` was trained on.
     """
@@ -249,7 +249,7 @@ def _new_intervals(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 
 
 def _without(params: Any, paths: Sequence[str]) -> Any:
-    """Parameters, nested dicts, without the leaves of `paths`."""
+    """Removes the leaves of `paths` from parameters, nested dicts."""
     if not paths:
         return params
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -258,7 +258,7 @@ def _without(params: Any, paths: Sequence[str]) -> Any:
 
 
 def _completed(params: Any, fresh: Any, paths: Sequence[str]) -> Any:
-    """`params` with the leaves of `paths` of `fresh`."""
+    """Returns `params` with the leaves of `fresh` at `paths`."""
     if not paths:
         return params
     flat = traverse_util.flatten_dict(params, sep="/")

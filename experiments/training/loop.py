@@ -161,7 +161,7 @@ def _announce(
 
 
 def _without_picture(trainer: Trainer) -> str | None:
-    """One line where pictures are asked for and samples have none, else None."""
+    """Says that samples have no picture where pictures are asked for, else None."""
     shape = trainer.model.event_shape
     asked = trainer.config.samples.every and not sample_images.num_shown(shape)
     return sample_images.no_picture(shape) if asked else None

@@ -46,7 +46,7 @@ def begin(
     source: Source | None = None,
     accepted: Collection[str] = (),
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from, and the identity of what will be saved.
+    """Restores or initializes the state to train from, and the identity to save.
 
     Args:
       trainer: of the run.
@@ -85,7 +85,7 @@ def begin(
 def _restored(
     trainer: Trainer, saved: Checkpoints, step: int, before: Mapping[str, Any]
 ) -> TrainState:
-    """The state of a checkpoint, for a run whose log or batch may be of other size.
+    """Restores the state of a checkpoint; the run's log or batch may be of other size.
 
     Args:
       trainer: of the run.
@@ -119,7 +119,7 @@ def _restored(
 def _afresh(
     trainer: Trainer, source: Source | None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Step 0; the weights of `source`, if any, with an optimizer of their own."""
+    """Starts at step 0, from the weights of `source` if any, with a new optimizer."""
     state = trainer.init()
     section = trainer.config.distillation
     if section.teacher:

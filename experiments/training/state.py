@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
     teacher: Any = None
 
     def checkpoint_items(self) -> dict[str, Any]:
-        """The state as the items of a checkpoint."""
+        """Returns the state as the items of a checkpoint."""
         names = ("step", "opt_state", "sums", "faults")
         train = {name: getattr(self, name) for name in names}
         if self.moments is not None:

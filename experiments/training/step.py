@@ -97,7 +97,7 @@ def check_examples(method: methods.Method | None, dataset: DataSet) -> None:
 
 
 def init(key: jax.Array, recipe: StepConfig) -> TrainState:
-    """The state before the first step."""
+    """Initializes the state before the first step."""
     params = recipe.model.init(key)
     adaptive = times.adaptive_part(recipe.model.objective.proposal)
     return TrainState(
@@ -128,7 +128,7 @@ def begin_stage(state: TrainState, *, recipe: StepConfig) -> TrainState:
 def shardings(
     state: TrainState, mesh: Mesh, placement: FSDPSharding | None
 ) -> TrainState:
-    """Where the leaves of a state live: parameters and what is like them as placed."""
+    """Finds the shardings of a state: parameters and what is like them as placed."""
     same = jax.tree.map(lambda leaf: replicated(mesh), state)
     if placement is None:
         return same
@@ -142,7 +142,7 @@ def shardings(
 def train_step(
     state: TrainState, batch: Examples, key: jax.Array, *, recipe: StepConfig
 ) -> tuple[TrainState, jax.Array]:
-    """One update, or none where loss or gradient are not finite.
+    """Makes one update, or none where loss or gradient are not finite.
 
     Such a step leaves parameters, optimizer, average and moments as they were, bit for
     bit, and is counted in `faults`; the next one has the next batch.
@@ -182,7 +182,7 @@ def _updated(
     gradients: Any,
     recipe: StepConfig,
 ) -> TrainState:
-    """The state with one update more where it `counts`, else as it was.
+    """Updates the state once more where it `counts`, else leaves it as it was.
 
     The step itself is not counted here.
     """
@@ -216,7 +216,7 @@ def _updated_moments(
     terms: losses.Terms,
     objective: objectives.Objective,
 ) -> times.LossMoments | None:
-    """The moments of an adaptive proposal after the whole batch."""
+    """Updates the moments of an adaptive proposal after the whole batch."""
     adaptive = times.adaptive_part(objective.proposal)
     if adaptive is None:
         return None
@@ -250,7 +250,7 @@ class TrainBatch(NamedTuple):
 def loss_and_gradients(
     state: TrainState, batch: Examples, key: jax.Array, *, recipe: StepConfig
 ) -> tuple[tuple[jax.Array, losses.Terms], Any]:
-    """((mean loss, terms), gradients) of the batch; arguments as `train_step`.
+    """Computes ((mean loss, terms), gradients) of the batch; arguments as `train_step`.
 
     With `recipe.accumulate` the batch is computed in parts, one after another: the same
     times, noise and labels, so the same gradient to rounding, in less memory. Masks of
@@ -307,7 +307,7 @@ def _draw(
     objective: objectives.Objective,
     recipe: StepConfig,
 ) -> TrainBatch:
-    """Conditions, times and keys of a batch, each example by the key of its place."""
+    """Draws conditions, times and keys of a batch, each example by its place's key."""
     number = jnp.arange(batch.labels.shape[0])
     loss_keys, label_keys = random.split(random.example_keys(key, number))
     dropped = random.uniform(label_keys, number.shape) < recipe.label_dropout
@@ -334,7 +334,7 @@ def _few_step_terms(
     state: TrainState,
     recipe: StepConfig,
 ) -> losses.Terms:
-    """The loss of a few-step method for each example."""
+    """Computes the loss of a few-step method for each example."""
     model, eps = recipe.model, drawn.eps
     x = model.transform.to_float(drawn.values)
     if eps is None:
@@ -362,7 +362,7 @@ def _networks(
     state: TrainState,
     recipe: StepConfig,
 ) -> methods.Networks:
-    """The networks of a few-step method, with the labels of a batch."""
+    """Makes the networks of a few-step method, with the labels of a batch."""
     model, fixed = recipe.model, (state.ema, state.teacher)
     if recipe.placement is not None:
         fixed = recipe.placement.gather(fixed)
@@ -392,7 +392,7 @@ def _networks(
 
 
 def _teacher_guidance(stage: jax.Array, recipe: StepConfig) -> float | jax.Array:
-    """The scale of a stage's teacher: those after the first have learned it."""
+    """Returns the guidance of a stage's teacher; later teachers have learned it."""
     method, scale = recipe.model.method, recipe.guidance
     if method is None or method.num_stages == 1 or scale == 1:
         return scale

@@ -131,12 +131,12 @@ class Trainer:
         )
 
     def init(self) -> TrainState:
-        """The state before the first step."""
+        """Initializes the state before the first step."""
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.jit(self.init_fn, out_shardings=self.shardings)(key)
 
     def _has_teacher(self) -> bool:
-        """Whether the state has the weights of a teacher that is learned from."""
+        """Returns whether the state holds the weights of a teacher to learn from."""
         method = self.model.method
         named = bool(self.config.distillation.teacher)
         return method is not None and method.takes_teacher and named
@@ -148,7 +148,7 @@ class Trainer:
         return sharding.FSDPSharding(self.mesh, section.least_size)
 
     def _coupled(self, examples: Examples) -> coupled.Coupled | None:
-        """The coupling of the config, on examples to train on or held-out ones."""
+        """Builds the config's coupling, on examples to train on or held-out ones."""
         built = self.experiment.coupling
         if built is None:
             return None
@@ -161,12 +161,12 @@ class Trainer:
         return coupled.Coupled(built, self.mesh)
 
     def _shapes(self) -> TrainState:
-        """Shapes and dtypes of the state."""
+        """Returns the shapes and dtypes of the state."""
         key = rng.stream(self.config.seed, rng.INIT)
         return jax.eval_shape(self.init_fn, key)
 
     def batches(self, start: int) -> Generator[Examples]:
-        """This process's part of the batches from number `start` on.
+        """Reads this process's part of the batches from number `start` on.
 
         Closing the iterator ends the processes of `config.data.workers`.
         """
@@ -175,7 +175,7 @@ class Trainer:
         )
 
     def _numbered_batches(self) -> loader.Batches:
-        """This process's part of the batches, by number."""
+        """Makes this process's part of the batches, by number."""
         return loader.Batches(
             self.dataset.train,
             seed=self.config.seed,
@@ -186,7 +186,7 @@ class Trainer:
         )
 
     def root_mean_square(self, least: int = 1_024) -> float:
-        """Of the first training examples, at least `least`: what `sigma_data` is for.
+        """Computes the RMS of at least `least` first training examples: `sigma_data`.
 
         Of the values that count, where there is a mask.
 
@@ -225,7 +225,7 @@ class Trainer:
         return total.row()
 
     def condition_effects(self, params: Any) -> dict[str, float]:
-        """How much losses change with what the data condition on, by its name.
+        """Measures how much losses change with what the data condition on, by its name.
 
         Zero layers are lifted first. Empty where the data have no conditions.
         """
@@ -256,7 +256,7 @@ class Trainer:
         mask: np.ndarray,
         **changed: np.ndarray,
     ) -> heldout.Evaluation:
-        """Of a batch of test examples, of which each process reads its share.
+        """Evaluates a batch of test examples, of which each process reads its share.
 
         Args:
           params: raw or averaged.

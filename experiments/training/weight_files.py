@@ -34,7 +34,7 @@ OF_AUTHORS = "x_embedder.proj.weight"  # in checkpoints of DiT's and SiT's autho
 
 
 def read(path: pathlib.Path, module: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of a folder or file by the names of our modules, and their `meaning`.
+    """Reads arrays of a folder or file by our modules' names, and their `meaning`.
 
     Args:
       path: of the folder or file.
@@ -61,7 +61,7 @@ def read(path: pathlib.Path, module: Any) -> tuple[dict[str, Any], dict[str, Any
 def _of_edm(
     state: dict[str, Any], path: pathlib.Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of a file of EDM, and what is known of its preconditioning."""
+    """Reads the arrays of a file of EDM, and what is known of its preconditioning."""
     output = stated_output(path, state)
     network, state = network_of_edm(state)
     said = {"network": network}
@@ -76,14 +76,14 @@ def _of_edm(
 
 
 def _network_folder(path: pathlib.Path) -> pathlib.Path:
-    """The folder of the network in that of a pipeline."""
+    """Finds the folder of the network in that of a pipeline."""
     inside = [path / name for name in ("unet", "transformer")]
     found = [each for each in inside if (each / "config.json").is_file()]
     return found[0] if found else path
 
 
 def meaning(path: pathlib.Path) -> dict[str, Any]:
-    """What the configs of a folder say, empty where they are silent, as of a file.
+    """Reads what the configs of a folder say; empty where silent, as for a file.
 
     Returns:
       Of these what is known: `network`, the module; `convention`, by which it is
@@ -108,7 +108,7 @@ def meaning(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _scheduled(folder: pathlib.Path) -> dict[str, Any]:
-    """What the scheduler's config of a folder of diffusers says."""
+    """Reads what the scheduler's config of a folder of diffusers says."""
     for place in (folder, folder.parent / "scheduler"):
         if (place / "scheduler_config.json").is_file():
             scheduler = read_json(place / "scheduler_config.json")
@@ -150,7 +150,7 @@ def check_function(said: Mapping[str, Any], net: Any, where: str) -> None:
 
 
 def _fields(module: Any) -> dict[str, Any]:
-    """The fields of a network that change what it computes; none of no dataclass."""
+    """Returns the fields that change what a network computes; none if no dataclass."""
     if not dataclasses.is_dataclass(module):
         return {}
     names = [each.name for each in dataclasses.fields(module) if each.name not in FREE]
@@ -162,7 +162,7 @@ def _change(name: str, there: Any, here: Any) -> str:
 
 
 def differences(said: Mapping[str, Any], model: Model) -> list[str]:
-    """In what schedule, kind and scale of files differ from the run's, a line each."""
+    """Lists how schedule, kind, scale of files differ from the run's, a line each."""
     objective = model.objective
     here = {"schedule": objective.schedule, "kind": objective.kind}
     here["sigma_data"] = model.sigma_data
@@ -178,7 +178,7 @@ def differences(said: Mapping[str, Any], model: Model) -> list[str]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A schedule or kind with all its numbers; one of a user's own as it shows."""
+    """Describes a schedule or kind with all its numbers; a user's own by its repr."""
     try:
         return described(name, value)
     except ValueError:

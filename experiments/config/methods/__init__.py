@@ -37,7 +37,7 @@ class Networks(NamedTuple):
     at_fn: Callable[[np.ndarray], "Networks"] | None = None
 
     def at(self, place: np.ndarray) -> "Networks":
-        """The networks of the examples at `place`."""
+        """Returns the networks of the examples at `place`."""
         return self if self.at_fn is None else self.at_fn(place)
 
 
@@ -62,7 +62,7 @@ class Batch(NamedTuple):
     guidance: jax.Array | None = None
 
     def at(self, place: np.ndarray) -> "Batch":
-        """The examples at `place`."""
+        """Returns the examples at `place`."""
         keys, x, eps = (part[place] for part in self[:3])
         scale = None if self.guidance is None else self.guidance[place]
         return self._replace(keys=keys, x=x, eps=eps, guidance=scale)
@@ -131,12 +131,12 @@ def check_doubled(name: str, value: int, other: str, least: int) -> None:
 
 
 def jump_settings(objective: Objective) -> dict[str, Any]:
-    """Prediction type and schedule, as the functions of `distillation` take them."""
+    """Returns prediction type and schedule as functions of `distillation` take them."""
     return dict(kind=objective.kind, schedule=objective.schedule)
 
 
 def diagonal(predict_fn: TwoTimeFn, objective: Objective) -> predictions.DenoiseFn:
-    """The one-time denoiser of a two-time network."""
+    """Makes the one-time denoiser of a two-time network."""
     return distillation.flow_map(predict_fn, **jump_settings(objective))
 
 
@@ -149,21 +149,21 @@ def pair_of_times(
 
 
 def neighbours(count: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """A random time of `1/count, ..., 1` for each example, and the one below it."""
+    """Draws a time of `1/count, ..., 1` for each example, and the one below it."""
     drawn = random.uniform(random.fold_in(batch.keys, 0), batch.x.shape[:1])
     number = jnp.minimum(jnp.floor(drawn * count), count - 1)
     return (number + 1) / count, number / count
 
 
 def mean_square(error: jax.Array) -> jax.Array:
-    """Mean over the event, `[batch]`."""
+    """Computes the mean square over the event, `[batch]`."""
     return (error**2).reshape(len(error), -1).mean(1)
 
 
 def make_terms(
     loss: jax.Array, t: jax.Array, objective: Objective, weight: Any = 1.0
 ) -> losses.Terms:
-    """Terms whose `eps_mse` is the squared error of the prediction in units of eps.
+    """Makes terms with `eps_mse`, the squared error of the prediction in units of eps.
 
     It is NaN where the weight is: where the loss is no weighted squared error.
     """

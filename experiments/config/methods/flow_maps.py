@@ -101,7 +101,7 @@ class MeanFlow(Method):
         t: jax.Array,
         objective: Objective,
     ) -> predictions.Denoised:
-        """What the diagonal learns: the teacher, or the pair, with guidance if any."""
+        """Returns what the diagonal learns: teacher or pair, with guidance if any."""
         if networks.teacher is not None:
             return networks.teacher(z, t)
         pair = predictions.Denoised(batch.x, batch.eps)
@@ -142,7 +142,7 @@ class _SelfDistilled(Method):
         s: jax.Array,
         objective: Objective,
     ) -> jax.Array:
-        """The loss of jumps from t to s, `[batch]`."""
+        """Computes the loss of jumps from t to s, `[batch]`."""
         raise NotImplementedError
 
     def terms(
@@ -167,7 +167,7 @@ class _SelfDistilled(Method):
 
 
 def spread(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places of a share of `count` examples, at equal distances, and the others."""
+    """Splits `count` examples into an evenly spread share of places, and the others."""
     number = np.arange(count)
     rising = np.floor((1 + number) * share) > np.floor(number * share)
     return np.flatnonzero(rising), np.flatnonzero(~rising)

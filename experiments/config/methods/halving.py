@@ -105,7 +105,7 @@ class Progressive(Method):
         return int(np.log2(self.first // self.last))
 
     def steps_of_stage(self, stage: Any) -> Any:
-        """Steps of the student in a stage, counted from 0."""
+        """Returns how many steps the student takes in a stage; stages count from 0."""
         return self.first * 0.5 ** (1.0 + stage)
 
     def terms(
