@@ -90,7 +90,7 @@ def _one_line(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One line for a field: arrays of more than six numbers by type and shape."""
+    """Describes a field in one line: arrays of over six numbers by type and shape."""
     if isinstance(value, jax.tree_util.Partial):
         inner = ", ".join(map(_short, (*value.args, *value.keywords.values())))
         name = getattr(value.func, "__qualname__", repr(value.func))
@@ -156,7 +156,7 @@ def check_instance(name: str, value: Any, example: str) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a Python or NumPy scalar, so that its bounds are checked."""
+    """Returns whether `value` is a Python or NumPy scalar: then bounds are checked."""
     return isinstance(value, (int, float, np.number))
 
 
@@ -230,7 +230,7 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a number is neither infinite nor NaN."""
+    """Returns whether a number is neither infinite nor NaN."""
     return abs(value) < float("inf")
 
 
@@ -249,5 +249,5 @@ def as_callable(fn: Any) -> Any:
 
 
 def is_traced(*trees: Any) -> bool:
-    """Whether a leaf of `trees` is a tracer."""
+    """Returns whether a leaf of `trees` is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -16,7 +16,7 @@ from diffusionflow._dataclass import is_number, is_traced
 
 
 def at_least_float32(value: ArrayLike) -> Array:
-    """Data as a `jax.Array` of a floating type of 32 bits or more."""
+    """Converts data to a `jax.Array` of a floating type of 32 bits or more."""
     value = jnp.asarray(value)
     if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize >= 4:
         return value
@@ -24,7 +24,7 @@ def at_least_float32(value: ArrayLike) -> Array:
 
 
 def floating(value: ArrayLike) -> Array:
-    """Times and levels as floating numbers: NumPy float64 unless they are JAX's.
+    """Converts times and levels to floats: NumPy float64 unless they are JAX's.
 
     A `jax.Array` stays one, of 32 bits or more.
     """
@@ -35,14 +35,14 @@ def floating(value: ArrayLike) -> Array:
 
 
 def in_type_of(array: Array, values: Iterable[ArrayLike]) -> tuple[Array, ...]:
-    """`values` in the type of `array`, and JAX's if it is: to index and multiply it."""
+    """Casts `values` like `array`, to JAX's if it is: to index and multiply it."""
     if xp.on_host(array):
         return tuple(cast(value, array) for value in values)
     return tuple(jnp.asarray(value).astype(array.dtype) for value in values)
 
 
 def cast(value: ArrayLike, like: Array) -> Array:
-    """`value` in the dtype of `like`, or in JAX's name for it if it is JAX's."""
+    """Casts `value` to the dtype of `like`, a JAX array if `value` is one."""
     if xp.on_host(value):
         number: Any = np.asarray(value, like.dtype)
         return number
@@ -50,7 +50,7 @@ def cast(value: ArrayLike, like: Array) -> Array:
 
 
 def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
-    """`fn(t)` in the shape and type of `t`: a user's function may be constant.
+    """Computes `fn(t)` in the shape and type of `t`: a user's function may be constant.
 
     Of concrete numbers in float64 also where the user wrote `fn` with `jax.numpy`.
     """
@@ -65,7 +65,7 @@ def elementwise(fn: Callable[[Array], ArrayLike], t: ArrayLike) -> Array:
 
 
 def derivative(fn: Callable[[Any, Array], Array], value: Any, t: ArrayLike) -> Array:
-    """`d fn(value, t) / dt` of a function elementwise in `t`, by forward mode.
+    """Computes `d fn(value, t) / dt`, elementwise in `t`, by forward-mode derivatives.
 
     Args:
       fn: `(value, t) -> array`.
@@ -87,7 +87,7 @@ def _jvp(fn: Callable[[Any, Array], Array], value: Any, t: Array) -> Array:
 
 
 def root(value: Array) -> Array:
-    """Square root, with the derivative 0 in place of infinity where `value` is 0."""
+    """Computes the square root, its derivative 0, not infinite, where `value` is 0."""
     positive = value > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, value, 1)), 0)
 

@@ -35,7 +35,7 @@ quiet = np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ign
 
 
 def on_host(*values: Any) -> bool:
-    """Whether no leaf of `values` is a `jax.Array`."""
+    """Returns whether no leaf of `values` is a `jax.Array`."""
     for value in values:
         if isinstance(value, (float, int, np.ndarray, np.generic)):
             continue
@@ -121,12 +121,12 @@ reversed_cummax = _either(
 
 
 def normal_pdf(x: Any, mean: Any, std: Any) -> Array:
-    """The density of `N(mean, std^2)` at `x`."""
+    """Computes the density of `N(mean, std^2)` at `x`."""
     return exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * pi))
 
 
 def repeat(body: Callable[[Any], Any], count: int, state: Any) -> Any:
-    """`body` applied `count` times: a Python loop, or one `fori_loop`."""
+    """Applies `body` `count` times: by a Python loop, or one `fori_loop`."""
     if not on_host(state):
         return jax.lax.fori_loop(0, count, lambda _, state: body(state), state)
     for _ in range(count):

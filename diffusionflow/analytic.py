@@ -48,7 +48,7 @@ class Mixture:
             _check_variances("variances", self.variances)
 
     def denoised(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Denoised:
-        """Posterior means `E[x | z]` and `E[eps | z]`.
+        """Computes the posterior means `E[x | z]` and `E[eps | z]`.
 
         Args:
           z: `[*batch, *event]`.
@@ -65,22 +65,22 @@ class Mixture:
         return Denoised(jnp.sum(weights * x, axis=0), jnp.sum(weights * eps, axis=0))
 
     def score(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
-        """Score `grad log p(z)`, like `z`; arguments as `denoised`."""
+        """Computes the score `grad log p(z)`, like `z`; arguments as `denoised`."""
         post = _Posterior.of(self, z, alpha, sigma)
         return -jnp.sum(post.share() * post.offset / post.total, axis=0)
 
     def log_density(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Array:
-        """Log-density `log p(z)` in nats, summed over the event: `[*batch]`."""
+        """Computes log-density `log p(z)` in nats, summed over events: `[*batch]`."""
         return jax.nn.logsumexp(
             _Posterior.of(self, z, alpha, sigma).log_joint(), axis=0
         )
 
     def denoise_fn(self, *, schedule: Schedule) -> "ExactDenoiser":
-        """Exact denoiser `(z, t) -> Denoised` on a schedule."""
+        """Makes the exact denoiser `(z, t) -> Denoised` on a schedule."""
         return ExactDenoiser(self, as_schedule(schedule))
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Independent samples, `[*shape, *event]`; `key` is scalar."""
+        """Draws independent samples, `[*shape, *event]`; `key` is scalar."""
         pick_key, noise_key = jax.random.split(key)
         weights, means, variances = _broadcast(self)
         probabilities = weights / jnp.sum(weights)
@@ -90,7 +90,7 @@ class Mixture:
 
 
 def gaussian(mean: ArrayLike, variance: ArrayLike) -> Mixture:
-    """Gaussian data `x ~ N(mean, diag(variance))`, a mixture of one component.
+    """Makes Gaussian data `x ~ N(mean, diag(variance))`, a mixture of one component.
 
     Args:
       mean: `[*event]`.
@@ -170,7 +170,7 @@ class _Posterior(NamedTuple):
         )
 
     def log_joint(self) -> Array:
-        """`log (weights_k N(z; alpha m_k, V_k))`, `[K, *batch]`."""
+        """Computes `log (weights_k N(z; alpha m_k, V_k))`, `[K, *batch]`."""
         log_normal = (
             -(self.offset**2 / self.total + jnp.log(2 * jnp.pi * self.total)) / 2
         )
@@ -178,14 +178,14 @@ class _Posterior(NamedTuple):
         return self.log_weights + jnp.sum(log_normal, axis=event)
 
     def share(self) -> Array:
-        """Posterior probabilities of the components, `[K, *batch, 1...]`."""
+        """Computes the components' posterior probabilities, `[K, *batch, 1...]`."""
         joint = self.log_joint()
         posterior = jax.nn.softmax(joint, axis=0)
         return posterior.reshape(joint.shape + (1,) * self.event_ndim)
 
 
 def _is_given(value: Any) -> bool:
-    """Whether all of `value` is Python numbers or NumPy arrays of numbers."""
+    """Returns whether all of `value` is Python numbers or NumPy arrays of numbers."""
     return all(
         is_number(leaf)
         or (isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.number))

@@ -43,7 +43,7 @@ def example_keys(seed: ArrayLike, index: ArrayLike) -> Array:
 
 
 def fold_in(key: Array, data: ArrayLike) -> Array:
-    """`jax.random.fold_in` for one key or many.
+    """Applies `jax.random.fold_in` to one key or many.
 
     Args:
       key: scalar, or `[*batch]`.
@@ -158,7 +158,7 @@ class Independent:
     """Independent normal noise for every step of a sampler."""
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
-        """Noise of step number `step`.
+        """Draws the noise of step number `step`.
 
         Args:
           key: scalar, or `[*batch]`.
@@ -189,7 +189,7 @@ class Recorded:
         return np.shape(self.values)[0]
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
-        """Recorded noise of step number `step`; `key` is not used."""
+        """Returns the recorded noise of step number `step`; `key` is not used."""
         del key
         if np.shape(self.values)[1:] != (num_noises, *z.shape):
             raise ValueError(
@@ -273,7 +273,7 @@ class Brownian:
         return len(self.clock) - 1
 
     def draw(self, key: Array, step: ArrayLike, num_noises: int, z: Array) -> Array:
-        """Increments of step number `step`; its draws are of independent paths."""
+        """Draws increments of step number `step`, each of an independent path."""
         if self.cells is None:
             places = _cells(jnp.asarray(self.clock), self.low, self.high, jnp)
         else:
@@ -284,12 +284,12 @@ class Brownian:
 
 
 def _cells(clock: Any, low: Any, high: Any, xp: Any) -> Any:
-    """The clock in cells of the lattice."""
+    """Converts the clock to cells of the lattice."""
     return xp.round((clock - low) / (high - low) * 2**DEPTH).astype(xp.int32)
 
 
 def _increment(key: Array, early: Array, late: Array, z: Array) -> Array:
-    """`(W(late) - W(early)) / sqrt(late - early)`, with times in cells.
+    """Computes `(W(late) - W(early)) / sqrt(late - early)`, with times in cells.
 
     Where both times are under one hat, the difference of its values is that of two
     integers: nothing cancels.
@@ -318,5 +318,5 @@ def _increment(key: Array, early: Array, late: Array, z: Array) -> Array:
 
 
 def _numeric(value: Any) -> bool:
-    """Whether `value` holds numbers: pytrees are rebuilt around placeholders too."""
+    """Returns whether `value` holds numbers: rebuilt pytrees may hold placeholders."""
     return isinstance(value, (list, tuple, np.ndarray, Array))

@@ -199,7 +199,7 @@ def check_denoiser(
 def _check_times_of_examples(
     denoiser: Denoiser, z: jax.Array, t: float, x: jax.Array
 ) -> None:
-    """One time for the first half of the examples and another for the second."""
+    """Checks one time for the first half of the examples and another for the second."""
     second: Any = np.arange(len(z)) >= len(z) / 2
     times = np.where(second, 0.9 * t, t).astype(z.dtype)
     way_out = "write predictions.per_event(scale, z) for what depends on t"
@@ -214,7 +214,7 @@ def _check_times_of_examples(
 
 
 def _std_error(sampler: Any, num_steps: int, data: Any) -> float:
-    """Error of the standard deviation of samples, in float64, without sampling."""
+    """Computes the error of samples' standard deviation, float64, without sampling."""
     schedule = schedules.Cosine(logsnr_min=-6.0, logsnr_max=6.0)
     with jax.enable_x64(True):
         denoise_fn = data.denoise_fn(schedule=schedule)

@@ -53,7 +53,7 @@ class Assignment(Coupling):
     def permutation(
         self, key: Array | None, x: Array, eps: Array, labels: Array | None
     ) -> Array:
-        """The optimal permutation."""
+        """Finds the optimal permutation."""
         del key
         if labels is None:
             labels = jnp.zeros(len(x), jnp.int32)
@@ -94,7 +94,7 @@ def assign(cost: Array) -> Array:
 
 
 def _match(labels: np.ndarray, x: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """Optimal noise of every example of one group, inside labels."""
+    """Finds the optimal noise of every example of one group, inside labels."""
     index = np.empty(len(x), np.int32)
     for label in np.unique(labels):
         (rows,) = np.nonzero(labels == label)
@@ -111,7 +111,7 @@ def _solve(cost: np.ndarray) -> np.ndarray:
 
 
 def _each(fn: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: Any) -> Any:
-    """`fn` of every problem of a batch, int32 `shape`; all but its last axis count."""
+    """Applies `fn` to each problem of a batch: int32 `shape`, its last axis fn's."""
     found = np.empty(shape, np.int32)
     for place in np.ndindex(shape[:-1]):
         found[place] = fn(*(array[place] for array in arrays))
@@ -119,7 +119,7 @@ def _each(fn: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: Any) -
 
 
 def _on_host(fn: Callable[..., Any], shape: tuple[int, ...], *arrays: Array) -> Array:
-    """int32 `shape`, computed by `fn` from NumPy arrays with any axes before theirs."""
+    """Calls `fn` on NumPy arrays, with any axes before theirs; int32 `shape`."""
     result = jax.ShapeDtypeStruct(shape, jnp.int32)
     to_numpy = lambda *arrays: fn(*map(np.asarray, arrays))
     return jax.pure_callback(to_numpy, result, *arrays, vmap_method="broadcast_all")

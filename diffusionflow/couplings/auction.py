@@ -9,7 +9,7 @@ LEAST_STEP = 0.1
 
 
 def nearly_optimal(value: Array) -> Array:
-    """A permutation whose `sum value[i, p(i)]` is nearly the largest.
+    """Finds a permutation whose `sum value[i, p(i)]` is nearly the largest.
 
     Free rows bid for the column that they gain most by at its price, up to their second
     choice and a step above; the highest bid takes the column, and its owner is free
@@ -63,5 +63,5 @@ def _argmax(value: Array, axis: int) -> Array:
 
 
 def _set(values: Array, where: Array, place: Array, to: bool) -> Array:
-    """`values` with `to` at the places of those entries that are chosen by `where`."""
+    """Sets `values` to `to` at the places of those entries that `where` chooses."""
     return values.at[jnp.where(where, place, len(values))].set(to, mode="drop")

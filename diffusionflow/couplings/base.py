@@ -95,7 +95,7 @@ class Independent(Coupling):
     def permutation(
         self, key: Array | None, x: Array, eps: Array, labels: Array | None
     ) -> Array:
-        """The identity."""
+        """Returns the identity."""
         del key, eps, labels
         return jnp.arange(len(x), dtype=jnp.int32)
 
@@ -173,7 +173,7 @@ def in_groups(group: int, *arrays: Any) -> tuple[Any, ...]:
 
 
 def joined(index: Array) -> Array:
-    """Numbers inside groups, `[groups, size]`, to numbers in the batch, `[n]`."""
+    """Converts numbers in groups, `[groups, size]`, to numbers in the batch, `[n]`."""
     groups, size = index.shape
     start = size * jnp.arange(groups, dtype=jnp.int32)
     return (index + start[:, None]).reshape(-1)

@@ -159,14 +159,14 @@ class Semidiscrete(Coupling):
 
 
 def _score(rows: Array, potentials: Array, eps: Array) -> Array:
-    """`|eps_i - x_j|^2 - g_j` without `|eps_i|^2`, `[n, N]`."""
+    """Computes `|eps_i - x_j|^2 - g_j` without `|eps_i|^2`, `[n, N]`."""
     product = jnp.matmul(eps, rows.T, precision=jax.lax.Precision.HIGHEST)
     offset = (rows**2).sum(1) - jnp.asarray(potentials).astype(rows.dtype)
     return offset[None, :] - 2 * product
 
 
 def _as_data(data: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
-    """Data `[N, *event]`, rows `[N, features]` and labels as arrays."""
+    """Converts data to arrays `[N, *event]`, rows `[N, features]` and labels."""
     data = predictions.as_data(data, "data")
     if not data.ndim or not len(data):
         raise ValueError(f"data of shape {data.shape}: must be [N, *event]")
@@ -202,7 +202,7 @@ def _as_weights(weights: Array | None, rows: Array) -> Array:
 
 
 def _numbered(labels: Array | None, n: int) -> tuple[Array, int]:
-    """Labels as 0, 1, ..., count - 1, and their count."""
+    """Numbers the labels 0, 1, ..., count - 1, and counts them."""
     if labels is None:
         return jnp.zeros(n, jnp.int32), 1
     if is_traced(labels):

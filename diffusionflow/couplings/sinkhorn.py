@@ -87,7 +87,7 @@ class Sinkhorn(Coupling):
         return joined(jax.vmap(self._draw)(-jnp.log(-jnp.log(noise)), x, eps, labels))
 
     def _draw(self, noise: Array, x: Array, eps: Array, labels: Array | None) -> Array:
-        """The noise of every example of one group."""
+        """Draws the noise of every example of one group."""
         if labels is None:
             labels = jnp.zeros_like(noise[:, 0], jnp.int32)
         same = labels[:, None] == labels[None]
@@ -109,7 +109,7 @@ def sinkhorn_plan(
     rows: Array | None = None,
     columns: Array | None = None,
 ) -> Array:
-    """Entropic plan: of marginals r and c, the least `sum P cost + reg KL(P | r c)`.
+    """Computes the entropic plan of marginals r, c: min `sum P cost + reg KL(P | r c)`.
 
     By Sinkhorn's algorithm in the log domain: nothing underflows, however small `reg`
     is. The last half-step is that of columns, so their sums are exact, and those of
@@ -156,7 +156,7 @@ def sinkhorn_plan(
 
 
 def _log_plan(scaled: Array, log_rows: Array, log_columns: Array, num: int) -> Array:
-    """`scaled + u + w`, `[*batch, n, m]`: the sums of its exponentials are given."""
+    """Computes the log-plan `scaled + u + w` of the marginals, `[*batch, n, m]`."""
 
     def iterate(_: Any, w: Array) -> Array:
         u = log_rows - logsumexp(scaled + w[..., None, :], axis=-1)
@@ -168,14 +168,14 @@ def _log_plan(scaled: Array, log_rows: Array, log_columns: Array, num: int) -> A
 
 
 def _squared_distances(x: Array, eps: Array) -> Array:
-    """`|x_i - eps_j|^2`, `[n, n]`, by one product, and not below 0 by rounding."""
+    """Computes `|x_i - eps_j|^2`, `[n, n]`, by one product, clipped at 0."""
     product = jnp.matmul(x, eps.T, precision=jax.lax.Precision.HIGHEST)
     squares = (x**2).sum(1)[:, None] + (eps**2).sum(1)[None, :]
     return jnp.maximum(squares - 2 * product, 0)
 
 
 def _mean_of_label(cost: Array, same: Array) -> Array:
-    """Mean cost over the pairs of the label of each row, `[n, 1]`; 1 in place of 0."""
+    """Computes the mean cost over the pairs of each row's label, `[n, 1]`; 1 for 0."""
     count = same.sum(axis=1, keepdims=True).astype(cost.dtype)
     of_row = jnp.where(same, cost, 0).sum(axis=1) / count[:, 0]
     mean = jnp.where(same, of_row[None, :], 0).sum(axis=1, keepdims=True) / count
@@ -183,7 +183,7 @@ def _mean_of_label(cost: Array, same: Array) -> Array:
 
 
 def _log_marginal(name: str, marginal: Array | None, like: Array) -> Array:
-    """Logs of a marginal, uniform if None, for each problem of a batch, as `like`."""
+    """Computes logs of a marginal, uniform if None, for each problem, as `like`."""
     n = like.shape[-1]
     if marginal is None:
         return jnp.full_like(like, -np.log(n))

@@ -25,7 +25,7 @@ from diffusionflow._numeric import floating
 def cm_levels(
     step: ArrayLike, *, num_steps: float = 800_000, first: int = 2, last: int = 150
 ) -> Array:
-    """Number of levels of consistency training after `step` of `num_steps` steps.
+    """Counts the levels of consistency training after `step` of `num_steps` steps.
 
     `N = ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1`, a whole number as a float.
 
@@ -49,7 +49,7 @@ def cm_levels(
 
 
 def cm_decay(levels: ArrayLike, *, initial: float = 0.9, first: int = 2) -> Array:
-    """Decay of the target's average in consistency training, `exp(s0 log(mu0) / N)`.
+    """Computes the target's EMA decay in consistency training, `exp(s0 log(mu0) / N)`.
 
     Args:
       levels: N, of `cm_levels`.
@@ -68,7 +68,7 @@ def cm_decay(levels: ArrayLike, *, initial: float = 0.9, first: int = 2) -> Arra
 def ict_levels(
     step: ArrayLike, *, num_steps: float = 400_000, first: int = 10, last: int = 1280
 ) -> Array:
-    """Number of levels of improved consistency training, which doubles.
+    """Counts the levels of improved consistency training: they double.
 
     `N = min(s0 2^floor(k/K'), s1) + 1`, `K' = floor(K / (log2(s1/s0) + 1))`, a whole
     number as a float.
@@ -100,7 +100,7 @@ def ict_levels(
 def ict_probabilities(
     sigma: ArrayLike, *, mean: float = -1.1, std: float = 2.0
 ) -> Array:
-    """Probabilities of pairs of neighbours: those of a log-normal sigma between them.
+    """Computes probabilities of pairs of neighbours: log-normal sigma between them.
 
     Args:
       sigma: levels, `[num_levels]`, rising.
@@ -200,7 +200,7 @@ def ect_partner(
     k: float = 8.0,
     b: float = 1.0,
 ) -> Array:
-    """The earlier level of a pair in easy consistency tuning, nearer in each stage.
+    """Computes a pair's earlier level in easy consistency tuning, nearer in each stage.
 
     `r = sigma max(0, 1 - (1 + k sigmoid(-b sigma)) q^-a)`: where it is 0 the loss is
     that of denoising.
@@ -224,7 +224,7 @@ def ect_partner(
 
 
 def tangent_warmup(step: ArrayLike, *, num_steps: float = 10_000) -> Array:
-    """Warm-up of the `warmup` of `eulerian_loss`: from 0 to 1 in `num_steps` steps.
+    """Computes the `warmup` of `eulerian_loss`: from 0 to 1 in `num_steps` steps.
 
     Args:
       step: any shape.

@@ -168,12 +168,12 @@ def _difference(prediction: Array, target: Array, batch_ndim: int) -> Array:
 
 
 def _total(difference: Array, batch_ndim: int) -> Array:
-    """Sum of squares over the event, `[*batch]`."""
+    """Sums the squares over the event, `[*batch]`."""
     return jnp.sum(difference**2, axis=tuple(range(batch_ndim, difference.ndim)))
 
 
 def _size(difference: Array, batch_ndim: int) -> int:
-    """Number of values of an event."""
+    """Counts the values of an event."""
     return math.prod(difference.shape[batch_ndim:])
 
 

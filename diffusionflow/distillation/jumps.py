@@ -183,13 +183,13 @@ def compose_jumps(
 
 
 def _turn(kind: Any, t: Array, m: Array, schedule: Schedule) -> Array:
-    """How far (a, b) at m points along z_t: `(a_m b_t - b_m a_t) / D_t`."""
+    """Computes how far (a, b) at m points along z_t: `(a_m b_t - b_m a_t) / D_t`."""
     (a, b), (a_m, b_m) = (kind.plane(at, schedule=schedule) for at in (t, m))
     return (a_m * b - b_m * a) / predictions.determinant(kind, t, schedule=schedule)
 
 
 def jump_sign(kind: AnyKind, *, schedule: Schedule) -> Array:
-    """Sign of B for every s < t, which is that of `-D`: one for each kind.
+    """Returns the sign of B for every s < t, which is that of `-D`: one for each kind.
 
     The derivative of B with respect to t has no such sign (v on flow matching).
 
@@ -205,7 +205,7 @@ def jump_sign(kind: AnyKind, *, schedule: Schedule) -> Array:
 
 
 def _times(t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
-    """Both times on the host, or both JAX's in one type."""
+    """Converts both times to NumPy's floats, or both to JAX's of one type."""
     for name, time in (("t", t), ("s", s)):
         check_float(name, time, "write a float in [0, 1]; level i of T is t = i / T")
     if xp.on_host(t, s):
@@ -220,7 +220,7 @@ def _times(t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
 def coefficients(
     kind: Any, t: Array, s: Array, schedule: Schedule
 ) -> tuple[Array, Array]:
-    """`jump_coefficients` of checked arguments; 1 and 0 where t = s is singular."""
+    """Computes `jump_coefficients` of checked arguments; 1, 0 if t = s is singular."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if str(kind) == "score":  # -eps / sigma, which is infinite at sigma = 0
         kept, gain = coefficients(as_kind("eps"), t, s, schedule)
@@ -238,7 +238,7 @@ def coefficients(
 def _on(
     z: Array, kind: AnyKind, t: ArrayLike, s: ArrayLike, schedule: Schedule
 ) -> tuple[Array, Array]:
-    """A and B, to multiply z."""
+    """Computes A and B, shaped to multiply z."""
     a, b = jump_coefficients(kind, t, s, schedule=schedule)
     return per_event(jnp.asarray(a), z), per_event(jnp.asarray(b), z)
 

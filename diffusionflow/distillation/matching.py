@@ -104,7 +104,7 @@ def _factor(
     ratio: ArrayLike | None,
     axes: tuple[int, ...],
 ) -> Array:
-    """k of each example, `h(ratio)` included, `[*batch]`."""
+    """Computes k of each example, `h(ratio)` included, `[*batch]`."""
     batch = tuple(size for i, size in enumerate(x.shape) if i not in axes)
     if weight is not None:
         factor = _of_examples("weight", weight, batch, x)
@@ -126,7 +126,7 @@ def _factor(
 def _of_examples(
     name: str, value: ArrayLike, batch: tuple[int, ...], x: Array
 ) -> Array:
-    """One number for each example, `[*batch]`, of a scalar or of as many."""
+    """Broadcasts a scalar or `[*batch]` to one number for each example, `[*batch]`."""
     array = jnp.asarray(value, x.dtype)
     if array.shape not in ((), batch):
         raise ValueError(

@@ -192,7 +192,7 @@ def as_arrays(z: Array, t: ArrayLike, s: ArrayLike) -> tuple[Array, Array, Array
 
 
 def _forward(fn: Callable[..., Array], primals: Any, tangents: Any) -> Any:
-    """`jax.jvp`, with an error that says what to do where there is no forward mode."""
+    """Calls `jax.jvp`; its error says what to do where there is no forward mode."""
     push = lambda primals, tangents: jax.jvp(fn, primals, tangents)
     try:
         if is_traced(primals) and _is_stuck(jax.make_jaxpr(push)(primals, tangents)):
@@ -212,7 +212,7 @@ def _forward(fn: Callable[..., Array], primals: Any, tangents: Any) -> Any:
 
 
 def _is_stuck(program: Any) -> bool:
-    """Whether a program holds a forward pass of a custom reverse mode.
+    """Returns whether a program holds a forward pass of a custom reverse mode.
 
     Of a traced one, JAX itself finds that when the program is compiled.
     """

@@ -66,7 +66,7 @@ class EndPoints:
         self.reference_error = float(np.mean(other))
 
     def distances(self, sampler: Any, times: np.ndarray) -> np.ndarray:
-        """Distances of a deterministic sampler's samples to the reference's, `[n]`."""
+        """Computes a deterministic sampler's distances to the reference, `[n]`."""
         return self._distances(self._samples(sampler, times))
 
     def end_fn(self, sampler: Any, times: np.ndarray) -> Callable[[Any], Array]:
@@ -79,11 +79,11 @@ class EndPoints:
         return jax.tree_util.Partial(_program, key, self._denoiser, z, sampler, last)
 
     def ends_noisy(self, times: np.ndarray) -> bool:
-        """Whether a step to the data follows the grid."""
+        """Returns whether a step to the data follows the grid."""
         return equal_calls.ends_noisy(self._schedule, times[-1])
 
     def evaluations(self, sampler: Any, times: np.ndarray) -> int:
-        """Evaluations of the denoiser on a grid, that of a step to the data too."""
+        """Counts the denoiser's calls on a grid, that of a step to the data too."""
         rows = self._plan(sampler, times)
         calls = rows.get("calls") if isinstance(rows, dict) else None
         made = len(jax.tree.leaves(rows)[0]) if calls is None else int(np.sum(calls))
@@ -105,7 +105,7 @@ class EndPoints:
             )
 
     def _distances(self, samples: np.ndarray) -> np.ndarray:
-        """Infinite where a sample is not finite."""
+        """Computes distances to the reference; infinite if a sample is not finite."""
         found = np.sqrt(np.mean((samples - self.reference) ** 2, axis=1))
         return np.where(np.isfinite(found), found, np.inf)
 
@@ -115,7 +115,7 @@ class EndPoints:
         return samplers.plan(sampler, check_grid(times), schedule=self._schedule)
 
     def _ends(self, times: np.ndarray) -> tuple[Array, np.ndarray | None]:
-        """The starts at the first time, and the last time where sigma > 0 there."""
+        """Computes starts at the first time, and the last time if sigma > 0 there."""
         from diffusionflow import samplers
 
         noisy = self.ends_noisy(times)

@@ -67,12 +67,12 @@ def check_budget(num_steps: int) -> None:
 
 
 def ends_noisy(schedule: Schedule, time: float = 0.0) -> bool:
-    """Whether `samplers.sample` adds a step to the data to a grid that ends here."""
+    """Returns whether `samplers.sample` steps to data after a grid that ends here."""
     return float(in_float64(lambda schedule, t: schedule.sigma(t), schedule, time)) > 0
 
 
 def at_levels(schedule: Schedule, levels: np.ndarray, t_max: float) -> np.ndarray:
-    """Times from `t_max` to 0 whose `sigma / (alpha + sigma)` lies between as `levels`.
+    """Finds times from `t_max` to 0 with `sigma / (alpha + sigma)` placed as `levels`.
 
     Args:
       schedule: any.
@@ -92,13 +92,13 @@ def at_levels(schedule: Schedule, levels: np.ndarray, t_max: float) -> np.ndarra
 def _makers(
     count: int, schedule: Schedule, t_max: float
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Functions without arguments that make the grids; some may raise."""
+    """Returns functions without arguments that make the grids; some may raise."""
     steps = count - 1 if ends_noisy(schedule) else count
     line = np.linspace(1, 0, steps + 1)
     low, high = _reached(schedule, t_max)
 
     def table(name: str) -> np.ndarray:
-        """Levels of a table between the noisiest level here and the data."""
+        """Makes the grid of a table between the noisiest level here and the data."""
         times = published.align_your_steps(count - 1, schedule=schedule, table=name)
         return np.append(t_max, times[1:])
 
@@ -130,7 +130,7 @@ def _same(times: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _level(schedule: Schedule, t: np.ndarray) -> np.ndarray:
-    """`sigma / (alpha + sigma)`, float64."""
+    """Computes `sigma / (alpha + sigma)`, float64."""
     alpha, sigma = in_float64(
         lambda schedule, t: (schedule.alpha(t), schedule.sigma(t)), schedule, t
     )
@@ -138,7 +138,7 @@ def _level(schedule: Schedule, t: np.ndarray) -> np.ndarray:
 
 
 def _reached(schedule: Schedule, t_max: float) -> tuple[float, float]:
-    """The least and the largest sigma / alpha: those of `RATIOS`, or the schedule's."""
+    """Returns the least and largest sigma / alpha: of `RATIOS`, or of the schedule."""
     high, low = _level(schedule, np.array([t_max, 0.0]))
     least, largest = RATIOS
     largest = largest if high == 1 else min(largest, high / (1 - high))

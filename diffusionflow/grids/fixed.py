@@ -22,7 +22,7 @@ SPACINGS = ("leading", "trailing", "linspace")
 
 
 def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """Uniform sampling grid: times in equal steps from `t_max` to `t_min`.
+    """Makes the uniform sampling grid: times in equal steps from `t_max` to `t_min`.
 
     Args:
       num_steps: at least 1.
@@ -43,7 +43,7 @@ def uniform(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.nda
 
 
 def quadratic(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """Quadratic sampling grid, equal steps of sqrt(t): short steps near the data.
+    """Makes the quadratic grid, equal steps of sqrt(t): short steps near the data.
 
     Args:
       num_steps: at least 1.
@@ -65,7 +65,7 @@ def quadratic(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.n
 
 
 def cosine(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndarray:
-    """Cosine grid `t_min + (t_max - t_min) sin(pi u_i / 2)`: short steps at the noise.
+    """Makes the cosine grid `t_min + (t_max - t_min) sin(pi u_i/2)`, fine at the noise.
 
     Args:
       num_steps: at least 1.
@@ -88,7 +88,7 @@ def cosine(num_steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> np.ndar
 def shifted(
     num_steps: int, *, k: float, t_max: float = 1.0, t_min: float = 0.0
 ) -> np.ndarray:
-    """Shifted grid: `k u / (1 + (k - 1) u)`, u in equal steps from `t_max` to `t_min`.
+    """Makes the shifted grid `k u / (1 + (k - 1) u)`, u uniform, `t_max` to `t_min`.
 
     On flow matching with sigma_min = 0 these are the levels of the uniform grid on
     `schedules.Shifted(schedule, k)`. On any other schedule it is only a change of time;
@@ -121,7 +121,7 @@ def logsnr_uniform(
     logsnr_min: float = -10.0,
     logsnr_max: float = 10.0,
 ) -> np.ndarray:
-    """Log-SNR uniform grid (exponential sigmas): equal steps, sigma / alpha geometric.
+    """Makes the log-SNR uniform grid (exponential sigmas): sigma / alpha is geometric.
 
     Args:
       num_steps: at least 1.
@@ -147,7 +147,7 @@ def karras(
     ratio_min: float = 0.002,
     ratio_max: float = 80.0,
 ) -> np.ndarray:
-    """Karras (EDM) timestep schedule: equal steps of `(sigma / alpha)^(1 / rho)`.
+    """Makes the Karras (EDM) timestep schedule: equal steps of `(sigma/alpha)^(1/rho)`.
 
     `rho = 1` makes equal steps of sigma / alpha, large `rho` of the log-SNR.
 
@@ -183,7 +183,7 @@ def discrete(
     num_levels: int = 1000,
     offset: int = 0,
 ) -> np.ndarray:
-    """Discrete timesteps: nodes `level / num_levels` of `Discrete`, then the data.
+    """Makes the grid of discrete timesteps: nodes `level / num_levels`, then the data.
 
     Of T levels, the last of which is pure noise, step i = 0..N-1 starts from
 
@@ -241,7 +241,7 @@ def _line(num_steps: int, first: float, last: float) -> np.ndarray:
 
 
 def _power(num_steps: int, first: float, last: float, power: float) -> np.ndarray:
-    """Falling values whose `1 / power`-th powers fall in equal steps."""
+    """Computes falling values whose `1 / power`-th powers fall in equal steps."""
     roots = _line(num_steps, first ** (1 / power), last ** (1 / power))
     return _with_ends(roots**power, first, last)
 
@@ -253,7 +253,7 @@ def _with_ends(values: np.ndarray, first: float, last: float) -> np.ndarray:
 
 
 def at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
-    """Sampling grid of a schedule at rising log-SNRs."""
+    """Makes the sampling grid of a schedule at rising log-SNRs."""
     times, reach = in_float64(_invert, as_schedule(schedule), logsnr)
     if not is_traced(times) and not (times.max() <= 1 and times.min() >= 0):
         raise ValueError(
@@ -264,7 +264,7 @@ def at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
 
 
 def _invert(schedule: Schedule, logsnr: Array) -> tuple[Array, Array]:
-    """Times, and the log-SNR at t = 1 and 0, where rounding must not lead beyond."""
+    """Finds times, and log-SNR at t = 1 and 0, where rounding must not lead beyond."""
     logsnr = xp.asarray(logsnr)
     ends = xp.asarray([1.0, 0.0], logsnr.dtype)
     reach = schedule.logsnr(ends)

@@ -21,7 +21,7 @@ TABLES = {  # sigma / alpha
 def align_your_steps(
     num_steps: int, *, schedule: Schedule, table: str = "stable_diffusion"
 ) -> np.ndarray:
-    """Align Your Steps: the published levels, log-linear between them.
+    """Makes the Align Your Steps grid: the published levels, log-linear between them.
 
     They were computed for latents of Stable Diffusion, whose noisiest level is the
     first of the table. For a model of your own `optimize` computes some.

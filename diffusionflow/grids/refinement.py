@@ -65,7 +65,7 @@ def refined(
 def moves(
     start: np.ndarray, ends_noisy: bool, num_parameters: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """The grids near a grid: `(coefficients -> times, number of coefficients)`.
+    """Makes the grids near a grid: `(coefficients -> times, number of coefficients)`.
 
     Args:
       start: times.

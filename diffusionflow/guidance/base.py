@@ -70,7 +70,7 @@ def check_guided(name: str, guided: Any) -> None:
 
 
 def weighted_scale(scale: ArrayLike, weight: Array | None, like: Array) -> Array:
-    """`w scale + 1 - w`, shaped to multiply `like`; `scale` itself without a weight."""
+    """Computes `w scale + 1 - w`, shaped to multiply `like`; `scale` if no weight."""
     scale = per_event(at_least_float32(scale), like, "scale")
     if weight is None:
         return scale
@@ -101,7 +101,7 @@ def with_change(
 
 
 def event_axes(z: Array, batch_ndim: int) -> tuple[int, ...]:
-    """The axes of one example in a batch.
+    """Returns the axes of one example in a batch.
 
     Raises:
       ValueError: `z` has no axis beyond those of the batch.
@@ -116,6 +116,6 @@ def event_axes(z: Array, batch_ndim: int) -> tuple[int, ...]:
 
 
 def at_positive(value: Array, divisor: Array) -> Array:
-    """`value / divisor`, and 0 where the divisor is 0, also in its derivatives."""
+    """Computes `value / divisor`, 0 where the divisor is 0, also in its derivatives."""
     positive = divisor > 0
     return jnp.where(positive, value / jnp.where(positive, divisor, 1), 0)

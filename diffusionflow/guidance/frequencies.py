@@ -62,7 +62,7 @@ def frequency_decoupled(
     scales: Sequence[ArrayLike],
     batch_ndim: int = 1,
 ) -> FrequencyDecoupled:
-    """Frequency-decoupled guidance: each band of the update has its own scale.
+    """Applies frequency-decoupled guidance: each band of the update has its own scale.
 
         x_hat = cond + sum_k (scales_k - 1) band_k(cond - uncond)
 

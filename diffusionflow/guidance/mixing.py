@@ -56,7 +56,7 @@ class Extrapolated(Guided):
 def classifier_free(
     conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """Classifier-free guidance: `unconditional + scale (conditional - unconditional)`.
+    """Applies classifier-free guidance: `uncond + scale (cond - uncond)`.
 
     Scale 0 is exactly the unconditional denoiser, 1 exactly the conditional one, more
     than 1 exaggerates the condition. (Sources that write `(1 + w) cond - w uncond` have
@@ -94,7 +94,7 @@ def classifier_free(
 def autoguidance(
     denoise_fn: DenoiseFn, weaker_fn: DenoiseFn, *, scale: ArrayLike
 ) -> Extrapolated:
-    """Autoguidance `weaker + scale (denoise - weaker)`: away from a worse network.
+    """Applies autoguidance, `weaker + scale (denoise - weaker)`: away from a worse net.
 
     Both are given the same condition, if any; the weaker one is smaller or trained for
     a shorter time, for the same task and with the same corruptions.

@@ -86,7 +86,7 @@ def projected(
     norm_limit: ArrayLike = jnp.inf,
     batch_ndim: int = 1,
 ) -> Projected:
-    """Adaptive projected guidance (APG): without the part that saturates.
+    """Applies adaptive projected guidance (APG): without the part that saturates.
 
     Of the update `d = cond - uncond` in x_hat, shortened to `norm_limit`, the part
     along the conditional x_hat, which makes contrast, is multiplied by `parallel`:
@@ -178,7 +178,7 @@ def zero_star(
     zero_from: ArrayLike = jnp.inf,
     batch_ndim: int = 1,
 ) -> ScaledNegative:
-    """CFG-Zero*: guidance away from the unconditional prediction, scaled to fit.
+    """Applies CFG-Zero*: guides away from the unconditional prediction, scaled to fit.
 
     With predictions c and n of the two in `kind`,
 
@@ -221,7 +221,7 @@ def zero_star(
 
 
 def _along(value: Array, direction: Array, axes: tuple[int, ...]) -> Array:
-    """The part of `value` along `direction`, 0 where that is 0."""
+    """Computes the part of `value` along `direction`, 0 where that is 0."""
     dot = lambda a, b: jnp.sum(a * b, axis=axes, keepdims=True)
     # of unit length first: the fourth power of a small norm would underflow
     unit = at_positive(direction, root(dot(direction, direction)))

@@ -46,7 +46,7 @@ class StepGuided(Wrapper):
 def plus_plus(
     conditional_fn: DenoiseFn, unconditional_fn: DenoiseFn, *, scale: ArrayLike
 ) -> StepGuided:
-    """CFG++: DDIM's step with x_hat guided and eps_hat of the unconditional denoiser.
+    """Applies CFG++: DDIM's step, x_hat guided, eps_hat of the unconditional denoiser.
 
         z_s = alpha_s (x_u + scale (x_c - x_u)) + sigma_s eps_u
 

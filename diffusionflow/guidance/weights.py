@@ -156,5 +156,5 @@ def limited(
 
 
 def _per_place(inside: Array, like: Array) -> Array:
-    """Booleans `()` or `[*batch]`, shaped to choose between arrays of `like`."""
+    """Reshapes booleans `()` or `[*batch]` to choose between arrays of `like`."""
     return inside.reshape(inside.shape + (1,) * (like.ndim - inside.ndim))

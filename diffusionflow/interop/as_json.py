@@ -20,7 +20,7 @@ HOMES = ("schedules", "predictions", "networks", "networks.pretrained")
 
 
 def described(where: str, value: Any) -> Any:
-    """A value of this library as plain JSON values; `rebuilt` makes it again.
+    """Converts a value of this library to plain JSON values, which `rebuilt` reads.
 
     Args:
       where: it stands, for errors.
@@ -58,7 +58,7 @@ def described(where: str, value: Any) -> Any:
 
 
 def _home_of(value: Any) -> str | None:
-    """Where the class of a value is public; None for another class."""
+    """Finds the module where the class of a value is public; None for another class."""
     name = type(value).__name__
     homes = (
         each for each in HOMES if getattr(_module(each), name, None) is type(value)
@@ -71,7 +71,7 @@ def _module(home: str) -> Any:
 
 
 def rebuilt(where: str, value: Any) -> Any:
-    """What `described` made plain values of.
+    """Makes the value of this library whose JSON values `described` returned.
 
     Raises:
       ValueError: a class or a field is none of this library, or out of bounds.
@@ -101,7 +101,7 @@ def rebuilt(where: str, value: Any) -> Any:
 
 
 def _numbers(where: str, value: dict[str, Any]) -> Any:
-    """A float that JSON has not, or an array."""
+    """Reads a float that JSON cannot write, or an array."""
     try:
         if "_float" in value:
             return float(value["_float"])

@@ -187,7 +187,7 @@ def scale_and_shift(config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _of_channels(config: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """The numbers of an entry, one a channel of the latents; None without."""
+    """Reads an entry of numbers, one a channel of the latents; None if missing."""
     if name not in config:
         return None
     count = config.get("latent_channels", 4)
@@ -205,7 +205,7 @@ def _of_channels(config: Mapping[str, Any], name: str) -> np.ndarray | None:
 
 
 def _side(config: Mapping[str, Any]) -> int:
-    """The side of the images of a config, the larger of two."""
+    """Reads the side of the images of a config, the larger of two."""
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [32 if size is None else size]
     if not sides or not all(type(each) is int and each > 0 for each in sides):
@@ -221,7 +221,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _row(value: Any, like: Array) -> Array:
-    """A number, or one a channel, that multiplies an array like `like`."""
+    """Reshapes a number, or one a channel, to multiply an array like `like`."""
     value = jnp.asarray(value, like.dtype)
     return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
 
@@ -265,7 +265,7 @@ def _tiled(fn: Callable[[Array], Array], x: Array, tile: int, factor: float) -> 
 
 
 def _blended(first: Array, second: Array, extent: int, axis: int) -> Array:
-    """`second`, whose start goes over from the end of `first`, along an axis."""
+    """Blends the start of `second` with the end of `first`, along an axis."""
     extent = min(first.shape[axis], second.shape[axis], extent)
     cut = lambda array, start, stop: jax.lax.slice_in_dim(
         array, start, stop, axis=axis + array.ndim

@@ -98,7 +98,7 @@ def _convention(source: str) -> Convention:
 
 
 def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]:
-    """What the shapes say of the network."""
+    """Reads the settings of the network from the shapes."""
     needed = {  # and the number of their axes
         "pos_embed": 3,
         "x_embedder.proj.weight": 4,
@@ -141,7 +141,7 @@ def _config(state: Mapping[str, Array], num_heads: int | None) -> dict[str, Any]
 
 
 def _check_places(found: Array, config: Mapping[str, Any]) -> None:
-    """The sinusoids of places are in the file, and computed here."""
+    """Checks that the sinusoids of places in the file are those computed here."""
     from diffusionflow.networks.pretrained.dit import place_sinusoids
 
     side = config["sample_size"] // config["patch_size"]
@@ -155,7 +155,7 @@ def _check_places(found: Array, config: Mapping[str, Any]) -> None:
 
 
 def _renamed(state: dict[str, Array]) -> dict[str, Any]:
-    """Names of diffusers; query, key and value apart. The arrays are used up."""
+    """Renames as diffusers; query, key and value apart. The arrays are used up."""
     renamed: dict[str, Any] = {}
     for name in list(state):
         array = state.pop(name)

@@ -30,7 +30,7 @@ def from_edm(
     beta_min: float = 0.1,
     num_levels: int = 1000,
 ) -> Convention:
-    """Conventions of NVlabs/edm, where time is sigma and `z = x + sigma eps`.
+    """Makes the convention of NVlabs/edm, where time is sigma and `z = x + sigma eps`.
 
     There `D(z; sigma) = c_skip z + c_out F(c_in z, c_noise)`:
 
@@ -88,7 +88,7 @@ def from_edm(
 def iddpm_levels(
     num_levels: int = 1000, *, ratio_min: float = 0.001, offset: float = 0.008
 ) -> np.ndarray:
-    """EDM's table of sigma for networks of improved DDPM, falling to 0, `[M + 1]`.
+    """Computes EDM's sigma table for improved DDPM networks, falling to 0, `[M + 1]`.
 
     `u_M = 0`, `u_(j-1) = sqrt((u_j^2 + 1) / max(abar_(j-1) / abar_j, ratio_min) - 1)`,
     `abar_j = sin^2(pi / 2 j / (M (offset + 1)))`.

@@ -88,7 +88,7 @@ def load_edm(
 
 
 def is_of_edm(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict has the names of a network of EDM."""
+    """Returns whether a state dict has the names of a network of EDM."""
     return any(name.removeprefix(PREFIX) == FIRST for name in state)
 
 
@@ -113,7 +113,7 @@ def network_of_edm(state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def stated_output(path: pathlib.Path, state: Mapping[str, Any]) -> str | None:
-    """The preconditioning that the options of a training name, or a table of levels.
+    """Reads the preconditioning that a training's options name, or a table of levels.
 
     Args:
       path: of the file, in whose folder `training_options.json` may be.
@@ -152,7 +152,7 @@ def _network_options(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _preconditioning(path: pathlib.Path, output: str | None, found: str | None) -> str:
-    """The one given, or the one that the file states."""
+    """Chooses the preconditioning of the argument, or the one that the file states."""
     if output is None and found is None:
         raise ValueError(
             f"{path.name} does not say its preconditioning: give output='edm' for "
@@ -190,7 +190,7 @@ def _convention(
 
 
 def _config(state: dict[str, Any]) -> dict[str, Any]:
-    """What names and shapes say of the network; takes the filters out of the arrays."""
+    """Reads the network's settings from names and shapes; takes the filters out."""
     needed = ("map_layer0.weight", "map_layer1.weight")
     missing = [name for name in needed if name not in state]
     places = [match for match in map(LEVEL.match, state) if match]
@@ -227,7 +227,7 @@ def _config(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(state: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...]:
-    """The shape of an array that must be there, with so many axes."""
+    """Reads the shape of an array that must be there, with so many axes."""
     if name not in state:
         raise ValueError(f"no state dict of a network of EDM; missing: {name}")
     shape = tuple(state[name].shape)
@@ -237,7 +237,7 @@ def _shape(state: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...]:
 
 
 def _song(state: Mapping[str, Any], taps: Any, noise: int) -> dict[str, Any]:
-    """Fields that SongUNet alone has."""
+    """Reads the fields that SongUNet alone has."""
     has = lambda part: sum(f"_aux_{part}.weight" in name for name in state)
     encoder = "skip" if has("skip") else "residual" if has("residual") else "standard"
     return dict(
@@ -250,7 +250,7 @@ def _song(state: Mapping[str, Any], taps: Any, noise: int) -> dict[str, Any]:
 
 
 def _filter(state: dict[str, Any], resamples: bool) -> tuple[float, ...]:
-    """Taps along an axis of the filter that every resampling has; taken out."""
+    """Takes out the taps along an axis of the filter that every resampling has."""
     names = [name for name in state if name.endswith("resample_filter")]
     squares = [np.asarray(state.pop(name), np.float64) for name in names]
     if not squares:

@@ -97,7 +97,7 @@ def _scheduler(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _convention(config: Mapping[str, Any]) -> Convention:
-    """That of `from_diffusers`, and of the VE scheduler, whose network is the score."""
+    """Makes the convention of `from_diffusers`, or the score's of the VE scheduler."""
     if config.get("_class_name") != VE:
         return from_diffusers(config)
     given = {name: value for name, value in config.items() if name[:1] != "_"}

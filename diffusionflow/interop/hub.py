@@ -67,7 +67,7 @@ def local_path(path: str | pathlib.Path, parts: Iterable[str] = ("",)) -> pathli
 
 
 def _fetched(hub: Any, place: Place, parts: Iterable[str]) -> pathlib.Path:
-    """The folder of a snapshot with the files that are read."""
+    """Downloads the files of a snapshot that are read, and returns their folder."""
     names = dict(repo_id=place.repository, revision=place.revision)
     try:
         if place.path.endswith(FILES):
@@ -88,7 +88,7 @@ def _fetched(hub: Any, place: Place, parts: Iterable[str]) -> pathlib.Path:
 
 
 def _wanted(files: Iterable[str], parts: Iterable[str]) -> list[str]:
-    """Files that are read: configs, and the weights of one folder."""
+    """Lists the files that are read: configs, and the weights of one folder."""
     files = list(files)
     wanted = [name for name in files if name.rpartition("/")[2] in CONFIGS]
     for part in parts:

@@ -167,7 +167,7 @@ def save(
 
 
 def _of_images(event_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Entries that other readers of such folders look at."""
+    """Makes the entries that other readers of such folders look at."""
     if len(event_shape) != 3:
         return {}
     return {"sample_size": list(event_shape[:2]), "in_channels": event_shape[2]}
@@ -246,7 +246,7 @@ def open_own(folder: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
 
 
 def _params(module: Any, event_shape: tuple[int, ...], folder: pathlib.Path) -> Any:
-    """The parameters of a module from the file of a folder."""
+    """Reads the parameters of a module from the file of a folder."""
     try:
         inputs = _inputs(module, event_shape)
         shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
@@ -258,7 +258,7 @@ def _params(module: Any, event_shape: tuple[int, ...], folder: pathlib.Path) -> 
 
 
 def _inputs(module: Any, event_shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Shapes that a network is initialised with."""
+    """Returns the shapes that a network is initialised with."""
     if hasattr(module, "example_inputs"):
         return module.example_inputs()
     of, count = jax.ShapeDtypeStruct, getattr(module, "vector_features", 0)

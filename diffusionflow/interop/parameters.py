@@ -108,7 +108,7 @@ def as_parameter(array: Any) -> Any:
 
 
 def _shapes(module: Any, name: str) -> Any:
-    """Shapes of a module's parameters; tracing it checks its fields."""
+    """Returns the shapes of a module's parameters; tracing it checks its fields."""
     try:
         inputs = module.example_inputs()
         return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]

@@ -129,7 +129,7 @@ class Pretrained:
         return predictions.denoiser(predict_fn, kind=self.kind, schedule=self.schedule)
 
     def _checked(self, label: ArrayLike | None) -> Array | None:
-        """The label as an array, in its range as far as that can be seen."""
+        """Returns the label as an array, its range checked as far as can be seen."""
         if label is None:
             return None
         label = jnp.asarray(label)

@@ -192,7 +192,7 @@ def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:
-    """NumPy has no bfloat16: such a tensor is float32, which loses nothing."""
+    """Converts to NumPy: bfloat16, which it lacks, becomes float32 without loss."""
     if str(tensor.dtype) == "torch.bfloat16":
         tensor = tensor.float()
     return tensor.detach().numpy()

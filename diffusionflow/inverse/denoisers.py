@@ -119,7 +119,7 @@ def dps(
     schedule: Schedule,
     scale: ArrayLike = 1.0,
 ) -> DPS:
-    """DPS, diffusion posterior sampling: the likelihood of y at x_hat.
+    """Guides by DPS, diffusion posterior sampling: the likelihood of y at x_hat.
 
     `p(y | z) ~ N(y; A x_hat, std^2 I)`: as if x were known given z. It is overconfident
     by `A C A^T` at high noise, and stiff there: with a small std it needs many steps,
@@ -176,7 +176,7 @@ def pigdm(
     data_variance: ArrayLike = 1.0,
     num_iterations: int = 5,
 ) -> PiGDM:
-    """PiGDM, pseudoinverse-guided diffusion: x given z has covariance `r^2 I`.
+    """Guides by PiGDM, pseudoinverse-guided diffusion: covariance `r^2 I` of x given z.
 
     `r^2 = v sigma^2 / (alpha^2 v + sigma^2)`, exact for data `N(m, v I)`. The inverse
     of `std^2 I + r^2 A A^T` is by conjugate gradients, for any operator.
@@ -242,7 +242,7 @@ def mmps(
     schedule: Schedule,
     num_iterations: int = 3,
 ) -> MMPS:
-    """MMPS, moment matching posterior sampling: the covariance of x given z.
+    """Guides by MMPS, moment matching posterior sampling: the covariance of x given z.
 
     `C = sigma^2 / alpha dx_hat/dz` is the covariance of x given z, for any data; the
     Gaussian of these moments is exact for Gaussian data. The inverse of
@@ -270,7 +270,7 @@ def mmps(
 
 
 def both(denoise_fn: DenoiseFn, t: Array) -> Callable[[Array], tuple[Array, Array]]:
-    """`z -> (x_hat, eps_hat)` at t, for `jax.vjp(..., has_aux=True)` of x_hat."""
+    """Makes `z -> (x_hat, eps_hat)` at t, for `jax.vjp(..., has_aux=True)` of x_hat."""
 
     def found(z: Array) -> tuple[Array, Array]:
         denoised = denoise_fn(z, t)
@@ -280,7 +280,7 @@ def both(denoise_fn: DenoiseFn, t: Array) -> Callable[[Array], tuple[Array, Arra
 
 
 def isotropic_variance(schedule: Schedule, t: ArrayLike, variance: ArrayLike) -> Array:
-    """Variance of x given z for data `N(m, v I)`, `v sigma^2 / (alpha^2 v + sigma^2)`.
+    """Computes variance of x | z for `N(m, v I)`: `v sigma^2 / (alpha^2 v + sigma^2)`.
 
     Args:
       schedule: any.

@@ -55,7 +55,7 @@ def proximal(
     weight: ArrayLike = 1.0,
     num_iterations: int = 5,
 ) -> Proximal:
-    """The denoiser of DiffPIR: the x that fits y and is near to x_hat.
+    """Makes the denoiser of DiffPIR: the x that fits y and is near to x_hat.
 
         argmin_x |y - A x|^2 / std^2 + weight alpha^2 / sigma^2 |x - x_hat|^2,
 

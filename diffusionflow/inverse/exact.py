@@ -43,7 +43,7 @@ class CorrelatedMixture:
     variances: Any
 
     def denoised(self, z: Array, alpha: ArrayLike, sigma: ArrayLike) -> Denoised:
-        """Posterior means `E[x | z]` and `E[eps | z]`.
+        """Computes the posterior means `E[x | z]` and `E[eps | z]`.
 
         Args:
           z: `[*batch, *event]`.
@@ -76,24 +76,24 @@ class CorrelatedMixture:
         return Denoised(*(jnp.sum(share * v, 0).reshape(z.shape) for v in values))
 
     def denoise_fn(self, *, schedule: Schedule) -> ExactDenoiser:
-        """Exact denoiser `(z, t) -> Denoised` on a schedule."""
+        """Makes the exact denoiser `(z, t) -> Denoised` on a schedule."""
         data: Any = self
         return ExactDenoiser(data, as_schedule(schedule))
 
     def mean(self) -> np.ndarray:
-        """Mean, `[features]` of the flattened event, float64."""
+        """Computes the mean, `[features]` of the flattened event, float64."""
         weights, means, _, _ = self._parts(np)
         return weights @ means
 
     def covariance(self) -> np.ndarray:
-        """Covariance, `[features, features]`, float64."""
+        """Computes the covariance, `[features, features]`, float64."""
         weights, means, axes, variances = self._parts(np)
         offsets = means - weights @ means
         inner = np.einsum("k,kij,kj,klj->il", weights, axes, variances, axes)
         return inner + (weights * offsets.T) @ offsets
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Independent samples, `[*shape, *event]`; `key` is scalar."""
+        """Draws independent samples, `[*shape, *event]`; `key` is scalar."""
         pick_key, noise_key = jax.random.split(key)
         weights, means, axes, variances = map(at_least_float32, self._parts(jnp))
         pick = jax.random.choice(pick_key, weights.shape[0], shape, p=weights)
@@ -105,14 +105,14 @@ class CorrelatedMixture:
         return x.reshape(*shape, *np.shape(self.means)[1:])
 
     def _parts(self, xp: Any) -> tuple[Any, Any, Any, Any]:
-        """Fields as arrays of NumPy or JAX, the event flattened."""
+        """Converts the fields to arrays of NumPy or JAX, the event flattened."""
         parts = (self.weights, self.means, self.axes, self.variances)
         weights, means, axes, variances = (xp.asarray(part, float) for part in parts)
         return weights, means.reshape(len(weights), -1), axes, variances
 
 
 def _product(a: Array, b: Array) -> Array:
-    """A matrix product without the rounding of accelerators."""
+    """Computes a matrix product without the rounding of accelerators."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -130,7 +130,7 @@ class _Multiplied:
 
 
 def masking(mask: ArrayLike) -> LinearOperator:
-    """Masking: `x` where `mask` is True, and 0 elsewhere, of the shape of an event.
+    """Makes the masking operator: `x` where `mask` is True, 0 elsewhere, like an event.
 
     Args:
       mask: bools, `[*event]`, True where x is measured. Values of y elsewhere have no
@@ -148,7 +148,7 @@ def masking(mask: ArrayLike) -> LinearOperator:
 
 
 def blurring(kernel: ArrayLike, event_shape: tuple[int, ...]) -> LinearOperator:
-    """Blur: convolution of each channel with a kernel, zero beyond the edges.
+    """Makes the blur: convolution of each channel with a kernel, zero beyond the edges.
 
     Args:
       kernel: `[*taps]`, one axis for each of the sizes.
@@ -243,7 +243,7 @@ class Measurement:
         check_not_negative("std", self.std)
 
     def values(self) -> Array:
-        """`y` as an array of float32 or wider."""
+        """Returns `y` as an array of float32 or wider."""
         return as_data(self.y, "y")
 
     def residual(self, x: Array) -> Array:
@@ -266,7 +266,7 @@ class Measurement:
         return jnp.where(jnp.broadcast_to(self.operator.measured, shape), residual, 0)
 
     def variance(self, like: Array) -> Array:
-        """`std^2`, in the type of `like`."""
+        """Computes `std^2`, in the type of `like`."""
         if np.ndim(self.std):
             raise ValueError(
                 f"std of shape {np.shape(self.std)}: must be one number for all of y"

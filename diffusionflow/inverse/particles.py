@@ -72,7 +72,7 @@ def twisted_smc(
     threshold: float = 0.5,
     num_iterations: int = 5,
 ) -> Particles:
-    """Twisted diffusion sampler (TDS): DDPM's steps, guided, weighted and resampled.
+    """Samples by twisted diffusion (TDS): DDPM's steps, guided, weighted and resampled.
 
     A twist `p~(y | z) = N(y; A x_hat, std^2 I + r^2 A A^T)` (that of `pigdm`) shifts
     DDPM's mean by its gradient times the variance of the step. Weights correct for it:
@@ -195,7 +195,7 @@ def _normal(log_weights: Array) -> Array:
 
 
 def _pick(key: Array, log_weights: Array) -> Array:
-    """Systematic resampling: one uniform number, and equal steps from it."""
+    """Resamples systematically: by one uniform number, and equal steps from it."""
     count = log_weights.shape[0]
     ends = jnp.cumsum(jnp.exp(log_weights))
     start = jax.random.uniform(key, (), ends.dtype)

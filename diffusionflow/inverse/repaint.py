@@ -129,7 +129,7 @@ class RePaint:
 def _moves(
     num_steps: int, resamplings: int, jump: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The step that each move makes, and the time to which it is raised afterwards.
+    """Plans the step that each move makes, and the time that noise takes it back to.
 
     Steps and times are counted from the noise end; step i goes from time i to i + 1,
     and a move that is not raised ends there.

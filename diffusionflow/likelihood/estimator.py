@@ -128,7 +128,7 @@ class BoundEstimator:
         return Bound(recon, diffusion, kl, recon + diffusion + kl, stderr)
 
     def _recon(self, schedule: Schedule, t: ArrayLike) -> Array:
-        """`[num_draws, *batch]`."""
+        """Computes the reconstruction term, `[num_draws, *batch]`."""
         logsnr = in_float64(lambda schedule, t: schedule.logsnr(t), schedule, t)
         levels = self.levels
         if levels is None:

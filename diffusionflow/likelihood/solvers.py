@@ -127,7 +127,7 @@ class Fixed:
     def _plan(
         self, schedule: Schedule, t0: ArrayLike, t1: ArrayLike
     ) -> tuple[angular.Level, Array]:
-        """Levels and widths of every stage, `[num_steps, num_stages]`.
+        """Computes levels and widths of every stage, `[num_steps, num_stages]`.
 
         With `u = (angle - low) / (high - low)` to the power `1 / power`, a stage is as
         wide as `num_steps` equal steps of u would be in the angle if the derivative
@@ -233,7 +233,7 @@ def _over_examples(one: Callable, axis: int, num_others: int) -> Callable:
 
 
 def _moved(state: Any, slopes: list, shares: tuple[float, ...]) -> Any:
-    """`state + sum_j shares_j slopes_j`, the slopes times their widths."""
+    """Computes `state + sum_j shares_j slopes_j`, the slopes times their widths."""
     used = [pair for pair in zip(shares, slopes, strict=True) if pair[0]]
     add = lambda part, *terms: (
         part + sum(share * slope for (share, _), slope in zip(used, terms, strict=True))

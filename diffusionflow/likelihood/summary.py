@@ -52,7 +52,7 @@ def summarise(values: ArrayLike, mask: ArrayLike | None = None) -> Summary:
 
 
 def standard_error(draws: Array) -> Array:
-    """Standard error of the mean over the first axis; NaN for a single draw."""
+    """Computes the standard error of the mean over the first axis; NaN for one draw."""
     count = draws.shape[0]
     if count == 1:
         return jnp.full_like(draws[0], jnp.nan)

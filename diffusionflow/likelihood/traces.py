@@ -154,7 +154,7 @@ class Hutchinson:
         return Traced(value, jax.vmap(product)(probes))
 
     def stderr(self, estimates: Array) -> Array:
-        """Standard error across the probes; NaN for one."""
+        """Computes the standard error across the probes; NaN for one."""
         return standard_error(estimates)
 
 

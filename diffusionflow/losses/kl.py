@@ -34,7 +34,7 @@ def kl_terms(
     schedule: Schedule,
     variance: str = "posterior",
 ) -> Array:
-    """KL term of a step from t to s, `KL(q(z_s | z_t, x) || p(z_s | z_t))`.
+    """Computes the KL term of a step, t to s, `KL(q(z_s | z_t, x) || p(z_s | z_t))`.
 
     Both are Gaussian; p has x_hat in the place of x. With the variance of q, the
     "posterior" one, it is a weighted x-MSE, or eps-MSE, and nothing else:
@@ -89,7 +89,7 @@ def kl_terms(
 def prior_kl(
     x: Array, *, schedule: Schedule, t: ArrayLike = 1.0, batch_ndim: int = 1
 ) -> Array:
-    """Prior KL, `KL(q(z_t | x) || N(0, I))`.
+    """Computes the prior KL, `KL(q(z_t | x) || N(0, I))`.
 
     `1/2 (alpha^2 x^2 + sigma^2 - 1 - log sigma^2)`. It depends on no network and
     vanishes where alpha = 0 and sigma = 1. The prior is N(0, I) whatever the schedule:
@@ -119,7 +119,7 @@ def prior_kl(
 
 @xp.quiet
 def kl_weight(t: ArrayLike, s: ArrayLike, *, schedule: Schedule) -> Array:
-    """Weight `1/2 (SNR_s - SNR_t)` of the x-MSE in `kl_terms`.
+    """Computes the weight `1/2 (SNR_s - SNR_t)` of the x-MSE in `kl_terms`.
 
     Args:
       t: times, any shape.
@@ -158,7 +158,7 @@ def _forward(schedule: Schedule, t: Array, s: Array) -> tuple[Array, Array]:
 
 
 def _lost(schedule: Schedule, t: Array, s: Array) -> Array:
-    """`1 - SNR_t / SNR_s`."""
+    """Computes `1 - SNR_t / SNR_s`."""
     loss = schedule.logsnr(t) - schedule.logsnr(s)
     signal = loss > -xp.inf  # exp is flat at -inf, where the slope of loss is infinite
     return xp.where(signal, -xp.expm1(xp.where(signal, loss, 0)), 1)

@@ -28,7 +28,7 @@ class Bounded:
     kind: Any
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        """Computes the coefficients `(a, b)` of `a x + b eps`, of the shape of `t`."""
         a, b = self.kind.plane(t, schedule=schedule)
         scale = self.scale(schedule, t)
         infinite = scale == 0
@@ -38,7 +38,7 @@ class Bounded:
         return bounded(a), bounded(b)
 
     def scale(self, schedule: Schedule, t: ArrayLike) -> Array:
-        """`1 / m`."""
+        """Computes `1 / m`."""
         a, b = self.kind.plane(t, schedule=schedule)
         return 1 / xp.maximum(1, xp.maximum(xp.abs(a), xp.abs(b)))
 
@@ -52,7 +52,7 @@ def finite_error(
     schedule: Schedule,
     mask: Array | None,
 ) -> tuple[Array, AnyKind]:
-    """Finite squared error of a network of `kind`, and the kind that it belongs to.
+    """Computes the finite squared error of a network, and the kind that it belongs to.
 
     It is that of `kind` but for the two that can be infinite: a score is compared as
     the eps that it implies, `dz_dt` as `Bounded`.

@@ -125,7 +125,7 @@ def objective_loss(
     batch_ndim: int = 1,
     log_variance_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """Per-example training loss of an objective, `objective_terms(...).loss`.
+    """Computes an objective's training loss per example, `objective_terms(...).loss`.
 
     Args:
       key: scalar, or typed keys `[*batch]`; None where `t` and `eps` are given.
@@ -169,7 +169,7 @@ def objective_loss(
 
 
 def uncertainty_loss(loss: Array, log_variance: Array) -> Array:
-    """Uncertainty weighting `loss e^-s + s`: normalises the loss at each noise level.
+    """Applies uncertainty weighting `loss e^-s + s`: normalises each level's loss.
 
     Its minimum over s is at `s = log E[loss]`, so that every noise level then
     contributes with weight 1; at that s the network's gradient is that of the objective

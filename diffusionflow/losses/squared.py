@@ -21,7 +21,7 @@ def kind_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """MSE of a prediction type p, `||p_hat(z_t, t) - p||^2`, mean over the event.
+    """Computes MSE of a prediction type p: the event mean of `||p_hat(z_t, t) - p||^2`.
 
     Args:
       predict_fn: `(z, t) -> prediction` of `kind`.
@@ -65,7 +65,7 @@ def cfm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Conditional flow matching: `||w_hat(z_t, t) - (alpha' x + sigma' eps)||^2`.
+    """Computes conditional flow matching `||w_hat(z, t) - (alpha' x + sigma' eps)||^2`.
 
     For any Gaussian path. On `FlowMatching(sigma_min)`, the path of conditional optimal
     transport, the target is `(1 - sigma_min) eps - x`.
@@ -96,7 +96,7 @@ def fm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Flow matching against the marginal field: `||w_hat(z_t, t) - w(z_t, t)||^2`.
+    """Computes flow matching to the marginal field: `||w_hat(z_t, t) - w(z_t, t)||^2`.
 
     `w(z, t) = E[alpha' x + sigma' eps | z]`, which is known for few data only
     (`analytic`). Its mean is that of `cfm_loss` less the variance of the conditional
@@ -137,7 +137,7 @@ def ddpm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """DDPM's L_simple, the eps-MSE: `||eps_hat(z_t, t) - eps||^2`.
+    """Computes DDPM's L_simple, the eps-MSE: `||eps_hat(z_t, t) - eps||^2`.
 
     Args:
       predict_fn: `(z, t) -> prediction` of kind "eps".
@@ -164,7 +164,7 @@ def dsm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Denoising score matching: `||s_hat(z_t, t) + eps / sigma_t||^2`, unweighted.
+    """Computes denoising score matching: `||s_hat(z_t, t) + eps / sigma_t||^2`.
 
     Its mean over uniform t is infinite where sigma_t reaches 0: weigh it, or keep t
     away from 0.
@@ -227,7 +227,7 @@ def as_mask(mask: Array | None, x: Array, batch_ndim: int) -> Array | None:
 def mean_square(
     prediction: Array, target: Array, batch_ndim: int, mask: Array | None
 ) -> Array:
-    """Mean of `(prediction - target)^2` over all axes but the first `batch_ndim`.
+    """Averages `(prediction - target)^2` over all axes but the first `batch_ndim`.
 
     Of the values where `mask` is True, if there is one.
     """
@@ -245,7 +245,7 @@ def squared_error(
     schedule: Schedule,
     mask: Array | None,
 ) -> Array:
-    """`kind_loss` of arrays that `as_arrays` and `as_mask` have checked."""
+    """Computes `kind_loss` of arrays that `as_arrays` and `as_mask` have checked."""
     prediction = predict_fn(noised(x, eps, t, schedule), t)
     denoised = Denoised(x, eps.astype(x.dtype))
     target = predictions.from_denoised(denoised, kind=kind, t=t, schedule=schedule)

@@ -93,7 +93,7 @@ def in_flow_coordinates(
 
 
 def _prepared(trajectory: Array, times: Any, batch_ndim: int) -> Any:
-    """Trajectory `[num_states, *batch, features]`, times, and their namespace."""
+    """Prepares a trajectory `[num_states, *batch, features]`, times, and namespace."""
     xp = namespace(trajectory, times)
     dtype = trajectory.dtype if xp is not np else np.float64
     z = xp.asarray(trajectory).astype(dtype)

@@ -47,7 +47,7 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, vector: jax.Array) -> list[jax.Array]:
-        """vector: [batch, any]."""
+        """Projects the conditioning, vector: [batch, any], to `count` vectors."""
         dense = nn.Dense(self.count * self.features, kernel_init=zeros, name="dense")
         return jnp.split(dense(vector)[:, None], self.count, axis=-1)
 
@@ -68,7 +68,10 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, vector: jax.Array, places: np.ndarray, train: bool
     ) -> jax.Array:
-        """x: [batch, tokens, features]; vector: [batch, any]. Returns like x."""
+        """Applies the block to x: [batch, tokens, features] and vector: [batch, any].
+
+        Returns like x.
+        """
         modulation = Modulation(6, x.shape[-1], name="modulation")(vector)
         branches = self._attention, self._mlp
         for i, branch in enumerate(branches):
@@ -211,7 +214,7 @@ class DiT(ConditionalNetwork):
         return unpatchify(h, self.patch_size, *sizes).astype(z.dtype)
 
     def _tokens(self, z: jax.Array, places: np.ndarray) -> jax.Array:
-        """Patch embedding plus positional embedding."""
+        """Embeds the patches and adds the positional embedding."""
         project = Pointwise(self.features, self.dtype, glorot, name="in")
         h = project(patchify(z, self.patch_size))
         if self.positions == "sinusoidal":
@@ -226,7 +229,7 @@ class DiT(ConditionalNetwork):
     def _blocks(
         self, h: jax.Array, vector: jax.Array, places: np.ndarray, train: bool
     ) -> jax.Array:
-        """All blocks, one after another."""
+        """Applies all blocks, one after another."""
 
         def apply(block: nn.Module, h: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(h, vector, places, train), None

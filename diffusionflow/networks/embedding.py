@@ -162,7 +162,7 @@ class Conditioning(nn.Module):
 
 
 def _per_example(time: jax.Array, batch: int) -> jax.Array:
-    """A time [] or [batch] as [batch]."""
+    """Broadcasts a time, [] or [batch], to [batch]."""
     time = jnp.asarray(time)
     chex.assert_rank(time, {0, 1})
     return jnp.broadcast_to(time, (batch,))

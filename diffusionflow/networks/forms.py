@@ -16,7 +16,7 @@ from diffusionflow.networks.platform import takes_fused_attention, target
 
 
 def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Zero-padded convolution (correlation) with 3 taps on each axis, 3x3 for images.
+    """Applies zero-padded convolution (correlation), 3 taps an axis, 3x3 for images.
 
     There is one pixel of padding on each side.
 
@@ -42,7 +42,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _is_narrow(sizes: tuple[int, ...]) -> bool:
-    """Whether XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
+    """Returns whether XLA's CPU convolution is a scalar loop, 17 times slower at 2x2.
 
     In three dimensions the number of pixels decides: two frames of large images would
     make a banded matrix that is larger than they are.
@@ -143,7 +143,7 @@ def group_affine(
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention: softmax(query key^T / sqrt(features)) value, softmax in float32.
+    """Computes attention, softmax(query key^T / sqrt(features)) value; float32 softmax.
 
     By cuDNN's kernels where `platform.fused_attention` lets it.
 

@@ -28,7 +28,7 @@ def unit(
     stride: int = 1,
     padding: str = "SAME",
 ) -> jax.Array:
-    """Convolution and relu, named in the module that calls it."""
+    """Applies convolution and relu, named in the module that calls it."""
     strides = (stride, stride)
     # FID is compared across machines: no TF32
     conv = nn.Conv(features, kernel, strides, padding, precision="highest", name=name)

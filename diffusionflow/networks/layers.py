@@ -73,7 +73,7 @@ def check_dimensions(z: jax.Array) -> None:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Nearest resize to twice the size on each axis between batch and channels."""
+    """Doubles the size on each axis between batch and channels by nearest resize."""
     for axis in range(1, x.ndim - 1):
         x = x.repeat(2, axis=axis)
     return x
@@ -113,7 +113,7 @@ class Pointwise(nn.Module):
 
 
 def num_groups(channels: int) -> int:
-    """The largest divisor of `channels` up to 32 that leaves 4 channels a group."""
+    """Finds the largest divisor of `channels` up to 32 leaving 4 channels a group."""
     most = max(1, min(32, channels // 4))
     return max(n for n in range(1, most + 1) if channels % n == 0)
 

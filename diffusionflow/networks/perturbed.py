@@ -85,7 +85,7 @@ class Perturbed:
 
 
 def identity_attention(net: nn.Module, layers: Sequence[str]) -> Perturbed:
-    """Perturbed attention (PAG): in the named layers each token sees itself alone.
+    """Applies perturbed attention (PAG): in the named layers a token sees itself alone.
 
     The map of attention is the identity, so that the values are the result.
 
@@ -126,7 +126,7 @@ def identity_attention(net: nn.Module, layers: Sequence[str]) -> Perturbed:
 def blurred_attention(
     net: nn.Module, layers: Sequence[str], *, std: float = math.inf
 ) -> Perturbed:
-    """Smoothed energy (SEG): in the named layers the queries are blurred.
+    """Applies smoothed energy (SEG): in the named layers the queries are blurred.
 
     A Gaussian over the tokens, in each dimension of the data, with weights that add up
     to 1 inside. With std = inf every token has the mean query, and all have the same
@@ -157,7 +157,7 @@ def blurred_attention(
 
 
 def skipped_layers(net: nn.Module, layers: Sequence[str]) -> Perturbed:
-    """Skipped layers (SLG): the named layers return their input.
+    """Skips layers (SLG): the named layers return their input.
 
     Of a `DiT` that is a block, attention and MLP, of a `UNet` a layer of attention.
 
@@ -187,7 +187,7 @@ def _names(layers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _blurred(query: jax.Array, sizes: Sizes, std: float) -> jax.Array:
-    """Queries [batch, tokens, heads, features], blurred over a grid of tokens."""
+    """Blurs queries [batch, tokens, heads, features] over a grid of tokens."""
     batch, tokens, *rest = query.shape
     grid = query.reshape(batch, *sizes, *rest)
     for axis, size in enumerate(sizes):
@@ -198,7 +198,7 @@ def _blurred(query: jax.Array, sizes: Sizes, std: float) -> jax.Array:
 
 
 def _gaussian(size: int, std: float) -> np.ndarray:
-    """Rows of normalised Gaussian weights around each of `size` places."""
+    """Computes rows of normalised Gaussian weights around each of `size` places."""
     if std == 0:
         return np.eye(size)
     places = np.arange(size)

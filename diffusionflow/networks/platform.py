@@ -94,7 +94,7 @@ def fused_attention(allowed: bool = True) -> Iterator[None]:
 
 
 def takes_fused_attention(query: jax.Array) -> bool:
-    """Whether attention of `query` [batch, tokens, heads, features] is fused here."""
+    """Returns whether attention is fused for query [batch, tokens, heads, features]."""
     features = query.shape[-1]
     fits = features <= target().head_features and features % 8 == 0
     return _FUSED.get() and fits and query.dtype in ("bfloat16", "float16")

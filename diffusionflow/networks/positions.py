@@ -51,7 +51,7 @@ def angles(places: np.ndarray, features: int, base: float) -> np.ndarray:
 
 
 def sinusoids(places: np.ndarray, features: int) -> np.ndarray:
-    """Sinusoidal embedding, to be added: [tokens, features].
+    """Computes the sinusoidal embedding, to be added: [tokens, features].
 
     Sines and cosines of `angles` with base 10000.
 

@@ -34,7 +34,10 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, vector: jax.Array, train: bool) -> jax.Array:
-        """x: [batch, *sizes, in]; vector: [batch, any]. Returns [..., features]."""
+        """Applies the block to x: [batch, *sizes, in] and vector: [batch, any].
+
+        Returns [..., features].
+        """
         h = nn.silu(GroupNorm(name="norm_in")(x))
         h = Conv3x3(self.features, dtype=self.dtype, name="conv_in")(h)
         film = nn.Dense(2 * self.features, kernel_init=fan_in, name="film")(vector)
@@ -59,7 +62,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [batch, *sizes, channels]. Returns the same shape."""
+        """Applies attention to x: [batch, *sizes, channels]; keeps the shape."""
         batch, *sizes, channels = x.shape
         if channels % self.num_heads:
             raise ValueError(

@@ -65,7 +65,7 @@ class Objective:
 
 
 def total_weight(objective: Objective, logsnr: ArrayLike) -> Array:
-    """Total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on the eps-MSE.
+    """Computes total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on eps-MSE.
 
     `w` is the weighting, `(D / alpha)^2` the error ratio of its kind to eps, `p` the
     density of times; t is the time of `logsnr`. Not normalised: for flow matching it is
@@ -128,7 +128,7 @@ def same_objective(
     logsnr_range: tuple[float, float] = (-10.0, 10.0),
     num_points: int = 1001,
 ) -> Comparison:
-    """Whether two objectives have the same total weight up to a constant.
+    """Returns whether two objectives have the same total weight up to a constant.
 
     Args:
       a: an objective, concrete.
@@ -208,7 +208,7 @@ def check_support(objective: Objective, num_points: int = 1023) -> None:
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Whether two densities are known to differ, stratified or not."""
+    """Returns whether two densities are known to differ, stratified or not."""
     a, b = (one.base if isinstance(one, times.Stratified) else one for one in (a, b))
     numbers = all(
         isinstance(leaf, (int, float)) for leaf in jax.tree.leaves((a, b))

@@ -14,7 +14,7 @@ from diffusionflow.objectives.base import Objective
 
 
 def flow_matching() -> Objective:
-    """Flow matching: `E_t ||u_hat - (eps - x)||^2`, t uniform, `W = e^(-l / 2) / 2`.
+    """Makes flow matching: `E_t ||u_hat - (eps - x)||^2`, t uniform, `W = e^(-l/2)/2`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, eq. 23 with sigma_min = 0.
     """
@@ -24,7 +24,7 @@ def flow_matching() -> Objective:
 
 
 def v_cosine() -> Objective:
-    """v-prediction, `E_t ||v_hat - v||^2`, on the cosine schedule.
+    """Makes the v-prediction objective, `E_t ||v_hat - v||^2`, on the cosine schedule.
 
     `W = e^(-l / 2) / pi`: flow matching times 2 / pi.
 
@@ -34,7 +34,7 @@ def v_cosine() -> Objective:
 
 
 def ddpm() -> Objective:
-    """DDPM: L_simple, `E_t ||eps_hat - eps||^2`, continuous time, linear-beta schedule.
+    """Makes DDPM's L_simple, `E_t ||eps_hat - eps||^2`, continuous t, linear betas.
 
     `W = sigmoid(-l) / beta(t(l))`.
 
@@ -47,7 +47,7 @@ def ddpm() -> Objective:
 
 
 def iddpm() -> Objective:
-    """Improved DDPM: L_simple `E_t ||eps_hat - eps||^2` on the offset cosine schedule.
+    """Makes improved DDPM's L_simple `E_t ||eps_hat - eps||^2`, offset cosine schedule.
 
     `W = (1 + s) sigmoid(-l) / (pi tan phi)`, `phi = pi/2 (t + s) / (1 + s)`, s = 0.008.
     The paper's learned variances and the variational bound that trains them are left
@@ -61,7 +61,7 @@ def iddpm() -> Objective:
 
 
 def vdm() -> Objective:
-    """VDM: the variational bound (ELBO, VLB) in continuous time, `W = 1`.
+    """Makes VDM's variational bound (ELBO, VLB) in continuous time, `W = 1`.
 
     The schedule is linear in log-SNR, on the range of the paper's; with these weights
     a schedule changes the variance alone.
@@ -77,7 +77,7 @@ def vdm() -> Objective:
 
 
 def score_sde_vp(likelihood: bool = False) -> Objective:
-    """Score matching weighted by sigma^2, VP SDE: that is, the eps-MSE.
+    """Makes the objective of score matching weighted by sigma^2, VP SDE: the eps-MSE.
 
     `W = sigmoid(-l) / beta(t(l))` for t >= 1e-5. Like the paper's network, which is
     divided by sigma to give the score, this one predicts eps up to a sign.
@@ -92,7 +92,7 @@ def score_sde_vp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_subvp(likelihood: bool = False) -> Objective:
-    """Score matching weighted by sigma^2, sub-VP SDE: `W = 1 / |dlogsnr/dt|`.
+    """Makes score matching weighted by sigma^2, sub-VP SDE: `W = 1 / |dlogsnr/dt|`.
 
     Args:
       likelihood: weigh by g^2 instead: `W = 1 / (1 - 1e-5)`.
@@ -103,7 +103,7 @@ def score_sde_subvp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_ve(likelihood: bool = False) -> Objective:
-    """Score matching weighted by sigma^2, VE SDE, where g^2 is proportional to sigma^2.
+    """Makes score matching weighted by sigma^2, VE SDE, g^2 proportional to sigma^2.
 
     `W = 1 / (2 log(sigma_max / sigma_min))`: the variational bound (ELBO, VLB), between
     the schedule's ends.
@@ -121,7 +121,7 @@ def edm(
     mean: float | Array = -1.2,
     std: float | Array = 1.2,
 ) -> Objective:
-    """EDM: MSE of the unit-variance output F at log-normal noise levels.
+    """Makes EDM's objective: MSE of unit-variance output F at log-normal noise levels.
 
     `W = (1 + e^-l / sigma_data^2) N(l; -2 mean, (2 std)^2)`, divided by the probability
     that a level lies between the schedule's ends, 0.002 and 80 (1 - 1.6e-5): the paper
@@ -144,7 +144,7 @@ def sd3(
     std: float | Array = 1.0,
     shift: float | Array | None = None,
 ) -> Objective:
-    """Stable Diffusion 3: flow matching at logit-normal times.
+    """Makes the objective of Stable Diffusion 3: flow matching at logit-normal times.
 
     `W = (1 + e^(-l / 2))^2 N(l; -2 mean - 2 log(shift), (2 std)^2)`.
 
@@ -161,7 +161,7 @@ def sd3(
 def sd3_mode(
     scale: float | Array = 1.29, shift: float | Array | None = None
 ) -> Objective:
-    """Stable Diffusion 3 with mode sampling: flow matching with heavy-tailed times.
+    """Makes Stable Diffusion 3's mode sampling: flow matching with heavy-tailed times.
 
     `W = e^(-l / 2) / (2 |1 + s - (pi s / 2) sin(pi u)|)` without a shift, s the scale
     and u the fraction of times below t(l).
@@ -176,7 +176,7 @@ def sd3_mode(
 
 
 def sd3_cosmap(shift: float | Array | None = None) -> Objective:
-    """Stable Diffusion 3 with CosMap: flow matching at the cosine schedule's levels.
+    """Makes Stable Diffusion 3's CosMap: flow matching at the cosine schedule's levels.
 
     `W = (1 + e^(-l / 2))^2 sech(l / 2) / (2 pi)` without a shift.
 
@@ -189,7 +189,7 @@ def sd3_cosmap(shift: float | Array | None = None) -> Objective:
 
 
 def min_snr(gamma: float | Array = 5.0, kind: predictions.AnyKind = "x") -> Objective:
-    """Min-SNR weighting on the cosine schedule.
+    """Makes the objective of Min-SNR weighting on the cosine schedule.
 
     `W = min(1, gamma e^-l) sech(l / 2) / (2 pi)`, whatever is predicted.
 
@@ -205,7 +205,7 @@ def min_snr(gamma: float | Array = 5.0, kind: predictions.AnyKind = "x") -> Obje
 
 
 def p2(k: float | Array = 1.0, gamma: float | Array = 1.0) -> Objective:
-    """P2: perception-prioritized weighting of the eps-MSE, linear-beta schedule.
+    """Makes P2's objective: perception-prioritized weighting of eps-MSE, linear betas.
 
     `W = (k + e^l)^-gamma sigmoid(-l) / beta(t(l))`.
 
@@ -221,7 +221,7 @@ def p2(k: float | Array = 1.0, gamma: float | Array = 1.0) -> Objective:
 
 
 def sid2(bias: float | Array = 0.0, shift: float | Array | None = None) -> Objective:
-    """SiD2: sigmoid weighting, v-prediction on a shifted cosine schedule.
+    """Makes SiD2's objective: sigmoid weighting, v-prediction, shifted cosine schedule.
 
     `W = sigmoid(bias - l)`. The paper chooses the bias and the shift by resolution;
     neither default is one of its settings.
@@ -244,7 +244,7 @@ PATHS = {
 
 
 def sit(path: str = "linear", kind: str = "dz_dt") -> Objective:
-    """SiT: a path and a prediction of velocity, score or noise, t uniform.
+    """Makes SiT's objective: a path, and velocity, score or noise predicted, t uniform.
 
     "dz_dt", the velocity: `W = g^2 / 4`, which is flow matching on the linear path and
     `(pi / 4) e^(-l / 2)` on "gvp". "score" is weighted by sigma^2 and so, like "eps",

@@ -143,17 +143,17 @@ class Denoiser:
         return self.denoise(z, t)
 
     def has_second_time(self) -> bool:
-        """Whether `denoise_toward` of this denoiser, or of a part, depends on `s`."""
+        """Returns whether its `denoise_toward`, or that of a part, depends on `s`."""
         return any(part.has_second_time() for part in self.parts())
 
     def parts(self) -> list["Denoiser"]:
-        """Denoisers among the fields."""
+        """Returns the denoisers among the fields."""
         is_part = lambda value: isinstance(value, Denoiser)
         fields = list(getattr(self, "__dict__", {}).values())
         return list(filter(is_part, jax.tree.leaves(fields, is_leaf=is_part)))
 
     def num_network_calls(self, t: ArrayLike) -> int | Array | None:
-        """NFE (number of function evaluations) of one call at time `t`.
+        """Counts the NFE (number of function evaluations) of one call at time `t`.
 
         Network calls, counted once for a batch. A Python number where it does not
         depend on the time; None, the default, where it is not known.
@@ -233,7 +233,7 @@ def finalized(x: Array, parts: Iterable[Denoiser]) -> Array:
 
 
 def _hash(denoiser: Denoiser) -> int:
-    """By the fields, or by identity where they are arrays: `jax.jit(denoiser)`."""
+    """Hashes by the fields, or by identity if they are arrays: `jax.jit(denoiser)`."""
     try:
         return hash(tuple(vars(denoiser).values()))
     except TypeError:

@@ -232,7 +232,7 @@ def _tracers(denoiser: Denoiser) -> list[Any]:
 
 
 def _made_inside(calls: list[Call], closed: Any) -> set[int]:
-    """Identities of the numbers that a function made while it was traced.
+    """Returns identities of the numbers that a function made while it was traced.
 
     `closed` returns the traced numbers of its denoisers last: those from outside are
     constants of it.
@@ -248,12 +248,12 @@ def _made_inside(calls: list[Call], closed: Any) -> set[int]:
 
 
 def _is_usable(denoiser: Denoiser, inner_numbers: set[int]) -> bool:
-    """Whether a denoiser exists outside the function that calls it."""
+    """Returns whether a denoiser exists outside the function that calls it."""
     return not any(id(leaf) in inner_numbers for leaf in _tracers(denoiser))
 
 
 def _usable_parts(denoiser: Denoiser, inner_numbers: set[int]) -> list[Denoiser]:
-    """A denoiser, or its parts where a function makes it from its own z or t.
+    """Returns a denoiser, or its parts where a function makes it from its own z or t.
 
     Raises:
       ValueError: such a one has something to put into samples, which would be lost.

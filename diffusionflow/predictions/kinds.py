@@ -51,7 +51,7 @@ class Kind(QuietMethods):
         check_name("kind", self.name, NAMES)
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        """Computes the coefficients `(a, b)` of `a x + b eps`, of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         zero, one = xp.zeros_like(alpha), xp.ones_like(alpha)
         match self.name:
@@ -93,7 +93,7 @@ class EdmF(QuietMethods):
         check_positive("sigma_data", self.sigma_data)
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        """Computes the coefficients `(a, b)` of `a x + b eps`, of the shape of `t`."""
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         norm = schedule.z_std(t, self.sigma_data)
         return sigma / (self.sigma_data * norm), -self.sigma_data * alpha / norm
@@ -109,7 +109,7 @@ class PredictionType(Protocol):
     """Prediction type `a x + b eps`: any value with the method `plane`."""
 
     def plane(self, t: ArrayLike, *, schedule: Schedule) -> tuple[Array, Array]:
-        """Coefficients `(a, b)` of `a x + b eps`, each of the shape of `t`."""
+        """Computes the coefficients `(a, b)` of `a x + b eps`, of the shape of `t`."""
         ...
 
 
@@ -136,7 +136,7 @@ def as_kind(kind: Any) -> PredictionType:
 
 
 def same_kind(a: AnyKind, b: AnyKind) -> bool:
-    """Whether two prediction types are equal, without comparing arrays.
+    """Returns whether two prediction types are equal, without comparing arrays.
 
     Args:
       a: a kind or its name.
@@ -148,7 +148,7 @@ def same_kind(a: AnyKind, b: AnyKind) -> bool:
 
 @xp.quiet
 def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """Determinant `D = b alpha - a sigma`; 0 where `kind` does not give x and eps.
+    """Computes the determinant `D = b alpha - a sigma`; 0 if `kind` gives no x and eps.
 
     Args:
       kind: any kind, with `(a, b)` from its `plane`.
@@ -164,7 +164,7 @@ def determinant(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
 
 
 def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
-    """MSE over eps-MSE at fixed z, `||p_hat - p||^2 / ||eps_hat - eps||^2`.
+    """Computes MSE over eps-MSE at fixed z, `||p_hat - p||^2 / ||eps_hat - eps||^2`.
 
     Args:
       kind: of p.
@@ -186,7 +186,7 @@ def mse_ratio(kind: AnyKind, t: ArrayLike, *, schedule: Schedule) -> Array:
 def error_ratio(
     kind: AnyKind, source: AnyKind, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """MSE ratio at fixed z, `||q_hat - q||^2 / ||p_hat - p||^2 = (D_q / D_p)^2`.
+    """Computes the MSE ratio at fixed z, `(q_hat - q)^2 / (p_hat - p)^2 = (D_q/D_p)^2`.
 
     Args:
       kind: of q.

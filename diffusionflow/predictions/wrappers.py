@@ -91,7 +91,7 @@ class EdmPreconditioning(NamedTuple):
 def edm_preconditioning(
     t: ArrayLike, *, schedule: Schedule, sigma_data: float | Array = 0.5
 ) -> EdmPreconditioning:
-    """EDM's preconditioning on any schedule.
+    """Computes EDM's preconditioning on any schedule.
 
     With `S^2 = sigma^2 + sigma_data^2 alpha^2`:
 
@@ -184,13 +184,13 @@ class Rescheduled(Denoiser):
         check_same_schedule(self.target, schedule)
 
     def _time(self, t: ArrayLike) -> Array:
-        """Time on `source`, in the type that it is called with."""
+        """Computes the time on `source`, in the type that it is called with."""
         time, _ = self._place(t)
         dtype = at_least_float32(t).dtype if isinstance(t, jax.Array) else None
         return jnp.asarray(time, dtype)
 
     def _place(self, t: ArrayLike) -> tuple[Any, Any]:
-        """Time on `source` and the factor on z; refused out of range if concrete."""
+        """Finds the time on `source` and the factor on z; refuses one out of range."""
         rounding = 4 * float(jnp.finfo(at_least_float32(t).dtype).eps)
         place = lambda source, target, t: _place(source, target, t, rounding)
         time, scale = in_float64(place, self.source, self.target, t)
@@ -208,7 +208,7 @@ class Rescheduled(Denoiser):
 def _place(
     source: Schedule, target: Schedule, t: ArrayLike, rounding: float
 ) -> tuple[Array, Array]:
-    """Time on `source` and the factor on z; NaN out of range.
+    """Finds the time on `source` and the factor on z; NaN out of range.
 
     A time is in the range, or at its end, up to the relative `rounding` of `t` and of
     the log-SNR: where the target is steep, the log-SNR is poorly resolved near t = 1.
@@ -225,7 +225,7 @@ def _place(
 
 
 def _bounded(value: Array, low: ArrayLike, high: ArrayLike) -> Array:
-    """`clip`, with the full derivative at the bounds."""
+    """Clips `value`, with the full derivative at the bounds."""
     return xp.where(value < low, low, xp.where(value > high, high, value))
 
 

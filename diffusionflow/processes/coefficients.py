@@ -81,6 +81,6 @@ def to_interpolant(
 
 
 def scaled(factor: Array, value: Array) -> Array:
-    """`factor * value`, 0 where the factor is, for infinite values too."""
+    """Computes `factor * value`, 0 where the factor is, for infinite values too."""
     some = factor != 0
     return factor * xp.where(some, value, 0)

@@ -36,7 +36,7 @@ class SdeTerms(NamedTuple):
 
 @xp.quiet
 def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
-    """Forward SDE, from data to noise, dt > 0: `dz = f z dt + g dw`.
+    """Computes the forward SDE, from data to noise, dt > 0: `dz = f z dt + g dw`.
 
     Args:
       z: `[*batch, *event]`.
@@ -58,7 +58,7 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
 def probability_flow(
     denoise_fn: DenoiseFn, z: Array, t: ArrayLike, *, schedule: Schedule
 ) -> SdeTerms:
-    """Probability-flow ODE: the same marginals, in both directions of time.
+    """Computes the probability-flow ODE: the same marginals in both directions of time.
 
     `dz / dt = f z - g^2 / 2 score = alpha' x_hat + sigma' eps_hat`.
 
@@ -88,7 +88,7 @@ def reverse(
     schedule: Schedule,
     eta: ArrayLike = 1.0,
 ) -> SdeTerms:
-    """Reverse-time SDE, from noise to data, with diffusion `eta g`, **dt < 0**.
+    """Computes the reverse-time SDE, from noise to data, diffusion `eta g`, **dt < 0**.
 
     `dz = (f z - (1 + eta^2) / 2 g^2 score) dt + eta g dw`; its drift is computed as
     `alpha' x_hat + sigma' eps_hat + eta^2 (sigma' - f sigma) eps_hat`.
@@ -133,7 +133,7 @@ def interpolant(
     epsilon: ArrayLike,
     direction: str = "reverse",
 ) -> SdeTerms:
-    """Interpolant SDE: the same marginals at any diffusion epsilon, either direction.
+    """Computes the interpolant SDE: same marginals at any diffusion, either direction.
 
     `dz = (E[dz/dt | z] -+ epsilon^2 / 2 score) dt + epsilon dw` with minus for
     "reverse", dt < 0, and plus for "forward", dt > 0; `score = -eps_hat / sigma`. It is
@@ -174,7 +174,7 @@ def interpolant(
 def _mean_slope(
     denoise_fn: DenoiseFn, z: Array, t: Array, schedule: Schedule
 ) -> tuple[Array, Denoised]:
-    """`E[dz/dt | z]`, and the `Denoised` that it is computed from."""
+    """Computes `E[dz/dt | z]`, and the `Denoised` that it is computed from."""
     z = as_data(z, "z")
     _check_slope(schedule, t)
     denoised = as_denoiser(denoise_fn, schedule=schedule)(z, t)

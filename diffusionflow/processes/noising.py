@@ -39,7 +39,7 @@ def add_noise(x: Array, eps: Array, t: ArrayLike, *, schedule: Schedule) -> Arra
 
 
 def noised(x: Array, eps: Array, t: Array, schedule: Schedule) -> Array:
-    """`add_noise` without the checks of its arguments."""
+    """Adds noise like `add_noise`, without the checks of its arguments."""
     alpha, sigma = (
         per_event(level(t), x) for level in (schedule.alpha, schedule.sigma)
     )

@@ -53,7 +53,7 @@ class FromSde(Schedule):
             check_on_grid(_check_logsnr, as_callable(self.logsnr))
 
     def _quadrature(self, t: Array) -> tuple[Array, Array, Array]:
-        """Values of f at the nodes, `[num_nodes, *t.shape]`, nodes and weights."""
+        """Computes f at the nodes, `[num_nodes, *t.shape]`, nodes and weights."""
         points, weights, _ = _legendre(self.num_nodes)
         nodes = _expand(points, t) * t[None]
         return elementwise(self.f_fn, nodes), nodes, _expand(weights, t) * t[None]
@@ -63,7 +63,7 @@ class FromSde(Schedule):
         return self.alpha_0 * xp.exp(xp.sum(weights * rates, axis=0))
 
     def _ratio2(self, t: ArrayLike) -> Array:
-        """`(sigma / alpha)^2`."""
+        """Computes `(sigma / alpha)^2`."""
         t = floating(t)
         rates, nodes, weights = self._quadrature(t)
         partial = xp.asarray(_legendre(self.num_nodes)[2], t.dtype)
@@ -91,13 +91,13 @@ class FromSde(Schedule):
         return rate * squares[0], rate * squares[1] + self.g2(t)
 
     def _noisy(self, t: ArrayLike, sigma: Array) -> tuple[Array, Array, Array]:
-        """Whether sigma is above 0; g^2 and sigma where it is, else placeholders."""
+        """Returns whether sigma is above 0; g^2 and sigma there, else placeholders."""
         noisy = sigma > 0
         g2 = self.g2(xp.where(noisy, floating(t), 0.5))
         return noisy, g2, xp.where(noisy, sigma, 1)
 
     def _start(self, t: ArrayLike) -> Array:
-        """`sigma'` where sigma = 0, at t = 0: `sqrt(c / 2)` for `g^2 = c t + ...`.
+        """Computes `sigma'` at sigma = 0, t = 0: `sqrt(c / 2)` for `g^2 = c t + ...`.
 
         c is the slope of g^2 a few rounding units away: g may be a root there. Where
         that does not settle, c is 0 or infinite; so is `sigma'` where g is not 0.
@@ -129,7 +129,7 @@ def from_sde(
     *,
     num_nodes: int = 64,
 ) -> FromSde:
-    """The schedule of `dz = f z dt + g dw`, dt > 0, by Gauss-Legendre quadrature.
+    """Makes the schedule of `dz = f z dt + g dw`, dt > 0, by Gauss-Legendre quadrature.
 
     Both integrals of the package run over [0, t] with `num_nodes` nodes, at which f and
     g are called once. For analytic coefficients the error falls exponentially in
@@ -166,7 +166,7 @@ def _expand(row: np.ndarray, like: Array) -> Array:
 
 @functools.cache
 def _legendre(num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes and weights on [0, 1], and the matrix of integrals from 0 to each node.
+    """Computes nodes, weights on [0, 1], and the matrix of integrals from 0 to each.
 
     The matrix integrates the polynomial through the values at the nodes: the Legendre
     coefficients of that polynomial are sums over the nodes, exactly, and

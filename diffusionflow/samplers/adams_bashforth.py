@@ -76,7 +76,7 @@ class AdamsBashforth(multistep.Multistep):
 def moments_in_time(
     variable: str, t: Array, s: Array, count: int, schedule: Schedule
 ) -> list[Array]:
-    """`int theta^k d clock / (clock_s - clock_t)`, theta the part of t to s in time.
+    """Computes `int theta^k d clock / (clock_s - clock_t)`, theta the part of t to s.
 
     By parts, `1 - k int theta^(k-1) p(theta) d theta` with p the part of the way in the
     clock; the integral by Gauss-Legendre quadrature with 64 nodes.
@@ -96,6 +96,6 @@ def moments_in_time(
 
 
 def _way(variable: str, t: Array, s: Array, schedule: Schedule) -> Array:
-    """`clock_s - clock_t`."""
+    """Computes `clock_s - clock_t`."""
     _, gain = variables.ratio_and_gain(variable, t, s, schedule)
     return gain / variables.scale(variable, s, schedule)

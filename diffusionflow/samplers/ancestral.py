@@ -36,7 +36,7 @@ class _TwoStages:
         check_bound("r", self.r, lambda r: 0 < r < 1, "in (0, 1)")
 
     def _kept(self, q: Array) -> tuple[Array, Array]:
-        """`(rho_down / rho_s, rho_up / rho_s)`, by `q = rho_s / rho_t`."""
+        """Computes `(rho_down / rho_s, rho_up / rho_s)`, by `q = rho_s / rho_t`."""
         eta, fresh = xp.asarray(self.eta, q.dtype), (1 - q) * (1 + q)
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
         return kept, eta * root(fresh)
@@ -44,7 +44,7 @@ class _TwoStages:
     def _row(
         self, t: Array, s: Array, h: Array, kept: Array, up: Array, schedule: Schedule
     ) -> Row:
-        """The step of one stage, and the level a fraction r of h in half log-SNR."""
+        """Computes a stage's step, and the level a fraction r of h in half log-SNR."""
         sigma = schedule.sigma(s)
         between, full = self._middle(t, s, h, schedule)
         return dict(
@@ -62,7 +62,7 @@ class _TwoStages:
     def _middle(
         self, t: Array, s: Array, h: Array, schedule: Schedule
     ) -> tuple[Array, Array]:
-        """The time of the second stage, and where there is one."""
+        """Finds the time of the second stage, and where there is one."""
         usable, some = h < xp.inf, (t + s) / 2  # placeholder
         start = schedule.logsnr(xp.where(usable, t, some))
         ahead = 2 * xp.asarray(self.r, h.dtype) * xp.where(usable, h, 1)
@@ -93,7 +93,7 @@ class _TwoStages:
 
 
 def _length(q: Array) -> Array:
-    """`-log q`, infinite where q = 0, with finite derivatives."""
+    """Computes `-log q`, infinite where q = 0, with finite derivatives."""
     usable = q > 0
     return xp.where(usable, -xp.log(xp.where(usable, q, 1)), xp.inf)
 

@@ -222,5 +222,5 @@ def _check(
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error."""
+    """Computes the mean and its standard error."""
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))

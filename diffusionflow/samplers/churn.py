@@ -260,14 +260,14 @@ def churn_to_eta(
 
 
 def step_ratio(t: Array, s: Array, schedule: Schedule) -> Array:
-    """`q = sigma_s alpha_t / (alpha_s sigma_t)`, 0 from alpha = 0 and to sigma = 0."""
+    """Computes `q = sigma_s alpha_t / (alpha_s sigma_t)`, 0 if alpha_t sigma_s is."""
     return (schedule.alpha(t) * schedule.sigma(s)) / (
         schedule.alpha(s) * schedule.sigma(t)
     )
 
 
 def power(ratio: Array, exponent: ArrayLike) -> Array:
-    """`ratio ** exponent` with `0 ** 0 = 1`, finite derivatives at 0, and 0 at inf."""
+    """Computes `ratio ** exponent`: `0 ** 0 = 1`, finite derivatives at 0, 0 at inf."""
     exponent = xp.asarray(exponent, ratio.dtype)
     finite = (ratio > 0) & (exponent < xp.inf)  # else a power has no derivative
     return xp.where(
@@ -280,7 +280,7 @@ def power(ratio: Array, exponent: ArrayLike) -> Array:
 def row_keeping(
     t: Array, s: Array, schedule: Schedule, kept: Array, fresh: Array
 ) -> Row:
-    """Rows of a sampler whose k is `kept`, with `fresh = sqrt(1 - k^2)`."""
+    """Makes rows of a sampler whose k is `kept`, with `fresh = sqrt(1 - k^2)`."""
     sigma = schedule.sigma(s)
     return dict(t=t, x=schedule.alpha(s), eps=sigma * kept, noise=sigma * fresh)
 

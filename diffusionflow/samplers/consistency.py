@@ -64,7 +64,7 @@ def consistency(
 
 
 def _errors(sampler: Any, times: Array, schedule: Schedule) -> Array:
-    """Errors at the end for u = 0 from z = alpha + sigma, and u = 1, u = c from 0."""
+    """Computes end errors for u = 0 from z = alpha + sigma, and u = 1, u = c from 0."""
     constant, linear = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
 
     def clock(t: Array) -> Array:

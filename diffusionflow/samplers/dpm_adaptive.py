@@ -217,7 +217,7 @@ def _integrate(
     schedule: Schedule,
     settings: _Settings,
 ) -> _State:
-    """Steps from the first half log-SNR of `ends` to the last."""
+    """Integrates in steps from the first half log-SNR of `ends` to the last."""
     start, end = ends
 
     def step(state: _State) -> _State:
@@ -263,7 +263,7 @@ def _reached(
 def _controlled(
     state: _State, h: Array, error: Array, settings: _Settings
 ) -> tuple[Array, Array, Array]:
-    """Whether a step of length h is accepted, the next length, and inverse errors."""
+    """Returns whether a step of length h is accepted, the next h, inverse errors."""
     control, order = settings.control, settings.order
     if isinstance(control, Proportional):
         least = jnp.maximum(error, jnp.finfo(error.dtype).tiny)  # for a finite length
@@ -290,7 +290,7 @@ def _pair(
     schedule: Schedule,
     settings: _Settings,
 ) -> tuple[Array, Array]:
-    """Steps of the order below `order` and of `order`."""
+    """Takes steps of the order below `order` and of `order`."""
     order, variable = settings.order, settings.variable
 
     def level(part: float) -> tuple[Array, Array, Array]:
@@ -298,13 +298,13 @@ def _pair(
         return t, schedule.alpha(t), schedule.sigma(t)
 
     def toward(part: float, *weighed: tuple[Array, Array]) -> Array:
-        """DDIM's z there, and weights of differences of the variable."""
+        """Steps to DDIM's z there, plus weighted differences of the variable."""
         _, alpha, sigma = level(part)
         ddim = alpha * first.x + sigma * first.eps
         return ddim + sum(weight * change for weight, change in weighed)
 
     def moments(part: float) -> tuple[Array, Array]:
-        """Weights of m_0 and m_1 of the step there."""
+        """Computes weights of m_0 and m_1 of the step there."""
         _, alpha, sigma = level(part)
         gain, values = gain_and_moments(variable, part * h[None], alpha, sigma, 2)
         return (gain * values[0])[0], (gain * values[1])[0]

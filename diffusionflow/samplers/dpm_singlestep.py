@@ -112,7 +112,7 @@ class DPMSolverSinglestep:
     def _goal(
         self, total: Array, q: Array, last: Array, alpha_s: Array, sigma_s: Array
     ) -> Goal:
-        """Where the steps from the start of their block lead, without noise to s.
+        """Computes where the steps from their block's start lead, without noise to s.
 
         Args:
           total: their length in half log-SNR, finite.
@@ -126,7 +126,7 @@ class DPMSolverSinglestep:
         return Goal(total, gain, moments, dict(eps=sigma_s))
 
     def _places(self, usable: Array) -> tuple[Array, Array]:
-        """Number of each step in its block, from 1, and whether it ends the block."""
+        """Computes each step's number in its block, from 1, and whether it ends it."""
         count = usable.shape[0]
         index = np.arange(count, dtype=np.int32) - (~usable[0]).astype(np.int32)
         place = xp.where(index < 0, 0, index % self.order) + 1
@@ -140,7 +140,7 @@ class DPMSolverSinglestep:
     def _weights(
         self, p: int, last: Array, ends: list[Array], moments: list[Array]
     ) -> list[Array]:
-        """Weights of later predictions less the first, newest first, at place p."""
+        """Computes weights of later predictions less the first, newest first, at p."""
         if p == 2:
             forms = {form: with_slope(moments, form)[1] for form in SECOND}
             inside = forms[self.stage] if self.order == 3 else forms[self.second]

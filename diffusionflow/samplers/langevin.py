@@ -118,7 +118,7 @@ class Langevin:
         return self.sampler.step(z, row["predictor"], rest, denoise_fn)
 
     def _ratio(self, xi: Array, eps: Array) -> Array:
-        """r, broadcast against an example."""
+        """Computes r, broadcast against an example."""
         if self.norms == "expected":
             return xp.ones_like(eps.sum())
         axes = tuple(range(self.batch_ndim, eps.ndim))

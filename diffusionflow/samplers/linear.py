@@ -115,7 +115,7 @@ class _Prescribed(NamedTuple):
 
 
 def _stages(sampler: Sampler, rows: Any, z: Array) -> int:
-    """Evaluations of `denoise_fn` that one step of the program contains."""
+    """Counts evaluations of `denoise_fn` that one step of the program contains."""
     count = 0
 
     def counting(z: Array, t: Array) -> Denoised:

@@ -143,7 +143,7 @@ def integrals(nodes: Sequence[Array], moments: Sequence[Array]) -> list[Array]:
 def past_weights(
     step: Array, orders: Array, order: int, moments: Sequence[Sequence[Array]]
 ) -> Array:
-    """Weights of the differences to the newest prediction, `[num_steps, order - 1]`.
+    """Finds weights of differences to the newest prediction, `[num_steps, order - 1]`.
 
     Args:
       step: as in `nodes`.
@@ -163,7 +163,7 @@ def past_weights(
 
 
 def phi_moments(h: Array, count: int) -> list[Array]:
-    """`int_0^1 e^{(1 - theta) h} theta^k d theta` for k below `count`, h finite.
+    """Computes `int_0^1 e^{(1 - theta) h} theta^k d theta`, k below `count`, h finite.
 
     These are `k! phi_{k+1}(h)` of exponential integrators. Near h = 0, where the
     recursion `m_k = (k m_{k-1} - 1) / h` cancels, they are summed as a series.
@@ -191,7 +191,7 @@ _TERMS = 18  # 1 / 19! is below the rounding of float64
 def half_logsnr_steps(
     alpha_t: Array, sigma_t: Array, alpha_s: Array, sigma_s: Array
 ) -> tuple[Array, Array]:
-    """`(h, usable)`: the change of log(alpha / sigma), and whether it is finite.
+    """Computes `(h, usable)`: the change of log(alpha / sigma), and if it is finite.
 
     Where it is not, h is the placeholder 1; steps may go either way.
     """

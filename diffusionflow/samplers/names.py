@@ -39,7 +39,7 @@ class Named(NamedTuple):
 
 
 def _normal(num_steps: int, *, schedule: Schedule) -> np.ndarray:
-    """N equal steps of time from t = 1, the last of a table to the data."""
+    """Makes N equal steps of time from t = 1, the last of a table to the data."""
     if not isinstance(schedule, Discrete) or num_steps == 1:
         return _uniform(num_steps, schedule)
     first = 1 / schedule.alphas_cumprod.shape[-1]
@@ -57,7 +57,7 @@ def _spaced(spacing: str, offset: int = 0) -> GridFn:
 
 
 def _simple(num_steps: int, *, schedule: Schedule) -> np.ndarray:
-    """Every (T / N)-th level of a table, from the last."""
+    """Takes every (T / N)-th level of a table, from the last."""
     if not isinstance(schedule, Discrete):
         return _uniform(num_steps, schedule)
     count = schedule.alphas_cumprod.shape[-1]
@@ -66,13 +66,13 @@ def _simple(num_steps: int, *, schedule: Schedule) -> np.ndarray:
 
 
 def _uniform(num_steps: int, schedule: Schedule) -> np.ndarray:
-    """N steps in time, the one of `sample` to the data counted."""
+    """Makes N steps in time, the one of `sample` to the data counted."""
     ends_noisy = num_steps > 1 and float(schedule.sigma(0.0)) > 0
     return grids.uniform(num_steps - 1 if ends_noisy else num_steps)
 
 
 def _linspace(num_steps: int, *, schedule: Schedule) -> np.ndarray:
-    """N + 1 equally spaced levels of a table without the first, then the data."""
+    """Takes N + 1 equally spaced levels of a table without the first, then the data."""
     if not isinstance(schedule, Discrete):
         return _uniform(num_steps, schedule)
     count = schedule.alphas_cumprod.shape[-1]
@@ -81,7 +81,7 @@ def _linspace(num_steps: int, *, schedule: Schedule) -> np.ndarray:
 
 
 def _karras(num_steps: int, *, schedule: Schedule) -> np.ndarray:
-    """N levels between the ends of the schedule, without the step to the data."""
+    """Makes N Karras levels between the ends of the schedule, no step to the data."""
     if num_steps == 1:
         return grids.uniform(1)
     low, high = _ends(schedule)
@@ -98,7 +98,7 @@ def _exponential(num_steps: int, *, schedule: Schedule) -> np.ndarray:
 
 
 def _dpm_fast(num_steps: int, *, schedule: Schedule) -> np.ndarray:
-    """The stages of blocks of order 3 and what is left, of equal length in log-SNR."""
+    """Makes the stages of blocks of order 3 and the rest, equally long in log-SNR."""
     whole, rest = divmod(num_steps, 3)
     orders = [3] * whole + [rest] if rest else [3] * (whole - 1) + [2, 1]
     low, high = (-2 * float(np.log(end)) for end in _ends(schedule))
@@ -112,7 +112,7 @@ def _dpm_fast(num_steps: int, *, schedule: Schedule) -> np.ndarray:
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """The least and the largest sigma / alpha; 0.002 and 80 where they have none."""
+    """Finds the least and the largest sigma / alpha; 0.002 and 80 if 0 or infinite."""
     first = 0.0
     if isinstance(schedule, Discrete):
         first = 1 / schedule.alphas_cumprod.shape[-1]
@@ -176,7 +176,7 @@ def by_name(name: str) -> Named:
 
 
 def with_grid(name: str) -> bool:
-    """Whether the name of a grid stands behind that of a sampler."""
+    """Returns whether the name of a grid follows that of a sampler."""
     return _split(_normalized(name))[1] is not None
 
 
@@ -186,7 +186,7 @@ def _normalized(name: Any) -> str:
 
 
 def _split(words: str) -> tuple[str, str | None]:
-    """A sampler's name and that of a grid behind it, None where there is none."""
+    """Splits off the name of a grid after a sampler's; None where there is none."""
     for grid, instead in GRIDS_NOT_SHIPPED.items():
         if words.endswith(f" {grid}"):
             raise ValueError(f"grid {grid!r} of {words!r}: not shipped; {instead}")

@@ -45,7 +45,7 @@ class Counter:
         return denoise_toward(self.denoiser, z, t, s)
 
     def calls_of_step(self, row: Any) -> Array | None:
-        """Network calls of the step that was traced last, if they vary with time.
+        """Counts network calls of the last traced step, if they vary with time.
 
         The times are columns of the row, so they may be used outside the branch of the
         step in which they were handed over.
@@ -60,7 +60,7 @@ class Counter:
         return sum(counts, start=jnp.zeros((), int))
 
     def total(self, rows: Any, calls: Array | None) -> int | Array | None:
-        """NFE of the run; `calls` are those of every step, from `calls_of_step`."""
+        """Sums the NFE of the run; `calls` are those of each step, `calls_of_step`."""
         if self.per_evaluation is None or not self._known():
             return None
         if not isinstance(self.per_evaluation, int):
@@ -82,7 +82,7 @@ def _column(rows: Any) -> Any:
 
 
 def calls_at_any_time(denoiser: Denoiser, dtype: Any) -> int | str | None:
-    """Network calls of an evaluation; None if unknown, `_VARYING` with its time.
+    """Counts network calls of an evaluation; None if unknown, `_VARYING` with its time.
 
     Evaluated at a traced time: there is no one time at which every denoiser is defined.
     """

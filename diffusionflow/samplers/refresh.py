@@ -72,7 +72,7 @@ class Refresh(OneStep):
         )
 
     def _undone(self, t: Array, s: Array, sigma: Array, schedule: Schedule) -> Array:
-        """`1 - k`."""
+        """Computes `1 - k`."""
         epsilon = self.diffusion_fn(t, schedule=schedule)
         finite = xp.isfinite(epsilon)
         some = xp.where(finite, t, (t + s) / 2)  # placeholder

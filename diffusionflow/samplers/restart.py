@@ -101,7 +101,7 @@ class Restart(RaisedSteps):
             before = low if is_number(low) else before
 
     def _intervals(self) -> list[tuple[Any, Any, int, int]]:
-        """`(rho_min, rho_max, num_steps, repeats)` of every interval."""
+        """Returns `(rho_min, rho_max, num_steps, repeats)` of every interval."""
         values = [getattr(self, name) for name in _FIELDS]
         count = max(len(value) if isinstance(value, tuple) else 1 for value in values)
         each = [v if isinstance(v, tuple) else (v,) * count for v in values]
@@ -151,7 +151,7 @@ class Restart(RaisedSteps):
 
 
 def _where(s: Array, low: Any, high: Any, schedule: Schedule) -> tuple[Any, Array]:
-    """The step after which the rounds are, and rho to which noise is added."""
+    """Finds the step after which the rounds are, and rho to which noise is added."""
     one = xp.ones_like(s[0])
     end, top = schedule.alpha(one), xp.asarray(high, s.dtype)
     highest = schedule.sigma(one) / xp.where(end > 0, end, 1)
@@ -170,7 +170,7 @@ def _where(s: Array, low: Any, high: Any, schedule: Schedule) -> tuple[Any, Arra
 def _round(
     s: Array, top: Array, num_steps: int, schedule: Schedule
 ) -> tuple[Array, Array]:
-    """Times at which the steps of a round begin and end."""
+    """Computes the times at which the steps of a round begin and end."""
     rho = schedule.sigma(s) / schedule.alpha(s)
     part = np.arange(num_steps) / num_steps
     first, last = (power(ends, 1 / _KARRAS) for ends in (top, rho))

@@ -119,7 +119,7 @@ class SASolver(PredictorCorrector):
         moments: list[Array],
         slope: Array,
     ) -> dict[str, Array]:
-        """Columns of the past predictions."""
+        """Computes the columns of the past predictions."""
         orders, counts = self._orders(usable)
         predictor = multistep.past_weights(
             h, orders, self.order, [[moments[0], slope], moments]
@@ -131,7 +131,7 @@ class SASolver(PredictorCorrector):
         )
 
     def _orders(self, usable: Array) -> tuple[Array, Array]:
-        """Orders of the predictor, and earlier predictions in the corrector.
+        """Computes orders of the predictor, and earlier predictions in the corrector.
 
         Both rise, and fall with the steps that are left, to bounds of their own.
         """

@@ -45,7 +45,7 @@ class _Sde:
         check_name("last", self.last, LAST)
 
     def _first_stage(self, t: Array, s: Array, schedule: Schedule) -> tuple[Row, Array]:
-        """The Euler step with noise `noise`, and where it is the step from infinity."""
+        """Computes the Euler step with noise `noise`, and where it is from infinity."""
         middle = (t + s) / 2  # placeholder where the SDE is infinite
         infinite = ~xp.isfinite(sum(self._drift(t, schedule)))
         start = xp.where(infinite, middle, t)
@@ -75,14 +75,14 @@ class _Sde:
         return row, infinite
 
     def _fresh(self, t: Array, s: Array, sigma: Array, schedule: Schedule) -> Array:
-        """Noise of the step from infinity: `epsilon_t sqrt(t - s)`, at most sigma_s."""
+        """Computes noise from infinity: `epsilon_t sqrt(t - s)`, at most sigma_s."""
         finite = xp.isfinite(self.diffusion_fn(t, schedule=schedule))
         epsilon = self.diffusion_fn(xp.where(finite, t, (t + s) / 2), schedule=schedule)
         added = xp.minimum(xp.sqrt(t - s) * epsilon, sigma)
         return xp.where(finite, added, sigma)
 
     def _drift(self, t: Array, schedule: Schedule) -> tuple[Array, Array]:
-        """Factors of x_hat and eps_hat."""
+        """Computes the factors of x_hat and eps_hat."""
         a, b = schedule.derivatives(t)
         epsilon = self.diffusion_fn(t, schedule=schedule)
         some = epsilon > 0

@@ -108,7 +108,7 @@ class SDEDPMSolver:
         return dict(row, near=gain * near, far=gain * far)
 
     def _differences(self, q: Array, growth: Array) -> tuple[Array, Array]:
-        """Factors of m_0 - m_1 and of m_1 - m_2."""
+        """Computes the factors of m_0 - m_1 and of m_1 - m_2."""
         finite = q > 0
         h = -xp.log(xp.where(finite, q, 0.5))  # placeholder where it is infinite
         one, two = (multistep.earlier(h, back, 1) for back in (1, 2))

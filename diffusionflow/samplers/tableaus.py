@@ -105,7 +105,7 @@ def as_tableau(method: str | ButcherTableau) -> ButcherTableau:
 
 
 def _is_explicit(c: Any, a: Any, b: Any) -> bool:
-    """Whether nodes, stages and weights are an explicit and consistent method."""
+    """Returns whether nodes, stages and weights are an explicit, consistent method."""
     places = zip(c[1:], a[1:], strict=False)
     return (
         len(c) == len(a) == len(b) > 0

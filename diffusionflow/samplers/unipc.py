@@ -147,7 +147,7 @@ def correction(
     moments: list[Array],
     slope: Array,
 ) -> Array:
-    """Weights of the corrector less those of the predictor, `[num_steps, width]`.
+    """Computes weights of the corrector less the predictor's, `[num_steps, width]`.
 
     They act on differences of the last `width` predictions, those at the start of the
     step and before it, to the newest, the network's at its end. Both correctors, UniC

@@ -47,31 +47,31 @@ class Schedule(QuietMethods):
     family: str | None = None
 
     def alpha(self, t: ArrayLike) -> Array:
-        """Coefficient of the data at time `t`."""
+        """Returns the coefficient of the data at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define alpha(t)")
 
     def sigma(self, t: ArrayLike) -> Array:
-        """Coefficient of the noise at time `t`."""
+        """Returns the coefficient of the noise at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define sigma(t)")
 
     def logsnr(self, t: ArrayLike) -> Array:
-        """Log-SNR `log(alpha_t^2 / sigma_t^2)`, strictly decreasing in `t`."""
+        """Computes log-SNR `log(alpha_t^2 / sigma_t^2)`, strictly decreasing in `t`."""
         return 2 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
 
     def inverse_logsnr(self, logsnr: ArrayLike) -> Array:
-        """The time at which the log-SNR is `logsnr`.
+        """Finds the time at which the log-SNR is `logsnr`.
 
         By default by bisection; beyond a finite end the log-SNR is continued linearly.
         """
         return solve_falling(self.logsnr, logsnr, 0.0, 1.0, self.dlogsnr_dt)
 
     def logsnr_range(self) -> tuple[float, float]:
-        """Range of the log-SNR: `(logsnr at t = 1, logsnr at t = 0)`."""
+        """Returns the range of the log-SNR: `(logsnr at t = 1, logsnr at t = 0)`."""
         ends = in_float64(lambda own: tuple(map(own.logsnr, (1.0, 0.0))), self)
         return ends if is_traced(ends) else (float(ends[0]), float(ends[1]))
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """Time derivatives `(d alpha / dt, d sigma / dt)`.
+        """Computes the time derivatives `(d alpha / dt, d sigma / dt)`.
 
         Infinite where the exact derivative is, such as `d sigma / dt` of `LinearBeta`
         at t = 0. By default by forward-mode differentiation.
@@ -82,7 +82,7 @@ class Schedule(QuietMethods):
         )
 
     def square_derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """Time derivatives `(d alpha^2 / dt, d sigma^2 / dt)`.
+        """Computes the time derivatives `(d alpha^2 / dt, d sigma^2 / dt)`.
 
         A closed form is finite also where alpha or sigma has infinite slope, such as at
         t = 1 of `Sigmoid`, where alpha is 0 and its derivative infinite.
@@ -91,14 +91,14 @@ class Schedule(QuietMethods):
         return 2 * self.alpha(t) * dalpha, 2 * self.sigma(t) * dsigma
 
     def f(self, t: ArrayLike) -> Array:
-        """Drift coefficient `alpha' / alpha` of the forward SDE `dz = f z dt + g dw`.
+        """Computes the SDE's drift coefficient `alpha' / alpha`, f in `f z dt + g dw`.
 
         Per unit of time, dt > 0; -inf where `alpha` is zero.
         """
         return self.derivatives(t)[0] / self.alpha(t)
 
     def g2(self, t: ArrayLike) -> Array:
-        """Squared diffusion coefficient `2 sigma (sigma' - f sigma)`, g^2 of the SDE.
+        """Computes the squared diffusion coefficient g^2, `2 sigma (sigma' - f sigma)`.
 
         Per unit of time; infinite where `alpha` is zero. The two terms add up where
         alpha falls and sigma rises.
@@ -109,7 +109,7 @@ class Schedule(QuietMethods):
         return 2 * sigma * (self.derivatives(t)[1] - self.f(t) * sigma)
 
     def dlogsnr_dt(self, t: ArrayLike) -> Array:
-        """Slope of the log-SNR, `2 (alpha' / alpha - sigma' / sigma)`, negative.
+        """Computes the log-SNR slope, `2 (alpha' / alpha - sigma' / sigma)`, negative.
 
         -inf where `alpha` or `sigma` is zero. The terms never cancel where alpha falls
         and sigma rises.
@@ -118,7 +118,7 @@ class Schedule(QuietMethods):
         return 2 * (dalpha / self.alpha(t) - dsigma / self.sigma(t))
 
     def noise_level(self, t: ArrayLike) -> Array:
-        """Noise level `sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`, in [0, 1].
+        """Computes the noise level `sigma / (alpha + sigma) = sigmoid(-logsnr / 2)`.
 
         A function of the log-SNR alone; on flow matching it is `t` itself.
         """
@@ -126,7 +126,7 @@ class Schedule(QuietMethods):
         return sigma / (alpha + sigma)
 
     def z_std(self, t: ArrayLike, sigma_data: ArrayLike = 1.0) -> Array:
-        """Standard deviation of z, `sqrt(sigma_data^2 alpha^2 + sigma^2)`.
+        """Computes the standard deviation of z, `sqrt(sigma_data^2 alpha^2 + sigma^2)`.
 
         Args:
           t: times in [0, 1], any shape.
@@ -195,11 +195,11 @@ class FromSquares(Schedule):
     family = "vp"
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`alpha^2` and `sigma^2` at time `t`."""
+        """Computes `alpha^2` and `sigma^2` at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define squares(t)")
 
     def rate(self, t: ArrayLike) -> Array:
-        """`(sigma^2)'` at time `t`."""
+        """Computes `(sigma^2)'` at time `t`."""
         raise NotImplementedError(f"{type(self).__name__} must define rate(t)")
 
     def alpha(self, t: ArrayLike) -> Array:
@@ -259,7 +259,7 @@ def check_same_schedule(own: Schedule, given: Schedule) -> None:
 
 
 def _equal(a: Schedule, b: Schedule) -> bool:
-    """Whether two schedules are of one type with equal numbers."""
+    """Returns whether two schedules are of one type with equal numbers."""
     flat: Any = jax.tree.flatten(a), jax.tree.flatten(b)
     (ours, structure), (theirs, other) = flat
     return structure == other and all(map(np.array_equal, ours, theirs))

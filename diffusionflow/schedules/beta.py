@@ -126,14 +126,14 @@ def _rate(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
 
 
 def _integral(schedule: LinearBeta | SubVP, t: ArrayLike) -> Array:
-    """The integral of the rate from 0 to `t`."""
+    """Computes the integral of the rate from 0 to `t`."""
     t = floating(t)
     slope = schedule.beta_max - schedule.beta_min
     return schedule.beta_min * t + slope * t**2 / 2
 
 
 def _inverse_integral(schedule: LinearBeta | SubVP, integral: Array) -> Array:
-    """The time at which the integral of the rate has a value; inf where it is inf.
+    """Finds the time at which the rate's integral has a value; inf where that is inf.
 
     The integral of a falling rate has a largest value, soon after t = 1: from t = 1 on
     it is extrapolated linearly.

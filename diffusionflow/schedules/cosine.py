@@ -37,7 +37,7 @@ class Cosine(Schedule):
         check_below("logsnr_min", self.logsnr_min, "logsnr_max", self.logsnr_max)
 
     def _angles(self, like: Array) -> tuple[Array, Array, Array]:
-        """Angle of the data end, of the noise end from pi / 2, and between the two."""
+        """Computes angles of the data end, the noise end from pi / 2, and between."""
         data_end = xp.arctan(xp.exp(-floating(self.logsnr_max) / 2))
         noise_end = xp.arctan(xp.exp(floating(self.logsnr_min) / 2))
         width = xp.pi / 2 - data_end - noise_end
@@ -94,7 +94,7 @@ class IDDPMCosine(Schedule):
         check_positive("offset", self.offset, "0 is Cosine()")
 
     def _rate(self, like: Array) -> Array:
-        """`phi'`."""
+        """Computes `phi'`."""
         return in_type_of(like, [xp.pi / 2 / (1 + floating(self.offset))])[0]
 
     def alpha(self, t: ArrayLike) -> Array:

@@ -61,7 +61,7 @@ class Discrete(FromSquares):
 
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> "Discrete":
-        """Table of `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, in float64 on host.
+        """Tabulates `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, float64 on host.
 
         Args:
           betas: noise added in each step, each in (0, 1), the last may be 1, `[T]`.
@@ -83,7 +83,7 @@ class Discrete(FromSquares):
     def linear_betas(
         cls, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
     ) -> "Discrete":
-        """The table of DDPM: `num_levels` betas, equally spaced.
+        """Makes the table of DDPM: `num_levels` betas, equally spaced.
 
         Source: Ho et al. 2020, arXiv 2006.11239, section 4.
         """
@@ -91,7 +91,7 @@ class Discrete(FromSquares):
         return cls.from_betas(np.linspace(beta_min, beta_max, num_levels))
 
     def _node(self, t: ArrayLike) -> tuple[Array, Array]:
-        """Index of the step that holds `t`, 0..T-1, and the part of it before `t`."""
+        """Finds the step that holds `t`, 0..T-1, and the part of it before `t`."""
         single = getattr(t, "dtype", None) == np.float32  # rounded so, also if NumPy's
         t = floating(t)
         unit = np.finfo(np.float32 if single else t.dtype).eps
@@ -104,25 +104,25 @@ class Discrete(FromSquares):
         return index.astype(np.int32), place - index
 
     def _tables(self, like: Array) -> tuple[Array, Array]:
-        """alpha^2 and sigma^2 at all nodes from t = 0 on, typed as `like`."""
+        """Returns alpha^2 and sigma^2 at all nodes from t = 0 on, typed as `like`."""
         alpha2, sigma2 = in_type_of(like, (self.alphas_cumprod, self.complement))
         zero = xp.zeros_like(alpha2[:1])
         return xp.concatenate([zero + 1, alpha2]), xp.concatenate([zero, sigma2])
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`(alpha^2, sigma^2)`."""
+        """Computes `(alpha^2, sigma^2)`."""
         index, part = self._node(t)
         mix = lambda table: table[index] * (1 - part) + table[index + 1] * part
         alpha2, sigma2 = self._tables(part)
         return mix(alpha2), mix(sigma2)
 
     def rate(self, t: ArrayLike) -> Array:
-        """`(sigma^2)'`."""
+        """Computes `(sigma^2)'`."""
         index, part = self._node(t)
         return self.alphas_cumprod.shape[-1] * self._steps(index, part)
 
     def _steps(self, index: Array, like: Array) -> Array:
-        """`sigma^2` gained in a step, from the smaller of the two squares."""
+        """Computes the `sigma^2` gained in a step, from the smaller of the squares."""
         alpha2, sigma2 = self._tables(like)
         lost, gained = -xp.diff(alpha2), xp.diff(sigma2)
         return xp.where(alpha2[:-1] < 0.5, lost, gained)[index]

@@ -38,7 +38,7 @@ class VE(Schedule):
         _check_levels(self.sigma_min, self.sigma_max)
 
     def _logs(self, like: Array) -> tuple[Array, Array]:
-        """The logarithms of the two levels."""
+        """Computes the logarithms of the two levels."""
         low, high = xp.log(self.sigma_min), xp.log(self.sigma_max)
         low, high = in_type_of(like, (low, high))
         return low, high
@@ -92,7 +92,7 @@ class EDM(Schedule):
         check_positive("rho", self.rho)
 
     def _base(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`A_0 + t (A_1 - A_0)` and its slope."""
+        """Computes `A_0 + t (A_1 - A_0)` and its slope."""
         t, power = floating(t), 1 / floating(self.rho)
         ends = floating(self.sigma_min) ** power, floating(self.sigma_max) ** power
         low, high = in_type_of(t, ends)

@@ -51,7 +51,7 @@ class Learned(FromLogSNR):
         check_finite_range(self.logsnr_min, self.logsnr_max)
 
     def _parts(self, t: Array) -> tuple[Array, Array, Array]:
-        """`N(t)`, `R(t)` and `N'(t)`, each of the shape of `t`."""
+        """Computes `N(t)`, `R(t)` and `N'(t)`, each of the shape of `t`."""
         parameters = (self.logits, self.slopes, self.centres)
         logits, slopes, centres = in_type_of(t, parameters)
         weights, steep = xp.softmax(logits), xp.softplus(slopes)
@@ -84,7 +84,7 @@ class Learned(FromLogSNR):
 def learned(
     num_units: int = 16, *, logsnr_min: float = -5.0, logsnr_max: float = 13.3
 ) -> Learned:
-    """Initial `Learned`: a nearly linear log-SNR, its steps evenly spaced.
+    """Makes the initial `Learned`: a nearly linear log-SNR, its steps evenly spaced.
 
     Args:
       num_units: steps, at least 1.

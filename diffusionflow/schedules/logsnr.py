@@ -76,18 +76,18 @@ class Laplace(FromSquares):
         check_positive("scale", self.scale)
 
     def _parts(self, t: ArrayLike) -> tuple[Array, Array, Array, Array]:
-        """Whether t is in the data's half, `w`, `m` and `m + w^scale`."""
+        """Returns whether t is in the data's half, `w`, `m` and `m + w^scale`."""
         t = floating(t)
         half, width = t < 0.5, 2 * xp.minimum(t, 1 - t)
         level = xp.exp(xp.where(half, self.mean, -self.mean))
         return half, width, level, level + width**self.scale
 
     def _power(self, width: Array, factor: float) -> Array:
-        """`scale w^(factor scale - 1)`."""
+        """Computes `scale w^(factor scale - 1)`."""
         return self.scale * width ** (factor * self.scale - 1)
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`(alpha^2, sigma^2)`."""
+        """Computes `(alpha^2, sigma^2)`."""
         half, width, level, total = self._parts(t)
         large, small = level / total, width**self.scale / total
         return xp.where(half, large, small), xp.where(half, small, large)
@@ -166,14 +166,14 @@ class Cauchy(FromLogSNR):
 
 
 def _inside(t: ArrayLike) -> tuple[Array, Array, Array]:
-    """Whether 0 < t < 1, `t` or 1/2 in its place, and the nearer end."""
+    """Returns whether 0 < t < 1, `t` or 1/2 in its place, and the nearer end."""
     t = floating(t)
     inside = (t > 0) & (t < 1)
     return inside, xp.where(inside, t, 0.5), xp.round(t)
 
 
 def _sin_pi(t: Array) -> Array:
-    """`sin(pi t)`, exactly 0 at both ends of [0, 1]."""
+    """Computes `sin(pi t)`, exactly 0 at both ends of [0, 1]."""
     return xp.sin(xp.pi * xp.minimum(t, 1 - t))
 
 

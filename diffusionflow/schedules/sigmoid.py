@@ -51,7 +51,7 @@ class Sigmoid(FromSquares):
         check_positive("temperature", self.temperature)
 
     def _ends(self) -> tuple[Array, Array, Array, Array]:
-        """`y_0`, `y_1`, their difference and `log(s(y_1) - s(y_0))`."""
+        """Computes `y_0`, `y_1`, their difference and `log(s(y_1) - s(y_0))`."""
         start, end = floating(self.start), floating(self.end)
         low, high = start / self.temperature, end / self.temperature
         width = (end - start) / self.temperature
@@ -61,7 +61,7 @@ class Sigmoid(FromSquares):
         return low, high, width, between
 
     def squares(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`(alpha^2, sigma^2)`."""
+        """Computes `(alpha^2, sigma^2)`."""
         t = floating(t)
         low, high, width, _ = in_type_of(t, self._ends())
         y, total = low * (1 - t) + high * t, xp.expm1(-width)
@@ -71,7 +71,7 @@ class Sigmoid(FromSquares):
         return clean * (ahead / total), noisy * (past / total)
 
     def rate(self, t: ArrayLike) -> Array:
-        """`(sigma^2)'`."""
+        """Computes `(sigma^2)'`."""
         t = floating(t)
         low, high, width, between = in_type_of(t, self._ends())
         y = low * (1 - t) + high * t

@@ -52,7 +52,7 @@ class Scaled(Schedule):
         check_on_grid(_check_scale, self.scale_fn)
 
     def _scale(self, t: ArrayLike) -> tuple[Array, Array]:
-        """`c` and its derivative."""
+        """Computes `c` and its derivative."""
         slope = derivative(lambda fn, t: fn(t), self.scale_fn, t)
         return elementwise(self.scale_fn, t), slope
 

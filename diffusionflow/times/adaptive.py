@@ -86,7 +86,7 @@ class AdaptiveTimes(InverseTransform):
             )
 
     def init(self) -> LossMoments:
-        """Initial moments, of no examples."""
+        """Makes the initial moments, of no examples."""
         zeros = jnp.zeros(self.num_bins, jnp.float32)
         return LossMoments(count=zeros, square=zeros)
 
@@ -122,7 +122,7 @@ class AdaptiveTimes(InverseTransform):
         )
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: that of `base` at a piecewise linear map of `u`."""
+        """Finds the inverse CDF: that of `base` at a piecewise linear map of `u`."""
         u = floating(u)
         base, mass, ends = in_type_of(u, self._bins(schedule))
         place = xp.clip(xp.searchsorted(ends, u), 0, self.num_bins - 1)
@@ -132,7 +132,7 @@ class AdaptiveTimes(InverseTransform):
         return self.base.quantile(fraction, schedule=schedule)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         t = floating(t)
         base, mass, ends = in_type_of(t, self._bins(schedule))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
@@ -142,20 +142,20 @@ class AdaptiveTimes(InverseTransform):
         return (ends - mass)[place] + xp.clip(inside, 0, mass[place])
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density of the times, as the class says; of the shape of `t`."""
+        """Computes the density of the times, as the class says; of the shape of `t`."""
         t = floating(t)
         place = self._bin(schedule.logsnr(t))
         (ratio,) = in_type_of(t, [self._ratio(schedule)])
         return self.base.density(t, schedule=schedule) * ratio[place]
 
     def _bin(self, logsnr: Array) -> Array:
-        """Number of the bin, from the data end; the outer ones reach to infinity."""
+        """Numbers the bin, from the data end; the outer ones reach to infinity."""
         width = (self.logsnr_max - self.logsnr_min) / self.num_bins
         place = xp.floor((self.logsnr_max - logsnr) / width)
         return xp.clip(place, 0, self.num_bins - 1).astype(np.int32)
 
     def _base_mass(self, schedule: Schedule) -> Array:
-        """Probability of each bin under `base`, `[num_bins]`."""
+        """Computes the probability of each bin under `base`, `[num_bins]`."""
         inner = xp.linspace(self.logsnr_max, self.logsnr_min, self.num_bins + 1)[1:-1]
         edges = self.base.cdf(
             xp.clip(schedule.inverse_logsnr(inner), 0, 1), schedule=schedule
@@ -164,7 +164,7 @@ class AdaptiveTimes(InverseTransform):
         return xp.diff(xp.concatenate([zero, edges, one]))
 
     def _ratio(self, schedule: Schedule) -> Array:
-        """Density over that of `base` in each bin, `[num_bins]`."""
+        """Computes the density over that of `base` in each bin, `[num_bins]`."""
         base = self._base_mass(schedule)
         if self.moments is None:
             return xp.ones_like(base)
@@ -179,7 +179,7 @@ class AdaptiveTimes(InverseTransform):
         return self.base_fraction + (1 - self.base_fraction) * learned
 
     def _bins(self, schedule: Schedule) -> tuple[Array, Array, Array]:
-        """Mass of `base`, mass and end of each bin in order of time, `[num_bins]`."""
+        """Computes mass of `base`, mass and end of each bin by time, `[num_bins]`."""
         base = self._base_mass(schedule)
         mass = base * self._ratio(schedule)
         return base, mass, xp.cumsum(mass)

@@ -24,7 +24,7 @@ class InverseTransform(QuietMethods):
     """Base class of time (noise-level) distributions: samples by the inverse CDF."""
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         raise NotImplementedError(f"{type(self).__name__} must define quantile(u)")
 
     def sample(
@@ -53,18 +53,18 @@ class Uniform(InverseTransform):
         check_window(self.t_min, self.t_max)
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         del schedule
         return self.t_min + (self.t_max - self.t_min) * floating(u)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         del schedule
         fraction = (floating(t) - self.t_min) / (self.t_max - self.t_min)
         return xp.clip(fraction, 0, 1)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density `1 / (t_max - t_min)` inside, 0 outside; of the shape of `t`."""
+        """Computes the density `1 / (t_max - t_min)` inside, 0 outside; like `t`."""
         del schedule
         t = floating(t)
         inside = (self.t_min <= t) & (t <= self.t_max)
@@ -93,20 +93,20 @@ class LogitNormal(InverseTransform):
         check_positive("std", self.std)
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         del schedule
         u, inside, end = _between(u)
         t = xp.sigmoid(self.mean + self.std * xp.ndtri(u))
         return xp.where(inside, t, end)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         del schedule
         t, inside, end = _between(t)
         return xp.where(inside, xp.ndtr((xp.logit(t) - self.mean) / self.std), end)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density `N(logit t; mean, std^2) / (t (1 - t))`, like `t`; 0 at the ends."""
+        """Computes the density `N(logit t; mean, std^2) / (t (1 - t))`; 0 at ends."""
         del schedule
         t, inside, _ = _between(t)
         normal = xp.normal_pdf(xp.logit(t), self.mean, self.std)
@@ -114,7 +114,7 @@ class LogitNormal(InverseTransform):
 
 
 def _between(value: ArrayLike) -> tuple[Array, Array, Array]:
-    """`value` or 1/2 in its place, whether it is inside (0, 1), and the nearer end."""
+    """Returns `value`, or 1/2 if not in (0, 1), whether it is, and the nearer end."""
     value = floating(value)
     inside = (value > 0) & (value < 1)
     return xp.where(inside, value, 0.5), inside, (value > 0.5).astype(value.dtype)
@@ -147,13 +147,13 @@ class Mode(InverseTransform):
         check_bound("scale", self.scale, holds, f"in [-1, {MODE_SCALE_MAX:.6g}]")
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         del schedule
         u = floating(u)
         return u + self.scale * (u - xp.sin(xp.pi / 2 * u) ** 2)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         t = xp.clip(floating(t), 0, 1)
         falling = lambda u: -self.quantile(u, schedule=schedule)
         return xp.clip(
@@ -161,7 +161,7 @@ class Mode(InverseTransform):
         )
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density `1 / q'(u)` at `q(u) = t`, like `t`; 0 outside [0, 1]."""
+        """Computes the density `1 / q'(u)` at `q(u) = t`, like `t`; 0 off [0, 1]."""
         t = floating(t)
         inside = (t >= 0) & (t <= 1)
         u = self.cdf(xp.where(inside, t, 0.5), schedule=schedule)
@@ -181,20 +181,20 @@ class CosMap(InverseTransform):
     """
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         del schedule
         u = floating(u)
         sine, cosine = xp.sin(xp.pi / 2 * u), xp.sin(xp.pi / 2 * (1 - u))
         return sine / (sine + cosine)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         del schedule
         t = xp.clip(floating(t), 0, 1)
         return 2 / xp.pi * xp.arctan2(t, 1 - t)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density `2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 outside [0, 1]."""
+        """Computes the density `2 / (pi (t^2 + (1 - t)^2))`, like `t`; 0 off [0, 1]."""
         del schedule
         t = floating(t)
         inside = (t >= 0) & (t <= 1)

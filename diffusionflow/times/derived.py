@@ -57,7 +57,7 @@ class Truncated(InverseTransform):
             )
 
     def _window(self, schedule: Schedule) -> tuple[Array, Array]:
-        """First and last time."""
+        """Finds the first and the last time."""
 
         def at(level: ArrayLike, end: float) -> Array:
             bound = xp.isfinite(level)
@@ -69,33 +69,33 @@ class Truncated(InverseTransform):
         return xp.maximum(self.t_min, low), xp.minimum(self.t_max, high)
 
     def _fractions(self, schedule: Schedule) -> tuple[Array, Array]:
-        """`_share`, after checking that the window keeps `LEAST_MASS` of the base."""
+        """Computes `_share`; checks that the window keeps `LEAST_MASS` of the base."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
-        """Fraction of the base before the window, and inside it."""
+        """Computes the fraction of the base before the window, and inside it."""
         low, high = (
             self.base.cdf(end, schedule=schedule) for end in self._window(schedule)
         )
         return low, high - low
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         u = floating(u)
         low, mass = in_type_of(u, self._fractions(schedule))
         t = self.base.quantile(low + mass * u, schedule=schedule)
         return xp.clip(t, *in_type_of(t, self._window(schedule)))
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         t = floating(t)
         low, mass = in_type_of(t, self._fractions(schedule))
         t = xp.clip(t, *in_type_of(t, self._window(schedule)))
         return (self.base.cdf(t, schedule=schedule) - low) / mass
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density `base.density / mass` inside, 0 outside; of the shape of `t`."""
+        """Computes the density `base.density / mass` inside, 0 outside; like `t`."""
         t = floating(t)
         low, high = in_type_of(t, self._window(schedule))
         _, mass = in_type_of(t, self._fractions(schedule))
@@ -133,15 +133,15 @@ class Stratified:
         )
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF of each single time, that of `base`."""
+        """Finds the inverse CDF of each single time, that of `base`."""
         return self.base.quantile(u, schedule=schedule)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF of each single time, that of `base`."""
+        """Computes the CDF of each single time, that of `base`."""
         return self.base.cdf(t, schedule=schedule)
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density of each single time, that of `base`."""
+        """Computes the density of each single time, that of `base`."""
         return self.base.density(t, schedule=schedule)
 
 

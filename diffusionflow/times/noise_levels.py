@@ -85,7 +85,7 @@ class _Levels(InverseTransform):
         raise NotImplementedError
 
     def _below(self, t: ArrayLike, schedule: Schedule) -> Array:
-        """F at time `t`: exactly 0 or 1, and flat, where the log-SNR is infinite."""
+        """Computes F at time `t`: exactly 0 or 1, and flat, at infinite log-SNR."""
         t = floating(t)
         logsnr = schedule.logsnr(t)
         finite = xp.isfinite(logsnr)
@@ -94,22 +94,22 @@ class _Levels(InverseTransform):
         return xp.where(finite, self._fraction(inside), cast(end, inside))
 
     def _share(self, schedule: Schedule) -> tuple[Array, Array]:
-        """Fraction of the levels below those of the schedule, and among them."""
+        """Computes the fractions of levels below the schedule's and among them."""
         low = self._below(0.0, schedule)
         return low, self._below(1.0, schedule) - low
 
     def _reach(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
-        """`_share`, after checking that the schedule covers `LEAST_MASS` of it."""
+        """Computes `_share`; checks that the schedule covers `LEAST_MASS` of it."""
         check_mass(self, schedule, lambda density, on: density._share(on)[1])
         return self._share(schedule)
 
     def _window(self, schedule: Schedule) -> tuple[ArrayLike, ArrayLike]:
-        """First and last time that has a density."""
+        """Returns the first and the last time that has a density."""
         del schedule
         return 0.0, 1.0
 
     def quantile(self, u: ArrayLike, *, schedule: Schedule) -> Array:
-        """Inverse CDF: the time below which a fraction `u` of the times lies."""
+        """Finds the inverse CDF: the time below which a fraction `u` of times lies."""
         u = floating(u)
         low, mass = in_type_of(u, self._reach(schedule))
         fraction = low + mass * u
@@ -121,13 +121,13 @@ class _Levels(InverseTransform):
         return xp.where(finite, xp.clip(t, first, last), end)
 
     def cdf(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """CDF: the fraction of the times below `t`, of the shape of `t`."""
+        """Computes the CDF: the fraction of times below `t`, of the shape of `t`."""
         t = xp.clip(floating(t), 0, 1)
         low, mass = in_type_of(t, self._reach(schedule))
         return (self._below(t, schedule) - low) / mass
 
     def density(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Density of the times, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
+        """Computes the density, like `t`; 0 outside [0, 1] and at infinite log-SNR."""
         t = floating(t)
         first, last = in_type_of(t, self._window(schedule))
         inside = (first <= t) & (t <= last)
@@ -230,7 +230,7 @@ class UniformOn(_Levels):
     other: Any
 
     def _time(self, logsnr: Array) -> tuple[Array, Array]:
-        """Time on the other schedule, and whether it is inside: flat where not."""
+        """Finds the time on the other schedule, and if it is inside: flat where not."""
         t = xp.stop_gradient(self.other.inverse_logsnr(logsnr))
         inside = (t > 0) & (t < 1)
         middle = cast(self.other.logsnr(0.5), logsnr)

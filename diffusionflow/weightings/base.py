@@ -25,11 +25,11 @@ class Weighting(QuietMethods):
     kind: Any
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Factor on the squared error of `kind` at times `t`, any shape."""
+        """Computes the factor on the squared error of `kind` at `t`, of any shape."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array | None:
-        """Factor on the eps-MSE in closed form, if there is one.
+        """Returns the factor on the eps-MSE in closed form, if there is one.
 
         It is needed where the factor on the error of `kind` is 0 and the ratio of the
         two errors infinite; None, the default, for a numerical limit there.
@@ -84,7 +84,7 @@ def weight_on(
 def weight_on_eps(
     weighting: Any, times: Any, t: ArrayLike, *, schedule: Schedule
 ) -> Array:
-    """Total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on the eps-MSE at `t`.
+    """Computes total weight `W = w(t) (D / alpha)^2 p(t) / |dlogsnr/dt|` on eps-MSE.
 
     Args:
       weighting: w, on the error of its own kind.
@@ -122,7 +122,7 @@ class _Inside(Schedule):
         return self.base.inverse_logsnr(logsnr)
 
     def derivatives(self, t: ArrayLike) -> tuple[Array, Array]:
-        """Those of the base; of a square root at 0, the slope at the replaced level."""
+        """Computes the derivatives; of a root at 0, the slope at the replaced level."""
         dalpha, dsigma = (
             xp.where(xp.isinf(slope) & (rate != 0), rate / (2 * level), slope)
             for slope, rate, level in zip(

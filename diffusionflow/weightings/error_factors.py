@@ -37,7 +37,7 @@ class Mse(Weighting):
         object.__setattr__(self, "kind", as_kind(self.kind))
 
     def __call__(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Factor at times `t`, of the shape of `t`."""
+        """Computes the factor at times `t`, of the shape of `t`."""
         del schedule
         return xp.ones_like(floating(t))
 
@@ -165,7 +165,7 @@ class MinSNR(Weighting):
         return xp.where(below, snr, self.gamma)
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Factor `min(1, gamma / SNR)` on the eps-MSE."""
+        """Computes the factor `min(1, gamma / SNR)` on the eps-MSE."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         below = signal < self.gamma * variance  # always where alpha = 0
         return xp.where(below, 1, self.gamma * variance / xp.where(below, 1, signal))
@@ -201,7 +201,7 @@ class SoftMinSNR(Weighting):
         return self.gamma * signal / (self.gamma * variance + signal)
 
     def on_eps(self, t: ArrayLike, *, schedule: Schedule) -> Array:
-        """Factor `gamma / (gamma + SNR)` on the eps-MSE."""
+        """Computes the factor `gamma / (gamma + SNR)` on the eps-MSE."""
         signal, variance = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         return self.gamma * variance / (self.gamma * variance + signal)
 
@@ -226,7 +226,7 @@ class TruncatedSNR(Weighting):
 
 
 def of_logsnr(weight_fn: Any, t: ArrayLike, schedule: Schedule) -> Array:
-    """`weight_fn(logsnr_t)`; its derivatives are 0 where the log-SNR is infinite."""
+    """Computes `weight_fn(logsnr_t)`; its derivatives are 0 at infinite log-SNR."""
     t = floating(t)
     logsnr = schedule.logsnr(t)
     finite = xp.isfinite(logsnr)

@@ -70,7 +70,7 @@ class Monotone(Weighting):
         return xp.where(used, factor, 0)
 
     def _above(self, t: Array, schedule: Schedule) -> Array:
-        """The largest weight of the base at the points above the log-SNR of `t`."""
+        """Finds the largest weight of the base at points above the log-SNR of `t`."""
         points, peaks = in_float64(_peaks, self, schedule)
         points, peaks = in_type_of(t, (points, peaks))
         place = xp.searchsorted(points, schedule.logsnr(t))
@@ -79,7 +79,7 @@ class Monotone(Weighting):
 
 
 def _peaks(monotone: Monotone, schedule: Schedule) -> tuple[Array, Array]:
-    """Log-SNRs, rising, and the largest weight of the base at or above each."""
+    """Computes log-SNRs, rising, and the base's largest weight at or above each."""
     points = xp.linspace(monotone.logsnr_min, monotone.logsnr_max, monotone.num_points)
     t = schedule.inverse_logsnr(points)
     weight = weight_on_eps(monotone.base, monotone.times, t, schedule=schedule)

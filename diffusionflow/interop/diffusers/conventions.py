@@ -100,7 +100,7 @@ def from_diffusers(
 
 
 def _settings(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The class of a config and its settings, with the defaults."""
+    """Reads the class of a config and its settings, with the defaults."""
     name, given = config.get("_class_name"), own(config)
     if name is None and "shift" in given:
         name = "FlowMatchEulerDiscreteScheduler"

@@ -56,7 +56,7 @@ def sampler(
     listed: DiffusersSteps,
     eta: float | None,
 ) -> samplers.Sampler:
-    """The sampler that takes a scheduler's steps.
+    """Makes the sampler that takes a scheduler's steps.
 
     Args:
       name: class.
@@ -148,7 +148,7 @@ def _ddpm(settings: Settings) -> samplers.Sampler:
 
 
 def _kind_and_second(settings: Settings) -> tuple[str, str]:
-    """The algorithm of a DPM-Solver, and our name for its steps of second order."""
+    """Reads the algorithm of a DPM-Solver, and our name for its second-order steps."""
     kind = settings["algorithm_type"]
     kind = "dpmsolver++" if kind == "deis" else kind
     _check_variance(settings)
@@ -189,7 +189,7 @@ def _multistep(settings: Settings, num_steps: int, missing: int) -> samplers.Sam
 
 
 def _lowered(settings: Settings, order: int, num_steps: int, missing: int) -> int:
-    """`lower_final` of `samplers.DPMSolver` over the steps that are not missing."""
+    """Computes `lower_final` of `samplers.DPMSolver` for steps that are not missing."""
     lower = 1 if settings.get("euler_at_final") else 0
     if settings["lower_order_final"] and num_steps < _FEW:
         lower = 2

@@ -53,7 +53,7 @@ def refuse_mu(mu: Any, image_seq_len: Any) -> None:
 def shift_of(
     settings: dict[str, Any], fixed: float, mu: float | None, tokens: int | None
 ) -> float:
-    """The shift k of a flow: of the config, or by mu where it is dynamic."""
+    """Computes the shift k of a flow: of the config, or by mu where it is dynamic."""
     if not settings.get("use_dynamic_shifting"):
         refuse_mu(mu, tokens)
         return fixed

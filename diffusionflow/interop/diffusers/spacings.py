@@ -95,7 +95,7 @@ def _consistency(settings: Settings, num_steps: int, count: int) -> np.ndarray:
 
 
 def _clipped(settings: Settings, rho: np.ndarray) -> int:
-    """Levels that `lambda_min_clipped` leaves out at the noise end."""
+    """Counts the levels that `lambda_min_clipped` leaves out at the noise end."""
     bound = settings.get("lambda_min_clipped", -np.inf)
     return int(np.searchsorted(-np.log(rho[::-1]), bound))
 
@@ -103,7 +103,7 @@ def _clipped(settings: Settings, rho: np.ndarray) -> int:
 def spread(
     name: str, settings: Settings, num_steps: int, rho: np.ndarray, between: np.ndarray
 ) -> np.ndarray | None:
-    """Levels of a Karras, exponential or beta grid, falling; None where none is asked.
+    """Makes falling levels of a Karras, exponential or beta grid; None if not asked.
 
     Args:
       name: class.
@@ -132,7 +132,7 @@ def spread(
 def sigma_grid(
     kind: str, num_steps: int, high: float, low: float, rho: float = _RHO
 ) -> np.ndarray:
-    """N levels from `high` to `low`: "karras", "exponential" or "beta" (0.6, 0.6)."""
+    """Makes N levels, `high` to `low`: "karras", "exponential" or "beta" (0.6, 0.6)."""
     ramp = np.linspace(0, 1, num_steps)
     match kind:
         case "karras":
@@ -146,12 +146,12 @@ def sigma_grid(
 
 
 def index_of(levels: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """The place of levels in the table, log-linear between its entries."""
+    """Computes the place of levels in the table, log-linear between its entries."""
     return np.interp(np.log(levels), np.log(rho), np.arange(len(rho)))
 
 
 def rounded(name: str, settings: Settings, found: np.ndarray) -> np.ndarray:
-    """The timesteps of a grid of levels as the network gets them."""
+    """Computes the timesteps of a grid of levels as the network gets them."""
     if name not in SOLVERS and not name.startswith("KDPM2"):
         return found
     nearest = settings.get("use_karras_sigmas") or settings.get("use_lu_lambdas")
@@ -165,7 +165,7 @@ def rounded(name: str, settings: Settings, found: np.ndarray) -> np.ndarray:
 def flow_sigmas(
     name: str, settings: Settings, num_steps: int, k: float, given: Any
 ) -> np.ndarray:
-    """The sigmas of a flow grid, after the shift, falling, without the last 0.
+    """Computes the sigmas of a flow grid, after the shift, falling, without the last 0.
 
     Args:
       name: class.

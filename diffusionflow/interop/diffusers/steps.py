@@ -71,7 +71,7 @@ def of_chain(
 def _log_linear(
     settings: Settings, rho: np.ndarray, num_steps: int, levels: np.ndarray
 ) -> np.ndarray:
-    """Levels by `interpolation_type`; N + 1 of them for "log_linear"."""
+    """Computes levels by `interpolation_type`; N + 1 of them for "log_linear"."""
     kind = settings.get("interpolation_type", "linear")
     check_name("interpolation_type", kind, ("linear", "log_linear"))
     if kind == "linear":
@@ -80,7 +80,7 @@ def _log_linear(
 
 
 def _time(levels: np.ndarray, rho: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """Times of levels `sigma / alpha` of a chain, exact at its nodes."""
+    """Finds the times of levels `sigma / alpha` of a chain, exact at its nodes."""
     if not levels.max() <= rho[-1] * (1 + 1e-6):
         raise ValueError(
             f"sigma_max={levels.max():.6g}: must be at most {rho[-1]:.6g}, the last "
@@ -92,7 +92,7 @@ def _time(levels: np.ndarray, rho: np.ndarray, schedule: Schedule) -> np.ndarray
 
 
 def _at(schedule: Schedule, levels: np.ndarray) -> np.ndarray:
-    """Times at which `sigma / alpha` is `levels`."""
+    """Finds the times at which `sigma / alpha` is `levels`."""
     inverse = lambda schedule, logsnr: schedule.inverse_logsnr(logsnr)
     return np.array(in_float64(inverse, schedule, -2 * np.log(levels)))
 
@@ -100,7 +100,7 @@ def _at(schedule: Schedule, levels: np.ndarray) -> np.ndarray:
 def _aims(
     name: str, settings: Settings, t: np.ndarray, index: np.ndarray, spread: bool
 ) -> np.ndarray:
-    """Where the steps aim: the next level, and the end that the class has."""
+    """Computes where the steps aim: the next level, and the end that the class has."""
     count = settings["num_train_timesteps"]
     if name in _BACK:
         previous = index - count // len(index)
@@ -116,7 +116,7 @@ def _aims(
 
 
 def _init_scale(name: str, settings: Settings, sigma: float) -> float:
-    """Some start from unit noise, Euler's family from that of the first level."""
+    """Returns the initial noise's scale: 1, or in Euler's family the first level."""
     unit = name in (*spacings.SOLVERS, *spacings.CHAIN, *spacings.CONSISTENCY)
     leading = settings.get("timestep_spacing") == "leading"
     return 1.0 if unit or leading else sigma

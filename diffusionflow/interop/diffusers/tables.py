@@ -42,7 +42,7 @@ def check_numbers(settings: dict[str, Any]) -> None:
 
 
 def chain(settings: dict[str, Any], *, lifted: bool) -> schedules.Discrete:
-    """The table of a chain, as a schedule.
+    """Makes the schedule of the table of a chain.
 
     Args:
       settings: of its class.
@@ -64,7 +64,7 @@ def chain(settings: dict[str, Any], *, lifted: bool) -> schedules.Discrete:
 
 
 def betas(settings: dict[str, Any]) -> np.ndarray:
-    """The betas of a chain, float64 `[num_train_timesteps]`."""
+    """Computes the betas of a chain, float64 `[num_train_timesteps]`."""
     low, high = settings["beta_start"], settings["beta_end"]
     count = int(settings["num_train_timesteps"])
     if settings["trained_betas"] is not None:
@@ -85,13 +85,13 @@ def betas(settings: dict[str, Any]) -> np.ndarray:
 
 
 def _of_products(product_fn: Callable[[np.ndarray], np.ndarray], count: int) -> Any:
-    """Betas of a product of `1 - beta` that is a function of time, at most 0.999."""
+    """Computes betas, at most 0.999, from the product of `1 - beta` over time."""
     product = product_fn(np.arange(count + 1) / count)
     return np.minimum(1 - product[1:] / product[:-1], 0.999)
 
 
 def _laplace(t: np.ndarray) -> np.ndarray:
-    """`sqrt(SNR / (1 + SNR))`, with the logarithm of a Laplace variable as log-SNR."""
+    """Computes `sqrt(SNR / (1 + SNR))`, with a Laplace-distributed log-SNR."""
     side = np.where(t > 0.5, -1.0, 1.0)
     snr = np.exp(-0.5 * side * np.log(1 - 2 * np.abs(0.5 - t) + 1e-6))
     return np.sqrt(snr / (1 + snr))

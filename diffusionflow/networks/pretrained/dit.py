@@ -346,7 +346,7 @@ class DiTTransformer2D(nn.Module):
 
 
 def place_sinusoids(height: int, width: int, features: int, side: int) -> np.ndarray:
-    """Sinusoids of the places of patches, float32 [height width, features].
+    """Computes sinusoids of the places of patches, float32 [height width, features].
 
     The places of an image of any size lie in [0, side): those of the patches of the
     images that the network was trained on, `side` in a row, are 0, 1, 2, ...

@@ -51,7 +51,7 @@ class EDMBlock(nn.Module):
     def __call__(
         self, x: jax.Array, embedding: jax.Array, train: bool = False
     ) -> jax.Array:
-        """x: [batch, height, width, in]; embedding: [batch, any]."""
+        """Applies the block to x [batch, height, width, in]; embedding [batch, any]."""
         h = self._resized(nn.silu(group_norm(x, self.epsilon, "norm0")))
         h = Conv(self.features, name="conv0")(h)
         count = 2 * self.features if self.adaptive else self.features

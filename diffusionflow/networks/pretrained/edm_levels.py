@@ -104,7 +104,7 @@ class EDMUNet(nn.Module):
             )
 
     def _classes(self, label: jax.Array | None, count: int) -> jax.Array | None:
-        """Labels as vectors, [batch, label_dim]; NaN for one that there is not."""
+        """Converts labels to vectors, [batch, label_dim]; NaN if out of range."""
         if not self.label_dim:
             return None
         if label is None:
@@ -116,7 +116,7 @@ class EDMUNet(nn.Module):
         return jnp.where(known[:, None], vector, jnp.nan)
 
     def _augmented(self, waves: jax.Array, augment: jax.Array | None) -> jax.Array:
-        """The features of the time, with those of the augmentation if there are any."""
+        """Returns the features of the time, plus those of any augmentation."""
         if augment is None and self.augment_dim and self.is_initializing():
             augment = jnp.zeros((1, self.augment_dim))
         if augment is None:
@@ -143,7 +143,7 @@ class EDMUNet(nn.Module):
     def _joined(
         self, h: jax.Array, image: jax.Array, place: str
     ) -> tuple[jax.Array, jax.Array]:
-        """What joins the maps of a level from a second path, and goes on there."""
+        """Joins a second path to the maps of a level; returns both as they go on."""
         return h, image
 
     def _output(
@@ -162,7 +162,7 @@ class EDMUNet(nn.Module):
         )
 
     def _attends(self, level: int, last: bool) -> bool:
-        """Whether a block has attention; `last` of its level on the way up."""
+        """Returns whether a block has attention; `last` of its level on the way up."""
         return self.img_resolution >> level in self.attn_resolutions
 
     def _place(self, part: str, level: int) -> str:

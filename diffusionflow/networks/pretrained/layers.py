@@ -66,7 +66,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [batch, height, width, in]; padding None keeps the size at stride 1."""
+        """Convolves x: [batch, height, width, in].
+
+        Padding None keeps the size at stride 1.
+        """
         shape = (self.features, x.shape[-1], self.size, self.size)
         weight = self.param("weight", fan_in, shape)
         edge = self.padding or (self.size // 2, self.size // 2)
@@ -162,7 +165,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [batch, height, width, channels]. Returns the same shape."""
+        """Applies attention to x: [batch, height, width, channels]; keeps the shape."""
         batch, height, width, channels = x.shape
         if channels % self.head_features:
             raise ValueError(
@@ -177,7 +180,7 @@ class Attention(nn.Module):
 
 
 def self_attention(x: jax.Array, heads: int, *, use_bias: bool = True) -> jax.Array:
-    """Attention between tokens with the maps `to_q`, `to_k`, `to_v`, `to_out.0`.
+    """Applies attention between tokens with maps `to_q`, `to_k`, `to_v`, `to_out.0`.
 
     Args:
       x: [batch, tokens, channels].
@@ -199,7 +202,7 @@ def self_attention(x: jax.Array, heads: int, *, use_bias: bool = True) -> jax.Ar
 def sinusoids(
     time: jax.Array, features: int, *, cos_first: bool, frequency_shift: float
 ) -> jax.Array:
-    """Sinusoids of a timestep, `sin(time w_k)` and `cos(time w_k)`.
+    """Computes sinusoids of a timestep, `sin(time w_k)` and `cos(time w_k)`.
 
     `w_k = 10000^(-k / (n - frequency_shift))`, k = 0..n-1, n = features // 2; an odd
     number of features ends with a zero.
@@ -225,7 +228,7 @@ def sinusoids(
 
 
 def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Zero mean and unit variance over `axes`."""
+    """Normalises to zero mean and unit variance over `axes`."""
     x = x.astype(jnp.float32)
     centred = x - x.mean(axes, keepdims=True)
     variance = (centred * centred).mean(axes, keepdims=True)

@@ -316,7 +316,7 @@ class UNet2D(nn.Module):
 
 
 def _resampling(level: Level, named: str) -> str:
-    """How a level is resampled: `named` concerns levels with attention alone."""
+    """Returns how a level is resampled; `named` concerns levels with attention only."""
     if level.resnet:
         return "resnet"
     return named if level.attention and not level.skip else "conv"

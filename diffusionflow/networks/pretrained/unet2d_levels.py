@@ -202,7 +202,10 @@ class UpLevel(nn.Module):
         return self._doubled(h, image, time, train)
 
     def _skip_groups(self, inner: int, joined: int) -> int:
-        """The source's AttnSkipUpBlock2D divides the second number of channels only."""
+        """Computes the number of groups of a block that joins skip connections.
+
+        The source's AttnSkipUpBlock2D divides the second number of channels only.
+        """
         if self.level.attention:
             return min(inner + joined // 4, 32)
         return min((inner + joined) // 4, 32)
