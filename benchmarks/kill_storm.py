@@ -234,14 +234,13 @@ def reaching(moment: str, workdir: pathlib.Path, board: Board) -> Callable[[], b
     return lambda: moment not in PHASES or board.read()[0] == moment
 
 
-def where(workdir: pathlib.Path, board: Board) -> tuple[str, int]:
-    """Reports in what phase a kill fell, and how many steps it cost."""
+def where(workdir: pathlib.Path, board: Board) -> tuple[str, bool, int]:
+    """Reports the phase of a kill, whether it fell while saving, and the steps lost."""
     phase, step = board.read()
-    if unfinished(workdir):
-        phase = "saving"
     names = (path.name for path in (workdir / "checkpoints").glob("*"))
     saved = [int(name) for name in names if name.isdecimal()]
-    return phase, step - max(saved, default=0) if step else 0
+    lost = step - max(saved, default=0) if step else 0
+    return phase, bool(unfinished(workdir)), lost
 
 
 def undisturbed(
@@ -283,6 +282,8 @@ class Storm:
 
     Fields:
       fell: phases in which kills fell.
+      saving: how many of them with a checkpoint or an average half written, which is
+        done while training goes on.
       full: how many of them on a full disk.
       ended: lives that a full disk ended.
       lost: steps that each kill cost.
@@ -294,7 +295,7 @@ class Storm:
         self.cache = str(folder / "compiled")
         self.reference, self.begin = undisturbed(folder, num_steps, self.cache)
         self.fell: collections.Counter = collections.Counter()
-        self.full, self.ended, self.lost = 0, 0, []
+        self.saving, self.full, self.ended, self.lost = 0, 0, 0, []
 
     def life(self, workdir: pathlib.Path, disk: pathlib.Path | None) -> bool:
         """Begins a process and kills it; returns whether it came to the run's end.
@@ -340,8 +341,9 @@ class Storm:
                 return True
         if not kill(child):
             return True
-        phase, steps = where(workdir, self.board)
+        phase, saving, steps = where(workdir, self.board)
         self.fell[phase] += 1
+        self.saving += saving
         self.lost.append(steps)
         return False
 
@@ -380,6 +382,7 @@ def storm(
     total = f"{fell.total()} kills in {spent():.1f} min"
     print(f"{total}, over {runs} runs of {num_steps} steps")
     print(f"they fell while {parts}")
+    print(f"with a checkpoint or an average half written: {all_lives.saving}")
     print(f"on a full disk: {all_lives.full}, and {all_lives.ended} lives it ended")
     most = max(all_lives.lost, default=0)
     again = sum(all_lives.lost)
