@@ -125,13 +125,11 @@ class TrainLoop:
             wall_clock |= environment.memory() | {"machine": self._machine}
         with self._sinks.progress_bar.pause():
             try:
-                with self._announced("evaluating"):
-                    row |= self._test_row(number, state)
+                row |= self._test_row(number, state)
                 self._write(number, row, wall_clock)
                 if wall_clock:
                     self._check_going(number, state)
-                with self._announced("sampling"):
-                    self._draw(number, state)
+                self._draw(number, state)
                 distributed.check(self._stop)
             except Stopped as stopped:
                 self._save_due(number, state, row, anyway=True)
@@ -207,9 +205,10 @@ class TrainLoop:
             return {}
         check_fn = lambda: distributed.check(self._stop)
         row: dict[str, Any] = {}
-        for weights, params in (("raw", state.params), ("ema", state.ema)):
-            metrics = self._trainer.evaluate(params, check_fn)
-            row |= {f"test_{name}_{weights}": value for name, value in metrics.items()}
+        with self._announced("evaluating"):
+            for weights, params in (("raw", state.params), ("ema", state.ema)):
+                found = self._trainer.evaluate(params, check_fn)
+                row |= {f"test_{name}_{weights}": found[name] for name in found}
         return row
 
     def _write(
@@ -235,11 +234,17 @@ class TrainLoop:
         return [folder / f"step{number:07d}_{name}.png" for name in ("raw", "ema")]
 
     def _draw(self, number: int, state: TrainState) -> None:
-        """Samples and writes the pictures that are due, one class a row."""
+        """Samples and writes the pictures that are due."""
+        if pictures := self._pictures(number):
+            with self._announced("sampling"):
+                self._write_pictures(pictures, state)
+
+    def _write_pictures(self, paths: list[pathlib.Path], state: TrainState) -> None:
+        """Writes pictures of samples, one class a row."""
         model, config = self._trainer.model, self._trainer.config
         pictured = self._trainer.pictured
         weights = (state.params, state.ema)
-        for path, params in zip(self._pictures(number), weights, strict=False):
+        for path, params in zip(paths, weights, strict=True):
             distributed.check(self._stop)
             params = self._trainer.gather(params)
             if not distributed.is_first():

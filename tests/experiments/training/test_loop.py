@@ -1,5 +1,6 @@
 """The training loop, in this process on eight devices: `training/loop.py`."""
 
+import contextlib
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from experiments.checkpointing.manager import Checkpoints, MismatchError
 from experiments.config import registry
 from experiments.data import toy2d
-from experiments.runtime import environment
+from experiments.runtime import environment, progress
 from experiments.runtime.errors import Diverged, UsageError
 from experiments.runtime.signals import Stopped
 from experiments.training import actions, loop, metrics_log, trainer
@@ -76,8 +77,18 @@ def test_rows_come_when_they_are_due(straight):
 @pytest.mark.parametrize(
     "k", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 4, 7, 9))]
 )
-def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
-    """Of 294 examples a step takes 16; log and evaluation fall between the k."""
+def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, monkeypatch, k):
+    """Of 294 examples a step takes 16; log and evaluation fall between the k.
+
+    Evaluations alone are announced, not every step: that starts a thread.
+    """
+    announced = []
+
+    def announce(what, *unused, **settings):
+        announced.append(what)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(progress, "announced", announce)
     source, expected, seen = straight
     (tmp_path / "checkpoints").mkdir()
     shutil.copytree(source / "checkpoints" / str(k), tmp_path / "checkpoints" / str(k))
@@ -93,6 +104,9 @@ def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, k):
     assert same(again, seen[k:])
     written = (tmp_path / "metrics.jsonl").read_bytes()
     assert written == (source / "metrics.jsonl").read_bytes()
+    rows = metrics_log.read(tmp_path / "metrics.jsonl")
+    evaluated = [row for row in rows if row["step"] > k and "test_loss_raw" in row]
+    assert announced.count("evaluating") == len(evaluated) > 0
 
 
 @pytest.mark.slow
