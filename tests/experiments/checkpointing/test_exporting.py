@@ -84,6 +84,7 @@ def test_a_mistake_is_one_line(name, run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_flags_arrive(run, tmp_path):
     out = tmp_path / "out"
     flags = ["--weights=raw", "--step=4", f"--out={out}"]
@@ -142,6 +143,7 @@ def test_the_config_for_diffusers_is_of_the_same_network(name):
     assert folders.ARCHITECTURES[config["_class_name"]](config) == module
 
 
+@pytest.mark.ci
 def test_a_network_of_ones_own_is_refused_before_the_weights_are_read(
     run, tmp_path, monkeypatch
 ):

@@ -194,6 +194,7 @@ def test_samples_of_any_width(run, tmp_path):
         assert "ema0.15 weights of step 10" in str(drawn["recipe"])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

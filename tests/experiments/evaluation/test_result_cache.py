@@ -60,6 +60,7 @@ def test_cached_results_and_samples_of_other_weights_are_not_used(
         assert after[f"{stem}_parameters_{old}_1.{suffix}"] == content
 
 
+@pytest.mark.ci
 def test_cached_results_of_another_version_are_not_used(evaluated, tmp_path):
     old = tmp_path / "evaluation" / "0123456789ab"
     old.mkdir(parents=True)

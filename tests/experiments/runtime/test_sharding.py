@@ -127,12 +127,14 @@ def test_a_few_steps_are_the_same_on_one_and_on_eight_devices(runs):
     assert_close(runs["one"].ema, runs["eight"].ema)
 
 
+@pytest.mark.ci
 def test_and_with_parameters_cut_over_some_of_them(runs):
     cut, _ = runs["cut"]
     assert_close(runs["one"].params, cut.params)
     assert_close(runs["one"].ema, cut.ema)
 
 
+@pytest.mark.ci
 def test_cut_parameters_optimizer_and_average_stay_cut(runs):
     state, where = runs["cut"]
     for leaf, wanted in zip(*map(jax.tree.leaves, (state, where)), strict=True):

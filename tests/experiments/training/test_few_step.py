@@ -77,6 +77,7 @@ def test_each_stage_is_taught_by_the_average_of_the_one_before(teacher, progress
     assert not same(seen[5].teacher, seen[6].teacher)
 
 
+@pytest.mark.ci
 def test_each_stage_has_an_optimizer_and_a_learning_rate_of_its_own(progressive):
     workdir, _, _, seen = progressive
     counts = {
@@ -199,6 +200,7 @@ def test_every_method_trains(teacher, tmp_path, method):
     assert int(state.step) == 10
 
 
+@pytest.mark.ci
 def test_a_teacher_of_another_kind_is_refused(teacher, tmp_path):
     config = student(teacher, "progressive(first=4)")
     config.sigma_data = 2.0
@@ -207,12 +209,14 @@ def test_a_teacher_of_another_kind_is_refused(teacher, tmp_path):
         loop.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.ci
 def test_a_teacher_and_another_start_exclude_one_another(teacher, tmp_path):
     config = student(teacher, "progressive(first=4)")
     with pytest.raises(UsageError, match="--init_from with distillation.teacher"):
         loop.train_and_evaluate(config, tmp_path, source=Source(teacher[0]))
 
 
+@pytest.mark.ci
 def test_methods_of_pairs_need_pairs(teacher, tmp_path):
     config = student(teacher, "meanflow")
     config.distillation.method = "one_step"

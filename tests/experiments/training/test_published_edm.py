@@ -127,6 +127,7 @@ def refused(change, file, match, folder):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_what_does_not_fit_is_one_line(tmp_path):
     """Names of arrays, the preconditioning of the files, and the scale of the data."""
     same_config = lambda config: None
