@@ -35,7 +35,7 @@ def floating(value: ArrayLike) -> Array:
 
 
 def in_type_of(array: Array, values: Iterable[ArrayLike]) -> tuple[Array, ...]:
-    """Casts `values` like `array`, to JAX's if it is: to index and multiply it."""
+    """Casts `values` to the type of `array`, as JAX arrays if it is one."""
     if xp.on_host(array):
         return tuple(cast(value, array) for value in values)
     return tuple(jnp.asarray(value).astype(array.dtype) for value in values)

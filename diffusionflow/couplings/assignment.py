@@ -111,7 +111,7 @@ def _solve(cost: np.ndarray) -> np.ndarray:
 
 
 def _each(fn: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: Any) -> Any:
-    """Applies `fn` to each problem of a batch: int32 `shape`, its last axis fn's."""
+    """Applies `fn` to each problem of a batch, and returns int32 of `shape`."""
     found = np.empty(shape, np.int32)
     for place in np.ndindex(shape[:-1]):
         found[place] = fn(*(array[place] for array in arrays))
@@ -119,7 +119,7 @@ def _each(fn: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: Any) -
 
 
 def _on_host(fn: Callable[..., Any], shape: tuple[int, ...], *arrays: Array) -> Array:
-    """Calls `fn` on NumPy arrays, with any axes before theirs; int32 `shape`."""
+    """Calls `fn` on the host with NumPy arrays, and returns int32 of `shape`."""
     result = jax.ShapeDtypeStruct(shape, jnp.int32)
     to_numpy = lambda *arrays: fn(*map(np.asarray, arrays))
     return jax.pure_callback(to_numpy, result, *arrays, vmap_method="broadcast_all")

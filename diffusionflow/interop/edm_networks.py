@@ -71,7 +71,7 @@ def load_edm(
     found = stated_output(path, state)
     levels = state.pop(LEVELS, None)
     output = _preconditioning(path, output, found)
-    stated = stated_sigma_data(path)
+    stated = stated_sigma_data(path) if output == "edm" else None
     if None not in (sigma_data, stated) and sigma_data != stated:
         raise ValueError(
             f"sigma_data={sigma_data}: {OPTIONS} of the file has {stated}; leave it out"

@@ -235,7 +235,7 @@ def _moved(
     t0: float | Array,
     t1: float | Array,
 ) -> tuple[Array, Array, Array, int | Array]:
-    """Solves the ODE: z at `t1`, the divergence `[num, *batch]`, done, and calls."""
+    """Solves the ODE: z at `t1`, the divergence `[num, *batch]`, done, evaluations."""
     schedule, trace, solver = settings.schedule, settings.trace, settings.solver
     batch = settings.batch_ndim
     lengths = lambda schedule, *ends: [

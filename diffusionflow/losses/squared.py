@@ -65,10 +65,11 @@ def cfm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Computes conditional flow matching `||w_hat(z, t) - (alpha' x + sigma' eps)||^2`.
+    """Computes the conditional flow matching loss (CFM).
 
-    For any Gaussian path. On `FlowMatching(sigma_min)`, the path of conditional optimal
-    transport, the target is `(1 - sigma_min) eps - x`.
+    `||w_hat(z_t, t) - (alpha' x + sigma' eps)||^2`, for any Gaussian path. On
+    `FlowMatching(sigma_min)`, the path of conditional optimal transport, the target is
+    `(1 - sigma_min) eps - x`.
 
     Args:
       predict_fn: `(z, t) -> prediction` of kind "dz_dt".
@@ -96,11 +97,12 @@ def fm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Computes flow matching to the marginal field: `||w_hat(z_t, t) - w(z_t, t)||^2`.
+    """Computes the flow matching loss against the marginal field.
 
-    `w(z, t) = E[alpha' x + sigma' eps | z]`, which is known for few data only
-    (`analytic`). Its mean is that of `cfm_loss` less the variance of the conditional
-    field given z, which no network can change: gradients agree, values do not.
+    `||w_hat(z_t, t) - w(z_t, t)||^2`, where `w(z, t) = E[alpha' x + sigma' eps | z]` is
+    known for few data only (`analytic`). Its mean is that of `cfm_loss` less the
+    variance of the conditional field given z, which no network can change: gradients
+    agree, values do not.
 
     Args:
       predict_fn: `(z, t) -> prediction` of kind "dz_dt".
@@ -164,7 +166,9 @@ def dsm_loss(
     schedule: Schedule,
     mask: Array | None = None,
 ) -> Array:
-    """Computes denoising score matching: `||s_hat(z_t, t) + eps / sigma_t||^2`.
+    """Computes the denoising score matching loss, unweighted.
+
+    `||s_hat(z_t, t) + eps / sigma_t||^2`.
 
     Its mean over uniform t is infinite where sigma_t reaches 0: weigh it, or keep t
     away from 0.

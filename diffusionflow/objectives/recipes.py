@@ -14,7 +14,9 @@ from diffusionflow.objectives.base import Objective
 
 
 def flow_matching() -> Objective:
-    """Makes flow matching: `E_t ||u_hat - (eps - x)||^2`, t uniform, `W = e^(-l/2)/2`.
+    """Makes the flow matching objective, `E_t ||u_hat - (eps - x)||^2`, t uniform.
+
+    `W = e^(-l / 2) / 2`.
 
     Source: Lipman et al. 2022, arXiv 2210.02747, eq. 23 with sigma_min = 0.
     """
@@ -92,7 +94,7 @@ def score_sde_vp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_subvp(likelihood: bool = False) -> Objective:
-    """Makes score matching weighted by sigma^2, sub-VP SDE: `W = 1 / |dlogsnr/dt|`.
+    """Makes the objective of score matching by sigma^2, sub-VP: `W = 1 / |dlogsnr/dt|`.
 
     Args:
       likelihood: weigh by g^2 instead: `W = 1 / (1 - 1e-5)`.
@@ -103,8 +105,9 @@ def score_sde_subvp(likelihood: bool = False) -> Objective:
 
 
 def score_sde_ve(likelihood: bool = False) -> Objective:
-    """Makes score matching weighted by sigma^2, VE SDE, g^2 proportional to sigma^2.
+    """Makes the objective of score matching weighted by sigma^2 on the VE SDE.
 
+    On it g^2 is proportional to sigma^2, and
     `W = 1 / (2 log(sigma_max / sigma_min))`: the variational bound (ELBO, VLB), between
     the schedule's ends.
 
@@ -161,7 +164,7 @@ def sd3(
 def sd3_mode(
     scale: float | Array = 1.29, shift: float | Array | None = None
 ) -> Objective:
-    """Makes Stable Diffusion 3's mode sampling: flow matching with heavy-tailed times.
+    """Makes the objective of Stable Diffusion 3 with mode sampling: heavy-tailed times.
 
     `W = e^(-l / 2) / (2 |1 + s - (pi s / 2) sin(pi u)|)` without a shift, s the scale
     and u the fraction of times below t(l).
@@ -176,7 +179,7 @@ def sd3_mode(
 
 
 def sd3_cosmap(shift: float | Array | None = None) -> Objective:
-    """Makes Stable Diffusion 3's CosMap: flow matching at the cosine schedule's levels.
+    """Makes the objective of Stable Diffusion 3 with CosMap: cosine's levels.
 
     `W = (1 + e^(-l / 2))^2 sech(l / 2) / (2 pi)` without a shift.
 

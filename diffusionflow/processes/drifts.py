@@ -36,7 +36,7 @@ class SdeTerms(NamedTuple):
 
 @xp.quiet
 def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
-    """Computes the forward SDE, from data to noise, dt > 0: `dz = f z dt + g dw`.
+    """Computes the terms of the forward SDE, dt > 0, to noise: `dz = f z dt + g dw`.
 
     Args:
       z: `[*batch, *event]`.
@@ -58,7 +58,7 @@ def forward(z: Array, t: ArrayLike, *, schedule: Schedule) -> SdeTerms:
 def probability_flow(
     denoise_fn: DenoiseFn, z: Array, t: ArrayLike, *, schedule: Schedule
 ) -> SdeTerms:
-    """Computes the probability-flow ODE: the same marginals in both directions of time.
+    """Computes the drift of the probability-flow ODE: same marginals, either direction.
 
     `dz / dt = f z - g^2 / 2 score = alpha' x_hat + sigma' eps_hat`.
 
@@ -88,7 +88,7 @@ def reverse(
     schedule: Schedule,
     eta: ArrayLike = 1.0,
 ) -> SdeTerms:
-    """Computes the reverse-time SDE, from noise to data, diffusion `eta g`, **dt < 0**.
+    """Computes the terms of the reverse-time SDE with diffusion `eta g`; **dt < 0**.
 
     `dz = (f z - (1 + eta^2) / 2 g^2 score) dt + eta g dw`; its drift is computed as
     `alpha' x_hat + sigma' eps_hat + eta^2 (sigma' - f sigma) eps_hat`.
@@ -133,7 +133,7 @@ def interpolant(
     epsilon: ArrayLike,
     direction: str = "reverse",
 ) -> SdeTerms:
-    """Computes the interpolant SDE: same marginals at any diffusion, either direction.
+    """Computes the terms of the interpolant SDE: any diffusion, either direction.
 
     `dz = (E[dz/dt | z] -+ epsilon^2 / 2 score) dt + epsilon dw` with minus for
     "reverse", dt < 0, and plus for "forward", dt > 0; `score = -eps_hat / sigma`. It is

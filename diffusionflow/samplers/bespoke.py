@@ -85,10 +85,10 @@ def optimize_coefficients(
     Args:
       denoise_fn: `(z, t) -> Denoised`, guidance included; labels that it holds belong
         to the rows of `z`. It is called with all of `z`, and differentiated in `z`: the
-        activations of all steps must fit in memory, and once the derivatives of half of
-        the end points in each coefficient of the plan, `coefficients * z.size / 2`
-        float64. It needs forward and reverse mode: a fused attention has only the
-        second.
+        activations of all steps must fit in memory, and at one time the derivatives of
+        half of the end points by each coefficient of the plan, `coefficients * z.size /
+        2` numbers in float64. It needs forward and reverse mode: a fused attention has
+        only the second.
       z: starts at `times[0]`, such as `samplers.prior(key, (256, *event), ...)`.
       times: timestep schedule (sampling grid), `[num_steps + 1]`, falling.
       sampler: deterministic, such as `samplers.ddim()`.

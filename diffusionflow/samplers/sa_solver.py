@@ -131,7 +131,7 @@ class SASolver(PredictorCorrector):
         )
 
     def _orders(self, usable: Array) -> tuple[Array, Array]:
-        """Computes orders of the predictor, and earlier predictions in the corrector.
+        """Computes the predictor's orders; counts earlier predictions in the corrector.
 
         Both rise, and fall with the steps that are left, to bounds of their own.
         """

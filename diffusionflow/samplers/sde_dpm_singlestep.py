@@ -93,7 +93,7 @@ class SDEDPMSolverSinglestep(DPMSolverSinglestep):
     def _below(
         self, total: Array, q: Array, last: Array, alpha_s: Array, sigma_s: Array
     ) -> Goal:
-        """Computes steps without noise, those to a block's end to the level below."""
+        """Makes steps without noise; those that end a block go to the level below."""
         eta, fresh = xp.asarray(self.eta, q.dtype), (1 - q) * (1 + q)
         kept = root(q**2 + (1 - eta) * (1 + eta) * fresh)
         kept, up = xp.where(last, kept, 1), xp.where(last, eta * root(fresh), 0)

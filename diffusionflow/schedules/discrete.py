@@ -61,7 +61,7 @@ class Discrete(FromSquares):
 
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> "Discrete":
-        """Tabulates `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`, float64 on host.
+        """Makes the schedule of betas: `alphas_cumprod_i = prod_{j <= i} (1 - beta_j)`.
 
         Args:
           betas: noise added in each step, each in (0, 1), the last may be 1, `[T]`.
@@ -83,7 +83,7 @@ class Discrete(FromSquares):
     def linear_betas(
         cls, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
     ) -> "Discrete":
-        """Makes the table of DDPM: `num_levels` betas, equally spaced.
+        """Makes the schedule of DDPM: `num_levels` betas, equally spaced.
 
         Source: Ho et al. 2020, arXiv 2006.11239, section 4.
         """

@@ -123,7 +123,7 @@ def _free(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
 
 
 def _default(name: str) -> Any:
-    """Returns the default of an entry that an identity lacks, by its dotted name."""
+    """Returns what an entry means where an identity lacks it, by its dotted name."""
     if name in ADDED:
         return ADDED[name]
     entry = schema.BY_NAME.get(name.removeprefix("config."))

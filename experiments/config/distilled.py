@@ -38,7 +38,7 @@ def read_config(workdir: pathlib.Path, flag: str) -> ConfigDict:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Converts values of JSON to tuples for lists, as a config file has them."""
+    """Converts lists in values of JSON to tuples, as a config file has them."""
     if isinstance(value, dict):
         return {key: _with_tuples(each) for key, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -34,7 +34,7 @@ def named(text: str) -> samplers.Named | None:
 
 
 def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Updates the section `sampler` of a config with the entries that are given.
+    """Returns the section `sampler` of a config with the entries that are given.
 
     A name of another library that is given without a grid brings its own, and the file
     of a grid that is given its sampler and number of steps. The file of the config

@@ -24,7 +24,7 @@ MASKS = ("mask", "weight_decay_mask")  # what optimizers call the leaves that de
 
 @functools.cache
 def known_optimizers() -> dict[str, Callable[..., Any]]:
-    """Maps names to optimizers of optax and optax.contrib: all with a learning rate."""
+    """Maps names to the optimizers of optax (and contrib) that take a learning rate."""
     import optax.contrib
 
     return {

@@ -82,7 +82,7 @@ def make(
 
 
 def words(result: Mapping[str, Any]) -> str:
-    """Writes the FID on one line, and whether it is comparable on another."""
+    """Formats the FID on one line, and whether it is comparable on another."""
     line = f"{result['protocol']}: {result['value']:.4f}, {result['count']:,} samples"
     line += f" ({result['recipe']}), {result['reference']}"
     if result["comparable"]:

@@ -107,7 +107,7 @@ def reporting_path_errors(flag: str, path: str | None) -> Iterator[None]:
 
 
 def _nested(*paths: str | os.PathLike) -> bool:
-    """Returns whether one path is in the other, or its `x.npz` or temporary file."""
+    """Returns whether a path is in another, or is its `.npz` or temporary file."""
     one, other = (pathlib.Path(path).absolute() for path in paths)
     begins = other.name.removeprefix(".").startswith(f"{one.name}.")
     named_by = other.parent == one.parent and begins

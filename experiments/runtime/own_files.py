@@ -25,15 +25,15 @@ def check_file(flag: str, out: str, suffix: str, command: str) -> None:
       UsageError: it has another suffix, is a folder, or is in none.
     """
     path = pathlib.Path(out)
-    reason = None
     if path.suffix != suffix:
-        reason = f"must end in {suffix}"
-    elif path.is_dir():
-        reason = "is a directory; name a file in it"
-    elif not (folder := path.absolute().parent).is_dir():
-        reason = f"must be in a directory that exists, and {folder} is none; make it"
-    if reason is not None:
-        raise UsageError(f"--{flag}={out!r}: {reason}")
+        raise UsageError(f"--{flag}={out!r}: must end in {suffix}")
+    if path.is_dir():
+        raise UsageError(f"--{flag}={out!r}: must be a file; name one in the directory")
+    if not (folder := path.absolute().parent).is_dir():
+        raise UsageError(
+            f"--{flag}={out!r}: must be in a directory that exists, and {folder} is "
+            "none; make it"
+        )
     check(flag, [path], command)
 
 

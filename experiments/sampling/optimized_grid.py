@@ -218,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 
 def words(found: grids.Optimized) -> str:
-    """Writes the errors of the grids, a line each, the best first, and the grid."""
+    """Formats the errors of the grids, a line each, the best first, and the grid."""
     ranked = sorted(found.measured, key=lambda each: each.error)
     lines = [
         f"{each.name:<32} {each.error:.4g} +- {each.standard_error:.2g}, "

@@ -178,7 +178,7 @@ def _straightness(
 
 
 def _words(found: Mapping[str, Any] | None) -> str:
-    """Writes the straightness on one line."""
+    """Formats the straightness on one line."""
     if found is None:
         return "straightness: not measured, as the sampler draws noise in its steps"
     mean, error, size = (

@@ -172,7 +172,8 @@ def _readers(workers: int) -> str | None:
     if not workers:
         return None
     many = "process reads" if workers == 1 else "processes read"
-    return f"{workers} {many} the data (data.workers)"
+    each = " for each process of the run" if jax.process_count() > 1 else ""
+    return f"{workers} {many} the data{each} (data.workers)"
 
 
 def _warn_of_gaps(

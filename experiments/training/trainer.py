@@ -186,7 +186,7 @@ class Trainer:
         )
 
     def root_mean_square(self, least: int = 1_024) -> float:
-        """Computes the RMS of at least `least` first training examples: `sigma_data`.
+        """Computes the RMS of the first training examples, a value for `sigma_data`.
 
         Of the values that count, where there is a mask.
 

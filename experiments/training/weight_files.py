@@ -67,9 +67,8 @@ def _of_edm(
     said = {"network": network}
     if output is None:
         return state, said
-    sigma_data = stated_sigma_data(path)
-    scaled = output == "edm" and sigma_data is not None
-    known: dict[str, Any] = {"sigma_data": sigma_data} if scaled else {}
+    sigma_data = stated_sigma_data(path) if output == "edm" else None
+    known: dict[str, Any] = {} if sigma_data is None else {"sigma_data": sigma_data}
     kind = interop.from_edm(output, **known).kind
     said |= {"convention": output, "kind": predictions.as_kind(kind)}
     return state, said | known

@@ -273,6 +273,11 @@ def test_another_network_is_given_without_the_entries_of_the_first(capsys):
         "features": 8,
     }
     assert "residual_mlp in place of unet, without" in capsys.readouterr().out
+    again = ["--config.network.name=dit", "--config.network.dropout=0.1"]
+    assert read(CONFIG, *again).network.dropout == 0.1
+    said = capsys.readouterr().out
+    assert "dit in place of unet, without" in said
+    assert "channels" in said and "dropout" not in said
     data = read(CONFIG, "--config.data.workers=2", "--config.data.name=moons").data
     assert data.to_dict() == {"name": "moons", "workers": 2}
     assert not capsys.readouterr().out

@@ -28,13 +28,16 @@ def run(*arguments, **environment):
     return process.returncode, output, error
 
 
-ANNOUNCED = re.compile(r".* [.]{3}|.*: (\d+ h )?(\d+ min )?\d+ (s|min)( so far)?")
+BEFORE = "importing|loading the (weights|data)|reading .*|initializing or .* the state"
+ANNOUNCED = re.compile(
+    rf"({BEFORE})( [.]{{3}}|: (\d+ h )?(\d+ min )?\d+ (s|min)( so far)?)"
+)
 
 
 def without_announcements(output):
-    """Standard output without the lines of `progress.announced`.
+    """Standard output without what `progress.announced` says before a refusal.
 
-    They come where something takes long, as anything may on a busy machine.
+    Such lines come where something takes long, as anything may on a busy machine.
     """
     lines = output.splitlines(keepends=True)
     return "".join(line for line in lines if not ANNOUNCED.fullmatch(line.rstrip()))

@@ -203,6 +203,8 @@ def test_the_options_of_a_training_name_the_scale_of_the_data(tmp_path):
     saved(tmp_path, STATE, {"network_kwargs": named | {"sigma_data": "1"}})
     with pytest.raises(ValueError, match="sigma_data='1': must be a positive number"):
         interop.load_edm(path)
+    saved(tmp_path, STATE, {"network_kwargs": {"sigma_data": "1"}})
+    assert interop.load_edm(path, output="vp").kind == predictions.as_kind("eps")
 
 
 SKEW = np.array([[1.0, 2], [2, 1]], np.float32)[None, None] / 6

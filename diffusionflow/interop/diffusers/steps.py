@@ -116,7 +116,7 @@ def _aims(
 
 
 def _init_scale(name: str, settings: Settings, sigma: float) -> float:
-    """Returns the initial noise's scale: 1, or in Euler's family the first level."""
+    """Returns the initial scale: 1, or Euler's first level unless spaced "leading"."""
     unit = name in (*spacings.SOLVERS, *spacings.CHAIN, *spacings.CONSISTENCY)
     leading = settings.get("timestep_spacing") == "leading"
     return 1.0 if unit or leading else sigma

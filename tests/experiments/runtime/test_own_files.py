@@ -54,7 +54,7 @@ def test_its_own_pages_and_pictures_are_replaced(tmp_path):
     ("name", "reason"),
     [
         ("page.htm", "must end in .html"),
-        ("folder.html", "is a directory; name a file in it"),
+        ("folder.html", "must be a file; name one in the directory"),
         ("nowhere/page.html", "a directory that exists, and .*nowhere is none; make"),
     ],
 )

@@ -80,7 +80,7 @@ def test_rows_come_when_they_are_due(straight):
 def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, monkeypatch, k):
     """Of 294 examples a step takes 16; log and evaluation fall between the k.
 
-    Evaluations alone are announced, not every step: that starts a thread.
+    Evaluations and pictures are announced where they are due: it starts a thread.
     """
     announced = []
 
@@ -107,6 +107,7 @@ def test_resuming_at_k_is_bit_for_bit_the_same(straight, tmp_path, monkeypatch, 
     rows = metrics_log.read(tmp_path / "metrics.jsonl")
     evaluated = [row for row in rows if row["step"] > k and "test_loss_raw" in row]
     assert announced.count("evaluating") == len(evaluated) > 0
+    assert announced.count("sampling") == 1  # after the last step
 
 
 @pytest.mark.slow

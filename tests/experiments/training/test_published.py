@@ -262,6 +262,15 @@ def test_labels_of_fewer_classes_keep_the_null_label():
     small = section | {"num_embeds_ada_norm": 9}
     with pytest.raises(UsageError, match="num_embeds_ada_norm=9: must be at least 10"):
         build.network(small, 10)
+    rows = dict(name="unet2d", num_class_embeds=10)
+    with pytest.raises(
+        UsageError, match="must be at least 11 for .*, one more for the"
+    ):
+        build.network(rows, 10)
+    with pytest.raises(
+        UsageError, match="network.label_dim=9: must be at least 10 for"
+    ):
+        build.network(dict(name="song_unet", label_dim=9), 10)
     with pytest.raises(UsageError, match="unknown name 'ddpm'.*known: diffusers, sit"):
         build.network(section | {"convention": "ddpm"}, 10)
 
