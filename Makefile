@@ -15,8 +15,8 @@ X64 := $(patsubst %,tests/core/test_%.py,analytic dataclass grids guidance \
   predictions predictions_conversion predictions_reschedule processes random schedules \
   schedules_learned schedules_transforms times times_adaptive weightings) \
   tests/networks/test_outside.py
-# compiling is most of the fast tests' time: their programs are optimized less, those of
-# the other targets as always; QUICK= optimizes these too
+# compiling is most of the tests' time: programs of `test`, `test-ci` and `test-slow` are
+# optimized less, and shared; QUICK= optimizes them as for users, as the others always are
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
 .PHONY: help train sample curve docs notebooks test test-ci test-x64 test-slow \
@@ -66,7 +66,8 @@ test-ci: $(VENV)/.test
 	  $(BIN)/python -m pytest -q -n auto --dist worksteal -m '$(FAST) and ci' $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
+	XLA_FLAGS="$(strip $(QUICK) $$XLA_FLAGS)" \
+	  $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder \
 	  -m 'slow and not nightly and not gpu' $(ARGS)
 
 test-nightly: $(VENV)/.test

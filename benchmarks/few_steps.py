@@ -177,13 +177,13 @@ CASES = {
         num_samples=2_000,
         teacher=(Draw("ddim", 1), Draw("ddim", 4), Draw("ddim", 64)),
         students=(
-            Student("progressive(first=64)", 6 * 500, JUMPS[:1]),
-            Student("reflow", 2_000, (Draw("ddim", 1),), pairs=True),
-            Student("one_step", 2_000, JUMPS[:1], pairs=True),
+            Student("progressive(first=64)", 6 * 200, JUMPS[:1]),
+            Student("reflow", 800, (Draw("ddim", 1),), pairs=True),
+            Student("one_step", 800, JUMPS[:1], pairs=True),
             Student("meanflow", 4_000, JUMPS),
-            Student("lagrangian", 2_000, JUMPS),
+            Student("lagrangian", 1_000, JUMPS),
         ),
-        num_pairs=20_000,
+        num_pairs=8_000,
     ),
     "digits": Case(
         num_samples=1_000,
@@ -271,7 +271,7 @@ def teacher_config(name: str) -> ConfigDict:
     config = overrides.load_config("toy2d" if name == "moons" else "digits")
     schema.settle(config)
     if name == "moons":
-        config.num_steps, config.batch_size = 3_000, 256
+        config.num_steps, config.batch_size = 1_500, 256
         config.network.update(features=64, max_frequency=8.0)
     else:
         config.num_steps, config.batch_size = 1_200, 64

@@ -59,7 +59,8 @@ def join() -> None:
     """Joins the processes of the run, if the flags say that there are several.
 
     Raises:
-      UsageError: the flags contradict each other, or no cluster was by_cluster.
+      UsageError: the flags contradict each other, or no cluster manager
+        is recognized.
     """
     if NAMES[0] not in flags.FLAGS:
         return

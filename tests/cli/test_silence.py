@@ -43,7 +43,6 @@ def silences(process):
 
 
 TRAIN = (
-    "--config=digits",
     "--config.num_steps=2",
     "--config.batch_size=32",
     "--config.optimizer.warmup_steps=1",
@@ -69,11 +68,19 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
-def test_no_command_is_silent_for_five_seconds(tmp_path):
+# the programs of the digits take minutes to compile
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param("toy2d", marks=pytest.mark.slow),
+        pytest.param("digits", marks=pytest.mark.nightly),
+    ],
+)
+def test_no_command_is_silent_for_five_seconds(config, tmp_path):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     workdir = f"--workdir={tmp_path / 'run'}"
-    for name, arguments in COMMANDS.items():
+    given = COMMANDS | {"train": (f"--config={config}", *TRAIN)}
+    for name, arguments in given.items():
         process = commands.start(f"experiments.{name}", workdir, *arguments, **cache)
         try:
             found, words = silences(process)

@@ -161,8 +161,17 @@ def test_judging_a_config_compiles_nothing(name, compiled):
     assert len(compiled) == 1  # so they are counted
 
 
+def networks():
+    """The first config of each network."""
+    first = {}
+    for name in NAMES:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        first.setdefault(config.network.to_json(sort_keys=True), name)
+    return list(first.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", networks())
 def test_its_blocks_read_a_vector_that_resolves_time(name, tmp_path):
     """32 directions or more, of 1 % of the largest, over 101 times.
 
@@ -230,8 +239,8 @@ def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
 
 
 # three differ from `digits` in the objective alone, for which there is the test above;
-# the four resolutions of the last take minutes to compile
-NIGHTLY = {"digits_ddpm", "digits_sd3", "digits_vcosine", "imagenet64"}
+# three and four resolutions, with attention as in `cifar10`, take minutes to compile
+NIGHTLY = {"digits_ddpm", "digits_sd3", "digits_vcosine", "imagenet64", "patches"}
 MARKED = [
     pytest.param(
         name, marks=getattr(pytest.mark, "nightly" if name in NIGHTLY else "slow")
