@@ -31,6 +31,7 @@ from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import build, distilled, overrides, schema
 from experiments.data import sklearn_images, toy2d
 from experiments.evaluation import features
+from experiments.runtime import allocator
 from experiments.sampling import compiled_sampler, conditions, requested
 from experiments.sampling import pairs as pair_files
 from experiments.training import loop
@@ -305,6 +306,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture", type=pathlib.Path, help="PNG of digits, seed 0")
     args = parser.parse_args()
+    allocator.keep_freed_memory()  # as the commands do
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         table, timer = measure_seeds(args.data, args.seeds, folder, args.picture)

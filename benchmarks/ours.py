@@ -17,7 +17,7 @@ from benchmarks import protocol
 from experiments.config import build, optimizers, registry
 from experiments.config.model import Model
 from experiments.data import DataTransform, Examples
-from experiments.runtime import rng, sharding
+from experiments.runtime import allocator, rng, sharding
 from experiments.training import step
 
 CLASSES = 10
@@ -165,6 +165,7 @@ def main() -> None:
     for name in ("case", "dtype", "options", "cache", "cpu_devices"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
+    allocator.keep_freed_memory()  # as the commands do
     jax.config.update("jax_compilation_cache_dir", args.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     sharding.split_cpu(int(args.cpu_devices))

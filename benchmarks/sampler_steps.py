@@ -24,7 +24,7 @@ from jax import Array
 from benchmarks import cases, ours
 from diffusionflow import grids, random, samplers
 from experiments.config import parsing, registry
-from experiments.runtime import sharding
+from experiments.runtime import allocator, sharding
 from experiments.sampling import compiled_sampler
 
 Program = Callable[[], Any]
@@ -118,6 +118,7 @@ def ratios(programs: Sequence[Program], pairs: int) -> dict[str, list[float]]:
 
 def main() -> None:
     args = parse()
+    allocator.keep_freed_memory()  # as the commands do
     digits, found = Digits(args.batch_size), {}
     print(f"digits network, {args.batch_size} samples, {args.num_steps} steps")
     print("| sampler | calls | elapsed | quartiles | processor time | quartiles |")

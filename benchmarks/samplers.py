@@ -49,7 +49,7 @@ from experiments.analysis.sampler_error import NUM_STARTS, NUM_STEPS, Point  # n
 from experiments.checkpointing import restore  # noqa: E402
 from experiments.checkpointing.loaded import Request  # noqa: E402
 from experiments.config import parsing, registry  # noqa: E402
-from experiments.runtime import sharding  # noqa: E402
+from experiments.runtime import allocator, sharding  # noqa: E402
 from experiments.sampling import conditions  # noqa: E402
 
 SAMPLERS = (
@@ -307,6 +307,7 @@ def rival(python: str, trained: Trained, rounds: int) -> None:
 
 def main() -> None:
     args = parse()
+    allocator.keep_freed_memory()  # as the commands do
     results = {}
     if "mixture" in args.parts:
         low, high = sampling_error()

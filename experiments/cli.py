@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from experiments.config import overrides, schema
-from experiments.runtime import distributed, exit_codes, sharding
+from experiments.runtime import allocator, distributed, exit_codes, sharding
 from experiments.runtime.errors import UsageError, check_name
 from experiments.runtime.finite_flags import define_number as define_number
 
@@ -303,6 +303,7 @@ def _entries_help() -> str:
 def start_jax() -> None:
     """Sets what must be set before the first array, and checks the backend."""
     _check_descriptors()
+    allocator.keep_freed_memory()
     if _has_config():
         config = _CONFIG.value
         schema.check_complete(config)
