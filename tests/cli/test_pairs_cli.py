@@ -35,6 +35,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_gives_one_line_and_exit_code_2(workdir, name):
     arguments, message = MISTAKES[name]

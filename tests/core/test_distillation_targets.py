@@ -89,6 +89,7 @@ def distilled(schedule, kind, v, steps):
     return float(lands[0, 0])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", fewstep.names("progressive_distillation/one_step_*"))
 def test_the_student_of_all_stages_is_ddim(name):
     given, expected = fewstep.inputs(name), fewstep.value(name)

@@ -230,6 +230,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name, run, tmp_path):
     wrong, message = MISTAKES[name]
@@ -242,6 +243,7 @@ def test_a_mistake_is_one_line(name, run, tmp_path):
     assert re.search(message, error), error
 
 
+@pytest.mark.ci
 def test_a_reference_needs_a_protocol(run):
     found = in_process.run(
         "experiments.evaluate", f"--workdir={run}", "--reference=a.npz"

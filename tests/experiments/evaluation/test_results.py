@@ -15,6 +15,7 @@ from experiments.runtime.errors import UsageError
 from tests.helpers.tiny_evaluation import REQUEST, copied
 
 
+@pytest.mark.ci
 def test_every_number_is_a_row_of_the_table(workdir, evaluated):
     with (workdir / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -42,6 +43,7 @@ def test_every_number_is_a_row_of_the_table(workdir, evaluated):
     assert others[3]["sampler"] == "ddim@2@uniform"
 
 
+@pytest.mark.ci
 def test_the_arrays_agree_with_the_json(workdir, evaluated):
     """And each is found again: means of examples, estimates of resamples, samples."""
     values, arrays = results.read(workdir / "eval.json")
@@ -127,6 +129,7 @@ def test_a_checkpoint_that_goes_away_meanwhile_is_a_note(
     assert run.evaluation is None and "or a training removed it now" in run.notes[0]
 
 
+@pytest.mark.ci
 def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_path):
     copied(workdir, tmp_path, "checkpoints")
     results.write(
@@ -140,6 +143,7 @@ def test_an_evaluation_of_another_step_is_not_compared(workdir, evaluated, tmp_p
     assert "is left out: it is of step 5, and the run is at step 10; move" in note
 
 
+@pytest.mark.ci
 def test_a_result_of_another_format_is_not_compared(workdir, evaluated, tmp_path):
     copied(workdir, tmp_path, "checkpoints")
     shutil.copy(workdir / "eval.npz", tmp_path / "eval.npz")

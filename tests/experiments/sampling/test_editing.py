@@ -117,6 +117,7 @@ def test_an_empty_mask_is_sample_and_a_full_one_the_input(workdir):
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
+@pytest.mark.ci
 def test_white_is_known_and_black_is_filled(workdir, capsys):
     edit = dict(init_image="five.npy", mask="half.png")
     found = draw(workdir, edit, sampler=STOCHASTIC)["samples"]
@@ -174,6 +175,7 @@ def test_a_row_goes_from_one_seed_to_the_other(workdir):
     assert labels.tolist() == np.repeat([0, 1, 0, 1], 5).tolist()
 
 
+@pytest.mark.ci
 def test_a_row_goes_from_one_picture_to_the_other(workdir):
     edit = dict(interpolate="five.npy,other.npy", columns=3)
     rows = draw(workdir, edit, sampler=HEUN, num_samples=100, guidance=1.0)["samples"]
@@ -284,6 +286,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.ci
 def test_what_does_not_fit_is_refused_before_weights_are_read(workdir, monkeypatch):
     def read(*unused):
         raise AssertionError("weights were read")

@@ -168,6 +168,7 @@ def test_the_trainer_draws_the_same(workdir):
     assert path.with_suffix(".png").read_bytes() == shown.read_bytes()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -183,6 +184,7 @@ def test_what_does_not_fit_the_run_is_refused(workdir, settings, message):
         draw(workdir, **settings)
 
 
+@pytest.mark.ci
 def test_a_checkpoint_of_another_format_is_refused(workdir, monkeypatch):
     monkeypatch.setattr(restore.metadata, "FORMAT", 3)
     with pytest.raises(UsageError, match="checkpoint format 2: must be 3, which"):

@@ -175,6 +175,7 @@ def test_the_straightness_of_gaussian_data_is_that_of_theory(name):
     assert abs(mean - expected) < 3 * error
 
 
+@pytest.mark.ci
 def test_a_last_step_to_the_data_counts(workdir):
     """Against the metric itself on the states, whose last time is that of level 0."""
     schedule = schedules.FlowMatching()
@@ -196,6 +197,7 @@ def test_a_last_step_to_the_data_counts(workdir):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_sampler_with_noise_has_no_straightness(workdir, capsys):
     assert "straightness" not in draw(workdir, sampler=SAMPLER | {"name": "ddpm"})
     assert "straightness: not measured, as the sampler" in capsys.readouterr().out

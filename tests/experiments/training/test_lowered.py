@@ -65,6 +65,7 @@ def test_attention_is_fused_on_a_gpu_alone(read):
     assert {*targets(DEVICES["v5e"])} == {""}
 
 
+@pytest.mark.ci
 def test_no_step_is_faster_than_its_state_passes_through_memory(read):
     operations, kept, _ = read(DEVICES["v5e"])
     device = DEVICES["v5e"]
