@@ -60,3 +60,15 @@ def reproduces(network, case, *, gradient):
     else:
         output = jax.jit(whole)(z)[1]
     close(output, last(case["output"]), 1e-5)
+
+
+def predicts_as(model, params, there):
+    """Whether a run's model of digits predicts what opened files do, bit for bit.
+
+    Of a class and of the null label, inside and at the end of time.
+    """
+    z, t, label = jnp.ones((2, 8, 8, 1)), jnp.array([0.3, 1.0]), jnp.array([3, 10])
+    predict_fn = model.predict_fn(params, label)
+    found = jax.jit(lambda z, t: predict_fn(z, t))(z, t)
+    exact = jax.jit(lambda z, t: there.predict_fn(z, t, label))(z, t)
+    np.testing.assert_array_equal(found, exact)

@@ -1,7 +1,8 @@
 """Random weights by name, and the records of networks of diffusers run on them.
 
-Of torch and jax nothing is needed: the script that records torch's outputs,
-`benchmarks/record_pretrained.py`, makes the same weights as the test that reads them.
+Of torch nothing is needed, and of jax nothing but for `state_of`: the script that
+records torch's outputs, `benchmarks/record_pretrained.py`, makes the same weights as
+the test that reads them.
 """
 
 import functools
@@ -17,6 +18,21 @@ FOLDER = pathlib.Path(__file__).parents[1] / "data" / "pretrained"
 def random_state(shapes):
     """Arrays for `{name: shape}` of a state dict, the same everywhere."""
     return {name: _random(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def state_of(net):
+    """Random arrays under the names of the parameters of a Flax module.
+
+    Args:
+      net: of `networks.pretrained`.
+    """
+    import jax
+
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *net.example_inputs())
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
+    return random_state(
+        {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+    )
 
 
 def _random(name, shape):

@@ -71,16 +71,7 @@ TINY = SongUNet(
 )
 
 
-def tiny():
-    """A state dict of one level, without filters."""
-    inputs = jax.random.key(0), *TINY.example_inputs()
-    shapes = jax.eval_shape(TINY.init, *inputs)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    named = {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-    return pretrained_weights.random_state(named)
-
-
-STATE = tiny()
+STATE = pretrained_weights.state_of(TINY)  # of one level, without filters
 
 
 @pytest.fixture(scope="module")
