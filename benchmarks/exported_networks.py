@@ -35,7 +35,8 @@ def run_there(folder, arrays):
     net = getattr(diffusers, config["_class_name"]).from_pretrained(folder).eval()
     net.save_pretrained(folder / "again")
     scheduler = json.loads((folder / "scheduler_config.json").read_text())
-    scheduler = diffusers.DDIMScheduler.from_config(scheduler)
+    trailing = dict(timestep_spacing="trailing")
+    scheduler = diffusers.DDIMScheduler.from_config(scheduler, **trailing)
     z, time, label, noise = (
         torch.from_numpy(arrays[name]) for name in ("z", "time", "label", "noise")
     )

@@ -4,6 +4,7 @@
 names (`benchmarks/record_edm.py`).
 """
 
+import collections
 import dataclasses
 import json
 
@@ -17,6 +18,7 @@ from diffusionflow.networks.pretrained import DhariwalUNet, SongUNet
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
 from tests.helpers.pretrained_runs import close, reproduces
+from tests.helpers.trees import same
 
 CASES = pretrained_weights.records("edm")
 FAST = ("ddpmpp", "ncsnpp", "adm")
@@ -72,6 +74,17 @@ TINY = SongUNet(
 
 
 STATE = pretrained_weights.state_of(TINY)  # of one level, without filters
+
+
+def test_a_state_dict_that_torch_wrote_is_opened(tmp_path):
+    """As `torch.save(net.state_dict(), path)` writes it, by `weights_only=True`."""
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(array) for name, array in state_of("adm").items()}
+    torch.save(collections.OrderedDict(state), tmp_path / "edm.pt")
+    found = interop.load_edm(tmp_path / "edm.pt", output="edm")
+    exact = interop.load_edm(saved(tmp_path / "npz", state_of("adm")), output="edm")
+    assert same(found.network.params, exact.network.params)
+    assert found.network.module == exact.network.module
 
 
 @pytest.fixture(scope="module")
