@@ -21,6 +21,7 @@ RECORDS = dict(pretrained_weights.records("pipelines"))
 NETWORK = RECORDS.pop("network")
 NUM_STEPS = 6
 AGAIN = {"DDPM small", "DDIM clipped"}  # classes with other options
+SCALED = {"Euler", "Heun"}  # these keep z / alpha
 Z = last(NETWORK["z"])
 # a row for every step; the last adds none
 DRAWS = last(pretrained_weights.arrays(7, NUM_STEPS, *NETWORK["z"].shape))[:, None]
@@ -41,8 +42,15 @@ def is_sampled(case, path):
     np.testing.assert_allclose(steps.timesteps, listed[:made], rtol=1e-6)
     draws = random.Recorded(jnp.asarray(DRAWS)) if "DDPM" in case else None
     key = None if draws else jax.random.key(0)  # of no effect
-    found = model.sample(key, jnp.asarray(Z), NUM_STEPS, draws=draws)
-    close(found.x, last(record["x"]), 2e-5)
+    sampled = model.sample(key, jnp.asarray(Z), NUM_STEPS, draws=draws, trajectory=True)
+    states, found = last(record["states"]), np.array(sampled.trajectory)[1:]
+    np.testing.assert_array_equal(found[-1], sampled.x)
+    if "Heun" in case:  # two calls a step, but for the last
+        states = states[[*range(1, len(states) - 1, 2), -1]]
+    if case in SCALED:
+        found /= model.schedule.alpha(steps.s)[:, None, None, None, None]
+    for here, there in zip(found, states, strict=True):
+        close(here, there, 2e-5)
 
 
 def are_sampled(cases, path):
