@@ -107,8 +107,15 @@ def configured(words):
 
 @pytest.mark.ci
 def test_configs_of_the_commands_are_valid(own):
+    """And their networks can be built, of the digits with 10 classes."""
     found = {name: each for name, each in commands().items() if each[0][0] == "train"}
-    check_all(lambda words: experiment.from_config(configured(words)), found)
+
+    def is_valid(words):
+        config = configured(words)
+        experiment.from_config(config)
+        build.network(config.network, 10 if config.data.name == "digits" else 0)
+
+    check_all(is_valid, found)
 
 
 @pytest.mark.ci
