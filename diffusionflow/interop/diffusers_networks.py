@@ -59,7 +59,9 @@ def architecture_of(module: Any, event_shape: tuple[int, ...]) -> Any:
     from diffusionflow.networks import DiT, UNet
 
     if not isinstance(module, DiT | UNet):
-        raise ValueError(f"diffusers has no {type(module).__name__}")
+        raise ValueError(
+            f"diffusers has no {type(module).__name__}: must be a UNet or a DiT"
+        )
     images = len(event_shape) == 3
     needed = {
         f"data of shape {event_shape}: must be images": images,

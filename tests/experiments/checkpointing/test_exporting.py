@@ -63,7 +63,10 @@ def test_weights_are_those_of_the_checkpoint_bit_for_bit(name, run, tmp_path):
 
 MISTAKES = {
     "format": (["--format=onnx"], "format=onnx"),
-    "diffusers": (["--format=diffusers"], "diffusers has no ResidualMLP; train a"),
+    "diffusers": (
+        ["--format=diffusers"],
+        "diffusers has no ResidualMLP: must be .*; train a",
+    ),
     "exists": (["--out=."], "exists: give the path of a new folder"),
     "empty": (["--out="], "--out=: is empty|out= is empty|out.*is empty"),
     "no step": (["--step=3"], r"step=3: must be one of \[4\], the steps in "),
