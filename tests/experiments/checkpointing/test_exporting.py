@@ -65,7 +65,7 @@ MISTAKES = {
     "format": (["--format=onnx"], "format=onnx"),
     "diffusers": (
         ["--format=diffusers"],
-        "diffusers has no ResidualMLP: must be .*; train a",
+        "no ResidualMLP: must be a UNet .*; train a",
     ),
     "exists": (["--out=."], "exists: give the path of a new folder"),
     "empty": (["--out="], "--out=: is empty|out= is empty|out.*is empty"),
