@@ -49,13 +49,12 @@ def configs(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     size = model.event_shape[:2]
     square = size[0] if size[0] == size[1] else list(size)
     config = {"_class_name": NAMES[type(module).__name__], "sample_size": square}
-    for name in ("shared_embedding", "frequency_shift"):
-        default = getattr(type(module), name, None)
-        if settings.pop(name, default) != default:
-            raise UsageError(
-                f"--format=diffusers: network.{name} must be {default}, as diffusers "
-                "has it; take --format=safetensors"
-            )
+    settings.pop("shared_embedding", None)  # `params` writes a copy for each block
+    if settings.pop("frequency_shift", 1) != 1:
+        raise UsageError(
+            "--format=diffusers: network.frequency_shift must be 1, as diffusers has "
+            f"it, {WAY_OUT}"
+        )
     return config | settings, scheduler  # of a DiT with its own sample_size
 
 
@@ -67,9 +66,15 @@ def params(model: Model, params: Any) -> Any:
       params: of its network.
     """
     module, convention = published.unwrapped(model.net)
-    if convention != "diffusionflow":
+    if convention == "diffusionflow":
+        return to_diffusers(module, params, model.event_shape)[1]
+    if not getattr(module, "shared_embedding", False):
         return params
-    return to_diffusers(module, params, model.event_shape)[1]
+    blocks = {name: dict(part) for name, part in params.items() if name != "emb"}
+    for name, block in blocks.items():
+        if name.startswith("transformer_blocks."):
+            block["norm1"] = {**block["norm1"], "emb": params["emb"]}
+    return blocks
 
 
 def _architecture(module: Any, model: Model) -> Any:

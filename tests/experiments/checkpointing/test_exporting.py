@@ -1,5 +1,6 @@
 """`diffusionflow export`: a run's weights as files, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -20,6 +21,7 @@ from experiments.config.published import PublishedNetwork
 from experiments.runtime.errors import UsageError
 from experiments.training import loop
 from tests.helpers import in_process, tiny
+from tests.helpers.pretrained_weights import state_of
 from tests.helpers.trees import same
 
 pytest.importorskip("safetensors.numpy")
@@ -144,6 +146,27 @@ def test_the_config_for_diffusers_is_of_the_same_network(name):
     config = json.loads(json.dumps(diffusers_format.configs(model)[0]))
     assert config["sample_size"] == size
     assert folders.ARCHITECTURES[config["_class_name"]](config) == module
+
+
+def test_a_shared_embedding_is_copied_into_each_block():
+    module = DiTTransformer2D(
+        num_attention_heads=2, attention_head_dim=4, in_channels=1, num_layers=2,
+        sample_size=8, num_embeds_ada_norm=2, shared_embedding=True,
+    )  # fmt: skip
+    state = state_of(module)
+    params = interop.parameters.params_of(module, state, "a DiT")
+    model = types.SimpleNamespace(
+        net=PublishedNetwork(module, "diffusers", 2), event_shape=(8, 8, 1)
+    )
+    moved = diffusers_format.params(model, params)
+    there = dataclasses.replace(module, shared_embedding=False)
+    z, time, label = jnp.ones((2, 8, 8, 1)), jnp.array([3.0, 500.0]), jnp.array([0, 2])
+    exact, found = (
+        jax.jit(net.apply)({"params": each}, z, time, label)
+        for net, each in ((module, params), (there, moved))
+    )
+    assert np.abs(exact).max() > 0
+    np.testing.assert_array_equal(found, exact)
 
 
 def test_timesteps_of_our_networks_are_their_times():
