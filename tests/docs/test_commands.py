@@ -7,10 +7,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.__main__ import COMMANDS
 from experiments.config import build, experiment, overrides, registry, schema
+from experiments.evaluation import features
 from experiments.runtime import distributed
 from tests.helpers.parametrize import check_all
 
@@ -137,6 +139,8 @@ def test_every_part_of_ones_own_is_accepted(own):
     assert sorted(index.tolist()) == list(range(12))
     assert (labels[index] == labels).all()
     assert (index // 4 == jnp.arange(12) // 4).all()
+    spectrum = features.own("own:Spectrum(count=4)").features_fn(np.ones((3, 16)))
+    np.testing.assert_allclose(spectrum, [[16.0, 0, 0, 0]] * 3, atol=1e-12)
     config.objective.kind = "own:Halfway"
     assert build.objective(config.objective).kind.plane(0.5, schedule=None)
 
