@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 
+TEXTS = ("config", "shapes", "slopes")
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "pretrained"
 
 
@@ -54,12 +55,12 @@ def arrays(seed, *shape):
 
 @functools.cache
 def records(family):
-    """`{case: {array: value}}` of a file of records, with `config` and `shapes`."""
+    """`{case: {array: value}}` of a file of records, with dictionaries of `TEXTS`."""
     found = {}
     with np.load(FOLDER / f"{family}.npz") as file:
         for key in file.files:
             case, _, name = key.partition("/")
             value = file[key]
-            value = json.loads(str(value)) if name in ("config", "shapes") else value
+            value = json.loads(str(value)) if name in TEXTS else value
             found.setdefault(case, {})[name] = value
     return found
