@@ -319,8 +319,19 @@ AUTOENCODERS = {
 }
 
 
+def gradient_of(fn, x):
+    """The gradient in x of the product of `fn(x)` with random numbers."""
+    x = torch.from_numpy(x).requires_grad_()
+    output = fn(x)
+    with_numbers = torch.from_numpy(pretrained_weights.arrays(1, *output.shape))
+    return torch.autograd.grad((output * with_numbers).sum(), x)[0].numpy()
+
+
 def autoencoder(case, config):
-    """One record of `AutoencoderKL`: moments, images; of sd3 both again by tiles."""
+    """One record of `AutoencoderKL`: moments, images, and their gradients.
+
+    Of sd3 moments and images again by tiles.
+    """
     net = diffusers.AutoencoderKL(**config)
     shapes = filled(net)
     channels = config.get("in_channels", 3)
@@ -329,6 +340,9 @@ def autoencoder(case, config):
     inner = side // 2 ** (len(config["block_out_channels"]) - 1)
     z = pretrained_weights.arrays(1, 2, config["latent_channels"], inner, inner)
     found = dict(x=x, z=z)
+    encode = lambda x: net.encode(x).latent_dist.mean
+    found["mean_gradient"] = gradient_of(encode, x)
+    found["image_gradient"] = gradient_of(lambda z: net.decode(z).sample, z)
     for tiles in (False, True)[: 1 + (case == "sd3")]:
         net.use_tiling = tiles
         suffix = "_tiled" if tiles else ""
