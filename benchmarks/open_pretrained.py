@@ -9,7 +9,7 @@ authors (2.7 GB), and opened by `interop.load_dit` in a process of its own.
 import argparse
 import json
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -60,10 +60,16 @@ def write(path):
 
 
 def resident():
-    """Resident memory of this process in bytes: now, and the largest so far."""
-    status = pathlib.Path("/proc/self/statm").read_text().split()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(status[1]) * resource.getpagesize(), most
+    """Resident memory of this process in bytes: now, and the largest so far.
+
+    `getrusage` would count the process that wrote the file, of which this is a fork.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    now, most = (
+        int(re.search(rf"^{name}:\s+(\d+) kB", status, re.M)[1]) * 1024
+        for name in ("VmRSS", "VmHWM")
+    )
+    return now, most
 
 
 def opened(path):

@@ -73,10 +73,11 @@ def scheduler(name, file):
 
 
 def drawn(net, made, z):
-    """The pipelines' loop, with recorded noise for a stochastic scheduler."""
+    """What the pipelines' loop has after each call, with recorded noise."""
     noise = iter(pretrained_weights.arrays(7, NUM_STEPS, *z.shape))
     scheduling_ddpm.randn_tensor = lambda *_, **__: torch.from_numpy(next(noise))
     made.set_timesteps(NUM_STEPS)
+    states = []
     x = torch.from_numpy(z) * getattr(made, "init_noise_sigma", 1.0)
     for timestep in made.timesteps:
         scaled = x
@@ -85,7 +86,8 @@ def drawn(net, made, z):
         with torch.no_grad():
             value = net(scaled, timestep).sample
         x = made.step(value, timestep, x).prev_sample
-    return x.numpy()
+        states.append(x.numpy())
+    return np.stack(states)
 
 
 def parameters():
@@ -114,7 +116,7 @@ def main():
     found["network/config"] = json.dumps(dict(NETWORK, _class_name="UNet2DModel"))
     for case, (name, file) in SCHEDULERS.items():
         made, config = scheduler(name, file)
-        found[f"{case}/x"] = drawn(net, made, z)
+        found[f"{case}/states"] = drawn(net, made, z)
         found[f"{case}/timesteps"] = made.timesteps.numpy()
         found[f"{case}/config"] = json.dumps(config)
     counts = parameters()

@@ -131,6 +131,23 @@ def ran(net, z, *arguments, **options):
     return dict(output=output.detach().numpy(), gradient=gradient.numpy())
 
 
+def slopes(net, z, *arguments, **options):
+    """Of the same product, the size of the gradient in each parameter by name.
+
+    And its part along the parameter: two numbers for each.
+    """
+    output = net(torch.from_numpy(z), *arguments, **options, return_dict=False)[0]
+    with_numbers = torch.from_numpy(pretrained_weights.arrays(1, *output.shape))
+    named = {name: each for name, each in net.named_parameters() if each.requires_grad}
+    loss = (output * with_numbers).sum()
+    gradients = torch.autograd.grad(loss, list(named.values()))
+    found = {}
+    for (name, each), gradient in zip(named.items(), gradients, strict=True):
+        along = (gradient * each.detach()).sum() / each.detach().norm()
+        found[name] = [float(f"{float(one):.7g}") for one in (gradient.norm(), along)]
+    return json.dumps(found)
+
+
 def unet(case, config):
     """One record of `UNet2DModel`."""
     net = diffusers.UNet2DModel(**config)
@@ -141,6 +158,7 @@ def unet(case, config):
     label = LABELS.get(case)
     options = {} if label is None else dict(class_labels=torch.from_numpy(label))
     found = dict(z=z, time=time, **ran(net, z, torch.from_numpy(time), **options))
+    found["slopes"] = slopes(net, z, torch.from_numpy(time), **options)
     if label is not None:
         found["label"] = label
     config = dict(config, _class_name="UNet2DModel")
@@ -183,8 +201,11 @@ def dit(case, config):
     net = diffusers.DiTTransformer2DModel(**config)
     shapes = filled(net)
     config = dict(config, _class_name="DiTTransformer2DModel")
+    found = dit_run(net, config["in_channels"], np.array([7, 981]))
+    inputs = (torch.from_numpy(found[name]) for name in ("time", "label"))
     return dict(
-        dit_run(net, config["in_channels"], np.array([7, 981])),
+        found,
+        slopes=slopes(net, found["z"], *inputs),
         config=json.dumps(config),
         shapes=json.dumps(shapes),
     )
@@ -298,8 +319,19 @@ AUTOENCODERS = {
 }
 
 
+def gradient_of(fn, x):
+    """The gradient in x of the product of `fn(x)` with random numbers."""
+    x = torch.from_numpy(x).requires_grad_()
+    output = fn(x)
+    with_numbers = torch.from_numpy(pretrained_weights.arrays(1, *output.shape))
+    return torch.autograd.grad((output * with_numbers).sum(), x)[0].numpy()
+
+
 def autoencoder(case, config):
-    """One record of `AutoencoderKL`: moments, images; of sd3 both again by tiles."""
+    """One record of `AutoencoderKL`: moments, images, and their gradients.
+
+    Of sd3 moments and images again by tiles.
+    """
     net = diffusers.AutoencoderKL(**config)
     shapes = filled(net)
     channels = config.get("in_channels", 3)
@@ -308,6 +340,9 @@ def autoencoder(case, config):
     inner = side // 2 ** (len(config["block_out_channels"]) - 1)
     z = pretrained_weights.arrays(1, 2, config["latent_channels"], inner, inner)
     found = dict(x=x, z=z)
+    encode = lambda x: net.encode(x).latent_dist.mean
+    found["mean_gradient"] = gradient_of(encode, x)
+    found["image_gradient"] = gradient_of(lambda z: net.decode(z).sample, z)
     for tiles in (False, True)[: 1 + (case == "sd3")]:
         net.use_tiling = tiles
         suffix = "_tiled" if tiles else ""

@@ -203,6 +203,9 @@ def write_folder(
         for name, value in {"config.json": config, **(files or {})}.items():
             text = json.dumps(value, indent=2, allow_nan=False)
             (unfinished / name).write_text(text + "\n")
+        # safetensors makes files that other users cannot read
+        mode = (unfinished / "config.json").stat().st_mode
+        (unfinished / f"{STEM}.safetensors").chmod(mode)
         try:
             unfinished.rename(path)
         except OSError as error:

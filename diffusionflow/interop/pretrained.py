@@ -196,6 +196,7 @@ class Pretrained:
         *,
         label: ArrayLike | None = None,
         draws: Any = None,
+        trajectory: bool = False,
     ) -> samplers.Result:
         """Samples as the scheduler of its config does, step for step.
 
@@ -208,6 +209,7 @@ class Pretrained:
           num_steps: number of steps.
           label: int [] or [*batch]; None for the null label, if there is one.
           draws: `noise` of `samplers.run`.
+          trajectory: whether to return z before and after each step.
 
         Returns:
           `samplers.Result`.
@@ -223,7 +225,8 @@ class Pretrained:
             )
         label = self._checked(self.null_label if label is None else label)
         net_fn = jax.tree_util.Partial(self.network, label=label)
-        return scheduler.sample(key, net_fn, noise, num_steps, draws=draws)
+        given: dict[str, Any] = dict(draws=draws, trajectory=trajectory)
+        return scheduler.sample(key, net_fn, noise, num_steps, **given)
 
 
 def assembled(

@@ -1,5 +1,6 @@
 """Weights in published layouts, read as arrays: nothing is unpickled that runs code."""
 
+import io
 import json
 import pathlib
 import pickle
@@ -15,9 +16,12 @@ MOST_NAMES = 12  # of a list in a message
 UNSAFE = object()
 AT_ONCE = 4  # arrays that are read from an open file
 Put = Callable[[np.ndarray], Any]
+Source = pathlib.Path | io.BytesIO
 
 
-def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str, Any]:
+def read_weights(
+    path: str | pathlib.Path, *, put: Put = np.asarray, content: bytes | None = None
+) -> dict[str, Any]:
     """Reads the arrays of a file or a folder by name, in the types they are stored in.
 
     Args:
@@ -28,6 +32,8 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
         `hf://owner/name[@revision][/path]`.
       put: what each array goes through as soon as it is read, such as `jnp.asarray`;
         so a `.safetensors` file is in memory once, not as two kinds of arrays.
+      content: bytes of a file of torch or an `.npz`, where they were read already, as
+        for their digest; the others are read from the path.
 
     Returns:
       `{name: array}`.
@@ -47,13 +53,14 @@ def read_weights(path: str | pathlib.Path, *, put: Put = np.asarray) -> dict[str
         )
     if path.name.endswith(".index.json"):
         return _read_shards(path, put)
+    source = path if content is None else io.BytesIO(content)
     if path.suffix in TORCH:
-        return _read_torch(path, put)
+        return _read_torch(path, source, put)
     match path.suffix:
         case ".safetensors":
             return _read_safetensors(path, put)
         case ".npz":
-            return _read_npz(path, put)
+            return _read_npz(path, source, put)
         case ".pkl" | ".pickle" | ".ckpt":
             raise ValueError(
                 f"{path.name}: a pickle may run code and is not opened; save the "
@@ -137,9 +144,9 @@ def _reading(path: pathlib.Path, read: Any) -> Any:
         raise ValueError(f"{path}: corrupted or no such file; {detail}") from error
 
 
-def _read_npz(path: pathlib.Path, put: Put) -> dict[str, Any]:
+def _read_npz(path: pathlib.Path, source: Source, put: Put) -> dict[str, Any]:
     def read() -> dict[str, Any]:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(source, allow_pickle=False) as file:
             return {name: put(file[name]) for name in file.files}
 
     return _reading(path, read)
@@ -162,12 +169,12 @@ def _read_safetensors(path: pathlib.Path, put: Put) -> dict[str, Any]:
     return _reading(path, read)
 
 
-def _read_torch(path: pathlib.Path, put: Put) -> dict[str, Any]:
+def _read_torch(path: pathlib.Path, source: Source, put: Put) -> dict[str, Any]:
     def read() -> Any:
         import torch
 
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             return UNSAFE
 

@@ -119,10 +119,12 @@ class UNet(ConditionalNetwork):
       dtype: of convolutions and products, "float32" or "bfloat16".
       remat: what the blocks store for the gradient, see `layers.rematerialized`; the
         rest is computed twice. Empty for all that it needs.
+      time_features: sinusoids of the time, an even number; None for 4 `channels`.
 
     Raises:
-      ValueError: `max_frequency` is not positive. At a call: the data do not have one
-        to three dimensions, or a size cannot be halved `len(multipliers) - 1` times.
+      ValueError: `max_frequency` is not positive, or `time_features` odd. At a call:
+        the data do not have one to three dimensions, or a size cannot be halved
+        `len(multipliers) - 1` times.
     """
 
     channels: int = 64
@@ -133,6 +135,16 @@ class UNet(ConditionalNetwork):
     dropout: float = 0.0
     dtype: DTypeLike = "float32"
     remat: str = ""
+    time_features: int | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        count = self.time_features
+        if count is not None and (count < 2 or count % 2):
+            raise ValueError(
+                f"time_features={count}: must be even and positive, a cosine and a "
+                "sine for each frequency; or None, for 4 channels"
+            )
+        super().__post_init__()
 
     @property
     def conditioning_features(self) -> int:

@@ -2,11 +2,11 @@
 
 import importlib.util
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from diffusionflow import interop, schedules
+from diffusionflow import interop
 from diffusionflow.interop import as_json, own
-from experiments.checkpointing import restore
+from experiments.checkpointing import diffusers_format, restore
 from experiments.checkpointing.loaded import Loaded, Request
 from experiments.config import published
 from experiments.config.model import Model
@@ -63,7 +63,7 @@ def export(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Path:
         del request
         _check_model(model)
         if settings.format == "diffusers":
-            for_diffusers(model)
+            diffusers_format.configs(model)
         else:
             _check_described(model)
 
@@ -72,9 +72,10 @@ def export(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Path:
         (loaded,) = restore.load_each(pathlib.Path(workdir), request, names, check)
     with naming("--workdir"), progress.announced("writing the weights"):
         if settings.format == "diffusers":
-            config, scheduler = for_diffusers(loaded.model)
+            config, scheduler = diffusers_format.configs(loaded.model)
+            params = diffusers_format.params(loaded.model, loaded.params)
             more = {"scheduler_config.json": scheduler}
-            own.write_folder(out, config, loaded.params, more)
+            own.write_folder(out, config, params, more)
         else:
             _save(out, loaded)
     print(f"{_words(loaded)}, weights {loaded.digest}\n{out}", flush=True)
@@ -135,70 +136,3 @@ def _words(loaded: Loaded) -> str:
     request = loaded.request
     width = "" if request.sigma_rel is None else f" of width {request.sigma_rel:g}"
     return f"{request.weights} weights{width} of step {request.step:,}"
-
-
-def for_diffusers(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes `config.json` and `scheduler_config.json` of a network that diffusers has.
-
-    Raises:
-      UsageError: diffusers has no such network or schedule.
-    """
-    module, convention = published.unwrapped(model.net)
-    if convention != "diffusers":
-        name = type(module).__name__
-        raise UsageError(
-            f"--format=diffusers: diffusers has no {name} as it is called here; "
-            "train network.name unet2d or dit_transformer2d, or take "
-            "--format=safetensors"
-        )
-    with naming("--format=diffusers"):
-        scheduler = scheduler_config(model.objective.schedule, model.objective.kind)
-    names = {"UNet2D": "UNet2DModel", "DiTTransformer2D": "DiTTransformer2DModel"}
-    settings = as_json.described("network", module)
-    del settings["_class"]
-    size = model.event_shape[:2]
-    square = size[0] if size[0] == size[1] else list(size)
-    config = {"_class_name": names[type(module).__name__], "sample_size": square}
-    for name in ("shared_embedding", "frequency_shift"):
-        default = getattr(type(module), name, None)
-        if settings.pop(name, default) != default:
-            raise UsageError(
-                f"--format=diffusers: network.{name} must be {default}, as diffusers "
-                "has it; take --format=safetensors"
-            )
-    return config | settings, scheduler  # of a DiT with its own sample_size
-
-
-def scheduler_config(schedule: schedules.Schedule, kind: Any) -> dict[str, Any]:
-    """Converts a noise schedule to the config of the matching scheduler of diffusers.
-
-    Raises:
-      ValueError: it has none.
-    """
-    types = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}
-    if isinstance(schedule, schedules.Discrete) and str(kind) in types:
-        alphas = schedule.alphas_cumprod
-        before = [1.0, *alphas[:-1].tolist()]
-        betas = [1 - a / b for a, b in zip(alphas.tolist(), before, strict=True)]
-        return {
-            "_class_name": "DDPMScheduler",
-            "num_train_timesteps": len(betas),
-            "trained_betas": betas,
-            "prediction_type": types[str(kind)],
-            "clip_sample": False,
-        }
-    shift = 1.0
-    base = schedule
-    if isinstance(base, schedules.Shifted):
-        shift, base = float(base.k), base.base
-    plain = isinstance(base, schedules.FlowMatching) and base.sigma_min == 0
-    if plain and str(kind) in ("u", "dz_dt"):
-        return {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": 1000,
-            "shift": shift,
-        }
-    raise ValueError(
-        f"no scheduler for {kind} on {schedule!r}: must be eps, v or x on a table such "
-        "as linear_betas, or u on flow_matching; or take --format=safetensors"
-    )

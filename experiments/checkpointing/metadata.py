@@ -31,7 +31,11 @@ FREE = (
 )
 # Entries that checkpoints from before them lack, and what they would have said: a row
 # for each field that is added to a network.
-ADDED = {"network.max_frequency": 1000.0, "network.two_times": False}
+ADDED = {
+    "network.max_frequency": 1000.0,
+    "network.time_features": None,
+    "network.two_times": False,
+}
 # The digest of examples that counts, and the older one, which counts where a checkpoint
 # has no other.
 CONTENTS, OLDER = "examples.contents", "examples.digest"

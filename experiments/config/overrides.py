@@ -30,6 +30,7 @@ from experiments.runtime.errors import (
     nearest,
 )
 
+NAMED = dict(network=registry.NETWORKS, data=registry.DATASETS)  # `schema.OPEN`
 MOST_DIGITS = 18  # of a whole number
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
@@ -162,7 +163,8 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
         for section in schema.OPEN:
             if flag == f"config.{section}.name" and text is not None:
                 _replace_section(config, section, text, names(given))
-    for flag, text in given:
+    # names first, as arguments have the types that these take
+    for flag, text in sorted(given, key=lambda each: not each[0].endswith(".name")):
         name = _entry(flag)
         *sections, key = name.split(".")
         place, where = config, "--config"
@@ -221,8 +223,7 @@ def _replace_section(config: ConfigDict, name: str, text: str, given: set[str]) 
 
 def _check_known(section: str, text: str) -> None:
     """Refuses an unknown name before it replaces a section."""
-    known = dict(network=registry.NETWORKS, data=registry.DATASETS)[section]
-    parsing.takes(f"{section}.name", text, known)
+    parsing.takes(f"{section}.name", text, NAMED[section])
 
 
 def _check_entry(where: str, section: Any, key: str) -> None:
@@ -231,8 +232,13 @@ def _check_entry(where: str, section: Any, key: str) -> None:
 
 def _wanted(place: ConfigDict, name: str, key: str) -> Any:
     """Finds the type of an entry, or None where nothing says it."""
-    if (wanted := schema.type_of(name)) is not None or key not in place:
+    if (wanted := schema.type_of(name)) is not None:
         return wanted
+    if key not in place:
+        section, called = name.split(".")[0], schema.value(place, "name")
+        if name != f"{section}.{key}" or not isinstance(called, str):
+            return None
+        return parsing.type_of_argument(f"{section}.name", called, NAMED[section], key)
     try:
         kind = place.get_type(key)
     except RequiredValueError:

@@ -88,6 +88,18 @@ def takes(where: str, name: str, registry: Registry) -> set[str]:
     return {*_parameters(_named(where, ast.unparse(node), registry, outside))}
 
 
+def type_of_argument(where: str, name: str, registry: Registry, key: str) -> Any:
+    """Returns the type of an argument of a call string's callable, T of `T | None`.
+
+    None where there is no such argument, or its type is none of `schema.WORDS`.
+    """
+    tree, outside = _tree(where, name, registry)
+    node = tree.func if isinstance(tree, ast.Call) else tree
+    found = _parameters(_named(where, ast.unparse(node), registry, outside)).get(key)
+    wanted = None if found is None else _wanted(found.annotation, ...)
+    return wanted if wanted in schema.WORDS else None
+
+
 def parse(
     where: str,
     text: str,

@@ -63,6 +63,10 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
             dataset = real_data(loaded)
         _check_count(request.num_examples, len(dataset.test.labels))
         request = _completed(request, loaded, len(dataset.test.labels))
+        features = []
+        if "sample quality" not in request.leave_out:
+            shape = loaded.model.event_shape
+            features = sample_quality.asked_features(request.samples, shape)
         settings = _settings(request, loaded)
         (workdir / FOLDER).mkdir(exist_ok=True)
         alone = files.acquire_lock(stack, workdir / FOLDER / ".lock")
@@ -77,7 +81,9 @@ def evaluate_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
         try:
             precision = loaded.config["matmul_precision"]
             stack.enter_context(jax.default_matmul_precision(precision))
-            measured, arrays = measurements.measure(workdir, request, weights, dataset)
+            measured, arrays = measurements.measure(
+                workdir, request, weights, dataset, features
+            )
         except Stopped as stopped:
             stopped.kept = f"what is finished is in {workdir}; the same command goes on"
             raise
@@ -138,8 +144,6 @@ def _completed(request: Request, loaded: Loaded, there: int) -> Request:
         sampler = build.sampler(section)
         build.check_guidance(loaded.model.net, sampler, loaded.request.guidance)
         grid_check.warn_of_other_sampler(section)
-    if "sample quality" not in request.leave_out:
-        sample_quality.check_features(asked, loaded.model.event_shape)
     few = measurements.CPU_WIDTH if measurements.is_slow(loaded.model) else there
     if request.num_examples is None and few < there:
         print(

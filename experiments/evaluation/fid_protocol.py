@@ -106,7 +106,7 @@ class Asked(NamedTuple):
       workdir: of the run.
       loaded: its weights, and the request.
       dataset: its real data.
-      decoder: of latents; None of pictures.
+      codec: of latents; None of pictures.
       stored: what samples are.
       reference: what they are compared with.
       features_fn: from pictures to features.
@@ -116,7 +116,7 @@ class Asked(NamedTuple):
     workdir: pathlib.Path
     loaded: Loaded
     dataset: DataSet
-    decoder: autoencoder.Decoder | None
+    codec: autoencoder.Codec | None
     stored: generate.Stored
     reference: fid_reference.Reference
     features_fn: fid_reference.FeaturesFn
@@ -132,22 +132,23 @@ def _prepared(workdir: pathlib.Path, settings: Settings) -> Asked:
     if settings.autoencoder is None:
         _check_pictures(generate.stored(described.model, None))
     reference = fid_reference.published(settings.reference)
-    decoder = None
+    codec = None
     if settings.autoencoder is not None:
         shape, identity = described.model.event_shape, described.identity
-        decoder = autoencoder.decoder(settings.autoencoder, shape, identity)
-    stored = generate.stored(described.model, decoder)
+        codec = autoencoder.open_codec(settings.autoencoder, shape, identity)
+    stored = generate.stored(described.model, codec)
     _check_pictures(stored)
-    features_fn = fid_reference.features_fn(settings.inception, settings.protocol)
+    features_fn, digest = fid_reference.features_fn(
+        settings.inception, settings.protocol
+    )
     with progress.announced("loading the weights and the data"):
         loaded = restore.load(workdir, asked)
         dataset = real_data(loaded)
     if reference is None:
         size = stored.event_shape[:2]
         reference = fid_reference.of_images(settings.reference, dataset, size)
-    digest = _digest(settings.inception)
     return Asked(
-        workdir, loaded, dataset, decoder, stored, reference, features_fn, digest
+        workdir, loaded, dataset, codec, stored, reference, features_fn, digest
     )
 
 
@@ -159,7 +160,7 @@ def _facts(protocol: str, asked: Asked) -> dict[str, Any]:
         "protocol": protocol,
         "inception": asked.inception,
         "reference": asked.reference.digest,
-        "autoencoder": asked.decoder and asked.decoder.digest,
+        "autoencoder": asked.codec and asked.codec.digest,
     }
     return json.loads(json.dumps(own | of_samples))
 
@@ -172,11 +173,6 @@ def _distance(asked: Asked, facts: Mapping[str, Any]) -> float:
     sampled = fid_reference.of_samples(path, asked.features_fn, cache)
     expected = fid_reference.moments_of(asked.reference, asked.features_fn, cache)
     return metrics.frechet_distance(sampled, expected)
-
-
-def _digest(path: str) -> str:
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _request(workdir: pathlib.Path, settings: Settings) -> LoadRequest:
@@ -253,7 +249,7 @@ def _sampled(asked: Asked) -> pathlib.Path:
     labels = labels_in_proportion(counts, loaded.request.num_samples)
     digest = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
     plan = Plan(None, {"labels": digest}, "_in-proportion", ", classes in proportion")
-    path = generate.samples_path(workdir, loaded.request, plan, asked.decoder)
+    path = generate.samples_path(workdir, loaded.request, plan, asked.codec)
     new = shards.quarantine(path, "parameters", loaded.digest)
     if new is not None:
         print(
@@ -262,7 +258,7 @@ def _sampled(asked: Asked) -> pathlib.Path:
             flush=True,
         )
     given = Conditions(labels)
-    return generate.write_samples(workdir, loaded, given, plan, asked.decoder)
+    return generate.write_samples(workdir, loaded, given, plan, asked.codec)
 
 
 def _reasons(asked: Asked) -> list[str]:
@@ -280,7 +276,7 @@ def _reasons(asked: Asked) -> list[str]:
             not asked.inception.startswith(PUBLISHED_WEIGHTS)
         ),
     }
-    if asked.decoder is not None:
-        found[asked.decoder.doubt] = bool(asked.decoder.doubt)
+    if asked.codec is not None:
+        found[asked.codec.doubt] = bool(asked.codec.doubt)
     reasons = [reason for reason, holds in found.items() if holds]
     return [*reasons, *asked.reference.reasons]

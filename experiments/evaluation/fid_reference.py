@@ -49,10 +49,21 @@ class Reference(NamedTuple):
     batches_fn: Callable[[], Iterator[np.ndarray]] = lambda: iter(())
 
 
-def features_fn(inception: str, protocol: str) -> FeaturesFn:
-    """Loads Inception: uint8 [n, height, width, 1 or 3] to its features [n, 2048]."""
+def features_fn(inception: str, protocol: str) -> tuple[FeaturesFn, str]:
+    """Loads Inception: uint8 [n, height, width, 1 or 3] to its features [n, 2048].
+
+    Args:
+      inception: file of its weights, which is read once.
+      protocol: one of `PROTOCOLS`.
+
+    Returns:
+      The function, and the SHA-256 of the file.
+    """
     with naming("--inception"), progress.announced("reading Inception's weights"):
-        params = inception_params(read_weights(inception))
+        path = pathlib.Path(inception)
+        content = path.read_bytes() if path.is_file() else None
+        params = inception_params(read_weights(path, content=content))
+    digest = hashlib.sha256(content or b"").hexdigest()
     apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x))
     input_fn = PROTOCOLS[protocol].input_fn
 
@@ -62,7 +73,7 @@ def features_fn(inception: str, protocol: str) -> FeaturesFn:
         inputs = input_fn(np.concatenate([x, more]))
         return np.asarray(apply(params, inputs), np.float64)[: len(x)]
 
-    return run
+    return run, digest
 
 
 def _moments(

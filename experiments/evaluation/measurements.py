@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from experiments.evaluation import (
     per_example,
     sample_quality,
 )
+from experiments.evaluation.features import Features
 from experiments.evaluation.result_cache import FOLDER, Chunks, ResultCache
 from experiments.runtime import environment, progress
 from experiments.sampling import generate, requested, shards
@@ -74,6 +75,7 @@ def measure(
     request: Request,
     weights: Mapping[str, Loaded],
     dataset: DataSet,
+    features: Sequence[Features] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Computes what `eval.json` and `eval.npz` hold.
 
@@ -85,6 +87,7 @@ def measure(
       request: complete.
       weights: "raw" and "ema".
       dataset: of the run.
+      features: of `sample_quality.asked_features`.
     """
     loaded = weights[request.weights]
     cache = ResultCache(workdir / FOLDER)
@@ -110,7 +113,11 @@ def measure(
         "accuracy": None,
         "samples": [],
     }
-    computed = {"likelihood": _likelihood, "sample quality": _sample_quality}
+    quality = functools.partial(_sample_quality, features=features)
+    computed: dict[str, Callable[..., Any]] = {
+        "likelihood": _likelihood,
+        "sample quality": quality,
+    }
     for name, compute in computed.items():
         if name not in left_out:
             more, more_arrays = compute(workdir, request, loaded, dataset, cache)
@@ -178,11 +185,13 @@ def _sample_quality(
     loaded: Loaded,
     dataset: DataSet,
     cache: ResultCache,
+    *,
+    features: Sequence[Features],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Computes the quality of samples of every sampler, and that of held-out data."""
     del cache
     evaluator = sample_quality.SampleEvaluator(
-        loaded.model, dataset, request.samples, request.leave_out
+        loaded.model, dataset, request.samples, request.leave_out, features
     )
     sections = sample_quality.sampler_sections(
         request.samples, loaded.config["sampler"]

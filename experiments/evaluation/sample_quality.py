@@ -70,9 +70,12 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
 
 
 def feature_maps(
-    dataset: DataSet, settings: Settings, leave_out: Collection[str] = ()
+    dataset: DataSet,
+    settings: Settings,
+    leave_out: Collection[str] = (),
+    asked: Collection[features.Features] = (),
 ) -> list[features.Features]:
-    """Makes the features to compare: values, for images of one or two networks too."""
+    """Makes the features to compare: values, of a classifier of images, and `asked`."""
     listed = [] if "pixels" in leave_out else [features.pixels()]
     if len(dataset.event_shape) == 3:
         count = len(dataset.train.labels)
@@ -90,31 +93,31 @@ def feature_maps(
                         advance_fn=reported.advance,
                     )
                 )
-        if settings.inception:
-            listed.append(features.inception(settings.inception))
-    return listed + [features.own(text) for text in settings.features]
+    return [*listed, *asked]
 
 
-def check_features(settings: Settings, event_shape: tuple[int, ...]) -> None:
-    """Raises a `UsageError` where features that are asked for cannot be made.
-
-    They are needed late, and what is named on a command line is looked at first.
+def asked_features(
+    settings: Settings, event_shape: tuple[int, ...]
+) -> list[features.Features]:
+    """Makes the features that a command line names, which are looked at first.
 
     Args:
       settings: of the samples.
       event_shape: of the data.
+
+    Raises:
+      UsageError: they cannot be made.
     """
-    for text in settings.features:
-        features.own(text)
+    own = [features.own(text) for text in settings.features]
     if not settings.inception:
-        return
+        return own
     if len(event_shape) != 3 or event_shape[-1] not in (1, 3):
         raise UsageError(
             f"--inception={settings.inception}: data of shape {list(event_shape)} are "
             "no images [height, width, 1 or 3], which Inception takes; leave it out"
         )
     with naming("--inception"), progress.announced("reading Inception's weights"):
-        features.inception(settings.inception)
+        return [features.inception(settings.inception), *own]
 
 
 class SampleEvaluator:
@@ -125,6 +128,7 @@ class SampleEvaluator:
       dataset: of the run; its held-out examples are the baseline.
       settings: of the comparison.
       leave_out: kinds of features and metrics that are not computed.
+      asked: further features, of `asked_features`.
     """
 
     def __init__(
@@ -133,9 +137,10 @@ class SampleEvaluator:
         dataset: DataSet,
         settings: Settings,
         leave_out: Collection[str] = (),
+        asked: Collection[features.Features] = (),
     ):
         self._model, self._settings = model, settings
-        self._maps = feature_maps(dataset, settings, leave_out)
+        self._maps = feature_maps(dataset, settings, leave_out, asked)
         self._metrics = {
             name: metric for name, metric in METRICS.items() if name not in leave_out
         }

@@ -32,7 +32,7 @@ def digest_of(autoencoder: interop.Autoencoder) -> str:
     return pytrees.digest(autoencoder)
 
 
-class Decoder(NamedTuple):
+class Codec(NamedTuple):
     """From latents to stored values of pictures, and back.
 
     Fields:
@@ -102,9 +102,9 @@ class Decoder(NamedTuple):
             yield start, np.asarray(fn(arrays[index]))[:kept]
 
 
-def decoder(
+def open_codec(
     path: str, event_shape: tuple[int, ...], identity: Mapping[str, Any]
-) -> Decoder:
+) -> Codec:
     """Opens an autoencoder to decode the samples of a run, and to encode pictures.
 
     Where it may be another one than encoded the run's latents, a note is printed.
@@ -140,7 +140,7 @@ def decoder(
         return lambda batch: program(placed, put(batch))
 
     height, width = (size * module.factor for size in event_shape[:2])
-    return Decoder(
+    return Codec(
         compiled(lambda autoencoder, z: autoencoder.decode(z)),
         compiled(lambda autoencoder, x: autoencoder.encode(x).mean),
         WIDTH * mesh.size,

@@ -13,21 +13,21 @@ from experiments.config import build
 from experiments.runtime import progress
 from experiments.runtime.errors import UsageError, naming, require
 from experiments.sampling import edit_options, generate, pictures
-from experiments.sampling.autoencoder import Decoder
+from experiments.sampling.autoencoder import Codec
 from experiments.sampling.edits import FROM_NOISE, FromPicture, Plan
 from experiments.sampling.interpolation import BetweenPictures, BetweenSeeds
 from experiments.sampling.inversion import RoundTrip, check_invertible
 
 
 def planned(
-    workdir: str | pathlib.Path, request: Request, decoder: Decoder | None
+    workdir: str | pathlib.Path, request: Request, codec: Codec | None
 ) -> tuple[Request, Plan]:
     """Reads what a request names, and checks it before weights are read.
 
     Args:
       workdir: of the run.
       request: what to sample.
-      decoder: of a run on latents, by which pictures become latents; None of other
+      codec: of a run on latents, by which pictures become latents; None of other
         runs.
 
     Returns:
@@ -44,25 +44,25 @@ def planned(
     sampler = build.sampler(run.request.sampler)
     times = build.grid(run.request.sampler, run.model.objective.schedule)
     if "interpolate" in request.edit:
-        return _interpolation(run, request, sampler, decoder)
+        return _interpolation(run, request, sampler, codec)
     if "invert" in request.edit:
-        return _round_trip(run, request, sampler, decoder)
-    return _from_picture(run, request, sampler, len(times) - 1, decoder)
+        return _round_trip(run, request, sampler, codec)
+    return _from_picture(run, request, sampler, len(times) - 1, codec)
 
 
 def _read(
-    run: Loaded, option: str, path: str, most: int, decoder: Decoder | None
+    run: Loaded, option: str, path: str, most: int, codec: Codec | None
 ) -> pictures.Pictures:
-    """Reads pictures as the model sees its data: as latents if there is a decoder."""
-    kept = generate.stored(run.model, decoder)
-    if decoder is None:
+    """Reads pictures as the model sees its data: as latents if there is a codec."""
+    kept = generate.stored(run.model, codec)
+    if codec is None:
         return pictures.read(option, path, kept, run.config["data"], most)
     found = pictures.read(option, path, kept, None, most)
     with (
         progress.announced("encoding the pictures"),
         jax.default_matmul_precision(run.config["matmul_precision"]),
     ):
-        return found._replace(values=decoder.latents(found.values))
+        return found._replace(values=codec.latents(found.values))
 
 
 def _from_picture(
@@ -70,7 +70,7 @@ def _from_picture(
     request: Request,
     sampler: Any,
     num_steps: int,
-    decoder: Decoder | None,
+    codec: Codec | None,
 ) -> tuple[Request, Plan]:
     """Plans samples from a picture: `--init_image` with `--strength` and `--mask`."""
     options, masked = request.edit, "mask" in request.edit
@@ -81,9 +81,9 @@ def _from_picture(
             f"strength={strength} of {num_steps} steps is none: must be 0, or at least "
             f"{0.5 / num_steps:.2g}, or take more --sampler.num_steps"
         )
-    mask = _mask(run, options["mask"], sampler, decoder) if masked else None
+    mask = _mask(run, options["mask"], sampler, codec) if masked else None
     path, most = options["init_image"], request.num_samples
-    found = _read(run, "init_image", path, most, decoder)
+    found = _read(run, "init_image", path, most, codec)
     known = mask if masked and mask.any() else None
     plan = Plan(
         FromPicture(found.values, num_steps=taken, whole=strength == 1, mask=known),
@@ -103,27 +103,27 @@ def _from_picture(
     return request, plan._replace(edit=None) if plain else plan
 
 
-def _mask(run: Loaded, path: str, sampler: Any, decoder: Decoder | None) -> np.ndarray:
+def _mask(run: Loaded, path: str, sampler: Any, codec: Codec | None) -> np.ndarray:
     """Reads a file's mask, bool [*event], for a sampler that can keep what is known."""
     if isinstance(sampler, samplers.FlowMap):
         raise UsageError(
             "--mask with --sampler.name=flow_map: its jumps leave out the times at "
             "which known values are put in; take another sampler, such as ddim"
         )
-    if decoder is None:
+    if codec is None:
         return pictures.mask(path, run.model.event_shape)
-    known = pictures.mask(path, decoder.event_shape)
+    known = pictures.mask(path, codec.event_shape)
     with naming("--mask"):
         return pictures.coarser(known, run.model.event_shape)
 
 
 def _round_trip(
-    run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
+    run: Loaded, request: Request, sampler: Any, codec: Codec | None
 ) -> tuple[Request, Plan]:
     """Plans the inversion of pictures to noise and back: `--init_image`, `--invert`."""
     check_invertible("invert", run.model, sampler, run.request.sampler["name"])
     path = request.edit["init_image"]
-    found = _read(run, "init_image", path, request.num_samples, decoder)
+    found = _read(run, "init_image", path, request.num_samples, codec)
     plan = Plan(
         RoundTrip(found.values),
         {"init_image": found.digest, "invert": True},
@@ -134,7 +134,7 @@ def _round_trip(
 
 
 def _interpolation(
-    run: Loaded, request: Request, sampler: Any, decoder: Decoder | None
+    run: Loaded, request: Request, sampler: Any, codec: Codec | None
 ) -> tuple[Request, Plan]:
     """Plans an interpolation: `--interpolate` with `--columns`."""
     columns = request.edit.get("columns", edit_options.COLUMNS)
@@ -143,7 +143,7 @@ def _interpolation(
     ends = edit_options.ends(request.edit["interpolate"])
     if isinstance(ends[0], str):
         check_invertible("interpolate", run.model, sampler, run.request.sampler["name"])
-        request, plan = _between_pictures(run, request, ends, columns, decoder)
+        request, plan = _between_pictures(run, request, ends, columns, codec)
     else:
         request, plan = _between_seeds(request, ends, columns)
     plan = plan._replace(
@@ -169,11 +169,11 @@ def _between_seeds(request: Request, ends: Any, columns: int) -> tuple[Request, 
 
 
 def _between_pictures(
-    run: Loaded, request: Request, ends: Any, columns: int, decoder: Decoder | None
+    run: Loaded, request: Request, ends: Any, columns: int, codec: Codec | None
 ) -> tuple[Request, Plan]:
     """Plans an interpolation from pictures to as many others."""
     rows = -(-request.num_samples // columns)
-    one, other = (_read(run, "interpolate", path, rows, decoder) for path in ends)
+    one, other = (_read(run, "interpolate", path, rows, codec) for path in ends)
     if len(one.values) != len(other.values):
         raise UsageError(
             f"--interpolate: {len(one.values)} pictures in {one.name} and "

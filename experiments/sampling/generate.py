@@ -18,7 +18,7 @@ from experiments.runtime import progress
 from experiments.runtime.errors import Diverged, UsageError, require
 from experiments.runtime.signals import Stopped
 from experiments.sampling import compiled_sampler, sample_sheet
-from experiments.sampling.autoencoder import PICTURES, Decoder
+from experiments.sampling.autoencoder import PICTURES, Codec
 from experiments.sampling.conditions import Conditions
 from experiments.sampling.edits import FROM_NOISE, Edit, Plan
 from experiments.sampling.shards import SUFFIXES, Shards
@@ -39,10 +39,10 @@ class Stored(NamedTuple):
     event_shape: tuple[int, ...]
 
 
-def stored(model: Model, decoder: Decoder | None) -> Stored:
-    """Describes the samples of a model, or the decoded ones if there is a decoder."""
-    if decoder is not None:
-        return Stored(PICTURES, decoder.event_shape)
+def stored(model: Model, codec: Codec | None) -> Stored:
+    """Describes the samples of a model, or the decoded ones if there is a codec."""
+    if codec is not None:
+        return Stored(PICTURES, codec.event_shape)
     return Stored(model.transform, model.event_shape)
 
 
@@ -51,7 +51,7 @@ def write_samples(
     loaded: Loaded,
     given: Conditions,
     plan: Plan = FROM_NOISE,
-    decoder: Decoder | None = None,
+    codec: Codec | None = None,
 ) -> pathlib.Path:
     """Samples weights that are loaded and writes the files: see `sample_run`.
 
@@ -60,18 +60,18 @@ def write_samples(
       loaded: with a complete request.
       given: conditions of all samples.
       plan: of pictures or seeds; by default of noise alone.
-      decoder: of latents; None to write samples as they are.
+      codec: of latents; None to write samples as they are.
 
     Returns:
       The path of the `.npz`.
     """
     request, built, params = loaded.request, loaded.model, loaded.params
-    path, edit = samples_path(workdir, request, plan, decoder), plan.edit
+    path, edit = samples_path(workdir, request, plan, codec), plan.edit
     if request.out is not None:
         _check_picture(path)
     if edit is not None:
         given = given.at(edit.rows(np.arange(request.num_samples)))
-    decoded = {} if decoder is None else {"autoencoder": decoder.digest}
+    decoded = {} if codec is None else {"autoencoder": codec.digest}
     of_draw = given.settings() | dict(plan.settings) | decoded
     shards = Shards(
         path,
@@ -79,14 +79,14 @@ def write_samples(
         count=request.num_samples,
         size=request.shard_size,
     )
-    kept = stored(built, decoder)
+    kept = stored(built, codec)
 
     def write(number: int, found: Any) -> None:
         arrays = found if isinstance(found, dict) else {"samples": found}
         x = arrays["samples"]
-        if decoder is not None:
+        if codec is not None:
             with progress.announced("decoding"):
-                values, outside = decoder.pictures(x)
+                values, outside = codec.pictures(x)
         else:
             outside = round(kept.transform.clamped_fraction(x) * x.size)
             values = kept.transform.to_stored(x)
@@ -106,7 +106,7 @@ def write_samples(
             )
             fill(shards, sample_fn, params, request, given, write)
             with progress.announced("writing the result"):
-                _conclude(path, shards, loaded, given, plan, decoder)
+                _conclude(path, shards, loaded, given, plan, codec)
     return shards.result
 
 
@@ -221,11 +221,11 @@ def _conclude(
     loaded: Loaded,
     given: Conditions,
     plan: Plan,
-    decoder: Decoder | None,
+    codec: Codec | None,
 ) -> None:
     """Writes `path.npz` and, of shapes that have one, `path.png`, and says so."""
     request, built = loaded.request, loaded.model
-    kept = stored(built, decoder)
+    kept = stored(built, codec)
     recipe = summary(request) + plan.words
     labels, levels = given.labels, kept.transform.levels
     written = f"{path}.npz\n{sample_images.no_picture(kept.event_shape)}"
@@ -233,7 +233,7 @@ def _conclude(
         written = f"{path}.npz and {path}.png"
         classes = built.num_classes if request.label is None else 0
         sample_sheet.write(
-            path, shards, kept.transform, plan.edit, labels[:most], classes, decoder
+            path, shards, kept.transform, plan.edit, labels[:most], classes, codec
         )
     entries: dict[str, Any] = {} if levels is None else {"levels": levels}
     if given.vectors is not None:
@@ -278,7 +278,7 @@ def _weights(request: Request) -> str:
 
 
 def samples_path(
-    workdir: pathlib.Path, request: Request, plan: Plan, decoder: Decoder | None
+    workdir: pathlib.Path, request: Request, plan: Plan, codec: Codec | None
 ) -> pathlib.Path:
     """Returns the path of the samples of a complete request, without suffix.
 
@@ -286,9 +286,9 @@ def samples_path(
       workdir: of the run.
       request: complete.
       plan: of pictures or seeds.
-      decoder: of latents; None of samples as they are.
+      codec: of latents; None of samples as they are.
     """
-    decoded = "" if decoder is None else f"_decoded-{decoder.digest[:8]}"
+    decoded = "" if codec is None else f"_decoded-{codec.digest[:8]}"
     return output_path(workdir, request, more=decoded + plan.name)
 
 

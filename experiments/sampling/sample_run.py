@@ -38,19 +38,19 @@ def sample_run(workdir: str | pathlib.Path, request: Request) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     with stopping():
-        decoder = _decoder(workdir, request)
-        request, plan = planned(workdir, request, decoder)
+        codec = _codec(workdir, request)
+        request, plan = planned(workdir, request, codec)
         with announced("loading the weights"):
             loaded = restore.load(workdir, request)
         grid_check.warn_of_other_sampler(loaded.request.sampler)
         given = requested.of_samples(loaded)
-        return generate.write_samples(workdir, loaded, given, plan, decoder)
+        return generate.write_samples(workdir, loaded, given, plan, codec)
 
 
-def _decoder(workdir: pathlib.Path, request: Request) -> autoencoder.Decoder | None:
-    """Opens the decoder of a request's samples; checked before weights are read."""
+def _codec(workdir: pathlib.Path, request: Request) -> autoencoder.Codec | None:
+    """Opens the codec of a request's samples; checked before weights are read."""
     if request.autoencoder is None:
         return None
     run = restore.describe(workdir, request)
     shape, identity = run.model.event_shape, run.identity
-    return autoencoder.decoder(request.autoencoder, shape, identity)
+    return autoencoder.open_codec(request.autoencoder, shape, identity)

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from experiments.data.base import DataTransform
-from experiments.sampling.autoencoder import Decoder
+from experiments.sampling.autoencoder import Codec
 from experiments.sampling.edits import Edit
 from experiments.sampling.shards import Shards
 from experiments.visualization import sample_images
@@ -20,7 +20,7 @@ def write(
     edit: Edit | None,
     labels: np.ndarray,
     classes: int,
-    decoder: Decoder | None,
+    codec: Codec | None,
 ) -> None:
     """Writes `path.png` of the first samples.
 
@@ -31,7 +31,7 @@ def write(
       edit: that made the samples; None for samples from noise.
       labels: of the samples that are shown, [n].
       classes: that are sampled in turn, each a column; 0 for none.
-      decoder: of latents; of what the edit shows above, it decodes the pictures alone.
+      codec: of latents; of what the edit shows above, it decodes the pictures alone.
     """
     columns = classes or COLUMNS
     shown = shards.first(len(labels))
@@ -39,8 +39,8 @@ def write(
         columns = edit.columns or min(columns, len(labels))
         if shown.ndim == 4:
             above = edit.above(len(labels), shards.first)
-            if decoder is not None:  # noise is no latent of a picture
-                above = [decoder.pictures(part)[0] for part in above[:1]]
+            if codec is not None:  # noise is no latent of a picture
+                above = [codec.pictures(part)[0] for part in above[:1]]
             shown = interleaved([*above, shown], columns, transform)
     sample_images.write_samples(
         path.with_name(path.name + ".png"),

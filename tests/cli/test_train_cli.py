@@ -229,6 +229,9 @@ def test_help_is_no_mistake():
     assert "Trains a model" in output
 
 
+UNET2D = "--config.network.name=unet2d"  # with arguments that the file has not
+
+
 def read(*arguments):
     """The config that a command line gives."""
     argv, given = overrides.split(overrides.with_values(["train", *arguments]))
@@ -255,6 +258,17 @@ def read(*arguments):
         (["--config.ema.sigma_rel=0.1"], "ema.sigma_rel", (0.1,)),
         (["--config.callbacks=own:log"], "callbacks", ("own:log",)),
         (["--config.seed=1", "--config.seed=2"], "seed", 2),
+        (
+            ["--config.network.up_block_types=UpBlock2D,AttnUpBlock2D", UNET2D],
+            "network.up_block_types",
+            ("UpBlock2D", "AttnUpBlock2D"),
+        ),
+        (
+            [UNET2D, "--config.network.block_out_channels=32"],
+            "network.block_out_channels",
+            (32,),
+        ),
+        ([UNET2D, "--config.network.norm_eps=1"], "network.norm_eps", 1.0),
     ],
     ids=str,
 )

@@ -7,10 +7,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.__main__ import COMMANDS
 from experiments.config import build, experiment, overrides, registry, schema
+from experiments.evaluation import features
 from experiments.runtime import distributed
 from tests.helpers.parametrize import check_all
 
@@ -107,8 +109,15 @@ def configured(words):
 
 @pytest.mark.ci
 def test_configs_of_the_commands_are_valid(own):
+    """And their networks can be built, of the digits with 10 classes."""
     found = {name: each for name, each in commands().items() if each[0][0] == "train"}
-    check_all(lambda words: experiment.from_config(configured(words)), found)
+
+    def is_valid(words):
+        config = configured(words)
+        experiment.from_config(config)
+        build.network(config.network, 10 if config.data.name == "digits" else 0)
+
+    check_all(is_valid, found)
 
 
 @pytest.mark.ci
@@ -130,6 +139,8 @@ def test_every_part_of_ones_own_is_accepted(own):
     assert sorted(index.tolist()) == list(range(12))
     assert (labels[index] == labels).all()
     assert (index // 4 == jnp.arange(12) // 4).all()
+    spectrum = features.own("own:Spectrum(count=4)").features_fn(np.ones((3, 16)))
+    np.testing.assert_allclose(spectrum, [[16.0, 0, 0, 0]] * 3, atol=1e-12)
     config.objective.kind = "own:Halfway"
     assert build.objective(config.objective).kind.plane(0.5, schedule=None)
 

@@ -43,20 +43,58 @@ def opened(case, path):
 
 
 def reproduces(network, case, *, gradient):
-    """Whether a network has the output of a record, 1e-5, and its gradient, 1e-4."""
+    """Whether a network has the output of a record, 1e-5, and its gradients, 1e-4.
+
+    The gradient in z, and where the record has them those in the parameters: the size
+    of each, and its part along the parameter.
+    """
     label = jnp.asarray(case["label"]) if "label" in case else None
     more = dict(augment=case["augment"]) if "augment" in case else {}
     z, time = jnp.asarray(last(case["z"])), jnp.asarray(case["time"])
     numbers = last(pretrained_weights.arrays(1, *case["output"].shape))
 
-    def whole(z):
-        variables = {"params": network.params}
+    def whole(z, params):
+        variables = {"params": params}
         output = network.module.apply(variables, z, time, label, **more)
         return (output * numbers).sum(), output
 
     if gradient:
-        (_, output), found = jax.jit(jax.value_and_grad(whole, has_aux=True))(z)
+        both = (0, 1) if "slopes" in case else (0,)
+        run = jax.jit(jax.value_and_grad(whole, both, has_aux=True))
+        (_, output), (found, *slopes) = run(z, network.params)
         close(found, last(case["gradient"]), 1e-4)
+        for each in slopes:
+            are_slopes(each, network.params, case["slopes"])
     else:
-        output = jax.jit(whole)(z)[1]
+        output = jax.jit(whole)(z, network.params)[1]
     close(output, last(case["output"]), 1e-5)
+
+
+def are_slopes(gradient, params, exact):
+    """Whether gradients in parameters are those of a record, relative to their size."""
+    named, here = (
+        {
+            ".".join(key.key for key in path): np.asarray(leaf, np.float64)
+            for path, leaf in leaves
+        }
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, gradient))
+    )
+    largest = max(size for size, _ in exact.values())
+    for name, (size, along) in exact.items():
+        found, weight = here[name], named[name]
+        tolerance = 1e-4 * size + 1e-5 * largest
+        assert abs(np.linalg.norm(found) - size) < tolerance, name
+        part = (found * weight).sum() / np.linalg.norm(weight)
+        assert abs(part - along) < tolerance, name
+
+
+def predicts_as(model, params, there):
+    """Whether a run's model of digits predicts what opened files do, bit for bit.
+
+    Of a class and of the null label, inside and at the end of time.
+    """
+    z, t, label = jnp.ones((2, 8, 8, 1)), jnp.array([0.3, 1.0]), jnp.array([3, 10])
+    predict_fn = model.predict_fn(params, label)
+    found = jax.jit(lambda z, t: predict_fn(z, t))(z, t)
+    exact = jax.jit(lambda z, t: there.predict_fn(z, t, label))(z, t)
+    np.testing.assert_array_equal(found, exact)

@@ -1,7 +1,8 @@
 """Random weights by name, and the records of networks of diffusers run on them.
 
-Of torch and jax nothing is needed: the script that records torch's outputs,
-`benchmarks/record_pretrained.py`, makes the same weights as the test that reads them.
+Of torch nothing is needed, and of jax nothing but for `state_of`: the script that
+records torch's outputs, `benchmarks/record_pretrained.py`, makes the same weights as
+the test that reads them.
 """
 
 import functools
@@ -11,12 +12,28 @@ import zlib
 
 import numpy as np
 
+TEXTS = ("config", "shapes", "slopes")
 FOLDER = pathlib.Path(__file__).parents[1] / "data" / "pretrained"
 
 
 def random_state(shapes):
     """Arrays for `{name: shape}` of a state dict, the same everywhere."""
     return {name: _random(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def state_of(net):
+    """Random arrays under the names of the parameters of a Flax module.
+
+    Args:
+      net: of `networks.pretrained`.
+    """
+    import jax
+
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *net.example_inputs())
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
+    return random_state(
+        {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+    )
 
 
 def _random(name, shape):
@@ -38,12 +55,12 @@ def arrays(seed, *shape):
 
 @functools.cache
 def records(family):
-    """`{case: {array: value}}` of a file of records, with `config` and `shapes`."""
+    """`{case: {array: value}}` of a file of records, with dictionaries of `TEXTS`."""
     found = {}
     with np.load(FOLDER / f"{family}.npz") as file:
         for key in file.files:
             case, _, name = key.partition("/")
             value = file[key]
-            value = json.loads(str(value)) if name in ("config", "shapes") else value
+            value = json.loads(str(value)) if name in TEXTS else value
             found.setdefault(case, {})[name] = value
     return found

@@ -57,6 +57,8 @@ def test_what_was_saved_is_opened_bit_for_bit(name, tmp_path):
     net, shape, meaning = CASES[name]
     z, params = example(net, shape)
     path = interop.save(tmp_path / "net", net, params, event_shape=shape, **meaning)
+    modes = {file.stat().st_mode for file in path.iterdir()}
+    assert len(modes) == 1, modes  # the weights are open to whom the config is
     model = interop.load(path)
     assert same(model.network.params, params) and model.shape == shape
     assert model.network.module == net and model.schedule == meaning["schedule"]

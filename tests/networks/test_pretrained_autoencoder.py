@@ -45,9 +45,27 @@ def is_reproduced(name, case, path):
         close(moments.std, scale * exact["std"], 2e-5)
         close(image, exact["image"], 2e-5)
 
+    @jax.jit
+    def gradients(autoencoder, x, z):
+        product = lambda array: (array * numbers(array.shape)).sum()
+        encoded = jax.grad(lambda x: product(autoencoder.encode(x).mean))
+        decoded = jax.grad(lambda z: product(autoencoder.decode(z)))
+        return encoded(x), decoded(z)
+
+    of_x, of_z = gradients(autoencoder, last(case["x"]), np.float32(unit))
+    close(of_x, scale * last(case["mean_gradient"]), 1e-4)
+    close(of_z, last(case["image_gradient"]) / scale, 1e-4)
+
+
+def numbers(shape):
+    """The random numbers of the record, channels last."""
+    batch, *sizes, channels = shape
+    return last(pretrained_weights.arrays(1, batch, channels, *sizes))
+
 
 @pytest.mark.slow
 def test_moments_and_images_are_those_of_diffusers(tmp_path):
+    """And the gradients of both."""
     cases = {name: (name, case, tmp_path / name) for name, case in CASES.items()}
     assert len(cases) == 2
     check_all(is_reproduced, cases)

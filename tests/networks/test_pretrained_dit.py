@@ -4,6 +4,11 @@
 (`benchmarks/record_pretrained.py`).
 """
 
+import pathlib
+import re
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +21,7 @@ from tests.helpers.pretrained_runs import close, last, opened, reproduces
 
 numpy = pytest.importorskip("safetensors.numpy")
 
+ROOT = pathlib.Path(__file__).parents[2]
 CASES = pretrained_weights.records("dit")
 AUTHORS = pretrained_weights.records("dit_authors")
 
@@ -92,3 +98,16 @@ def test_other_files_are_refused(tmp_path):
     numpy.save_file({"weight": np.zeros(3)}, path)
     with pytest.raises(ValueError, match="must have pos_embed, x_embedder"):
         interop.load_dit(path)
+
+
+@pytest.mark.nightly
+def test_a_dit_xl_2_opens_fast_and_in_little_memory(tmp_path):
+    """Of 675 M random parameters, a file of 2.7 GB that is written here."""
+    script = ROOT / "benchmarks" / "open_pretrained.py"
+    command = [sys.executable, script, f"--folder={tmp_path}"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    (tmp_path / "DiT-XL-2-256x256.safetensors").unlink()
+    assert "675,129,632 parameters" in table
+    (share,) = re.findall(r"resident most .* ([\d.]+) of the file", table)
+    (seconds,) = re.findall(r"of the processor +([\d.]+) s", table)
+    assert float(share) <= 1.3 and float(seconds) <= 30

@@ -4,6 +4,7 @@
 names (`benchmarks/record_edm.py`).
 """
 
+import collections
 import dataclasses
 import json
 
@@ -17,6 +18,7 @@ from diffusionflow.networks.pretrained import DhariwalUNet, SongUNet
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
 from tests.helpers.pretrained_runs import close, reproduces
+from tests.helpers.trees import same
 
 CASES = pretrained_weights.records("edm")
 FAST = ("ddpmpp", "ncsnpp", "adm")
@@ -71,16 +73,18 @@ TINY = SongUNet(
 )
 
 
-def tiny():
-    """A state dict of one level, without filters."""
-    inputs = jax.random.key(0), *TINY.example_inputs()
-    shapes = jax.eval_shape(TINY.init, *inputs)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    named = {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-    return pretrained_weights.random_state(named)
+STATE = pretrained_weights.state_of(TINY)  # of one level, without filters
 
 
-STATE = tiny()
+def test_a_state_dict_that_torch_wrote_is_opened(tmp_path):
+    """As `torch.save(net.state_dict(), path)` writes it, by `weights_only=True`."""
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(array) for name, array in state_of("adm").items()}
+    torch.save(collections.OrderedDict(state), tmp_path / "edm.pt")
+    found = interop.load_edm(tmp_path / "edm.pt", output="edm")
+    exact = interop.load_edm(saved(tmp_path / "npz", state_of("adm")), output="edm")
+    assert same(found.network.params, exact.network.params)
+    assert found.network.module == exact.network.module
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import interop, random
+from diffusionflow import (
+    distillation,
+    guidance,
+    interop,
+    likelihood,
+    random,
+    samplers,
+)
 from diffusionflow.networks.pretrained import UNet2D
 from tests.helpers import pretrained_weights
 from tests.helpers.parametrize import check_all
@@ -21,6 +28,7 @@ RECORDS = dict(pretrained_weights.records("pipelines"))
 NETWORK = RECORDS.pop("network")
 NUM_STEPS = 6
 AGAIN = {"DDPM small", "DDIM clipped"}  # classes with other options
+SCALED = {"Euler", "Heun"}  # these keep z / alpha
 Z = last(NETWORK["z"])
 # a row for every step; the last adds none
 DRAWS = last(pretrained_weights.arrays(7, NUM_STEPS, *NETWORK["z"].shape))[:, None]
@@ -41,8 +49,15 @@ def is_sampled(case, path):
     np.testing.assert_allclose(steps.timesteps, listed[:made], rtol=1e-6)
     draws = random.Recorded(jnp.asarray(DRAWS)) if "DDPM" in case else None
     key = None if draws else jax.random.key(0)  # of no effect
-    found = model.sample(key, jnp.asarray(Z), NUM_STEPS, draws=draws)
-    close(found.x, last(record["x"]), 2e-5)
+    sampled = model.sample(key, jnp.asarray(Z), NUM_STEPS, draws=draws, trajectory=True)
+    states, found = last(record["states"]), np.array(sampled.trajectory)[1:]
+    np.testing.assert_array_equal(found[-1], sampled.x)
+    if "Heun" in case:  # two calls a step, but for the last
+        states = states[[*range(1, len(states) - 1, 2), -1]]
+    if case in SCALED:
+        found /= model.schedule.alpha(steps.s)[:, None, None, None, None]
+    for here, there in zip(found, states, strict=True):
+        close(here, there, 2e-5)
 
 
 def are_sampled(cases, path):
@@ -70,6 +85,35 @@ def test_the_grid_is_that_of_the_config(tmp_path):
     assert model.grid(4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
     with pytest.raises(ValueError, match=r"timestep_spacing='trailing', 7 steps.*grid"):
         model.grid(7)
+
+
+@pytest.mark.ci
+def test_it_goes_into_guidance_likelihood_and_distillation(tmp_path):
+    """Guided by itself it is itself; the ODE leads back; one jump is two of DDIM."""
+    model = opened(tmp_path / "net", {"_class_name": "DDIMScheduler"})
+    schedule = model.schedule
+    ode = dict(solver=likelihood.Fixed(8), t_min=0.3, t_max=0.4, schedule=schedule)
+    hop = dict(kind="v", schedule=schedule)
+    key, z = jax.random.key(0), jnp.asarray(Z)
+    t, m, s = (jnp.full(len(Z), time) for time in (0.5, 0.4, 0.3))
+
+    @jax.jit
+    def run(denoise_fn):
+        guided = guidance.classifier_free(denoise_fn, denoise_fn, scale=3.0)
+        latent = likelihood.encode(key, denoise_fn, z, **ode)
+        data = likelihood.decode(key, denoise_fn, latent.z, **ode)
+        target = distillation.progressive_targets(denoise_fn, z, t, m, s, **hop)
+        jump = distillation.jump(target, z=z, t=t, s=s, **hop)
+        return denoise_fn(z, t).x, guided(z, t).x, latent.log_p, data.x, jump
+
+    alone, guided, log_p, data, jump = run(model.denoise_fn)
+    close(guided, alone, 1e-5)
+    assert np.isfinite(log_p).all()
+    close(data, Z, 1e-3)
+    times = np.array([0.5, 0.4, 0.3])
+    settings = dict(sampler=samplers.ddim(), schedule=schedule, to_data=False)
+    steps = samplers.sample(key, model.denoise_fn, z, times, **settings)
+    close(jump, steps.x, 1e-4)
 
 
 def test_channels_are_those_of_the_network():

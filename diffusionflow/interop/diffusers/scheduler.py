@@ -157,6 +157,7 @@ class DiffusersScheduler:
         *,
         sigmas: Any = None,
         draws: Any = None,
+        trajectory: bool = False,
     ) -> samplers.Result:
         """Samples as the scheduler does, step for step.
 
@@ -167,6 +168,7 @@ class DiffusersScheduler:
           num_steps: N.
           sigmas: as in `steps`.
           draws: `noise` of `samplers.run`.
+          trajectory: whether to return z before and after each step.
 
         Returns:
           `samplers.Result`.
@@ -186,8 +188,13 @@ class DiffusersScheduler:
             schedule,
         )
         z = jnp.asarray(noise) * found.init_scale
-        result = samplers.run(key, denoiser, z, rows, sampler=sampler, noise=draws)
+        given: dict[str, Any] = dict(noise=draws, trajectory=trajectory)
+        result = samplers.run(key, denoiser, z, rows, sampler=sampler, **given)
         if not found.to_data:
             return result
         x = denoiser(result.x, jnp.asarray(found.s[-1], z.dtype)).x
-        return result._replace(x=x, nfe=None if result.nfe is None else result.nfe + 1)
+        nfe = None if result.nfe is None else result.nfe + 1
+        states = result.trajectory
+        if states is not None:
+            states = jnp.concatenate([states, x[None]])
+        return samplers.Result(x, nfe, states)

@@ -1,6 +1,8 @@
 """FID by a published protocol: inputs, labels, moments, and what is said."""
 
+import hashlib
 import json
+import pathlib
 import re
 from types import SimpleNamespace
 
@@ -91,7 +93,7 @@ def network(monkeypatch):
     def features_fn(x):
         return x[..., 0].reshape(len(x), 64) @ matrix
 
-    made = lambda inception, protocol: features_fn
+    made = lambda inception, protocol: (features_fn, inception)
     monkeypatch.setattr(fid_reference, "features_fn", made)
     return features_fn
 
@@ -143,7 +145,8 @@ def test_a_number_is_kept_and_its_features_too(run, network, tmp_path, monkeypat
     def fail_fn(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(fid_reference, "features_fn", lambda *_: fail_fn)
+    made = lambda inception, protocol: (fail_fn, inception)
+    monkeypatch.setattr(fid_reference, "features_fn", made)
     other = settings._replace(out=str(tmp_path / "other.json"))  # features are kept
     again = json.loads(fid_protocol.evaluate_fid(run, other).read_text())
     assert again == json.loads(first)
@@ -191,9 +194,9 @@ def test_nothing_stands_in_the_way_of_a_number_that_compares(monkeypatch):
     )
     assert fid_protocol._reasons(whole) == []
     same = SimpleNamespace(doubt="")
-    assert fid_protocol._reasons(whole._replace(decoder=same)) == []
+    assert fid_protocol._reasons(whole._replace(codec=same)) == []
     other = SimpleNamespace(doubt="other weights")
-    assert fid_protocol._reasons(whole._replace(decoder=other)) == ["other weights"]
+    assert fid_protocol._reasons(whole._replace(codec=other)) == ["other weights"]
 
 
 def test_floats_without_levels_are_no_pictures():
@@ -278,6 +281,18 @@ def test_a_reference_without_a_distance_is_refused(
     np.savez(path, mu=mean, sigma=sigma)
     with pytest.raises(UsageError, match=f"^--reference: .*{message}"):
         fid_reference.published(str(path))
+
+
+def test_the_weights_are_read_once_with_the_digest_of_their_file(tmp_path, monkeypatch):
+    path, found = tmp_path / "weights.npz", []
+    np.savez(path, weight=np.arange(3.0))
+    content = path.read_bytes()
+    monkeypatch.setattr(fid_reference, "inception_params", found.append)
+    monkeypatch.setattr(pathlib.Path, "open", None)  # `read_bytes` is the one way
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda self: content)
+    _, digest = fid_reference.features_fn(str(path), "fid50k")
+    np.testing.assert_array_equal(found[0]["weight"], [0, 1, 2])
+    assert digest == hashlib.sha256(content).hexdigest()
 
 
 def test_moments_of_batches_are_those_of_all(monkeypatch):

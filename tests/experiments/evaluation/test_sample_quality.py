@@ -38,9 +38,12 @@ def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     dataset = build.dataset(tiny.config().data)
-    own = lambda name: sample_quality.feature_maps(
-        dataset, SAMPLES._replace(features=(name,))
-    )
+
+    def own(name):
+        settings = SAMPLES._replace(features=(name,))
+        asked = sample_quality.asked_features(settings, dataset.event_shape)
+        return sample_quality.feature_maps(dataset, settings, (), asked)
+
     pixels, sums = own("mine:sums")
     x = np.ones((3, 2), np.float32)
     np.testing.assert_array_equal(sums.features_fn(x), [[2.0]] * 3)
@@ -49,6 +52,22 @@ def test_features_of_a_users_own_are_compared(tmp_path, monkeypatch):
         own("mine:wrong")[1].features_fn(x)
     with pytest.raises(UsageError, match="has no 'sum'; did you mean 'sums'"):
         own("mine:sum")
+
+
+def test_weights_of_inception_are_read_once(monkeypatch):
+    """Looked at before anything is computed, they serve the evaluation."""
+    read = []
+
+    def inception(path):
+        read.append(path)
+        return sample_quality.features.pixels()
+
+    monkeypatch.setattr(sample_quality.features, "inception", inception)
+    settings = SAMPLES._replace(inception="weights.npz")
+    asked = sample_quality.asked_features(settings, (8, 8, 1))
+    dataset = build.dataset(dict(name="digits"))
+    found = sample_quality.feature_maps(dataset, settings, ("classifier",), asked)
+    assert found[1:] == asked and read == ["weights.npz"]
 
 
 def test_parts_are_left_out_and_frechet_needs_more_rows_than_features(

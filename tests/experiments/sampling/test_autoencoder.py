@@ -8,7 +8,7 @@ import pytest
 
 from experiments.runtime.errors import Diverged, UsageError
 from experiments.sampling import autoencoder
-from experiments.sampling.autoencoder import PICTURES, Decoder
+from experiments.sampling.autoencoder import PICTURES, Codec
 
 
 def test_pictures_are_made_a_batch_at_a_time():
@@ -19,19 +19,19 @@ def test_pictures_are_made_a_batch_at_a_time():
         return np.repeat(1.2 * z, 3, axis=-1)
 
     encode_fn = lambda x: x[..., :1] / 1.2
-    decoder = Decoder(decode_fn, encode_fn, 4, (2, 2, 3), "digest")
+    codec = Codec(decode_fn, encode_fn, 4, (2, 2, 3), "digest")
     z = np.random.RandomState(0).uniform(-1, 1, (10, 2, 2, 1)).astype(np.float32)
-    values, outside = decoder.pictures(z)
+    values, outside = codec.pictures(z)
     exact = np.repeat(1.2 * z, 3, axis=-1)
     np.testing.assert_array_equal(values, PICTURES.to_stored(exact))
     assert values.dtype == np.uint8 and widths == [4, 4, 4]
     assert outside == (np.abs(exact) > 1 + 1 / 255).sum() > 0
-    np.testing.assert_allclose(decoder.latents(exact), z, rtol=1e-6)
+    np.testing.assert_allclose(codec.latents(exact), z, rtol=1e-6)
     z[9, 0, 0] = np.nan
     with pytest.raises(Diverged, match="decoded pictures are not finite"):
-        decoder.pictures(z)
+        codec.pictures(z)
     with pytest.raises(Diverged, match="latents of the pictures are not finite"):
-        decoder.latents(np.repeat(z, 3, axis=-1))
+        codec.latents(np.repeat(z, 3, axis=-1))
 
 
 def doubt(folder, scale=0.5, digest="same", **more):

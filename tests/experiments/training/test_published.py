@@ -25,7 +25,8 @@ from experiments.training.initial_weights import Source
 from experiments.training.resume import begin
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
-from tests.helpers.pretrained_weights import random_state, records
+from tests.helpers.pretrained_runs import predicts_as
+from tests.helpers.pretrained_weights import random_state, records, state_of
 from tests.helpers.trees import same
 
 pytest.importorskip("safetensors.numpy")
@@ -56,12 +57,7 @@ def config(**overrides):
 
 def write(folder, change=lambda state: None):
     """A folder of diffusers with random weights."""
-    net = UNet2D(**FIELDS)
-    inputs = net.example_inputs()
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    named = {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-    state = random_state(named)
+    state = state_of(UNet2D(**FIELDS))
     change(state)
     config = {"_class_name": "UNet2DModel", "sample_size": 8} | FIELDS
     own.write_folder(folder, config, state, {"scheduler_config.json": DDPM})
@@ -92,11 +88,7 @@ def test_a_run_begins_with_the_published_prediction(folder, tmp_path, capsys):
     digest = pytrees.digest(there.network.params)
     assert meaning["init_from"] == {"files": str(folder), "digest": digest}
     assert "note:" not in capsys.readouterr().out
-    z, t, label = jnp.ones((2, 8, 8, 1)), jnp.array([0.3, 1.0]), jnp.array([3, 10])
-    predict_fn = trainer.model.predict_fn(state.params, label)
-    found = jax.jit(lambda z, t: predict_fn(z, t))(z, t)
-    exact = jax.jit(lambda z, t: there.predict_fn(z, t, label))(z, t)
-    np.testing.assert_array_equal(found, exact)
+    predicts_as(trainer.model, state.params, there)
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from experiments.training.initial_weights import Source
 from experiments.training.resume import begin
 from experiments.training.trainer import Trainer
 from tests.helpers import tiny
-from tests.helpers.pretrained_weights import random_state
+from tests.helpers.pretrained_runs import predicts_as
+from tests.helpers.pretrained_weights import state_of
 from tests.helpers.trees import same
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -60,13 +61,8 @@ def config(**overrides):
 
 def write(folder, preconditioning=None, change=lambda state: None, **stated):
     """A state dict as NVIDIA's, with prefixed names and filters as buffers."""
-    net = SongUNet(**FIELDS)
-    inputs = net.example_inputs()
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    named = {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-    state = random_state(named)
-    for part in [name.removesuffix(".weight") for name in named]:
+    state = state_of(SongUNet(**FIELDS))
+    for part in [name.removesuffix(".weight") for name in state]:
         if part.endswith(RESIZED):
             state[f"{part}.resample_filter"] = np.full((1, 1, 2, 2), 0.25, np.float32)
     change(state)
@@ -90,12 +86,7 @@ def test_a_run_begins_with_the_published_prediction_and_goes_on(tmp_path, capsys
     assert same(state.params, there.network.params)
     assert same(state.ema, there.network.params)
     assert "note:" not in capsys.readouterr().out
-    z, t, label = jnp.ones((2, 8, 8, 1)), jnp.array([0.3, 1.0]), jnp.array([3, 10])
-    predict_fn = trainer.model.predict_fn(state.params, label)
-    found = jax.jit(lambda z, t: predict_fn(z, t))(z, t)
-    exact = jax.jit(lambda z, t: there.predict_fn(z, t, label))(z, t)
-    np.testing.assert_array_equal(found, exact)
-
+    predicts_as(trainer.model, state.params, there)
     state = loop.train_and_evaluate(config(), workdir, source=Source(file))
     assert not same(state.params, there.network.params)
     for width in (None, 0.1):
@@ -108,10 +99,7 @@ def test_a_run_begins_with_the_published_prediction_and_goes_on(tmp_path, capsys
     assert np.isfinite(found["eps_mse"]["ema"]["mean"]).all()
     out = exporting.Settings(str(tmp_path / "out"), "safetensors", "raw")
     again = interop.load(exporting.export(workdir, out))
-    predict_fn = trainer.model.predict_fn(state.params, label)
-    exact = jax.jit(lambda z, t: predict_fn(z, t))(z, t)
-    found = jax.jit(lambda z, t: again.predict_fn(z, t, label))(z, t)
-    np.testing.assert_array_equal(found, exact)
+    predicts_as(trainer.model, state.params, again)
     assert again.null_label == 10
 
 

@@ -1,0 +1,116 @@
+"""The DiT of this library as `DiTTransformer2DModel` of diffusers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+# The features of a token here are, a quarter each, sines of row and of column, then
+# cosines; there sines and cosines of the column, then of the row.
+QUARTERS = (1, 3, 0, 2)
+EPSILON = 1e-6  # of our normalisations
+Params = Mapping[str, Any]
+
+
+def conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
+    """Returns what must hold of a DiT on images, by what is wrong otherwise."""
+    height, width, _ = event_shape
+    return {
+        f"images of {height} x {width}: must be square": height == width,
+        f"patch_size={module.patch_size}: must be one number": (
+            isinstance(module.patch_size, int)
+        ),
+        f"positions={module.positions!r}: must be 'sinusoidal'": (
+            module.positions == "sinusoidal"
+        ),
+        f"expansion={module.expansion}: must be 4": module.expansion == 4,
+    }
+
+
+def architecture(module: Any, event_shape: tuple[int, ...]) -> Any:
+    """Returns the network of diffusers without parameters."""
+    from diffusionflow.networks.pretrained import DiTTransformer2D
+
+    return DiTTransformer2D(
+        num_attention_heads=module.num_heads,
+        attention_head_dim=module.features // module.num_heads,
+        in_channels=event_shape[2],
+        num_layers=module.num_blocks,
+        sample_size=event_shape[0],
+        patch_size=module.patch_size,
+        num_embeds_ada_norm=max(1, module.num_classes),
+        norm_eps=EPSILON,
+    )
+
+
+def arrays(module: Any, params: Params) -> dict[str, Any]:
+    """Returns the arrays of a DiT under their names in diffusers."""
+    features, size = module.features, module.patch_size
+    quarters = np.arange(features).reshape(4, -1)
+    order = quarters[list(QUARTERS)].ravel()  # of the features of a token
+    kernel = params["in"]["kernel"].reshape(size, size, -1, features)[..., order]
+    conditioning = params["Conditioning_0"]
+    table = np.zeros((2, features)) if not module.num_classes else None
+    embedding = time_embedding(conditioning, "timestep_embedder.")
+    label = conditioning["label"]["embedding"] if table is None else table
+    embedding["class_embedder.embedding_table.weight"] = label
+    found = {
+        "pos_embed.proj.weight": kernel.transpose(3, 2, 0, 1),
+        "pos_embed.proj.bias": params["in"]["bias"][order],
+        **_modulation("proj_out_1.", params["modulation_out"]["dense"], order),
+        **linear("proj_out_2.", params["out"], rows=order),
+    }
+    for i in range(module.num_blocks):
+        block = _block(params, i)
+        name = f"transformer_blocks.{i}."
+        parts = {
+            **{f"norm1.emb.{key}": array for key, array in embedding.items()},
+            **_modulation("norm1.linear.", block["modulation"]["dense"], order),
+            **_query_key_value(block["query_key_value"], order),
+            **linear("attn1.to_out.0.", block["attention_out"], columns=order),
+            **linear("ff.net.0.proj.", block["mlp_in"], rows=order),
+            **linear("ff.net.2.", block["mlp_out"], columns=order),
+        }
+        found |= {name + key: array for key, array in parts.items()}
+    return found
+
+
+def _block(params: Params, i: int) -> Any:
+    """Returns the parameters of a block, of a network with or without `scan`."""
+    if "blocks" in params:
+        return jax.tree.map(lambda array: array[i], params["blocks"])
+    return params[f"block_{i}"]
+
+
+def _modulation(name: str, dense: Params, order: np.ndarray) -> dict[str, Any]:
+    """Returns a map to several vectors of a token's features, each in their order."""
+    count = dense["bias"].size // order.size
+    columns = (np.arange(count)[:, None] * order.size + order).ravel()
+    return linear(name, dense, columns=columns)
+
+
+def _query_key_value(dense: Params, order: np.ndarray) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for i, part in enumerate("qkv"):
+        columns = np.arange(order.size) + i * order.size
+        found |= linear(f"attn1.to_{part}.", dense, order, columns)
+    return found
+
+
+def linear(
+    name: str, dense: Params, rows: Any = None, columns: Any = None
+) -> dict[str, Any]:
+    """Returns matrix [out, in] and bias, of chosen rows and columns of the kernel."""
+    kernel, bias = dense["kernel"], dense["bias"]
+    rows = slice(None) if rows is None else rows
+    columns = slice(None) if columns is None else columns
+    return {f"{name}weight": kernel[rows][:, columns].T, f"{name}bias": bias[columns]}
+
+
+def time_embedding(conditioning: Params, name: str) -> dict[str, Any]:
+    """Returns the embedding of the time: its frequencies fall there, and rise here."""
+    count = len(conditioning["time_in"]["kernel"])
+    rows = np.arange(count).reshape(2, -1)[:, ::-1].ravel()  # cosines, sines
+    first = linear(f"{name}linear_1.", conditioning["time_in"], rows=rows)
+    return first | linear(f"{name}linear_2.", conditioning["time_out"])
