@@ -286,7 +286,10 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def announced(
-    what: str, say_fn: Callable[[str], None] | None = None, after: float = SILENT
+    what: str,
+    say_fn: Callable[[str], None] | None = None,
+    after: float = SILENT,
+    since: float | None = None,
 ) -> Iterator[None]:
     """Announces what is under way if it takes long, again, and then how long it took.
 
@@ -294,15 +297,20 @@ def announced(
       what: such as "compiling the training step".
       say_fn: prints a line; by default to standard output, of the first process alone.
       after: seconds.
+      since: time from which they are counted, as of `time.perf_counter`, so that of
+        several short parts in a row one is announced; by default the beginning.
     """
     if say_fn is None:
         say_fn = functools.partial(print, flush=True)
     if not distributed.is_first():
         say_fn = lambda text: None
     begin, ended = time.perf_counter(), threading.Event()
+    waited = 0.0 if since is None else begin - since
+    said = threading.Event()
 
     def repeat() -> None:
-        if not ended.wait(after):
+        if not ended.wait(max(after - waited, 0.0)):
+            said.set()
             say_fn(f"{what} ...")
         while not ended.wait(max(after, REPEATED)):
             say_fn(f"{what}: {duration(time.perf_counter() - begin)} so far")
@@ -315,5 +323,5 @@ def announced(
         ended.set()
         thread.join()
     seconds = time.perf_counter() - begin
-    if seconds >= after:
+    if said.is_set() or seconds >= after:
         say_fn(f"{what}: {duration(seconds)}")

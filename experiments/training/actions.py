@@ -5,8 +5,8 @@ and saves are made together; the first one alone writes logs and pictures.
 """
 
 import contextlib
-import functools
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -79,9 +79,7 @@ class TrainLoop:
         self._trainer, self._workdir, self._sinks = trainer, workdir, sinks
         self._meaning, self._stop = meaning, stop
         self._previous_loss = None
-        self._announced = functools.partial(
-            progress.announced, say_fn=sinks.progress_bar.say
-        )
+        self._say_fn, self._since = sinks.progress_bar.say, time.perf_counter()
         self._machine = environment.machine()
 
     def run_missed_actions(self, number: int, state: TrainState) -> None:
@@ -116,7 +114,7 @@ class TrainLoop:
         with self._first_time("compiling the training step"):
             state, loss = trainer.step_fn(state, placed, trainer.train_key)
         jax.block_until_ready(self._previous_loss)  # at most two steps are under way
-        self._previous_loss = loss
+        self._previous_loss, self._since = loss, time.perf_counter()
         self._sinks.progress_bar.advance(number)
         row = self._training_row(number, state)
         wall_clock: dict[str, Any] = {}
@@ -142,9 +140,14 @@ class TrainLoop:
         """Returns whether the averaged student becomes teacher before step `number`."""
         return number > 1 and (number - 1) % self._trainer.recipe.stage_steps == 0
 
+    def _announced(self, what: str) -> contextlib.AbstractContextManager:
+        """Announces `what` where the actions of a step have taken long until then."""
+        return progress.announced(what, self._say_fn, since=self._since)
+
     def _first_time(self, what: str) -> contextlib.AbstractContextManager:
         """Announces `what` at the first step alone."""
         if self._previous_loss is None:
+            self._since = time.perf_counter()
             return self._announced(what)
         return contextlib.nullcontext()
 

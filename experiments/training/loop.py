@@ -197,7 +197,8 @@ def _warn_of_gaps(
 def _conclude(workdir: pathlib.Path, num_steps: int) -> None:
     """Draws the loss curve; says what was reached and where the files are."""
     rows = metrics_log.read(workdir / metrics_log.FILE_NAME)
-    sample_images.write_loss_curve(workdir / "loss.png", rows)
+    with progress.announced("drawing the loss curve"):
+        sample_images.write_loss_curve(workdir / "loss.png", rows)
     print(
         f"done: {summary(rows, num_steps)}; checkpoints, metrics.jsonl, loss.png and "
         f"samples/ are in {workdir}",

@@ -183,8 +183,15 @@ def test_a_weighting_made_for_other_times_is_refused(wrap):
         with pytest.raises(ValueError, match="is made for"):
             build(wrap(made_for), density)
     for made_for, density in ((logit, wrap(logit)), (wrap(logit), logit)):
-        objective = build(made_for, density)
-    # a gradient is an objective by shape alone, and a tracer cannot be checked
+        build(made_for, density)
+
+
+@pytest.mark.ci
+def test_a_gradient_is_an_objective_by_shape_alone():
+    """And a tracer cannot be checked against the times that a weighting is made for."""
+    logit = times.LogitNormal(0.5, 2.0)
+    monotone = weightings.Monotone(weightings.Mse("u"), times.Stratified(logit))
+    objective = objectives.Objective(FLOW, "u", monotone, logit)
     slope = jax.jit(jax.grad(objectives.total_weight))(objective, jnp.float32(-1.0))
     assert isinstance(slope, objectives.Objective)
     assert np.isfinite(jax.tree.leaves(slope)).all()

@@ -17,6 +17,15 @@ def test_what_takes_long_is_announced_with_its_seconds():
     assert lines == ["compiling ...", "compiling: 0 s"]
 
 
+def test_a_short_part_is_announced_where_those_before_it_took_long():
+    lines, deadline = [], time.monotonic() + 20
+    since = time.perf_counter() - 100
+    with progress.announced("sampling", lines.append, after=50.0, since=since):
+        while not lines and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert lines == ["sampling ...", "sampling: 0 s"]
+
+
 def test_what_takes_very_long_is_announced_again(monkeypatch):
     monkeypatch.setattr(progress, "REPEATED", 0.05)
     lines = []

@@ -267,7 +267,8 @@ def interrupted(number, *arguments, **environment):
 @pytest.mark.slow
 def test_a_killed_draw_goes_on_and_is_the_same(workdir, tmp_path):
     """1 device against 8, shards of 16 against 64, straight against SIGKILL."""
-    eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    given = os.environ.get("XLA_FLAGS", "")
+    eight = {"XLA_FLAGS": f"{given} --xla_force_host_platform_device_count=8"}
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     code, _, error = commands.run(
         *command(workdir, straight, "--shard_size=64"), **eight
