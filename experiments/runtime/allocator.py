@@ -20,9 +20,9 @@ def keep_freed_memory() -> bool:
     The price is memory: the holes between arrays are kept too.
 
     Returns:
-      Whether it was done: on Linux with glibc, where JAX has no plugin of an
-      accelerator, and unless the environment sets glibc's allocator by itself
-      (`MALLOC_ARENA_MAX` and others, `GLIBC_TUNABLES`).
+      Whether it was done: under Linux with a glibc that takes such a threshold, where
+      JAX has no plugin of an accelerator, and unless the environment sets glibc's
+      allocator by itself (`MALLOC_ARENA_MAX` and others, `GLIBC_TUNABLES`).
     """
     given = any(name.startswith("MALLOC_") for name in os.environ)
     given |= "malloc" in os.environ.get("GLIBC_TUNABLES", "")
@@ -31,9 +31,8 @@ def keep_freed_memory() -> bool:
     if given or accelerated or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = {
-        _ARENA_MAX: 1,  # others hold 64 MiB at most, and XLA's threads would have them
-        _MMAP_THRESHOLD: LARGEST,
-        _TRIM_THRESHOLD: 2**31 - 1,
-    }
-    return all(mallopt(name, value) for name, value in settings.items())
+    if not mallopt(_MMAP_THRESHOLD, LARGEST):  # older ones take 32 MiB at most
+        return False
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    # other arenas hold 64 MiB at most, and XLA's threads would have them
+    return bool(mallopt(_ARENA_MAX, 1))

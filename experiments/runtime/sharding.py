@@ -131,12 +131,7 @@ def check_fsdp(name: str, fsdp: int) -> None:
 
 def place(mesh: Mesh, tree: Any) -> Any:
     """Makes global arrays of this process's slice [local_batch, ...] of every leaf."""
-    sharding = along_batch(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)  # in one call for all leaves
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree
-    )
+    return jax.make_array_from_process_local_data(along_batch(mesh), tree)
 
 
 def abstract(shapes: Any, shardings: Any = None) -> Any:

@@ -1,6 +1,5 @@
-"""Freed arrays are kept for the next step, where nobody set the allocator himself."""
+"""Freed arrays are kept for the next step, unless the environment says otherwise."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -9,14 +8,15 @@ import sys
 import pytest
 
 PAGES = 2**26 // os.sysconf("SC_PAGE_SIZE")  # of the array
-# in a thread, as XLA allocates; without the large pages that NumPy asks for
+# in a thread, as XLA allocates; large pages of the system would be counted as one
 PROGRAM = """
-import resource, sys, threading
+import ctypes, resource, sys, threading
 import numpy as np
 from experiments.runtime import allocator
 
-if sys.argv[1] == "kept":
-    print(allocator.keep_freed_memory())
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+print(sys.argv[1] == "kept" and allocator.keep_freed_memory())
 count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
     for _ in range(3):
@@ -29,31 +29,30 @@ thread.join()
 """
 
 pytestmark = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc"
-    or bool(importlib.metadata.entry_points(group="jax_plugins")),
-    reason="for CPUs under Linux with glibc",
+    platform.libc_ver()[0] != "glibc", reason="for Linux with glibc"
 )
 
 
 def run(argument, **environment):
     """What the program prints, by line."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    environment |= {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    known = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    known.pop("GLIBC_TUNABLES", None)
     command = [sys.executable, "-c", PROGRAM, argument]
     return subprocess.run(
-        command, env=inherited | environment, capture_output=True, text=True, check=True
+        command, env=known | environment, capture_output=True, text=True, check=True
     ).stdout.split()
 
 
 def test_pages_are_given_by_the_system_once():
     done, first, *later = run("kept")
-    assert done == "True"
+    if done == "False":
+        pytest.skip("an accelerator is here, or a glibc that takes no such threshold")
     assert int(first) > 0.9 * PAGES
     assert max(map(int, later)) < PAGES / 100
 
 
 def test_without_it_they_are_given_each_time():
-    assert min(map(int, run("as always"))) > 0.9 * PAGES
+    assert min(map(int, run("as always")[1:])) > 0.9 * PAGES
 
 
 @pytest.mark.parametrize(
