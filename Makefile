@@ -73,13 +73,14 @@ test-slow: $(VENV)/.test
 test-nightly: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'nightly and not gpu' \
 	  --shard=$(SHARD) $(ARGS)
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \
+	  -m '$(FAST) and ci and not pinned' --shard=$(SHARD) $(X64) $(ARGS)
 
 test-all: test test-ci test-x64 test-slow test-nightly
 
 test-x64: $(VENV)/.test
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q -n auto --dist worksteal \
-	  -m '$(FAST) and not pinned' \
-	  $(X64) $(ARGS)
+	  -m '$(FAST) and not ci and not pinned' $(X64) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

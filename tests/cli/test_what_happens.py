@@ -371,6 +371,7 @@ def test_a_run_of_eight_devices_goes_on_on_one_and_on_four(tmp_path):
             np.testing.assert_allclose(here, there, rtol=0, atol=1e-6)
 
 
+@pytest.mark.nightly
 def test_a_run_killed_at_random_moments_is_the_same_bit_for_bit():
     """`benchmarks/kill_storm.py`, the short form."""
     done = subprocess.run(

@@ -137,8 +137,18 @@ def names_files_that_exist(name):
         assert other in SCRIPTS
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+LONGEST = {"07_lecture_algorithms", "09_few_steps"}  # they train
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=getattr(pytest.mark, "nightly" if name in LONGEST else "slow")
+        )
+        for name in SCRIPTS
+    ],
+)
 def test_the_notebook_runs(name):
     made, seconds = build.execute(SCRIPTS[name])
     assert seconds < LIMIT

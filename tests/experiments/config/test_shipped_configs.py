@@ -239,8 +239,16 @@ def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
 
 
 # three differ from `digits` in the objective alone, for which there is the test above;
-# three and four resolutions, with attention as in `cifar10`, take minutes to compile
-NIGHTLY = {"digits_ddpm", "digits_sd3", "digits_vcosine", "imagenet64", "patches"}
+# three and four resolutions, with attention as in `cifar10`, take minutes to compile;
+# stages of progressive distillation are trained in `test_few_step.py`
+NIGHTLY = {
+    "digits_ddpm",
+    "digits_progressive",
+    "digits_sd3",
+    "digits_vcosine",
+    "imagenet64",
+    "patches",
+}
 MARKED = [
     pytest.param(
         name, marks=getattr(pytest.mark, "nightly" if name in NIGHTLY else "slow")
