@@ -272,8 +272,8 @@ def teacher_config(name: str) -> ConfigDict:
     config = overrides.load_config("toy2d" if name == "moons" else "digits")
     schema.settle(config)
     if name == "moons":
-        config.num_steps, config.batch_size = 1_500, 256
-        config.network.update(features=64, max_frequency=8.0)
+        config.num_steps, config.batch_size = 1_500, 128
+        config.network.update(features=64, num_blocks=2, max_frequency=8.0)
     else:
         config.num_steps, config.batch_size = 1_200, 64
         config.network.update(channels=16, max_frequency=16.0)
