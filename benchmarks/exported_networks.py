@@ -130,7 +130,7 @@ def ours(net, schedule, kind, params, arrays):
         steps = count - 1 - np.arange(num_steps) * (count // num_steps)
         times = np.append((steps + first) / count, 0.0)
         found[f"{num_steps} steps"] = samplers.sample(
-            None,
+            jax.random.key(0),  # of no effect
             predictions.denoiser(predict_fn, kind=kind, schedule=schedule),
             jnp.asarray(noise * np.float32(schedule.z_std(times[0]))),
             times,
