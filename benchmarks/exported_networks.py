@@ -5,10 +5,11 @@
 A U-Net and a DiT of this library, and the published architectures UNet2D and
 DiTTransformer2D, with random weights, are written as `diffusionflow export
 --format=diffusers` writes them. The interpreter, with torch and diffusers, opens each
-folder, computes its output at five timesteps, samples by DDIM in 20 steps, and saves
-it again. Printed are the largest deviations from ours, relative to the largest number,
-and whether the file that was saved again has the same arrays bit for bit. Of networks
-of this library ours are the predictions and samples on the flow-matching schedule.
+folder, computes its output at five timesteps, samples by DDIM in 20 and in 1,000
+steps, and saves it again. Printed are the largest deviations from ours, relative to the
+largest number, and whether the file that was saved again has the same arrays bit for
+bit. Of networks of this library ours are the predictions and samples on the
+flow-matching schedule.
 """
 
 import argparse
@@ -21,13 +22,13 @@ import types
 
 import numpy as np
 
-STEPS = 20
+STEPS = (20, 1000)
 BATCH = 5
 SHAPE = (8, 8, 3)
 
 
 def run_there(folder, arrays):
-    """What diffusers makes of a folder; runs in the interpreter with torch."""
+    """Computes what diffusers makes of a folder, in the interpreter with torch."""
     import diffusers
     import torch
 
@@ -41,17 +42,21 @@ def run_there(folder, arrays):
         torch.from_numpy(arrays[name]) for name in ("z", "time", "label", "noise")
     )
     labels = None if config.get("num_class_embeds", 1) is None else label
+    found = {}
     with torch.no_grad():
-        output = net(z, time, class_labels=labels).sample
-        scheduler.set_timesteps(STEPS)
-        x = noise
-        for t in scheduler.timesteps:
-            x = scheduler.step(net(x, t.repeat(BATCH), labels).sample, t, x).prev_sample
-    return {"output": output.numpy(), "sample": x.numpy()}
+        found["output"] = net(z, time, class_labels=labels).sample.numpy()
+        for num_steps in STEPS:
+            scheduler.set_timesteps(num_steps)
+            x = noise
+            for t in scheduler.timesteps:
+                output = net(x, t.repeat(BATCH), labels).sample
+                x = scheduler.step(output, t, x).prev_sample
+            found[f"{num_steps} steps"] = x.numpy()
+    return found
 
 
 def cases():
-    """`{name: (network of a run, schedule, kind)}` on images of 8 x 8."""
+    """Returns `{name: (network of a run, schedule, kind)}` on images of 8 x 8."""
     from diffusionflow import schedules
     from diffusionflow.networks import DiT, UNet
     from diffusionflow.networks.pretrained import DiTTransformer2D, UNet2D
@@ -75,15 +80,15 @@ def cases():
         num_embeds_ada_norm=3,
     )
     return {
-        "UNet": (unet, flow, "x"),
-        "DiT": (DiT(features=128, num_blocks=4, num_heads=4, **own), flow, "x"),
-        "UNet2D": (PublishedNetwork(unet2d, "diffusers", 3), chain, "eps"),
-        "DiTTransformer2D": (PublishedNetwork(dit2d, "diffusers", 3), chain, "eps"),
+        "unet": (unet, flow, "x"),
+        "dit": (DiT(features=128, num_blocks=4, num_heads=4, **own), flow, "x"),
+        "unet2d": (PublishedNetwork(unet2d, "diffusers", 3), chain, "eps"),
+        "dit_transformer2d": (PublishedNetwork(dit2d, "diffusers", 3), chain, "eps"),
     }
 
 
 def random_params(net):
-    """Random numbers in every parameter."""
+    """Draws every parameter."""
     import jax
     import jax.numpy as jnp
 
@@ -100,7 +105,7 @@ def random_params(net):
 
 
 def ours(net, schedule, kind, params, arrays):
-    """Output and sample of the network as a run calls it."""
+    """Computes outputs and samples of the network as a run calls it."""
     import jax
     import jax.numpy as jnp
 
@@ -120,30 +125,28 @@ def ours(net, schedule, kind, params, arrays):
     t = (arrays["time"] + first) / count
     scale = np.asarray(schedule.z_std(t), np.float32)[:, None, None, None]
     run = jax.jit(lambda z, t: predict_fn(z, t))
-    output = run(z * scale, jnp.asarray(t, jnp.float32))
-    steps = count - 1 - np.arange(STEPS) * (count // STEPS)
-    times = np.append((steps + first) / count, 0.0)
-    result = samplers.sample(
-        jax.random.key(0),
-        predictions.denoiser(predict_fn, kind=kind, schedule=schedule),
-        jnp.asarray(noise * np.float32(schedule.z_std(times[0]))),
-        times,
-        sampler=samplers.ddim(),
-        schedule=schedule,
-    )
-    return {
-        name: np.moveaxis(array, -1, 1)
-        for name, array in (("output", output), ("sample", result.x))
-    }
+    found = {"output": run(z * scale, jnp.asarray(t, jnp.float32))}
+    for num_steps in STEPS:
+        steps = count - 1 - np.arange(num_steps) * (count // num_steps)
+        times = np.append((steps + first) / count, 0.0)
+        found[f"{num_steps} steps"] = samplers.sample(
+            jax.random.key(0),  # of no effect
+            predictions.denoiser(predict_fn, kind=kind, schedule=schedule),
+            jnp.asarray(noise * np.float32(schedule.z_std(times[0]))),
+            times,
+            sampler=samplers.ddim(),
+            schedule=schedule,
+        ).x
+    return {name: np.moveaxis(array, -1, 1) for name, array in found.items()}
 
 
 def levels(net):
-    """Number of timesteps, and which level timestep 0 is: of t = level / number."""
+    """Returns the number of timesteps, and what a timestep lacks to number times t."""
     return (1000, 1) if hasattr(net, "calling") else (10_000, 0)
 
 
 def inputs_of(net):
-    """What the networks are given, in the layout of torch."""
+    """Draws what the networks are given, in the layout of torch."""
     z, noise = np.random.RandomState(1).standard_normal((2, BATCH, *SHAPE))
     last = levels(net)[0]
     time = np.array([1, last // 200, last // 20, last // 2, last - 1])
@@ -152,7 +155,7 @@ def inputs_of(net):
 
 
 def compared(torch_python, net, schedule, kind):
-    """Largest deviations of output and sample, and whether the bits are the same."""
+    """Computes the relative deviations, and whether the bits are the same."""
     from diffusionflow.interop import own, read_weights
     from experiments.checkpointing import diffusers_format
 
@@ -163,9 +166,10 @@ def compared(torch_python, net, schedule, kind):
     )
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place) / "out"
-        config, scheduler = diffusers_format.configs(model)
-        more = {"scheduler_config.json": scheduler}
-        own.write_folder(folder, config, diffusers_format.params(model, params), more)
+        plan = diffusers_format.plan(model)
+        more = {"scheduler_config.json": plan.scheduler}
+        moved = diffusers_format.params(model, plan.network, params)
+        own.write_folder(folder, plan.config, moved, more)
         np.savez(folder / "inputs.npz", **arrays)
         subprocess.run([torch_python, __file__, "--folder", folder], check=True)
         theirs = dict(np.load(folder / "outputs.npz"))
@@ -174,11 +178,11 @@ def compared(torch_python, net, schedule, kind):
         np.array_equal(first[each], again[each]) for each in first
     )
     mine = ours(net, schedule, kind, params, arrays)
-    off = [
+    deviations = [
         np.abs(mine[each] - theirs[each]).max() / np.abs(theirs[each]).max()
-        for each in ("output", "sample")
+        for each in mine
     ]
-    return *off, same
+    return deviations, same
 
 
 def main():
@@ -186,12 +190,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", required=True, help="with torch, diffusers")
     args = parser.parse_args()
-    print("| network | output off by | samples off by | saved again |")
-    print("|---|---|---|---|")
+    steps = " | ".join(f"{num_steps:,} steps" for num_steps in STEPS)
+    print(f"relative deviation of\n\n| network | output | {steps} | saved again |")
+    print("|---|---|---|---|---|")
     for name, case in cases().items():
-        output, sample, same = compared(args.torch_python, *case)
-        said = "the same bits" if same else "OTHER BITS"
-        print(f"| `{name}` | {output:.1e} | {sample:.1e} | {said} |", flush=True)
+        deviations, same = compared(args.torch_python, *case)
+        numbers = " | ".join(f"{each:.1e}" for each in deviations)
+        said = "the same bits" if same else "different"
+        print(f"| `{name}` | {numbers} | {said} |", flush=True)
 
 
 if __name__ == "__main__":

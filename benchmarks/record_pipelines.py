@@ -73,7 +73,7 @@ def scheduler(name, file):
 
 
 def drawn(net, made, z):
-    """What the pipelines' loop has after each call, with recorded noise."""
+    """Computes what the pipelines' loop has after each call, with recorded noise."""
     noise = iter(pretrained_weights.arrays(7, NUM_STEPS, *z.shape))
     scheduling_ddpm.randn_tensor = lambda *_, **__: torch.from_numpy(next(noise))
     made.set_timesteps(NUM_STEPS)

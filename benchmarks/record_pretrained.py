@@ -132,9 +132,9 @@ def ran(net, z, *arguments, **options):
 
 
 def slopes(net, z, *arguments, **options):
-    """Of the same product, the size of the gradient in each parameter by name.
+    """Computes two numbers for the gradient of the same product in each parameter.
 
-    And its part along the parameter: two numbers for each.
+    They are its size and its part along the parameter, by the parameter's name.
     """
     output = net(torch.from_numpy(z), *arguments, **options, return_dict=False)[0]
     with_numbers = torch.from_numpy(pretrained_weights.arrays(1, *output.shape))
@@ -320,7 +320,7 @@ AUTOENCODERS = {
 
 
 def gradient_of(fn, x):
-    """The gradient in x of the product of `fn(x)` with random numbers."""
+    """Computes the gradient in x of the product of `fn(x)` with random numbers."""
     x = torch.from_numpy(x).requires_grad_()
     output = fn(x)
     with_numbers = torch.from_numpy(pretrained_weights.arrays(1, *output.shape))

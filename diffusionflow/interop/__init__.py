@@ -14,8 +14,8 @@ function of JAX arrays. `DiffusersScheduler` reads the rest of a scheduler as we
 levels, its sampler and what it does to x_hat. Published networks whose architecture is
 here are opened with their weights and convention by `load`, `load_dit` and `load_edm`,
 autoencoders of latents by `load_autoencoder`; `save` writes a network of this library
-for `load`, and `to_diffusers` makes one of diffusers of it. These need flax and
-safetensors.
+for `load`, and `to_diffusers` converts a U-Net or DiT to the same network of diffusers.
+These need flax and safetensors.
 """
 
 from diffusionflow.interop.autoencoders import Autoencoder, Moments, load_autoencoder
@@ -26,8 +26,8 @@ from diffusionflow.interop.diffusers import (
     DiffusersSteps,
     dynamic_shift,
     from_diffusers,
+    to_diffusers,
 )
-from diffusionflow.interop.diffusers_networks import to_diffusers
 from diffusionflow.interop.dit import load_dit
 from diffusionflow.interop.edm import from_edm, iddpm_levels
 from diffusionflow.interop.edm_networks import load_edm

@@ -12,9 +12,12 @@ import numpy as np
 from diffusionflow.interop.hub import FILES, IN_FOLDER, local_path
 
 TORCH = (".bin", ".pt", ".pth")
+INDEX = ".index.json"
 MOST_NAMES = 12  # of a list in a message
 UNSAFE = object()
 AT_ONCE = 4  # arrays that are read from an open file
+# of the types of safetensors, such as BF16; BOOL has NumPy's own name
+LETTERS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
 Put = Callable[[np.ndarray], Any]
 Source = pathlib.Path | io.BytesIO
 
@@ -32,8 +35,8 @@ def read_weights(
         `hf://owner/name[@revision][/path]`.
       put: what each array goes through as soon as it is read, such as `jnp.asarray`;
         so a `.safetensors` file is in memory once, not as two kinds of arrays.
-      content: bytes of a file of torch or an `.npz`, where they were read already, as
-        for their digest; the others are read from the path.
+      content: bytes of the file, where they were read already, as for their digest;
+        the path then gives the kind of file alone.
 
     Returns:
       `{name: array}`.
@@ -41,9 +44,13 @@ def read_weights(
     Raises:
       ValueError: there is no such file, its kind is not known, it is corrupted, needs
         a package that is not installed, holds other things than arrays, or an index
-        and its files contradict each other.
+        and its files contradict each other; or `content` of an index or a folder.
     """
     path = local_path(path)
+    if content is not None and (path.is_dir() or path.name.endswith(INDEX)):
+        raise ValueError(
+            f"{path}: content must be of one file of weights; give the path alone"
+        )
     if path.is_dir():
         path = _file_of(path)
     if not path.is_file():
@@ -51,14 +58,16 @@ def read_weights(
             f"no file {str(path)!r}: give a local file of weights, or "
             "hf://owner/name/FILE of one on the hub"
         )
-    if path.name.endswith(".index.json"):
+    if path.name.endswith(INDEX):
         return _read_shards(path, put)
     source = path if content is None else io.BytesIO(content)
     if path.suffix in TORCH:
         return _read_torch(path, source, put)
     match path.suffix:
         case ".safetensors":
-            return _read_safetensors(path, put)
+            if content is None:
+                return _read_safetensors(path, put)
+            return _read_safetensors_of(path, content, put)
         case ".npz":
             return _read_npz(path, source, put)
         case ".pkl" | ".pickle" | ".ckpt":
@@ -66,7 +75,7 @@ def read_weights(
                 f"{path.name}: a pickle may run code and is not opened; save the "
                 "network's state dict as .safetensors where you trust it"
             )
-    raise ValueError(f"{path.name}: must end in {', '.join(FILES)} or .index.json")
+    raise ValueError(f"{path.name}: must end in {', '.join(FILES)} or {INDEX}")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -164,6 +173,23 @@ def _read_safetensors(path: pathlib.Path, put: Put) -> dict[str, Any]:
             with safe_open(path, framework="np") as file:
                 for name in names[start : start + AT_ONCE]:
                     arrays[name] = put(file.get_tensor(name))
+        return arrays
+
+    return _reading(path, read)
+
+
+def _read_safetensors_of(path: pathlib.Path, content: bytes, put: Put) -> Any:
+    def read() -> dict[str, Any]:
+        import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
+        from safetensors import deserialize
+
+        arrays = {}
+        for name, entry in deserialize(content):
+            letters = entry["dtype"].rstrip("0123456789")
+            size = entry["dtype"].removeprefix(letters)
+            dtype = np.dtype(LETTERS.get(letters, letters.lower()) + size)
+            array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+            arrays[name] = put(array)
         return arrays
 
     return _reading(path, read)

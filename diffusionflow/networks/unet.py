@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from diffusionflow._dataclass import check_count
 from diffusionflow.networks.embedding import ConditionalNetwork
 from diffusionflow.networks.forms import attend
 from diffusionflow.networks.layers import (
@@ -122,9 +123,9 @@ class UNet(ConditionalNetwork):
       time_features: sinusoids of the time, an even number; None for 4 `channels`.
 
     Raises:
-      ValueError: `max_frequency` is not positive, or `time_features` odd. At a call:
-        the data do not have one to three dimensions, or a size cannot be halved
-        `len(multipliers) - 1` times.
+      ValueError: `max_frequency` is not positive, or `time_features` no even number. At
+        a call: the data do not have one to three dimensions, or a size cannot be
+        halved `len(multipliers) - 1` times.
     """
 
     channels: int = 64
@@ -139,11 +140,13 @@ class UNet(ConditionalNetwork):
 
     def __post_init__(self) -> None:
         count = self.time_features
-        if count is not None and (count < 2 or count % 2):
-            raise ValueError(
-                f"time_features={count}: must be even and positive, a cosine and a "
-                "sine for each frequency; or None, for 4 channels"
-            )
+        if count is not None:
+            check_count("time_features", count, least=2)
+            if count % 2:
+                raise ValueError(
+                    f"time_features={count}: must be even, a cosine and a sine for "
+                    "each frequency; or None, for 4 channels"
+                )
         super().__post_init__()
 
     @property

@@ -5,16 +5,16 @@ library becomes one of diffusers' where that is the same function; its scheduler
 a table of noise levels of which level n is the network's time at timestep n.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusionflow import schedules
 from diffusionflow.interop import as_json
-from diffusionflow.interop.diffusers_networks import (
+from diffusionflow.interop.diffusers.networks import (
     TIMESTEPS,
     architecture_of,
-    to_diffusers,
+    converted,
 )
 from experiments.config import published
 from experiments.config.model import Model
@@ -23,10 +23,28 @@ from experiments.runtime.errors import UsageError, naming
 TYPES = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}
 NAMES = {"UNet2D": "UNet2DModel", "DiTTransformer2D": "DiTTransformer2DModel"}
 WAY_OUT = "or take --format=safetensors"
+MOST_ALPHA = 1 - 2.0**-24  # the float32 below 1
 
 
-def configs(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes `config.json` and `scheduler_config.json` of a network that diffusers has.
+class Plan(NamedTuple):
+    """What is written of a run but its parameters.
+
+    Fields:
+      config: `config.json`.
+      scheduler: `scheduler_config.json`.
+      network: of `networks.pretrained`, which diffusers has.
+    """
+
+    config: dict[str, Any]
+    scheduler: dict[str, Any]
+    network: Any
+
+
+def plan(model: Model) -> Plan:
+    """Makes the configs of a network that diffusers has.
+
+    Args:
+      model: of the run.
 
     Raises:
       UsageError: diffusers has no such network or schedule.
@@ -46,35 +64,37 @@ def configs(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
             scheduler = scheduler_config(objective.schedule, objective.kind)
     settings = as_json.described("network", module)
     del settings["_class"]
+    settings.pop("shared_embedding", None)  # `params` writes a copy for each block
+    if (shift := settings.pop("frequency_shift", 1)) != 1:
+        raise UsageError(
+            f"--format=diffusers: network.frequency_shift={shift:g}: must be 1, as "
+            f"diffusers has it, {WAY_OUT}"
+        )
     size = model.event_shape[:2]
     square = size[0] if size[0] == size[1] else list(size)
     config = {"_class_name": NAMES[type(module).__name__], "sample_size": square}
-    settings.pop("shared_embedding", None)  # `params` writes a copy for each block
-    if settings.pop("frequency_shift", 1) != 1:
-        raise UsageError(
-            "--format=diffusers: network.frequency_shift must be 1, as diffusers has "
-            f"it, {WAY_OUT}"
-        )
-    return config | settings, scheduler  # of a DiT with its own sample_size
+    # a DiT places its patches by a sample_size of its own, which is kept
+    return Plan(config | settings, scheduler, module)
 
 
-def params(model: Model, params: Any) -> Any:
-    """Returns the parameters under the names of diffusers.
+def params(model: Model, network: Any, weights: Any) -> Any:
+    """Returns the parameters of a run under the names of diffusers.
 
     Args:
-      model: of the run, for which `configs` found no fault.
-      params: of its network.
+      model: of the run.
+      network: of its `plan`.
+      weights: the parameters.
     """
     module, convention = published.unwrapped(model.net)
     if convention == "diffusionflow":
-        return to_diffusers(module, params, model.event_shape)[1]
+        return converted(module, weights, network)
     if not getattr(module, "shared_embedding", False):
-        return params
-    blocks = {name: dict(part) for name, part in params.items() if name != "emb"}
-    for name, block in blocks.items():
+        return weights
+    found = {name: dict(part) for name, part in weights.items() if name != "emb"}
+    for name, part in found.items():
         if name.startswith("transformer_blocks."):
-            block["norm1"] = {**block["norm1"], "emb": params["emb"]}
-    return blocks
+            part["norm1"] = {**part["norm1"], "emb": weights["emb"]}
+    return found
 
 
 def _architecture(module: Any, model: Model) -> Any:
@@ -92,7 +112,14 @@ def level_config(model: Model) -> dict[str, Any]:
 
     The network sees noise levels alone, so that the table may be another than its
     schedule: at timestep n it has `sigma / (alpha + sigma) = n / TIMESTEPS`, and half
-    a step at n = 0, where there would be no noise.
+    a step at n = 0, where there would be no noise. Below n = 7 diffusers' float32
+    cannot tell such levels apart: see `_betas`.
+
+    Args:
+      model: of the run.
+
+    Returns:
+      The config, plain JSON values.
 
     Raises:
       ValueError: no scheduler of diffusers scales z as the network's was, or has its
@@ -115,8 +142,24 @@ def level_config(model: Model) -> dict[str, Any]:
     time = np.arange(TIMESTEPS) / TIMESTEPS
     time[0] = 0.5 / TIMESTEPS
     ratio = (time / (1 - time)) ** 2  # sigma^2 / alpha^2
-    betas = np.diff(ratio, prepend=0.0) / (1 + ratio)
-    return _of_betas(betas.tolist(), kind) | {"timestep_spacing": "trailing"}
+    betas = _betas(1 / (1 + ratio))
+    return _of_betas(betas, kind) | {"timestep_spacing": "trailing"}
+
+
+def _betas(alphas_cumprod: np.ndarray) -> list[float]:
+    """Computes betas whose products in diffusers are nearest to those given.
+
+    diffusers holds betas, 1 - betas and their products in float32, and every rounding
+    of a factor stays in all later products: here each factor makes up for those before
+    it. Below alpha^2 = 1 the numbers of float32 are 2^-24 apart, so that no level has a
+    sigma below 2^-12; sigma^2 rises by at least 2^-24 from each level to the next.
+    """
+    product, betas = 1.0, []
+    for exact in alphas_cumprod.tolist():
+        beta = 1 - np.float32(min(exact / product, MOST_ALPHA))
+        product *= float(1 - beta)
+        betas.append(float(beta))
+    return betas
 
 
 def _of_betas(betas: list[float], kind: Any) -> dict[str, Any]:
@@ -131,6 +174,13 @@ def _of_betas(betas: list[float], kind: Any) -> dict[str, Any]:
 
 def scheduler_config(schedule: schedules.Schedule, kind: Any) -> dict[str, Any]:
     """Converts a noise schedule to the config of the matching scheduler of diffusers.
+
+    Args:
+      schedule: on which the network was trained.
+      kind: its prediction type.
+
+    Returns:
+      The config, plain JSON values.
 
     Raises:
       ValueError: it has none.

@@ -59,11 +59,13 @@ def export(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Path:
         weights=settings.weights, sigma_rel=settings.sigma_rel, step=settings.step
     )
 
+    plans: list[diffusers_format.Plan] = []
+
     def check(request: Request, model: Model) -> None:
         del request
         _check_model(model)
         if settings.format == "diffusers":
-            diffusers_format.configs(model)
+            plans.append(diffusers_format.plan(model))
         else:
             _check_described(model)
 
@@ -72,10 +74,7 @@ def export(workdir: str | pathlib.Path, settings: Settings) -> pathlib.Path:
         (loaded,) = restore.load_each(pathlib.Path(workdir), request, names, check)
     with naming("--workdir"), progress.announced("writing the weights"):
         if settings.format == "diffusers":
-            config, scheduler = diffusers_format.configs(loaded.model)
-            params = diffusers_format.params(loaded.model, loaded.params)
-            more = {"scheduler_config.json": scheduler}
-            own.write_folder(out, config, params, more)
+            _save_for_diffusers(out, loaded, plans[-1])
         else:
             _save(out, loaded)
     print(f"{_words(loaded)}, weights {loaded.digest}\n{out}", flush=True)
@@ -102,6 +101,15 @@ def _check_described(model: Model) -> None:
     with naming("--format=safetensors"):
         for name, part in parts.items():
             as_json.described(name, part)
+
+
+def _save_for_diffusers(
+    out: pathlib.Path, loaded: Loaded, plan: diffusers_format.Plan
+) -> None:
+    """Writes a folder that diffusers opens."""
+    params = diffusers_format.params(loaded.model, plan.network, loaded.params)
+    files = {"scheduler_config.json": plan.scheduler}
+    own.write_folder(out, plan.config, params, files)
 
 
 def _save(out: pathlib.Path, loaded: Loaded) -> None:

@@ -147,7 +147,7 @@ def with_values(argv: list[str]) -> list[str]:
 
 
 def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
-    """Overrides entries, in order.
+    """Overrides entries, in order but for names, which come first.
 
     A new `network.name` or `data.name` replaces the section: entries of the file that
     belong to the old name are left out, and printed.
@@ -163,7 +163,7 @@ def apply(config: ConfigDict, given: list[tuple[str, str | None]]) -> None:
         for section in schema.OPEN:
             if flag == f"config.{section}.name" and text is not None:
                 _replace_section(config, section, text, names(given))
-    # names first, as arguments have the types that these take
+    # arguments have the types that those of the name take
     for flag, text in sorted(given, key=lambda each: not each[0].endswith(".name")):
         name = _entry(flag)
         *sections, key = name.split(".")
@@ -235,8 +235,11 @@ def _wanted(place: ConfigDict, name: str, key: str) -> Any:
     if (wanted := schema.type_of(name)) is not None:
         return wanted
     if key not in place:
-        section, called = name.split(".")[0], schema.value(place, "name")
-        if name != f"{section}.{key}" or not isinstance(called, str):
+        section = name.split(".")[0]
+        if name != f"{section}.{key}" or "name" not in place:
+            return None  # of a section of a user's own inside this one
+        called = schema.value(place, "name")
+        if not isinstance(called, str):
             return None
         return parsing.type_of_argument(f"{section}.name", called, NAMED[section], key)
     try:

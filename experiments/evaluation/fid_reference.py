@@ -58,12 +58,17 @@ def features_fn(inception: str, protocol: str) -> tuple[FeaturesFn, str]:
 
     Returns:
       The function, and the SHA-256 of the file.
+
+    Raises:
+      UsageError: it is no file of Inception's weights, or not one alone.
     """
+    path = pathlib.Path(inception)
     with naming("--inception"), progress.announced("reading Inception's weights"):
-        path = pathlib.Path(inception)
-        content = path.read_bytes() if path.is_file() else None
+        if not path.is_file():
+            raise ValueError(f"{inception}: must be a local file, as its digest counts")
+        content = path.read_bytes()
         params = inception_params(read_weights(path, content=content))
-    digest = hashlib.sha256(content or b"").hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x))
     input_fn = PROTOCOLS[protocol].input_fn
 

@@ -75,7 +75,7 @@ def measure(
     request: Request,
     weights: Mapping[str, Loaded],
     dataset: DataSet,
-    features: Sequence[Features] = (),
+    features: Sequence[Features],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Computes what `eval.json` and `eval.npz` hold.
 

@@ -72,8 +72,8 @@ def sampler_section(text: str, default: dict[str, Any]) -> dict[str, Any]:
 def feature_maps(
     dataset: DataSet,
     settings: Settings,
-    leave_out: Collection[str] = (),
-    asked: Collection[features.Features] = (),
+    leave_out: Collection[str],
+    asked: Collection[features.Features],
 ) -> list[features.Features]:
     """Makes the features to compare: values, of a classifier of images, and `asked`."""
     listed = [] if "pixels" in leave_out else [features.pixels()]
@@ -136,8 +136,8 @@ class SampleEvaluator:
         model: Model,
         dataset: DataSet,
         settings: Settings,
-        leave_out: Collection[str] = (),
-        asked: Collection[features.Features] = (),
+        leave_out: Collection[str],
+        asked: Collection[features.Features],
     ):
         self._model, self._settings = model, settings
         self._maps = feature_maps(dataset, settings, leave_out, asked)

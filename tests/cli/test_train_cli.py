@@ -299,6 +299,20 @@ def test_another_network_is_given_without_the_entries_of_the_first(capsys):
     assert same.network.channels == 32 and not capsys.readouterr().out
 
 
+def test_an_entry_is_added_to_a_section_inside_data(tmp_path):
+    """It belongs to no argument of the data set, and nothing says its type."""
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config()\n"
+        "    config.data.options = {'a': 1}\n"
+        "    return config\n"
+    )
+    config = read(f"--config={path}", "--config.data.options.b=2")
+    assert config.data.options.to_dict() == {"a": 1, "b": 2}
+
+
 UNTYPED = """
 from ml_collections import config_dict
 from configs import digits

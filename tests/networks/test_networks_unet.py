@@ -58,6 +58,20 @@ def test_sizes_that_halving_does_not_divide_are_refused(sizes, words):
         jax.eval_shape(net.init, jax.random.key(0), *inputs)
 
 
+@pytest.mark.parametrize(
+    ("value", "bound"),
+    [
+        (0, "at least 2"),
+        (-2, "at least 2"),
+        (4.0, "at least 2, a whole number"),
+        (7, "even, a cosine and a sine"),
+    ],
+)
+def test_sinusoids_come_in_pairs(value, bound):
+    with pytest.raises(ValueError, match=f"time_features={value}: must be {bound}"):
+        UNet(**TINY, time_features=value)
+
+
 def convolutions(params, change):
     """Parameters with every kernel of a convolution changed."""
 

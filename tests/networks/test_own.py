@@ -1,6 +1,7 @@
 """`interop.save`: networks of this library as files, and what `load` makes of them."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,16 @@ def example(net, shape):
     return z, filled(shapes)
 
 
+@pytest.fixture
+def open_to_others():
+    """New files are readable to others, whatever the user's umask is."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_was_saved_is_opened_bit_for_bit(name, tmp_path):
+def test_what_was_saved_is_opened_bit_for_bit(name, tmp_path, open_to_others):
     """Weights, and the prediction as `precondition` makes it, with a label too."""
     net, shape, meaning = CASES[name]
     z, params = example(net, shape)
@@ -212,7 +221,7 @@ def test_a_config_that_is_corrupted_is_refused_with_the_place(tmp_path):
 
 
 def test_what_is_cut_off_leaves_nothing_and_two_writers_do_not_mix(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, open_to_others
 ):
     path, write = tmp_path / "net", numpy.save_file
 

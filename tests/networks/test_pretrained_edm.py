@@ -76,13 +76,22 @@ TINY = SongUNet(
 STATE = pretrained_weights.state_of(TINY)  # of one level, without filters
 
 
-def test_a_state_dict_that_torch_wrote_is_opened(tmp_path):
+@pytest.mark.parametrize("wrapped", [False, True], ids=["tensors", "parameters"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["today", "before 1.6"])
+@pytest.mark.parametrize("network", CASES)
+def test_a_state_dict_that_torch_wrote_is_opened(network, wrapped, zipped, tmp_path):
     """As `torch.save(net.state_dict(), path)` writes it, by `weights_only=True`."""
     torch = pytest.importorskip("torch")
-    state = {name: torch.from_numpy(array) for name, array in state_of("adm").items()}
-    torch.save(collections.OrderedDict(state), tmp_path / "edm.pt")
+    state = {name: torch.from_numpy(each) for name, each in state_of(network).items()}
+    if wrapped:
+        state = {name: torch.nn.Parameter(tensor) for name, tensor in state.items()}
+    torch.save(
+        collections.OrderedDict(state),
+        tmp_path / "edm.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
     found = interop.load_edm(tmp_path / "edm.pt", output="edm")
-    exact = interop.load_edm(saved(tmp_path / "npz", state_of("adm")), output="edm")
+    exact = interop.load_edm(saved(tmp_path / "npz", state_of(network)), output="edm")
     assert same(found.network.params, exact.network.params)
     assert found.network.module == exact.network.module
 

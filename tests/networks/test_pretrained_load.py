@@ -114,10 +114,25 @@ def test_every_layout_holds_the_same_arrays(tmp_path):
         assert found.keys() == weights.keys()
         assert all((found[name] == weights[name]).all() for name in names)
     for name, exact in (("narrow.safetensors", narrow), ("all.npz", weights)):
-        for content in (None, (tmp_path / name).read_bytes()):
-            found = interop.read_weights(tmp_path / name, content=content)
+        path = tmp_path / name
+        content = path.read_bytes()
+        for given in (None, content):
+            found = interop.read_weights(path, content=given)
             assert found.keys() == exact.keys()
             assert all((found[each] == exact[each]).all() for each in names)
+            assert {each.dtype for each in found.values()} == {exact[names[0]].dtype}
+            path.write_bytes(b"")  # what was read already is not read again
+    for several in (tmp_path, whole):
+        with pytest.raises(ValueError, match="content must be of one file"):
+            interop.read_weights(several, content=content)
+
+
+def test_bytes_that_are_cut_off_are_refused(tmp_path):
+    content = (FOLDER / "unet" / WEIGHTS).read_bytes()
+    path = tmp_path / WEIGHTS
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{WEIGHTS}: corrupted or no such file"):
+        interop.read_weights(path, content=content[:-100])
 
 
 class Tensor:

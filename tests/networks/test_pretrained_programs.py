@@ -62,5 +62,7 @@ def programs(tmp_path, monkeypatch):
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["diffusers", "dit", "sit", "edm"])
 def test_a_program_of_the_page_samples(name, programs):
+    if name == "diffusers":  # whose folder holds safetensors
+        pytest.importorskip("safetensors")
     x = programs[f"from_{name}"]()
     assert x.shape[0] == 4 and np.isfinite(x).all()

@@ -283,16 +283,41 @@ def test_a_reference_without_a_distance_is_refused(
         fid_reference.published(str(path))
 
 
-def test_the_weights_are_read_once_with_the_digest_of_their_file(tmp_path, monkeypatch):
-    path, found = tmp_path / "weights.npz", []
-    np.savez(path, weight=np.arange(3.0))
-    content = path.read_bytes()
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_the_weights_are_read_once_with_the_digest_of_their_file(
+    suffix, tmp_path, monkeypatch
+):
+    path, found = tmp_path / f"weights.{suffix}", []
+    weights = {"weight": np.arange(3.0)}
+    if suffix == "npz":
+        np.savez(path, **weights)
+    else:
+        pytest.importorskip("safetensors.numpy").save_file(weights, path)
+    content, read_bytes = path.read_bytes(), pathlib.Path.read_bytes
+
+    def read_and_spoiled(self):
+        read = read_bytes(self)
+        self.write_bytes(b"another file by now")
+        return read
+
     monkeypatch.setattr(fid_reference, "inception_params", found.append)
-    monkeypatch.setattr(pathlib.Path, "open", None)  # `read_bytes` is the one way
-    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda self: content)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read_and_spoiled)
     _, digest = fid_reference.features_fn(str(path), "fid50k")
     np.testing.assert_array_equal(found[0]["weight"], [0, 1, 2])
     assert digest == hashlib.sha256(content).hexdigest()
+
+
+def test_weights_without_a_digest_are_refused(tmp_path):
+    """A folder and an index hold other files, which one digest would not cover."""
+    index = tmp_path / "weights.safetensors.index.json"
+    index.write_text('{"weight_map": {"weight": "weights.safetensors"}}')
+    for path, message in (
+        (tmp_path, "must be a local file, as its digest counts"),
+        (tmp_path / "nowhere.npz", "must be a local file"),
+        (index, "content must be of one file of weights"),
+    ):
+        with pytest.raises(UsageError, match=f"^--inception: .*{message}"):
+            fid_reference.features_fn(str(path), "fid50k")
 
 
 def test_moments_of_batches_are_those_of_all(monkeypatch):

@@ -6,15 +6,48 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusionflow.interop.diffusers.layers import (
+    EPSILON,
+    Params,
+    check_conditions,
+    linear,
+    time_embedding,
+)
+
 # The features of a token here are, a quarter each, sines of row and of column, then
 # cosines; there sines and cosines of the column, then of the row.
 QUARTERS = (1, 3, 0, 2)
-EPSILON = 1e-6  # of our normalisations
-Params = Mapping[str, Any]
 
 
-def conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
-    """Returns what must hold of a DiT on images, by what is wrong otherwise."""
+def architecture(
+    module: Any, event_shape: tuple[int, ...], conditions: Mapping[str, bool]
+) -> Any:
+    """Returns the network of diffusers without parameters.
+
+    Args:
+      module: `networks.DiT`.
+      event_shape: of an example: height, width, channels.
+      conditions: of `check_conditions`, of any network; those of a DiT are added.
+
+    Raises:
+      ValueError: diffusers has no such network; the message lists what differs.
+    """
+    from diffusionflow.networks.pretrained import DiTTransformer2D
+
+    check_conditions(module, {**conditions, **_conditions(module, event_shape)})
+    return DiTTransformer2D(
+        num_attention_heads=module.num_heads,
+        attention_head_dim=module.features // module.num_heads,
+        in_channels=event_shape[2],
+        num_layers=module.num_blocks,
+        sample_size=event_shape[0],
+        patch_size=module.patch_size,
+        num_embeds_ada_norm=max(1, module.num_classes),
+        norm_eps=EPSILON,
+    )
+
+
+def _conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
     height, width, _ = event_shape
     return {
         f"images of {height} x {width}: must be square": height == width,
@@ -28,33 +61,23 @@ def conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
     }
 
 
-def architecture(module: Any, event_shape: tuple[int, ...]) -> Any:
-    """Returns the network of diffusers without parameters."""
-    from diffusionflow.networks.pretrained import DiTTransformer2D
-
-    return DiTTransformer2D(
-        num_attention_heads=module.num_heads,
-        attention_head_dim=module.features // module.num_heads,
-        in_channels=event_shape[2],
-        num_layers=module.num_blocks,
-        sample_size=event_shape[0],
-        patch_size=module.patch_size,
-        num_embeds_ada_norm=max(1, module.num_classes),
-        norm_eps=EPSILON,
-    )
-
-
 def arrays(module: Any, params: Params) -> dict[str, Any]:
-    """Returns the arrays of a DiT under their names in diffusers."""
+    """Returns the arrays of a DiT under their names in diffusers.
+
+    Args:
+      module: `networks.DiT`, of which `architecture` found no fault.
+      params: its parameters, NumPy arrays.
+    """
     features, size = module.features, module.patch_size
     quarters = np.arange(features).reshape(4, -1)
     order = quarters[list(QUARTERS)].ravel()  # of the features of a token
     kernel = params["in"]["kernel"].reshape(size, size, -1, features)[..., order]
     conditioning = params["Conditioning_0"]
-    table = np.zeros((2, features)) if not module.num_classes else None
+    table = np.zeros((2, features))  # diffusers has no DiT without classes
+    if module.num_classes:
+        table = conditioning["label"]["embedding"]
     embedding = time_embedding(conditioning, "timestep_embedder.")
-    label = conditioning["label"]["embedding"] if table is None else table
-    embedding["class_embedder.embedding_table.weight"] = label
+    embedding["class_embedder.embedding_table.weight"] = table
     found = {
         "pos_embed.proj.weight": kernel.transpose(3, 2, 0, 1),
         "pos_embed.proj.bias": params["in"]["bias"][order],
@@ -96,21 +119,3 @@ def _query_key_value(dense: Params, order: np.ndarray) -> dict[str, Any]:
         columns = np.arange(order.size) + i * order.size
         found |= linear(f"attn1.to_{part}.", dense, order, columns)
     return found
-
-
-def linear(
-    name: str, dense: Params, rows: Any = None, columns: Any = None
-) -> dict[str, Any]:
-    """Returns matrix [out, in] and bias, of chosen rows and columns of the kernel."""
-    kernel, bias = dense["kernel"], dense["bias"]
-    rows = slice(None) if rows is None else rows
-    columns = slice(None) if columns is None else columns
-    return {f"{name}weight": kernel[rows][:, columns].T, f"{name}bias": bias[columns]}
-
-
-def time_embedding(conditioning: Params, name: str) -> dict[str, Any]:
-    """Returns the embedding of the time: its frequencies fall there, and rise here."""
-    count = len(conditioning["time_in"]["kernel"])
-    rows = np.arange(count).reshape(2, -1)[:, ::-1].ravel()  # cosines, sines
-    first = linear(f"{name}linear_1.", conditioning["time_in"], rows=rows)
-    return first | linear(f"{name}linear_2.", conditioning["time_out"])

@@ -5,17 +5,16 @@ same: of the z that the network sees, and at the timestep `TIMESTEPS` times its 
 diffusers' sinusoids are ours with `max_frequency=10000`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffusionflow.interop import diffusers_dit, diffusers_unet
+from diffusionflow.interop.diffusers import dit, unet
+from diffusionflow.interop.diffusers.layers import Params, check_conditions
 from diffusionflow.interop.parameters import params_of
 
 TIMESTEPS = 10_000  # the quotient of the highest and the lowest frequency there
-Params = Mapping[str, Any]
 
 
 def to_diffusers(
@@ -37,13 +36,8 @@ def to_diffusers(
     Raises:
       ValueError: diffusers has no such network; the message lists what differs.
     """
-    from diffusionflow.networks import DiT
-
     there = architecture_of(module, event_shape)
-    params = jax.tree.map(np.asarray, jax.device_get(params))
-    home = diffusers_dit if isinstance(module, DiT) else diffusers_unet
-    arrays = home.arrays(module, params)
-    return there, params_of(there, arrays, type(there).__name__)
+    return there, converted(module, params, there)
 
 
 def architecture_of(module: Any, event_shape: tuple[int, ...]) -> Any:
@@ -58,12 +52,13 @@ def architecture_of(module: Any, event_shape: tuple[int, ...]) -> Any:
     """
     from diffusionflow.networks import DiT, UNet
 
-    if not isinstance(module, DiT | UNet):
+    if type(module) not in (DiT, UNet):  # a subclass may compute something else
         raise ValueError(
-            f"diffusers has no {type(module).__name__}: must be a UNet or a DiT"
+            f"diffusers has no {type(module).__name__}: must be a UNet or a DiT of "
+            "this library, not a subclass"
         )
     images = len(event_shape) == 3
-    needed = {
+    conditions = {
         f"data of shape {event_shape}: must be images": images,
         f"max_frequency={module.max_frequency:g}: must be {TIMESTEPS}": (
             module.max_frequency == TIMESTEPS
@@ -72,11 +67,24 @@ def architecture_of(module: Any, event_shape: tuple[int, ...]) -> Any:
             not module.vector_features
         ),
     }
-    home = diffusers_dit if isinstance(module, DiT) else diffusers_unet
-    needed |= home.conditions(module, event_shape) if images else {}
-    wrong = [text for text, holds in needed.items() if not holds]
-    if wrong:
-        raise ValueError(
-            f"diffusers has no such {type(module).__name__}: {'; '.join(wrong)}"
-        )
-    return home.architecture(module, event_shape)
+    if not images:
+        check_conditions(module, conditions)
+    return _home(module).architecture(module, event_shape, conditions)
+
+
+def converted(module: Any, params: Params, there: Any) -> dict[str, Any]:
+    """Returns the parameters of a network of ours as those of diffusers, float32.
+
+    Args:
+      module: `networks.UNet` or `networks.DiT`.
+      params: its parameters.
+      there: its `architecture_of`.
+    """
+    params = jax.tree.map(np.asarray, jax.device_get(params))
+    arrays = _home(module).arrays(module, params)
+    return params_of(there, arrays, type(there).__name__)
+
+
+def _home(module: Any) -> Any:
+    """Returns the Python module that converts networks of a class."""
+    return {"DiT": dit, "UNet": unet}[type(module).__name__]

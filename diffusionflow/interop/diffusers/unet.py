@@ -1,12 +1,18 @@
 """The U-Net of this library as `UNet2DModel` of diffusers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusionflow.interop.diffusers_dit import EPSILON, Params, time_embedding
+from diffusionflow.interop.diffusers.layers import (
+    EPSILON,
+    Params,
+    check_conditions,
+    time_embedding,
+)
 
 LEAVES = {"scale": "weight", "kernel": "weight", "embedding": "weight", "bias": "bias"}
 RESNET = {
@@ -26,9 +32,44 @@ ATTENTION = {
 }
 
 
-def conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
-    """Returns what must hold of a U-Net on images, by what is wrong otherwise."""
-    groups, heads = _groups(module, event_shape), _heads(module, event_shape)
+def architecture(
+    module: Any, event_shape: tuple[int, ...], conditions: Mapping[str, bool]
+) -> Any:
+    """Returns the network of diffusers without parameters.
+
+    Args:
+      module: `networks.UNet`.
+      event_shape: of an example: height, width, channels.
+      conditions: of `check_conditions`, of any network; those of a U-Net are added.
+
+    Raises:
+      ValueError: diffusers has no such network; the message lists what differs.
+    """
+    from diffusionflow.networks.pretrained import UNet2D
+
+    attends = _attends(module, event_shape)
+    groups, heads = _groups(module, event_shape), _heads(module, attends)
+    check_conditions(module, {**conditions, **_conditions(module, groups, heads)})
+    return UNet2D(
+        in_channels=event_shape[2],
+        out_channels=event_shape[2],
+        freq_shift=1,
+        down_block_types=_block_types(attends, "Down"),
+        up_block_types=_block_types(attends[::-1], "Up"),
+        block_out_channels=tuple(each * module.channels for each in module.multipliers),
+        layers_per_block=module.num_blocks,
+        dropout=module.dropout,
+        attention_head_dim=heads[0],
+        norm_num_groups=groups[0],
+        attn_norm_num_groups=groups[0],
+        norm_eps=EPSILON,
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=module.num_classes + 1 if module.num_classes else None,
+    )
+
+
+def _conditions(module: Any, groups: list[int], heads: list[int]) -> dict[str, bool]:
+    """Returns what must hold of a U-Net whose norms and heads are of these sizes."""
     return {
         f"channels={module.channels}: must be at least 4": module.channels >= 4,
         f"multipliers={module.multipliers}: must start with 1": (
@@ -44,36 +85,13 @@ def conditions(module: Any, event_shape: tuple[int, ...]) -> dict[str, bool]:
     }
 
 
-def architecture(module: Any, event_shape: tuple[int, ...]) -> Any:
-    """Returns the network of diffusers without parameters."""
-    from diffusionflow.networks.pretrained import UNet2D
-
-    (groups,) = _groups(module, event_shape)
-    attends = [
-        min(event_shape[:2]) // 2**level in module.attention_resolutions
-        for level in range(len(module.multipliers))
-    ]
-    kind = lambda way: tuple(f"{'Attn' * each}{way}Block2D" for each in attends)
-    return UNet2D(
-        in_channels=event_shape[2],
-        out_channels=event_shape[2],
-        freq_shift=1,
-        down_block_types=kind("Down"),
-        up_block_types=kind("Up")[::-1],
-        block_out_channels=tuple(each * module.channels for each in module.multipliers),
-        layers_per_block=module.num_blocks,
-        dropout=module.dropout,
-        attention_head_dim=_heads(module, event_shape)[0],
-        norm_num_groups=groups,
-        attn_norm_num_groups=groups,
-        norm_eps=EPSILON,
-        resnet_time_scale_shift="scale_shift",
-        num_class_embeds=module.num_classes + 1 if module.num_classes else None,
-    )
-
-
 def arrays(module: Any, params: Params) -> dict[str, Any]:
-    """Returns the arrays of a U-Net under their names in diffusers."""
+    """Returns the arrays of a U-Net under their names in diffusers.
+
+    Args:
+      module: `networks.UNet`, of which `architecture` found no fault.
+      params: its parameters, NumPy arrays.
+    """
     rest = dict(params)
     conditioning = rest.pop("Conditioning_0")
     found = time_embedding(conditioning, "time_embedding.")
@@ -114,7 +132,12 @@ def _inside(path: list[str]) -> list[str]:
 
 
 def _as_torch(array: np.ndarray, *, convolution: bool) -> np.ndarray:
-    """Moves the axis of outputs first; a matrix is that of a 1 x 1 convolution."""
+    """Moves the axis of outputs first.
+
+    Args:
+      array: of a convolution, a matrix or a vector.
+      convolution: whether a matrix is that of a 1 x 1 convolution there.
+    """
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if array.ndim < 2:
@@ -134,13 +157,24 @@ def _groups(module: Any, event_shape: tuple[int, ...]) -> list[int]:
     return sorted({num_groups(channels) for channels in norms})
 
 
-def _heads(module: Any, event_shape: tuple[int, ...]) -> list[int]:
-    """Returns the different numbers of channels of a head."""
-    attending = [
-        multiplier
-        for level, multiplier in enumerate(module.multipliers)
-        if min(event_shape[:2]) // 2**level in module.attention_resolutions
+def _attends(module: Any, event_shape: tuple[int, ...]) -> list[bool]:
+    """Returns of each level whether its blocks attend."""
+    shortest = min(event_shape[:2])
+    return [
+        shortest // 2**level in module.attention_resolutions
+        for level in range(len(module.multipliers))
     ]
+
+
+def _block_types(attends: list[bool], way: str) -> tuple[str, ...]:
+    """Returns the names of the blocks of a way, "Down" or "Up"."""
+    return tuple(f"{'Attn' * each}{way}Block2D" for each in attends)
+
+
+def _heads(module: Any, attends: list[bool]) -> list[int]:
+    """Returns the different numbers of channels of a head."""
+    levels = zip(module.multipliers, attends, strict=True)
+    attending = [multiplier for multiplier, attends_here in levels if attends_here]
     channels = {each * module.channels for each in (*attending, module.multipliers[-1])}
     return sorted(each // module.num_heads for each in channels)
 
