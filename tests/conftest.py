@@ -1,10 +1,10 @@
 """Strict settings for every test: no silent promotion, eight forced CPU devices.
 
 Compiled programs are kept on disk, the smallest too, for workers, for the commands that
-tests run and for the next run of the tests: compiling is most of the time. `make test`
-has XLA optimize less than it does for users: LLVM at its level 1, and no emitters of
-fusions. The other targets and pytest called as such leave all of that on
-(docs/testing.md).
+tests run and for the next run of the tests: compiling is most of the time. `make test`,
+`test-ci` and `test-slow` have XLA optimize less than it does for users: LLVM at its
+level 1, and no emitters of fusions. The other targets and pytest called as such leave
+all of that on (docs/testing.md).
 """
 
 import gc

@@ -59,8 +59,7 @@ def join() -> None:
     """Joins the processes of the run, if the flags say that there are several.
 
     Raises:
-      UsageError: the flags contradict each other, or no cluster manager
-        is recognized.
+      UsageError: the flags contradict each other, or JAX recognizes no cluster.
     """
     if NAMES[0] not in flags.FLAGS:
         return
