@@ -1,9 +1,10 @@
 """Defines the networks that are timed: event shape, batch size and entries of a config.
 
 `digits`, `cifar10` and `imagenet64` are those of the configs of that name, `dit_b` has
-the size of DiT-B/2 and `dit_xl` that of DiT-XL/2, `dit_3b` 3 billion parameters; in
-float32 with nothing computed twice, unless it is asked for. The blocks of the last two
-are looped over.
+the size of DiT-B/2 and `dit_xl` that of DiT-XL/2, `dit_3b` 3 billion parameters;
+`small32`, `small64` and `dit_tiny` have a size for a CPU. All are in float32 with
+nothing computed twice, unless it is asked for. The blocks of `dit_xl` and `dit_3b` are
+looped over.
 """
 
 from types import ModuleType
@@ -29,6 +30,19 @@ CASES = {
             multipliers=[1, 2, 2, 2],
             num_blocks=1,
             attention_resolutions=[16],
+            num_heads=4,
+            dropout=0.0,
+        ),
+    ),
+    "small64": dict(
+        shape=[64, 64, 3],
+        batch_size=8,
+        network=dict(
+            name="unet",
+            channels=64,
+            multipliers=[1, 2, 3, 4],
+            num_blocks=1,
+            attention_resolutions=[16, 8],
             num_heads=4,
             dropout=0.0,
         ),
