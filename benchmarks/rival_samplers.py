@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import diffusers
 import torch
-from rival import CLASSES, make_net
+from rival import CLASSES, make_unet
 
 NUM_STEPS = 20
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, required=True)
     args = parser.parse_args()
     case = json.loads(args.case)
-    net = make_net(case).eval().to(memory_format=torch.channels_last)
+    net = make_unet(case).eval().to(memory_format=torch.channels_last)
     height, width, channels = case["shape"]
     z = torch.randn(case["batch_size"], channels, height, width)
     z = z.to(memory_format=torch.channels_last)
