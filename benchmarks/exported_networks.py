@@ -87,12 +87,12 @@ def cases():
     }
 
 
-def random_params(net):
+def random_params(net, event_shape):
     """Draws every parameter."""
     import jax
     import jax.numpy as jnp
 
-    inputs = jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, int)
+    inputs = jnp.zeros((1, *event_shape)), jnp.zeros(1), jnp.zeros(1, int)
     shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
     rng = np.random.RandomState(0)
 
@@ -159,7 +159,7 @@ def compared(torch_python, net, schedule, kind):
     from diffusionflow.interop import own, read_weights
     from experiments.checkpointing import diffusers_format
 
-    arrays, params = inputs_of(net), random_params(net)
+    arrays, params = inputs_of(net), random_params(net, SHAPE)
     objective = types.SimpleNamespace(schedule=schedule, kind=kind)
     model = types.SimpleNamespace(
         net=net, objective=objective, event_shape=SHAPE, sigma_data=1.0
