@@ -102,9 +102,9 @@ $(VENV)/.train: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.train
+$(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,test]'
-	@touch $@
+	@touch $(VENV)/.train $@
 
 $(VENV)/.docs: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,docs]'

@@ -1,14 +1,15 @@
 r"""Few-step models on moons or digits: sample quality after 1, 2 and 4 network calls.
 
     python -m benchmarks.few_steps --data=moons
-    python -m benchmarks.few_steps --data=digits --seeds=1
+    python -m benchmarks.few_steps --data=digits --seeds=1 --processes=2
 
-Trains a teacher and its students with the functions of the commands, and measures their
-samples. On moons: energy distance of 2,000 samples to the test points (pairs of a point
-with itself included, so that real points do not get 0), and straightness of paths. On
-digits: Frechet distances of 1,000 samples to the training examples in the features of a
-classifier, and of pixels. Prints mean and standard deviation over seeds, and the CPU
-seconds of each part. Programs are compiled for the first seed and read by the others.
+Trains a teacher and its students with the functions of the commands, students in as
+many processes at once as are asked for, and measures their samples. On moons: energy
+distance of 2,000 samples to the test points (pairs of a point with itself included, so
+that real points do not get 0), and straightness of paths. On digits: Frechet distances
+of 1,000 samples to the training examples in the features of a classifier, and of
+pixels. Prints mean and standard deviation over seeds, and the CPU seconds of each part.
+Programs are compiled for the first seed and read by the others.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import resource
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -45,7 +48,7 @@ class Timer:
     """CPU seconds of parts of a program, by name."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -53,8 +56,8 @@ class Timer:
         begin = self._now()
         with contextlib.redirect_stdout(io.StringIO()):
             yield
-        self.seconds[name].append(self._now() - begin)
-        print(f"  {name}: {self.seconds[name][-1]:.0f} CPU s", flush=True)
+        self.seconds[name] = self._now() - begin
+        print(f"  {name}: {self.seconds[name]:.0f} CPU s", flush=True)
 
     def _now(self) -> float:
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -76,44 +79,42 @@ class Runs:
 
     Args:
       folder: of the runs.
-      teacher: config of the teacher.
       seed: of all of them.
-      timer: of the parts.
     """
 
-    def __init__(
-        self, folder: pathlib.Path, teacher: ConfigDict, seed: int, timer: Timer
-    ):
-        self._folder, self._seed, self._timer = folder, seed, timer
-        with timer("teacher"):
-            config = quiet(teacher, teacher.num_steps, seed)
-            loop.train_and_evaluate(config, folder / "teacher")
+    def __init__(self, folder: pathlib.Path, seed: int):
+        self._folder, self._seed, self.timer = folder, seed, Timer()
 
-    def distil(
-        self, method: str, num_steps: int, *, pairs: pathlib.Path | None = None
-    ) -> str:
+    def teach(self, config: ConfigDict) -> str:
+        """Trains the teacher; returns the name of its run."""
+        with self.timer("teacher"):
+            config = quiet(config, config.num_steps, self._seed)
+            loop.train_and_evaluate(config, self._folder / "teacher")
+        return "teacher"
+
+    def distil(self, student: "Student") -> str:
         """Trains a student; returns the name of its run."""
-        name = method.partition("(")[0]
         teacher = self._folder / "teacher"
         config = distilled.student(
             distilled.read_config(teacher, "teacher"),
-            method=method,
+            method=student.method,
             teacher=str(teacher),
-            pairs=None if pairs is None else str(pairs),
+            pairs=str(self._folder / PAIRS) if student.pairs else None,
         )
-        with self._timer(name):
+        with self.timer(student.name):
             loop.train_and_evaluate(
-                quiet(config, num_steps, self._seed), self._folder / name
+                quiet(config, student.num_steps, self._seed),
+                self._folder / student.name,
             )
-        return name
+        return student.name
 
-    def pairs(self, count: int) -> pathlib.Path:
+    def pairs(self, count: int) -> None:
         """Draws the teacher's pairs."""
-        with self._timer("pairs"):
+        with self.timer("pairs"):
             request = pair_files.Request(
-                num_samples=count, seed=self._seed, out=str(self._folder / "pairs")
+                num_samples=count, seed=self._seed, out=str(self._folder / PAIRS)
             )
-            return pair_files.write_pairs(self._folder / "teacher", request)
+            pair_files.write_pairs(self._folder / "teacher", request)
 
     def load(self, name: str, step: int | None = None) -> Loaded:
         """The averaged weights of a run, of one of its checkpoints."""
@@ -143,6 +144,7 @@ class Runs:
         return found["mean"]
 
 
+PAIRS = "pairs.npz"
 HEUN = {"name": "heun(variable='u')", "num_steps": 50, "grid": "uniform"}
 
 
@@ -161,6 +163,11 @@ class Student(NamedTuple):
     num_steps: int
     draws: tuple[Draw, ...]
     pairs: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.method.partition("(")[0]
 
 
 class Case(NamedTuple):
@@ -201,26 +208,55 @@ CASES = {
 }
 
 
-def measure(runs: Runs, case: Case, score: Score) -> Rows:
-    """Trains the students of a case, and measures them and the teacher."""
+class Part(NamedTuple):
+    """What a run gave.
+
+    Fields:
+      name: of the run.
+      samples: stored values, of each draw.
+      straightness: mean over paths, where pairs are compared.
+      seconds: CPU time, by what was done.
+    """
+
+    name: str
+    samples: list[np.ndarray]
+    straightness: float | None
+    seconds: dict[str, float]
+
+
+def part(folder: pathlib.Path, data: str, seed: int, student: Student | None) -> Part:
+    """Trains the teacher or, where it is trained, a student of it, and draws.
+
+    Args:
+      folder: of the runs of the seed.
+      data: name of the case.
+      seed: of the runs.
+      student: None for the teacher.
+    """
+    case, runs = CASES[data], Runs(folder, seed)
+    if student is None:
+        name, draws = runs.teach(teacher_config(data)), case.teacher
+        if case.num_pairs:
+            runs.pairs(case.num_pairs)
+    else:
+        name, draws = runs.distil(student), student.draws
+    straightness = None
+    if case.num_pairs and name in ("teacher", "reflow"):
+        straightness = runs.straightness(name)
+    samples = [runs.samples(name, draw, case.num_samples) for draw in draws]
+    return Part(name, samples, straightness, runs.timer.seconds)
+
+
+def measure(parts: list[Part], case: Case, score: Score) -> Rows:
+    """Measures the samples of the teacher and of all students."""
     rows: Rows = {}
-
-    def draw(name: str, draws: tuple[Draw, ...]) -> None:
-        for each in draws:
-            x = runs.samples(name, each, case.num_samples)
+    draws = (case.teacher, *(student.draws for student in case.students))
+    for found, of_run in zip(parts, draws, strict=True):
+        for draw, x in zip(of_run, found.samples, strict=True):
             for metric, value in score(x).items():
-                row = f"{name}, {each.calls} calls: {metric}"
-                rows.setdefault(row, []).append(value)
-
-    draw("teacher", case.teacher)
-    pairs = runs.pairs(case.num_pairs) if case.num_pairs else None
-    for student in case.students:
-        given = pairs if student.pairs else None
-        name = runs.distil(student.method, student.num_steps, pairs=given)
-        draw(name, student.draws)
-        if name == "reflow":
-            for each in ("teacher", name):
-                rows[f"{each}: straightness"] = [runs.straightness(each)]
+                rows[f"{found.name}, {draw.calls} calls: {metric}"] = [value]
+        if found.straightness is not None:
+            rows[f"{found.name}: straightness"] = [found.straightness]
     return rows
 
 
@@ -228,7 +264,7 @@ def picture(runs: Runs, case: Case, path: pathlib.Path) -> None:
     """Writes rows of one noise and one label a column: the teacher, then students."""
     draws = [("teacher", case.teacher[-1])]
     for student in case.students:
-        draws += [(student.method.partition("(")[0], each) for each in student.draws]
+        draws += [(student.name, each) for each in student.draws]
     rows = [runs.samples(name, each, 20)[:10] for name, each in draws]
     for name, each in draws:
         print(f"  a row: {name}, {each.calls} calls")
@@ -280,41 +316,70 @@ def teacher_config(name: str) -> ConfigDict:
     return config
 
 
-def measure_seeds(
-    name: str, num_seeds: int, folder: pathlib.Path, picture_path: pathlib.Path | None
-) -> tuple[Rows, Timer]:
-    """Values of all seeds, which share compiled programs, and the time they took."""
+def prepare(folder: pathlib.Path) -> None:
+    """Sets up a process: its memory, and the compiled programs that all share."""
+    allocator.keep_freed_memory()  # as the commands do
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    case = CASES[name]
-    score = moons_score() if name == "moons" else digits_score()
-    timer, table = Timer(), defaultdict[str, list[float]](list)
-    for seed in range(num_seeds):
-        print(f"seed {seed}", flush=True)
-        runs = Runs(folder / f"seed{seed}", teacher_config(name), seed, timer)
-        for row, values in measure(runs, case, score).items():
-            table[row] += values
-            print(f"  {row} {values[0]:.5f}", flush=True)
-        if picture_path is not None and seed == 0:
-            picture(runs, case, picture_path)
-    return table, timer
+
+
+class InTurn(Executor):
+    """Calls each function in this process, when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def workers(count: int, folder: pathlib.Path) -> Executor:
+    """Returns what runs the parts; several are processes of their own."""
+    if count == 1:
+        return InTurn()
+    return ProcessPoolExecutor(
+        count, get_context("spawn"), initializer=prepare, initargs=(folder,)
+    )
+
+
+def measure_seeds(
+    args: argparse.Namespace, folder: pathlib.Path
+) -> tuple[Rows, list[float]]:
+    """Values of all seeds, which share compiled programs, and their CPU seconds."""
+    case, table, spent = CASES[args.data], defaultdict[str, list[float]](list), []
+    with workers(args.processes, folder) as pool:
+        for seed in range(args.seeds):
+            print(f"seed {seed}", flush=True)
+            of_seed = folder / f"seed{seed}", args.data, seed
+            teacher = pool.submit(part, *of_seed, None)
+            if not seed:
+                score = moons_score() if args.data == "moons" else digits_score()
+            teacher.result()
+            students = [pool.submit(part, *of_seed, each) for each in case.students]
+            parts = [each.result() for each in (teacher, *students)]
+            spent.append(sum(sum(each.seconds.values()) for each in parts))
+            for row, values in measure(parts, case, score).items():
+                table[row] += values
+                print(f"  {row} {values[0]:.5f}", flush=True)
+            if args.picture is not None and seed == 0:
+                picture(Runs(of_seed[0], seed), case, args.picture)
+    return table, spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=CASES, default="moons")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="for the students")
     parser.add_argument("--picture", type=pathlib.Path, help="PNG of digits, seed 0")
     args = parser.parse_args()
-    allocator.keep_freed_memory()  # as the commands do
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        table, timer = measure_seeds(args.data, args.seeds, folder, args.picture)
+        prepare(folder)
+        table, spent = measure_seeds(args, folder)
     print(f"mean and standard deviation of {args.seeds} seeds")
     for row, values in table.items():
         spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
         print(f"{row:45} {np.mean(values):.5f} +- {spread:.5f}")
-    spent = map(sum, zip(*timer.seconds.values(), strict=True))
     each = ", ".join(f"{seconds:.0f}" for seconds in spent)
     print(f"CPU seconds of each seed, of which the first compiles for all: {each}")
 

@@ -93,6 +93,24 @@ def test_residuals_of_another_map_are_not_zero():
         np.testing.assert_allclose(loss, lagrange.residual[:, 0] ** 2, rtol=1e-10)
 
 
+def test_the_gradient_of_the_lagrangian_residual_takes_the_velocity_as_constant():
+    """Not that of a teacher with the same parameters, nor through its argument."""
+    settings = dict(kind="u", schedule=FLOW)
+    teacher_fn = denoise_fn_of(FLOW)
+
+    def total(weights, own):
+        scale = weights if own else 0.7
+        net = lambda z, t, s: weights * z * (1 + s[:, None])
+        denoise_fn = lambda z, t: Denoised(*(scale * x for x in teacher_fn(z, t)))
+        found = distillation.lagrangian_residual(net, Z, T, S, denoise_fn, **settings)
+        return found.residual.sum(), found.prediction.sum()
+
+    with in_float64():
+        for own in (False, True):
+            (residual, rate) = jax.jacrev(total)(0.7, own)
+            np.testing.assert_allclose(residual, rate, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "name",
     [

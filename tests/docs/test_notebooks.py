@@ -137,7 +137,8 @@ def names_files_that_exist(name):
         assert other in SCRIPTS
 
 
-LONGEST = {"07_lecture_algorithms", "09_few_steps"}  # they train
+# they train, or make the weights of three architectures, as tests of their own do
+LONGEST = {"07_lecture_algorithms", "09_few_steps", "10_published_networks"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
 """What the explorable page shows where its sliders stand."""
 
+import functools
 import itertools
 
 import numpy as np
 
 from experiments.visualization.blocks import Over
+
+
+@functools.cache
+def built(section_fn):
+    """A section of the page, computed once for all tests that look at it."""
+    return section_fn()
 
 
 def at(value, place):

@@ -129,7 +129,8 @@ def test_the_command_and_what_it_refuses(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("most", [1, pytest.param(3, marks=pytest.mark.nightly)])
+def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(most, tmp_path):
     """Two trained recipes, each evaluated straight, and again with kills."""
     moments, seconds = random.Random(0), 0.0
     for name, batch_size in (("a", 16), ("b", 32)):
@@ -144,7 +145,10 @@ def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path)
     for where in ("straight", "killed"):
         runs = [f"{name}={tmp_path / where / name}" for name in "ab"]
         if where == "killed":
-            kills = [_evaluate_killed(tmp_path / where / n, moments) for n in "ab"]
+            kills = [
+                _evaluate_killed(tmp_path / where / name, moments, most)
+                for name in "ab"
+            ]
             assert min(kills) > 0, kills
         out[where] = tmp_path / f"{where}.html"
         command = ("experiments.compare", *runs, f"--out={out[where]}")
@@ -154,7 +158,8 @@ def test_evaluate_and_compare_killed_at_random_end_at_the_same_numbers(tmp_path)
             assert code == 0, error
             seconds = time.monotonic() - begin
         else:
-            print(f"kills of compare: {_compare_killed(command, moments, seconds)}")
+            kills = _compare_killed(command, moments, seconds, most)
+            print(f"kills of compare: {kills}")
     assert out["straight"].read_text() == out["killed"].read_text()
 
 
@@ -162,12 +167,12 @@ def _evaluate(workdir):
     return ("experiments.evaluate", f"--workdir={workdir}", *EVALUATE)
 
 
-def _evaluate_killed(workdir, moments):
-    """Evaluates a run, killed three times at most; how often it was.
+def _evaluate_killed(workdir, moments, most):
+    """Evaluates a run, killed `most` times at most; how often it was.
 
     A kill comes at a random moment after the first, second or third new part.
     """
-    for kills in range(3):
+    for kills in range(most):
         wanted = _parts(workdir) + moments.randint(1, 3)
         process = commands.start(*_evaluate(workdir))
         while process.poll() is None and _parts(workdir) < wanted:
@@ -176,21 +181,21 @@ def _evaluate_killed(workdir, moments):
             return kills
     code, _, error = commands.run(*_evaluate(workdir))
     assert code == 0, error
-    return 3
+    return most
 
 
 def _parts(workdir):
     return sum(len(list(workdir.glob(f"{name}/**/*.npz"))) for name in FOLDERS)
 
 
-def _compare_killed(command, moments, seconds):
-    """Compares, killed three times at most, at random moments; how often it was."""
-    for kills in range(3):
+def _compare_killed(command, moments, seconds, most):
+    """Compares, killed `most` times at most, at random moments; how often it was."""
+    for kills in range(most):
         if _ended(commands.start(*command), moments.uniform(0.1, 1) * seconds):
             return kills
     code, _, error = commands.run(*command)
     assert code == 0, error
-    return 3
+    return most
 
 
 def _ended(process, seconds):

@@ -238,14 +238,16 @@ def test_the_digits_are_trained_by_the_recipe_that_is_named(name):
     assert str(built.kind) == str(recipe.kind)
 
 
-# three differ from `digits` in the objective alone, for which there is the test above;
-# three and four resolutions, with attention as in `cifar10`, take minutes to compile;
-# stages of progressive distillation are trained in `test_few_step.py`
+# four differ from `digits` in the objective alone, for which there is the test above;
+# three and four resolutions with attention take minutes to compile; stages of
+# progressive distillation are trained in `test_few_step.py`
 NIGHTLY = {
+    "cifar10",
     "digits_ddpm",
     "digits_progressive",
     "digits_sd3",
     "digits_vcosine",
+    "digits_vdm",
     "imagenet64",
     "patches",
 }

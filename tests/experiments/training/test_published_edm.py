@@ -14,6 +14,7 @@ from experiments.checkpointing.loaded import Request
 from experiments.checkpointing.manager import Checkpoints
 from experiments.config import build, optimizers
 from experiments.evaluation import evaluate
+from experiments.runtime import sharding
 from experiments.runtime.errors import UsageError
 from experiments.sampling.sample_run import sample_run
 from experiments.training import loop, weight_files
@@ -77,8 +78,12 @@ def write(folder, preconditioning=None, change=lambda state: None, **stated):
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_the_published_prediction_and_goes_on(tmp_path, capsys):
+def test_a_run_begins_with_the_published_prediction_and_goes_on(
+    tmp_path, capsys, monkeypatch
+):
     """It trains, averages, evaluates, samples, and is opened where it was exported."""
+    quick = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(sharding, "compiler_options", lambda: quick)
     file, workdir = write(tmp_path / "edm"), tmp_path / "run"
     there, trainer = interop.load_edm(file, output="edm"), Trainer(config())
     with Checkpoints(tmp_path / "new") as saved:

@@ -343,6 +343,7 @@ def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
         objective__weighting="min_snr",
         objective__times="stratified(uniform)",
         objective__proposal="stratified(adaptive(uniform))",
+        optimizer__accumulate=2,
     )
     trainer = Trainer(config)
     placed = sharding.place(trainer.mesh, batch)
@@ -356,7 +357,7 @@ def test_nothing_in_a_clean_step_is_nan(batch, standard_promotion):
 @pytest.mark.parametrize(
     ("source", "changes"),
     [
-        (digits, {"network.channels": 8, "optimizer.accumulate": 2}),
+        (digits, {"network.channels": 8}),
         (digits_dit, {"network.features": 16, "network.num_blocks": 1}),
     ],
 )

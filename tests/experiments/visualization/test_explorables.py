@@ -21,25 +21,25 @@ from experiments.visualization.explorables import (
     weighting,
 )
 from tests.helpers import browser, oracles
-from tests.helpers.explorables import at, check_every_place
+from tests.helpers.explorables import at, built, check_every_place
 
 
 @pytest.fixture(scope="module")
 def moving():
     """The figure on scaling."""
-    (block,) = scaling.section().blocks
+    (block,) = built(scaling.section).blocks
     return block
 
 
 @pytest.fixture(scope="module")
 def churning():
-    (block,) = churn.section().blocks
+    (block,) = built(churn.section).blocks
     return block
 
 
 @pytest.fixture(scope="module")
 def weighing():
-    (block,) = weighting.section().blocks
+    (block,) = built(weighting.section).blocks
     return block
 
 
@@ -277,7 +277,7 @@ def test_sliders_move_what_is_drawn(churning, tmp_path):
 @needs_browser
 @pytest.mark.slow
 def test_the_full_page_moves(tmp_path):
-    sections = [section_fn() for section_fn in SECTIONS]
+    sections = [built(section_fn) for section_fn in SECTIONS]
     of_order = dict.fromkeys(("DPM-Solver++(2M)", "DPM-Solver++(3M)"))
     (of_samplers,) = (s for s in sections if s.title == "Samplers and their steps")
     for trace in of_samplers.blocks[0].charts[1].data:
