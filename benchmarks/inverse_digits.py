@@ -107,6 +107,7 @@ MMPS = functools.partial(inverse.mmps, num_iterations=ITERATIONS)
 DDPM, DIFFPIR = samplers.ddpm(), samplers.FlowMap(0.3**0.5)
 METHODS: dict[str, Draw] = {
     "DPS": guided(inverse.dps, DDPM, 2),
+    "DPS, scale 0.1": guided(functools.partial(inverse.dps, scale=0.1), DDPM, 2),
     "PiGDM": guided(inverse.pigdm, DDPM, 2),
     f"MMPS, {ITERATIONS} iterations": guided(MMPS, DDPM, 2 + ITERATIONS),
     "DiffPIR": guided(inverse.proximal, DIFFPIR, 1),
@@ -193,7 +194,7 @@ def drawn(pictures: Picture) -> Figure:
         ]
         image = np.concatenate([np.concatenate(list(row), axis=1) for row in cells])
         axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        axes.set(title=name, xticks=[])
+        axes.set(title=name, xticks=[], anchor="N")
         axes.set_yticks(9 * np.arange(len(rows)) + 4, list(rows), fontsize=8)
         axes.tick_params(length=0)
         axes.set_xlim(-0.5, 9 * count - 1.5)
@@ -238,7 +239,8 @@ def main() -> None:
                 for value in columns
             )
             print(f"| {name} | {method} | {cells} |", flush=True)
-            pictures[name][method] = x[0]
+            if np.isfinite(x).all():
+                pictures[name][method] = x[0]
     drawn(pictures).savefig(args.out, dpi=100)
 
 
