@@ -144,7 +144,8 @@ def _with_own_grid(found: Mapping[str, Any], workdir: pathlib.Path) -> dict[str,
 
 def _target(built: Model) -> Any:
     """Returns the parameters of a model, as shapes on devices."""
-    return sharding.abstract(jax.eval_shape(built.init, jax.random.key(0)))
+    init = lambda: built.init(jax.random.key(0))  # compiles nothing
+    return sharding.abstract(jax.eval_shape(init))
 
 
 def _existing_step(saved: manager.Checkpoints, step: int | None) -> int:

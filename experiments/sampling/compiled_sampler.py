@@ -83,13 +83,13 @@ def make_sample_fn(
 
     def on_device(
         params: Any,
-        stream: jax.Array,
+        seed: jax.Array,
         number: jax.Array,
         given: Conditions,
         inputs: Any,
         scale: Any,
     ) -> Any:
-        keys = random.example_keys(stream, number)
+        keys = random.example_keys(rng.stream(seed, purpose), number)
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
         if edit is not None:
@@ -127,8 +127,8 @@ def make_sample_fn(
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
     ) -> Any:
-        stream, scale = rng.stream(seed, purpose), np.float32(guidance)
-        params, stream, scale = jax.device_put((params, stream, scale), everywhere)
+        constants = params, np.uint32(seed), np.float32(guidance)
+        params, of_seed, scale = jax.device_put(constants, everywhere)
         sampled = []
         count = len(conditions.labels)
         end, together = first + count, width * mesh.size
@@ -139,7 +139,7 @@ def make_sample_fn(
             inputs = None if edit is None else edit.inputs(number, purpose)
             placed = jax.device_put((number.astype(np.uint32), given, inputs), cut)
             kept = (number >= first) & (number < end)
-            found = jax.device_get(program(params, stream, *placed, scale))
+            found = jax.device_get(program(params, of_seed, *placed, scale))
             sampled.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
                 advance(int(kept.sum()))
