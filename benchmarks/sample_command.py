@@ -14,6 +14,7 @@ must be without condition vectors.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -118,13 +119,13 @@ class TimedSampler:
 
     Args:
       sample_fn: of `compiled_sampler`.
-      network_fn: of the weights: as many network calls as a batch makes.
+      make_fn: makes what `make_network_fn` does, when it is first needed.
       watch: of the process.
     """
 
-    def __init__(self, sample_fn: Any, network_fn: Any, watch: Stopwatch):
-        self._sample_fn, self._network_fn = sample_fn, network_fn
-        self._watch = watch
+    def __init__(self, sample_fn: Any, make_fn: Callable[[], Any], watch: Stopwatch):
+        self._sample_fn, self._watch = sample_fn, watch
+        self._make_fn = functools.cache(make_fn)
 
     def __call__(
         self, params: Any, seed: int, given: Any, first: int, advance: Any
@@ -135,12 +136,12 @@ class TimedSampler:
         def advanced(count: int) -> None:
             advance(count)
             watch.end("batches")
-            watch.call_network(lambda: self._network_fn(params))
+            watch.call_network(lambda: self._make_fn()(params))
 
         return self._sample_fn(params, seed, given, first, advanced)
 
 
-def make_network_fn(model: Any, section: Any, *, guidance: float) -> Any:
+def make_network_fn(model: Any, section: Any, guidance: float) -> Any:
     """Makes `params -> array`: as many calls of the network as a batch makes."""
     import jax
     import jax.numpy as jnp
@@ -187,8 +188,8 @@ def run_command(arguments: list[str], began: float, answer: pathlib.Path) -> Non
             return load(*given)
 
         def made(model: Any, section: Any, **settings: Any) -> TimedSampler:
-            network_fn = make_network_fn(model, section, guidance=settings["guidance"])
-            return TimedSampler(make(model, section, **settings), network_fn, watch)
+            make_fn = lambda: make_network_fn(model, section, settings["guidance"])
+            return TimedSampler(make(model, section, **settings), make_fn, watch)
 
         restore.load, compiled_sampler.make_sample_fn = loaded, made
         sample.main()
@@ -217,6 +218,7 @@ def measure(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Seconds
     command += [f"--workdir={args.workdir}", f"--num_samples={args.num_samples}"]
     command += [f"--flags=--out={out} {args.flags}", f"--began={time.perf_counter()}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a second command finds it
     before = cpu_of_children()
     subprocess.run(command, check=True, stdout=sys.stderr, env=environment, cwd=ROOT)
     ended = Seconds(time.perf_counter(), cpu_of_children() - before)
