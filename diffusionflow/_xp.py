@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy import special as jax_special
-from scipy import special
 
 inf, nan, pi = np.inf, np.nan, np.pi
 
@@ -101,12 +100,24 @@ vander = _shared("vander")
 where = _shared("where")
 zeros_like = _shared("zeros_like")
 
-log_sigmoid = _either(special.log_expit, jax.nn.log_sigmoid)
-logit = _either(special.logit, jax_special.logit)
-ndtr = _either(special.ndtr, jax_special.ndtr)
-ndtri = _either(special.ndtri, jax_special.ndtri)
-sigmoid = _either(special.expit, jax.nn.sigmoid)
-softmax = _either(special.softmax, jax.nn.softmax)
+
+def _scipy(name: str) -> Callable[..., Any]:
+    """Returns a function of `scipy.special`, which takes long to import."""
+
+    def fn(*args: Any, **kwargs: Any) -> Any:
+        from scipy import special  # comes with jax
+
+        return getattr(special, name)(*args, **kwargs)
+
+    return fn
+
+
+log_sigmoid = _either(_scipy("log_expit"), jax.nn.log_sigmoid)
+logit = _either(_scipy("logit"), jax_special.logit)
+ndtr = _either(_scipy("ndtr"), jax_special.ndtr)
+ndtri = _either(_scipy("ndtri"), jax_special.ndtri)
+sigmoid = _either(_scipy("expit"), jax.nn.sigmoid)
+softmax = _either(_scipy("softmax"), jax.nn.softmax)
 softplus = _either(lambda x: np.logaddexp(0.0, x), jax.nn.softplus)
 stop_gradient = _either(lambda x: x, jax.lax.stop_gradient)
 

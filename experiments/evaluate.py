@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.evaluation import fid_flags
-from experiments.runtime import progress
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -81,7 +81,7 @@ def main() -> None:
         return
     fid_flags.check_alone(values)
     print(f"diffusionflow: evaluating {WORKDIR.value}", flush=True)
-    with progress.announced("importing", after=1.0):
+    with startup.importing():
         from experiments.evaluation import evaluate, requested
     with (
         reporting_path_errors("workdir", WORKDIR.value),

@@ -11,7 +11,7 @@ model's paths are.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import progress
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -54,7 +54,7 @@ flags.DEFINE_string(
 
 
 def main() -> None:
-    with progress.announced("importing", after=1.0):
+    with startup.importing():
         from experiments.checkpointing.loaded import Request
         from experiments.sampling import pairs
 

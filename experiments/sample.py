@@ -16,7 +16,7 @@ From pictures, and between two seeds:
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import progress
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 from experiments.sampling import edit_options
 
@@ -79,7 +79,7 @@ flags.adopt_module_key_flags(edit_options)  # for --help
 def main() -> None:
     values = flags.FLAGS.flag_values_dict()
     edit = edit_options.given(values)
-    with progress.announced("importing", after=1.0):  # not needed for a wrong flag
+    with startup.importing():  # not needed for a wrong flag
         from experiments.checkpointing.loaded import Request
         from experiments.sampling import sample_run
 

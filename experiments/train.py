@@ -6,7 +6,7 @@ diffusionflow train --config=digits --workdir=runs/digits
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import distributed, progress
+from experiments.runtime import distributed, startup
 from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
@@ -39,7 +39,7 @@ def main() -> None:
     described = experiment.from_config(CONFIG.value, WORKDIR.value)
     if distributed.is_first():
         print(f"diffusionflow: training in {WORKDIR.value}", flush=True)
-    with progress.announced("importing", after=1.0):
+    with startup.importing():
         from experiments.training import initial_weights, loop
 
     source = None

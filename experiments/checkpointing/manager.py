@@ -91,7 +91,8 @@ class Checkpoints:
         are saved with them.
       read_only: whether nothing is created, written or cleaned up.
       directory: in `workdir`.
-      items: names of the pytrees of arrays of a checkpoint.
+      items: names of the pytrees of arrays of a checkpoint; of one that is read, of
+        those that are wanted.
 
     Raises:
       UsageError: if `read_only` and there is no such directory; or if what is there
@@ -298,7 +299,11 @@ class Checkpoints:
           step: one of `steps()`.
           item: such as `WEIGHTS["ema"]`.
         """
-        return sharding.abstract(self._manager.item_metadata(step)[item].tree)
+        return sharding.abstract(self._metadata(step)[item].tree)
+
+    def _metadata(self, step: int) -> Any:
+        with orbax_log.quiet(logging.ERROR):  # it warns of items that are not ours
+            return self._manager.item_metadata(step)
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         """Restores the items of `step` that `targets` names.
@@ -313,7 +318,7 @@ class Checkpoints:
         Raises:
           MismatchError: if tree, shape or dtype differ; it names the first difference.
         """
-        metadata = self._manager.item_metadata(step)
+        metadata = self._metadata(step)
         for name, target in targets.items():
             difference = pytrees.first_difference(metadata[name].tree, target)
             if difference:

@@ -109,7 +109,8 @@ def _open(
     check_fn: Callable[[Request, Model], None],
 ) -> tuple[int, Mapping[str, Any], Model, Request, list[Any]]:
     """Opens a checkpoint: `(step, identity, model, completed request, weights)`."""
-    with manager.Checkpoints(workdir, read_only=True) as saved:
+    items = [manager.WEIGHTS[name] for name in weights]
+    with manager.Checkpoints(workdir, read_only=True, items=items) as saved:
         while True:
             number = _existing_step(saved, request.step)
             try:
@@ -123,7 +124,6 @@ def _open(
                 metadata.check_compatible(found, rebuilt, number)
                 completed = _completed(request, number, found, built)
                 check_fn(completed, built)
-                items = [manager.WEIGHTS[name] for name in weights]
                 targets = dict.fromkeys(items, _target(built))
                 restored = saved.restore(number, targets) if items else {}
             except Exception:
@@ -144,7 +144,8 @@ def _with_own_grid(found: Mapping[str, Any], workdir: pathlib.Path) -> dict[str,
 
 def _target(built: Model) -> Any:
     """Returns the parameters of a model, as shapes on devices."""
-    return sharding.abstract(jax.eval_shape(built.init, jax.random.key(0)))
+    init = lambda: built.init(jax.random.key(0))  # compiles nothing
+    return sharding.abstract(jax.eval_shape(init))
 
 
 def _existing_step(saved: manager.Checkpoints, step: int | None) -> int:

@@ -91,6 +91,18 @@ class Model(NamedTuple):
           UsageError: at a call with `s`: the network takes one time.
         """
         conditions = (label,) if vector is None else (label, vector)
+        train = dropout_key is not None
+
+        def apply(
+            params: Params, z: jax.Array, time: jax.Array, conditions: Any, more: Any
+        ) -> jax.Array:
+            rngs = {"dropout": dropout_key} if train else {}
+            return self.net.apply(
+                {"params": params}, z, time, *conditions, train=train, rngs=rngs, **more
+            )
+
+        if not train:  # solvers call it several times a step: traced once
+            apply = jax.jit(apply)
 
         def net_fn(z: jax.Array, *times: jax.Array) -> jax.Array:
             time, *second = (jnp.broadcast_to(time, z.shape[:1]) for time in times)
@@ -99,16 +111,8 @@ class Model(NamedTuple):
                     f"the network {type(self.net).__name__} takes one time, and is "
                     "given two: set network.two_times=True"
                 )
-            train = dropout_key is not None
-            return self.net.apply(
-                {"params": params},
-                z,
-                time,
-                *conditions,
-                train=train,
-                rngs={"dropout": dropout_key} if train else {},
-                **({"second_time": second[0]} if second else {}),
-            )
+            more = {"second_time": second[0]} if second else {}
+            return apply(params, z, time, conditions, more)
 
         if isinstance(self.net, PublishedNetwork):
             convention = self.net.calling(self.objective, self.sigma_data)

@@ -7,12 +7,10 @@ program of a device always makes `CPU_WIDTH` samples at once, from a multiple of
 of floats, of the order of 1e-6.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusionflow import random, samplers
@@ -84,8 +82,14 @@ def make_sample_fn(
     parts = Parts(sampler, schedule, times, model.event_shape)
 
     def on_device(
-        params: Any, keys: jax.Array, given: Conditions, inputs: Any, scale: Any
+        params: Any,
+        seed: jax.Array,
+        number: jax.Array,
+        given: Conditions,
+        inputs: Any,
+        scale: Any,
     ) -> Any:
+        keys = random.example_keys(rng.stream(seed, purpose), number)
         scale = guidance if guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
         if edit is not None:
@@ -104,15 +108,17 @@ def make_sample_fn(
         )
         return output_fn(result, random.normal(prior_keys, shape))
 
-    @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
-    def program(
-        params: Any, keys: jax.Array, given: Conditions, inputs: Any, scale: Any
-    ) -> Any:
-        specs = (everywhere.spec, cut.spec, cut.spec, cut.spec, everywhere.spec)
-        each = jax.shard_map(
-            on_device, mesh=mesh, in_specs=specs, out_specs=cut.spec, check_vma=False
-        )
-        return each(params, keys, given, inputs, scale)
+    same, each = everywhere.spec, cut.spec
+    program = jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(same, same, each, each, each, same),
+            out_specs=each,
+            check_vma=False,
+        ),
+        compiler_options=sharding.compiler_options(),
+    )
 
     def sample_fn(
         params: Any,
@@ -121,20 +127,19 @@ def make_sample_fn(
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
     ) -> Any:
-        params = jax.device_put(params, everywhere)
-        scale = jax.device_put(np.float32(guidance), everywhere)
-        sampled, stream = [], rng.stream(seed, purpose)
+        constants = params, np.uint32(seed), np.float32(guidance)
+        params, of_seed, scale = jax.device_put(constants, everywhere)
+        sampled = []
         count = len(conditions.labels)
         end, together = first + count, width * mesh.size
         for start in range(first - first % width, end, together):
             number = np.arange(start, start + together)
             place = np.clip(number - first, 0, count - 1)
-            keys = random.example_keys(stream, jnp.asarray(number, jnp.uint32))
             given = jax.tree.map(lambda array, at=place: array[at], conditions)
             inputs = None if edit is None else edit.inputs(number, purpose)
-            placed = jax.device_put((keys, given, inputs), cut)
+            placed = jax.device_put((number.astype(np.uint32), given, inputs), cut)
             kept = (number >= first) & (number < end)
-            found = jax.device_get(program(params, *placed, scale))
+            found = jax.device_get(program(params, of_seed, *placed, scale))
             sampled.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
                 advance(int(kept.sum()))

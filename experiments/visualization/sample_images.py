@@ -1,16 +1,12 @@
-"""Draws samples and loss curves."""
+"""Draws samples: images in a grid, other shapes by Matplotlib."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.data.base import DataTransform
-from experiments.visualization import style
 
-LOSSES = ("loss", "test_loss_raw", "test_loss_ema")
 SMALLEST = 64  # pixels to which small images are enlarged
 LARGEST_GRID = 200  # images in a picture
 LARGEST_SCATTER = 10_000  # points in a picture
@@ -60,11 +56,13 @@ def write_samples(
     """
     if not num_shown(samples.shape[1:]):
         raise ValueError(no_picture(samples.shape[1:]))
-    if samples.ndim == 2:
-        _scatter(path, samples, labels)
-        return
-    if samples.ndim == 3:
-        _lines(path, samples[:LARGEST_LINES], columns)
+    if samples.ndim in (2, 3):
+        from experiments.visualization import plots  # Matplotlib: slow to import
+
+        if samples.ndim == 2:
+            plots.scatter(path, samples, labels)
+        else:
+            plots.lines(path, samples[:LARGEST_LINES], columns)
         return
     if transform.levels is None:
         samples = DataTransform(256).to_stored(samples)
@@ -99,45 +97,3 @@ def grid(samples: np.ndarray, levels: int, columns: int) -> Image.Image:
         rows * framed.shape[1], columns * framed.shape[2], -1
     )
     return Image.fromarray(image if channels == 3 else image[..., 0])
-
-
-@style.context()
-def _scatter(path: pathlib.Path, points: np.ndarray, labels: np.ndarray) -> None:
-    """Draws the first two features, coloured by label."""
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.add_subplot(aspect="equal")
-    axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=4, linewidths=0)
-    figure.savefig(path, dpi=120)
-
-
-@style.context()
-def _lines(path: pathlib.Path, series: np.ndarray, columns: int) -> None:
-    """Draws series [n, length, channels], one line per channel, on common axes."""
-    columns = min(columns, len(series))
-    rows = -(-len(series) // columns)
-    figure = Figure(figsize=(2.4 * columns, 1.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(series) :]:
-        axes.set_axis_off()
-    for axes, one in zip(grid.flat, series, strict=False):
-        axes.plot(one, linewidth=1)
-    figure.savefig(path, dpi=120)
-
-
-@style.context()
-def write_loss_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Draws every loss that the rows of `metrics.jsonl` hold, over the step."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    for name in LOSSES:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        if points:
-            axes.plot(
-                *zip(*points, strict=True),
-                label=name,
-                marker="." if len(points) < 50 else "",
-            )
-    if axes.lines:
-        axes.legend()
-        axes.set_yscale("log")
-    figure.savefig(path, dpi=120)

@@ -175,3 +175,8 @@ def test_an_addition_is_one_file_and_one_line(tmp_path, monkeypatch):
 def test_the_pictures_need_neither_checkpoints_nor_optimizers():
     names = [name for name in FILES if package(name) == "visualization"]
     run_without({"orbax", "optax", "grain"}, *names)
+
+
+@pytest.mark.ci
+def test_images_are_sampled_without_matplotlib():
+    run_without({"matplotlib", "optax", "grain"}, "experiments.sampling.sample_run")

@@ -5,7 +5,9 @@ needs. What only a process shows (exit code of the shell, signals) is for
 `tests/helpers/commands.py`.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import logging
@@ -53,6 +55,8 @@ def _settings():
         with mock.patch.dict(os.environ, XLA_FLAGS=f"{given} {number}".strip()):
             yield
     finally:
+        gc.unfreeze()
+        atexit.unregister(gc.freeze)
         jax.config.update(CACHE, minimum)
         sys.unraisablehook = hook
         logging.root.handlers[:] = handlers

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusionflow import objectives
+from diffusionflow import grids, objectives, samplers
 from diffusionflow.networks import ResidualMLP
 from experiments.config import experiment
 from experiments.data import DataSet, DataTransform, Examples
@@ -69,6 +69,36 @@ def test_both_times_are_seen_as_noise_levels_and_none_is_the_same():
     scalars = predict_fn(z, 0.9, 0.2)
     np.testing.assert_allclose(scalars, np.full((3, 4), expected[0, 0]), atol=1e-6)
     np.testing.assert_array_equal(predict_fn(z, single(t)), 0)
+
+
+class Counted(Times):
+    """A network that notes when it is traced."""
+
+    two_times = False
+
+    def __init__(self):
+        self.traced = []
+
+    def apply(self, variables, z, time, *arguments, **settings):
+        self.traced.append(z.shape)
+        return jnp.full_like(z, variables["params"]["u"])
+
+
+def test_a_step_of_several_calls_traces_the_network_once():
+    """A constant velocity u, which RK4 follows exactly: x = z - u."""
+    net = Counted()
+    model = model_of("x")._replace(net=net, objective=objectives.flow_matching())
+
+    @jax.jit
+    def sample(u, z):
+        denoise_fn = model.denoise_fn({"u": u}, np.zeros(3, np.int32), 1)
+        arguments = jax.random.key(0), denoise_fn, z, grids.uniform(2)
+        schedule = model.objective.schedule
+        return samplers.sample(*arguments, sampler=samplers.RK4(), schedule=schedule).x
+
+    moved = sample(jnp.float32(0.5), jnp.ones((3, 4)))
+    assert net.traced == [(3, 4)]
+    np.testing.assert_allclose(moved, 0.5, atol=1e-6)
 
 
 def test_a_second_time_for_a_network_of_one_is_refused():

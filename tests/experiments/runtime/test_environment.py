@@ -13,7 +13,7 @@ from rich.console import Console
 from experiments.data import DataTransform
 from experiments.runtime import environment, progress
 from experiments.training import console
-from experiments.visualization import sample_images
+from experiments.visualization import plots, sample_images
 
 
 def test_the_environment_is_json_and_names_versions_and_devices():
@@ -189,6 +189,6 @@ def test_the_loss_curve_is_drawn_from_the_rows(tmp_path):
         {"step": 1, "loss": 2.0, "test_loss_ema": None},
         {"step": 2, "loss": 1.0, "test_loss_ema": 1.5},
     ]
-    sample_images.write_loss_curve(tmp_path / "loss.png", rows)
+    plots.write_loss_curve(tmp_path / "loss.png", rows)
     assert Image.open(tmp_path / "loss.png").size == (960, 600)
-    sample_images.write_loss_curve(tmp_path / "none.png", [])
+    plots.write_loss_curve(tmp_path / "none.png", [])
