@@ -13,11 +13,11 @@ errors, by least squares:
   quantity itself, or the operations where they grow faster: in channels, in pixels that
   attend to each other, in features of the Frechet distance, in pairs of samples;
 - last: of time between the two largest sizes, where a constant share counts least;
-- memory: of the temporaries of the largest compiled program and the most that arrays of
-  NumPy held at a time, over the work.
+- memory: of the temporaries of the largest compiled program and the most memory that
+  Python and NumPy allocated in a run, over the work.
 
-A star marks a slope of time, CPU or memory above 1.05. Where other programs run, CPU
-counts.
+A star marks a slope of time, CPU or memory above 1.05. On a shared machine go by the
+CPU seconds.
 """
 
 import argparse

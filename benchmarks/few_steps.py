@@ -166,7 +166,7 @@ class Student(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return self.method.partition("(")[0]
 
 
@@ -344,7 +344,7 @@ def workers(count: int, folder: pathlib.Path) -> Executor:
 def measure_seeds(
     args: argparse.Namespace, folder: pathlib.Path
 ) -> tuple[Rows, list[float]]:
-    """Values of all seeds, which share compiled programs, and their CPU seconds."""
+    """Measures all seeds, which share compiled programs; also their CPU seconds."""
     case, table, spent = CASES[args.data], defaultdict[str, list[float]](list), []
     with workers(args.processes, folder) as pool:
         for seed in range(args.seeds):

@@ -9,8 +9,8 @@ the prior, without a label. Of each method the table has, over all examples and 
 noises, the root mean square of y - A x over the noise's standard deviation (where it is
 much above 1 a sample contradicts its measurement), the distance of the samples' mean to
 the digit, and the root of the samples' variance, both root mean squares over the
-pixels, in [-1, 1]. An exact sampler of the true posterior has the same value in both
-of the last columns.
+pixels, in [-1, 1]. Of an exact sampler of the true posterior the last columns differ,
+but for chance, by the factor sqrt(1 + 1 / repeats) alone.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
     Fields:
       denoise_fn: of the prior.
       schedule: of it.
-      variance: of the data, the mean over pixels of that of a pixel.
+      variance: of a pixel of the data, the mean over pixels.
       measurement: with y `[batch, *output]`.
     """
 
@@ -81,7 +81,7 @@ Draw = Callable[[jax.Array, Problem, int], jax.Array]
 
 
 def guided(make: Callable[..., DenoiseFn], sampler: Any, calls: int) -> Draw:
-    """A method that is a denoiser, of so many calls a step."""
+    """Makes a method of a posterior denoiser that costs `calls` calls a step."""
 
     def draw(key: jax.Array, problem: Problem, num_calls: int) -> jax.Array:
         settings: dict[str, Any] = dict(schedule=problem.schedule)
@@ -94,7 +94,7 @@ def guided(make: Callable[..., DenoiseFn], sampler: Any, calls: int) -> Draw:
 
 
 def repaint(key: jax.Array, problem: Problem, num_calls: int) -> jax.Array:
-    """RePaint, each step five times but for the first; 4 calls fewer than asked."""
+    """Samples by RePaint, each step but the first five times: 4 calls fewer."""
     measurement = problem.measurement
     sampler = inverse.RePaint(
         measurement.y, measurement.operator.measured, resamplings=5, jump=1
@@ -128,11 +128,16 @@ class Digits:
         loaded = restore.load(pathlib.Path(workdir), Request())
         self.model, self.params, self.repeats = loaded.model, loaded.params, repeats
         dataset = build.dataset(loaded.config["data"])
-        numbers = np.arange(count) * (len(dataset.test.labels) // count)
+        known = len(dataset.test.labels)
+        if not 1 <= count <= known:
+            raise ValueError(
+                f"--digits={count}: must be in [1, {known}], those held out"
+            )
+        numbers = np.arange(count) * (known // count)
         to_float = dataset.transform.to_float
         self.x = np.asarray(to_float(dataset.test.values[numbers]))
-        known = dataset.train.values[np.arange(len(dataset.train.labels))]
-        self.variance = float(np.asarray(to_float(known)).var(0).mean())
+        train = dataset.train.values[np.arange(len(dataset.train.labels))]
+        self.variance = float(np.asarray(to_float(train)).var(0).mean())
 
     def measured(self, operator: inverse.LinearOperator, std: float) -> np.ndarray:
         """Measures each digit, with noise."""

@@ -121,7 +121,8 @@ def read(text: str) -> Program:
 def counts(program: Program) -> Counter[str]:
     """Counts how often a run executes each computation.
 
-    A loop counts as often as the compiler knows it to run, or once.
+    A loop counts as often as the compiler knows it to run, or once, and every branch of
+    a conditional as taken.
     """
     found, pending = Counter(), [(program.entry, 1)]
     while pending:  # a program has no recursion
@@ -172,7 +173,7 @@ def _way(product: Product, scope: str) -> str:
     """Says which convolution of a layer it is.
 
     The kernel gradient slides one map over another, so that its window is larger than
-    its result.
+    its result; on maps smaller than the kernel this takes others for it.
     """
     if product.opcode == "dot":
         return ""

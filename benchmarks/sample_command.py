@@ -7,7 +7,7 @@ Each round is a process that runs the command, all of it: the first with an empt
 directory of compiled programs, the others with what that one compiled. After every
 batch of samples the process makes as many calls of the same network on as many samples
 in a loop; their time is no part of the command's, which is printed as a multiple of
-theirs. Where other programs run, the CPU seconds count.
+theirs. On a shared machine go by the CPU seconds. It is for one CPU device.
 
 Without `--workdir` the network of `configs/digits.py` is trained for a few steps. Data
 must be without condition vectors.
@@ -56,7 +56,7 @@ def since(end: Seconds, begin: Seconds) -> Seconds:
 
 
 def now() -> Seconds:
-    """The clock of all processes here, and the CPU seconds of this one."""
+    """Reads the clock of all processes here, and the CPU seconds of this one."""
     return Seconds(time.perf_counter(), time.process_time())
 
 
@@ -128,13 +128,19 @@ class TimedSampler:
         self._make_fn = functools.cache(make_fn)
 
     def __call__(
-        self, params: Any, seed: int, given: Any, first: int, advance: Any
+        self,
+        params: Any,
+        seed: int,
+        given: Any,
+        first: int = 0,
+        advance: Callable[[int], Any] | None = None,
     ) -> Any:
         watch = self._watch
         watch.end("writing" if watch.network else "weights")
 
         def advanced(count: int) -> None:
-            advance(count)
+            if advance is not None:
+                advance(count)
             watch.end("batches")
             watch.call_network(lambda: self._make_fn()(params))
 
@@ -175,12 +181,14 @@ def run_command(arguments: list[str], began: float, answer: pathlib.Path) -> Non
     """Runs the command in this process, and writes what its parts took."""
     watch = Stopwatch(began)
     from experiments import cli, sample
+    from experiments.runtime import startup
 
     def main() -> None:
-        from experiments.checkpointing import restore
-        from experiments.sampling import compiled_sampler, generate
+        with startup.importing():  # as the command does
+            from experiments.checkpointing import restore
+            from experiments.sampling import compiled_sampler, sample_run
 
-        del generate  # imported here, so that it counts as such
+        del sample_run  # imported here, so that it counts as such
         load, make = restore.load, compiled_sampler.make_sample_fn
 
         def loaded(*given: Any) -> Any:
@@ -228,7 +236,7 @@ def measure(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Seconds
 
 
 def cpu_of_children() -> float:
-    """CPU seconds of the child processes that have ended."""
+    """Returns CPU seconds of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -259,6 +267,13 @@ def main() -> None:
     if args.answer:
         flags = [f"--workdir={args.workdir}", f"--num_samples={args.num_samples}"]
         run_command([*flags, *args.flags.split()], args.began, args.answer)
+    from experiments.sampling.compiled_sampler import CPU_WIDTH
+
+    if args.num_samples <= CPU_WIDTH:
+        raise SystemExit(
+            f"--num_samples={args.num_samples}: must be above {CPU_WIDTH}, as of one "
+            "batch compilation cannot be separated"
+        )
     if args.workdir is not None:
         args.workdir = args.workdir.resolve()
     with tempfile.TemporaryDirectory() as name:

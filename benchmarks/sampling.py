@@ -120,6 +120,8 @@ def report(args: argparse.Namespace, found: dict[str, Any]) -> None:
 def main() -> None:
     args = parse()
     allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= args.threads <= len(allowed):
+        raise SystemExit(f"--threads={args.threads}: must be in [1, {len(allowed)}]")
     os.sched_setaffinity(0, allowed[: args.threads])  # of what it starts, too
     found = measure(args)
     report(args, found)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-BETWEEN = ""  # name of the time that finds the next instruction
+BETWEEN = ""  # time of XLA's executor between instructions
 
 
 class Piece(NamedTuple):

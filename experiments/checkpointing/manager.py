@@ -91,8 +91,8 @@ class Checkpoints:
         are saved with them.
       read_only: whether nothing is created, written or cleaned up.
       directory: in `workdir`.
-      items: names of the pytrees of arrays of a checkpoint; of one that is read, of
-        those that are wanted.
+      items: names of the pytrees of arrays to save; if `read_only`, of those to
+        restore.
 
     Raises:
       UsageError: if `read_only` and there is no such directory; or if what is there
@@ -302,7 +302,7 @@ class Checkpoints:
         return sharding.abstract(self._metadata(step)[item].tree)
 
     def _metadata(self, step: int) -> Any:
-        with orbax_log.quiet(logging.ERROR):  # it warns of items that are not ours
+        with orbax_log.quiet(logging.ERROR):  # of items without a handler
             return self._manager.item_metadata(step)
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:

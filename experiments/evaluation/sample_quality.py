@@ -295,9 +295,10 @@ def _zero(z: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def threads(metric: str, features: int) -> int | None:
-    """Limits threads of linear algebra to one where several wait for each other.
+    """Returns the most threads of linear algebra for a metric; None for no limit.
 
-    Products of matrices share out from fewer features on than decompositions do.
+    One is faster up to 1,024 features for the decompositions of a Frechet distance, and
+    up to 256 for the products of the others.
     """
     return 1 if features <= (1_024 if metric == "frechet" else 256) else None
 

@@ -1,4 +1,4 @@
-"""Imports what a command needs, without searching it for garbage ever after."""
+"""Imports a command's modules and keeps them out of garbage collection."""
 
 import contextlib
 import gc
@@ -11,13 +11,16 @@ from experiments.runtime import progress
 def importing() -> Iterator[None]:
     """Announces imports that take long, and leaves them out of garbage collection.
 
-    Nothing of them is garbage until the process ends. Collections inside, and those of
-    all objects later, would take more than a tenth of the time of a short command.
+    Little of them is garbage; what there is stays until the process ends. Collections
+    inside, and those of all objects later, would take more than a tenth of the time of
+    a short command.
     """
+    enabled = gc.isenabled()
     gc.disable()
     try:
         with progress.announced("importing", after=1.0):
             yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     gc.freeze()

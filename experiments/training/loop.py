@@ -34,7 +34,7 @@ from experiments.training.actions import Sinks, TrainLoop
 from experiments.training.state import TrainState
 from experiments.training.step import train_step
 from experiments.training.trainer import Trainer
-from experiments.visualization import plots, sample_images
+from experiments.visualization import sample_images
 
 __all__ = ["TrainState", "Trainer", "train_and_evaluate", "train_step"]
 
@@ -198,7 +198,9 @@ def _conclude(workdir: pathlib.Path, num_steps: int) -> None:
     """Draws the loss curve; says what was reached and where the files are."""
     rows = metrics_log.read(workdir / metrics_log.FILE_NAME)
     with progress.announced("drawing the loss curve"):
-        plots.write_loss_curve(workdir / "loss.png", rows)
+        from experiments.visualization import plots  # Matplotlib: slow to import
+
+        plots.write_loss_curve(workdir / "loss.png", rows, metrics_log.LOSSES)
     print(
         f"done: {summary(rows, num_steps)}; checkpoints, metrics.jsonl, loss.png and "
         f"samples/ are in {workdir}",
@@ -224,10 +226,10 @@ def summary(rows: Sequence[Mapping[str, Any]], num_steps: int) -> str:
         text += f", of which {num_steps - skipped:,} counted"
     last = {}
     for row in rows:
-        for name in plots.LOSSES:
+        for name in metrics_log.LOSSES:
             if row.get(name) is not None:
                 last[name] = row[name], row["step"]
-    for name in plots.LOSSES:
+    for name in metrics_log.LOSSES:
         if name in last:
             loss, step = last[name]
             at = "" if step == num_steps else f" at step {step:,}"

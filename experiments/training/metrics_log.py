@@ -22,6 +22,7 @@ from experiments.training.event_file import EventFile
 
 FILE_NAME = "metrics.jsonl"
 WALL_CLOCK = "wall_clock.jsonl"
+LOSSES = ("loss", "test_loss_raw", "test_loss_ema")
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

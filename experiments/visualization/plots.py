@@ -1,14 +1,13 @@
 """Draws points, series and loss curves, by Matplotlib."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.visualization import style
-
-LOSSES = ("loss", "test_loss_raw", "test_loss_ema")
 
 
 @style.context()
@@ -35,11 +34,13 @@ def lines(path: pathlib.Path, series: np.ndarray, columns: int) -> None:
 
 
 @style.context()
-def write_loss_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Draws every loss that the rows of `metrics.jsonl` hold, over the step."""
+def write_loss_curve(
+    path: pathlib.Path, rows: list[dict[str, Any]], losses: Sequence[str]
+) -> None:
+    """Draws those losses that the rows of `metrics.jsonl` have, over the step."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    for name in LOSSES:
+    for name in losses:
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             axes.plot(

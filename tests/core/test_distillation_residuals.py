@@ -93,7 +93,7 @@ def test_residuals_of_another_map_are_not_zero():
         np.testing.assert_allclose(loss, lagrange.residual[:, 0] ** 2, rtol=1e-10)
 
 
-def test_the_gradient_of_the_lagrangian_residual_takes_the_velocity_as_constant():
+def test_the_gradient_of_the_lagrangian_residual_takes_dz_dt_as_constant():
     """Not that of a teacher with the same parameters, nor through its argument."""
     settings = dict(kind="u", schedule=FLOW)
     teacher_fn = denoise_fn_of(FLOW)

@@ -137,7 +137,7 @@ def names_files_that_exist(name):
         assert other in SCRIPTS
 
 
-# they train, or make the weights of three architectures, as tests of their own do
+# they train, or make the weights of three architectures, which other tests do too
 LONGEST = {"07_lecture_algorithms", "09_few_steps", "10_published_networks"}
 
 
