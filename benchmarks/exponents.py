@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.growing import NETWORKS, PROGRAMS, Program, Size
+from benchmarks.sized_programs import NETWORKS, PROGRAMS, Program, Size
 from experiments.runtime import allocator
 
 MOST = 1.05  # an exponent

@@ -107,6 +107,11 @@ class Stopwatch:
     def totals(self) -> dict[str, Seconds]:
         """Sums by part; what the first batch takes beyond the others is compilation."""
         batches = [seconds for part, seconds in self.parts if part == "batches"]
+        if len(batches) < 2:
+            raise SystemExit(
+                "--num_samples: of one batch compilation cannot be separated; ask for "
+                "more samples"
+            )
         usual = Seconds(*map(statistics.median, zip(*batches[1:], strict=True)))
         parts = [*self.parts, ("compilation", since(batches[0], usual))]
         parts.append(("batches", since(usual, batches[0])))
@@ -157,7 +162,8 @@ def make_network_fn(model: Any, section: Any, guidance: float) -> Any:
     from experiments.runtime import sharding
     from experiments.sampling import compiled_sampler
 
-    objective, width = model.objective, compiled_sampler.CPU_WIDTH
+    objective = model.objective
+    width = compiled_sampler.cpu_width(model.event_shape)
     schedule = objective.schedule
     sampler, times = build.sampling(section, schedule)
     zero_fn = predictions.denoiser(
@@ -267,13 +273,6 @@ def main() -> None:
     if args.answer:
         flags = [f"--workdir={args.workdir}", f"--num_samples={args.num_samples}"]
         run_command([*flags, *args.flags.split()], args.began, args.answer)
-    from experiments.sampling.compiled_sampler import CPU_WIDTH
-
-    if args.num_samples <= CPU_WIDTH:
-        raise SystemExit(
-            f"--num_samples={args.num_samples}: must be above {CPU_WIDTH}, as of one "
-            "batch compilation cannot be separated"
-        )
     if args.workdir is not None:
         args.workdir = args.workdir.resolve()
     with tempfile.TemporaryDirectory() as name:

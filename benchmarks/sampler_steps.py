@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     names = [name for name in registry.SAMPLERS if name not in OF_TWO_TIMES]
     add("--samplers", nargs="+", default=[*names, *MORE], help="as in a config")
-    add("--batch_size", type=int, default=compiled_sampler.CPU_WIDTH)
+    add("--batch_size", type=int, default=compiled_sampler.cpu_width((8, 8, 1)))
     add("--num_steps", type=int, default=20)
     add("--pairs", type=int, default=11, help="of a run and its network calls")
     add("--json", type=pathlib.Path, help="also write every ratio here")

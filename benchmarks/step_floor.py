@@ -31,10 +31,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import alone, optimized, ours, thread_time
-from benchmarks.alone import SQUARE, Run, Timed
+from benchmarks import hlo, isolated_products, ours, thread_time
 from benchmarks.cases import CASES
-from benchmarks.optimized import WAYS, Occurrence, Product
+from benchmarks.hlo import WAYS, Occurrence, Product
+from benchmarks.isolated_products import SQUARE, Run, Timed
 from experiments.runtime import allocator, sharding
 
 PLURAL = dict(convolution="convolutions", dot="products")  # by opcode
@@ -75,7 +75,7 @@ def profile(step: Run) -> tuple[Counter[str], float]:
     return Counter(each), elapsed / PROFILED
 
 
-def kinds(program: optimized.Program, found: list[Occurrence]) -> dict[str, str]:
+def kinds(program: hlo.Program, found: list[Occurrence]) -> dict[str, str]:
     """Returns the kind of each instruction that a profile may have, by its name."""
     named = {
         each.name: _kind(each, program)
@@ -86,7 +86,7 @@ def kinds(program: optimized.Program, found: list[Occurrence]) -> dict[str, str]
     return named | {thread_time.BETWEEN: "between instructions"}
 
 
-def _kind(each: optimized.Instruction, program: optimized.Program) -> str:
+def _kind(each: hlo.Instruction, program: hlo.Program) -> str:
     opcodes = {each.opcode}
     if each.opcode == "fusion":
         (called,) = each.called
@@ -197,11 +197,11 @@ def run_case(args: argparse.Namespace, name: str) -> dict[str, Any]:
     size = {} if args.batch_size is None else dict(batch_size=args.batch_size)
     options = sharding.compiler_options()  # of the trainer
     programs = ours.Programs(CASES[name] | size, args.dtype, options)
-    program = optimized.read(programs.train.as_text())
-    found = optimized.occurrences(program)
+    program = hlo.read(programs.train.as_text())
+    found = hlo.occurrences(program)
     wanted = list(dict.fromkeys(each.product for each in found))
     print(f"\n{name}, {args.rounds} rounds, {num_threads()} threads")
-    timed = alone.measure(programs.run_train, wanted, options, args.rounds)
+    timed = isolated_products.measure(programs.run_train, wanted, options, args.rounds)
     report_sums(found, timed)
     profiled, elapsed = profile(programs.run_train)
     shares = by_kind(profiled, elapsed, kinds(program, found))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments.data import DataTransform
 from experiments.runtime import environment, progress
-from experiments.training import console
+from experiments.training import console, metrics_log
 from experiments.visualization import plots, sample_images
 
 
@@ -189,6 +189,6 @@ def test_the_loss_curve_is_drawn_from_the_rows(tmp_path):
         {"step": 1, "loss": 2.0, "test_loss_ema": None},
         {"step": 2, "loss": 1.0, "test_loss_ema": 1.5},
     ]
-    plots.write_loss_curve(tmp_path / "loss.png", rows)
+    plots.write_loss_curve(tmp_path / "loss.png", rows, metrics_log.LOSSES)
     assert Image.open(tmp_path / "loss.png").size == (960, 600)
-    plots.write_loss_curve(tmp_path / "none.png", [])
+    plots.write_loss_curve(tmp_path / "none.png", [], metrics_log.LOSSES)

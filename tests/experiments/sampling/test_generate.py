@@ -95,7 +95,7 @@ def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, s
     fewer = draw(workdir, **settings | {"num_samples": 3})["samples"]
     np.testing.assert_array_equal(fewer, expected[:3])
     for width in (1, 7, 64):  # other programs, as on an accelerator
-        monkeypatch.setattr(compiled_sampler, "CPU_WIDTH", width)
+        monkeypatch.setattr(compiled_sampler, "cpu_width", lambda shape, n=width: n)
         out = str(tmp_path / f"width{width}")
         again = draw(workdir, out=out, **settings)["samples"]
         np.testing.assert_allclose(again, expected, atol=1e-5)

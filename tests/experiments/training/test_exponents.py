@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import exponents, growing
+from benchmarks import exponents, sized_programs
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.7])
@@ -30,9 +30,13 @@ def test_only_an_exponent_above_the_bound_is_marked():
 
 def test_pairs_are_the_work_of_a_kernel_metric():
     """Against as few data as there are samples: three halves of a square."""
-    few, many = (growing.Size(count=n, data=n, features=99) for n in (100, 1_000))
-    ratio = growing.mmd(many).flops / growing.mmd(few).flops
+    few, many = (
+        sized_programs.Size(count=n, data=n, features=99) for n in (100, 1_000)
+    )
+    ratio = sized_programs.mmd(many).flops / sized_programs.mmd(few).flops
     assert ratio == pytest.approx(100)
     pairs = sum(1 for i in range(100) for j in range(i)) + 100 * 100
-    of_a_pair = 2 * (99 + growing.RESAMPLES + 1)  # a product, weights of resamples
-    assert growing.mmd(few).flops == pytest.approx(pairs * of_a_pair, rel=0.01)
+    of_a_pair = 2 * (
+        99 + sized_programs.RESAMPLES + 1
+    )  # a product, weights of resamples
+    assert sized_programs.mmd(few).flops == pytest.approx(pairs * of_a_pair, rel=0.01)

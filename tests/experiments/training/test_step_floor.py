@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import alone, optimized, step_floor, thread_time
+from benchmarks import hlo, isolated_products, step_floor, thread_time
 from experiments.runtime import sharding
 
 BATCH, SIZE, WIDE, NARROW = 2, 8, 16, 8
@@ -68,7 +68,7 @@ def found():
     program = jax.jit(jax.grad(two_layers)).lower(kernels, x)
     options = sharding.compiler_options()
     text = program.compile(compiler_options=options).as_text()
-    return optimized.occurrences(optimized.read(text))
+    return hlo.occurrences(hlo.read(text))
 
 
 def test_each_layer_has_three_convolutions_but_the_first(found):
@@ -83,7 +83,9 @@ def test_products_alone_are_those_of_the_program(found):
     every = 2 * BATCH * SIZE**2 * 9 * WIDE * NARROW
     strided = every / 4
     for each in found:
-        _, flops, same = alone.compiled(each.product, sharding.compiler_options())
+        _, flops, same = isolated_products.compiled(
+            each.product, sharding.compiler_options()
+        )
         assert same, each.product
         assert flops in (every, strided)
 
@@ -92,15 +94,15 @@ def test_windows_of_another_kind_are_refused(found):
     settings = dict(found[0].product.settings) | dict(window="{size=3 rhs_reversal=1}")
     product = found[0].product._replace(settings=tuple(settings.items()))
     with pytest.raises(ValueError, match="rhs_reversal"):
-        alone.function_of(product)
+        isolated_products.function_of(product)
     with pytest.raises(ValueError, match="s8"):
-        alone.function_of(product._replace(result="s8[2,2]"))
+        isolated_products.function_of(product._replace(result="s8[2,2]"))
 
 
 def test_products_of_loops_and_fusions_are_counted():
     """Each in a loop of five; that of a fusion has the fusion's place in a profile."""
-    program = optimized.read(LOOP)
-    first, second = optimized.occurrences(program)
+    program = hlo.read(LOOP)
+    first, second = hlo.occurrences(program)
     assert (first.place, first.count) == ("fusion.1", 5)
     assert (second.place, second.count) == ("dot.2", 5)
     assert first.product.operands == ("f32[4,6]", "f32[6,5]")
@@ -152,8 +154,8 @@ def test_time_of_a_thread_goes_to_what_it_works_for():
 def test_a_profile_has_the_products_of_a_program():
     x = jnp.ones((300, 300))
     program = jax.jit(lambda x: jnp.tanh(x @ x) @ x).lower(x).compile()
-    read = optimized.read(program.as_text())
-    found = optimized.occurrences(read)
+    read = hlo.read(program.as_text())
+    found = hlo.occurrences(read)
     profiled, elapsed = step_floor.profile(lambda: jax.block_until_ready(program(x)))
     assert len(found) == 2
     assert all(profiled[each.place] > 0 for each in found)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import optimized, stablehlo
-from benchmarks.optimized import (
+from benchmarks import hlo, stablehlo
+from benchmarks.hlo import (
     Product,
     read_array,
     read_by_axis,
@@ -82,7 +82,7 @@ def compiled(product: Product, options: dict[str, Any]) -> tuple[Run, float, boo
     fn, given = function_of(product)
     lowered = jax.jit(fn).lower(*given)
     program = lowered.compile(compiler_options=options)
-    found = optimized.occurrences(optimized.read(program.as_text()))
+    found = hlo.occurrences(hlo.read(program.as_text()))
     generator = np.random.default_rng(0)
     arrays = [jnp.asarray(generator.normal(size=g.shape), g.dtype) for g in given]
     flops = sum(each.count * each.flops for each in stablehlo.operations(lowered))
