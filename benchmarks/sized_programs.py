@@ -23,6 +23,7 @@ from experiments.data.base import Examples
 from experiments.evaluation import heldout, likelihoods, sample_quality
 from experiments.runtime import rng, sharding
 from experiments.sampling import compiled_sampler, conditions
+from experiments.training.step import train_step
 
 EVALUATED = 32  # examples of a batch
 FEW = likelihoods.Settings(num_times=4, num_draws=1, ode_steps=2)
@@ -116,7 +117,7 @@ def step(size: Size) -> Program:
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     held = [state._replace(params=_drawn(shapes.params))]
     batch, key = jax.device_put(_examples(size)), rng.stream(0, rng.TRAIN)
-    train = functools.partial(ours.step.train_step, recipe=recipe)
+    train = functools.partial(train_step, recipe=recipe)
     lowered = jax.jit(train, donate_argnums=0).lower(held[0], batch, key)
     compiled = lowered.compile(compiler_options=sharding.compiler_options())
 
@@ -225,7 +226,7 @@ def _metric(size: Size, name: str) -> Callable[[], Any]:
     )
 
     def run() -> Any:
-        with threadpool_limits(sample_quality.threads(name, size.features)):
+        with threadpool_limits(sample_quality.threads(size.features)):
             return metrics.measure_resampled(
                 jax.random.key(0), sample_quality.METRICS[name], x, y,
                 features="drawn", reference="drawn", num_resamples=RESAMPLES, memo=memo,

@@ -215,7 +215,7 @@ class SampleEvaluator:
         self, name: str, kind: str, values: np.ndarray
     ) -> tuple[metrics.Estimate, np.ndarray]:
         """Measures features of one kind; what depends on the data alone is kept."""
-        with threadpool_limits(threads(name, values.shape[1])):
+        with threadpool_limits(threads(values.shape[1])):
             return metrics.measure_resampled(
                 jax.random.key(self._settings.seed),
                 self._metrics[name],
@@ -294,13 +294,12 @@ def _zero(z: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.zeros_like(z)
 
 
-def threads(metric: str, features: int) -> int | None:
+def threads(features: int) -> int | None:
     """Returns the most threads of linear algebra for a metric; None for no limit.
 
-    One is faster up to 1,024 features for the decompositions of a Frechet distance, and
-    up to 256 for the products of the others.
+    Of so few features several threads wait for each other where other programs run.
     """
-    return 1 if features <= (1_024 if metric == "frechet" else 256) else None
+    return 1 if features <= 1_024 else None
 
 
 def evaluate_samples(
