@@ -246,7 +246,7 @@ def main() -> None:
             print(f"| {name} | {method} | {cells} |", flush=True)
             if np.isfinite(x).all():
                 pictures[name][method] = x[0]
-    drawn(pictures).savefig(args.out, dpi=100)
+    drawn(pictures).savefig(args.out, dpi=100, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import diffusionflow
+import diffusionflow.networks.pretrained  # a name of the pages
 from diffusionflow import schedules
 from tests.helpers.parametrize import check_all
 
