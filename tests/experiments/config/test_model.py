@@ -85,7 +85,7 @@ class Counted(Times):
 
 
 def test_a_step_of_several_calls_traces_the_network_once():
-    """A constant velocity u, which RK4 follows exactly: x = z - u."""
+    """A constant u, which RK4 follows exactly: x = z - u."""
     net = Counted()
     model = model_of("x")._replace(net=net, objective=objectives.flow_matching())
 

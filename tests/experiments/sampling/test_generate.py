@@ -81,11 +81,21 @@ def test_files_of_different_requests_do_not_collide():
         assert re.fullmatch(r"[\w.=-]+", path.name)
 
 
+@pytest.mark.parametrize(
+    ("shape", "width"),
+    [((2,), 128), ((8, 8, 1), 128), ((9, 8, 1), 64), ((32, 32, 3), 16)],
+)
+def test_a_cpu_makes_the_most_samples_that_fit(shape, width):
+    """A power of two with at most 8,192 values, from 16 to 128."""
+    assert compiled_sampler.cpu_width(shape) == width
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(
     "sampler", ["ddim", pytest.param("ddpm", marks=pytest.mark.slow)]
 )
 def test_sample_i_does_not_depend_on_the_batch(workdir, tmp_path, monkeypatch, sampler):
+    monkeypatch.setattr(compiled_sampler, "CPU_WIDTHS", (16, 16))  # two programs
     settings = {"num_samples": 20, "guidance": 2.0, "sampler": {"name": sampler}}
     expected = draw(workdir, **settings)["samples"]
     for batch_size in (1, 7, 64):

@@ -108,7 +108,8 @@ def test_a_pair_is_the_noise_and_the_sample_of_its_seed_and_index(
 
 
 @pytest.mark.ci
-def test_pair_i_does_not_depend_on_batches_and_shards(workdir, tmp_path):
+def test_pair_i_does_not_depend_on_batches_and_shards(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled_sampler, "CPU_WIDTHS", (16, 16))  # several programs
     whole = draw(workdir)
     for batch_size, shard_size in ((1, 7), (64, 16)):
         out = str(tmp_path / f"{batch_size}")
