@@ -1,10 +1,10 @@
 r"""Few-step models on moons or digits: sample quality after 1, 2 and 4 network calls.
 
     python -m benchmarks.few_steps --data=moons
-    python -m benchmarks.few_steps --data=digits --seeds=1 --processes=2
+    python -m benchmarks.few_steps --data=digits --seeds=1
 
-Trains a teacher and its students with the functions of the commands, students in as
-many processes at once as are asked for, and measures their samples. On moons: energy
+Trains a teacher and its students with the functions of the commands, students in
+processes of one core each, and measures their samples. On moons: energy
 distance of 2,000 samples to the test points (pairs of a point with itself included, so
 that real points do not get 0), and straightness of paths. On digits: Frechet distances
 of 1,000 samples to the training examples in the features of a classifier, and of
@@ -15,14 +15,17 @@ Programs are compiled for the first seed and read by the others.
 import argparse
 import contextlib
 import io
+import itertools
+import os
 import pathlib
 import resource
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from multiprocessing.queues import Queue
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -44,6 +47,13 @@ Score = Callable[[np.ndarray], dict[str, float]]
 Rows = dict[str, list[float]]
 
 
+def cpu_seconds(of_children: bool = False) -> float:
+    """CPU seconds of this process, and of those it has waited for."""
+    kinds = [resource.RUSAGE_SELF] + of_children * [resource.RUSAGE_CHILDREN]
+    used = [resource.getrusage(kind) for kind in kinds]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 class Timer:
     """CPU seconds of parts of a program, by name."""
 
@@ -53,15 +63,11 @@ class Timer:
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Times the `with` block, which prints nothing."""
-        begin = self._now()
+        begin = cpu_seconds()
         with contextlib.redirect_stdout(io.StringIO()):
             yield
-        self.seconds[name] = self._now() - begin
+        self.seconds[name] = cpu_seconds() - begin
         print(f"  {name}: {self.seconds[name]:.0f} CPU s", flush=True)
-
-    def _now(self) -> float:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime
 
 
 def quiet(config: ConfigDict, num_steps: int, seed: int) -> ConfigDict:
@@ -316,28 +322,30 @@ def teacher_config(name: str) -> ConfigDict:
     return config
 
 
-def prepare(folder: pathlib.Path) -> None:
-    """Sets up a process: its memory, and the compiled programs that all share."""
+def prepare(folder: pathlib.Path, cores: "Queue[int] | None" = None) -> None:
+    """Sets up a process: its core, its memory, and the programs that all share.
+
+    Args:
+      folder: of the compiled programs.
+      cores: one for each process; None for the one that measures.
+    """
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores.get()})  # no thread waits for another
     allocator.keep_freed_memory()  # as the commands do
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-class InTurn(Executor):
-    """Calls each function in this process, when it is submitted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        future: Future = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
-def workers(count: int, folder: pathlib.Path) -> Executor:
-    """Returns what runs the parts; several are processes of their own."""
-    if count == 1:
-        return InTurn()
+def workers(count: int, folder: pathlib.Path) -> ProcessPoolExecutor:
+    """Returns processes that run the parts, each on a core of its own."""
+    context = get_context("spawn")
+    known = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+    each = itertools.cycle(sorted(known))
+    cores = context.Queue()
+    for _ in range(count):
+        cores.put(next(each))
     return ProcessPoolExecutor(
-        count, get_context("spawn"), initializer=prepare, initargs=(folder,)
+        count, context, initializer=prepare, initargs=(folder, cores)
     )
 
 
@@ -369,7 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=CASES, default="moons")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=1, help="for the students")
+    parser.add_argument("--processes", type=int, default=2, help="one core each")
     parser.add_argument("--picture", type=pathlib.Path, help="PNG of digits, seed 0")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -382,6 +390,7 @@ def main() -> None:
         print(f"{row:45} {np.mean(values):.5f} +- {spread:.5f}")
     each = ", ".join(f"{seconds:.0f}" for seconds in spent)
     print(f"CPU seconds of each seed, of which the first compiles for all: {each}")
+    print(f"in all, with imports and measurements: {cpu_seconds(of_children=True):.0f}")
 
 
 if __name__ == "__main__":
