@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import cli
-from experiments.runtime import distributed
+from experiments.runtime import distributed, startup
 from experiments.runtime.errors import reporting_path_errors
 
 TEACHER = flags.DEFINE_string(
@@ -70,7 +70,8 @@ def main() -> None:
     described = experiment.from_config(CONFIG.value, WORKDIR.value)
     if distributed.is_first():
         print(f"diffusionflow: distilling into {WORKDIR.value}", flush=True)
-    from experiments.training import loop
+    with startup.importing():
+        from experiments.training import loop
 
     with distributed.watching_peers(), reporting_path_errors("workdir", WORKDIR.value):
         loop.train_and_evaluate(described, WORKDIR.value, accepted=accepted)

@@ -11,6 +11,7 @@ shard. Scale and shift are those of the autoencoder's config.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 flags.DEFINE_string(
@@ -39,7 +40,8 @@ cli.define_count(
 
 
 def main() -> None:
-    from experiments.sampling import encoding  # slow to import
+    with startup.importing():
+        from experiments.sampling import encoding
 
     values = flags.FLAGS.flag_values_dict()
     settings = encoding.Settings(

@@ -11,6 +11,7 @@ dit_transformer2d, which it has.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -32,7 +33,8 @@ cli.define_count(
 
 
 def main() -> None:
-    from experiments.checkpointing import exporting  # slow to import
+    with startup.importing():
+        from experiments.checkpointing import exporting
 
     values = flags.FLAGS.flag_values_dict()
     settings = exporting.Settings(

@@ -10,6 +10,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import startup
 from experiments.runtime.errors import check_name, reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
@@ -20,7 +21,8 @@ FIGURE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    from experiments.visualization import figures  # slow to import
+    with startup.importing():
+        from experiments.visualization import figures
 
     names = tuple(dict.fromkeys(FIGURE.value or figures.FIGURES))
     for name in names:

@@ -12,6 +12,7 @@ the file.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -63,8 +64,9 @@ cli.refuse_empty("out")
 
 
 def main() -> None:
-    from experiments.checkpointing.loaded import Request  # slow to import
-    from experiments.sampling import optimized_grid
+    with startup.importing():
+        from experiments.checkpointing.loaded import Request
+        from experiments.sampling import optimized_grid
 
     values = flags.FLAGS.flag_values_dict()
     sampler = {key: values[f"sampler.{key}"] for key in ("name", "num_steps")}

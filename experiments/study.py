@@ -9,6 +9,7 @@ killed, the same command resumes where it was.
 from absl import flags
 
 from experiments import cli
+from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 STUDY = flags.DEFINE_string(
@@ -20,7 +21,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", require
 
 
 def main() -> None:
-    from experiments.comparison import run_study  # slow to import
+    with startup.importing():
+        from experiments.comparison import run_study
 
     with reporting_path_errors("workdir", WORKDIR.value):
         run_study.run_study(STUDY.value, WORKDIR.value)

@@ -8,10 +8,11 @@ elsewhere a batch size of one's own changes roundings of floats, of the order of
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from diffusionflow import random, samplers
 from experiments.config import build
@@ -89,12 +90,24 @@ def make_sample_fn(
     build.check_guidance(model.net, sampler, guidance)
     is_cpu = jax.default_backend() == "cpu"
     width = cpu_width(model.event_shape) if is_cpu else batch_size
-    mesh = sharding.data_mesh(-(-most // width))
-    everywhere, cut = sharding.replicated(mesh), sharding.along_batch(mesh)
+    drawn = Drawn(model, sampler, times, guidance, output_fn, trajectory, purpose, edit)
+    return CompiledSampler(drawn, width, sharding.data_mesh(-(-most // width)))
 
-    parts = Parts(sampler, schedule, times, model.event_shape)
+
+class Drawn(NamedTuple):
+    """What is drawn; the fields are arguments of `make_sample_fn`."""
+
+    model: Model
+    sampler: samplers.Sampler
+    times: np.ndarray
+    guidance: float
+    output_fn: Callable[[samplers.Result, jax.Array], Any]
+    trajectory: bool
+    purpose: int
+    edit: Edit | None
 
     def on_device(
+        self,
         params: Any,
         seed: jax.Array,
         number: jax.Array,
@@ -102,60 +115,82 @@ def make_sample_fn(
         inputs: Any,
         scale: Any,
     ) -> Any:
-        keys = random.example_keys(rng.stream(seed, purpose), number)
-        scale = guidance if guidance in (0, 1) else scale
+        """Draws samples `number` on one device; `inputs` are those of the edit."""
+        model, schedule = self.model, self.model.objective.schedule
+        keys = random.example_keys(rng.stream(seed, self.purpose), number)
+        scale = self.guidance if self.guidance in (0, 1) else scale
         denoise_fn = model.denoise_fn(params, given.labels, scale, given.vectors)
-        if edit is not None:
-            return edit.sample(parts, keys, denoise_fn, inputs)
+        if self.edit is not None:
+            parts = Parts(self.sampler, schedule, self.times, model.event_shape)
+            return self.edit.sample(parts, keys, denoise_fn, inputs)
         prior_keys, noise_keys = random.split(keys)
         shape = (*given.labels.shape, *model.event_shape)
-        z = samplers.prior(prior_keys, shape, schedule=schedule, t=times[0])
+        z = samplers.prior(prior_keys, shape, schedule=schedule, t=self.times[0])
         result = samplers.sample(
             noise_keys,
             denoise_fn,
             z,
-            times,
-            sampler=sampler,
+            self.times,
+            sampler=self.sampler,
             schedule=schedule,
-            trajectory=trajectory,
+            trajectory=self.trajectory,
         )
-        return output_fn(result, random.normal(prior_keys, shape))
+        return self.output_fn(result, random.normal(prior_keys, shape))
 
-    same, each = everywhere.spec, cut.spec
-    program = jax.jit(
-        jax.shard_map(
-            on_device,
-            mesh=mesh,
-            in_specs=(same, same, each, each, each, same),
-            out_specs=each,
-            check_vma=False,
-        ),
-        compiler_options=sharding.compiler_options(),
-    )
 
-    def sample_fn(
+class CompiledSampler:
+    """The `sample_fn` of `make_sample_fn`.
+
+    Args:
+      drawn: by each device.
+      width: samples that a device makes at once.
+      mesh: of the devices.
+    """
+
+    def __init__(self, drawn: Drawn, width: int, mesh: Mesh):
+        self._drawn, self._width, self._together = drawn, width, width * mesh.size
+        self._everywhere = sharding.replicated(mesh)
+        self._cut = sharding.along_batch(mesh)
+        same, each = self._everywhere.spec, self._cut.spec
+        self._program = jax.jit(
+            jax.shard_map(
+                drawn.on_device,
+                mesh=mesh,
+                in_specs=(same, same, each, each, each, same),
+                out_specs=each,
+                check_vma=False,
+            ),
+            compiler_options=sharding.compiler_options(),
+        )
+
+    def __call__(
+        self,
         params: Any,
         seed: int,
         conditions: Conditions,
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
     ) -> Any:
-        constants = params, np.uint32(seed), np.float32(guidance)
-        params, of_seed, scale = jax.device_put(constants, everywhere)
+        """Draws the samples `first`, `first + 1`, ..., one of each condition."""
+        constants = params, np.uint32(seed), np.float32(self._drawn.guidance)
+        params, of_seed, scale = jax.device_put(constants, self._everywhere)
         sampled = []
-        count = len(conditions.labels)
-        end, together = first + count, width * mesh.size
-        for start in range(first - first % width, end, together):
-            number = np.arange(start, start + together)
-            place = np.clip(number - first, 0, count - 1)
-            given = jax.tree.map(lambda array, at=place: array[at], conditions)
-            inputs = None if edit is None else edit.inputs(number, purpose)
-            placed = jax.device_put((number.astype(np.uint32), given, inputs), cut)
+        end = first + len(conditions.labels)
+        for start in range(first - first % self._width, end, self._together):
+            number = np.arange(start, start + self._together)
+            placed = self._placed(number, first, conditions)
             kept = (number >= first) & (number < end)
-            found = jax.device_get(program(params, of_seed, *placed, scale))
+            found = jax.device_get(self._program(params, of_seed, *placed, scale))
             sampled.append(jax.tree.map(lambda array, at=kept: array[at], found))
             if advance is not None:
                 advance(int(kept.sum()))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sampled)
 
-    return sample_fn
+    def _placed(self, number: np.ndarray, first: int, conditions: Conditions) -> Any:
+        """Cuts a batch along the devices; numbers not wanted take the nearest's."""
+        drawn = self._drawn
+        place = np.clip(number - first, 0, len(conditions.labels) - 1)
+        given = jax.tree.map(lambda array: array[place], conditions)
+        edit = drawn.edit
+        inputs = None if edit is None else edit.inputs(number, drawn.purpose)
+        return jax.device_put((number.astype(np.uint32), given, inputs), self._cut)
