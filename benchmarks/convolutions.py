@@ -167,7 +167,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
 
 def report(seconds: dict[str, dict[str, list[float]]]) -> None:
     """Prints the table."""
-    print("| batch, side, channels | | ours, GFLOP/s | PyTorch | time | quartiles |")
+    titles = "batch, side, channels", "", "ours, GFLOP/s", "PyTorch"
+    print(f"| {' | '.join(titles)} | ours / PyTorch, time | quartiles |")
     print("|---|---|---|---|---|---|")
     for shape in SHAPES:
         batch, side, channels = shape

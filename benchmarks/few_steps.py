@@ -15,7 +15,6 @@ Programs are compiled for the first seed and read by the others.
 import argparse
 import contextlib
 import io
-import itertools
 import os
 import pathlib
 import resource
@@ -327,23 +326,29 @@ def prepare(folder: pathlib.Path, cores: "Queue[int] | None" = None) -> None:
 
     Args:
       folder: of the compiled programs.
-      cores: one for each process; None for the one that measures.
+      cores: one for each process, which Linux keeps it to; None for the one that
+        measures.
     """
     if cores is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores.get()})  # no thread waits for another
+        os.sched_setaffinity(0, {cores.get()})  # XLA's threads wait for each other
     allocator.keep_freed_memory()  # as the commands do
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def known_cores() -> list[int]:
+    """Returns the cores of this process; where the system has no such, numbers."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def workers(count: int, folder: pathlib.Path) -> ProcessPoolExecutor:
     """Returns processes that run the parts, each on a core of its own."""
     context = get_context("spawn")
-    known = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
-    each = itertools.cycle(sorted(known))
     cores = context.Queue()
-    for _ in range(count):
-        cores.put(next(each))
+    for core in known_cores()[:count]:
+        cores.put(core)
     return ProcessPoolExecutor(
         count, context, initializer=prepare, initargs=(folder, cores)
     )
@@ -377,9 +382,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=CASES, default="moons")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2, help="one core each")
+    parser.add_argument("--processes", type=int, help="one core each; default: 2")
     parser.add_argument("--picture", type=pathlib.Path, help="PNG of digits, seed 0")
     args = parser.parse_args()
+    most = len(known_cores())
+    args.processes = min(2, most) if args.processes is None else args.processes
+    if not 1 <= args.processes <= most:
+        parser.error(f"--processes={args.processes}: must be in [1, {most}], the cores")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         prepare(folder)

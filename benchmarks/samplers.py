@@ -11,7 +11,7 @@ Three measurements:
 - On a trained run: the root mean square distance, in pixels of [-1, 1], to the limit of
   the same sample. The seeds are paired: the limit of a deterministic sampler is the
   probability-flow ODE from the same start, that of a stochastic one is itself with many
-  more steps along the same Brownian path.
+  more steps along the same Brownian path. `restart` has no such limit.
 - Time of a step over time of its network calls, in rounds that alternate, compared with
   diffusers' schedulers on a network of the same shape where `--torch_python` names an
   interpreter with torch and diffusers; and time of a step whose network is one sine.
@@ -96,8 +96,7 @@ SAMPLERS = (
     "reverse_diffusion",
     "refresh",
 )
-# its steps go back to more noise, along no path that other numbers of steps share
-WITHOUT_LIMIT = ("restart",)
+WITHOUT_LIMIT = ("restart",)  # goes back to more noise, along no path of its own
 NUM_STEPS_TRAINED = (5, 10, 20, 40)  # each is a compilation of the network
 PARTS = ("mixture", "trained", "time")
 LIMIT_STEPS = 400
@@ -220,6 +219,7 @@ class Trained:
                 jax.block_until_ready(program())
                 if number:  # the first compiles
                     seconds[name].append(time.perf_counter() - start)
+        self.run_fn.clear_cache()
         return tuple(statistics.median(seconds[name]) / count for name in programs)
 
 
@@ -251,16 +251,23 @@ def is_deterministic(text: str) -> bool:
     return not np.any(coefficients.c)
 
 
+def has_limit(text: str) -> bool:
+    """Returns whether single samples converge along one Brownian path."""
+    return text.partition("(")[0] not in WITHOUT_LIMIT
+
+
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
     """Draws a column per problem, deterministic samplers over stochastic ones."""
     figure = Figure(figsize=(6.4 * len(results), 13.0), layout="constrained")
+    names = list(dict.fromkeys(text for lines in results.values() for text in lines))
     rows = figure.subfigures(2, 1)
     for part, wanted in zip(rows, ("deterministic", "stochastic"), strict=True):
         panels = part.subplots(1, len(results), squeeze=False, sharey="col")[0]
+        shown = [t for t in names if is_deterministic(t) == (wanted == "deterministic")]
         for axes, (problem, lines) in zip(panels, results.items(), strict=True):
-            kinds = {text: is_deterministic(text) for text in lines}
-            shown = [t for t in lines if kinds[t] == (wanted == "deterministic")]
             for number, text in enumerate(shown):
+                if text not in lines:
+                    continue
                 nfe, error = zip(*lines[text], strict=True)
                 style = STYLES[number // len(COLORS)]
                 color = COLORS[number % len(COLORS)]
@@ -268,12 +275,17 @@ def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -
                     nfe, error, style, color=color, markersize=3, lw=1, label=text
                 )
             axes.set(title=f"{problem}: {wanted}", xlabel="NFE", ylabel="error")
+            low, high = axes.get_xlim()
+            ticks = [each for each in NFE_TICKS if low <= each <= high]
+            axes.set_xticks(ticks, [str(each) for each in ticks])
+            axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
         named = panels[0].get_legend_handles_labels()
         part.legend(*named, loc="outside lower center", fontsize=7, ncols=4)
     figure.savefig(path, dpi=100)
 
 
+NFE_TICKS = (5, 10, 20, 40, 80, 160, 320)
 COLORS = colormaps["tab10"].colors
 STYLES = ("-o", "--s", ":^")
 
@@ -324,7 +336,9 @@ def main() -> None:
     if trained and "trained" in args.parts:
         print(f"{args.workdir}, {args.num_images} images, rms to the limit")
         name = "trained run, rms to the limit"
-        names = [text for text in args.samplers if text not in WITHOUT_LIMIT]
+        names = [text for text in args.samplers if has_limit(text)]
+        if left := set(args.samplers) - set(names):
+            print(f"  left out, samples have no limit: {', '.join(sorted(left))}")
         results[name] = table(names, trained.points, NUM_STEPS_TRAINED)
     if trained and "time" in args.parts:
         print("a step, ms; over its network calls alone; with a sine for network, ms")

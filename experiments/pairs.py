@@ -32,7 +32,7 @@ cli.define_count(
     least=0,
 )
 cli.define_count(
-    "batch_size", 128, "Pairs per device and batch; a CPU takes 16.", 2**16
+    "batch_size", 128, "Pairs per device and batch; a CPU takes 16 to 128.", 2**16
 )
 cli.define_count(
     "shard_size", 1024, "Pairs per file, after which the command can resume.", 10**8

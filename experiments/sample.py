@@ -40,7 +40,7 @@ cli.define_count(
     least=0,
 )
 cli.define_count(
-    "batch_size", 128, "Samples per device and batch; a CPU takes 16.", 2**16
+    "batch_size", 128, "Samples per device and batch; a CPU takes 16 to 128.", 2**16
 )
 cli.define_count(
     "shard_size", 1024, "Samples per file, after which sampling can resume.", 10**8

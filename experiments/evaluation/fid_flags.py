@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.runtime import startup
 from experiments.runtime.errors import UsageError, reporting_path_errors
 
 PROTOCOLS = ("fid50k", "fid50k_pytorch", "fid50k_clean")
@@ -90,7 +91,8 @@ def evaluate(workdir: str, values: Mapping[str, Any]) -> None:
       workdir: of the run.
       values: of all flags.
     """
-    from experiments.evaluation import fid_protocol  # slow to import
+    with startup.importing():
+        from experiments.evaluation import fid_protocol
 
     chosen = given(values, fid_protocol.Settings._fields)
     with (

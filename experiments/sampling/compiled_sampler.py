@@ -90,12 +90,14 @@ def make_sample_fn(
     build.check_guidance(model.net, sampler, guidance)
     is_cpu = jax.default_backend() == "cpu"
     width = cpu_width(model.event_shape) if is_cpu else batch_size
-    drawn = Drawn(model, sampler, times, guidance, output_fn, trajectory, purpose, edit)
-    return CompiledSampler(drawn, width, sharding.data_mesh(-(-most // width)))
+    recipe = Recipe(
+        model, sampler, times, guidance, output_fn, trajectory, purpose, edit
+    )
+    return CompiledSampler(recipe, width, sharding.data_mesh(-(-most // width)))
 
 
-class Drawn(NamedTuple):
-    """What is drawn; the fields are arguments of `make_sample_fn`."""
+class Recipe(NamedTuple):
+    """What a device samples: arguments of `make_sample_fn`, the section resolved."""
 
     model: Model
     sampler: samplers.Sampler
@@ -115,7 +117,7 @@ class Drawn(NamedTuple):
         inputs: Any,
         scale: Any,
     ) -> Any:
-        """Draws samples `number` on one device; `inputs` are those of the edit."""
+        """Samples `number` on one device; `inputs` are those of the edit."""
         model, schedule = self.model, self.model.objective.schedule
         keys = random.example_keys(rng.stream(seed, self.purpose), number)
         scale = self.guidance if self.guidance in (0, 1) else scale
@@ -142,19 +144,19 @@ class CompiledSampler:
     """The `sample_fn` of `make_sample_fn`.
 
     Args:
-      drawn: by each device.
+      recipe: of each device.
       width: samples that a device makes at once.
       mesh: of the devices.
     """
 
-    def __init__(self, drawn: Drawn, width: int, mesh: Mesh):
-        self._drawn, self._width, self._together = drawn, width, width * mesh.size
+    def __init__(self, recipe: Recipe, width: int, mesh: Mesh):
+        self._recipe, self._width, self._together = recipe, width, width * mesh.size
         self._everywhere = sharding.replicated(mesh)
         self._cut = sharding.along_batch(mesh)
         same, each = self._everywhere.spec, self._cut.spec
         self._program = jax.jit(
             jax.shard_map(
-                drawn.on_device,
+                recipe.on_device,
                 mesh=mesh,
                 in_specs=(same, same, each, each, each, same),
                 out_specs=each,
@@ -171,8 +173,8 @@ class CompiledSampler:
         first: int = 0,
         advance: Callable[[int], Any] | None = None,
     ) -> Any:
-        """Draws the samples `first`, `first + 1`, ..., one of each condition."""
-        constants = params, np.uint32(seed), np.float32(self._drawn.guidance)
+        """Samples `first`, `first + 1`, ..., one of each condition."""
+        constants = params, np.uint32(seed), np.float32(self._recipe.guidance)
         params, of_seed, scale = jax.device_put(constants, self._everywhere)
         sampled = []
         end = first + len(conditions.labels)
@@ -187,10 +189,10 @@ class CompiledSampler:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *sampled)
 
     def _placed(self, number: np.ndarray, first: int, conditions: Conditions) -> Any:
-        """Cuts a batch along the devices; numbers not wanted take the nearest's."""
-        drawn = self._drawn
+        """Shards a batch; samples outside the request reuse the nearest condition."""
+        recipe = self._recipe
         place = np.clip(number - first, 0, len(conditions.labels) - 1)
         given = jax.tree.map(lambda array: array[place], conditions)
-        edit = drawn.edit
-        inputs = None if edit is None else edit.inputs(number, drawn.purpose)
+        edit = recipe.edit
+        inputs = None if edit is None else edit.inputs(number, recipe.purpose)
         return jax.device_put((number.astype(np.uint32), given, inputs), self._cut)
