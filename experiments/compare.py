@@ -10,7 +10,6 @@ Prints a table and writes a page, from the records of training and evaluation.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string(
@@ -20,8 +19,7 @@ SEED = cli.define_count("seed", 0, "Seed of the bootstrap.", 2**32 - 1, least=0)
 
 
 def main(runs: list[str]) -> None:
-    with startup.importing():
-        from experiments.comparison import compare_runs
+    from experiments.comparison import compare_runs  # slow to import
 
     with reporting_path_errors("out", OUT.value or None):
         compare_runs.compare_runs(runs, out=OUT.value, seed=SEED.value)

@@ -11,7 +11,6 @@ shard. Scale and shift are those of the autoencoder's config.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 flags.DEFINE_string(
@@ -40,8 +39,7 @@ cli.define_count(
 
 
 def main() -> None:
-    with startup.importing():
-        from experiments.sampling import encoding
+    from experiments.sampling import encoding  # slow to import
 
     values = flags.FLAGS.flag_values_dict()
     settings = encoding.Settings(

@@ -10,7 +10,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.config import overrides
-from experiments.runtime import own_files, startup
+from experiments.runtime import own_files
 from experiments.runtime.errors import reporting_path_errors
 
 CONFIG = cli.define_config()
@@ -28,9 +28,8 @@ def main() -> None:
     if OUT.value:
         with reporting_path_errors("out", OUT.value):
             own_files.check_file("out", OUT.value, ".png", "explain")
-    with startup.importing():
-        from experiments.analysis import objective_report
-        from experiments.visualization import objective_plot
+    from experiments.analysis import objective_report  # slow to import
+    from experiments.visualization import objective_plot
 
     other = None
     against = AGAINST.value

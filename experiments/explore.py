@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import files, own_files, startup
+from experiments.runtime import files, own_files
 from experiments.runtime.errors import reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "site", "Directory of explore.html; made if missing.")
@@ -22,9 +22,8 @@ TITLE = "Diffusion and flow matching, explorable"
 
 
 def main() -> None:
-    with startup.importing():
-        from experiments.visualization import html_page
-        from experiments.visualization.explorables import SECTIONS
+    from experiments.visualization import html_page  # slow to import
+    from experiments.visualization.explorables import SECTIONS
 
     html_page.plotly_js()  # fails now if plotly is missing, not at the end
     directory = pathlib.Path(OUT.value)

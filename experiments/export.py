@@ -11,7 +11,6 @@ dit_transformer2d, which it has.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -33,8 +32,7 @@ cli.define_count(
 
 
 def main() -> None:
-    with startup.importing():
-        from experiments.checkpointing import exporting
+    from experiments.checkpointing import exporting  # slow to import
 
     values = flags.FLAGS.flag_values_dict()
     settings = exporting.Settings(

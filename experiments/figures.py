@@ -10,7 +10,6 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import startup
 from experiments.runtime.errors import check_name, reporting_path_errors
 
 OUT = flags.DEFINE_string("out", "figures", "Directory of the files; made if missing.")
@@ -21,8 +20,7 @@ FIGURE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    with startup.importing():
-        from experiments.visualization import figures
+    from experiments.visualization import figures  # slow to import
 
     names = tuple(dict.fromkeys(FIGURE.value or figures.FIGURES))
     for name in names:

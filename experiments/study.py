@@ -9,7 +9,6 @@ killed, the same command resumes where it was.
 from absl import flags
 
 from experiments import cli
-from experiments.runtime import startup
 from experiments.runtime.errors import reporting_path_errors
 
 STUDY = flags.DEFINE_string(
@@ -21,8 +20,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", require
 
 
 def main() -> None:
-    with startup.importing():
-        from experiments.comparison import run_study
+    from experiments.comparison import run_study  # slow to import
 
     with reporting_path_errors("workdir", WORKDIR.value):
         run_study.run_study(STUDY.value, WORKDIR.value)
