@@ -95,7 +95,6 @@ LIMITS = {
         samplers.SDEDPMSolver2S(0.0, 0.3),
         samplers.DPMSolver2S("x", r=0.3),
     ),
-    "churn = 1 is consistency sampling": (samplers.Churn(1.0), samplers.FlowMap(1.0)),
     "SDE-DPM-Solver 2 without noise is DPM-Solver 2": (
         samplers.SDEDPMSolver(2, 0.0, variable="eps"),
         samplers.DPMSolver(2, "eps"),
@@ -164,6 +163,21 @@ def test_limits(pair, schedule):
     (sampler, limit), times = pair, grids.uniform(4)
     ours, expected = draw(sampler, schedule, times), draw(limit, schedule, times)
     np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_schedule
+def test_churn_1_is_consistency_sampling(schedule):
+    """Where the schedule ends at the data; `FlowMap` jumps to its first time at most."""
+    times = grids.uniform(4)
+    churned, jumped = (
+        draw(sampler, schedule, times)
+        for sampler in (samplers.Churn(1.0), samplers.FlowMap(1.0))
+    )
+    if schedule.sigma(0.0) == 0:
+        np.testing.assert_allclose(churned, jumped, rtol=1e-10, atol=1e-10)
+    else:
+        np.testing.assert_allclose(churned, jumped, atol=10 * schedule.sigma(0.0))
+        assert np.abs(churned - jumped).max() > schedule.sigma(0.0) / 10
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULES["flow"], SCHEDULES["cosine"]], ids=str)
