@@ -143,12 +143,11 @@ def chosen(names: Iterable[str], which: Iterable[Any]) -> list[str]:
     return [name for name, bad in zip(names, which, strict=True) if bad]
 
 
-@jax.jit  # a program for each shape: one of all leaves takes seconds to compile
-def _holds_non_finite(leaf: jax.Array) -> jax.Array:
-    return ~jnp.isfinite(leaf).all()
+@jax.jit
+def _leaves_not_finite(tree: Any) -> list[jax.Array]:
+    return [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
 
 
 def not_finite(tree: Any) -> list[str]:
     """Lists the paths of leaves that hold a non-finite value."""
-    bad = [_holds_non_finite(leaf) for leaf in jax.tree.leaves(tree)]
-    return chosen(pytrees.named_leaves(tree), jax.device_get(bad))
+    return chosen(pytrees.named_leaves(tree), jax.device_get(_leaves_not_finite(tree)))

@@ -167,7 +167,7 @@ def test_limits(pair, schedule):
 
 @each_schedule
 def test_churn_1_is_consistency_sampling(schedule):
-    """Where the schedule ends at the data; `FlowMap` jumps to its first time at most."""
+    """Where a schedule ends at the data; `FlowMap` jumps to its first time at most."""
     times = grids.uniform(4)
     churned, jumped = (
         draw(sampler, schedule, times)
