@@ -14,7 +14,6 @@ than jaxlib 0.10.2 may not know it, and then the process ends.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -53,7 +52,6 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=15, help="in which each process has its turn")
     add("--threads", type=int, default=2, help="of each process, one a CPU")
     add("--custom_call", action="store_true", help="oneDNN's in jaxlib, too")
-    add("--serve", action="store_true", help=argparse.SUPPRESS)  # the process of ours
     return parser.parse_args()
 
 
@@ -140,9 +138,8 @@ def serve(custom_call: bool) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Measures seconds of every program in every round, of ours and PyTorch."""
-    mine = [sys.executable, "-m", "benchmarks.convolutions", "--serve"]
-    mine += [f"--torch_python={args.torch_python}"]
-    mine += ["--custom_call"] * args.custom_call
+    script = f"from benchmarks import convolutions as c; c.serve({args.custom_call})"
+    mine = [sys.executable, "-c", script]
     theirs = [str(ROOT / "benchmarks" / "rival_convolutions.py")]
     theirs += [f"--threads={args.threads}", f"--calls={CALLS}", "--shapes"]
     theirs += ["x".join(map(str, shape)) for shape in SHAPES]
@@ -188,13 +185,7 @@ def report(seconds: dict[str, dict[str, list[float]]]) -> None:
 
 def main() -> None:
     args = parse()
-    if args.serve:
-        serve(args.custom_call)
-        return
-    allowed = sorted(os.sched_getaffinity(0))
-    if not 1 <= args.threads <= len(allowed):
-        raise SystemExit(f"--threads={args.threads}: must be in [1, {len(allowed)}]")
-    os.sched_setaffinity(0, allowed[: args.threads])  # of what it starts, too
+    protocol.keep_to(args.threads)
     report(measure(args))
 
 

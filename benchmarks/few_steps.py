@@ -3,13 +3,13 @@ r"""Few-step models on moons or digits: sample quality after 1, 2 and 4 network 
     python -m benchmarks.few_steps --data=moons
     python -m benchmarks.few_steps --data=digits --seeds=1
 
-Trains a teacher and its students with the functions of the commands, students in
-processes of one core each, and measures their samples. On moons: energy
-distance of 2,000 samples to the test points (pairs of a point with itself included, so
-that real points do not get 0), and straightness of paths. On digits: Frechet distances
-of 1,000 samples to the training examples in the features of a classifier, and of
-pixels. Prints mean and standard deviation over seeds, and the CPU seconds of each part.
-Programs are compiled for the first seed and read by the others.
+Trains a teacher and its students with the functions of the commands, in processes of
+one core each, and measures their samples. On moons: energy distance of 2,000 samples to
+the test points (pairs of a point with itself included, so that real points do not get
+0), and straightness of paths. On digits: Frechet distances of 1,000 samples to the
+training examples in the features of a classifier, and of pixels. Prints mean and
+standard deviation over seeds, and the CPU seconds of each part. Programs are compiled
+for the first seed and read by the others.
 """
 
 import argparse
@@ -337,7 +337,7 @@ def prepare(folder: pathlib.Path, cores: "Queue[int] | None" = None) -> None:
 
 
 def known_cores() -> list[int]:
-    """Returns the cores of this process; where the system has no such, numbers."""
+    """Returns the numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

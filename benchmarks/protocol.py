@@ -5,6 +5,7 @@ A process prints facts about itself as one marked JSON line, then answers each l
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def peak_rss_bytes() -> int:
     """Returns the peak resident memory of this process (Linux counts in KiB)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_to(threads: int) -> None:
+    """Keeps this process, and those that it starts, to so many CPUs.
+
+    Raises:
+      SystemExit: there are fewer, or `threads` is not positive.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(allowed):
+        raise SystemExit(f"--threads={threads}: must be in [1, {len(allowed)}]")
+    os.sched_setaffinity(0, allowed[:threads])
 
 
 class Client:

@@ -11,7 +11,7 @@ Three measurements:
 - On a trained run: the root mean square distance, in pixels of [-1, 1], to the limit of
   the same sample. The seeds are paired: the limit of a deterministic sampler is the
   probability-flow ODE from the same start, that of a stochastic one is itself with many
-  more steps along the same Brownian path. `restart` has no such limit.
+  more steps along the same Brownian path. `restart` has no such path.
 - Time of a step over time of its network calls, in rounds that alternate, compared with
   diffusers' schedulers on a network of the same shape where `--torch_python` names an
   interpreter with torch and diffusers; and time of a step whose network is one sine.
@@ -96,7 +96,7 @@ SAMPLERS = (
     "reverse_diffusion",
     "refresh",
 )
-WITHOUT_LIMIT = ("restart",)  # goes back to more noise, along no path of its own
+WITHOUT_PATH = ("restart",)  # draws noise again at levels that it has left
 NUM_STEPS_TRAINED = (5, 10, 20, 40)  # each is a compilation of the network
 PARTS = ("mixture", "trained", "time")
 LIMIT_STEPS = 400
@@ -251,9 +251,9 @@ def is_deterministic(text: str) -> bool:
     return not np.any(coefficients.c)
 
 
-def has_limit(text: str) -> bool:
-    """Returns whether single samples converge along one Brownian path."""
-    return text.partition("(")[0] not in WITHOUT_LIMIT
+def has_path(text: str) -> bool:
+    """Returns whether one Brownian path has the noise of every number of steps."""
+    return text.partition("(")[0] not in WITHOUT_PATH
 
 
 def draw(results: Mapping[str, Mapping[str, list[Point]]], path: pathlib.Path) -> None:
@@ -336,9 +336,9 @@ def main() -> None:
     if trained and "trained" in args.parts:
         print(f"{args.workdir}, {args.num_images} images, rms to the limit")
         name = "trained run, rms to the limit"
-        names = [text for text in args.samplers if has_limit(text)]
+        names = [text for text in args.samplers if has_path(text)]
         if left := set(args.samplers) - set(names):
-            print(f"  left out, samples have no limit: {', '.join(sorted(left))}")
+            print(f"  left out, no Brownian path fits: {', '.join(sorted(left))}")
         results[name] = table(names, trained.points, NUM_STEPS_TRAINED)
     if trained and "time" in args.parts:
         print("a step, ms; over its network calls alone; with a sine for network, ms")

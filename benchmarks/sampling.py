@@ -18,7 +18,6 @@ start from the same noise and take the same steps.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import sys
@@ -119,10 +118,7 @@ def report(args: argparse.Namespace, found: dict[str, Any]) -> None:
 
 def main() -> None:
     args = parse()
-    allowed = sorted(os.sched_getaffinity(0))
-    if not 1 <= args.threads <= len(allowed):
-        raise SystemExit(f"--threads={args.threads}: must be in [1, {len(allowed)}]")
-    os.sched_setaffinity(0, allowed[: args.threads])  # of what it starts, too
+    protocol.keep_to(args.threads)
     found = measure(args)
     report(args, found)
     if args.json:

@@ -151,9 +151,9 @@ class CompiledSampler:
 
     def __init__(self, recipe: Recipe, width: int, mesh: Mesh):
         self._recipe, self._width, self._together = recipe, width, width * mesh.size
-        self._everywhere = sharding.replicated(mesh)
-        self._cut = sharding.along_batch(mesh)
-        same, each = self._everywhere.spec, self._cut.spec
+        self._replicated = sharding.replicated(mesh)
+        self._sharded = sharding.along_batch(mesh)
+        same, each = self._replicated.spec, self._sharded.spec
         self._program = jax.jit(
             jax.shard_map(
                 recipe.on_device,
@@ -175,7 +175,7 @@ class CompiledSampler:
     ) -> Any:
         """Samples `first`, `first + 1`, ..., one of each condition."""
         constants = params, np.uint32(seed), np.float32(self._recipe.guidance)
-        params, of_seed, scale = jax.device_put(constants, self._everywhere)
+        params, of_seed, scale = jax.device_put(constants, self._replicated)
         sampled = []
         end = first + len(conditions.labels)
         for start in range(first - first % self._width, end, self._together):
@@ -195,4 +195,4 @@ class CompiledSampler:
         given = jax.tree.map(lambda array: array[place], conditions)
         edit = recipe.edit
         inputs = None if edit is None else edit.inputs(number, recipe.purpose)
-        return jax.device_put((number.astype(np.uint32), given, inputs), self._cut)
+        return jax.device_put((number.astype(np.uint32), given, inputs), self._sharded)

@@ -167,7 +167,11 @@ def test_limits(pair, schedule):
 
 @each_schedule
 def test_churn_1_is_consistency_sampling(schedule):
-    """Where a schedule ends at the data; `FlowMap` jumps to its first time at most."""
+    """`FlowMap` jumps to the first time t = 0 and keeps what noise there is, q eps.
+
+    z_s = alpha_s x + sigma_s (q eps + sqrt(1 - q^2) noise) with q = rho_0 / rho_s, and
+    q = 0 for churn = 1: the same where the schedule ends at the data.
+    """
     times = grids.uniform(4)
     churned, jumped = (
         draw(sampler, schedule, times)
@@ -175,9 +179,16 @@ def test_churn_1_is_consistency_sampling(schedule):
     )
     if schedule.sigma(0.0) == 0:
         np.testing.assert_allclose(churned, jumped, rtol=1e-10, atol=1e-10)
-    else:
-        np.testing.assert_allclose(churned, jumped, atol=10 * schedule.sigma(0.0))
-        assert np.abs(churned - jumped).max() > schedule.sigma(0.0) / 10
+        return
+    s = times[1]
+    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+    with jax.enable_x64(True):
+        denoised = MIXTURE.denoise_fn(schedule=schedule)(churned[0], times[0])
+    x, eps = np.asarray(denoised.x), np.asarray(denoised.eps)
+    noise = (churned[1] - alpha * x) / sigma
+    q = schedule.sigma(0.0) * alpha / (schedule.alpha(0.0) * sigma)
+    expected = alpha * x + sigma * (q * eps + np.sqrt(1 - q**2) * noise)
+    np.testing.assert_allclose(jumped[1], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULES["flow"], SCHEDULES["cosine"]], ids=str)
