@@ -165,10 +165,10 @@ def main() -> None:
     for name in ("case", "dtype", "options", "cache", "cpu_devices"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
-    allocator.keep_freed_memory()  # as the commands do
     jax.config.update("jax_compilation_cache_dir", args.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     sharding.split_cpu(int(args.cpu_devices))
+    allocator.keep_freed_memory(int(args.cpu_devices))  # as the commands do
     options = sharding.compiler_options()  # of the trainer
     if args.options:
         options = json.loads(args.options)

@@ -306,13 +306,15 @@ def _entries_help() -> str:
 def start_jax() -> None:
     """Sets what must be set before the first array, and checks the backend."""
     _check_descriptors()
-    allocator.keep_freed_memory()
+    devices = 1
     if _has_config():
         config = _CONFIG.value
         schema.check_complete(config)
         schema.check_bounds(config)
         config.lock()
-        sharding.split_cpu(config.cpu_devices)
+        devices = config.cpu_devices
+        sharding.split_cpu(devices)
+    allocator.keep_freed_memory(devices)
     distributed.join()
     directory = cache_directory()
     jax.config.update("jax_compilation_cache_dir", directory and str(directory))

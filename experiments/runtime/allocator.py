@@ -6,18 +6,28 @@ import importlib.util
 import os
 import platform
 
+import jax
+
 # of malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 LARGEST = 2**30  # bytes of an array that is kept
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(devices: int = 1) -> bool:
     """Makes glibc keep freed arrays of up to 1 GiB; called before JAX's first array.
 
     XLA allocates the temporaries of a program at every call. By default glibc maps
     arrays above 32 MiB, and all of other threads above 64 MiB, from the system and
     gives them back when they are freed; the system then zeroes each page at every step.
     The price is memory: the holes between arrays are kept too.
+
+    The main thread has no such limit of 64 MiB, so the programs of a single device are
+    run by the thread that calls them (JAX's synchronous dispatch). Several devices run
+    theirs in threads of their own, which then share the memory of the main one: they
+    wait for each other, and compiling is slower.
+
+    Args:
+      devices: that the CPU is split into.
 
     Returns:
       Whether it was done: under Linux with a glibc that takes such a threshold, where
@@ -34,5 +44,7 @@ def keep_freed_memory() -> bool:
     if not mallopt(_MMAP_THRESHOLD, LARGEST):  # older ones take 32 MiB at most
         return False
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    # other arenas hold 64 MiB at most, and XLA's threads would have them
-    return bool(mallopt(_ARENA_MAX, 1))
+    if devices > 1:
+        return bool(mallopt(_ARENA_MAX, 1))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return True
