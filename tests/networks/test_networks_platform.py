@@ -46,6 +46,7 @@ CASES = {
         (2, 5),
     ),
     "group_norm": (group_norm, (2, 3, 4, 8), (2, 16), (8,), (8,)),
+    "attention": (forms.attend, *[(2, 64, 2, 4)] * 3),
     "narrow": (partial(forms.conv3x3, stride=2), (2, 4, 2, 3), (3, 3, 3, 5)),
 }
 
