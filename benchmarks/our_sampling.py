@@ -163,7 +163,7 @@ def main() -> None:
     for name in ("channels", "count", "calls"):
         parser.add_argument(f"--{name}", required=True, type=int)
     args = parser.parse_args()
-    allocator.keep_freed_memory()  # as the commands do
+    allocator.keep_freed_memory(steps=False)  # as the command does
     digits = Digits(args.channels, args.count)
     write(args.folder, digits)
     digits.sample()  # compiles

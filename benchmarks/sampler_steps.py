@@ -118,7 +118,7 @@ def ratios(programs: Sequence[Program], pairs: int) -> dict[str, list[float]]:
 
 def main() -> None:
     args = parse()
-    allocator.keep_freed_memory()  # as the commands do
+    allocator.keep_freed_memory(steps=False)  # as the command does
     digits, found = Digits(args.batch_size), {}
     print(f"digits network, {args.batch_size} samples, {args.num_steps} steps")
     print("| sampler | calls | elapsed | quartiles | processor time | quartiles |")

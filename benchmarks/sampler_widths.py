@@ -51,7 +51,7 @@ def program(model: Model, width: int, args: argparse.Namespace) -> Callable[...,
 def main() -> None:
     """Prints a table."""
     args = parse()
-    allocator.keep_freed_memory()  # as the commands do
+    allocator.keep_freed_memory(steps=False)  # as the command does
     model = ours.make_recipe(cases.CASES[args.case], "float32").model
     params = jax.jit(model.init)(jax.random.key(0))
     given = conditions.Conditions(conditions.labels_in_turn(args.count, ours.CLASSES))

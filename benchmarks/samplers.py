@@ -325,7 +325,7 @@ def rival(python: str, trained: Trained, rounds: int) -> None:
 
 def main() -> None:
     args = parse()
-    allocator.keep_freed_memory()  # as the commands do
+    allocator.keep_freed_memory(steps=False)  # as the command does
     results = {}
     if "mixture" in args.parts:
         low, high = sampling_error()

@@ -314,7 +314,7 @@ def start_jax() -> None:
         config.lock()
         devices = config.cpu_devices
         sharding.split_cpu(devices)
-    allocator.keep_freed_memory(devices)
+    allocator.keep_freed_memory(devices, steps=_has_config())
     distributed.join()
     directory = cache_directory()
     jax.config.update("jax_compilation_cache_dir", directory and str(directory))
