@@ -41,6 +41,11 @@ def parse() -> argparse.Namespace:
     add("--torch_compile", action="store_true", help="the rival under torch.compile")
     add("--rounds", type=int, default=5, help="alternations with the rival")
     add("--steps", type=int, default=5, help="steps a round")
+    add(
+        "--fresh",
+        action="store_true",
+        help="time the steps in the process that compiled them, not in the next one",
+    )
     add("--cpu_devices", type=int, default=1, help="that share a batch, on a CPU")
     add("--peak_flops", type=float, help="of the device, for the FLOP utilisation")
     add("--options", default="", help="XLA options as JSON; default: the trainer's")
@@ -79,8 +84,10 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     text = json.dumps(case)
     with tempfile.TemporaryDirectory() as cache:
         cold = our_client(args, text, cache)
-        cold.close()
-        ours = our_client(args, text, cache)
+        ours = cold
+        if not args.fresh:
+            cold.close()
+            ours = our_client(args, text, cache)
     rival = rival_client(args, text)
     clients = {"ours": ours} | ({"rival": rival} if rival else {})
     rounds = {who: [] for who in clients}
