@@ -15,6 +15,8 @@ import numpy as np
 
 from diffusionflow.networks.platform import takes_fused_attention, target
 
+KEYS_FIRST = 64  # tokens from which on a CPU has the keys before the queries
+
 
 def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Applies zero-padded convolution (correlation), 3 taps an axis, 3x3 for images.
@@ -146,9 +148,9 @@ def group_affine(
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes attention, softmax(query key^T / sqrt(features)) value; float32 softmax.
 
-    By cuDNN's kernels where `platform.fused_attention` lets it. On a CPU logits of 64
-    tokens or more are [batch, heads, keys, queries]: the softmax over the keys then
-    adds whole rows, which is faster there.
+    By cuDNN's kernels where `platform.fused_attention` lets it. On a CPU the logits of
+    `KEYS_FIRST` tokens or more are [batch, heads, keys, queries]: the softmax over the
+    keys then adds whole rows, which is faster there.
 
     Args:
       query: [batch, tokens, heads, features].
@@ -162,7 +164,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     query = query * query.shape[-1] ** -0.5
     product_fn = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    if target().is_cpu and query.shape[1] >= 64:
+    if target().is_cpu and query.shape[1] >= KEYS_FIRST:
         logits = product_fn("bkhf,bqhf->bhkq", key, query)
         weights = jax.nn.softmax(logits, axis=-2).astype(value.dtype)
         return jnp.einsum("bhkq,bkhf->bqhf", weights, value)
